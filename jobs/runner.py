@@ -1,0 +1,75 @@
+"""What every job shares: settings in, one JSON line out, errors as one clear message.
+
+A job is a module with a `JobSettings` and a function `run(settings)` that returns its result.
+`run_job` is its main: progress and logs go to standard error, the result is the last line of
+standard output. Exit codes: 0 done, 1 a failure that the message explains, 2 wrong flags or
+keys, 130 interrupted (Ctrl-C), 143 asked to stop (SIGTERM, as `ray job stop` sends).
+"""
+
+import json
+import logging
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from types import FrameType
+from typing import Any, TypeVar
+
+from seqvis.config import JobSettings
+from seqvis.errors import ConfigError, SeqvisError
+
+S = TypeVar("S", bound=JobSettings)
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+def run_job(
+    settings_class: type[S],
+    run: Callable[[S], Mapping[str, Any] | None],
+    arguments: Sequence[str] | None = None,
+) -> int:
+    """Runs a job with the given flags (default: the process's own) and returns its exit code.
+
+    A result of None prints nothing: the job has written its own output.
+    """
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
+    previous = _raise_on_sigterm()
+    try:
+        settings = settings_class.from_command_line(
+            sys.argv[1:] if arguments is None else arguments
+        )
+        result = run(settings)
+        if result is not None:
+            print(json.dumps(result, ensure_ascii=False), flush=True)
+        return 0
+    except ConfigError as error:
+        return _complain(error, 2)
+    except SeqvisError as error:
+        return _complain(error, 1)
+    except KeyboardInterrupt:
+        return _complain("interrupted; earlier results are intact, the same command goes on", 130)
+    except _Terminated:
+        return _complain("stopped; earlier results are intact, the same command goes on", 143)
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    finally:
+        if previous is not None:
+            signal.signal(signal.SIGTERM, previous)
+
+
+def _complain(message: object, code: int) -> int:
+    for line in str(message).splitlines():
+        print(f"error: {line}", file=sys.stderr, flush=True)
+    return code
+
+
+def _raise_on_sigterm() -> Any:
+    def handler(signum: int, frame: FrameType | None) -> None:
+        raise _Terminated
+
+    try:
+        return signal.signal(signal.SIGTERM, handler)
+    except ValueError:  # not the main thread: the caller handles signals
+        return None

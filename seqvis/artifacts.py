@@ -1,0 +1,248 @@
+"""A job's result on disk: a directory with a manifest, which appears whole or not at all.
+
+`manifest.json` holds the kind, the format version, the configuration that made the artifact,
+its metrics, and for each file its size and SHA-256. On a local disk the files are written into
+a hidden sibling directory that is renamed at the end. An object store has no rename: there the
+files are written in place and the manifest last, and a directory without a manifest is no
+artifact. Files are safetensors, Parquet, JSON, text and pictures, never pickle: loading a
+stranger's artifact must not run their code.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from seqvis.errors import ArtifactError
+from seqvis.storage import Location, locate, storage_errors
+
+MANIFEST = "manifest.json"
+FORMAT_VERSION = 1
+
+_MADE_BY = {
+    "corpus": "prepare_corpus",
+    "vectors": "build_vectors",
+    "translator": "train_translator",
+    "features": "embed_images",
+    "devise": "train_devise",
+    "collection": "build_index",
+}
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An artifact that was found complete and unaltered."""
+
+    location: Location
+    kind: str
+    config: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    files: Mapping[str, Mapping[str, Any]]  # relative path -> {"size": bytes, "sha256": hex}
+
+    def file(self, name: str) -> Location:
+        """One file of the artifact. Raises ArtifactError if the artifact does not have it."""
+        if name not in self.files:
+            raise ArtifactError(f"{self.location.uri}: holds no {name}; make the {self.kind} anew")
+        return self.location / name
+
+    def names_below(self, folder: str) -> list[str]:
+        return sorted(name for name in self.files if name.startswith(folder + "/"))
+
+    def fingerprint(self) -> str:
+        """Short hash of all files; equal for artifacts with equal content."""
+        digest = hashlib.sha256()
+        for name, entry in sorted(self.files.items()):
+            digest.update(f"{name}:{entry['sha256']}\n".encode())
+        return digest.hexdigest()[:16]
+
+    def local_copy(self, folder: Path) -> Path:
+        """The artifact's directory on this machine; one in an object store is copied to `folder`."""
+        if self.location.is_local:
+            return Path(self.location.path)
+        for name in [*self.files, MANIFEST]:
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes((self.location / name).read_bytes())
+        return folder
+
+
+class ArtifactWriter:
+    """A place to put an artifact's files; `create` makes it and commits it."""
+
+    def __init__(self, destination: Location, kind: str, config: Mapping[str, Any]):
+        self.destination = destination
+        self.kind = kind
+        self.config = config
+        self.metrics: dict[str, Any] = {}
+        self.staging = destination
+        if destination.is_local:
+            path = Path(destination.path)
+            staging = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+            self.staging = locate(staging)
+
+    def path(self, name: str) -> Location:
+        """Where to write the file `name`; its folder exists after this call."""
+        location = self.staging / name
+        folder = location.path.rsplit("/", 1)[0]
+        with storage_errors(self.destination.uri):
+            location.filesystem.create_dir(folder, recursive=True)
+        return location
+
+    @contextmanager
+    def local_file(self, name: str) -> Iterator[Path]:
+        """A local path to write `name` to, for libraries that write to a path only."""
+        location = self.path(name)
+        with storage_errors(self.destination.uri):
+            if location.is_local:
+                yield Path(location.path)
+                return
+            with tempfile.TemporaryDirectory() as folder:
+                temporary = Path(folder) / name.rsplit("/", 1)[-1]
+                yield temporary
+                location.write_bytes(temporary.read_bytes())
+
+    def write_json(self, name: str, content: Any) -> None:
+        self.path(name).write_bytes(json.dumps(content, indent=2, ensure_ascii=False).encode())
+
+    def commit(self) -> None:
+        files = {name: _describe(self.staging / name) for name in self.staging.files_below()}
+        files.pop(MANIFEST, None)
+        manifest = {
+            "kind": self.kind,
+            "format_version": FORMAT_VERSION,
+            "config": self.config,
+            "metrics": self.metrics,
+            "files": files,
+        }
+        self.write_json(MANIFEST, manifest)
+        if self.destination.is_local:
+            with storage_errors(self.destination.uri):
+                _swap_in(Path(self.staging.path), Path(self.destination.path))
+
+    def discard(self) -> None:
+        self.staging.delete()
+
+
+@contextmanager
+def create(uri: str | Location, kind: str, config: Mapping[str, Any]) -> Iterator[ArtifactWriter]:
+    """Writes an artifact: it appears at `uri` when the block ends, and not if the block raises.
+
+    An artifact of the same kind that stands there is replaced at that moment. Raises
+    ArtifactError if something else stands there, StorageError if the place cannot be written.
+    """
+    destination = uri if isinstance(uri, Location) else locate(uri)
+    check_destination(destination, kind)
+    writer = ArtifactWriter(destination, kind, config)
+    if not destination.is_local:
+        (destination / MANIFEST).delete()
+    try:
+        writer.staging.make_directory()
+        yield writer
+        writer.commit()
+    except BaseException:
+        writer.discard()
+        raise
+
+
+def check_destination(destination: Location, kind: str) -> None:
+    """Raises ArtifactError if writing an artifact of `kind` here would destroy something else."""
+    if not destination.exists():
+        return
+    if not destination.is_directory():
+        raise ArtifactError(f"{destination.uri}: is a file; --out needs a directory")
+    if not destination.children():
+        return
+    if not (destination / MANIFEST).exists():
+        raise ArtifactError(
+            f"{destination.uri}: is not empty and holds no {MANIFEST}; "
+            f"choose another --out, nothing was overwritten"
+        )
+    found = _read_manifest(destination).get("kind")
+    if found != kind:
+        raise ArtifactError(
+            f"{destination.uri}: holds a {found}, which a {kind} must not replace; "
+            f"choose another --out"
+        )
+
+
+def load(uri: str | Location, kind: str, verify: bool = True) -> Artifact:
+    """Opens an artifact of `kind` and checks it against its manifest.
+
+    With `verify` each file's SHA-256 is computed (about 1 s per GB); without, only sizes are
+    compared. Raises ArtifactError if it is missing, of another kind or version, or altered.
+    """
+    location = uri if isinstance(uri, Location) else locate(uri)
+    if not location.exists():
+        raise ArtifactError(
+            f"{location.uri}: no such {kind}; make one with python -m jobs.{_MADE_BY[kind]}"
+        )
+    if not (location / MANIFEST).exists():
+        raise ArtifactError(
+            f"{location.uri}: holds no {MANIFEST}, so it is not a {kind}; "
+            f"give the directory that jobs.{_MADE_BY[kind]} wrote"
+        )
+    manifest = _read_manifest(location)
+    found = manifest.get("kind")
+    if found != kind:
+        raise ArtifactError(f"{location.uri}: is a {found}, but a {kind} is needed here")
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise ArtifactError(
+            f"{location.uri}: has format version {manifest.get('format_version')}, this seqvis "
+            f"reads version {FORMAT_VERSION}; upgrade seqvis or make the {kind} anew"
+        )
+    files = manifest.get("files", {})
+    for name, expected in files.items():
+        _check_file(location / name, expected, kind, verify)
+    return Artifact(location, kind, manifest["config"], manifest["metrics"], files)
+
+
+def _check_file(location: Location, expected: Mapping[str, Any], kind: str, verify: bool) -> None:
+    remedy = f"copy the {kind} again from where it was made, or make it anew"
+    if not location.exists():
+        raise ArtifactError(f"{location.uri}: is missing; {remedy}")
+    size = location.size()
+    if size != expected["size"]:
+        raise ArtifactError(
+            f"{location.uri}: has {size} bytes where its manifest says {expected['size']}; {remedy}"
+        )
+    if verify and _describe(location)["sha256"] != expected["sha256"]:
+        raise ArtifactError(f"{location.uri}: was altered since it was made; {remedy}")
+
+
+def _describe(location: Location) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    size = 0
+    with location.filesystem.open_input_stream(location.path) as stream:
+        while block := stream.read(1 << 22):
+            digest.update(block)
+            size += len(block)
+    return {"size": size, "sha256": digest.hexdigest()}
+
+
+def _read_manifest(location: Location) -> dict[str, Any]:
+    path = location / MANIFEST
+    try:
+        manifest = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ArtifactError(f"{path.uri}: is not valid JSON ({error}); make it anew") from error
+    if not isinstance(manifest, dict):
+        raise ArtifactError(f"{path.uri}: is not a manifest; make it anew")
+    return manifest
+
+
+def _swap_in(staging: Path, destination: Path) -> None:
+    """Puts `staging` in the place of `destination`; a kill leaves the old or the new, whole."""
+    if destination.exists():
+        old = destination.with_name(f".{destination.name}.{uuid.uuid4().hex[:8]}.old")
+        os.rename(destination, old)
+        os.rename(staging, destination)
+        shutil.rmtree(old)
+    else:
+        os.rename(staging, destination)
