@@ -8,16 +8,16 @@ artifact. Files are safetensors, Parquet, JSON, text and pictures, never pickle:
 stranger's artifact must not run their code.
 """
 
+import ctypes
 import hashlib
 import json
 import os
 import shutil
-import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from seqvis.errors import ArtifactError
@@ -33,6 +33,7 @@ _MADE_BY = {
     "features": "embed_images",
     "devise": "train_devise",
     "collection": "build_index",
+    "checkpoint": "train_translator",
 }
 
 
@@ -63,7 +64,7 @@ class Artifact:
         return digest.hexdigest()[:16]
 
     def local_copy(self, folder: Path) -> Path:
-        """The artifact's directory on this machine; one in an object store is copied to `folder`."""
+        """The artifact's directory here; one in an object store is copied to `folder`."""
         if self.location.is_local:
             return Path(self.location.path)
         for name in [*self.files, MANIFEST]:
@@ -98,15 +99,8 @@ class ArtifactWriter:
     @contextmanager
     def local_file(self, name: str) -> Iterator[Path]:
         """A local path to write `name` to, for libraries that write to a path only."""
-        location = self.path(name)
-        with storage_errors(self.destination.uri):
-            if location.is_local:
-                yield Path(location.path)
-                return
-            with tempfile.TemporaryDirectory() as folder:
-                temporary = Path(folder) / name.rsplit("/", 1)[-1]
-                yield temporary
-                location.write_bytes(temporary.read_bytes())
+        with self.path(name).local_output() as path:
+            yield path
 
     def write_json(self, name: str, content: Any) -> None:
         self.path(name).write_bytes(json.dumps(content, indent=2, ensure_ascii=False).encode())
@@ -197,7 +191,8 @@ def load(uri: str | Location, kind: str, verify: bool = True) -> Artifact:
             f"{location.uri}: has format version {manifest.get('format_version')}, this seqvis "
             f"reads version {FORMAT_VERSION}; upgrade seqvis or make the {kind} anew"
         )
-    files = manifest.get("files", {})
+    _check_manifest(manifest, (location / MANIFEST).uri)
+    files = manifest["files"]
     for name, expected in files.items():
         _check_file(location / name, expected, kind, verify)
     return Artifact(location, kind, manifest["config"], manifest["metrics"], files)
@@ -237,12 +232,39 @@ def _read_manifest(location: Location) -> dict[str, Any]:
     return manifest
 
 
+def _check_manifest(manifest: Mapping[str, Any], uri: str) -> None:
+    """Raises ArtifactError if an entry is missing, or a file's name leads out of the directory."""
+    for key in ("config", "metrics", "files"):
+        if not isinstance(manifest.get(key), dict):
+            raise ArtifactError(f"{uri}: has no valid {key}; make it anew")
+    for name, entry in manifest["files"].items():
+        if not isinstance(entry, dict) or not {"size", "sha256"} <= entry.keys():
+            raise ArtifactError(f"{uri}: does not say the size and hash of {name}; make it anew")
+        if name.startswith("/") or ".." in PurePosixPath(name).parts:
+            raise ArtifactError(f"{uri}: names a file outside its directory ({name}); distrust it")
+
+
 def _swap_in(staging: Path, destination: Path) -> None:
     """Puts `staging` in the place of `destination`; a kill leaves the old or the new, whole."""
-    if destination.exists():
+    if not destination.exists():
+        os.rename(staging, destination)
+    elif _exchange(staging, destination):
+        shutil.rmtree(staging)  # which is the old one now
+    else:  # for a moment nothing stands there; the old one is beside it
         old = destination.with_name(f".{destination.name}.{uuid.uuid4().hex[:8]}.old")
         os.rename(destination, old)
         os.rename(staging, destination)
         shutil.rmtree(old)
-    else:
-        os.rename(staging, destination)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchanges two names in one step; False where the system or the disk cannot (Linux only)."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    at_working_directory, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    names = os.fsencode(first), os.fsencode(second)
+    return bool(
+        renameat2(at_working_directory, names[0], at_working_directory, names[1], exchange) == 0
+    )

@@ -71,7 +71,11 @@ class JobSettings(BaseSettings):
         )
         command_line(args=list(arguments))
         problems = [_unknown_flag(flag, parser) for flag in unknown if flag.startswith("-")]
-        problems += [f"{word}: is not preceded by a flag" for word in unknown if word[:1] != "-"]
+        problems += [
+            f"{word}: is not preceded by a flag"
+            for before, word in zip(["", *unknown], unknown, strict=False)
+            if word[:1] != "-" and before[:1] != "-"  # else it is the value of an unknown flag
+        ]
         defaults = InitSettingsSource(cls, init_kwargs=from_yaml)
 
         class Sources(cls):  # type: ignore[valid-type, misc]

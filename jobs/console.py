@@ -1,0 +1,85 @@
+"""What a training job shows a person, on standard error: a bar, a table of epochs, sentences."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+Report = Callable[[dict[str, Any]], None]
+
+_COLUMNS = (
+    ("train_loss", "train loss", "{:.3f}"),
+    ("loss", "loss", "{:.3f}"),
+    ("loss_with_padding", "padded", "{:.3f}"),
+    ("accuracy", "accuracy", "{:.3f}"),
+    ("bleu", "BLEU", "{:.1f}"),
+    ("chrf", "chrF", "{:.1f}"),
+    ("tokens_per_second", "tokens/s", "{:,.0f}"),
+    ("seconds", "seconds", "{:,.0f}"),
+)
+
+
+@contextmanager
+def training_console() -> Iterator[Report]:
+    """Yields a function that shows the events of `training.fit` as they come."""
+    console = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[speed]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+        yield _Display(console, bars).show
+
+
+class _Display:
+    def __init__(self, console: Console, bars: Progress):
+        self.console = console
+        self.bars = bars
+        self.bar: Any = None
+        self.headed = False
+
+    def show(self, event: dict[str, Any]) -> None:
+        kind = event["event"]
+        if kind == "progress":
+            self._advance(event)
+        elif kind == "finder":
+            text = f"rate {event['rate']:.1e}  loss {event['loss']:.3f}"
+            self._bar("learning rates", event["step"], event["steps"], text)
+        elif kind == "epoch":
+            self._epoch(event)
+        elif kind == "note":
+            self.console.print(event["text"], markup=False)
+
+    def _advance(self, event: dict[str, Any]) -> None:
+        text = (
+            f"loss {event['train_loss']:.3f}  {event['tokens_per_second']:,.0f} tokens/s  "
+            f"{100 * event['model_flop_utilisation']:.0f} % MFU"
+        )
+        name = f"epoch {event['epoch']}/{event['epochs']}"
+        self._bar(name, event["position"], event["steps"], text)
+
+    def _bar(self, name: str, done: int, total: int, text: str) -> None:
+        if self.bar is None:
+            self.bar = self.bars.add_task(name, total=total, speed="")
+        self.bars.update(self.bar, description=name, completed=done, total=total, speed=text)
+
+    def _epoch(self, event: dict[str, Any]) -> None:
+        row = event["history"][-1]
+        shown = [(head, form.format(row[key])) for key, head, form in _COLUMNS if key in row]
+        widths = [max(len(head), 8) for head, _ in shown]
+        if not self.headed:
+            names = "  ".join(head.rjust(w) for (head, _), w in zip(shown, widths, strict=True))
+            self.console.print(f"epoch  {names}", markup=False)
+            self.headed = True
+        values = "  ".join(value.rjust(w) for (_, value), w in zip(shown, widths, strict=True))
+        self.console.print(f"{row['epoch']:>5}  {values}", markup=False)
+        for sample in event.get("samples", []):
+            self.console.print(f"         source       {sample['source']}", markup=False)
+            self.console.print(f"         reference    {sample['reference']}", markup=False)
+            self.console.print(f"         translation  {sample['translation']}", markup=False)

@@ -1,0 +1,36 @@
+"""Makes a corpus for training a translator out of two aligned text files."""
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from jobs.progress import stage_progress
+from jobs.ray_session import ray_session
+from jobs.runner import run_job
+from seqvis.config import JobSettings
+from seqvis.storage import locate
+from seqvis.translation.prepare import prepare
+from seqvis.translation.prepare_report import as_text
+from seqvis.translation.prepare_settings import PrepareSettings
+
+
+class PrepareCorpus(JobSettings, PrepareSettings):  # type: ignore[misc]  # two kinds of config
+    """Makes a corpus for training a translator out of two aligned text files."""
+
+
+def run(settings: PrepareCorpus) -> dict[str, Any]:
+    """Prepares the corpus; returns its metrics and where it is."""
+    with ray_session(), stage_progress() as progress:
+        metrics = prepare(PrepareSettings.model_validate(settings.model_dump()), progress)
+    report = json.loads((locate(settings.out) / "report.json").read_bytes())
+    print(as_text(report), file=sys.stderr)
+    return {**metrics, "out": settings.out}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_job(PrepareCorpus, run, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

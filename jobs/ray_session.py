@@ -1,0 +1,59 @@
+"""The Ray that a job runs on: the cluster it was sent to, or a small one on this machine.
+
+Under `ray job submit`, or with RAY_ADDRESS set, that cluster is used. A Ray that the process
+already has (a test's) is used and left alone. Otherwise a local one is started without a
+dashboard, and stopped at the end. What would surprise a reader: starting Ray replaces the
+process's SIGTERM handler; it is put back, so that a stopped job still cleans up after itself.
+"""
+
+import logging
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from seqvis.errors import ConfigError
+
+OBJECT_STORE_BYTES = 1 << 30  # bounds the memory of a local Ray; more is spilled to disk
+
+
+@contextmanager
+def ray_session(num_cpus: int | None = None) -> Iterator[None]:
+    """Ray for the length of the block. `num_cpus` holds for a local one; None: all cores."""
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    if os.environ.get("RAY_ADDRESS"):
+        _connect(os.environ["RAY_ADDRESS"])
+    else:
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=OBJECT_STORE_BYTES,
+        )
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _connect(address: str) -> None:
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError) as error:
+        raise ConfigError(
+            f"RAY_ADDRESS={address}: cannot join this Ray cluster; start it, set RAY_AUTH_MODE=token "
+            "if it asks for a token, or unset RAY_ADDRESS to run on this machine alone"
+        ) from error

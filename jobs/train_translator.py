@@ -1,0 +1,60 @@
+"""Trains a translator on a prepared corpus, on one or many workers."""
+
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+from pydantic import Field
+
+from jobs.console import training_console
+from jobs.ray_session import ray_session
+from jobs.runner import run_job
+from seqvis.config import JobSettings
+from seqvis.translation.train import TrainSettings, find_rate, train
+
+
+class TrainTranslator(JobSettings, TrainSettings):
+    """Trains a translator on a prepared corpus, on one or many workers.
+
+    Interrupted, the same command goes on where it was.
+    """
+
+    num_workers: int = Field(1, ge=0)
+    """Worker processes; 0 trains in this process, without Ray."""
+    use_gpu: bool = False
+    """One GPU for each worker."""
+    cpus_per_worker: int = Field(0, ge=0)
+    """Processors of each worker; 0: an equal share of all."""
+    restart: bool = False
+    """Begin anew, deleting the checkpoints in OUT.run."""
+    find_lr: bool = False
+    """Only look for a learning rate: a short run, its plot and a suggestion."""
+
+
+def run(settings: TrainTranslator) -> dict[str, Any]:
+    """Trains and returns the best epoch's metrics, or the suggested learning rate."""
+    choices = TrainSettings.model_validate(
+        settings.model_dump(include=set(TrainSettings.model_fields))
+    )
+    with training_console() as report:
+        if settings.find_lr:
+            return find_rate(choices, settings.use_gpu, report)
+        with ray_session() if settings.num_workers else nullcontext():
+            metrics = train(
+                choices,
+                report,
+                settings.num_workers,
+                settings.use_gpu,
+                settings.cpus_per_worker,
+                settings.restart,
+            )
+    return {**metrics, "out": settings.out}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_job(TrainTranslator, run, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""The common look of the pictures in `seqvis.plots`: colours, fonts, axes, and how a file is made.
+
+matplotlib's Agg canvas is used through its objects, so there is no display, no `pyplot` and no
+state that two callers could share. Colours are Okabe and Ito's, which colour-blind readers can
+tell apart (https://jfly.uni-koeln.de/color/).
+"""
+
+import io
+from pathlib import Path
+
+from matplotlib import font_manager
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.text import Text
+
+from seqvis.storage import storage_errors
+
+DPI = 100
+BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+INK, GREY, LIGHT = "#222222", "#6B6B6B", "#E3E3E3"
+
+# DejaVu Sans has every accent of the European languages; the others, where a machine has them,
+# draw the words of languages that it lacks.
+_FONTS = ("DejaVu Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "IPAexGothic", "WenQuanYi Zen Hei")
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of that many inches with its own canvas."""
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
+    figure = Figure(figsize=(width, height), dpi=DPI, layout=layout, facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def draw_title(ax: Axes, title: str, note: str) -> None:
+    """The title at the left, and at the right a remark in small type."""
+    ax.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK, parse_math=False)
+    ax.set_title(note, loc="right", fontsize=9, color=GREY, parse_math=False)
+
+
+def style(ax: Axes) -> None:
+    """The common look of a picture with numbers on its axes."""
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.spines[["left", "bottom"]].set_color(GREY)
+    ax.grid(axis="y", color=LIGHT, linewidth=0.8)
+    ax.set_axisbelow(True)
+    ax.tick_params(colors=GREY, labelsize=9)
+    ax.xaxis.label.set_color(GREY)
+    ax.yaxis.label.set_color(GREY)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes the figure as a PNG. Raises StorageError if the disk does not take it."""
+    installed = set(font_manager.get_font_names())
+    families = [name for name in _FONTS if name in installed]
+    for text in figure.findobj(Text):
+        text.set_fontfamily(families)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=DPI)
+    with storage_errors(str(path)):
+        path.write_bytes(picture.getvalue())
+
+
+def thousands(value: float) -> str:
+    return f"{value:,.0f}".replace(",", " ")
+
+
+def short(value: float) -> str:
+    return thousands(value) if abs(value) >= 10_000 else f"{value:g}"
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %"

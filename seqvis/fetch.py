@@ -1,0 +1,164 @@
+"""A data set by its name: fetched, checked and unpacked into one directory.
+
+In: a name of `seqvis.datasets` and a directory. Out: its files there, for text two aligned files
+as `prepare_corpus` takes them, and `fetched.json`, which says what came from where. A second run
+finds that and does nothing. Archives wait in `.downloads` and go when they are unpacked.
+"""
+
+import fcntl
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from seqvis.datasets import Dataset, RemoteFile
+from seqvis.download import Patience, Transfer, download
+from seqvis.errors import ConfigError, DataError
+from seqvis.storage import storage_errors
+from seqvis.unpack import STAGING, unpack
+
+RECORD = "fetched.json"
+_DOWNLOADS = ".downloads"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to fetch."""
+
+    base_url: str | None = None  # a mirror: stands in for scheme and host of every address
+    verify: bool = True  # check published sizes and checksums
+    keep_archives: bool = False
+    patience: Patience | None = None
+
+
+Progress = Callable[[str, int, int | None], None]  # file name, bytes here, bytes in all
+
+
+def fetch_dataset(
+    name: str,
+    dataset: Dataset,
+    folder: Path,
+    options: Options | None = None,
+    progress: Progress = lambda file, done, total: None,
+) -> dict[str, Any]:
+    """Fetches the data set into `folder`; returns counts of files and bytes.
+
+    `bytes` came over the network in this run, `resumed_bytes` were there from interrupted
+    transfers. Raises DataError if it cannot be fetched, StorageError if the disk is full.
+    """
+    options = options or Options()
+    _check_folder(folder)
+    with storage_errors(str(folder)):
+        (folder / _DOWNLOADS).mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        files = _recorded_files(name, folder)
+        transfer = Transfer(0, 0)
+        if files is None:
+            files, transfer = _fetch_all(dataset, folder, options, progress)
+            _write_record(name, dataset, folder, files)
+        if not options.keep_archives:
+            shutil.rmtree(folder / _DOWNLOADS, ignore_errors=True)
+    return {"files": len(files), "bytes": transfer.fetched, "resumed_bytes": transfer.resumed}
+
+
+def address(remote: RemoteFile, base_url: str | None) -> str:
+    """Where the file is fetched from. Raises ConfigError if `base_url` is not an HTTP address."""
+    if base_url is None:
+        return remote.url
+    base = urlsplit(base_url)
+    if base.scheme not in ("http", "https") or not base.netloc:
+        raise ConfigError(f"--base-url: needs an http:// or https:// address (given: {base_url})")
+    parts = urlsplit(remote.url)
+    path = base.path.rstrip("/") + parts.path
+    return urlunsplit((base.scheme, base.netloc, path, parts.query, ""))
+
+
+def _fetch_all(
+    dataset: Dataset, folder: Path, options: Options, progress: Progress
+) -> tuple[list[str], Transfer]:
+    for left_over in folder.glob(f"{STAGING}*"):  # by a run that was killed
+        shutil.rmtree(left_over, ignore_errors=True)
+    archives = []
+    fetched = resumed = 0
+    for remote in dataset.files:
+        archive = folder / _DOWNLOADS / remote.name
+        transfer = download(
+            address(remote, options.base_url),
+            archive,
+            remote.size if options.verify else None,
+            remote.checksum if options.verify else None,
+            options.patience,
+            lambda done, total, file=remote.name: progress(file, done, total),  # type: ignore[misc]
+        )
+        fetched, resumed = fetched + transfer.fetched, resumed + transfer.resumed
+        archives.append(archive)
+    files: list[str] = []
+    for remote, archive in zip(dataset.files, archives, strict=True):
+        try:
+            unpacked = unpack(archive, remote.form, remote.members, folder)
+        except DataError:
+            archive.unlink(missing_ok=True)  # so that the same command fetches it anew
+            raise
+        files += [path.as_posix() for path in unpacked]
+    return files, Transfer(fetched, resumed)
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuses to write among files that are not ours."""
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"--out: {folder} is a file; give a directory")
+    ours = (folder / RECORD).exists() or (folder / _DOWNLOADS).exists()
+    if folder.exists() and not ours and any(folder.iterdir()):
+        raise ConfigError(
+            f"--out: {folder} is not empty and holds no {RECORD}; choose another directory, "
+            f"nothing was overwritten"
+        )
+
+
+def _recorded_files(name: str, folder: Path) -> list[str] | None:
+    """The files of an earlier run that finished and whose files are all here, else None."""
+    record = folder / RECORD
+    if not record.exists():
+        return None
+    try:
+        content = json.loads(record.read_text())
+        found, sizes = content["dataset"], content["files"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    if found != name:
+        raise DataError(f"{folder}: holds the data set {found}; choose another --out for {name}")
+    whole = all(
+        (folder / file).is_file() and (folder / file).stat().st_size == size
+        for file, size in sizes.items()
+    )
+    return list(sizes) if whole else None
+
+
+def _write_record(name: str, dataset: Dataset, folder: Path, files: list[str]) -> None:
+    content = {
+        "dataset": name,
+        "origin": dataset.origin,
+        "addresses": [remote.url for remote in dataset.files],
+        "files": {file: (folder / file).stat().st_size for file in files},
+    }
+    with storage_errors(str(folder)):
+        temporary = folder / _DOWNLOADS / RECORD
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+        temporary.rename(folder / RECORD)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keeps a second process out of the same directory."""
+    with (folder / _DOWNLOADS / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise DataError(
+                f"{folder}: another fetch_data writes here; wait for it, or choose another --out"
+            ) from error
+        yield

@@ -1,0 +1,355 @@
+"""Every picture the project draws: numbers in, a PNG file out.
+
+Each function takes plain numbers and a local path, and replaces the file there; the common
+look is in `seqvis.drawing`. What may surprise: numbers that are not finite are left out of a
+picture rather than refused, because a run that diverged is the one whose curves are looked at.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+from numpy.typing import ArrayLike, NDArray
+
+from seqvis.drawing import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    LIGHT,
+    ORANGE,
+    PURPLE,
+    draw_title,
+    new_figure,
+    percent,
+    save,
+    short,
+    style,
+    thousands,
+)
+
+
+def plot_lengths(
+    path: Path,
+    source_lengths: ArrayLike,
+    target_lengths: ArrayLike,
+    source_limit: int,
+    target_limit: int,
+    source_name: str,
+    target_name: str,
+) -> None:
+    """Histograms of sentence lengths of both languages, and what the truncation limits cut.
+
+    `source_lengths[n]` is the number of sentences of n tokens; a sentence longer than
+    `source_limit` tokens is cut. The names are shown ("French"). Raises ValueError if a
+    language has no sentence at all.
+    """
+    sides = [
+        (np.asarray(source_lengths, dtype=float), source_limit, source_name),
+        (np.asarray(target_lengths, dtype=float), target_limit, target_name),
+    ]
+    for counts, _, name in sides:
+        if counts.sum() <= 0:
+            raise ValueError(f"there is no {name} sentence to plot the length of")
+    last = max(_last_length_shown(counts, limit) for counts, limit, _ in sides)
+    figure = new_figure(8.0, 5.6)
+    axes = figure.subplots(2, 1, sharex=True)
+    for ax, (counts, limit, name) in zip(axes, sides, strict=True):
+        _draw_lengths(ax, counts, limit, name, last)
+    axes[-1].set_xlabel("sentence length in tokens")
+    save(figure, path)
+
+
+def _last_length_shown(counts: NDArray[Any], limit: int) -> int:
+    """The length at which the axis ends: a few freak sentences must not flatten the rest."""
+    share_below = np.cumsum(counts) / counts.sum()
+    usual = int(np.searchsorted(share_below, 0.999))
+    return max(usual, round(1.25 * limit), limit + 3)
+
+
+def _draw_lengths(ax: Axes, counts: NDArray[Any], limit: int, name: str, last: int) -> None:
+    shown = counts[: last + 1]
+    lengths = np.arange(len(shown))
+    colours = [BLUE if length <= limit else ORANGE for length in lengths]
+    ax.bar(lengths, shown, width=0.85, color=colours)
+    top = 1.18 * float(shown.max())
+    longer = float(counts[limit + 1 :].sum())
+    ax.axvline(limit + 0.5, ymax=0.97, color=INK, linewidth=1.2, linestyle=(0, (4, 3)))
+    label = f"limit {limit} tokens\n{percent(longer / counts.sum())} of sentences are cut"
+    on_left = limit > 0.65 * last
+    ax.annotate(
+        label,
+        (limit + 0.5, 0.97 * top),
+        xytext=(-6 if on_left else 6, 0),
+        textcoords="offset points",
+        ha="right" if on_left else "left",
+        va="top",
+        color=INK,
+    )
+    beyond = float(counts[last + 1 :].sum())
+    note = f"; {thousands(beyond)} beyond {last} tokens are not shown" if beyond else ""
+    draw_title(ax, name, f"{thousands(counts.sum())} sentences{note}")
+    ax.set_xlim(-0.75, last + 0.75)
+    ax.set_ylim(0, top)
+    ax.set_ylabel("sentences")
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: thousands(value)))
+    style(ax)
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """One of the small pictures of `plot_curves`: its title and the metrics that share it."""
+
+    title: str
+    keys: Mapping[str, tuple[str, str]]  # metric -> (label, colour)
+    show: Callable[[float], str] = "{:g}".format
+    unit: str = ""
+    from_zero: bool = False
+    measures_quality: bool = False  # then its first metric at the best epoch is told
+
+
+_PANELS = (
+    _Panel(
+        "Loss",
+        {
+            "loss": ("validation", BLUE),
+            "train_loss": ("training", GREY),
+            "forced_loss": ("validation, teacher-forced", GREEN),
+            "loss_with_padding": ("validation, with padding", PURPLE),
+        },
+        "{:.2f}".format,
+        "nats per token",
+        measures_quality=True,
+    ),
+    _Panel(
+        "BLEU and chrF",
+        {"bleu": ("BLEU", BLUE), "chrf": ("chrF", GREEN)},
+        "{:.1f}".format,
+        from_zero=True,
+        measures_quality=True,
+    ),
+    _Panel(
+        "Accuracy",
+        {"accuracy": ("accuracy", BLUE)},
+        "{:.3f}".format,
+        "share of tokens",
+        measures_quality=True,
+    ),
+    _Panel("Learning rate", {"learning_rate": ("learning rate", BLUE)}),
+    _Panel("Momentum", {"momentum": ("momentum", BLUE)}),
+    _Panel("Teacher forcing", {"teacher_forcing": ("forcing", BLUE)}, unit="probability"),
+    _Panel(
+        "Speed",
+        {"tokens_per_second": ("speed", BLUE)},
+        unit="tokens per second",
+        from_zero=True,
+    ),
+)
+
+
+def plot_curves(
+    path: Path, history: Sequence[Mapping[str, float]], best_epoch: float | None = None
+) -> None:
+    """The metrics of a training run, epoch by epoch, one small picture for each that is there.
+
+    Keys that are drawn: train_loss, loss, forced_loss, loss_with_padding, bleu, chrf, accuracy,
+    learning_rate, momentum, teacher_forcing, tokens_per_second; x is `epoch`, or 1, 2, ... .
+    The best epoch is `best_epoch`, or the one of the highest BLEU, or of the lowest loss.
+    Raises ValueError if the history is empty or has none of these keys.
+    """
+    if not history:
+        raise ValueError("the history is empty: there is no epoch to plot")
+    panels = [
+        panel for panel in _PANELS if any(key in row for row in history for key in panel.keys)
+    ]
+    if not panels:
+        raise ValueError(f"the history has no metric to plot, only {sorted(history[0])}")
+    epochs = np.array([row.get("epoch", n) for n, row in enumerate(history, 1)], dtype=float)
+    best = _best_epoch(epochs, history) if best_epoch is None else best_epoch
+    columns = min(len(panels), 2 if len(panels) in (2, 4) else 3 if len(panels) < 7 else 4)
+    rows = -(-len(panels) // columns)
+    figure = new_figure(4.0 * columns + 0.4, 2.9 * rows)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax, panel in zip(axes, panels, strict=False):
+        _draw_panel(ax, panel, epochs, history, best)
+    for ax in axes[len(panels) :]:
+        ax.set_axis_off()
+    save(figure, path)
+
+
+def _best_epoch(epochs: NDArray[Any], history: Sequence[Mapping[str, float]]) -> float | None:
+    for key, sign in (("bleu", 1.0), ("loss", -1.0)):
+        values = sign * _column(history, key)
+        if np.isfinite(values).any():
+            return float(epochs[int(np.nanargmax(np.where(np.isfinite(values), values, np.nan)))])
+    return None
+
+
+def _column(history: Sequence[Mapping[str, float]], key: str) -> NDArray[Any]:
+    return np.array([row.get(key, np.nan) for row in history], dtype=float)
+
+
+def _draw_panel(
+    ax: Axes,
+    panel: _Panel,
+    epochs: NDArray[Any],
+    history: Sequence[Mapping[str, float]],
+    best: float | None,
+) -> None:
+    drawn = 0
+    for key, (label, colour) in panel.keys.items():
+        values = _column(history, key)
+        finite = np.isfinite(values)
+        if not finite.any():
+            continue
+        values = np.where(finite, values, np.nan)
+        marker = "o" if len(epochs) <= 25 else None
+        ax.plot(epochs, values, color=colour, label=label, marker=marker, markersize=3)
+        drawn += 1
+        at_best = np.flatnonzero((epochs == best) & finite)
+        if at_best.size:
+            _mark_best(ax, float(epochs[at_best[0]]), float(values[at_best[0]]), colour)
+    if drawn == 0:
+        ax.text(0.5, 0.5, "no finite value", transform=ax.transAxes, ha="center", color=GREY)
+    if drawn > 1:
+        ax.legend(frameon=False, fontsize=8, labelcolor=INK)
+    draw_title(ax, panel.title, _best_value(panel, epochs, history, best))
+    ax.set_ylabel(panel.unit, color=GREY)
+    ax.set_xlabel("epoch")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    if panel.from_zero and drawn:
+        ax.set_ylim(bottom=0)
+    ax.margins(y=0.1)
+    style(ax)
+
+
+def _best_value(
+    panel: _Panel,
+    epochs: NDArray[Any],
+    history: Sequence[Mapping[str, float]],
+    best: float | None,
+) -> str:
+    for key in panel.keys if panel.measures_quality else ():
+        for value in _column(history, key)[epochs == best]:
+            if np.isfinite(value):
+                return f"best epoch {best:g}: {panel.show(value)}"
+    return ""
+
+
+def _mark_best(ax: Axes, epoch: float, value: float, colour: str) -> None:
+    ax.axvline(epoch, color=LIGHT, linewidth=1.2, zorder=0)
+    ax.plot([epoch], [value], "o", color=colour, markersize=7, markeredgecolor="white", zorder=5)
+
+
+def plot_learning_rates(
+    path: Path,
+    rates: ArrayLike,
+    losses: ArrayLike,
+    smoothed: ArrayLike,
+    suggestion: float | None,
+) -> None:
+    """The learning-rate finder's run: loss against the learning rate, and the rate it suggests.
+
+    The three series have one entry a step. Raises ValueError if no step has a finite loss.
+    """
+    x, raw, smooth = (np.asarray(values, dtype=float) for values in (rates, losses, smoothed))
+    usable = np.isfinite(smooth) & (x > 0)
+    if not usable.any():
+        raise ValueError("no step of the learning-rate finder has a finite loss")
+    figure = new_figure(7.2, 4.4)
+    ax = figure.subplots()
+    ax.plot(x, raw, color="#A9C9E0", linewidth=1, label="loss of each step")
+    ax.plot(x, smooth, color=BLUE, linewidth=2.2, label="smoothed")
+    low, start = float(smooth[usable].min()), float(smooth[usable][0])
+    high = max(start, low) + 0.5 * max(start - low, 0.05 * abs(start), 1e-3)  # hides the explosion
+    ax.set_ylim(low - 0.12 * (high - low), high)
+    ax.set_xscale("log")
+    if suggestion is not None:
+        ax.axvline(suggestion, color=ORANGE, linewidth=1.6, linestyle=(0, (4, 3)))
+        value = float(np.interp(np.log(suggestion), np.log(x[usable]), smooth[usable]))
+        ax.plot([suggestion], [value], "o", color=ORANGE, markersize=8, markeredgecolor="white")
+        ax.plot([], [], color=ORANGE, linestyle=(0, (4, 3)), label=f"suggested: {suggestion:.2g}")
+    ax.legend(frameon=False, loc="lower left", labelcolor=INK)
+    ax.set_xlabel("learning rate")
+    ax.set_ylabel("training loss")
+    draw_title(ax, "Learning-rate finder", "")
+    style(ax)
+    save(figure, path)
+
+
+def plot_attention(
+    path: Path,
+    weights: ArrayLike,
+    source_tokens: Sequence[str],
+    target_tokens: Sequence[str],
+    title: str = "",
+) -> None:
+    """Which source words the decoder attended to when it produced each target word.
+
+    `weights` is (target, source): a row for each produced token, the source sentence above.
+    The darker a cell, the larger the weight; white is zero. Raises ValueError if the shape does
+    not fit the tokens, or if there are none.
+    """
+    matrix = np.asarray(weights, dtype=float)
+    if not source_tokens or not target_tokens:
+        raise ValueError("attention needs at least one source and one target token")
+    if matrix.shape != (len(target_tokens), len(source_tokens)):
+        raise ValueError(
+            f"attention weights of shape {matrix.shape} do not fit "
+            f"{len(target_tokens)} target and {len(source_tokens)} source tokens"
+        )
+    rows, columns = matrix.shape
+    cell = float(np.clip(9.0 / max(rows, columns), 0.19, 0.45))  # inches
+    width = max(columns * cell + 0.085 * _longest(target_tokens) + 1.6, 4.2)
+    height = max(rows * cell + 0.085 * _longest(source_tokens) + 0.8, 1.7)
+    figure = new_figure(width, height)
+    ax = figure.subplots()
+    # At least 0.25, so that attention spread over the whole sentence looks as pale as it is.
+    peak = max(0.25, float(np.max(matrix, where=np.isfinite(matrix), initial=0.0)))
+    image = ax.imshow(matrix, cmap=_heat(), vmin=0.0, vmax=peak)
+    _label_cells(ax, source_tokens, target_tokens, font_size=11 if cell > 0.3 else 9)
+    bar = figure.colorbar(image, ax=ax, shrink=min(1.0, 2.5 / (rows * cell)), aspect=18, pad=0.03)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=8, length=0, labelcolor=GREY)
+    bar.set_label("attention", color=GREY, fontsize=9)
+    if title:
+        heading = figure.suptitle(title, fontsize=12, color=INK)
+        heading.set_parse_math(False)
+        heading.set_wrap(True)
+    save(figure, path)
+
+
+def _label_cells(
+    ax: Axes, source_tokens: Sequence[str], target_tokens: Sequence[str], font_size: int
+) -> None:
+    rows, columns = len(target_tokens), len(source_tokens)
+    # A lone $ in a sentence is money, not the beginning of mathematics.
+    text: dict[str, Any] = {"fontsize": font_size, "parse_math": False}
+    ax.set_yticks(range(rows), labels=target_tokens, **text)
+    if columns <= 20:  # slanted words are easier to read than upright ones, but need room
+        text |= {"rotation": 45, "ha": "left", "rotation_mode": "anchor"}
+    else:
+        text |= {"rotation": 90}
+    ax.set_xticks(range(columns), labels=source_tokens, **text)
+    ax.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False, length=0, pad=5)
+    ax.set_xticks(np.arange(columns + 1) - 0.5, minor=True)
+    ax.set_yticks(np.arange(rows + 1) - 0.5, minor=True)
+    ax.grid(which="minor", color=LIGHT, linewidth=0.8)
+    ax.tick_params(which="minor", top=False, bottom=False, left=False)
+    ax.spines[:].set_visible(False)
+
+
+def _longest(tokens: Sequence[str]) -> int:
+    return max(len(token) for token in tokens)
+
+
+def _heat() -> LinearSegmentedColormap:
+    """White to dark blue, evenly darkening: zero vanishes into the paper."""
+    shades = ["#FFFFFF", "#CFE3F1", "#7FB3D8", "#2F7FB8", "#08306B"]
+    return LinearSegmentedColormap.from_list("attention", shades)

@@ -1,0 +1,271 @@
+"""Two aligned text files as a Ray Data set of sentence pairs, read by line ranges.
+
+In: two locations, plain or gzip. Out: blocks of pairs (row number, two texts, what is wrong
+with the pair if anything), each from one read task that seeks to its lines in both files. Pass
+one counts line feeds by byte block in parallel; pass two reads. No process ever holds more than
+one block. What would surprise a reader: gzip cannot be entered in the middle, so such a file is
+first streamed by one task into a plain scratch file; that costs its plain size on the disk and
+about a second for every 100 MB.
+"""
+
+import logging
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.data.block import BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
+
+from seqvis.errors import DataError, SeqvisError
+from seqvis.storage import Location
+from seqvis.text import lines
+from seqvis.text.lines import LineIndex, Start
+
+COUNT_BLOCK_BYTES = 8 << 20
+TABLE_BYTES = 16 << 20  # a read task hands on what it has when it reaches this much text
+
+PAIR_SCHEMA = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("source", pa.string()),
+        ("target", pa.string()),
+        ("problem", pa.string()),  # null for a good pair
+    ]
+)
+
+Progress = Callable[[str, int, int], None]  # (stage, done, total)
+
+
+def ignore_progress(stage: str, done: int, total: int) -> None:
+    """A `Progress` that shows nothing."""
+
+
+@dataclass(frozen=True)
+class AlignedFiles:
+    """Two indexed files; line n of one translates line n of the other."""
+
+    source: LineIndex
+    target: LineIndex
+
+    @property
+    def pairs(self) -> int:
+        return min(self.source.lines, self.target.lines)
+
+
+class AlignedLines(Datasource):
+    """Pairs of lines for Ray Data, `lines_per_task` to a read task."""
+
+    def __init__(self, files: AlignedFiles, lines_per_task: int, max_line_bytes: int):
+        super().__init__()
+        self._files = files
+        self._lines_per_task = lines_per_task
+        self._max_line_bytes = max_line_bytes
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
+    ) -> list[ReadTask]:
+        return [
+            self._task(first, min(self._lines_per_task, self._files.pairs - first))
+            for first in range(0, self._files.pairs, self._lines_per_task)
+        ]
+
+    def _task(self, first: int, count: int) -> ReadTask:
+        source, target = self._files.source, self._files.target
+        places = (source.location, source.start_of(first), target.location, target.start_of(first))
+        longest = self._max_line_bytes
+
+        def read() -> Iterator[pa.Table]:
+            return read_pairs(*places, first, count, longest)
+
+        return ReadTask(
+            read, BlockMetadata(num_rows=count, size_bytes=None, input_files=None, exec_stats=None)
+        )
+
+
+def read_pairs(
+    source: Location,
+    source_start: Start,
+    target: Location,
+    target_start: Start,
+    first: int,
+    count: int,
+    longest: int,
+) -> Iterator[pa.Table]:
+    """Tables of `PAIR_SCHEMA` for `count` pairs from row `first` on."""
+    columns: tuple[list[Any], ...] = ([], [], [], [])
+    held = 0
+    pairs = zip(
+        lines.read_lines(source, source_start, count, longest),
+        lines.read_lines(target, target_start, count, longest),
+        strict=False,
+    )
+    for row, (source_line, target_line) in enumerate(pairs, first):
+        for column, value in zip(
+            columns, (row, *decode_pair(source_line, target_line, longest)), strict=True
+        ):
+            column.append(value)
+        held += len(source_line) + len(target_line)
+        if held > TABLE_BYTES:
+            yield pa.table(list(columns), schema=PAIR_SCHEMA)
+            columns, held = ([], [], [], []), 0
+    if columns[0]:
+        yield pa.table(list(columns), schema=PAIR_SCHEMA)
+
+
+def decode_pair(source: bytes, target: bytes, longest: int) -> tuple[str, str, str | None]:
+    """Both texts and what is wrong with them (then the texts are empty)."""
+    if len(source) > longest:
+        return "", "", "source_line_too_long"
+    if len(target) > longest:
+        return "", "", "target_line_too_long"
+    try:
+        source_text = source.decode().strip()
+    except UnicodeDecodeError:
+        return "", "", "source_not_utf8"
+    try:
+        target_text = target.decode().strip()
+    except UnicodeDecodeError:
+        return "", "", "target_not_utf8"
+    if not source_text or not target_text:
+        return "", "", "blank"
+    return source_text, target_text, None
+
+
+def index_files(
+    source: Location,
+    target: Location,
+    scratch: Location,
+    allow_unequal: bool = False,
+    progress: Progress = ignore_progress,
+) -> AlignedFiles:
+    """Pass one: counts the lines of both files.
+
+    `scratch` takes the plain text of gzip files. Raises DataError for a file that is missing,
+    empty, damaged or UTF-16, and for files of unequal length unless `allow_unequal`.
+    """
+    for location in (source, target):
+        lines.check_text_file(location)
+    places = _decompress((source, target), scratch, progress)
+    sizes = [place.size() for place in places]
+    for size, named in zip(sizes, (source, target), strict=True):
+        if size == 0:  # an empty text, compressed
+            raise DataError(f"{named.uri}: is empty; it needs one sentence per line")
+    work = [
+        {"file": number, "block": block, "offset": offset}
+        for number, size in enumerate(sizes)
+        for block, offset in enumerate(range(0, size, COUNT_BLOCK_BYTES))
+    ]
+
+    def count(item: dict[str, Any]) -> tuple[int, int, int]:
+        found = lines.count_line_feeds(places[item["file"]], item["offset"], COUNT_BLOCK_BYTES)
+        return item["file"], item["block"], found
+
+    feeds: list[list[int]] = [[0] * (-(-size // COUNT_BLOCK_BYTES)) for size in sizes]
+    for number, block, found in run_items(work, count, "counting lines", progress):
+        feeds[number][block] = found
+    first, second = (
+        lines.build_index(place, COUNT_BLOCK_BYTES, size, found)
+        for place, size, found in zip(places, sizes, feeds, strict=True)
+    )
+    if first.lines != second.lines and not allow_unequal:
+        raise DataError(
+            f"{source.uri} has {first.lines} lines but {target.uri} has {second.lines} lines: "
+            "line n of one file must translate line n of the other; repair them, or pass "
+            f"--allow-unequal to use the first {min(first.lines, second.lines)} lines of both"
+        )
+    return AlignedFiles(first, second)
+
+
+def _decompress(files: Sequence[Location], scratch: Location, progress: Progress) -> list[Location]:
+    """Where the plain text of each file is: in `scratch` if the file is gzip."""
+    places = list(files)
+    packed = [number for number, file in enumerate(files) if lines.is_gzip(file)]
+    for number in packed:
+        places[number] = scratch / f"{number}.txt"
+
+    def work(number: int) -> int:
+        return lines.decompress(files[number], places[number])
+
+    if packed:
+        list(run_items(packed, work, "unpacking", progress))
+    return places
+
+
+def read_aligned(files: AlignedFiles, lines_per_task: int, max_line_bytes: int) -> Any:
+    """Pass two: the pairs as a Ray Dataset of `PAIR_SCHEMA` (lazy)."""
+    tasks = -(-files.pairs // lines_per_task)
+    with _quiet_ray_data():
+        return ray.data.read_datasource(
+            AlignedLines(files, lines_per_task, max_line_bytes), override_num_blocks=tasks
+        )
+
+
+def run_blocks(
+    dataset: Any, work: Callable[[pa.Table], Any], stage: str, total: int, progress: Progress
+) -> Iterator[Any]:
+    """Applies `work` to each block of the dataset in parallel and yields what it returns.
+
+    Results come in no fixed order and should be small: they reach this process. A SeqvisError
+    that `work` raises is raised here as it was.
+    """
+
+    def apply(table: pa.Table) -> pa.Table:
+        try:
+            result = work(table) if table.num_rows else None
+        except SeqvisError as error:  # raised, it would arrive as text inside a Ray error
+            result = error
+        return pa.table({"result": [pickle.dumps(result)], "rows": [table.num_rows]})
+
+    with _quiet_ray_data():
+        mapped = dataset.map_batches(
+            apply, batch_size=None, batch_format="pyarrow", zero_copy_batch=True
+        )
+        done = 0
+        progress(stage, 0, total)
+        for batch in mapped.iter_batches(batch_size=None, batch_format="pyarrow"):
+            for row in batch.to_pylist():
+                result = pickle.loads(row["result"])
+                if isinstance(result, SeqvisError):
+                    raise result
+                done += row["rows"]
+                progress(stage, done, total)
+                if result is not None:
+                    yield result
+
+
+def run_items(
+    items: Sequence[Any], work: Callable[[Any], Any], stage: str, progress: Progress
+) -> Iterator[Any]:
+    """Applies `work` to each item, one task each, and yields what it returns in no fixed order."""
+    packed = [{"item": pickle.dumps(item)} for item in items]
+    with _quiet_ray_data():
+        dataset = ray.data.from_items(packed, override_num_blocks=len(packed))
+
+    def unpack(table: pa.Table) -> list[Any]:
+        return [work(pickle.loads(item)) for item in table["item"].to_pylist()]
+
+    for results in run_blocks(dataset, unpack, stage, len(packed), progress):
+        yield from results
+
+
+@contextmanager
+def _quiet_ray_data() -> Iterator[None]:
+    """Silences Ray Data's bars and reports: the job shows its own progress."""
+    context = ray.data.DataContext.get_current()
+    logger = logging.getLogger("ray.data")
+    before = (context.enable_progress_bars, context.print_on_execution_start, logger.level)
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        context.enable_progress_bars, context.print_on_execution_start, level = before
+        logger.setLevel(level)

@@ -1,0 +1,124 @@
+"""Reads a fastText model file (`.bin`) by mapping it into memory, so that its size is no matter.
+
+fastText's own library loads the whole file, 8.5 GB for its English Wikipedia; here only the word
+list is read, and matrix rows when they are asked for. The layout is that of fastText's
+FastText::saveModel, version 12 (and 11, which older models have): magic number and version,
+twelve integers and a double of settings, the dictionary, a flag for quantization, and the input
+matrix, whose first rows belong to words and the rest to hash buckets of n-grams.
+"""
+
+import struct
+from dataclasses import dataclass
+from mmap import ACCESS_READ, mmap
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from seqvis.errors import DataError
+from seqvis.text.subwords import Subwords
+
+_MAGIC = 793712314
+_SETTINGS = struct.Struct("<12id")
+_DICTIONARY = struct.Struct("<3i2q")
+_SHAPE = struct.Struct("<2q")
+_WORD, _SUPERVISED = 0, 3
+
+
+@dataclass(frozen=True)
+class FastTextFile:
+    """A fastText model: `matrix` [words + buckets, dimension] stays on disk."""
+
+    words: list[str | None]  # None: not UTF-8; its number and row remain taken
+    matrix: np.ndarray
+    subwords: Subwords | None  # None for models without n-grams
+
+    @property
+    def dimension(self) -> int:
+        return int(self.matrix.shape[1])
+
+    @property
+    def undecodable(self) -> int:
+        return sum(word is None for word in self.words)
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Raises DataError, naming the file, if it is not a whole, unquantized fastText model."""
+        size = path.stat().st_size
+        if not size:
+            raise DataError(f"{path}: is empty; fetch it again")
+        try:
+            with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+                return cls._read(path, content, size)
+        except (struct.error, IndexError) as error:
+            raise DataError(f"{path}: is cut off within its word list; fetch it again") from error
+
+    @classmethod
+    def _read(cls, path: Path, content: mmap, size: int) -> Self:
+        magic, version = struct.unpack_from("<2i", content) if size >= 8 else (0, 0)
+        if magic != _MAGIC:
+            raise DataError(
+                f"{path}: is not a fastText .bin file; a text file of vectors needs "
+                f"--format vec or --format glove"
+            )
+        if version not in (11, 12):
+            raise DataError(f"{path}: has fastText version {version}; 11 and 12 can be read")
+        settings = _SETTINGS.unpack_from(content, 8)
+        model, buckets, shortest, longest = settings[7:11]
+        if version == 11 and model == _SUPERVISED:
+            longest = 0  # as fastText itself does: such models were made without n-grams
+        words, place = _read_dictionary(content, 8 + _SETTINGS.size)
+        if content[place]:
+            raise DataError(f"{path}: is a quantized model (.ftz); give the full .bin")
+        rows, dimension = _SHAPE.unpack_from(content, place + 1)
+        begin = place + 1 + _SHAPE.size
+        if rows < len(words) or dimension < 1 or begin + rows * dimension * 4 > size:
+            raise DataError(f"{path}: is cut off within its vectors; fetch it again")
+        matrix = np.memmap(path, "<f4", "r", offset=begin, shape=(rows, dimension))
+        subwords = None
+        if longest > 0 and rows - len(words) == buckets > 0:
+            subwords = Subwords(shortest, longest, matrix[len(words) :])
+        return cls(words, matrix, subwords)
+
+    def vectors(self, begin: int, end: int) -> tuple[list[str], np.ndarray]:
+        """Words `begin` to `end` and their vectors, float32: fastText's get_word_vector of each.
+
+        That is the mean of the word's own row and of the rows of its n-grams.
+        """
+        numbers = [n for n in range(begin, min(end, len(self.words))) if self.words[n] is not None]
+        words = [word for n in numbers if (word := self.words[n]) is not None]
+        own = np.asarray(self.matrix[numbers], dtype=np.float32)
+        if self.subwords is None:
+            return words, own
+        buckets, counts = self.subwords.numbers(words)
+        sums = own.astype(np.float64)
+        starts = np.cumsum(counts) - counts
+        for first in range(0, len(words), 256):  # a slice's n-gram rows take about 10 MB
+            last = min(first + 256, len(words))
+            rows = self.subwords.matrix[
+                buckets[starts[first] : starts[last - 1] + counts[last - 1]]
+            ]
+            some = np.flatnonzero(counts[first:last]) + first
+            if len(some):
+                sums[some] += np.add.reduceat(
+                    rows, starts[some] - starts[first], axis=0, dtype=np.float64
+                )
+        return words, (sums / (1 + counts)[:, None]).astype(np.float32)
+
+
+def _read_dictionary(content: mmap, place: int) -> tuple[list[str | None], int]:
+    """The words, by number, and the place after the dictionary."""
+    entries, _, _, _, pruned = _DICTIONARY.unpack_from(content, place)
+    place += _DICTIONARY.size
+    words: list[str | None] = []
+    for _ in range(entries):
+        end = content.find(b"\0", place)
+        if end < 0:
+            raise IndexError
+        if content[end + 9] == _WORD:
+            try:
+                words.append(content[place:end].decode())
+            except UnicodeDecodeError:
+                words.append(None)
+        place = end + 10  # NUL, count (8 bytes), kind of entry (1 byte)
+    return words, place + 8 * max(0, pruned)

@@ -1,0 +1,80 @@
+"""Which sentence pairs are kept: the question filter, length limits, and the tally of drops.
+
+In: a pair of sentences, or the lengths of their tokens. Out: the part of them that is kept, or
+the reason why they are dropped. The question filter keeps only what its pattern matched: of
+"What is it? Tell me." it keeps "What is it?".
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+# The seed's re_eq and re_fq. A question in another language may begin with any word.
+ENGLISH_QUESTION = re.compile(r"^(Wh[^?.!]+\?)")
+ANY_QUESTION = re.compile(r"^([^?.!]+\?)")
+QUESTION_MARKS = re.compile(r"^([^?.!。？！؟]+[?？؟])")
+
+EXAMPLES = 3  # line numbers that the report shows for each reason
+
+
+def question_pair(
+    source: str, target: str, source_language: str, target_language: str
+) -> tuple[str, str] | None:
+    """The two questions at the start of the lines, or None unless both lines start with one."""
+    found_source = _question_pattern(source_language).search(source)
+    if found_source is None:
+        return None
+    found_target = _question_pattern(target_language).search(target)
+    return None if found_target is None else (found_source[1], found_target[1])
+
+
+def _question_pattern(language: str) -> re.Pattern[str]:
+    if language == "en":
+        return ENGLISH_QUESTION
+    return QUESTION_MARKS if language in ("zh", "ja", "ar", "fa", "ur") else ANY_QUESTION
+
+
+def lengths_too_unequal(source: int, target: int, ratio: float, allowance: int = 5) -> bool:
+    """Whether the longer side has more than `ratio` times the tokens of the shorter one.
+
+    Pairs whose lengths differ by at most `allowance` tokens pass: "Oui." may be "Yes, I do.".
+    A ratio of 0 lets everything pass.
+    """
+    shorter, longer = sorted((source, target))
+    return ratio > 0 and longer - shorter > allowance and longer > ratio * shorter
+
+
+@dataclass
+class Tally:
+    """How many lines each reason dropped, with the first few line numbers (from 1)."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, list[int]] = field(default_factory=dict)
+
+    def drop(self, reason: str, row: int) -> None:
+        """Counts the pair in row `row` (from 0) as dropped."""
+        self.add(reason, 1, [row + 1])
+
+    def add(self, reason: str, count: int, lines: Iterable[int] = ()) -> None:
+        """Counts `count` drops; of all lines ever added, the lowest few are kept."""
+        if count:
+            self.counts[reason] = self.counts.get(reason, 0) + count
+            known = self.examples.get(reason, [])
+            self.examples[reason] = sorted([*known, *lines])[:EXAMPLES]
+
+    def merge(self, other: "Tally") -> None:
+        for reason, count in other.counts.items():
+            self.add(reason, count, other.examples.get(reason, []))
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts.values())
+
+    def as_dict(self) -> Mapping[str, Any]:
+        """For the report: reason -> {"pairs": n, "first_lines": [...]}, most frequent first."""
+        order = sorted(self.counts, key=lambda reason: (-self.counts[reason], reason))
+        return {
+            reason: {"pairs": self.counts[reason], "first_lines": self.examples[reason]}
+            for reason in order
+        }

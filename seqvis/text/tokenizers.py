@@ -1,0 +1,226 @@
+"""Text to tokens and back: spaCy's rules for a language, SentencePiece, or plain white space.
+
+In: a line of text. Out: its tokens, lower-cased if asked for; `detokenize` gives readable text
+back. No model is downloaded: spaCy's blank pipelines hold only rules. What would surprise a
+reader: spaCy's rules look at one white-space separated word at a time, so words are looked up
+in a bounded cache and only new ones reach spaCy; that is several times faster than
+tokenising whole lines, gives the same tokens, and keeps spaCy's own memory from growing.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, Protocol
+
+from seqvis.config import Settings
+from seqvis.errors import ArtifactError, ConfigError
+from seqvis.text.detokenize import CAPITALIZED, UPPER, join_tokens, restore_case, upper_first
+from seqvis.text.punctuation import normalize_punctuation
+
+CACHED_WORDS = 100_000  # at most about 30 MB a tokenizer
+
+
+class TokenizerSettings(Settings):
+    """How the text of one language becomes tokens."""
+
+    kind: Literal["spacy", "sentencepiece", "whitespace"] = "spacy"
+    """spacy: rules by language; sentencepiece: learned sub-words; whitespace: split at spaces"""
+    language: str
+    """language code, such as fr or en"""
+    lowercase: bool = True
+    """lower-case the text"""
+    case_token: bool = False
+    """put _cap_ or _up_ before a word that lower-casing changed"""
+    normalize_punctuation: bool = False
+    """map curly quotes, dashes, the ellipsis and odd spaces to plain characters first"""
+
+
+class Tokenizer(Protocol):
+    """What every kind of tokenizer can do."""
+
+    settings: TokenizerSettings
+
+    def tokenize(self, text: str) -> list[str]:
+        """The tokens of one line; an empty list for a blank one."""
+        ...
+
+    def tokenize_many(self, texts: Iterable[str]) -> list[list[str]]:
+        """The tokens of many lines."""
+        ...
+
+    def detokenize(self, tokens: Sequence[str]) -> str:
+        """Readable text of the tokens (no specials among them)."""
+        ...
+
+
+def load_tokenizer(settings: TokenizerSettings, model: bytes | None = None) -> Tokenizer:
+    """The tokenizer that `settings` describe; `model` holds SentencePiece's model file.
+
+    Raises ConfigError for a language that spaCy does not know, ArtifactError for a bad model.
+    """
+    if settings.kind == "sentencepiece":
+        return SentencePieceTokenizer(settings, model)
+    if settings.kind == "whitespace":
+        return WordTokenizer(settings, lambda: str.split, lambda tokens, _: " ".join(tokens))
+    factory = _spacy_factory(settings.language)
+    return WordTokenizer(settings, factory, join_tokens)
+
+
+class WordTokenizer:
+    """Splits each white-space separated word by rules; words come from a bounded cache."""
+
+    def __init__(
+        self,
+        settings: TokenizerSettings,
+        splitter_factory: Callable[[], Callable[[str], list[str]]],
+        joiner: Callable[[Sequence[str], str], str],
+    ):
+        self.settings = settings
+        self._make_splitter = splitter_factory
+        self._split = splitter_factory()
+        self._join = joiner
+        self._cache: dict[str, tuple[str, ...]] = {}
+
+    def tokenize(self, text: str) -> list[str]:
+        if self.settings.normalize_punctuation:
+            text = normalize_punctuation(text)
+        tokens: list[str] = []
+        cache = self._cache
+        for word in text.split():
+            found = cache.get(word)
+            tokens.extend(self._analyse(word) if found is None else found)
+        return tokens
+
+    def tokenize_many(self, texts: Iterable[str]) -> list[list[str]]:
+        return [self.tokenize(text) for text in texts]
+
+    def detokenize(self, tokens: Sequence[str]) -> str:
+        if self.settings.case_token:
+            return self._join(restore_case(tokens), self.settings.language)
+        text = self._join(tokens, self.settings.language)
+        return upper_first(text) if self.settings.lowercase else text
+
+    def _analyse(self, word: str) -> tuple[str, ...]:
+        if len(self._cache) >= CACHED_WORDS:
+            self._cache.clear()
+            self._split = self._make_splitter()  # spaCy keeps every string it has seen
+        tokens = [token for token in self._split(word) if not token.isspace()]
+        if self.settings.lowercase:
+            tokens = lower_case(tokens, self.settings.case_token)
+        self._cache[word] = tuple(tokens)
+        return self._cache[word]
+
+
+class SentencePieceTokenizer:
+    """Sub-words of a SentencePiece model; each piece is a token of the vocabulary."""
+
+    def __init__(self, settings: TokenizerSettings, model: bytes | None):
+        import sentencepiece
+
+        if not model:
+            raise ArtifactError("a SentencePiece tokenizer needs its model: the corpus has none")
+        self.settings = settings
+        try:
+            self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        except RuntimeError as error:
+            raise ArtifactError(f"the SentencePiece model cannot be read ({error})") from error
+
+    def pieces(self) -> list[str]:
+        """Every piece of the model that text can become, in the model's order."""
+        model = self._processor
+        return [
+            model.id_to_piece(number)
+            for number in range(model.get_piece_size())
+            if not (model.is_control(number) or model.is_unknown(number))
+        ]
+
+    def tokenize(self, text: str) -> list[str]:
+        return list(self._processor.encode(prepare_text(text, self.settings), out_type=str))
+
+    def tokenize_many(self, texts: Iterable[str]) -> list[list[str]]:
+        lines = [prepare_text(text, self.settings) for text in texts]
+        return list(self._processor.encode(lines, out_type=str, num_threads=1)) if lines else []
+
+    def detokenize(self, tokens: Sequence[str]) -> str:
+        text = self._processor.decode_pieces(list(tokens))
+        if self.settings.case_token:
+            return " ".join(restore_case(text.split()))
+        return upper_first(text) if self.settings.lowercase else text
+
+
+def prepare_text(text: str, settings: TokenizerSettings) -> str:
+    """The line as SentencePiece sees it: punctuation and case treated, words apart."""
+    if settings.normalize_punctuation:
+        text = normalize_punctuation(text)
+    if not settings.lowercase:
+        return text
+    if not settings.case_token:
+        return text.lower()
+    return " ".join(lower_case(text.split(), case_token=True))
+
+
+def lower_case(tokens: Sequence[str], case_token: bool) -> list[str]:
+    """Lower-cases tokens; with `case_token`, marks each that was capitalised or all upper case."""
+    if not case_token:
+        return [token.lower() for token in tokens]
+    marked: list[str] = []
+    for token in tokens:
+        lowered = token.lower()
+        if lowered != token:
+            if len(token) > 1 and token.isupper():
+                marked.append(UPPER)
+            elif token == upper_first(lowered):
+                marked.append(CAPITALIZED)
+        marked.append(lowered)
+    return marked
+
+
+def train_sentencepiece(
+    lines: Iterable[str], settings: TokenizerSettings, size: int, seed: int
+) -> bytes:
+    """Trains a model of at most `size` pieces on `lines` and returns its file's content.
+
+    Unigram model (Kudo 2018) with byte fallback, so that no text is unknown to it. A corpus too
+    small for `size` pieces gives fewer. Memory grows with `lines`: pass a bounded sample.
+    """
+    import io
+
+    import sentencepiece
+
+    sentencepiece.set_random_generator_seed(seed)
+    model = io.BytesIO()
+    marks = [UPPER, CAPITALIZED] if settings.case_token else []
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=(prepare_text(line, settings) for line in lines),
+        model_writer=model,
+        vocab_size=size,
+        hard_vocab_limit=False,
+        byte_fallback=True,
+        character_coverage=0.9995,
+        max_sentence_length=100_000,
+        user_defined_symbols=marks,
+        num_threads=1,
+        minloglevel=2,
+    )
+    return model.getvalue()
+
+
+def _spacy_factory(language: str) -> Callable[[], Callable[[str], list[str]]]:
+    try:
+        _blank_tokenizer(language)
+    except (ImportError, ValueError, OSError) as error:
+        raise ConfigError(
+            f"{language}: spaCy cannot tokenise this language "
+            f"({str(error).splitlines()[0][:120]}); use a code such as fr, en or de, "
+            "or --tokenizer sentencepiece"
+        ) from error
+
+    def factory() -> Callable[[str], list[str]]:
+        tokenizer = _blank_tokenizer(language)
+        return lambda word: [token.text for token in tokenizer(word)]
+
+    return factory
+
+
+def _blank_tokenizer(language: str) -> Any:
+    import spacy
+
+    return spacy.blank(language).tokenizer

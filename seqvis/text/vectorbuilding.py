@@ -1,0 +1,158 @@
+"""From a source of word vectors to a store, whole or restricted to a vocabulary.
+
+In: a `VectorSource`, perhaps the words that are wanted. Out: a vectors artifact, with
+`missing.txt`: the wanted words that got no vector, one a line. What would surprise a reader: a
+wanted word that the source has only in lower case counts as found, as `embedding_matrix` looks
+there too; one that only sub-words can make is stored like any other.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from seqvis.artifacts import create, load
+from seqvis.config import settings_from
+from seqvis.errors import ConfigError, DataError
+from seqvis.storage import Location, locate
+from seqvis.text.tokenizers import Tokenizer, TokenizerSettings, load_tokenizer
+from seqvis.text.vectorsources import Block, VectorSource
+from seqvis.text.vectorwriter import VectorWriter, vector_writer
+from seqvis.text.vocab import SPECIALS, Vocabulary
+from seqvis.text.wordvectors import KIND, is_marker
+
+MISSING = "missing.txt"
+
+
+@dataclass(frozen=True)
+class WantedWords:
+    """The words to have vectors for, and the tokenizer that made them (None: not known)."""
+
+    words: tuple[str, ...]
+    tokenizer: Tokenizer | None = None
+
+
+def read_wanted_words(uri: str, side: str | None) -> WantedWords:
+    """The vocabulary of one side of a corpus artifact, or of a text file with one word a line.
+
+    Raises DataError or ArtifactError if it is neither, ConfigError if a corpus comes without side.
+    """
+    location = locate(uri)
+    if location.is_directory():
+        return _corpus_words(location, side)
+    content = location.read_bytes()
+    if content.startswith("\n".join(SPECIALS).encode()):
+        words: Sequence[str] = Vocabulary.from_bytes(content, uri).words
+    else:
+        try:
+            words = [line.rstrip("\r") for line in content.decode().split("\n")]
+        except UnicodeDecodeError as error:
+            raise DataError(f"{uri}: is not UTF-8 text ({error}); convert it first") from error
+    return _wanted(words, uri, None)
+
+
+def _corpus_words(location: Location, side: str | None) -> WantedWords:
+    corpus = load(location, "corpus", verify=False)
+    if side is None:
+        raise ConfigError(f"--side: is needed, source or target: {location.uri} has both")
+    name = f"{side}.vocab"
+    words = Vocabulary.from_bytes(corpus.file(name).read_bytes(), f"{location.uri}/{name}").words
+    settings = json.loads(corpus.file("tokenizers.json").read_bytes())[side]
+    model = f"{side}.spm"
+    tokenizer = load_tokenizer(
+        settings_from(TokenizerSettings, settings, f"{location.uri}/tokenizers.json"),
+        corpus.file(model).read_bytes() if model in corpus.files else None,
+    )
+    return _wanted(words, location.uri, tokenizer)
+
+
+def _wanted(words: Iterable[str], uri: str, tokenizer: Tokenizer | None) -> WantedWords:
+    kept = tuple(dict.fromkeys(word for word in words if word and not is_marker(word)))
+    if not kept:
+        raise DataError(f"{uri}: holds no words")
+    return WantedWords(kept, tokenizer)
+
+
+def build_store(
+    source: VectorSource,
+    out: str | Location,
+    config: Mapping[str, Any],
+    wanted: Sequence[str] | None = None,
+    max_words: int | None = None,
+    precision: str = "float32",
+    keep_subwords: bool = True,
+    progress: Callable[[int], None] = lambda words: None,
+) -> dict[str, Any]:
+    """Writes the store and returns its metrics, besides counts of missing and skipped words.
+
+    `wanted` restricts it to these words (and their lower-cased forms); `max_words` takes only the
+    first words of the source. `progress` is called with the number of words stored so far.
+    Raises DataError if nothing is left.
+    """
+    selection = None if wanted is None else {*wanted, *(word.lower() for word in wanted)}
+    with create(out, KIND, config) as artifact:
+        with vector_writer(artifact, source.dimension, precision) as store:
+            for block in _first_words(source, max_words):
+                store.add(*_restrict(block, selection))
+                progress(len(store))
+            made, missing = _fill_in(store, source, wanted or ())
+            if keep_subwords and source.subwords is not None:
+                store.add_subwords(source.subwords)
+            if not len(store):
+                raise DataError(
+                    f"none of the {len(wanted or ())} wanted words has a vector: is it the right "
+                    f"language? Nothing was written"
+                    if wanted
+                    else "the source holds no word vectors; nothing was written"
+                )
+        if wanted is not None:
+            listed = "".join(f"{word}\n" for word in missing)
+            artifact.path(MISSING).write_bytes(listed.encode())
+        artifact.metrics |= {
+            "missing": len(missing),
+            "from_subwords": made,
+            "skipped": source.skipped,
+        }
+        return {name: value for name, value in artifact.metrics.items() if name != "subwords"}
+
+
+def _first_words(source: VectorSource, limit: int | None) -> Iterable[Block]:
+    seen = 0
+    for block in source.blocks():
+        if limit is not None and seen + len(block.words) >= limit:
+            kept = np.arange(len(block.words)) < limit - seen
+            yield _take(block, kept)
+            return
+        seen += len(block.words)
+        yield block
+
+
+def _restrict(block: Block, selection: set[str] | None) -> Block:
+    if selection is None:
+        return block
+    return _take(block, np.array([word in selection for word in block.words], dtype=bool))
+
+
+def _take(block: Block, kept: np.ndarray) -> Block:
+    rows = np.arange(len(block.words)) if block.rows is None else block.rows
+    words = [word for word, keep in zip(block.words, kept, strict=True) if keep]
+    return Block(words, block.vectors, rows[kept])
+
+
+def _fill_in(
+    store: VectorWriter, source: VectorSource, wanted: Sequence[str]
+) -> tuple[int, list[str]]:
+    """Stores sub-word vectors of wanted words that lack one; returns how many, and the rest."""
+    lacking = [word for word in wanted if word not in store and word.lower() not in store]
+    if source.subwords is None:
+        return 0, lacking
+    missing = []
+    for word in lacking:
+        vector = source.subwords.vector(word)
+        if vector is None:
+            missing.append(word)
+        else:
+            store.add([word], vector[None])
+    return len(lacking) - len(missing), missing

@@ -1,0 +1,217 @@
+"""A store of word vectors on disk that opens in milliseconds and stays there: nothing is loaded.
+
+In: words with vectors, block by block (`VectorWriter`). Out: an artifact of kind "vectors" that
+`WordVectors.open` maps into memory:
+
+    vectors.npy       float32 or float16 [rows, dimension]; a page is read when a word is looked up
+    words.bin         all words, UTF-8, end to end          word_ends.npy     where each ends in it
+    sorted_words.npy  numbers of the words in byte order; a lookup is a binary search in it
+    word_rows.npy     each word's row in vectors.npy; several words may share a row
+    subwords.npy      fastText's n-gram rows, if they were kept: words without a vector get one
+
+What would surprise a reader: opening checks the sizes of the files, not their SHA-256, since that
+would read gigabytes; `open(..., verify=True)` does check.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from seqvis.artifacts import Artifact, load
+from seqvis.errors import ArtifactError, StorageError
+from seqvis.storage import Location, locate
+from seqvis.text.detokenize import CAPITALIZED, UPPER
+from seqvis.text.subwords import Subwords
+from seqvis.text.vocab import PAD, SPECIALS, Vocabulary
+
+KIND = "vectors"
+VECTORS, SUBWORDS = "vectors.npy", "subwords.npy"
+WORDS, WORD_ENDS = "words.bin", "word_ends.npy"
+SORTED_WORDS, WORD_ROWS = "sorted_words.npy", "word_rows.npy"
+
+
+class WordVectors:
+    """Word vectors looked up on disk. Safe to share between threads; pickles as its location."""
+
+    def __init__(self, folder: Path, artifact: Artifact):
+        self._folder = folder
+        self._artifact = artifact
+        self._vectors = _map(folder / VECTORS)
+        self._ends = _map(folder / WORD_ENDS)
+        self._sorted = _map(folder / SORTED_WORDS)
+        self._rows = _map(folder / WORD_ROWS)
+        self._text = np.memmap(folder / WORDS, dtype=np.uint8, mode="r")
+        self.subwords: Subwords | None = None
+        if SUBWORDS in artifact.files:
+            sizes = artifact.metrics["subwords"]
+            self.subwords = Subwords(sizes["shortest"], sizes["longest"], _map(folder / SUBWORDS))
+        self._check_shapes()
+
+    @classmethod
+    def open(cls, uri: str | Location, verify: bool = False) -> Self:
+        """Opens the store that `build_vectors` wrote; one in an object store is copied here once.
+
+        Raises ArtifactError if it is missing, of another kind, incomplete, or (found only with
+        `verify`, about 1 s per GB) altered with its size unchanged.
+        """
+        artifact = load(uri, KIND, verify=verify)
+        return cls(_local_folder(artifact), artifact)
+
+    @property
+    def dimension(self) -> int:
+        return int(self._vectors.shape[1])
+
+    @property
+    def mean(self) -> float:
+        """Mean of all elements of the stored matrix."""
+        return float(self._artifact.metrics["mean"])
+
+    @property
+    def standard_deviation(self) -> float:
+        """Standard deviation of all elements of the stored matrix."""
+        return float(self._artifact.metrics["standard_deviation"])
+
+    def __len__(self) -> int:
+        """Number of words."""
+        return len(self._ends)
+
+    def __contains__(self, word: object) -> bool:
+        """Whether the word is stored; words that only sub-words could make are not."""
+        return isinstance(word, str) and self._number(word) is not None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (type(self).open, (self._artifact.location,))
+
+    def vector(self, word: str) -> np.ndarray | None:
+        """The word's vector, float32 [dimension], from sub-words if need be; None if none."""
+        number = self._number(word)
+        if number is not None:
+            return np.array(self._vectors[self._rows[number]], dtype=np.float32)
+        return self.subwords.vector(word) if self.subwords is not None else None
+
+    def find(self, words: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Vectors of `words`, float32 [n, dimension], and which were found, bool [n].
+
+        Rows of words that were not found are zeros.
+        """
+        vectors = np.zeros((len(words), self.dimension), dtype=np.float32)
+        found = np.zeros(len(words), dtype=bool)
+        for place, word in enumerate(words):
+            vector = self.vector(word)
+            if vector is not None:
+                vectors[place], found[place] = vector, True
+        return vectors, found
+
+    def words(self) -> Iterator[str]:
+        """All words, in the order of the source: most sources put frequent words first."""
+        return (self._bytes(number).decode() for number in range(len(self)))
+
+    def _bytes(self, number: int) -> bytes:
+        begin = int(self._ends[number - 1]) if number else 0
+        return self._text[begin : int(self._ends[number])].tobytes()
+
+    def _number(self, word: str) -> int | None:
+        """Binary search: about 21 comparisons in 2.5 million words."""
+        try:
+            wanted = word.encode()
+        except UnicodeEncodeError:  # a lone surrogate: no source can hold it
+            return None
+        low, high = 0, len(self._sorted)
+        while low < high:
+            middle = (low + high) // 2
+            if self._bytes(int(self._sorted[middle])) < wanted:
+                low = middle + 1
+            else:
+                high = middle
+        if low < len(self._sorted):
+            number = int(self._sorted[low])
+            if self._bytes(number) == wanted:
+                return number
+        return None
+
+    def _check_shapes(self) -> None:
+        words = len(self._ends)
+        fits = self._vectors.ndim == 2 and len(self._sorted) == len(self._rows) == words
+        fits = fits and words > 0 and int(self._ends[-1]) == len(self._text)
+        if self.subwords is not None:
+            fits = fits and self.subwords.matrix.shape[1:] == self._vectors.shape[1:]
+        if not fits:
+            raise ArtifactError(
+                f"{self._artifact.location.uri}: its files do not fit together; "
+                f"make it anew with python -m jobs.build_vectors"
+            )
+
+
+def embedding_matrix(
+    vocabulary: Vocabulary, vectors: WordVectors, generator_seed: int
+) -> tuple[np.ndarray, list[str]]:
+    """An embedding that starts from word vectors, and the words that have none.
+
+    Returns float32 [len(vocabulary), dimension], a row for each id. Vectors are divided by the
+    store's standard deviation (lesson 11 multiplies by 3 where it is 0.29), which puts them on
+    the scale of the rows of words without a vector, drawn from a normal(0, 1) distribution. The
+    padding row (1) is zeros. A word is looked up as it stands, then in lower case, then by its
+    sub-words; specials and case tokens always get random rows and are not listed as missing.
+    """
+    generator = np.random.default_rng(generator_seed)
+    matrix = generator.standard_normal((len(vocabulary), vectors.dimension), dtype=np.float32)
+    scale = np.float32(1.0 / (vectors.standard_deviation or 1.0))  # 0: all numbers are equal
+    missing = []
+    for row, word in enumerate(vocabulary.words):
+        if is_marker(word):
+            continue
+        vector = vector_in_any_case(vectors, word)
+        if vector is None:
+            missing.append(word)
+        else:
+            matrix[row] = vector * scale
+    matrix[PAD] = 0.0
+    return matrix, missing
+
+
+def vector_in_any_case(vectors: WordVectors, word: str) -> np.ndarray | None:
+    """The vector of the word as it stands, else in lower case, else from its sub-words."""
+    if word not in vectors and word.lower() in vectors:
+        return vectors.vector(word.lower())
+    return vectors.vector(word)
+
+
+def is_marker(word: str) -> bool:
+    """Whether a vocabulary entry is a special (`_bos_`, ...) or a case token, not a word."""
+    return word in SPECIALS or word in (CAPITALIZED, UPPER)
+
+
+def _map(path: Path) -> np.ndarray:
+    try:
+        mapped: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ArtifactError(
+            f"{path}: cannot be mapped into memory ({error}); make the vectors anew with "
+            f"python -m jobs.build_vectors"
+        ) from error
+    return mapped
+
+
+def _local_folder(artifact: Artifact) -> Path:
+    """The artifact's folder; from an object store it is fetched once a machine, by fingerprint."""
+    if artifact.location.is_local:
+        return Path(artifact.location.path)
+    cached = Path(tempfile.gettempdir()) / f"seqvis-vectors-{artifact.fingerprint()}"
+    try:
+        load(locate(cached), KIND, verify=False)
+    except ArtifactError:  # not here yet, or something tidied part of it away
+        shutil.rmtree(cached, ignore_errors=True)
+        arriving = Path(tempfile.mkdtemp(dir=cached.parent))
+        try:
+            artifact.local_copy(arriving)
+            os.rename(arriving, cached)
+        except OSError as error:
+            shutil.rmtree(arriving, ignore_errors=True)
+            if not cached.exists():  # if it does, another process was faster
+                raise StorageError(f"{cached}: cannot be written ({error})") from error
+    return cached

@@ -1,0 +1,135 @@
+"""Checkpoints: everything that a run needs to go on as if it had never stopped.
+
+A checkpoint is an artifact (safetensors and JSON, checked at load, whole or absent) that holds
+model, optimiser, the place in the data and in the schedule, the random state and the history.
+It is copied in memory in the training thread and written by a background thread; an error of
+that thread surfaces at the next save.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from seqvis import artifacts
+from seqvis.errors import ArtifactError
+from seqvis.storage import Location
+
+_NAME = re.compile(r"step-(\d+)$")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The state of a run at one step, detached from the running model."""
+
+    tensors: Mapping[str, Tensor]
+    state: Mapping[str, Any]
+
+
+class CheckpointStore:
+    """The checkpoints of one run, in one directory."""
+
+    def __init__(self, location: Location, keep: int = 2):
+        """`keep`: how many of the newest stay; the best one stays as well."""
+        self.location = location
+        self.keep = keep
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+
+    def save(self, snapshot: Snapshot, step: int, best_step: int | None) -> None:
+        """Writes in the background, after the previous one is done. Raises its error, if any."""
+        self.wait()
+        self._pending = self._executor.submit(self._write, snapshot, step, best_step)
+
+    def wait(self) -> None:
+        """Returns when nothing is being written. Raises StorageError if the last write failed."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def latest(self) -> Location | None:
+        steps = self._steps()
+        return self.at(steps[-1]) if steps else None
+
+    def at(self, step: int) -> Location:
+        return self.location / f"step-{step:09d}"
+
+    def read(self, location: Location) -> Snapshot:
+        """Raises ArtifactError if the checkpoint is incomplete or altered."""
+        try:
+            artifact = artifacts.load(location, "checkpoint")
+        except ArtifactError as error:
+            raise ArtifactError(
+                f"{error}\n{location.uri}: delete this checkpoint to go on from an earlier one, "
+                f"or give --restart to begin anew"
+            ) from error
+        tensors = load_tensors(artifact.file("tensors.safetensors").read_bytes())
+        return Snapshot(tensors, json.loads(artifact.file("state.json").read_bytes()))
+
+    def delete_all(self) -> None:
+        self.location.delete()
+
+    def _steps(self) -> list[int]:
+        found = (_NAME.match(child.name) for child in self.location.children())
+        return sorted(int(match.group(1)) for match in found if match)
+
+    def _write(self, snapshot: Snapshot, step: int, best_step: int | None) -> None:
+        with artifacts.create(self.at(step), "checkpoint", {"step": step}) as writer:
+            writer.path("tensors.safetensors").write_bytes(save_tensors(dict(snapshot.tensors)))
+            writer.write_json("state.json", snapshot.state)
+        steps = self._steps()
+        for old in steps[: -self.keep]:
+            if old != best_step:
+                self.at(old).delete()
+
+
+def model_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of all parameters and buffers on the CPU; tied weights once."""
+    named = [*model.named_parameters(), *model.named_buffers()]
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in named}
+
+
+def restore_model(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Copies stored tensors into `model`. Raises ArtifactError if names or shapes differ."""
+    named = dict([*model.named_parameters(), *model.named_buffers()])
+    if set(named) != set(tensors):
+        names = ", ".join(sorted(set(named) ^ set(tensors))[:3])
+        raise ArtifactError(f"{where}: belongs to a model of another form ({names})")
+    with torch.no_grad():
+        for name, tensor in named.items():
+            if tensor.shape != tensors[name].shape:
+                raise ArtifactError(
+                    f"{where}: {name} has shape {tuple(tensors[name].shape)}, "
+                    f"this model's is {tuple(tensor.shape)}; the vocabulary or a size differs"
+                )
+            tensor.copy_(tensors[name])
+
+
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Copies of the optimiser's state on the CPU, by parameter name."""
+    return {
+        f"{key}:{name}": value.detach().to("cpu", copy=True)
+        for name, parameter in model.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def restore_optimizer(
+    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
+) -> None:
+    """Puts stored state back; the optimiser must be of the same kind."""
+    for name, parameter in model.named_parameters():
+        keys = [key for key in tensors if key.endswith(f":{name}")]
+        state = {key.split(":", 1)[0]: tensors[key].clone() for key in keys}
+        # Adam's step counter stays on the CPU unless the optimiser is fused on a GPU.
+        optimizer.state[parameter] = {
+            key: value if key == "step" else value.to(parameter.device)
+            for key, value in state.items()
+        }

@@ -1,0 +1,150 @@
+"""Runs the training loop in one or many processes on a Ray cluster, with Ray Train.
+
+`run_workers` starts N workers that each call `function(argument, report)` with a process group
+joined, restarts them when one dies, and passes what the first one reports to the caller. Ray Train
+wraps the loop and does not replace it: checkpoints are the loop's own, so a restarted group goes
+on where the last one says, on however many workers.
+"""
+
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import ray
+import torch
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+from ray.util.queue import Empty, Queue
+
+from seqvis.errors import ConfigError, SeqvisError, TrainingError
+
+Report = Callable[[dict[str, Any]], None]
+WorkerFunction = Callable[[Any, Report], None]
+
+
+def run_workers(
+    function: WorkerFunction,
+    argument: Any,
+    report: Report,
+    num_workers: int,
+    use_gpu: bool,
+    storage: str,
+    cpus_per_worker: int = 0,
+    max_failures: int = 3,
+) -> None:
+    """Trains to the end, or raises what stopped it.
+
+    Args:
+        function: module-level; called in each worker. What it saves must be on storage that all
+            workers reach.
+        argument: its first argument, picklable.
+        report: called in this process, from its main thread, with each event.
+        num_workers: 0 runs the function in this process, without Ray.
+        storage: directory or URI for Ray Train's own records of the run.
+        cpus_per_worker: 0: an equal share of the cluster's processors.
+        max_failures: how often a dead worker is replaced.
+
+    Raises:
+        SeqvisError: what a worker raised; TrainingError if workers died too often.
+    """
+    if num_workers == 0:
+        function(argument, report)
+        return
+    threads = cpus_per_worker or _share_of_cpus(num_workers)
+    _check_resources(num_workers, threads, use_gpu)
+    queue = Queue(actor_options={"num_cpus": 0})
+    trainer = TorchTrainer(
+        _enter_worker,
+        train_loop_config={
+            "function": function,
+            "argument": argument,
+            "queue": queue,
+            "threads": threads,
+        },
+        scaling_config=ScalingConfig(
+            num_workers=num_workers,
+            use_gpu=use_gpu,
+            resources_per_worker={"CPU": threads, **({"GPU": 1} if use_gpu else {})},
+        ),
+        run_config=RunConfig(
+            name=f"train-{uuid.uuid4().hex[:8]}",
+            storage_path=storage,
+            failure_config=FailureConfig(max_failures=max_failures),
+        ),
+    )
+    outcome: list[BaseException] = []
+    # Not in the main thread: there Ray Train would take over Ctrl-C.
+    thread = threading.Thread(target=_fit, args=(trainer, outcome), daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            _pass_on(queue, report)
+        _pass_on(queue, report)
+    finally:
+        queue.shutdown(force=True)
+    if outcome:
+        raise _cause(outcome[0])
+
+
+def _enter_worker(config: dict[str, Any]) -> None:
+    torch.set_num_threads(config["threads"])
+    queue = config["queue"]
+
+    def report(event: dict[str, Any]) -> None:
+        queue.actor.put_nowait.remote(event)
+
+    config["function"](config["argument"], report)
+
+
+def _fit(trainer: TorchTrainer, outcome: list[BaseException]) -> None:
+    try:
+        trainer.fit()
+    except BaseException as error:  # handed to the main thread, which raises it
+        outcome.append(error)
+
+
+def _pass_on(queue: Queue, report: Report) -> None:
+    """Waits up to half a second for events and passes on those that came."""
+    deadline = time.monotonic() + 0.5
+    while time.monotonic() < deadline:
+        try:
+            report(queue.get(timeout=0.2))
+        except Empty:
+            return
+
+
+def _share_of_cpus(num_workers: int) -> int:
+    return max(1, int(ray.cluster_resources().get("CPU", 1)) // num_workers)
+
+
+def _check_resources(num_workers: int, threads: int, use_gpu: bool) -> None:
+    """Ray Train would wait for ever for what the cluster does not have."""
+    have = ray.cluster_resources()
+    needs = {"CPU": num_workers * threads, **({"GPU": num_workers} if use_gpu else {})}
+    for name, amount in needs.items():
+        if amount > have.get(name, 0) and not _can_grow():
+            raise ConfigError(
+                f"--num-workers {num_workers}: needs {amount} {name}s, this Ray has "
+                f"{have.get(name, 0):.0f}; take fewer workers"
+                + (", or leave out --use-gpu" if name == "GPU" else "")
+            )
+
+
+def _can_grow() -> bool:
+    """Whether the Ray is a cluster, which may have an autoscaler, and not one on this machine."""
+    return len(ray.nodes()) > 1
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The first error of ours among the causes and worker failures of Ray Train's error."""
+    failures = getattr(error, "worker_failures", None) or {}
+    for failure in [*failures.values(), error.__cause__]:
+        seen: BaseException | None = failure
+        while seen is not None:
+            if isinstance(seen, SeqvisError):
+                return seen
+            inner = getattr(seen, "cause", None) or seen.__cause__
+            seen = inner if isinstance(inner, BaseException) else None
+    return TrainingError(f"the workers failed and were not restarted again: {error}")

@@ -1,0 +1,59 @@
+"""The records of a run: a table of epochs as CSV, curves as a picture, TensorBoard's files.
+
+All are made anew from the whole history after each epoch, so that a resumed run has no gap and
+nothing twice.
+"""
+
+import csv
+import io
+import logging
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from seqvis.plots import plot_curves
+from seqvis.storage import Location
+
+
+class RunLog:
+    """Writes the records into a run's directory."""
+
+    def __init__(self, location: Location):
+        self.location = location
+
+    def write(self, history: list[dict[str, Any]]) -> None:
+        """Rewrites `metrics.csv`, `curves.png` and `tensorboard/` from all epochs so far."""
+        self.location.make_directory()
+        (self.location / "metrics.csv").write_bytes(history_as_csv(history))
+        with tempfile.TemporaryDirectory() as folder:
+            picture = Path(folder) / "curves.png"
+            plot_curves(picture, history)
+            (self.location / "curves.png").write_bytes(picture.read_bytes())
+            self._write_tensorboard(Path(folder) / "tensorboard", history)
+
+    def _write_tensorboard(self, folder: Path, history: list[dict[str, Any]]) -> None:
+        logging.getLogger("tensorboard").setLevel(logging.ERROR)
+        from torch.utils.tensorboard import SummaryWriter  # takes a second to import
+
+        with SummaryWriter(str(folder)) as writer:
+            for row in history:
+                for name, value in row.items():
+                    if name not in ("epoch", "step"):
+                        writer.add_scalar(name, value, row["step"])
+        place = self.location / "tensorboard"
+        place.delete()
+        place.make_directory()
+        for file in folder.iterdir():
+            (place / file.name).write_bytes(file.read_bytes())
+        shutil.rmtree(folder)
+
+
+def history_as_csv(history: list[dict[str, Any]]) -> bytes:
+    """One line an epoch, under a line of names."""
+    names = list(dict.fromkeys(name for row in history for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    return text.getvalue().encode()

@@ -1,0 +1,210 @@
+"""All steps of the attending decoder as one autograd function.
+
+At each step the previous hidden state asks the encoded source for a context vector, which joins
+the previous word on its way through the GRU layers. Autograd would record some thirty small
+operations a step and add up every weight gradient once a step; here the backward pass is written
+by hand and each weight gradient is one matrix product over all steps. Measured on two CPU cores
+at batch 128, this makes the decoder's share of a training step about three times shorter.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seqvis.translation.gru import gates_backward, gates_forward
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """Weights of a GRU layer, in the type that products run in; biases in float32."""
+
+    weight_ih: Tensor
+    weight_hh: Tensor
+    bias_ih: Tensor
+    bias_hh: Tensor
+
+
+def attend_and_step(
+    embedded: Tensor,
+    hidden: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    padding: Tensor,
+    query: tuple[Tensor, Tensor],
+    score_weight: Tensor,
+    rectify: bool,
+    layers: list[LayerWeights],
+    masks: list[Tensor],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Runs the decoder over known words.
+
+    Args:
+        embedded: (steps, batch, input_size), the words' share of the first layer's input.
+        hidden: (layers, batch, size), float32.
+        keys: (batch, source, attention_size). values: (batch, source, input_size).
+        padding: (batch, source) bool, True where attention must not look.
+        query: weight (attention_size, size) and bias of the query's projection.
+        score_weight: (attention_size,).
+        rectify: ReLU in the attention network, instead of tanh.
+        layers: one `LayerWeights` a layer.
+        masks: dropout masks before the second, third … layer, (steps or 1, batch, size) each;
+            empty where nothing is dropped.
+
+    Returns:
+        The last layer's states (steps, batch, size); the first layer's inputs (steps, batch,
+        input_size); attention weights (steps, batch, source); all layers' last states.
+    """
+    flat = [w for one in layers for w in (one.weight_ih, one.weight_hh, one.bias_ih, one.bias_hh)]
+    return _AttendingSteps.apply(
+        embedded, hidden, keys, values, padding, *query, score_weight, rectify, masks, *flat
+    )
+
+
+class _AttendingSteps(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        embedded: Tensor,
+        hidden: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        padding: Tensor,
+        query_weight: Tensor,
+        query_bias: Tensor,
+        score_weight: Tensor,
+        rectify: bool,
+        masks: list[Tensor],
+        *flat: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        weights = [LayerWeights(*flat[i : i + 4]) for i in range(0, len(flat), 4)]
+        steps, batch, width = embedded.shape
+        count, _, size = hidden.shape
+        source = keys.shape[1]
+        product = query_weight.dtype
+        floats = {"dtype": torch.float32, "device": embedded.device}
+        states = torch.empty(count, steps + 1, batch, size, **floats)
+        states[:, 0] = hidden
+        kept = torch.empty(count, steps, batch, 4 * size, **floats)
+        mixed = torch.empty(steps, batch, width, **floats)
+        attention = torch.empty(steps, batch, source, **floats)
+        activations = keys.new_empty(steps, batch, source, keys.shape[2])
+        blocked = torch.zeros(batch, source, **floats).masked_fill_(padding, -math.inf)
+        scorer = score_weight.to(keys.dtype)
+        transposed = [(w.weight_ih.t(), w.weight_hh.t()) for w in weights]
+        for step in range(steps):
+            asked = states[-1, step].to(product) @ query_weight.t()
+            activation = activations[step]
+            torch.add(keys, (asked + query_bias).to(keys.dtype).unsqueeze(1), out=activation)
+            activation.relu_() if rectify else activation.tanh_()
+            scores = (activation.view(-1, activation.shape[-1]) @ scorer).view(batch, source)
+            torch.softmax(blocked + scores, -1, out=attention[step])
+            context = torch.bmm(attention[step].to(values.dtype).unsqueeze(1), values)
+            torch.add(embedded[step], context.squeeze(1), out=mixed[step])
+            features = mixed[step]
+            for depth, (layer, (input_t, hidden_t)) in enumerate(
+                zip(weights, transposed, strict=True)
+            ):
+                if depth and masks:
+                    features = features * _at(masks[depth - 1], step)
+                before = states[depth, step]
+                from_input = (features.to(product) @ input_t).float().add_(layer.bias_ih)
+                from_hidden = (before.to(product) @ hidden_t).float().add_(layer.bias_hh)
+                features = gates_forward(from_input, from_hidden, before, kept[depth, step])
+                states[depth, step + 1] = features
+        ctx.save_for_backward(
+            keys, values, query_weight, scorer, states, kept, mixed, attention, activations, *flat
+        )
+        ctx.masks, ctx.rectify, ctx.count = masks, rectify, count
+        ctx.types = (embedded.dtype, score_weight.dtype)
+        ctx.mark_non_differentiable(attention)
+        return states[-1, 1:], mixed, attention, states[:, -1].clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        from_states, from_mixed, _, from_last = gradients
+        keys, values, query_weight, scorer, states, kept, mixed, attention, activations, *flat = (
+            ctx.saved_tensors
+        )
+        weights = [LayerWeights(*flat[i : i + 4]) for i in range(0, len(flat), 4)]
+        count, steps, batch, four_size = kept.shape
+        size = four_size // 4
+        product = query_weight.dtype
+        of_input = kept.new_empty(count, steps, batch, 3 * size)
+        of_hidden = kept.new_empty(count, steps, batch, 3 * size)
+        of_context = torch.empty_like(mixed)
+        of_query = kept.new_empty(steps, batch, keys.shape[2])
+        of_keys = torch.zeros(keys.shape, dtype=torch.float32, device=keys.device)
+        of_scorer = torch.zeros(scorer.shape, dtype=torch.float32, device=keys.device)
+        gradient = list(from_last.float().clone().unbind(0))
+        for step in range(steps - 1, -1, -1):
+            gradient[-1] = gradient[-1] + from_states[step]
+            for depth in range(count - 1, -1, -1):
+                layer = weights[depth]
+                inputs, recurrent = of_input[depth, step], of_hidden[depth, step]
+                direct = gates_backward(
+                    gradient[depth], states[depth, step], kept[depth, step], inputs, recurrent
+                )
+                gradient[depth] = direct.add_(recurrent.to(product) @ layer.weight_hh)
+                below = inputs.to(product) @ layer.weight_ih
+                if depth and ctx.masks:
+                    below = below * _at(ctx.masks[depth - 1], step)
+                if depth:
+                    gradient[depth - 1] = gradient[depth - 1] + below
+            torch.add(from_mixed[step], below, out=of_context[step])
+            weight = attention[step]
+            wanted = of_context[step].to(values.dtype).unsqueeze(2)
+            of_weight = torch.bmm(values, wanted).squeeze(2).float()
+            of_scores = weight * (of_weight - (weight * of_weight).sum(-1, keepdim=True))
+            activation = activations[step]
+            flat_scores = of_scores.to(activation.dtype).view(-1)
+            of_scorer += flat_scores @ activation.view(-1, activation.shape[-1])
+            if ctx.rectify:
+                slope = (activation > 0).to(activation.dtype)
+            else:
+                slope = 1 - activation * activation
+            of_sum = slope.mul_(of_scores.to(activation.dtype).unsqueeze(-1)).mul_(scorer)
+            of_keys += of_sum
+            torch.sum(of_sum, 1, dtype=torch.float32, out=of_query[step])
+            gradient[-1] = gradient[-1] + of_query[step].to(product) @ query_weight
+        of_values = torch.bmm(
+            attention.permute(1, 2, 0).to(values.dtype),
+            of_context.transpose(0, 1).to(values.dtype),
+        )
+        of_query_weight = _weight_gradient(of_query, states[-1, :-1], product)
+        of_layers: list[Tensor] = []
+        for depth in range(count):
+            inputs = mixed if depth == 0 else states[depth - 1, 1:]
+            if depth and ctx.masks:
+                inputs = inputs * ctx.masks[depth - 1]
+            of_layers += [
+                _weight_gradient(of_input[depth], inputs, product),
+                _weight_gradient(of_hidden[depth], states[depth, :-1], product),
+                of_input[depth].sum((0, 1)),
+                of_hidden[depth].sum((0, 1)),
+            ]
+        return (
+            of_context.to(ctx.types[0]),
+            torch.stack(gradient),
+            of_keys.to(keys.dtype),
+            of_values,
+            None,
+            of_query_weight,
+            of_query.sum((0, 1)),
+            of_scorer.to(ctx.types[1]),
+            None,
+            None,
+            *of_layers,
+        )
+
+
+def _at(mask: Tensor, step: int) -> Tensor:
+    return mask[step if len(mask) > 1 else 0]
+
+
+def _weight_gradient(outputs: Tensor, inputs: Tensor, product: torch.dtype) -> Tensor:
+    """Sum over steps and batch of the outer products, (outputs' size, inputs' size)."""
+    flat_outputs = outputs.reshape(-1, outputs.shape[-1]).to(product)
+    return flat_outputs.t() @ inputs.reshape(-1, inputs.shape[-1]).to(product)

@@ -1,0 +1,199 @@
+"""The decoder: from an encoded sentence, one word after the other.
+
+`DecoderState` is all that decoding a batch of sentences needs besides the weights. It is a value:
+training, greedy and beam search and the server pass it along, drop finished rows and reorder
+others with `select`, and no two batches can mix. `Decoder.run` takes any number of known words
+in one go; searching is running one word at a time.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from seqvis.text.vocab import PAD
+from seqvis.translation.attending import LayerWeights, attend_and_step
+from seqvis.translation.attention import AdditiveAttention, EncodedSource
+from seqvis.translation.dropout import drop_weight, drop_words, dropout, mask_like
+from seqvis.translation.gru import GRULayer, product_type
+from seqvis.translation.settings import ModelSettings
+
+
+@dataclass(frozen=True)
+class Regularisation:
+    """What training draws once a batch: dropped words and weights, variational masks."""
+
+    table: Tensor  # (vocabulary, embedding_size)
+    weights: list[Tensor]  # recurrent weights of each layer
+    input_mask: Tensor | None  # (batch, embedding_size)
+    layer_masks: list[Tensor]  # (batch, decoder_size) before the second, third … layer
+
+
+@dataclass(frozen=True)
+class DecoderState:
+    """Where the decoding of a batch of sentences stands."""
+
+    hidden: Tensor  # (decoder_layers, batch, decoder_size)
+    source: EncodedSource | None  # None without attention
+    regularisation: Regularisation | None = None  # None at evaluation
+
+    def select(self, rows: Tensor) -> "DecoderState":
+        """The sentences with these row numbers, in this order; rows may repeat."""
+        source = self.source.select(rows) if self.source is not None else None
+        return replace(self, hidden=self.hidden[:, rows], source=source)
+
+
+@dataclass(frozen=True)
+class DecoderOutput:
+    """What a run of the decoder over some steps yields."""
+
+    outputs: Tensor  # (steps, batch, embedding_size): what the projection to words reads
+    states: Tensor  # (steps, batch, decoder_size): the last layer's hidden states
+    attention: Tensor | None  # (steps, batch, source_length), None without attention
+
+
+class Decoder(nn.Module):
+    """GRU layers over the previous word and, with attention, the context vector."""
+
+    def __init__(self, settings: ModelSettings, vocabulary_size: int, state_size: int):
+        super().__init__()
+        self.settings = settings
+        embedding_size = settings.embedding_size
+        size = settings.decoder_size or embedding_size
+        self.embedding = nn.Embedding(vocabulary_size, embedding_size, padding_idx=PAD)
+        self.layers = nn.ModuleList()
+        for depth in range(settings.decoder_layers or settings.layers):
+            self.layers.append(GRULayer(size if depth else embedding_size, size))
+        self.attention: AdditiveAttention | None = None
+        if settings.attention:
+            self.attention = AdditiveAttention(
+                state_size, size, settings.attention_size or size, settings.attention_activation
+            )
+            # The seed's l3(cat([embedding, context])), as a sum of two products: the first is
+            # computed for all steps at once, the second once a sentence for all its words.
+            self.mix_embedding = nn.Linear(embedding_size, embedding_size)
+            self.mix_context = nn.Linear(state_size, embedding_size, bias=False)
+        self.readout: nn.Linear | None = None
+        if settings.readout == "context":
+            self.readout = nn.Linear(size + embedding_size, embedding_size)
+        elif size != embedding_size:
+            self.readout = nn.Linear(size, embedding_size)
+        self.projection = nn.Linear(embedding_size, vocabulary_size)
+        if settings.tie_output:
+            self.projection.weight = self.embedding.weight
+
+    def start(self, states: Tensor, hidden: Tensor, padding: Tensor) -> DecoderState:
+        """The state before the first word.
+
+        Args:
+            states: (source_length, batch, state_size), the encoder's.
+            hidden: (decoder_layers, batch, decoder_size), from the bridge.
+            padding: (batch, source_length), True where there is no word.
+        """
+        source = None
+        if self.attention is not None:
+            by_sentence = states.transpose(0, 1)
+            keys = self.attention.keys(by_sentence)
+            source = EncodedSource(keys, self.mix_context(by_sentence), padding)
+        return DecoderState(hidden.float(), source, self._regularise(hidden[0]))
+
+    def run(self, words: Tensor, state: DecoderState) -> tuple[DecoderOutput, DecoderState]:
+        """Feeds known words: words (steps, batch) ids -> outputs of those steps, state after."""
+        inputs = self._embed(words, state.regularisation)
+        if self.attention is None:
+            states, hidden = self._run_fused(inputs, state)
+            attention, mixed = None, inputs
+        else:
+            states, hidden, attention, mixed = self._run_attending(inputs, state)
+        output = DecoderOutput(self._read_out(states, mixed), states, attention)
+        return output, replace(state, hidden=hidden)
+
+    def logits(self, outputs: Tensor) -> Tensor:
+        """(…, embedding_size) -> scores of all words (…, vocabulary), not normalised."""
+        return self.projection(outputs)
+
+    def _embed(self, words: Tensor, drawn: Regularisation | None) -> Tensor:
+        table = self.embedding.weight if drawn is None else drawn.table
+        embedded = functional.embedding(words, table, padding_idx=PAD)
+        if drawn is not None and drawn.input_mask is not None:
+            return embedded * drawn.input_mask
+        return dropout(embedded, self.settings.dropout.decoder_input, self.training, False)
+
+    def _run_fused(self, inputs: Tensor, state: DecoderState) -> tuple[Tensor, Tensor]:
+        hidden = []
+        states = inputs
+        masks = self._masks(len(inputs), state)
+        for depth, (layer, weight) in enumerate(self._layers(state)):
+            if depth and masks:
+                states = states * masks[depth - 1]
+            states, last = layer(states, state.hidden[depth], weight_hh=weight)
+            hidden.append(last)
+        return states, torch.stack(hidden)
+
+    def _run_attending(
+        self, inputs: Tensor, state: DecoderState
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        assert self.attention is not None
+        assert state.source is not None
+        product = product_type(inputs)
+        query = self.attention.query
+        weights = [
+            LayerWeights(
+                layer.weight_ih.to(product), weight.to(product), layer.bias_ih, layer.bias_hh
+            )
+            for layer, weight in self._layers(state)
+        ]
+        states, mixed, attention, hidden = attend_and_step(
+            self.mix_embedding(inputs),
+            state.hidden,
+            state.source.keys,
+            state.source.values,
+            state.source.padding,
+            (query.weight.to(product), query.bias),
+            self.attention.score_weight,
+            self.attention.rectify,
+            weights,
+            self._masks(len(inputs), state),
+        )
+        return states, hidden, attention, mixed
+
+    def _masks(self, steps: int, state: DecoderState) -> list[Tensor]:
+        """Dropout masks between the layers: (steps or 1, batch, size) each, [] at evaluation."""
+        drawn = state.regularisation
+        rate = self.settings.dropout.decoder
+        if drawn is None or rate == 0:
+            return []
+        if drawn.layer_masks:
+            return [mask.unsqueeze(0) for mask in drawn.layer_masks]
+        shape = (steps, *state.hidden.shape[1:])
+        below = range(len(self.layers) - 1)
+        return [mask_like(state.hidden.new_empty(shape), rate) for _ in below]
+
+    def _read_out(self, states: Tensor, mixed: Tensor) -> Tensor:
+        if self.readout is None:
+            return states
+        if self.settings.readout == "context":
+            return torch.tanh(self.readout(torch.cat([states, mixed.to(states.dtype)], -1)))
+        return self.readout(states)
+
+    def _layers(self, state: DecoderState) -> list[tuple[GRULayer, Tensor]]:
+        layers = [layer for layer in self.layers if isinstance(layer, GRULayer)]
+        drawn = state.regularisation
+        weights = [layer.weight_hh for layer in layers] if drawn is None else drawn.weights
+        return list(zip(layers, weights, strict=True))
+
+    def _regularise(self, like: Tensor) -> Regularisation | None:
+        if not self.training:
+            return None
+        rates = self.settings.dropout
+        layers = [layer for layer in self.layers if isinstance(layer, GRULayer)]
+        weights = [drop_weight(layer.weight_hh, rates.weight, True) for layer in layers]
+        input_mask = None
+        masks: list[Tensor] = []
+        if rates.variational:
+            features = like.new_empty(len(like), self.settings.embedding_size)
+            input_mask = mask_like(features, rates.decoder_input)
+            masks = [mask_like(like, rates.decoder) for _ in layers[1:]]
+        table = drop_words(self.embedding.weight, rates.embedding, True)
+        return Regularisation(table, weights, input_mask, masks)

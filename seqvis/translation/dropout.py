@@ -1,0 +1,43 @@
+"""Dropout in the forms that AWD-LSTM uses (Merity et al. 2017, arXiv 1708.02182).
+
+Plain dropout draws anew at each step; variational dropout draws one mask a sentence; word
+dropout removes whole rows of the embedding table; weight drop removes recurrent weights. What is
+kept is scaled up, so that nothing changes at evaluation.
+
+Masks are drawn from 16 random bits an element, four elements to a 64-bit number: on a CPU this
+is several times faster than `torch.nn.functional.dropout`, whose masks were a twentieth of a
+training step; rates are exact to 1/65536.
+"""
+
+import torch
+from torch import Tensor
+
+
+def dropout(sequence: Tensor, rate: float, training: bool, variational: bool = False) -> Tensor:
+    """(time, batch, features) with `rate` of the features dropped; variational: the same ones
+    at all steps of a sentence."""
+    if not training or rate == 0:
+        return sequence
+    return sequence * mask_like(sequence[0] if variational else sequence, rate)
+
+
+def mask_like(like: Tensor, rate: float) -> Tensor:
+    """A mask of the shape and type of `like`: 0, or 1 / (1 - rate) where kept."""
+    count = like.numel()
+    bits = torch.empty((count + 3) // 4, dtype=torch.int64, device=like.device)
+    bits.random_(torch.iinfo(torch.int64).min, None)
+    numbers = bits.view(torch.int16)[:count].view(like.shape)
+    kept = numbers >= round(rate * 65536) - 32768
+    return kept.to(like.dtype).mul_(1 / (1 - rate))
+
+
+def drop_words(table: Tensor, rate: float, training: bool) -> Tensor:
+    """The embedding table (words, features) with `rate` of its rows set to zero."""
+    if not training or rate == 0:
+        return table
+    return table * mask_like(table[:, :1], rate)
+
+
+def drop_weight(weight: Tensor, rate: float, training: bool) -> Tensor:
+    """A weight matrix with `rate` of its elements set to zero (DropConnect, Wan et al. 2013)."""
+    return weight * mask_like(weight, rate) if training and rate else weight

@@ -1,0 +1,214 @@
+"""A gated recurrent unit layer that skips padding, with a backward pass written for CPUs.
+
+In: a sequence (time, batch, features) and its real lengths. Out: the hidden state after every
+step and the last one. A padded step leaves the hidden state as it was, so that a sentence's
+states do not depend on how much padding its batch has, in either direction.
+
+What would surprise a reader: on a CPU the layer is a hand-written autograd function. It keeps
+the gates of all steps and computes each weight gradient as one matrix product over all steps,
+where autograd would add up one small product a step. On a GPU cuDNN's GRU runs instead.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class GRULayer(nn.Module):
+    """One direction of one GRU layer (Cho et al. 2014, in cuDNN's form, as `torch.nn.GRU`)."""
+
+    def __init__(self, input_size: int, hidden_size: int):
+        super().__init__()
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.weight_ih = nn.Parameter(torch.empty(3 * hidden_size, input_size))
+        self.weight_hh = nn.Parameter(torch.empty(3 * hidden_size, hidden_size))
+        self.bias_ih = nn.Parameter(torch.empty(3 * hidden_size))
+        self.bias_hh = nn.Parameter(torch.empty(3 * hidden_size))
+        bound = 1 / math.sqrt(hidden_size)
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -bound, bound)
+
+    def forward(
+        self,
+        inputs: Tensor,
+        hidden: Tensor,
+        lengths: Tensor | None = None,
+        reverse: bool = False,
+        weight_hh: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Runs the layer over a whole sequence.
+
+        Args:
+            inputs: (time, batch, input_size).
+            hidden: (batch, hidden_size), the state before the first step.
+            lengths: (batch,), real steps of each sequence; None if there is no padding.
+            reverse: from the last real step to the first.
+            weight_hh: recurrent weights to use instead of the layer's own (weight drop).
+
+        Returns:
+            States after each step (time, batch, hidden_size), and the last real state
+            (batch, hidden_size). States at padded steps repeat a neighbour's.
+        """
+        weight = self.weight_hh if weight_hh is None else weight_hh
+        if inputs.is_cuda:
+            return self._run_cudnn(inputs, hidden, lengths, reverse, weight)
+        gates = functional.linear(inputs, self.weight_ih, self.bias_ih)
+        mask = None
+        if lengths is not None and int(lengths.min()) < inputs.shape[0]:
+            steps = torch.arange(inputs.shape[0], device=inputs.device)
+            mask = (steps[:, None] < lengths[None, :]).unsqueeze(-1)  # (time, batch, 1)
+        weight = weight.to(product_type(inputs))
+        states, last = _RecurrentSteps.apply(gates, hidden, weight, self.bias_hh, mask, reverse)
+        return states, last
+
+    def _run_cudnn(
+        self,
+        inputs: Tensor,
+        hidden: Tensor,
+        lengths: Tensor | None,
+        reverse: bool,
+        weight: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        if reverse:
+            inputs = _reverse_sequences(inputs, lengths)
+        parameters = [self.weight_ih, weight, self.bias_ih, self.bias_hh]
+        # cuDNN gets no mask: padding comes last, so no real step sees it.
+        states, last = torch.gru(
+            inputs,
+            hidden.unsqueeze(0).to(inputs.dtype),
+            parameters,
+            True,
+            1,
+            0.0,
+            self.training,
+            False,
+            False,
+        )
+        last = last[0]
+        if lengths is not None:
+            rows = torch.arange(inputs.shape[1], device=inputs.device)
+            last = states[lengths - 1, rows]
+        if reverse:
+            states = _reverse_sequences(states, lengths)
+        return states, last
+
+
+def product_type(like: Tensor) -> torch.dtype:
+    """The type in which matrix products run here: autocast's, or float32."""
+    device = like.device.type
+    if torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return torch.float32
+
+
+def gates_forward(from_input: Tensor, from_hidden: Tensor, hidden: Tensor, kept: Tensor) -> Tensor:
+    """One step of a GRU.
+
+    Args:
+        from_input, from_hidden: (batch, 3 * hidden_size), the halves of the gates (reset,
+            update, new) with their biases; the second is overwritten.
+        hidden: (batch, hidden_size).
+        kept: (batch, 4 * hidden_size) of any content; receives what the backward pass needs.
+
+    Returns:
+        The next hidden state (batch, hidden_size).
+    """
+    size = hidden.shape[-1]
+    both = kept[:, : 2 * size]
+    torch.add(from_input[:, : 2 * size], from_hidden[:, : 2 * size], out=both).sigmoid_()
+    new_hidden = kept[:, 3 * size :].copy_(from_hidden[:, 2 * size :])
+    new = kept[:, 2 * size : 3 * size]
+    torch.addcmul(from_input[:, 2 * size :].float(), both[:, :size], new_hidden, out=new).tanh_()
+    return torch.lerp(new, hidden, both[:, size:])
+
+
+def gates_backward(
+    gradient: Tensor, hidden: Tensor, kept: Tensor, of_input: Tensor, of_hidden: Tensor
+) -> Tensor:
+    """Gradients of one step: fills `of_input` and `of_hidden` (batch, 3 * hidden_size) with those
+    of the two halves of the gates, returns the direct part of that of `hidden`."""
+    size = hidden.shape[-1]
+    reset, update, new, new_hidden = kept.chunk(4, -1)
+    of_new = of_input[:, 2 * size :]
+    torch.mul(gradient, 1 - update, out=of_new).mul_(1 - new * new)
+    of_update = of_input[:, size : 2 * size]
+    torch.sub(hidden, new, out=of_update).mul_(gradient).mul_(update * (1 - update))
+    of_reset = of_input[:, :size]
+    torch.mul(of_new, new_hidden, out=of_reset).mul_(reset * (1 - reset))
+    of_hidden[:, : 2 * size] = of_input[:, : 2 * size]
+    torch.mul(of_new, reset, out=of_hidden[:, 2 * size :])
+    return gradient * update
+
+
+class _RecurrentSteps(torch.autograd.Function):
+    """All steps of one GRU layer, given the input's half of the gates."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        gates: Tensor,  # (time, batch, 3 * hidden_size), any float type
+        hidden: Tensor,  # (batch, hidden_size)
+        weight: Tensor,  # (3 * hidden_size, hidden_size); products run in its type
+        bias: Tensor,  # (3 * hidden_size,)
+        mask: Tensor | None,  # (time, batch, 1) bool, None if nothing is padded
+        reverse: bool,
+    ) -> tuple[Tensor, Tensor]:
+        steps, batch, _ = gates.shape
+        size = weight.shape[1]
+        states = gates.new_empty(steps, batch, size, dtype=torch.float32)
+        kept = gates.new_empty(steps, batch, 4 * size, dtype=torch.float32)
+        transposed = weight.t()
+        state = hidden.float()
+        for step in range(steps - 1, -1, -1) if reverse else range(steps):
+            from_hidden = (state.to(weight.dtype) @ transposed).float().add_(bias)
+            following = gates_forward(gates[step], from_hidden, state, kept[step])
+            if mask is not None:
+                following = torch.where(mask[step], following, state)
+            states[step] = following
+            state = following
+        ctx.save_for_backward(hidden, weight, states, kept, mask)
+        ctx.reverse = reverse
+        ctx.gates_type = gates.dtype
+        return states, state
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        from_states, from_last = gradients
+        hidden, weight, states, kept, mask = ctx.saved_tensors
+        hidden = hidden.float()
+        steps, batch, size = states.shape
+        of_input = states.new_empty(steps, batch, 3 * size)
+        of_hidden = states.new_empty(steps, batch, 3 * size)
+        gradient = from_last.float()
+        for step in range(steps) if ctx.reverse else range(steps - 1, -1, -1):
+            before = step + 1 if ctx.reverse else step - 1
+            previous = states[before] if 0 <= before < steps else hidden
+            gradient = gradient + from_states[step]
+            passed = None
+            if mask is not None:
+                passed = gradient.masked_fill(mask[step], 0.0)
+                gradient = gradient.masked_fill(~mask[step], 0.0)
+            direct = gates_backward(gradient, previous, kept[step], of_input[step], of_hidden[step])
+            gradient = direct.add_(of_hidden[step].to(weight.dtype) @ weight)
+            if passed is not None:
+                gradient.add_(passed)
+        if ctx.reverse:
+            previous_states = torch.cat([states[1:], hidden.unsqueeze(0)])
+        else:
+            previous_states = torch.cat([hidden.unsqueeze(0), states[:-1]])
+        flat = of_hidden.view(-1, 3 * size)
+        of_weight = flat.to(weight.dtype).t() @ previous_states.view(-1, size).to(weight.dtype)
+        return of_input.to(ctx.gates_type), gradient, of_weight, flat.sum(0), None, None
+
+
+def _reverse_sequences(sequences: Tensor, lengths: Tensor | None) -> Tensor:
+    """(time, batch, features) with each sequence's real steps reversed, padding left in place."""
+    if lengths is None:
+        return sequences.flip(0)
+    steps = torch.arange(sequences.shape[0], device=sequences.device)[:, None]
+    index = torch.where(steps < lengths, lengths - 1 - steps, steps)  # (time, batch)
+    return sequences.gather(0, index.unsqueeze(-1).expand_as(sequences))

@@ -1,0 +1,132 @@
+"""Scores of translations, and the seed's losses of a model that feeds on its own words.
+
+BLEU and chrF are sacreBLEU's, on readable text or as JoeyNMT's and nmtpytorch's papers score
+(Moses-normalised, tokenised, lowercased); the signature says which. The losses let the model run
+free, as it will in use: each step is fed the likeliest word of the step before.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from sacrebleu.metrics import BLEU, CHRF
+from sacremoses import MosesPunctNormalizer, MosesTokenizer
+from torch import Tensor
+from torch.nn import functional
+
+from seqvis.text.vocab import BOS, PAD
+from seqvis.translation.batches import Batch
+from seqvis.translation.model import Seq2Seq
+
+Scoring = Literal["text", "moses"]
+
+
+@dataclass(frozen=True)
+class TextScores:
+    bleu: float  # 0 to 100
+    chrf: float  # 0 to 100
+    signature: str
+
+
+def score_texts(
+    translations: Sequence[str],
+    references: Sequence[str],
+    scoring: Scoring,
+    language: str,
+    lowercase: bool = False,
+) -> TextScores:
+    """BLEU and chrF of translations against one reference each.
+
+    Args:
+        scoring: text: sacreBLEU's own tokeniser on the texts as they are; moses: both sides are
+            Moses-normalised, tokenised and lowercased first, and split at spaces.
+        language: of the text, for the Moses tokeniser.
+        lowercase: compare without case; moses always does.
+    """
+    if scoring == "moses":
+        translations = moses_tokenized(translations, language)
+        references = moses_tokenized(references, language)
+        bleu = BLEU(tokenize="none", force=True)
+    else:
+        bleu = BLEU(lowercase=lowercase)
+    chrf = CHRF(lowercase=lowercase and scoring == "text")
+    bleu_score = bleu.corpus_score(list(translations), [list(references)])
+    chrf_score = chrf.corpus_score(list(translations), [list(references)])
+    prefix = f"moses({language}) | " if scoring == "moses" else ""
+    signature = f"{prefix}BLEU {bleu.get_signature()} | chrF {chrf.get_signature()}"
+    return TextScores(bleu_score.score, chrf_score.score, signature)
+
+
+def moses_tokenized(texts: Sequence[str], language: str) -> list[str]:
+    """Normalised punctuation, Moses tokens, lower case, no escaping: the published preparation."""
+    normalizer = MosesPunctNormalizer(language)
+    tokenizer = MosesTokenizer(language)
+    return [
+        " ".join(tokenizer.tokenize(normalizer.normalize(text.lower().strip()), escape=False))
+        for text in texts
+    ]
+
+
+@dataclass(frozen=True)
+class FreeRunningSums:
+    """Sums over a batch, to be added up over batches."""
+
+    loss: float  # over real target words, in nats
+    loss_with_padding: float  # over all positions of the padded target
+    correct: int  # real target words that were the likeliest
+    words: int
+    positions: int
+
+    def __add__(self, other: "FreeRunningSums") -> "FreeRunningSums":
+        return FreeRunningSums(
+            self.loss + other.loss,
+            self.loss_with_padding + other.loss_with_padding,
+            self.correct + other.correct,
+            self.words + other.words,
+            self.positions + other.positions,
+        )
+
+    def means(self) -> dict[str, float]:
+        return {
+            "loss": self.loss / max(1, self.words),
+            "loss_with_padding": self.loss_with_padding / max(1, self.positions),
+            "accuracy": self.correct / max(1, self.words),
+        }
+
+
+@torch.no_grad()
+def free_running_sums(model: Seq2Seq, batch: Batch) -> FreeRunningSums:
+    """The seed's validation loss of a batch.
+
+    The decoder is fed its own likeliest words. As in the seed it goes on after `_eos_`, and
+    stops where every sentence of the batch predicts `_pad_`; all words then score zero at the
+    positions that are left, which costs log(vocabulary) each.
+    """
+    state = model.encode(batch.source, batch.source_lengths)
+    words = torch.full_like(batch.target[:, 0], BOS)
+    steps = batch.target.shape[1]
+    losses = torch.zeros(steps, len(words), device=words.device)
+    predicted = torch.full_like(losses, PAD, dtype=torch.long)
+    for step in range(steps):
+        output, state = model.decoder.run(words.unsqueeze(0), state)
+        scores = model.decoder.logits(output.outputs[0]).float()
+        losses[step] = functional.cross_entropy(scores, batch.target[:, step], reduction="none")
+        words = scores.argmax(-1)
+        predicted[step] = words
+        if bool((words == PAD).all()):
+            losses[step + 1 :] = torch.log(torch.tensor(float(scores.shape[-1])))
+            predicted[step + 1 :] = BOS  # what arg-max over equal scores finds
+            break
+    return _sums(losses.t(), predicted.t(), batch.target)
+
+
+def _sums(losses: Tensor, predicted: Tensor, target: Tensor) -> FreeRunningSums:
+    real = target != PAD
+    return FreeRunningSums(
+        float(losses[real].double().sum()),
+        float(losses.double().sum()),
+        int(((predicted == target) & real).sum()),
+        int(real.sum()),
+        target.numel(),
+    )

@@ -1,0 +1,227 @@
+"""Two aligned text files become a corpus that a translator can be trained on.
+
+In: `PrepareSettings`. Out: a corpus artifact (docs/formats.md): ids in Parquet, vocabularies,
+tokenizers, a report and a plot of the lengths. The stages, each over all blocks in parallel:
+
+    count lines -> read, filter, tokenise -> find duplicates -> count words -> write ids
+
+Between them the text waits on disk, in the artifact's staging directory. What would surprise a
+reader: no process, this one included, ever holds more than a block of lines or a partition of
+hashes or words; the number of partitions grows with the corpus, their size does not.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from seqvis import artifacts
+from seqvis.artifacts import ArtifactWriter
+from seqvis.storage import Location, locate
+from seqvis.text.corpus import (
+    AlignedFiles,
+    Progress,
+    ignore_progress,
+    index_files,
+    read_aligned,
+    run_blocks,
+    run_items,
+)
+from seqvis.text.filters import Tally
+from seqvis.text.tokenizers import SentencePieceTokenizer, load_tokenizer
+from seqvis.text.vocab import Vocabulary
+from seqvis.translation import prepare_counts as counts
+from seqvis.translation import prepare_report as report
+from seqvis.translation.prepare_counts import SIDES, PartCounts, WrittenPart
+from seqvis.translation.prepare_pieces import train_models
+from seqvis.translation.prepare_settings import PrepareSettings
+from seqvis.translation.prepare_tokens import StagedPart, TokenizeBlock
+
+PARTITION_PAIRS = 1_000_000  # about 100 MB in the task that handles a partition
+
+Models = Mapping[str, bytes | None]  # SentencePiece models by side
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A pair of input files after the first pass over its text."""
+
+    files: AlignedFiles
+    parts: tuple[StagedPart, ...]
+    tally: Tally
+
+
+def prepare(settings: PrepareSettings, progress: Progress = ignore_progress) -> dict[str, Any]:
+    """Makes the corpus at `settings.out` and returns its metrics.
+
+    Needs an initialised Ray. Raises DataError for input that cannot be used, ConfigError for a
+    language that has no tokenizer, StorageError if `out` cannot be written; then what stood at
+    `out` before is still there.
+    """
+    started = time.monotonic()
+    _check_tokenizers(settings)
+    config = settings.model_dump(mode="json")
+    config["tokenizer_settings"] = {
+        side: settings.tokenizer_settings(side).model_dump() for side in SIDES
+    }
+    with artifacts.create(settings.out, "corpus", config) as writer:
+        scratch = _folder(writer, "scratch")
+        build = _Build(settings, writer, scratch, progress)
+        summary = build.run(started)
+        scratch.delete()
+        writer.metrics.update(summary)
+    return summary
+
+
+def _check_tokenizers(settings: PrepareSettings) -> None:
+    if settings.tokenizer != "sentencepiece":
+        for side in SIDES:
+            load_tokenizer(settings.tokenizer_settings(side))
+
+
+@dataclass(frozen=True)
+class _Build:
+    """One run: what its stages share."""
+
+    settings: PrepareSettings
+    writer: ArtifactWriter
+    scratch: Location
+    progress: Progress
+
+    def run(self, started: float) -> dict[str, Any]:
+        settings = self.settings
+        files = self._index(settings.source, settings.target, "train")
+        valid_files = None
+        if settings.valid_source is not None and settings.valid_target is not None:
+            valid_files = self._index(settings.valid_source, settings.valid_target, "valid")
+        models = train_models(settings, files, self.scratch, self.progress)
+        partitions = 1 + files.pairs // PARTITION_PAIRS
+        train = self._tokenize(files, "train", partitions, models)
+        valid = None
+        if valid_files is not None:
+            valid = self._tokenize(valid_files, "valid", partitions, models)
+        self._find_drops(train, valid, partitions)
+        lengths = self._count_words(train, partitions)
+        valid_pairs = sum(part.rows for part in valid.parts) if valid else lengths.valid_pairs
+        report.check_not_empty(settings, train.tally, valid, lengths.train_pairs, valid_pairs)
+        vocabularies = self._build_vocabularies(train, partitions, models)
+        limits = {
+            "source": counts.percentile_length(lengths.source_lengths, settings.source_percentile),
+            "target": counts.percentile_length(lengths.target_lengths, settings.target_percentile),
+        }
+        written = self._write_ids(train, partitions, vocabularies, limits)
+        if valid is not None:
+            written += self._write_ids(valid, 0, vocabularies, limits)
+        self._write_tokenizers(vocabularies, models)
+        result = report.Result(
+            settings, files, train.tally, valid.files if valid else None,
+            valid.tally if valid else None, lengths, limits, vocabularies, tuple(written),
+            time.monotonic() - started,
+        )  # fmt: skip
+        return report.write(self.writer, result)
+
+    def _index(self, source: str, target: str, name: str) -> AlignedFiles:
+        scratch = _folder(self.writer, f"scratch/{name}-plain")
+        return index_files(
+            locate(source), locate(target), scratch, self.settings.allow_unequal, self.progress
+        )
+
+    def _tokenize(
+        self, files: AlignedFiles, prefix: str, partitions: int, models: Models
+    ) -> Staged:
+        work = TokenizeBlock(
+            self.settings, self.scratch, prefix, partitions, models["source"], models["target"]
+        )
+        dataset = read_aligned(files, self.settings.lines_per_block, self.settings.max_line_bytes)
+        parts = list(run_blocks(dataset, work, "tokenising", files.pairs, self.progress))
+        parts.sort(key=lambda part: part.first_row)
+        tally = Tally()
+        for part in parts:
+            tally.merge(part.tally)
+        source, target = (
+            (self.settings.source, self.settings.target)
+            if prefix == "train"
+            else (self.settings.valid_source, self.settings.valid_target)
+        )
+        report.check_bad_lines(tally, files.pairs, self.settings, str(source), str(target))
+        return Staged(files, tuple(parts), tally)
+
+    def _find_drops(self, train: Staged, valid: Staged | None, partitions: int) -> None:
+        """Adds duplicates, and sources that are in the validation files, to `train.tally`."""
+        held_out = valid.parts if valid else ()
+        drop_duplicates = self.settings.drop_duplicates
+        work = counts.FindDrops(self.scratch, train.parts, held_out, drop_duplicates)
+        for tally in run_items(range(partitions), work, "finding duplicates", self.progress):
+            train.tally.merge(tally)
+
+    def _count_words(self, train: Staged, partitions: int) -> PartCounts:
+        work = counts.CountWords(self.scratch, train.parts, partitions)
+        total = PartCounts(0, 0, np.zeros(1, int), np.zeros(1, int))
+        for part in run_items(range(len(train.parts)), work, "counting words", self.progress):
+            total = PartCounts(
+                total.train_pairs + part.train_pairs,
+                total.valid_pairs + part.valid_pairs,
+                _add(total.source_lengths, part.source_lengths),
+                _add(total.target_lengths, part.target_lengths),
+            )
+        return total
+
+    def _build_vocabularies(
+        self, train: Staged, partitions: int, models: Models
+    ) -> dict[str, Vocabulary]:
+        settings = self.settings
+        work = counts.SumWords(
+            self.scratch, train.parts, settings.max_vocabulary, settings.min_count
+        )
+        items = [(side, number) for side in SIDES for number in range(partitions)]
+        totals = list(run_items(items, work, "building vocabularies", self.progress))
+        vocabularies = {}
+        for side in SIDES:
+            of_side = [total for total in totals if total.side == side]
+            best = counts.merge_tops(self.scratch, of_side, settings.max_vocabulary)
+            model = models[side]
+            if model is not None:  # every sub-word has an id, seen or not
+                tokenizer = SentencePieceTokenizer(settings.tokenizer_settings(side), model)
+                best = {piece: best.get(piece, 0) for piece in tokenizer.pieces()}
+            vocabularies[side] = Vocabulary.build(best, settings.max_vocabulary, min_count=0)
+        return vocabularies
+
+    def _write_ids(
+        self,
+        staged: Staged,
+        partitions: int,
+        vocabularies: dict[str, Vocabulary],
+        limits: dict[str, int],
+    ) -> list[WrittenPart]:
+        train, valid = (_folder(self.writer, name) for name in ("train", "valid"))
+        work = counts.WriteIds(
+            self.scratch, train, valid, staged.parts, partitions, vocabularies, limits
+        )
+        return list(run_items(range(len(staged.parts)), work, "writing ids", self.progress))
+
+    def _write_tokenizers(self, vocabularies: dict[str, Vocabulary], models: Models) -> None:
+        settings = self.settings
+        for side in SIDES:
+            self.writer.path(f"{side}.vocab").write_bytes(vocabularies[side].to_bytes())
+            model = models[side]
+            if model is not None:
+                self.writer.path(f"{side}.spm").write_bytes(model)
+        self.writer.write_json(
+            "tokenizers.json",
+            {side: settings.tokenizer_settings(side).model_dump() for side in SIDES},
+        )
+
+
+def _folder(writer: ArtifactWriter, name: str) -> Location:
+    """A folder of the artifact, made."""
+    writer.path(f"{name}/x")
+    return writer.staging / name
+
+
+def _add(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    longer, shorter = sorted((first, second), key=len, reverse=True)
+    total = longer.copy()
+    total[: len(shorter)] += shorter
+    return total

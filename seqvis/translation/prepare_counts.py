@@ -1,0 +1,269 @@
+"""The work between tokens and ids: duplicates, word counts, lengths, then the ids themselves.
+
+Each class is work on one item (a partition, or a staged part) as Ray Data sends it to a task.
+In: scratch files of `prepare_tokens`. Out: scratch files, the corpus's Parquet files and small
+summaries. Nothing here is approximate: hashing sends all equal pairs and all counts of a word
+to the same partition, so each partition is exact on its own.
+"""
+
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from seqvis.storage import Location
+from seqvis.text.filters import EXAMPLES, Tally
+from seqvis.text.partitions import read_partition, write_partitions
+from seqvis.text.vocab import EOS, UNK, Vocabulary, most_frequent
+from seqvis.translation.prepare_tokens import JOINT, StagedPart, write_parquet
+
+SIDES = ("source", "target")
+COMPACT_ROWS = 2_000_000  # counts held before equal words are summed
+
+
+@dataclass(frozen=True)
+class FindDrops:
+    """Finds duplicates, and training sources that the validation files hold, in a partition."""
+
+    scratch: Location
+    train: tuple[StagedPart, ...]  # by first row
+    valid: tuple[StagedPart, ...]  # of the user's validation files
+    drop_duplicates: bool
+
+    def __call__(self, partition: int) -> Tally:
+        tally = Tally()
+        hashes = self._read(self.train, partition)
+        rows = hashes["row"]
+        seen = np.isin(hashes["source_hash"], self._read(self.valid, partition)["source_hash"])
+        order = np.lexsort((rows, hashes["pair_hash"], hashes["source_hash"]))
+        repeated = np.zeros(len(rows), bool)
+        if self.drop_duplicates and len(rows):
+            source, pair = hashes["source_hash"][order], hashes["pair_hash"][order]
+            equal = (source[1:] == source[:-1]) & (pair[1:] == pair[:-1])
+            repeated[order[1:][equal]] = True
+        repeated &= ~seen
+        for reason, mask in (("duplicate", repeated), ("source_in_validation", seen)):
+            found = np.sort(rows[mask])
+            tally.add(reason, len(found), [int(row) + 1 for row in found[:EXAMPLES]])
+        dropped = np.sort(rows[seen | repeated])
+        firsts = np.array([part.first_row for part in self.train])
+        owners = np.searchsorted(firsts, dropped, side="right") - 1
+        location = self.scratch / f"drops-{partition}"
+        write_partitions(location, pa.table({"row": dropped}), owners, len(self.train))
+        return tally
+
+    def _read(self, parts: Sequence[StagedPart], partition: int) -> dict[str, np.ndarray]:
+        tables = [read_partition(self.scratch / f"{part.name}.hashes", partition) for part in parts]
+        names = {"source_hash": np.uint64, "pair_hash": np.uint64, "row": np.int64}
+        if not tables:
+            return {name: np.empty(0, kind) for name, kind in names.items()}
+        joined = pa.concat_tables(tables)
+        return {name: joined[name].to_numpy() for name in names}
+
+
+def read_kept(
+    scratch: Location,
+    part: StagedPart,
+    number: int,
+    partitions: int,
+    columns: list[str] | None = None,
+) -> pa.Table:
+    """The staged rows of training part `number` that `FindDrops` left."""
+    table = _read_staged(scratch, part, columns)
+    drops = [
+        read_partition(scratch / f"drops-{partition}", number)["row"].to_numpy()
+        for partition in range(partitions)
+    ]
+    dropped = np.concatenate(drops) if drops else np.empty(0, np.int64)
+    return table.filter(pa.array(~np.isin(table["row"].to_numpy(), dropped)))
+
+
+def _read_staged(scratch: Location, part: StagedPart, columns: list[str] | None) -> pa.Table:
+    location = scratch / f"{part.name}.tokens"
+    return pq.read_table(location.path, filesystem=location.filesystem, columns=columns)
+
+
+@dataclass(frozen=True)
+class PartCounts:
+    """Sizes and lengths of one part after the drops; lengths count the end mark."""
+
+    train_pairs: int
+    valid_pairs: int
+    source_lengths: np.ndarray  # (longest + 1,) training sentences of each length
+    target_lengths: np.ndarray
+
+
+@dataclass(frozen=True)
+class CountWords:
+    """Counts the words of one part's training rows into partitions on disk."""
+
+    scratch: Location
+    parts: tuple[StagedPart, ...]
+    partitions: int
+
+    def __call__(self, number: int) -> PartCounts:
+        part = self.parts[number]
+        columns = ["row", "source", "target", "valid"]
+        table = read_kept(self.scratch, part, number, self.partitions, columns)
+        valid = table["valid"].to_numpy()
+        table = table.filter(pa.array(~valid))
+        lengths = [self._count(table, side, part) for side in SIDES]
+        return PartCounts(table.num_rows, int(valid.sum()), *lengths)
+
+    def _count(self, table: pa.Table, side: str, part: StagedPart) -> np.ndarray:
+        counts: Counter[str] = Counter()
+        lengths = []
+        for joined in table[side].to_pylist():
+            tokens = joined.split(JOINT)
+            counts.update(tokens)
+            lengths.append(len(tokens) + 1)
+        words = pa.table(
+            {
+                "word": pa.array(list(counts), pa.string()),
+                "count": pa.array(list(counts.values()), pa.int64()),
+            }
+        )
+        numbers = np.array([zlib.crc32(word.encode()) % self.partitions for word in counts], int)
+        location = self.scratch / f"{part.name}.{side}-counts"
+        write_partitions(location, words, numbers, self.partitions)
+        return np.bincount(np.array(lengths, int))
+
+
+@dataclass(frozen=True)
+class WordTotals:
+    """What one partition of the words holds."""
+
+    side: str
+    distinct: int
+    occurrences: int
+    top: str  # scratch file with its most frequent words
+
+
+@dataclass(frozen=True)
+class SumWords:
+    """Sums the counts of one partition of the words and sets its most frequent aside."""
+
+    scratch: Location
+    parts: tuple[StagedPart, ...]
+    max_size: int
+    min_count: int
+
+    def __call__(self, item: tuple[str, int]) -> WordTotals:
+        side, partition = item
+        held: list[pa.Table] = []
+        rows = 0
+        for part in self.parts:
+            held.append(read_partition(self.scratch / f"{part.name}.{side}-counts", partition))
+            rows += held[-1].num_rows
+            if rows > COMPACT_ROWS:
+                held = [_sum_equal(held)]
+                rows = held[0].num_rows
+        counts = _sum_equal(held)
+        occurrences = int(counts["count"].to_numpy().sum())
+        likely = counts.filter(pa.compute.greater_equal(counts["count"], self.min_count))
+        pairs = zip(likely["word"].to_pylist(), likely["count"].to_pylist(), strict=True)
+        top = most_frequent(dict(pairs), self.max_size)
+        name = f"top-{side}-{partition}"
+        table = pa.table(
+            {
+                "word": pa.array([word for word, _ in top], pa.string()),
+                "count": pa.array([count for _, count in top], pa.int64()),
+            }
+        )
+        write_parquet(self.scratch / name, table)
+        return WordTotals(side, counts.num_rows, occurrences, name)
+
+
+def _sum_equal(tables: list[pa.Table]) -> pa.Table:
+    summed = pa.concat_tables(tables).group_by("word").aggregate([("count", "sum")])
+    return summed.select(["word", "count_sum"]).rename_columns(["word", "count"])
+
+
+def merge_tops(scratch: Location, totals: Sequence[WordTotals], max_size: int) -> dict[str, int]:
+    """The most frequent words of all partitions; holds twice `max_size` words at most."""
+    best: dict[str, int] = {}
+    for total in sorted(totals, key=lambda total: total.top):
+        location = scratch / total.top
+        table = pq.read_table(location.path, filesystem=location.filesystem)
+        best.update(zip(table["word"].to_pylist(), table["count"].to_pylist(), strict=True))
+        best = dict(most_frequent(best, max_size))
+    return best
+
+
+@dataclass(frozen=True)
+class WrittenPart:
+    """What went into the corpus from one part: pairs, tokens, and unknown ones among them."""
+
+    train_pairs: int
+    valid_pairs: int
+    valid_tokens: dict[str, int]
+    valid_unknown: dict[str, int]
+    train_unknown: dict[str, int]
+
+
+@dataclass(frozen=True)
+class WriteIds:
+    """Writes the ids of one part into the corpus."""
+
+    scratch: Location
+    train_folder: Location
+    valid_folder: Location
+    parts: tuple[StagedPart, ...]
+    partitions: int  # 0: the user's validation files, in which nothing is dropped or cut
+    vocabularies: dict[str, Vocabulary]
+    limits: dict[str, int]
+
+    def __call__(self, number: int) -> WrittenPart:
+        part = self.parts[number]
+        table = read_kept(self.scratch, part, number, self.partitions)
+        valid = table["valid"].to_numpy()
+        train, held_out = table.filter(pa.array(~valid)), table.filter(pa.array(valid))
+        name = f"part-{number:05d}.parquet"
+        train_ids = {side: self._ids(train, side) for side in SIDES}
+        valid_ids = {side: self._ids(held_out, side) for side in SIDES}
+        if train.num_rows:
+            columns = {"row": train["row"], **train_ids}
+            write_parquet(self.train_folder / name, pa.table(columns))
+        if held_out.num_rows:
+            texts = {f"{side}_text": held_out[f"{side}_text"] for side in SIDES}
+            columns = {"row": held_out["row"], **valid_ids, **texts}
+            write_parquet(self.valid_folder / name, pa.table(columns))
+        return WrittenPart(
+            train.num_rows,
+            held_out.num_rows,
+            {side: len(valid_ids[side].values) - held_out.num_rows for side in SIDES},
+            {side: _unknown(valid_ids[side]) for side in SIDES},
+            {side: _unknown(train_ids[side]) for side in SIDES},
+        )
+
+    def _ids(self, table: pa.Table, side: str) -> pa.ListArray:
+        vocabulary = self.vocabularies[side]
+        last = self.limits[side] - 1 if self.partitions else None
+        flat: list[int] = []
+        offsets = [0]
+        for joined in table[side].to_pylist():
+            flat += vocabulary.ids(joined.split(JOINT))[:last]
+            flat.append(EOS)
+            offsets.append(len(flat))
+        return pa.ListArray.from_arrays(
+            pa.array(np.array(offsets, np.int32)), pa.array(np.array(flat, np.uint16))
+        )
+
+
+def _unknown(ids: pa.ListArray) -> int:
+    return int((ids.values.to_numpy() == UNK).sum())
+
+
+def percentile_length(lengths: np.ndarray, percentage: float) -> int:
+    """The seed's `int(np.percentile(all lengths, percentage))`, from counts by length."""
+    cumulative = np.cumsum(lengths)
+    place = (cumulative[-1] - 1) * percentage / 100
+    low, high = (
+        np.searchsorted(cumulative, np.floor(at), side="right") for at in (place, place + 1)
+    )
+    high = min(int(high), len(lengths) - 1)
+    return int(low + (high - low) * (place - np.floor(place)))

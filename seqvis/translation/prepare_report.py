@@ -1,0 +1,215 @@
+"""What `prepare_corpus` says at the end, and when it must stop because nothing useful is left.
+
+In: the tallies and counts of a run. Out: `report.json`, `lengths.png`, a table for people, and
+the metrics of the manifest.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from seqvis.artifacts import ArtifactWriter
+from seqvis.errors import DataError
+from seqvis.text.corpus import AlignedFiles
+from seqvis.text.filters import Tally
+from seqvis.text.vocab import SPECIALS, Vocabulary
+from seqvis.translation.prepare_counts import (
+    SIDES,
+    PartCounts,
+    WrittenPart,
+    percentile_length,
+)
+from seqvis.translation.prepare_settings import PrepareSettings
+
+BAD_LINES = (
+    ("source_not_utf8", "source_line_too_long"),
+    ("target_not_utf8", "target_line_too_long"),
+)
+REMEDIES = {
+    "blank": "both files need text on the same lines",
+    "not_a_question": "drop --filter questions, or check --source-lang and --target-lang",
+    "target_too_long": "raise --max-target-length",
+    "length_ratio": "raise --max-length-ratio, or check that the lines belong together",
+    "source_in_validation": "give another --valid-source",
+    "source_line_too_long": "raise --max-line-bytes",
+    "target_line_too_long": "raise --max-line-bytes",
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """All that a run found out."""
+
+    settings: PrepareSettings
+    files: AlignedFiles
+    tally: Tally
+    valid_files: AlignedFiles | None
+    valid_tally: Tally | None
+    lengths: PartCounts
+    limits: dict[str, int]
+    vocabularies: dict[str, Vocabulary]
+    written: tuple[WrittenPart, ...]
+    seconds: float
+
+
+def check_bad_lines(
+    tally: Tally, pairs: int, settings: PrepareSettings, source: str, target: str
+) -> None:
+    """Raises DataError if too many lines of a file are not UTF-8 or too long."""
+    for name, reasons in zip((source, target), BAD_LINES, strict=True):
+        bad = sum(tally.counts.get(reason, 0) for reason in reasons)
+        if bad > settings.max_bad_share * pairs:
+            worst = max(reasons, key=lambda reason: tally.counts.get(reason, 0))
+            what, remedy = (
+                ("valid UTF-8", "convert it: iconv -f LATIN1 -t UTF-8 in.txt > out.txt")
+                if worst.endswith("utf8")
+                else (f"at most {settings.max_line_bytes} bytes", "raise --max-line-bytes")
+            )
+            first = ", ".join(str(line) for line in tally.examples[worst])
+            raise DataError(
+                f"{name}: {tally.counts[worst]} of {pairs} lines are not {what}, the first are "
+                f"line {first}; {remedy}, or raise --max-bad-share to drop such lines"
+            )
+
+
+def check_not_empty(
+    settings: PrepareSettings, tally: Tally, valid: Any, train_pairs: int, valid_pairs: int
+) -> None:
+    """Raises DataError, naming what dropped the pairs, if a part of the corpus has none."""
+    if train_pairs and valid_pairs:
+        return
+    if not train_pairs and (valid is not None or not valid_pairs):
+        raise DataError(_nothing_left(settings.source, settings.target, tally))
+    if valid is not None:
+        raise DataError(
+            _nothing_left(str(settings.valid_source), str(settings.valid_target), valid.tally)
+        )
+    part, change = ("training", "lower") if not train_pairs else ("validation", "raise")
+    raise DataError(
+        f"{settings.source}, {settings.target}: only {train_pairs + valid_pairs} pairs are left "
+        f"and none of them is in the {part} part; {change} --valid-share, or give "
+        "--valid-source and --valid-target"
+    )
+
+
+def _nothing_left(source: str, target: str, tally: Tally) -> str:
+    dropped = tally.as_dict()
+    reasons = ", ".join(f"{name} dropped {entry['pairs']}" for name, entry in dropped.items())
+    remedy = REMEDIES.get(next(iter(dropped), ""), "check the files")
+    return f"{source}, {target}: no pair is left ({reasons}); {remedy}"
+
+
+def write(writer: ArtifactWriter, result: Result) -> dict[str, Any]:
+    """Writes report.json and lengths.png; returns the metrics for the manifest."""
+    lengths, limits = result.lengths, result.limits
+    metrics = {
+        "train_pairs": sum(part.train_pairs for part in result.written),
+        "valid_pairs": sum(part.valid_pairs for part in result.written),
+        "source_vocabulary": len(result.vocabularies["source"]),
+        "target_vocabulary": len(result.vocabularies["target"]),
+        "max_source_length": limits["source"],
+        "max_target_length": limits["target"],
+    }
+    writer.write_json("report.json", as_dict(result, metrics))
+    from seqvis.plots import plot_lengths  # matplotlib takes a second to load
+
+    with writer.local_file("lengths.png") as path:
+        plot_lengths(
+            path, lengths.source_lengths, lengths.target_lengths, limits["source"],
+            limits["target"], result.settings.source_lang, result.settings.target_lang,
+        )  # fmt: skip
+    return metrics
+
+
+def as_dict(result: Result, metrics: dict[str, Any]) -> dict[str, Any]:
+    """The content of report.json."""
+    files, settings = result.files, result.settings
+    report: dict[str, Any] = {
+        "lines": {settings.source: files.source.lines, settings.target: files.target.lines},
+        "pairs_read": files.pairs,
+        "lines_without_counterpart": abs(files.source.lines - files.target.lines),
+        "kept": metrics["train_pairs"] + metrics["valid_pairs"],
+        "dropped": result.tally.as_dict(),
+        **metrics,
+        "vocabulary_words_seen": {
+            side: len(result.vocabularies[side]) - len(SPECIALS) for side in SIDES
+        },
+        "unknown_percent": _unknown_percent(result),
+        "length_percentiles": {
+            side: {
+                str(percentage): percentile_length(lengths, percentage)
+                for percentage in (50, 90, 95, 97, 99, 100)
+            }
+            for side, lengths in zip(
+                SIDES, (result.lengths.source_lengths, result.lengths.target_lengths), strict=True
+            )
+        },
+        "seconds": round(result.seconds, 2),
+        "pairs_per_second": round(files.pairs / max(result.seconds, 1e-9), 1),
+    }
+    if result.valid_files is not None and result.valid_tally is not None:
+        report["kept"] = metrics["train_pairs"]
+        report["valid_pairs_read"] = result.valid_files.pairs
+        report["valid_dropped"] = result.valid_tally.as_dict()
+    return report
+
+
+def _unknown_percent(result: Result) -> dict[str, dict[str, float]]:
+    """Share of the tokens that the vocabulary does not have, end marks not counted."""
+    percent: dict[str, dict[str, float]] = {"train": {}, "valid": {}}
+    for side, lengths in zip(
+        SIDES, (result.lengths.source_lengths, result.lengths.target_lengths), strict=True
+    ):
+        limit = result.limits[side]
+        kept = int((np.minimum(np.arange(len(lengths)), limit) * lengths).sum() - lengths.sum())
+        train = sum(part.train_unknown[side] for part in result.written)
+        valid = sum(part.valid_unknown[side] for part in result.written)
+        tokens = sum(part.valid_tokens[side] for part in result.written)
+        percent["train"][side] = round(100 * train / max(kept, 1), 3)
+        percent["valid"][side] = round(100 * valid / max(tokens, 1), 3)
+    return percent
+
+
+def as_text(report: dict[str, Any]) -> str:
+    """The report as a table for people."""
+    lines = [_row(f"lines in {name}", count) for name, count in report["lines"].items()]
+    if report["lines_without_counterpart"]:
+        lines.append(_row("lines without counterpart", report["lines_without_counterpart"]))
+    lines += _drop_rows(report["dropped"], "dropped")
+    lines.append(_row("pairs kept", report["kept"]))
+    if "valid_pairs_read" in report:
+        lines.append(_row("validation pairs read", report["valid_pairs_read"]))
+        lines += _drop_rows(report["valid_dropped"], "validation: dropped")
+    lines += [
+        _row("training pairs", report["train_pairs"]),
+        _row("validation pairs", report["valid_pairs"]),
+    ]
+    for side in SIDES:
+        unknown = report["unknown_percent"]["valid"][side]
+        percentiles = report["length_percentiles"][side]
+        lines += [
+            _row(f"{side} vocabulary", report[f"{side}_vocabulary"], f"{unknown} % unknown"),
+            _row(
+                f"{side} tokens at most",
+                report[f"max_{side}_length"],
+                f"median {percentiles['50']}, longest {percentiles['100']}, with end mark",
+            ),
+        ]
+    lines.append(_row("seconds", report["seconds"], f"{report['pairs_per_second']:,} pairs/s"))
+    return "\n".join(lines)
+
+
+def _drop_rows(dropped: dict[str, Any], what: str) -> list[str]:
+    return [
+        _row(
+            f"{what}: {reason.replace('_', ' ')}",
+            entry["pairs"],
+            "lines " + ", ".join(map(str, entry["first_lines"])),
+        )
+        for reason, entry in dropped.items()
+    ]
+
+
+def _row(name: str, number: float, note: str = "") -> str:
+    return f"{name:<40} {number:>12,}  {note}".rstrip()

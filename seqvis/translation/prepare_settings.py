@@ -1,0 +1,96 @@
+"""What `prepare_corpus` can be told: languages, filters, tokens, vocabularies, the split."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from seqvis.config import Settings
+from seqvis.text.tokenizers import TokenizerSettings
+from seqvis.text.vocab import LARGEST
+
+
+class PrepareSettings(Settings):
+    """Two aligned text files in, a corpus for training a translator out."""
+
+    source: str
+    """text file in the language to translate from, one sentence per line; path or URI, .gz too"""
+    target: str
+    """its translation: line n of both files belong together"""
+    source_lang: str
+    """language code of the source, such as fr"""
+    target_lang: str
+    """language code of the target, such as en"""
+    out: str
+    """directory for the corpus; on several machines a URI or a folder they all share"""
+    valid_source: str | None = None
+    """validation text in the source language; without it a part of the corpus is split off"""
+    valid_target: str | None = None
+    """validation text in the target language"""
+
+    filter: Literal["none", "questions"] = "none"
+    """questions: keep pairs that start with a question, wh-questions on the English side"""
+    max_target_length: int = Field(30, ge=0)
+    """longest target in tokens, end mark included; longer pairs are dropped; 0: no limit"""
+    max_length_ratio: float = Field(3.0, ge=0)
+    """drop a pair if one side has more than this many times the other's tokens; 0: no limit"""
+    drop_duplicates: bool = True
+    """keep only the first of equal pairs"""
+    allow_unequal: bool = False
+    """if one file is longer, use the lines that both have instead of stopping"""
+    max_bad_share: float = Field(0.01, ge=0, le=1)
+    """stop if more than this share of the lines is not UTF-8 or too long"""
+    max_line_bytes: int = Field(10_000, ge=1)
+    """longest line in bytes; longer ones count as bad"""
+
+    tokenizer: Literal["spacy", "sentencepiece", "whitespace"] = "spacy"
+    """spacy: rules by language; sentencepiece: learned sub-words; whitespace: split at spaces"""
+    lowercase: bool = True
+    """lower-case the text"""
+    case_token: bool = False
+    """put _cap_ or _up_ before a word that lower-casing changed"""
+    normalize_punctuation: bool = False
+    """map curly quotes, dashes and odd spaces to plain characters before tokenising"""
+    sentencepiece_size: int = Field(8_000, ge=300, le=LARGEST)
+    """most sub-words of a SentencePiece model, 256 of them single bytes"""
+    sentencepiece_joint: bool = False
+    """one SentencePiece model for both languages"""
+    sentencepiece_sample: int = Field(500_000, ge=1)
+    """most sentences that a SentencePiece model is trained on (about 2 kB of memory each)"""
+
+    max_vocabulary: int = Field(40_000, ge=1, le=LARGEST)
+    """most words of a vocabulary, the four specials not counted"""
+    min_count: int = Field(1, ge=1)
+    """a word must occur this often in the training part"""
+    source_percentile: float = Field(97, gt=0, le=100)
+    """sources are cut at the length that this percentage of them does not exceed"""
+    target_percentile: float = Field(99, gt=0, le=100)
+    """targets are cut at the length that this percentage of them does not exceed"""
+
+    valid_share: float = Field(0.1, gt=0, lt=1)
+    """share of the source sentences split off for validation"""
+    seed: int = 0
+    """another seed gives another split"""
+    lines_per_block: int = Field(50_000, ge=1)
+    """lines that one task handles; memory grows with it, the result does not depend on it"""
+
+    @model_validator(mode="after")
+    def _valid_files_come_in_pairs(self) -> Self:
+        if (self.valid_source is None) != (self.valid_target is None):
+            raise ValueError("--valid-source and --valid-target must be given together")
+        return self
+
+    @model_validator(mode="after")
+    def _every_piece_has_an_id(self) -> Self:
+        if self.tokenizer == "sentencepiece" and self.sentencepiece_size > self.max_vocabulary:
+            raise ValueError("--sentencepiece-size must not be above --max-vocabulary")
+        return self
+
+    def tokenizer_settings(self, side: str) -> TokenizerSettings:
+        """Those of the `source` or the `target`."""
+        return TokenizerSettings(
+            kind=self.tokenizer,
+            language=self.source_lang if side == "source" else self.target_lang,
+            lowercase=self.lowercase,
+            case_token=self.case_token,
+            normalize_punctuation=self.normalize_punctuation,
+        )

@@ -1,0 +1,94 @@
+"""Settings of the translation model and the seed's five variants of it."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from seqvis.config import Settings
+from seqvis.translation.forcing import ForcingSettings
+
+Variant = Literal["plain", "bidir", "force", "attn", "all"]
+
+# What each variant of the seed switches on: encoder in both directions, attention, forcing.
+_VARIANTS: dict[str, tuple[bool, bool, bool]] = {
+    "plain": (False, False, False),
+    "bidir": (True, False, False),
+    "force": (False, False, True),
+    "attn": (False, True, True),
+    "all": (True, True, True),
+}
+
+
+class DropoutSettings(Settings):
+    """Regularisation. The first five defaults are the seed's; the others are AWD-LSTM's set
+    (Merity et al. 2017, arXiv 1708.02182), carried to encoder and decoder and off by default."""
+
+    input: float = Field(0.15, ge=0, lt=1)
+    """Share of the encoder's input features dropped."""
+    encoder: float = Field(0.25, ge=0, lt=1)
+    """Share dropped between the encoder's layers."""
+    bridge: float = Field(0.05, ge=0, lt=1)
+    """Share of the encoder's last hidden state dropped on its way to the decoder; only where the
+    encoder is bidirectional, as in the seed."""
+    decoder: float = Field(0.1, ge=0, lt=1)
+    """Share dropped between the decoder's layers."""
+    output: float = Field(0.35, ge=0, lt=1)
+    """Share of the decoder's output dropped before the projection to the vocabulary."""
+    decoder_input: float = Field(0.0, ge=0, lt=1)
+    """Share of the decoder's input features dropped."""
+    variational: bool = False
+    """One mask for all steps of a sentence, instead of a new one at each step."""
+    embedding: float = Field(0.0, ge=0, lt=1)
+    """Share of the words whose whole embedding is dropped in a batch (AWD-LSTM: 0.1)."""
+    weight: float = Field(0.0, ge=0, lt=1)
+    """Share of the recurrent weights dropped in a batch (weight drop; AWD-LSTM: 0.5)."""
+    activation: float = Field(0.0, ge=0)
+    """AR: factor of the mean square of the decoder's dropped outputs (AWD-LSTM: 2)."""
+    temporal_activation: float = Field(0.0, ge=0)
+    """TAR: factor of the mean square of the outputs' change per step (AWD-LSTM: 1)."""
+
+
+class ModelSettings(Settings):
+    """Size and form of the sequence-to-sequence model."""
+
+    embedding_size: int = Field(300, ge=1)
+    """Features of a word embedding; word vectors must have as many."""
+    hidden_size: int = Field(256, ge=1)
+    """Hidden units of the encoder in each direction."""
+    layers: int = Field(2, ge=1)
+    """Layers of the encoder."""
+    decoder_layers: int | None = Field(None, ge=1)
+    """Layers of the decoder, at most those of the encoder. Default: as many."""
+    decoder_size: int | None = Field(None, ge=1)
+    """Hidden units of the decoder. Default: the embedding size, as in the seed."""
+    bidirectional: Literal["none", "first", "all"] | None = None
+    """Which encoder layers read in both directions; first as in GNMT. Default: the variant's."""
+    attention: bool | None = None
+    """Attend to the encoder's states at each step. Default: the variant's."""
+    attention_size: int | None = Field(None, ge=1)
+    """Hidden units of the attention network. Default: the decoder's size."""
+    attention_activation: Literal["tanh", "relu"] = "tanh"
+    """Activation in the attention network."""
+    readout: Literal["state", "context"] = "state"
+    """What a word is predicted from: the decoder's state alone (the seed), or also the previous
+    word and the context vector, through one tanh layer (Bahdanau et al. 2015)."""
+    tie_output: bool = True
+    """Use the target embeddings as the weights of the projection to the vocabulary."""
+    dropout: DropoutSettings = DropoutSettings()
+
+
+def resolve_variant(
+    variant: Variant, model: ModelSettings, forcing: ForcingSettings
+) -> tuple[ModelSettings, ForcingSettings]:
+    """Fills in what the user left open with what the variant says."""
+    bidirectional, attention, forced = _VARIANTS[variant]
+    changes: dict[str, object] = {}
+    if model.bidirectional is None:
+        changes["bidirectional"] = "all" if bidirectional else "none"
+    if model.attention is None:
+        changes["attention"] = attention
+    if forcing.schedule is None:
+        schedule = "linear" if forced else "constant"
+        start = forcing.start if forced else 0.0
+        forcing = forcing.model_copy(update={"schedule": schedule, "start": start})
+    return model.model_copy(update=changes), forcing

@@ -1,0 +1,230 @@
+"""What the one training loop needs to know of translation.
+
+`TranslationTask` brings a prepared corpus, the model, the loss of a batch and the validation to
+`training.fit`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from seqvis.artifacts import Artifact
+from seqvis.config import Settings
+from seqvis.errors import ConfigError
+from seqvis.text.vocab import PAD, Vocabulary
+from seqvis.text.wordvectors import WordVectors, embedding_matrix
+from seqvis.training.fit import StepLoss
+from seqvis.training.workers import Workers
+from seqvis.translation.batches import (
+    Batch,
+    BatchSettings,
+    PairTable,
+    load_pairs,
+    make_batch,
+    plan_epoch,
+    plan_validation,
+    training_batches,
+)
+from seqvis.translation.decode import Hypothesis, SearchSettings, search
+from seqvis.translation.dropout import dropout
+from seqvis.translation.forcing import ForcingSettings, draw_coins, probability
+from seqvis.translation.languages import Languages, load_languages
+from seqvis.translation.losses import projected_cross_entropy
+from seqvis.translation.metrics import FreeRunningSums, Scoring, free_running_sums, score_texts
+from seqvis.translation.model import Seq2Seq
+from seqvis.translation.settings import DropoutSettings, ModelSettings
+
+VALIDATION_BATCH = 200  # sentences; the seed's 125 * 1.6, on which its loss with padding depends
+
+
+class LossSettings(Settings):
+    """What is minimised."""
+
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Probability spread over all words instead of the right one."""
+    count_padding: bool = False
+    """Learn to predict the padding after a sentence too, as the seed does."""
+
+
+@dataclass(frozen=True)
+class TranslationTask:
+    """A prepared corpus and a model to be trained on it."""
+
+    corpus: Artifact
+    model_settings: ModelSettings
+    forcing: ForcingSettings
+    batches_settings: BatchSettings
+    loss_settings: LossSettings
+    seed: int
+    vectors_source: WordVectors | None = None
+    vectors_target: WordVectors | None = None
+    scoring: Scoring = "text"
+    samples: int = 3
+
+    @cached_property
+    def train(self) -> PairTable:
+        return load_pairs(self.corpus, "train")
+
+    @cached_property
+    def valid(self) -> PairTable:
+        return load_pairs(self.corpus, "valid")
+
+    @cached_property
+    def languages(self) -> Languages:
+        return load_languages(self.corpus)
+
+    def build_model(self) -> nn.Module:
+        source = self.languages.source_vocabulary
+        target = self.languages.target_vocabulary
+        model = Seq2Seq(self.model_settings, len(source), len(target))
+        sides = [
+            (model.encoder.embedding, source, self.vectors_source, "--vectors-source"),
+            (model.decoder.embedding, target, self.vectors_target, "--vectors-target"),
+        ]
+        for embedding, vocabulary, vectors, flag in sides:
+            if vectors is not None:
+                _fill(embedding, vocabulary, vectors, flag, self.seed)
+        return model
+
+    def fingerprint(self) -> str:
+        return self.corpus.fingerprint()
+
+    def steps_in_epoch(self, epoch: int) -> int:
+        return len(plan_epoch(self.train, self.batches_settings, self.seed, epoch))
+
+    def batches(self, epoch: int, first: int, workers: Workers) -> Iterator[Batch]:
+        for batch in training_batches(
+            self.train, self.batches_settings, self.seed, epoch, first, workers.rank, workers.count
+        ):
+            yield batch.to(workers.device)
+
+    def loss(self, model: nn.Module, batch: Batch, epoch: float) -> StepLoss:
+        assert isinstance(model, Seq2Seq)
+        steps = batch.target.shape[1]
+        # All workers throw the same coins: the model's seed is the worker's, this one is not.
+        generator = torch.Generator().manual_seed(self.seed + round(epoch * 1e6))
+        coins = draw_coins(steps, probability(self.forcing, float(int(epoch))), generator)
+        output = model(batch.source, batch.source_lengths, batch.target, coins)
+        rates = self.model_settings.dropout
+        dropped = dropout(output.outputs, rates.output, model.training, rates.variational)
+        by_step = batch.target.t()
+        counted = torch.ones_like(by_step, dtype=torch.bool)
+        if not self.loss_settings.count_padding:
+            counted = by_step != PAD
+        projection = model.decoder.projection
+        total, plain = projected_cross_entropy(
+            dropped[counted],
+            projection.weight,
+            projection.bias,
+            by_step[counted],
+            self.loss_settings.label_smoothing,
+        )
+        everyone = batch.positions if self.loss_settings.count_padding else batch.target_words
+        # Gradients are averaged over workers; this makes that the mean over all their words.
+        loss = total * (batch.workers / everyone)
+        loss = loss + _activation_penalty(dropped, output.states, by_step != PAD, rates)
+        return StepLoss(loss, plain.detach(), int(counted.sum()))
+
+    def flops(self, model: nn.Module, batch: Batch) -> float:
+        assert isinstance(model, Seq2Seq)
+        source, target = model.flops_per_word()
+        words = int(batch.source_lengths.sum())
+        # A backward pass costs twice a forward pass.
+        return 3.0 * (source * words + target * batch.target_words / batch.workers)
+
+    def evaluate(self, model: nn.Module, workers: Workers) -> dict[str, Any]:
+        """Losses, accuracy, BLEU and chrF of greedy translations, and a few of them."""
+        assert isinstance(model, Seq2Seq)
+        rows = plan_validation(self.valid, VALIDATION_BATCH)[workers.rank :: workers.count]
+        sums = FreeRunningSums(0.0, 0.0, 0, 0, 0)
+        forced, texts = 0.0, {}
+        for number in rows:
+            batch = make_batch(self.valid, number).to(workers.device)
+            sums = sums + free_running_sums(model, batch)
+            forced += forced_loss(model, batch)
+            found = search(model, batch.source, batch.source_lengths, SearchSettings())
+            for row, hypotheses in zip(number.tolist(), found, strict=True):
+                texts[row] = self._text(row, hypotheses[0])
+        gathered = workers.gather((sums, forced, texts))
+        total = gathered[0][0]
+        for one in gathered[1:]:
+            total = total + one[0]
+        everything = {row: text for one in gathered for row, text in one[2].items()}
+        translations = [everything[row] for row in range(len(self.valid))]
+        references = self.valid.target_texts or []
+        scores = score_texts(
+            translations, references, self.scoring, self.corpus.config["target_lang"], True
+        )
+        return {
+            **total.means(),
+            "forced_loss": sum(one[1] for one in gathered) / max(1, total.words),
+            "bleu": scores.bleu,
+            "chrf": scores.chrf,
+            "samples": self._samples(translations),
+        }
+
+    def _text(self, row: int, hypothesis: Hypothesis) -> str:
+        assert self.valid.source_texts is not None
+        source = self.languages.source_tokenizer.tokenize(self.valid.source_texts[row])
+        tokens = self.languages.target_tokens(hypothesis.ids, source, hypothesis.attention)
+        return self.languages.target_tokenizer.detokenize(tokens)
+
+    def _samples(self, translations: list[str]) -> list[dict[str, str]]:
+        """The same few sentences each epoch, spread over the validation part."""
+        assert self.valid.source_texts is not None
+        assert self.valid.target_texts is not None
+        count = min(self.samples, len(self.valid))
+        rows = [round((i + 0.5) * len(self.valid) / count) for i in range(count)]
+        return [
+            {
+                "source": self.valid.source_texts[row],
+                "reference": self.valid.target_texts[row],
+                "translation": translations[row],
+            }
+            for row in rows
+        ]
+
+
+@torch.no_grad()
+def forced_loss(model: Seq2Seq, batch: Batch) -> float:
+    """Sum of the negative log-likelihood of the real target words, each given those before it."""
+    coins = torch.ones(batch.target.shape[1], dtype=torch.bool)
+    output = model(batch.source, batch.source_lengths, batch.target, coins)
+    by_step = batch.target.t()
+    real = by_step != PAD
+    projection = model.decoder.projection
+    _, plain = projected_cross_entropy(
+        output.outputs[real], projection.weight, projection.bias, by_step[real]
+    )
+    return float(plain)
+
+
+def _activation_penalty(
+    dropped: Tensor, states: Tensor, real: Tensor, rates: DropoutSettings
+) -> Tensor | float:
+    """AR and TAR (Merity et al. 2017, section 4.6), over real positions only."""
+    penalty: Tensor | float = 0.0
+    if rates.activation:
+        penalty = penalty + rates.activation * dropped[real].float().pow(2).mean()
+    if rates.temporal_activation and len(states) > 1:
+        change = (states[1:] - states[:-1])[real[1:]]
+        penalty = penalty + rates.temporal_activation * change.float().pow(2).mean()
+    return penalty
+
+
+def _fill(
+    embedding: nn.Embedding, vocabulary: Vocabulary, vectors: WordVectors, flag: str, seed: int
+) -> None:
+    if vectors.dimension != embedding.embedding_dim:
+        raise ConfigError(
+            f"{flag}: has {vectors.dimension} dimensions, the model's embeddings have "
+            f"{embedding.embedding_dim}; set --model.embedding-size {vectors.dimension}"
+        )
+    matrix, _ = embedding_matrix(vocabulary.words, vectors, seed)
+    with torch.no_grad():
+        embedding.weight.copy_(torch.from_numpy(matrix))

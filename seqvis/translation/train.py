@@ -1,0 +1,213 @@
+"""Training a translator from a corpus artifact to a translator artifact.
+
+`TrainSettings` is all that can be set. `train` runs the one training loop in N workers and returns
+the best epoch's metrics; the first worker writes the artifact when it is done. What a run needs
+to go on lives beside the result, in `OUT.run/`: checkpoints, metrics.csv, curves.png, tensorboard/.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import Field
+from safetensors.torch import save as save_tensors
+
+from seqvis import artifacts
+from seqvis.artifacts import Artifact
+from seqvis.config import Settings
+from seqvis.plots import plot_curves, plot_learning_rates
+from seqvis.storage import Location, locate
+from seqvis.text.wordvectors import WordVectors
+from seqvis.training.checkpoints import CheckpointStore
+from seqvis.training.fit import FitResult, FitSettings, fit
+from seqvis.training.lr_finder import find_learning_rate
+from seqvis.training.ray_trainer import run_workers
+from seqvis.training.runlog import RunLog, history_as_csv
+from seqvis.training.schedules import OptimizerSettings
+from seqvis.training.workers import this_worker
+from seqvis.translation.batches import BatchSettings
+from seqvis.translation.forcing import ForcingSettings
+from seqvis.translation.languages import LANGUAGE_FILES
+from seqvis.translation.metrics import Scoring
+from seqvis.translation.settings import ModelSettings, Variant, resolve_variant
+from seqvis.translation.task import LossSettings, TranslationTask
+
+Report = Callable[[dict[str, Any]], None]
+
+
+class TrainSettings(Settings):
+    """Everything that decides what a translator becomes."""
+
+    corpus: str
+    """Directory or URI that prepare_corpus wrote."""
+    out: str
+    """Directory or URI of the translator; OUT.run beside it holds checkpoints and curves."""
+    variant: Variant = "all"
+    """Of the seed: plain, bidir (encoder in both directions), force (teacher forcing), attn
+    (attention and forcing), all."""
+    epochs: int = Field(12, ge=1)
+    """Passes over the corpus."""
+    vectors_source: str | None = None
+    """Word vectors of the source language, from build_vectors, to start from."""
+    vectors_target: str | None = None
+    """Word vectors of the target language, from build_vectors, to start from."""
+    scoring: Scoring = "text"
+    """How validation BLEU is computed: text (sacreBLEU, without case) or moses (tokenised and
+    lowercased, as published for Multi30k)."""
+    samples: int = Field(3, ge=0)
+    """Validation sentences shown after each epoch."""
+    model: ModelSettings = ModelSettings()
+    forcing: ForcingSettings = ForcingSettings()
+    batches: BatchSettings = BatchSettings()
+    loss: LossSettings = LossSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    fit: FitSettings = FitSettings()
+
+    def resolved(self) -> "TrainSettings":
+        """With what the variant says filled in."""
+        model, forcing = resolve_variant(self.variant, self.model, self.forcing)
+        return self.model_copy(update={"model": model, "forcing": forcing})
+
+    def identity(self) -> dict[str, Any]:
+        """What must stay the same for a run to go on: all but places and appearances."""
+        places = {"corpus", "out", "samples", "vectors_source", "vectors_target"}
+        dump = self.resolved().model_dump(exclude=places)
+        dump["fit"].pop("checkpoint_minutes")
+        return dump
+
+
+def train(
+    settings: TrainSettings,
+    report: Report,
+    num_workers: int = 1,
+    use_gpu: bool = False,
+    cpus_per_worker: int = 0,
+    restart: bool = False,
+) -> dict[str, Any]:
+    """Trains a translator, going on where an earlier call with the same `out` was interrupted.
+
+    Returns the metrics of the best epoch. Raises SeqvisError for anything a user can mend.
+    """
+    out = locate(settings.out)
+    artifacts.check_destination(out, "translator")
+    artifacts.load(settings.corpus, "corpus")  # before any process is started
+    run = _run_directory(out)
+    if restart:
+        run.delete()
+    log = RunLog(run)
+    done: dict[str, Any] = {}
+
+    def listen(event: dict[str, Any]) -> None:
+        if event["event"] == "epoch":
+            log.write(event["history"])
+        if event["event"] == "done":
+            done.update(event["metrics"])
+        report(event)
+
+    run_workers(
+        train_worker,
+        _Work(settings.resolved(), use_gpu),
+        listen,
+        num_workers,
+        use_gpu,
+        f"{run.uri if not run.is_local else run.path}/ray",
+        cpus_per_worker,
+    )
+    (run / "ray").delete()
+    return done
+
+
+def find_rate(settings: TrainSettings, use_gpu: bool, report: Report) -> dict[str, Any]:
+    """Runs the learning-rate finder in this process; its plot goes into `OUT.run/`."""
+    settings = settings.resolved()
+    workers = this_worker(use_gpu)
+    fit_settings = settings.fit
+    result = find_learning_rate(
+        make_task(settings),
+        settings.optimizer,
+        fit_settings.precision,
+        fit_settings.seed,
+        workers,
+        report,
+    )
+    run = _run_directory(locate(settings.out))
+    run.make_directory()
+    with (run / "learning_rates.png").local_output() as path:
+        plot_learning_rates(path, result.rates, result.losses, result.smoothed, result.suggestion)
+    return {"learning_rate": result.suggestion, "plot": (run / "learning_rates.png").uri}
+
+
+@dataclass(frozen=True)
+class _Work:
+    settings: TrainSettings
+    use_gpu: bool
+
+
+def train_worker(work: _Work, report: Report) -> None:
+    """What each worker does. The first one writes the translator."""
+    settings = work.settings
+    workers = this_worker(work.use_gpu)
+    out = locate(settings.out)
+    task = make_task(settings)
+    result = fit(
+        task,
+        settings.epochs,
+        settings.fit,
+        settings.optimizer,
+        CheckpointStore(_run_directory(out) / "checkpoints"),
+        workers,
+        report,
+        settings.identity(),
+    )
+    if workers.is_first:
+        metrics = {key: value for key, value in result.best.items() if key != "step"}
+        metrics["parameters"] = sum(tensor.numel() for tensor in result.tensors.values())
+        _save(out, settings, task.corpus, result, metrics)
+        report({"event": "done", "metrics": metrics})
+
+
+def make_task(settings: TrainSettings) -> TranslationTask:
+    """The task that `settings` (resolved) describe; opens the corpus and the word vectors."""
+    vectors = [
+        WordVectors.open(uri) if uri else None
+        for uri in (settings.vectors_source, settings.vectors_target)
+    ]
+    return TranslationTask(
+        artifacts.load(settings.corpus, "corpus"),
+        settings.model,
+        settings.forcing,
+        settings.batches,
+        settings.loss,
+        settings.fit.seed,
+        *vectors,
+        settings.scoring,
+        settings.samples,
+    )
+
+
+def _save(
+    out: Location,
+    settings: TrainSettings,
+    corpus: Artifact,
+    result: FitResult,
+    metrics: dict[str, Any],
+) -> None:
+    config = settings.model_dump() | {
+        "corpus_fingerprint": corpus.fingerprint(),
+        "source_lang": corpus.config["source_lang"],
+        "target_lang": corpus.config["target_lang"],
+    }
+    with artifacts.create(out, "translator", config) as writer:
+        writer.metrics.update(json.loads(json.dumps(metrics)))
+        writer.path("model.safetensors").write_bytes(save_tensors(result.tensors))
+        writer.path("metrics.csv").write_bytes(history_as_csv(result.history))
+        for name in LANGUAGE_FILES:
+            if name in corpus.files:
+                writer.path(name).write_bytes(corpus.file(name).read_bytes())
+        with writer.local_file("curves.png") as path:
+            plot_curves(path, result.history)
+
+
+def _run_directory(out: Location) -> Location:
+    return Location(out.filesystem, f"{out.path}.run", f"{out.uri.rstrip('/')}.run")

@@ -1,0 +1,201 @@
+"""The pictures are read back with Pillow, a reader that shares nothing with matplotlib."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from seqvis.errors import StorageError
+from seqvis.plots import plot_attention, plot_curves, plot_learning_rates, plot_lengths
+
+HISTORY = [
+    {"epoch": 1, "train_loss": 4.0, "loss": 3.5, "bleu": 10.0, "learning_rate": 1e-3},
+    {"epoch": 2, "train_loss": 3.0, "loss": 2.9, "bleu": 22.0, "learning_rate": 3e-3},
+    {"epoch": 3, "train_loss": 2.0, "loss": 3.1, "bleu": 20.0, "learning_rate": 1e-3},
+]
+
+
+def pixels(path: Path) -> NDArray[np.int64]:
+    """(height, width, red-green-blue) of a picture that Pillow finds intact."""
+    with Image.open(path) as picture:
+        picture.verify()
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        return np.asarray(picture.convert("RGB")).astype(int)
+
+
+def darkest_of_two(path: Path, tokens: int, first: tuple[int, int], second: tuple[int, int]):
+    """Centres (y, x) of the cells that hold all the weight in two otherwise equal pictures.
+
+    What differs between the pictures is the two cells alone: labels, grid and bar are the same.
+    """
+    centres, pictures = [], []
+    for cell in (first, second):
+        weights = np.zeros((tokens, tokens))
+        weights[cell] = 1.0
+        words = ["mot"] * tokens
+        plot_attention(path, weights, words, words)
+        pictures.append(pixels(path))
+    differs = (pictures[0] != pictures[1]).any(axis=2)
+    for picture in pictures:
+        rows, columns = np.nonzero(differs & (picture.sum(axis=2) < 300))
+        centres.append((rows.mean(), columns.mean()))
+    return centres
+
+
+@pytest.mark.parametrize("tokens", [4, 12, 60])
+def test_the_strongest_attention_cell_is_where_the_weight_is(tmp_path: Path, tokens: int) -> None:
+    last = tokens - 1
+    path = tmp_path / "attention.png"
+    (top, left), (bottom, right) = darkest_of_two(path, tokens, (0, 0), (last, last))
+    step = (right - left) / last
+    assert step == pytest.approx((bottom - top) / last, rel=0.05)  # cells are squares
+    assert step >= 15  # pixels: below this a label of nine points does not fit its row
+    middle = (1, tokens // 2)
+    ((y, x), _) = darkest_of_two(path, tokens, middle, (0, 0))
+    assert y == pytest.approx(top + step, abs=0.2 * step)  # target words go down
+    assert x == pytest.approx(left + step * (tokens // 2), abs=0.2 * step)  # source words right
+
+
+def test_attention_of_sixty_words_is_a_picture_of_bearable_size(tmp_path: Path) -> None:
+    words = ["extraordinairement"] * 60
+    plot_attention(tmp_path / "a.png", np.eye(60), words, words, "a title that is long " * 20)
+    height, width, _ = pixels(tmp_path / "a.png").shape
+    assert 1000 < height < 2500
+    assert 1000 < width < 2500
+
+
+def test_attention_without_weight_is_a_pale_picture(tmp_path: Path) -> None:
+    plot_attention(tmp_path / "a.png", np.full((5, 50), 0.02), ["où"] * 50, list("abcde"))
+    plot_attention(tmp_path / "b.png", np.full((5, 50), 0.25), ["où"] * 50, list("abcde"))
+    assert pixels(tmp_path / "a.png").mean() > pixels(tmp_path / "b.png").mean() + 5
+
+
+def test_attention_of_one_token_is_drawn(tmp_path: Path) -> None:
+    plot_attention(tmp_path / "a.png", [[1.0]], ["où"], ["where"])
+    assert (pixels(tmp_path / "a.png").sum(axis=2) < 300).any()
+
+
+def test_words_with_accents_and_dollars_are_drawn_as_they_are(tmp_path: Path) -> None:
+    words = ["sœur", "naïve", "Noël", "$x^2$", "$", "ça"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib warns of a glyph that the font lacks
+        plot_attention(tmp_path / "a.png", np.eye(6), words, words, "Combien de $ ?")
+    plot_attention(tmp_path / "b.png", np.eye(6), ["soeur", *words[1:]], words, "Combien de $ ?")
+    assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("weights", "source", "target"),
+    [([[1.0, 0.0]], ["a"], ["b"]), ([[1.0]], [], ["b"]), (np.zeros((0, 1)), ["a"], [])],
+)
+def test_attention_that_does_not_fit_its_words_is_refused(tmp_path, weights, source, target):
+    with pytest.raises(ValueError, match="attention"):
+        plot_attention(tmp_path / "a.png", weights, source, target)
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_curves_show_each_metric_that_is_there_and_no_other(tmp_path: Path) -> None:
+    plot_curves(tmp_path / "one.png", [{"loss": row["loss"]} for row in HISTORY])
+    plot_curves(tmp_path / "all.png", HISTORY)
+    one, several = pixels(tmp_path / "one.png"), pixels(tmp_path / "all.png")
+    assert several.shape[1] > 2 * one.shape[1]
+
+
+def test_the_best_epoch_is_the_one_of_the_highest_bleu(tmp_path: Path) -> None:
+    plot_curves(tmp_path / "found.png", HISTORY)
+    plot_curves(tmp_path / "told.png", HISTORY, best_epoch=2)
+    plot_curves(tmp_path / "other.png", HISTORY, best_epoch=3)
+    assert (tmp_path / "found.png").read_bytes() == (tmp_path / "told.png").read_bytes()
+    assert (tmp_path / "found.png").read_bytes() != (tmp_path / "other.png").read_bytes()
+
+
+def test_without_bleu_the_best_epoch_is_the_one_of_the_lowest_loss(tmp_path: Path) -> None:
+    losses = [{"loss": value} for value in (3.5, float("nan"), 2.9, 3.1)]
+    plot_curves(tmp_path / "found.png", losses)
+    plot_curves(tmp_path / "told.png", losses, best_epoch=3)
+    assert (tmp_path / "found.png").read_bytes() == (tmp_path / "told.png").read_bytes()
+
+
+def test_a_run_that_diverged_still_has_a_picture(tmp_path: Path) -> None:
+    nan = float("nan")
+    plot_curves(tmp_path / "a.png", [{"loss": 3.0, "bleu": nan}, {"loss": nan, "bleu": nan}])
+    plot_curves(tmp_path / "b.png", [{"loss": float("inf")}])
+    assert pixels(tmp_path / "a.png").std() > 1
+    assert pixels(tmp_path / "b.png").std() > 1
+
+
+@pytest.mark.parametrize("history", [[], [{"epoch": 1, "weather": 3.0}]])
+def test_a_history_without_metrics_is_refused(tmp_path: Path, history) -> None:
+    with pytest.raises(ValueError, match="history"):
+        plot_curves(tmp_path / "a.png", history)
+
+
+def orange_share(picture: NDArray[np.int64]) -> float:
+    red, _, blue = np.moveaxis(picture, 2, 0)
+    return float(((red > 180) & (blue < 60)).mean())
+
+
+def test_lengths_beyond_the_limit_are_marked(tmp_path: Path) -> None:
+    counts = np.full(41, 100)
+    plot_lengths(tmp_path / "few.png", counts, counts, 35, 35, "French", "English")
+    plot_lengths(tmp_path / "many.png", counts, counts, 20, 20, "French", "English")
+    plot_lengths(tmp_path / "none.png", counts, counts, 40, 40, "French", "English")
+    few, many, none = (orange_share(pixels(tmp_path / f"{n}.png")) for n in ("few", "many", "none"))
+    assert none == 0 < few < many
+    assert many / few == pytest.approx(20 / 5, rel=0.25)  # bars of equal height
+
+
+def test_a_single_very_long_sentence_does_not_flatten_the_histogram(tmp_path: Path) -> None:
+    counts = np.zeros(5000)
+    counts[5:25] = 1000
+    counts[4999] = 1
+    plot_lengths(tmp_path / "a.png", counts, counts, 24, 24, "French", "English")
+    blue = pixels(tmp_path / "a.png")
+    share = ((blue[..., 0] < 40) & (blue[..., 2] > 140)).mean()
+    assert share > 0.2
+
+
+def test_a_language_without_sentences_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no English sentence"):
+        plot_lengths(tmp_path / "a.png", [0, 3], [0, 0], 5, 5, "French", "English")
+
+
+def suggestion_column(path: Path) -> float:
+    picture = pixels(path)
+    red, _, blue = np.moveaxis(picture[: picture.shape[0] // 2], 2, 0)
+    return float(np.nonzero((red > 180) & (blue < 60))[1].mean())
+
+
+def test_the_suggested_rate_stands_where_the_logarithmic_axis_has_it(tmp_path: Path) -> None:
+    rates = np.geomspace(1e-5, 1e-1, 50)
+    losses = np.linspace(7, 4, 50)
+    columns = []
+    for suggestion in (1e-4, 1e-3, 1e-2):
+        plot_learning_rates(tmp_path / "lr.png", rates, losses, losses, suggestion)
+        columns.append(suggestion_column(tmp_path / "lr.png"))
+    assert columns[1] - columns[0] == pytest.approx(columns[2] - columns[1], rel=0.03)
+    assert columns[1] - columns[0] > 80
+
+
+def test_the_explosion_at_the_end_does_not_hide_the_descent(tmp_path: Path) -> None:
+    rates = np.geomspace(1e-5, 1, 40)
+    losses = np.append(np.linspace(7, 4, 38), [1e6, np.nan])
+    plot_learning_rates(tmp_path / "lr.png", rates, losses, losses, None)
+    picture = pixels(tmp_path / "lr.png")
+    rows = np.nonzero((picture[..., 0] < 20) & (picture[..., 2] > 160))[0]
+    assert rows.max() - rows.min() > 0.5 * picture.shape[0]
+
+
+def test_a_finder_without_a_finite_loss_is_refused(tmp_path: Path) -> None:
+    nan = float("nan")
+    with pytest.raises(ValueError, match="finite"):
+        plot_learning_rates(tmp_path / "lr.png", [1e-3], [nan], [nan], None)
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="nowhere"):
+        plot_curves(tmp_path / "nowhere" / "a.png", HISTORY)
