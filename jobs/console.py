@@ -1,12 +1,15 @@
 """What a training job shows a person, on standard error: a bar, a table of epochs, sentences."""
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+_SECONDS_A_LINE = 30  # of progress in a log, where there is no bar
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -43,6 +46,7 @@ class _Display:
         self.bars = bars
         self.bar: Any = None
         self.headed = False
+        self.next_line = time.monotonic() + _SECONDS_A_LINE
 
     def show(self, event: dict[str, Any]) -> None:
         kind = event["event"]
@@ -62,6 +66,10 @@ class _Display:
             f"{100 * event['model_flop_utilisation']:.0f} % MFU"
         )
         name = f"epoch {event['epoch']}/{event['epochs']}"
+        if not self.console.is_terminal and time.monotonic() > self.next_line:
+            self.next_line = time.monotonic() + _SECONDS_A_LINE
+            place = f"{name}  {event['position']}/{event['steps']}"
+            self.console.print(f"{place}  {text}", markup=False)
         self._bar(name, event["position"], event["steps"], text)
 
     def _bar(self, name: str, done: int, total: int, text: str) -> None:

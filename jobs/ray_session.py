@@ -9,6 +9,7 @@ process's SIGTERM handler; it is put back, so that a stopped job still cleans up
 import logging
 import os
 import signal
+import socket
 import threading
 import warnings
 from collections.abc import Iterator
@@ -50,10 +51,20 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
 
 
 def _connect(address: str) -> None:
+    """Joins a running cluster. Raises ConfigError if it does not answer or refuses."""
+    remedy = "start it, or unset RAY_ADDRESS to run on this machine alone"
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "/" not in host:  # Ray itself would try for many minutes
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except OSError as error:
+            raise ConfigError(
+                f"RAY_ADDRESS={address}: no Ray answers ({error}); {remedy}"
+            ) from error
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError) as error:
         raise ConfigError(
-            f"RAY_ADDRESS={address}: cannot join this Ray cluster; start it, set RAY_AUTH_MODE=token "
-            "if it asks for a token, or unset RAY_ADDRESS to run on this machine alone"
+            f"RAY_ADDRESS={address}: this Ray cluster cannot be joined; set RAY_AUTH_MODE=token "
+            f"if it asks for a token; else {remedy}"
         ) from error

@@ -14,7 +14,7 @@ from seqvis.config import JobSettings
 from seqvis.translation.train import TrainSettings, find_rate, train
 
 
-class TrainTranslator(JobSettings, TrainSettings):
+class TrainTranslator(JobSettings, TrainSettings):  # type: ignore[misc]
     """Trains a translator on a prepared corpus, on one or many workers.
 
     Interrupted, the same command goes on where it was.

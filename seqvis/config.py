@@ -11,7 +11,7 @@ import difflib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -90,7 +90,8 @@ class JobSettings(BaseSettings):
             problems += [_explain(detail, cls) for detail in error.errors()]
         if problems:
             raise ConfigError("\n".join(problems))
-        return cls.model_construct(**{name: getattr(merged, name) for name in cls.model_fields})
+        values = {name: getattr(merged, name) for name in cls.model_fields}
+        return cast(Self, cls.model_construct(**values))
 
 
 def settings_from(cls: type[Settings], values: Any, where: str) -> Any:

@@ -158,14 +158,14 @@ def index_files(
         if size == 0:  # an empty text, compressed
             raise DataError(f"{named.uri}: is empty; it needs one sentence per line")
     work = [
-        {"file": number, "block": block, "offset": offset}
+        (number, block, offset, min(COUNT_BLOCK_BYTES, size - offset))
         for number, size in enumerate(sizes)
         for block, offset in enumerate(range(0, size, COUNT_BLOCK_BYTES))
     ]
 
-    def count(item: dict[str, Any]) -> tuple[int, int, int]:
-        found = lines.count_line_feeds(places[item["file"]], item["offset"], COUNT_BLOCK_BYTES)
-        return item["file"], item["block"], found
+    def count(item: tuple[int, int, int, int]) -> tuple[int, int, int]:
+        number, block, offset, length = item
+        return number, block, lines.count_line_feeds(places[number], offset, length)
 
     feeds: list[list[int]] = [[0] * (-(-size // COUNT_BLOCK_BYTES)) for size in sizes]
     for number, block, found in run_items(work, count, "counting lines", progress):

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from pyarrow import NativeFile
 
 from seqvis.errors import DataError
 from seqvis.storage import Location, storage_errors
@@ -81,16 +82,16 @@ def read_lines(location: Location, start: Start, count: int, longest: int) -> It
             block = file.read(READ_BYTES)
             if not block:
                 if remainder and not skip:
-                    yield _trim(remainder)
+                    yield _trim(remainder)[: longest + 1]
                 return
             if at_start:
                 block = block.removeprefix(BYTE_ORDER_MARK)
                 at_start = False
             block, skip = _skip_lines(block, skip)
             lines = (remainder + block).split(b"\n")
-            remainder = lines.pop()[: longest + 1]
+            remainder = lines.pop()[: longest + 2]  # room for a carriage return
             for line in lines[:count]:
-                yield _trim(line[: longest + 1])
+                yield _trim(line)[: longest + 1]
             count -= len(lines)
 
 
@@ -124,7 +125,7 @@ def check_text_file(location: Location) -> int:
     return size
 
 
-def open_input(location: Location):  # type: ignore[no-untyped-def]
+def open_input(location: Location) -> NativeFile:
     """Opens a file for random access. Raises DataError if it cannot be read."""
     try:
         return location.filesystem.open_input_file(location.path)
@@ -152,7 +153,7 @@ def decompress(compressed: Location, plain: Location) -> int:
     return written
 
 
-def _read_compressed(stream, compressed: Location) -> bytes:  # type: ignore[no-untyped-def]
+def _read_compressed(stream: NativeFile, compressed: Location) -> bytes:
     try:
         return bytes(stream.read(READ_BYTES))
     except OSError as error:

@@ -72,6 +72,10 @@ def run_workers(
             name=f"train-{uuid.uuid4().hex[:8]}",
             storage_path=storage,
             failure_config=FailureConfig(max_failures=max_failures),
+            # As in jobs/__init__.py: spinning threads take the processor from each other.
+            worker_runtime_env={  # type: ignore[call-arg]
+                "env_vars": {"OMP_WAIT_POLICY": "PASSIVE"}
+            },
         ),
     )
     outcome: list[BaseException] = []

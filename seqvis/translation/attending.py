@@ -84,14 +84,13 @@ class _AttendingSteps(torch.autograd.Function):
         count, _, size = hidden.shape
         source = keys.shape[1]
         product = query_weight.dtype
-        floats = {"dtype": torch.float32, "device": embedded.device}
-        states = torch.empty(count, steps + 1, batch, size, **floats)
+        states = hidden.new_empty(count, steps + 1, batch, size)
         states[:, 0] = hidden
-        kept = torch.empty(count, steps, batch, 4 * size, **floats)
-        mixed = torch.empty(steps, batch, width, **floats)
-        attention = torch.empty(steps, batch, source, **floats)
+        kept = hidden.new_empty(count, steps, batch, 4 * size)
+        mixed = hidden.new_empty(steps, batch, width)
+        attention = hidden.new_empty(steps, batch, source)
         activations = keys.new_empty(steps, batch, source, keys.shape[2])
-        blocked = torch.zeros(batch, source, **floats).masked_fill_(padding, -math.inf)
+        blocked = hidden.new_zeros(batch, source).masked_fill_(padding, -math.inf)
         scorer = score_weight.to(keys.dtype)
         transposed = [(w.weight_ih.t(), w.weight_hh.t()) for w in weights]
         for step in range(steps):

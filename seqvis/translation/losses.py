@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from seqvis.translation.gru import product_type
 
 _TOKENS_AT_ONCE = 256
+_NEGLIGIBLE = 1e-14  # probability whose gradient float32 sums would not show
 
 
 def projected_cross_entropy(
@@ -54,7 +56,8 @@ class _ProjectedCrossEntropy(torch.autograd.Function):
             plain -= logarithms.gather(1, right).sum()
             if smoothing:
                 smooth -= logarithms.mean(-1).sum()
-            gradient = logarithms.exp_()
+            # Products with numbers below float32's normal range are many times slower.
+            gradient = functional.threshold(logarithms.exp_(), _NEGLIGIBLE, 0.0, inplace=True)
             if smoothing:
                 gradient -= smoothing / words
             gradient.scatter_add_(

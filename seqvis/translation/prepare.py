@@ -39,7 +39,7 @@ from seqvis.translation.prepare_pieces import train_models
 from seqvis.translation.prepare_settings import PrepareSettings
 from seqvis.translation.prepare_tokens import StagedPart, TokenizeBlock
 
-PARTITION_PAIRS = 1_000_000  # about 100 MB in the task that handles a partition
+PARTITION_PAIRS = 300_000  # about 50 MB in the task that handles a partition
 
 Models = Mapping[str, bytes | None]  # SentencePiece models by side
 

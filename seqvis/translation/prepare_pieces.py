@@ -5,7 +5,9 @@ depend on how the work was divided; sentences of the validation split are not in
 one more reading of the text to count what the filters leave and one to collect the sample.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -47,7 +49,14 @@ def train_models(
     return models if len(models) == len(SIDES) else dict.fromkeys(SIDES, models["source"])
 
 
-def _scan(settings, files, scratch, share, stage, progress):  # type: ignore[no-untyped-def]
+def _scan(
+    settings: PrepareSettings,
+    files: AlignedFiles,
+    scratch: Location | None,
+    share: float,
+    stage: str,
+    progress: Progress,
+) -> Iterator[Any]:
     dataset = read_aligned(files, settings.lines_per_block, settings.max_line_bytes)
     work = _Sample(settings, scratch, share)
     return run_blocks(dataset, work, stage, files.pairs, progress)

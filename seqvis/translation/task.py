@@ -225,6 +225,6 @@ def _fill(
             f"{flag}: has {vectors.dimension} dimensions, the model's embeddings have "
             f"{embedding.embedding_dim}; set --model.embedding-size {vectors.dimension}"
         )
-    matrix, _ = embedding_matrix(vocabulary.words, vectors, seed)
+    matrix, _ = embedding_matrix(vocabulary, vectors, seed)
     with torch.no_grad():
         embedding.weight.copy_(torch.from_numpy(matrix))

@@ -180,7 +180,8 @@ def make_task(settings: TrainSettings) -> TranslationTask:
         settings.batches,
         settings.loss,
         settings.fit.seed,
-        *vectors,
+        vectors[0],
+        vectors[1],
         settings.scoring,
         settings.samples,
     )

@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from jobs.prepare_corpus import main
 from seqvis.artifacts import load
+from seqvis.text import corpus
 from seqvis.text.tokenizers import TokenizerSettings, load_tokenizer
 from seqvis.text.vocab import EOS, UNK, Vocabulary
+from seqvis.translation import prepare
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -51,9 +54,9 @@ class Workplace:
         return main([*files, "--source-lang", langs[0], "--target-lang", langs[1], *flags])
 
     def rows(self, part: str, out: str = "corpus") -> list[dict[str, Any]]:
-        corpus = load(str(self.folder / out), "corpus")
-        names = corpus.names_below(part)
-        return [row for name in names for row in pq.read_table(corpus.file(name).path).to_pylist()]
+        found = load(str(self.folder / out), "corpus")
+        names = found.names_below(part)
+        return [row for name in names for row in pq.read_table(found.file(name).path).to_pylist()]
 
     def words(self, side: str, out: str = "corpus") -> Vocabulary:
         path = self.folder / out / f"{side}.vocab"
@@ -113,12 +116,17 @@ def test_pairs_stay_aligned_whatever_odd_lines_stand_between_them(place: Workpla
     }
 
 
-def test_block_sizes_and_gzip_change_nothing(place: Workplace) -> None:
+def test_block_sizes_and_gzip_change_nothing(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source, target = sentences(300)
     source[100:110], target[100:110] = source[:10], target[:10]
     place.write(source, target)
     assert place.run(out="one") == 0
+    monkeypatch.setattr(prepare, "PARTITION_PAIRS", 80)
+    monkeypatch.setattr(corpus, "COUNT_BLOCK_BYTES", 1000)
     assert place.run("--lines-per-block", "37", out="many") == 0
+    monkeypatch.undo()
     place.names = ("text.fr.gz", "text.en.gz")
     place.write(source, target)
     assert place.run(out="packed") == 0
@@ -153,6 +161,7 @@ def test_the_split_shares_no_source_sentence_not_even_in_other_case_or_spacing(
 
 def test_vocabulary_and_ids_are_those_of_a_straightforward_computation(place: Workplace) -> None:
     source, target = sentences(200)
+    source = [line + " Oui." * (number % 7) for number, line in enumerate(source)]
     place.write(source, target)
     assert place.run("--max-vocabulary", "25", "--min-count", "2", "--source-percentile", "50") == 0
     rows = {row["row"]: row for row in place.rows("train")}
@@ -166,7 +175,9 @@ def test_vocabulary_and_ids_are_those_of_a_straightforward_computation(place: Wo
         often = sorted((-n, word) for word, n in counts.items() if n >= 2)[:25]
         vocabulary = place.words(side)
         assert vocabulary.words[4:] == tuple(word for _, word in often)
-        limit = load(str(place.folder / "corpus"), "corpus").metrics[f"max_{side}_length"]
+        lengths = [len(sentence) + 1 for sentence in tokens.values()]
+        limit = int(np.percentile(lengths, 50 if side == "source" else 99))
+        assert load(str(place.folder / "corpus"), "corpus").metrics[f"max_{side}_length"] == limit
         for row, sentence in tokens.items():
             assert rows[row][side] == [*vocabulary.ids(sentence)[: limit - 1], EOS]
 

@@ -109,9 +109,17 @@ def test_a_line_without_end_is_cut_instead_of_filling_the_memory(
 ) -> None:
     monkeypatch.setattr(lines, "READ_BYTES", 16)
     path = tmp_path / "a.txt"
-    path.write_bytes(b"short\n" + b"x" * 1000 + b"\nafter\n" + b"y" * 500)
+    path.write_bytes(b"short\n" + b"x" * 1000 + b"\nten bytes!\r\n" + b"y" * 500)
     found = read_all(path, 64, longest=10)[0]
-    assert found == [b"short", b"x" * 11, b"after", b"y" * 11]
+    assert found == [b"short", b"x" * 11, b"ten bytes!", b"y" * 11]
+
+
+@pytest.mark.parametrize("at", range(8, 14))
+def test_a_carriage_return_inside_does_not_make_a_long_line_short(tmp_path: Path, at: int) -> None:
+    path = tmp_path / "a.txt"
+    for end in (b"", b"\n"):
+        path.write_bytes(b"x" * at + b"\r" + b"x" * 30 + end)
+        assert len(read_all(path, 64, longest=10)[0][0]) > 10
 
 
 @pytest.mark.parametrize(

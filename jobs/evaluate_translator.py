@@ -1,0 +1,68 @@
+"""Scores a translator on two aligned files: BLEU, chrF, losses, speed."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import Field
+
+from jobs.runner import run_job
+from seqvis.config import JobSettings
+from seqvis.storage import locate
+from seqvis.text.textfiles import read_sentences, write_sentences
+from seqvis.translation.decode import SearchSettings
+from seqvis.translation.evaluate import evaluate
+from seqvis.translation.metrics import Scoring
+from seqvis.translation.translator import Translator
+
+
+class EvaluateTranslator(JobSettings):
+    """Scores a translator on two aligned files: BLEU, chrF, losses, speed."""
+
+    model: str
+    """Directory or URI that train_translator wrote."""
+    source: str
+    """File with a sentence a line to translate."""
+    reference: str
+    """File with their right translations, aligned."""
+    beam: int = Field(1, ge=1)
+    """Hypotheses kept while searching; 1 is greedy."""
+    length_penalty: float = Field(1.0, ge=0)
+    """Exponent of the length by which a beam's scores are divided."""
+    scoring: Scoring = "text"
+    """text: sacreBLEU on the texts as they are; moses: both sides Moses-normalised, tokenised
+    and lowercased first, as published for Multi30k."""
+    lowercase: bool = False
+    """Compare without case, with --scoring text."""
+    batch_size: int = Field(64, ge=1)
+    """Sentences translated at once."""
+    output: str | None = None
+    """File for the translations, a line each."""
+    use_gpu: bool = False
+    """Translate on a GPU."""
+
+
+def run(settings: EvaluateTranslator) -> dict[str, Any]:
+    """Translates, scores and returns the scores."""
+    translator = Translator.load(settings.model, "cuda" if settings.use_gpu else "cpu")
+    search = SearchSettings(beam=settings.beam, length_penalty=settings.length_penalty)
+    result, translations = evaluate(
+        translator,
+        list(read_sentences(locate(settings.source))),
+        list(read_sentences(locate(settings.reference))),
+        search,
+        settings.scoring,
+        settings.lowercase,
+        settings.batch_size,
+    )
+    if settings.output:
+        write_sentences(locate(settings.output), translations)
+    return result
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_job(EvaluateTranslator, run, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""Translates a sentence, a file, or standard input."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pydantic import Field
+from pydantic_settings import CliPositionalArg
+
+from jobs.runner import run_job
+from seqvis.config import JobSettings
+from seqvis.errors import ConfigError
+from seqvis.storage import locate
+from seqvis.text.textfiles import decode_lines, read_sentences, write_sentences
+from seqvis.translation.decode import SearchSettings
+from seqvis.translation.picture import draw_alignment
+from seqvis.translation.translator import Translation, Translator
+
+
+class Translate(JobSettings):
+    """Translates a sentence, a file (--input), or standard input; one sentence a line."""
+
+    model: str
+    """Directory or URI that train_translator wrote."""
+    text: CliPositionalArg[tuple[str, ...]] = ()
+    """Sentences to translate."""
+    input: str | None = None
+    """File with a sentence a line; without it and without sentences, standard input."""
+    output: str | None = None
+    """File for the translations, a line each; default: standard output."""
+    beam: int = Field(1, ge=1)
+    """Hypotheses kept while searching; 1 is greedy."""
+    n_best: int = Field(1, ge=1)
+    """Translations of each sentence, at most --beam; more than one gives JSON with scores."""
+    length_penalty: float = Field(1.0, ge=0)
+    """Exponent of the length by which a beam's scores are divided."""
+    attention: str | None = None
+    """PNG file for a picture of how the words of the first sentence are aligned."""
+    batch_size: int = Field(64, ge=1)
+    """Sentences translated at once; the translations do not depend on it."""
+    use_gpu: bool = False
+    """Translate on a GPU."""
+
+
+def run(settings: Translate) -> dict[str, Any] | None:
+    """Translates; the result is None where the translations themselves are the output."""
+    if settings.n_best > settings.beam:
+        raise ConfigError(f"--n-best {settings.n_best}: needs --beam of at least as many")
+    if settings.text and settings.input:
+        raise ConfigError("--input: cannot be combined with sentences on the command line")
+    translator = Translator.load(settings.model, "cuda" if settings.use_gpu else "cpu")
+    search = SearchSettings(
+        beam=settings.beam, n_best=settings.n_best, length_penalty=settings.length_penalty
+    )
+    lines = _as_lines(
+        translator.translate_stream(_sentences(settings), search, settings.batch_size), settings
+    )
+    if settings.output is None:
+        for line in lines:
+            print(line, flush=not settings.input)
+        return None
+    return {"sentences": write_sentences(locate(settings.output), lines), "out": settings.output}
+
+
+def _sentences(settings: Translate) -> Iterator[str]:
+    if settings.text:
+        return iter(settings.text)
+    if settings.input:
+        return read_sentences(locate(settings.input))
+    return decode_lines(sys.stdin.buffer, "standard input")
+
+
+def _as_lines(translations: Iterator[Translation], settings: Translate) -> Iterator[str]:
+    for number, translation in enumerate(translations):
+        if number == 0 and settings.attention:
+            draw_alignment(locate(settings.attention), translation)
+        if settings.n_best == 1:
+            yield translation.text
+            continue
+        found = [{"text": one.text, "score": round(one.score, 4)} for one in translation.candidates]
+        yield json.dumps({"source": translation.source, "translations": found}, ensure_ascii=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_job(Translate, run, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""Scoring a trained translator on aligned files it has not seen."""
+
+import time
+from typing import Any
+
+from seqvis.errors import DataError
+from seqvis.translation.batches import Batch, pad_ids
+from seqvis.translation.decode import SearchSettings
+from seqvis.translation.metrics import (
+    FreeRunningSums,
+    Scoring,
+    free_running_sums,
+    score_texts,
+)
+from seqvis.translation.task import VALIDATION_BATCH, forced_loss
+from seqvis.translation.translator import Translator
+
+
+def evaluate(
+    translator: Translator,
+    sources: list[str],
+    references: list[str],
+    search: SearchSettings,
+    scoring: Scoring = "text",
+    lowercase: bool = False,
+    batch_size: int = 64,
+) -> tuple[dict[str, Any], list[str]]:
+    """BLEU, chrF, both of the seed's losses and accuracy, and the translations.
+
+    `loss` is per real target word, `loss_with_padding` per position of batches of 200 sentences
+    sorted by length as the seed validates, `accuracy` the share of real words that were the
+    likeliest; in all three the model feeds on its own words. `forced_loss` gives it the right
+    previous word. Pairs with an empty side take part in BLEU and chrF alone.
+
+    Raises DataError if there are not as many references as sources, or no sentences.
+    """
+    if len(sources) != len(references):
+        raise DataError(
+            f"{len(sources):,} sources but {len(references):,} references; "
+            f"both files need one sentence a line, aligned"
+        )
+    started = time.perf_counter()
+    translations = [one.text for one in translator.translate(sources, search, batch_size)]
+    seconds = time.perf_counter() - started
+    language = str(translator.artifact.config["target_lang"])
+    scores = score_texts(translations, references, scoring, language, lowercase)
+    result = {
+        "bleu": round(scores.bleu, 2),
+        "chrf": round(scores.chrf, 2),
+        **losses(translator, sources, references),
+        "sentences": len(sources),
+        "sentences_per_second": round(len(sources) / seconds, 1),
+        "signature": scores.signature,
+    }
+    return result, translations
+
+
+def losses(translator: Translator, sources: list[str], references: list[str]) -> dict[str, float]:
+    """The seed's losses and accuracy, and the loss with the right words fed."""
+    languages = translator.languages
+    tokens = languages.source_tokenizer.tokenize_many(sources)
+    pairs = [
+        (languages.source_ids(source), languages.target_ids(reference))
+        for source, reference in zip(tokens, references, strict=True)
+        if source and reference.strip()
+    ]
+    # Longest first, as the seed's SortSampler has it; its padding decides loss_with_padding.
+    pairs.sort(key=lambda pair: -len(pair[1]))
+    sums, forced = FreeRunningSums(0.0, 0.0, 0, 0, 0), 0.0
+    for begin in range(0, len(pairs), VALIDATION_BATCH):
+        part = pairs[begin : begin + VALIDATION_BATCH]
+        source, lengths = pad_ids([one for one, _ in part])
+        target, target_lengths = pad_ids([other for _, other in part])
+        batch = Batch(source, lengths, target, int(target_lengths.sum()), target.numel())
+        batch = batch.to(translator.device)
+        sums = sums + free_running_sums(translator.model, batch)
+        forced += forced_loss(translator.model, batch)
+    return {**sums.means(), "forced_loss": forced / max(1, sums.words)}
