@@ -56,7 +56,7 @@ class JobSettings(BaseSettings):
         arguments, presets = _take_config_flag(list(arguments))
         from_yaml: dict[str, Any] = {}
         for preset in presets:
-            from_yaml = _merge(from_yaml, _read_yaml(preset))
+            from_yaml = _merge(from_yaml, read_yaml(preset))
         parser = _Parser(prog=_program_name(cls), allow_abbrev=False, description=_help_text(cls))
         parser.add_argument("--config", metavar="FILE", help="YAML file with settings; may repeat")
         unknown: list[str] = []
@@ -138,7 +138,8 @@ def _take_config_flag(arguments: list[str]) -> tuple[list[str], list[str]]:
     return rest, presets
 
 
-def _read_yaml(path: str) -> dict[str, Any]:
+def read_yaml(path: str) -> dict[str, Any]:
+    """The keys and values of a YAML file. Raises ConfigError if it has none or cannot be read."""
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:

@@ -116,6 +116,11 @@ def locate(uri: str | os.PathLike[str]) -> Location:
     return Location(filesystem, path.rstrip("/"), text)
 
 
+def absolute(uri: str) -> str:
+    """`uri` in a form that another process understands, whatever its working directory."""
+    return uri if "://" in uri else locate(uri).path
+
+
 @contextmanager
 def storage_errors(uri: str) -> Iterator[None]:
     """Turns a full disk, a missing permission and the like into a StorageError that names `uri`."""

@@ -17,7 +17,7 @@ from seqvis import artifacts
 from seqvis.artifacts import Artifact
 from seqvis.config import Settings
 from seqvis.plots import plot_curves, plot_learning_rates
-from seqvis.storage import Location, locate
+from seqvis.storage import Location, absolute, locate
 from seqvis.text.wordvectors import WordVectors
 from seqvis.training.checkpoints import CheckpointStore
 from seqvis.training.fit import FitResult, FitSettings, fit
@@ -107,11 +107,11 @@ def train(
 
     run_workers(
         train_worker,
-        _Work(settings.resolved(), use_gpu),
+        _Work(_with_absolute_paths(settings.resolved()), use_gpu),
         listen,
         num_workers,
         use_gpu,
-        f"{run.uri if not run.is_local else run.path}/ray",
+        absolute(f"{run.uri}/ray"),
         cpus_per_worker,
     )
     (run / "ray").delete()
@@ -208,6 +208,13 @@ def _save(
                 writer.path(name).write_bytes(corpus.file(name).read_bytes())
         with writer.local_file("curves.png") as path:
             plot_curves(path, result.history)
+
+
+def _with_absolute_paths(settings: TrainSettings) -> TrainSettings:
+    """Ray Train's workers run in a directory of their own."""
+    names = ("corpus", "out", "vectors_source", "vectors_target")
+    given = {name: uri for name in names if (uri := getattr(settings, name)) is not None}
+    return settings.model_copy(update={name: absolute(uri) for name, uri in given.items()})
 
 
 def _run_directory(out: Location) -> Location:

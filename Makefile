@@ -1,0 +1,41 @@
+# The whole project from a bare machine with Python 3.11+, gcc and make:
+#
+#   make demo    trains a French-English translator on generated questions and shows what it does
+#   make test    runs all tests
+#
+# Both install what they need into .venv once (some minutes, 7 GB); a second call starts at once.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+DEMO_OUT ?= runs/demo
+TEST_ARGS ?=
+
+# OpenMP's threads must not spin while they wait: see jobs/__init__.py.
+export OMP_WAIT_POLICY := PASSIVE
+
+.PHONY: demo test lint setup clean
+
+demo: $(VENV)/installed
+	$(RUN) -m jobs.demo --out $(DEMO_OUT)
+
+test: $(VENV)/installed
+	$(RUN) -m pytest $(TEST_ARGS)
+
+lint: $(VENV)/installed
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+setup: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "error: $(PYTHON) is older than 3.11; set PYTHON=python3.11 or newer"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV): this takes some minutes, once"
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[samples,dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info

@@ -1,0 +1,108 @@
+"""train_translator through its own main, on a real Ray with two workers."""
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.train_translator import main
+from seqvis import artifacts
+from seqvis.samples.questions import generate_pairs
+from seqvis.translation.train import TrainSettings, train
+from seqvis.translation.translator import Translator
+from tests.corpora import write_corpus
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
+SMALL = ["--model.embedding-size", "32", "--model.hidden-size", "24", "--fit.precision", "float32"]
+STILL = [
+    f"--model.dropout.{kind}=0" for kind in ("input", "encoder", "bridge", "decoder", "output")
+]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pairs = generate_pairs(1300, seed=3)
+    return write_corpus(tmp_path_factory.mktemp("corpus") / "corpus", pairs[100:], pairs[:100])
+
+
+def test_two_workers_see_the_losses_that_one_sees_at_the_same_batch_size(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = []
+    for workers in ("2", "0"):
+        out = tmp_path / workers
+        flags = ["--corpus", str(corpus), "--out", str(out), "--epochs", "2", "--variant", "all"]
+        flags += ["--num-workers", workers, "--cpus-per-worker", "1", *SMALL, *STILL]
+        assert main(flags) == 0
+        result = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert result["out"] == str(out)
+        found.append(result)
+    for key in ("train_loss", "forced_loss"):
+        assert found[0][key] == pytest.approx(found[1][key], rel=1e-3)
+    assert Translator.load(str(tmp_path / "2")).translate(["Où est le chat ?"])[0].text
+
+
+def _training_processes() -> list[int]:
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                if b"RayTrainWorker" in (folder / "cmdline").read_bytes():
+                    found.append(int(folder.name))
+            except OSError:  # it ended while we looked
+                continue
+    return sorted(found)
+
+
+def test_a_run_whose_worker_is_killed_recovers_by_itself(corpus: Path, tmp_path: Path) -> None:
+    events: list[dict[str, Any]] = []
+    killed: list[int] = []
+
+    def report(event: dict[str, Any]) -> None:
+        events.append(event)
+        if event["event"] == "epoch" and not killed:
+            killed.append(_training_processes()[-1])
+            os.kill(killed[0], signal.SIGKILL)
+
+    settings = TrainSettings.model_validate(
+        {
+            "corpus": str(corpus),
+            "out": str(tmp_path / "out"),
+            "epochs": 8,
+            "batches": {"size": 16},
+            "model": {"embedding_size": 32, "hidden_size": 24},
+            "fit": {"precision": "float32"},
+            "samples": 0,
+        }
+    )
+    train(settings, report, num_workers=2, cpus_per_worker=1)
+    assert killed
+    notes = [event["text"] for event in events if event["event"] == "note"]
+    assert any("going on from" in note for note in notes)
+    history = [event["history"] for event in events if event["event"] == "epoch"][-1]
+    assert [row["epoch"] for row in history] == list(range(1, 9))
+    assert artifacts.load(str(tmp_path / "out"), "translator").metrics["bleu"] > 0
+
+
+def test_an_error_in_a_worker_is_told_in_one_line(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--corpus", str(corpus), "--out", str(tmp_path / "out"), "--num-workers", "1", *SMALL]
+    assert main([*flags, "--fit.monitor", "blue", "--epochs", "1"]) == 2
+    error = capsys.readouterr().err
+    assert "error: --fit.monitor: blue is no validation metric" in error
+    assert "Traceback" not in error
+
+
+def test_more_workers_than_the_machine_has_are_refused_at_once(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--corpus", str(corpus), "--out", str(tmp_path / "out"), "--num-workers", "64"]
+    assert main(flags) == 2
+    assert "--num-workers 64: needs 64 CPUs, this Ray has 4" in capsys.readouterr().err
+    assert main([*flags[:-1], "1", "--use-gpu"]) == 2
+    assert "leave out --use-gpu" in capsys.readouterr().err

@@ -1,0 +1,135 @@
+"""Greedy and beam search, and what becomes of their words."""
+
+import itertools
+import random
+
+import pytest
+import torch
+
+from seqvis.samples.questions import generate_pairs
+from seqvis.text.vocab import BOS, EOS, PAD
+from seqvis.translation.batches import pad_ids
+from seqvis.translation.decode import Hypothesis, SearchSettings, search
+from seqvis.translation.forcing import ForcingSettings
+from seqvis.translation.model import Seq2Seq
+from seqvis.translation.settings import ModelSettings, resolve_variant
+from seqvis.translation.translator import Translator
+
+TIE = 1e-4  # nats; float32 rounds sums of some hundred products to about this
+
+
+def tiny_model(words: int = 7) -> Seq2Seq:
+    torch.manual_seed(1)
+    sizes = ModelSettings(embedding_size=6, hidden_size=5)
+    return Seq2Seq(resolve_variant("all", sizes, ForcingSettings())[0], 9, words).eval()
+
+
+def log_probability(model: Seq2Seq, source: list[int], ids: list[int]) -> float:
+    """Of one target, each word given those before it, by the forced forward pass."""
+    padded, lengths = pad_ids([source])
+    forced = torch.ones(len(ids), dtype=torch.bool)
+    with torch.no_grad():
+        outputs = model(padded, lengths, torch.tensor([ids]), forced).outputs[:, 0]
+        scores = model.decoder.logits(outputs)
+        scores[:, [BOS, PAD]] = -torch.inf
+    logs = torch.log_softmax(scores, -1)
+    return float(logs.gather(1, torch.tensor(ids)[:, None]).sum())
+
+
+def test_a_wide_beam_finds_the_best_of_all_translations() -> None:
+    """Of all with up to three words; this model's longer ones are less likely."""
+    model = tiny_model()
+    source = [4, 6, 5, 2]
+    settings = SearchSettings(beam=400, n_best=3, length_penalty=0.0, max_length_factor=0.01)
+    words = (3, 4, 5, 6)
+    everything = [[*some, EOS] for n in range(4) for some in itertools.product(words, repeat=n)]
+    expected = sorted((log_probability(model, source, ids), ids) for ids in everything)[::-1]
+    padded, lengths = pad_ids([source])
+    found = search(model, padded, lengths, settings)[0]
+    for hypothesis, (score, ids) in zip(found, expected[:3], strict=True):
+        assert [*hypothesis.ids, EOS] == ids
+        assert hypothesis.score == pytest.approx(score, abs=1e-4)
+
+
+def test_a_hypothesis_has_the_score_of_its_words(translator: Translator) -> None:
+    texts = [pair[0] for pair in generate_pairs(20, seed=9)]
+    for settings in (SearchSettings(), SearchSettings(beam=3, n_best=3, length_penalty=0.7)):
+        for text in texts:
+            tokens = translator.languages.source_tokenizer.tokenize(text)
+            ids = translator.languages.source_ids(tokens)
+            padded, lengths = pad_ids([ids])
+            for one in search(translator.model, padded, lengths, settings)[0]:
+                words = [*one.ids, EOS] if one.finished else one.ids
+                penalty = ((5 + len(words)) / 6) ** settings.length_penalty
+                expected = log_probability(translator.model, ids, words) / penalty
+                assert one.score == pytest.approx(expected, abs=1e-3)
+
+
+def test_beam_search_returns_distinct_translations_best_first(translator: Translator) -> None:
+    texts = [pair[0] for pair in generate_pairs(30, seed=10)]
+    for result in translator.translate(texts, SearchSettings(beam=4, n_best=4)):
+        scores = [one.score for one in result.candidates]
+        assert scores == sorted(scores, reverse=True)
+        assert len({tuple(one.tokens) for one in result.candidates}) == len(scores)
+
+
+def test_attention_has_a_row_a_word_and_sums_to_one(translator: Translator) -> None:
+    for beam in (1, 3):
+        result = translator.translate(["Où travaille ta sœur ?"], SearchSettings(beam=beam))[0]
+        best = result.candidates[0]
+        assert best.attention is not None
+        assert best.attention.shape == (len(best.tokens), len(result.source_tokens) + 1)
+        torch.testing.assert_close(best.attention.sum(1), torch.ones(len(best.tokens)))
+
+
+def test_an_unknown_word_is_replaced_by_the_word_it_attends_to(translator: Translator) -> None:
+    attention = torch.tensor([[0.1, 0.8, 0.1], [0.7, 0.2, 0.1]])
+    tokens = translator.languages.target_tokens([3, 4], ["le", "zyx"], attention)
+    assert tokens == ["zyx", translator.languages.target_vocabulary.words[4]]
+
+
+def _texts(translator: Translator, texts: list[str], batch: int, beam: int) -> list[Hypothesis]:
+    found = translator.translate(texts, SearchSettings(beam=beam), batch)
+    return [one.candidates[0] for one in found]  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("beam", [1, 4])
+def test_a_translation_does_not_depend_on_its_batch(translator: Translator, beam: int) -> None:
+    """One by one, in batches of 64, and shuffled; differences must be ties, and are named."""
+    texts = [pair[0] for pair in generate_pairs(150, seed=11)]
+    order = list(range(len(texts)))
+    random.Random(0).shuffle(order)
+    alone = _texts(translator, texts, 1, beam)
+    batched = _texts(translator, texts, 64, beam)
+    shuffled = _texts(translator, [texts[i] for i in order], 64, beam)
+    back = {row: shuffled[place] for place, row in enumerate(order)}
+    ties = []
+    for row, text in enumerate(texts):
+        for other in (batched[row], back[row]):
+            if other.text != alone[row].text:  # type: ignore[attr-defined]
+                assert abs(other.score - alone[row].score) < TIE, text
+                ties.append(text)
+    assert len(ties) <= 2, f"ties within rounding: {ties}"
+
+
+def test_empty_and_strange_sentences_are_translated_without_harm(translator: Translator) -> None:
+    texts = ["", "   ", "?", "🐈 🐈", "a" * 300, "mot " * 150]
+    results = translator.translate(texts)
+    assert [one.source for one in results] == texts
+    assert results[0].text == results[1].text == ""
+
+
+def test_a_translation_that_never_ends_is_cut(translator: Translator) -> None:
+    bias = translator.model.decoder.projection.bias
+    kept = bias.detach().clone()
+    try:
+        with torch.no_grad():
+            bias[EOS] = -1e4
+        for beam in (1, 3):
+            settings = SearchSettings(beam=beam, max_length_factor=1.0)
+            best = translator.translate(["Où est le chat ?"], settings)[0].candidates[0]
+            assert not best.complete
+            assert len(best.tokens) <= len(["Où", "est", "le", "chat", "?", "end"]) + 10
+    finally:
+        with torch.no_grad():
+            bias.copy_(kept)
