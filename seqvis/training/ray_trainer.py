@@ -89,7 +89,10 @@ def run_workers(
     finally:
         queue.shutdown(force=True)
     if outcome:
-        raise _cause(outcome[0])
+        raise TrainingError(
+            f"the workers died {max_failures + 1} times and were not started again; the last "
+            f"error: {outcome[0]}"
+        ) from outcome[0]
 
 
 def _enter_worker(config: dict[str, Any]) -> None:
@@ -99,7 +102,12 @@ def _enter_worker(config: dict[str, Any]) -> None:
     def report(event: dict[str, Any]) -> None:
         queue.actor.put_nowait.remote(event)
 
-    config["function"](config["argument"], report)
+    try:
+        config["function"](config["argument"], report)
+    except SeqvisError as error:
+        # A restart would meet it again: the caller stops here.
+        ray.get(queue.actor.put_nowait.remote({"event": "error", "error": error}))
+        raise
 
 
 def _fit(trainer: TorchTrainer, outcome: list[BaseException]) -> None:
@@ -114,9 +122,12 @@ def _pass_on(queue: Queue, report: Report) -> None:
     deadline = time.monotonic() + 0.5
     while time.monotonic() < deadline:
         try:
-            report(queue.get(timeout=0.2))
+            event = queue.get(timeout=0.2)
         except Empty:
             return
+        if event["event"] == "error":
+            raise event["error"]
+        report(event)
 
 
 def _share_of_cpus(num_workers: int) -> int:
@@ -139,16 +150,3 @@ def _check_resources(num_workers: int, threads: int, use_gpu: bool) -> None:
 def _can_grow() -> bool:
     """Whether the Ray is a cluster, which may have an autoscaler, and not one on this machine."""
     return len(ray.nodes()) > 1
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The first error of ours among the causes and worker failures of Ray Train's error."""
-    failures = getattr(error, "worker_failures", None) or {}
-    for failure in [*failures.values(), error.__cause__]:
-        seen: BaseException | None = failure
-        while seen is not None:
-            if isinstance(seen, SeqvisError):
-                return seen
-            inner = getattr(seen, "cause", None) or seen.__cause__
-            seen = inner if isinstance(inner, BaseException) else None
-    return TrainingError(f"the workers failed and were not restarted again: {error}")

@@ -72,6 +72,9 @@ class ModelSettings(Settings):
     readout: Literal["state", "context"] = "state"
     """What a word is predicted from: the decoder's state alone (the seed), or also the previous
     word and the context vector, through one tanh layer (Bahdanau et al. 2015)."""
+    embedding_deviation: float = Field(1.0, gt=0)
+    """Standard deviation of the initial embeddings, word vectors among them; the seed's 1 makes
+    tied output weights start with very certain, wrong predictions."""
     tie_output: bool = True
     """Use the target embeddings as the weights of the projection to the vocabulary."""
     dropout: DropoutSettings = DropoutSettings()

@@ -89,6 +89,8 @@ class TranslationTask:
         for embedding, vocabulary, vectors, flag in sides:
             if vectors is not None:
                 _fill(embedding, vocabulary, vectors, flag, self.seed)
+            with torch.no_grad():
+                embedding.weight.mul_(self.model_settings.embedding_deviation)
         return model
 
     def fingerprint(self) -> str:
