@@ -61,6 +61,7 @@ def run(settings: Demo) -> dict[str, Any]:
                     source_lang="fr",
                     target_lang="en",
                     filter="questions",
+                    case_token=True,
                     out=f"{folder}/corpus",
                 ),
                 progress,
@@ -89,9 +90,9 @@ def _show(folder: Path) -> dict[str, Any]:
     )
     _say(f"4  {len(sources):,} questions with combinations of words that training never saw")
     translator = Translator.load(f"{folder}/translator")
-    scores, translations = evaluate(translator, sources, references, SearchSettings(), "text", True)
+    scores, translations = evaluate(translator, sources, references, SearchSettings())
     for row in range(0, len(sources), max(1, len(sources) // SHOWN)):
-        right = "=" if translations[row].lower() == references[row].lower() else "!"
+        right = "=" if translations[row] == references[row] else "!"
         _say(f"   {sources[row]}\n {right} {translations[row]}")
     picture = folder / "attention.png"
     longest = max(sources, key=len)

@@ -43,6 +43,11 @@ class Location:
     def __truediv__(self, name: str) -> "Location":
         return Location(self.filesystem, f"{self.path}/{name}", f"{self.uri.rstrip('/')}/{name}")
 
+    def parent(self) -> "Location":
+        """The directory that this file or directory is in."""
+        above = self.path.rstrip("/").rpartition("/")[0]
+        return Location(self.filesystem, above or "/", self.uri.rstrip("/").rpartition("/")[0])
+
     def exists(self) -> bool:
         return self.filesystem.get_file_info(self.path).type != fs.FileType.NotFound
 

@@ -40,6 +40,7 @@ def write_sentences(location: Location, sentences: Iterable[str]) -> int:
     count = 0
     temporary = Location(location.filesystem, f"{location.path}.partial", location.uri)
     try:
+        location.parent().make_directory()
         with storage_errors(location.uri):
             with location.filesystem.open_output_stream(temporary.path) as stream:
                 for sentence in sentences:

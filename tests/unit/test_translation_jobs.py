@@ -1,0 +1,155 @@
+"""translate and evaluate_translator through their own mains."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from sacrebleu.metrics import BLEU
+
+from jobs.evaluate_translator import main as evaluate
+from jobs.train_translator import main as train
+from jobs.translate import main as translate
+from seqvis.samples.questions import generate_pairs
+from seqvis.translation.translator import Translator
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def model(translator: Translator) -> str:
+    return translator.artifact.location.path
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[str, str]:
+    """200 questions in two aligned files."""
+    pairs = generate_pairs(200, seed=20)
+    for side, language in enumerate(("fr", "en")):
+        lines = "".join(pair[side] + "\n" for pair in pairs)
+        (tmp_path / f"questions.{language}").write_text(lines)
+    return str(tmp_path / "questions.fr"), str(tmp_path / "questions.en")
+
+
+def test_sentences_a_file_and_standard_input_give_the_same(
+    model: str,
+    files: tuple[str, str],
+    tmp_path: Path,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lines = Path(files[0]).read_text().splitlines()
+    assert translate(["--model", model, *lines[:5]]) == 0
+    spoken = capsys.readouterr().out.splitlines()
+    out = tmp_path / "out.en"
+    assert translate(["--model", model, "--input", files[0], "--output", str(out)]) == 0
+    assert json.loads(capsys.readouterr().out) == {"sentences": 200, "out": str(out)}
+    assert out.read_text().splitlines()[:5] == spoken
+    stdin = io.TextIOWrapper(io.BytesIO("\r\n".join(lines[:5]).encode()))
+    monkeypatch.setattr("sys.stdin", stdin)
+    assert translate(["--model", model]) == 0
+    assert capsys.readouterr().out.splitlines() == spoken
+
+
+def test_n_best_is_json_with_scores(model: str, capsys: Capture) -> None:
+    assert translate(["--model", model, "--beam", "3", "--n-best", "3", "Où est le chat ?"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["source"] == "Où est le chat ?"
+    assert len(found["translations"]) == 3
+    assert translate(["--model", model, "--n-best", "3", "x"]) == 2
+
+
+def test_the_attention_picture_is_drawn(model: str, tmp_path: Path, capsys: Capture) -> None:
+    picture = tmp_path / "attention.png"
+    flags = ["--model", model, "--attention", str(picture), "Où travaille ta sœur ?"]
+    assert translate(flags) == 0
+    with Image.open(picture) as image:
+        assert min(image.size) > 200
+
+
+def test_evaluation_gives_sacrebleus_own_figures(
+    model: str, files: tuple[str, str], tmp_path: Path, capsys: Capture
+) -> None:
+    out = tmp_path / "translations.en"
+    flags = ["--model", model, "--source", files[0], "--reference", files[1]]
+    assert evaluate([*flags, "--output", str(out)]) == 0
+    result = json.loads(capsys.readouterr().out)
+    names = "bleu chrf loss loss_with_padding accuracy sentences_per_second signature"
+    assert set(names.split()) <= set(result)
+    references = Path(files[1]).read_text().splitlines()
+    expected = BLEU().corpus_score(out.read_text().splitlines(), [references]).score
+    assert result["bleu"] == pytest.approx(expected, abs=0.01)
+    assert "tok:13a" in result["signature"]
+    assert evaluate([*flags, "--scoring", "moses", "--beam", "2"]) == 0
+    assert "moses(en)" in json.loads(capsys.readouterr().out)["signature"]
+
+
+@pytest.mark.parametrize(
+    ("source", "reference", "message"),
+    [
+        (b"un\ndeux\n", b"one\n", "2 sources but 1 references"),
+        (b"un\n\xff\xfe\n", b"one\ntwo\n", "line 2 is not valid UTF-8"),
+        (b"", b"one\n", "is empty"),
+        (None, b"one\n", "no such file"),
+    ],
+)
+def test_bad_files_give_one_line_and_no_traceback(
+    model: str,
+    tmp_path: Path,
+    capsys: Capture,
+    source: bytes | None,
+    reference: bytes,
+    message: str,
+) -> None:
+    if source is not None:
+        (tmp_path / "s").write_bytes(source)
+    (tmp_path / "r").write_bytes(reference)
+    flags = ["--source", str(tmp_path / "s"), "--reference", str(tmp_path / "r")]
+    assert evaluate(["--model", model, *flags]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("error: ")
+    assert len(error.splitlines()) == 1
+
+
+def test_a_model_that_is_none_is_refused(tmp_path: Path, questions: Path, capsys: Capture) -> None:
+    assert translate(["--model", str(tmp_path / "nothing"), "x"]) == 1
+    assert "no such translator; make one with python -m jobs.train" in capsys.readouterr().err
+    assert translate(["--model", str(questions), "x"]) == 1
+    assert "is a corpus, but a translator is needed here" in capsys.readouterr().err
+
+
+def test_an_interrupted_translation_leaves_the_old_file(
+    model: str, tmp_path: Path, capsys: Capture
+) -> None:
+    (tmp_path / "in").write_bytes(b"Qui dort ?\n" * 1100 + b"\xff\n")
+    out = tmp_path / "out"
+    out.write_text("earlier\n")
+    assert translate(["--model", model, "--input", str(tmp_path / "in"), "--output", str(out)]) == 1
+    assert "line 1101 is not valid UTF-8" in capsys.readouterr().err
+    assert out.read_text() == "earlier\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+
+
+def test_wrong_flags_of_training_are_told_together(tmp_path: Path, capsys: Capture) -> None:
+    flags = ["--out", str(tmp_path / "o"), "--varaint", "all", "--epochs", "0"]
+    assert train([*flags, "--model.dropout.output", "1.5"]) == 2
+    error = capsys.readouterr().err
+    for part in (
+        "--varaint: no such flag, did you mean --variant?",
+        "--corpus: is needed",
+        "--epochs: input should be greater",
+        "--model.dropout.output: input should be",
+    ):
+        assert part in error
+
+
+def test_every_preset_is_valid(questions: Path, tmp_path: Path, capsys: Capture) -> None:
+    presets = sorted((Path(__file__).parents[2] / "jobs" / "presets").glob("*.yaml"))
+    assert presets
+    for preset in presets:
+        # An impossible value stops the job after it has read the rest.
+        code = train(["--config", str(preset), "--corpus", "x", "--out", "y", "--epochs", "-1"])
+        assert code == 2
+        assert capsys.readouterr().err.count("error:") == 1
