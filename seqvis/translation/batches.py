@@ -6,7 +6,6 @@ batches of similar length; a batch is a function of seed, epoch and number alone
 two integers resumes anywhere, and N workers share a batch without talking to each other.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -156,20 +155,6 @@ def make_batch(
     if worker >= len(rows):
         target = torch.full_like(target, PAD)
     return Batch(source, source_lengths, target, words, width * len(rows), workers)
-
-
-def training_batches(
-    table: PairTable,
-    settings: BatchSettings,
-    seed: int,
-    epoch: int,
-    first: int = 0,
-    worker: int = 0,
-    workers: int = 1,
-) -> Iterator[Batch]:
-    """The batches of an epoch from number `first` on, as this worker sees them."""
-    for rows in plan_epoch(table, settings, seed, epoch)[first:]:
-        yield make_batch(table, rows, worker, workers)
 
 
 def pad_ids(sentences: list[list[int]]) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -28,7 +30,6 @@ from seqvis.translation.batches import (
     make_batch,
     plan_epoch,
     plan_validation,
-    training_batches,
 )
 from seqvis.translation.decode import Hypothesis, SearchSettings, search
 from seqvis.translation.dropout import dropout
@@ -97,13 +98,23 @@ class TranslationTask:
         return self.corpus.fingerprint()
 
     def steps_in_epoch(self, epoch: int) -> int:
-        return len(plan_epoch(self.train, self.batches_settings, self.seed, epoch))
+        return len(self._plan(epoch))
 
     def batches(self, epoch: int, first: int, workers: Workers) -> Iterator[Batch]:
-        for batch in training_batches(
-            self.train, self.batches_settings, self.seed, epoch, first, workers.rank, workers.count
-        ):
+        for rows in self._plan(epoch)[first:]:
+            batch = make_batch(self.train, rows, workers.rank, workers.count)
             yield batch.to(workers.device)
+
+    def _plan(self, epoch: int) -> list[NDArray[np.int64]]:
+        """The batches of an epoch; dealing out a large corpus takes a while, so one is kept."""
+        if epoch not in self._plans:
+            self._plans.clear()
+            self._plans[epoch] = plan_epoch(self.train, self.batches_settings, self.seed, epoch)
+        return self._plans[epoch]
+
+    @cached_property
+    def _plans(self) -> dict[int, list[NDArray[np.int64]]]:
+        return {}
 
     def loss(self, model: nn.Module, batch: Batch, epoch: float) -> StepLoss:
         assert isinstance(model, Seq2Seq)
