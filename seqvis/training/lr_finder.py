@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqvis.errors import TrainingError
-from seqvis.training.fit import Stepper, Task
 from seqvis.training.schedules import OptimizerSettings
+from seqvis.training.stepper import Stepper, Task
 from seqvis.training.workers import Workers
 
 _SMOOTHING = 0.95

@@ -20,7 +20,7 @@ from seqvis.config import Settings
 from seqvis.errors import ConfigError
 from seqvis.text.vocab import PAD, Vocabulary
 from seqvis.text.wordvectors import WordVectors, embedding_matrix
-from seqvis.training.fit import StepLoss
+from seqvis.training.stepper import StepLoss
 from seqvis.training.workers import Workers
 from seqvis.translation.batches import (
     Batch,

@@ -1,0 +1,127 @@
+"""One training step: what the training loop and the learning-rate finder share.
+
+A `Task` is what a model brings to be trained; a `Stepper` holds the model and its optimiser and
+makes a step on a batch: forward pass in mixed precision, backward pass, clipping, update. All
+randomness of a step is a function of seed, step and worker.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from seqvis.errors import ConfigError
+from seqvis.training.schedules import OptimizerSettings
+from seqvis.training.workers import Workers
+
+B = TypeVar("B")
+
+
+@dataclass(frozen=True)
+class StepLoss:
+    """The loss of a worker's share of a batch."""
+
+    loss: Tensor  # scalar; the mean over workers is the batch's loss
+    total: Tensor  # scalar without gradient: sum over this worker's tokens, for the log
+    tokens: int  # this worker's tokens
+
+
+class Task(Protocol[B]):
+    """What a model brings to be trained."""
+
+    def build_model(self) -> nn.Module: ...
+
+    def fingerprint(self) -> str:
+        """Changes with the data; a checkpoint of other data is refused."""
+
+    def steps_in_epoch(self, epoch: int) -> int: ...
+
+    def batches(self, epoch: int, first: int, workers: Workers) -> Iterator[B]:
+        """This worker's share of the batches of an epoch, from number `first` on."""
+
+    def loss(self, model: nn.Module, batch: B, epoch: float) -> StepLoss: ...
+
+    def evaluate(self, model: nn.Module, workers: Workers) -> dict[str, Any]:
+        """Validation metrics, floats; strings and lists (samples) are passed to the report."""
+
+    def flops(self, model: nn.Module, batch: B) -> float:
+        """Floating-point operations of a training step on the batch."""
+
+
+class Stepper(Generic[B]):
+    """One training step; what `fit` and the learning-rate finder share."""
+
+    def __init__(
+        self,
+        task: Task[B],
+        optimizer: OptimizerSettings,
+        precision: str,
+        seed: int,
+        workers: Workers,
+    ):
+        torch.manual_seed(seed)
+        self.task, self.settings, self.seed, self.workers = task, optimizer, seed, workers
+        self.model = task.build_model().to(workers.device)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(),
+            lr=optimizer.learning_rate,
+            betas=(optimizer.beta1, optimizer.beta2),
+            eps=optimizer.epsilon,
+            weight_decay=optimizer.weight_decay,
+            fused=True,
+        )
+        self.product_type = product_type(precision, workers.device)
+        self._wrapped = workers.wrap(_TaskLoss(task, self.model))
+
+    def step(self, batch: B, number: int, epoch: float, rate: float, beta1: float) -> StepLoss:
+        """One optimiser step. `number` seeds it; `epoch` may be fractional."""
+        self.model.train()
+        torch.manual_seed(_mix(self.seed, number, self.workers.rank))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+            group["betas"] = (beta1, group["betas"][1])
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.autocast():
+            loss: StepLoss = self._wrapped(batch, epoch)
+        loss.loss.backward()
+        if self.settings.clip_norm:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
+        self.optimizer.step()
+        return loss
+
+    def autocast(self) -> torch.autocast:
+        device = self.workers.device.type
+        return torch.autocast(device, self.product_type, enabled=self.product_type != torch.float32)
+
+
+class _TaskLoss(nn.Module):
+    """The task's loss as a module's forward pass, so that DistributedDataParallel can wrap it."""
+
+    def __init__(self, task: Task[Any], model: nn.Module):
+        super().__init__()
+        self.task = task
+        self.model = model
+
+    def forward(self, batch: Any, epoch: float) -> StepLoss:
+        return self.task.loss(self.model, batch, epoch)
+
+
+def product_type(precision: str, device: torch.device) -> torch.dtype:
+    """The type that matrix products run in. Raises ConfigError if the hardware lacks it."""
+    if precision == "float32":
+        return torch.float32
+    if device.type == "cuda":
+        has = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        has = bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+    if precision == "bfloat16" and not has:
+        raise ConfigError(
+            "--fit.precision: bfloat16 is not supported by this hardware; use float32"
+        )
+    return torch.bfloat16 if has else torch.float32
+
+
+def _mix(seed: int, step: int, rank: int) -> int:
+    return (seed * 1_000_003 + step) * 4099 + rank
