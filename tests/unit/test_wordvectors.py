@@ -264,9 +264,14 @@ def test_training_stops_when_it_is_asked_to(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "jobs.build_vectors", "--train-on", tmp_path / "text"]
     command += ["--language", "fr", "--out", tmp_path / "out", "--epochs", "100000"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    time.sleep(6)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    deadline = time.monotonic() + 90
+    # Its children are the training process and multiprocessing's resource tracker.
+    while len(children.read_text().split()) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(1)
     process.terminate()
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=90)
     assert process.returncode == 143
     assert "error: stopped" in errors
     assert not (tmp_path / "out").exists()
