@@ -40,7 +40,7 @@ class Demo(JobSettings):
     """Question pairs to generate."""
     num_workers: int = Field(2, ge=0)
     """Ray Train workers."""
-    epochs: int = Field(4, ge=1)
+    epochs: int = Field(3, ge=1)
     """Passes over the questions."""
 
 
