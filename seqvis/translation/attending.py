@@ -3,8 +3,8 @@
 At each step the previous hidden state asks the encoded source for a context vector, which joins
 the previous word on its way through the GRU layers. Autograd would record some thirty small
 operations a step and add up every weight gradient once a step; here the backward pass is written
-by hand and each weight gradient is one matrix product over all steps. Measured on two CPU cores
-at batch 128, this makes the decoder's share of a training step about three times shorter.
+by hand and each weight gradient is one matrix product over all steps. On one CPU core at batch
+64 that saves 3 to 15 % of the forward and backward pass against autograd over `torch.gru_cell`.
 """
 
 import math
