@@ -4,12 +4,14 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from jobs.runner import run_job
+from seqvis import artifacts
 from seqvis.config import JobSettings
 from seqvis.storage import locate
 from seqvis.text.textfiles import read_sentences, write_sentences
+from seqvis.translation.batches import validation_texts
 from seqvis.translation.decode import SearchSettings
 from seqvis.translation.evaluate import evaluate
 from seqvis.translation.metrics import Scoring
@@ -21,10 +23,13 @@ class EvaluateTranslator(JobSettings):
 
     model: str
     """Directory or URI that train_translator wrote."""
-    source: str
+    source: str | None = None
     """File with a sentence a line to translate."""
-    reference: str
+    reference: str | None = None
     """File with their right translations, aligned."""
+    corpus: str | None = None
+    """Instead of the two files: a corpus that prepare_corpus wrote, whose validation part is
+    translated."""
     beam: int = Field(1, ge=1)
     """Hypotheses kept while searching; 1 is greedy."""
     length_penalty: float = Field(1.0, ge=0)
@@ -41,15 +46,23 @@ class EvaluateTranslator(JobSettings):
     use_gpu: bool = False
     """Translate on a GPU."""
 
+    @model_validator(mode="after")
+    def _one_text(self) -> "EvaluateTranslator":
+        files = self.source is not None and self.reference is not None
+        if files == (self.corpus is not None) or (self.source is None) != (self.reference is None):
+            raise ValueError("give --source and --reference, or --corpus alone")
+        return self
+
 
 def run(settings: EvaluateTranslator) -> dict[str, Any]:
     """Translates, scores and returns the scores."""
     translator = Translator.load(settings.model, "cuda" if settings.use_gpu else "cpu")
     search = SearchSettings(beam=settings.beam, length_penalty=settings.length_penalty)
+    sources, references = _texts(settings)
     result, translations = evaluate(
         translator,
-        list(read_sentences(locate(settings.source))),
-        list(read_sentences(locate(settings.reference))),
+        sources,
+        references,
         search,
         settings.scoring,
         settings.lowercase,
@@ -58,6 +71,17 @@ def run(settings: EvaluateTranslator) -> dict[str, Any]:
     if settings.output:
         write_sentences(locate(settings.output), translations)
     return result
+
+
+def _texts(settings: EvaluateTranslator) -> tuple[list[str], list[str]]:
+    if settings.corpus is not None:
+        return validation_texts(artifacts.load(settings.corpus, "corpus"))
+    assert settings.source
+    assert settings.reference
+    return (
+        list(read_sentences(locate(settings.source))),
+        list(read_sentences(locate(settings.reference))),
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -27,7 +27,7 @@ def ray_cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real inputs; skips where a clone has none."""
     if not SHARED_DATA.is_dir():

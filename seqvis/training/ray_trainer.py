@@ -23,6 +23,12 @@ from seqvis.errors import ConfigError, SeqvisError, TrainingError
 Report = Callable[[dict[str, Any]], None]
 WorkerFunction = Callable[[Any, Report], None]
 
+# Settings of libraries that are read when a process starts; docs/training.md, "On a CPU".
+_WORKER_ENVIRONMENT = {
+    "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads take the processor from each other
+    "MALLOC_ARENA_MAX": "1",  # Ray's training thread would get a second, slower arena of glibc's
+}
+
 
 def run_workers(
     function: WorkerFunction,
@@ -72,10 +78,7 @@ def run_workers(
             name=f"train-{uuid.uuid4().hex[:8]}",
             storage_path=storage,
             failure_config=FailureConfig(max_failures=max_failures),
-            # As in jobs/__init__.py: spinning threads take the processor from each other.
-            worker_runtime_env={  # type: ignore[call-arg]
-                "env_vars": {"OMP_WAIT_POLICY": "PASSIVE"}
-            },
+            worker_runtime_env={"env_vars": _WORKER_ENVIRONMENT},  # type: ignore[call-arg]
         ),
     )
     outcome: list[BaseException] = []

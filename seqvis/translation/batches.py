@@ -107,6 +107,14 @@ def load_pairs(corpus: Artifact, split: Literal["train", "valid"]) -> PairTable:
     return PairTable(source, target, texts["source_text"] or None, texts["target_text"] or None)
 
 
+def validation_texts(corpus: Artifact) -> tuple[list[str], list[str]]:
+    """Sources and references of a corpus's validation part, as their files had them."""
+    pairs = load_pairs(corpus, "valid")
+    if pairs.source_texts is None or pairs.target_texts is None:
+        raise ArtifactError(f"{corpus.location.uri}: its valid part holds no texts")
+    return pairs.source_texts, pairs.target_texts
+
+
 def plan_epoch(
     table: PairTable, settings: BatchSettings, seed: int, epoch: int
 ) -> list[NDArray[np.int64]]:

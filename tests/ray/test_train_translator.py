@@ -3,10 +3,15 @@
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+import ray
 
 from jobs.train_translator import main
 from seqvis import artifacts
@@ -47,15 +52,10 @@ def test_two_workers_see_the_losses_that_one_sees_at_the_same_batch_size(
 
 
 def _training_processes() -> list[int]:
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                if b"RayTrainWorker" in (folder / "cmdline").read_bytes():
-                    found.append(int(folder.name))
-            except OSError:  # it ended while we looked
-                continue
-    return sorted(found)
+    """Of this test session's Ray; other trainings on the machine are left in peace."""
+    ours = psutil.Process().children(recursive=True)
+    names = {one.pid: " ".join(one.cmdline()) for one in ours if one.is_running()}
+    return sorted(pid for pid, name in names.items() if "RayTrainWorker" in name)
 
 
 def test_a_run_whose_worker_is_killed_recovers_by_itself(corpus: Path, tmp_path: Path) -> None:
@@ -86,6 +86,53 @@ def test_a_run_whose_worker_is_killed_recovers_by_itself(corpus: Path, tmp_path:
     history = [event["history"] for event in events if event["event"] == "epoch"][-1]
     assert [row["epoch"] for row in history] == list(range(1, 9))
     assert artifacts.load(str(tmp_path / "out"), "translator").metrics["bleu"] > 0
+
+
+@pytest.mark.parametrize(
+    ("sent", "code", "message"),
+    [(signal.SIGINT, 130, "error: interrupted;"), (signal.SIGTERM, 143, "error: stopped;")],
+)
+def test_a_run_that_is_stopped_leaves_what_was_and_goes_on_later(
+    corpus: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    sent: signal.Signals,
+    code: int,
+    message: str,
+) -> None:
+    out = tmp_path / "out"
+    flags = ["--corpus", str(corpus), "--out", str(out), *SMALL, "--batches.size", "16"]
+    assert main([*flags, "--epochs", "1", "--num-workers", "0"]) == 0
+    earlier = artifacts.load(str(out), "translator").fingerprint()
+    flags += ["--epochs", "8", "--num-workers", "1", "--cpus-per-worker", "1", "--restart"]
+    command = [sys.executable, "-m", "jobs.train_translator", *flags]
+    address = {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | address,
+        # A shell's background jobs, this test among them, are born deaf to Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert process.stderr
+    for line in process.stderr:
+        if line.split()[:1] == ["1"]:  # the table's row of the first epoch
+            break
+    process.send_signal(sent)
+    error = process.stderr.read()
+    assert process.wait(timeout=60) == code
+    assert error.splitlines()[-1].startswith(message)
+    assert "Traceback" not in error
+    assert artifacts.load(str(out), "translator").fingerprint() == earlier
+    deadline = time.monotonic() + 30
+    while _training_processes():
+        assert time.monotonic() < deadline, "a worker goes on"
+        time.sleep(0.2)
+    capsys.readouterr()
+    assert main(flags[:-1]) == 0
+    assert "going on from" in capsys.readouterr().err
+    assert artifacts.load(str(out), "translator").metrics["epoch"] > 1
 
 
 def test_an_error_in_a_worker_is_told_in_one_line(

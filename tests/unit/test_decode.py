@@ -2,6 +2,9 @@
 
 import itertools
 import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,12 +12,21 @@ import torch
 from seqvis.samples.questions import generate_pairs
 from seqvis.text.vocab import BOS, EOS, PAD
 from seqvis.translation.batches import pad_ids
-from seqvis.translation.decode import Hypothesis, SearchSettings, search
+from seqvis.translation.decode import SearchSettings, search
 from seqvis.translation.forcing import ForcingSettings
 from seqvis.translation.model import Seq2Seq
 from seqvis.translation.settings import ModelSettings, resolve_variant
-from seqvis.translation.translator import Translator
+from seqvis.translation.train import TrainSettings, train
+from seqvis.translation.translator import Candidate, Translator
+from tests.corpora import write_corpus
 
+CAPTIONS: dict[str, Any] = {
+    "model": {"embedding_size": 64, "hidden_size": 48, "embedding_deviation": 0.1},
+    "batches": {"size": 64},
+    "optimizer": {"learning_rate": 0.01},
+    "fit": {"precision": "float32"},
+    "samples": 0,
+}
 TIE = 1e-4  # nats; float32 rounds sums of some hundred products to about this
 
 
@@ -88,28 +100,74 @@ def test_an_unknown_word_is_replaced_by_the_word_it_attends_to(translator: Trans
     assert tokens == ["zyx", translator.languages.target_vocabulary.words[4]]
 
 
-def _texts(translator: Translator, texts: list[str], batch: int, beam: int) -> list[Hypothesis]:
-    found = translator.translate(texts, SearchSettings(beam=beam), batch)
-    return [one.candidates[0] for one in found]  # type: ignore[misc]
+def _best(translator: Translator, texts: Sequence[str], batch: int, beam: int) -> list[Candidate]:
+    found = translator.translate(list(texts), SearchSettings(beam=beam), batch)
+    return [one.candidates[0] for one in found]
 
 
-@pytest.mark.parametrize("beam", [1, 4])
-def test_a_translation_does_not_depend_on_its_batch(translator: Translator, beam: int) -> None:
+def _is_tie(translator: Translator, text: str, one: str, other: str) -> bool:
+    """Whether two greedy translations part at two words that are equally likely."""
+    languages = translator.languages
+    source = languages.source_ids(languages.source_tokenizer.tokenize(text))
+    ids = [languages.target_ids(translation) for translation in (one, other)]
+    parting = next(i for i, (a, b) in enumerate(zip(*ids, strict=False)) if a != b)
+    scores = [log_probability(translator.model, source, some[: parting + 1]) for some in ids]
+    return abs(scores[0] - scores[1]) < TIE
+
+
+def assert_independent_of_batches(translator: Translator, texts: Sequence[str], beam: int) -> None:
     """One by one, in batches of 64, and shuffled; differences must be ties, and are named."""
-    texts = [pair[0] for pair in generate_pairs(150, seed=11)]
     order = list(range(len(texts)))
     random.Random(0).shuffle(order)
-    alone = _texts(translator, texts, 1, beam)
-    batched = _texts(translator, texts, 64, beam)
-    shuffled = _texts(translator, [texts[i] for i in order], 64, beam)
+    alone = _best(translator, texts, 1, beam)
+    batched = _best(translator, texts, 64, beam)
+    shuffled = _best(translator, [texts[i] for i in order], 64, beam)
     back = {row: shuffled[place] for place, row in enumerate(order)}
     ties = []
     for row, text in enumerate(texts):
         for other in (batched[row], back[row]):
-            if other.text != alone[row].text:  # type: ignore[attr-defined]
-                assert abs(other.score - alone[row].score) < TIE, text
+            if other.text != alone[row].text:
+                tie = abs(other.score - alone[row].score) < TIE or (
+                    beam == 1 and _is_tie(translator, text, other.text, alone[row].text)
+                )
+                assert tie, f"{text}: {alone[row].text!r} alone, {other.text!r} in a batch"
                 ties.append(text)
-    assert len(ties) <= 2, f"ties within rounding: {ties}"
+    assert len(ties) <= len(texts) / 50, f"ties within rounding: {ties}"
+
+
+@pytest.mark.parametrize("beam", [1, 4])
+def test_a_translation_does_not_depend_on_its_batch(translator: Translator, beam: int) -> None:
+    assert_independent_of_batches(translator, [pair[0] for pair in generate_pairs(150, 11)], beam)
+
+
+@pytest.mark.parametrize("beam", [1, 5])
+def test_multi30ks_validation_set_does_not_depend_on_its_batches(
+    captions: tuple[Translator, list[str]], beam: int
+) -> None:
+    assert_independent_of_batches(*captions, beam)
+
+
+@pytest.fixture(scope="module")
+def captions(
+    shared_data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Translator, list[str]]:
+    """A small `all`, trained on some of Multi30k, and the French side of its validation set."""
+    folder = tmp_path_factory.mktemp("captions")
+
+    def pairs(name: str, lines: int | None) -> list[tuple[str, str]]:
+        sides = [
+            (shared_data / "multi30k" / f"{name}.{one}").read_text().split("\n")[:lines]
+            for one in ("fr", "en")
+        ]
+        return [pair for pair in zip(*sides, strict=True) if all(pair)]
+
+    valid = pairs("val", None)
+    corpus = write_corpus(folder / "corpus", pairs("train", 4000), valid)
+    settings = TrainSettings(
+        corpus=str(corpus), out=str(folder / "translator"), epochs=2, **CAPTIONS
+    )
+    train(settings, lambda event: None, num_workers=0)
+    return Translator.load(settings.out), [pair[0] for pair in valid]
 
 
 def test_empty_and_strange_sentences_are_translated_without_harm(translator: Translator) -> None:

@@ -2,8 +2,6 @@
 
 import pytest
 import torch
-from torch import Tensor
-from torch.nn import functional
 
 from seqvis.translation.batches import Batch, pad_ids
 from seqvis.translation.dropout import mask_like
@@ -11,6 +9,7 @@ from seqvis.translation.forcing import ForcingSettings, draw_coins, probability,
 from seqvis.translation.metrics import free_running_sums
 from seqvis.translation.model import Seq2Seq
 from seqvis.translation.settings import DropoutSettings, ModelSettings, resolve_variant
+from tests.seed import seed_forward, seed_loss
 
 SOURCE_WORDS, TARGET_WORDS = 40, 30
 
@@ -96,42 +95,6 @@ def test_running_in_stretches_equals_one_step_at_a_time(variant: str) -> None:
         word = model.decoder.logits(output.outputs[0]).argmax(-1)
 
 
-def seed_forward(model: Seq2Seq, source: Tensor, steps: int) -> Tensor:
-    """The seed's `Seq2SeqRNN.forward`, line by line, for one sentence: (steps, 1, words)."""
-    encoder, decoder = model.encoder, model.decoder
-    enc = torch.nn.GRU(12, 10, num_layers=2)
-    dec = torch.nn.GRU(12, 12, num_layers=2)
-    for depth in range(2):
-        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
-            setattr(enc, f"{name}_l{depth}", getattr(encoder.layers[depth][0], name))  # type: ignore[index]
-            setattr(dec, f"{name}_l{depth}", getattr(decoder.layers[depth], name))
-    emb = encoder.embedding(source.t())
-    _, h = enc(emb, torch.zeros(2, 1, 10))
-    h = h @ encoder.bridges["10"].weight.t()
-    dec_inp = torch.zeros(1, dtype=torch.long)
-    res = []
-    for _ in range(steps):
-        emb = decoder.embedding(dec_inp).unsqueeze(0)
-        outp, h = dec(emb, h)
-        outp = outp[0] @ decoder.embedding.weight.t() + decoder.projection.bias
-        res.append(outp)
-        dec_inp = outp.max(1)[1]
-        if (dec_inp == 1).all():
-            break
-    return torch.stack(res)
-
-
-def seed_loss(logits: Tensor, target: Tensor, **options: int) -> Tensor:
-    """The seed's `seq2seq_loss`; target (steps, batch)."""
-    steps, _ = target.shape
-    if steps > len(logits):
-        logits = functional.pad(logits, (0, 0, 0, 0, 0, steps - len(logits)))
-    logits = logits[:steps]
-    return functional.cross_entropy(
-        logits.view(-1, logits.shape[-1]), target.reshape(-1), **options
-    )
-
-
 @pytest.mark.parametrize("bias_of_padding", [-5.0, 60.0])
 def test_the_losses_of_plain_are_the_seeds(bias_of_padding: float) -> None:
     """With a large bias the model predicts `_pad_` at once and the seed's loop breaks early."""
@@ -143,8 +106,7 @@ def test_the_losses_of_plain_are_the_seeds(bias_of_padding: float) -> None:
         padded = torch.tensor([target[0] + [1] * 4])  # as in a batch with a longer sentence
         source, lengths = pad_ids(text)
         sums = free_running_sums(model, Batch(source, lengths, padded, length + 2, padded.numel()))
-        with torch.no_grad():
-            logits = seed_forward(model, source, padded.shape[1])
+        logits = seed_forward(model, text, padded.shape[1])
         found = sums.means()
         expected = float(seed_loss(logits, padded.t()))
         assert found["loss_with_padding"] == pytest.approx(expected, rel=1e-5)

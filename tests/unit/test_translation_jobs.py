@@ -12,7 +12,13 @@ from jobs.evaluate_translator import main as evaluate
 from jobs.train_translator import main as train
 from jobs.translate import main as translate
 from seqvis.samples.questions import generate_pairs
+from seqvis.text.vocab import PAD
+from seqvis.translation.batches import pad_ids
+from seqvis.translation.train import TrainSettings
+from seqvis.translation.train import train as fit_translator
 from seqvis.translation.translator import Translator
+from tests.seed import seed_forward, seed_loss
+from tests.unit.conftest import SMALL
 
 Capture = pytest.CaptureFixture[str]
 
@@ -83,6 +89,49 @@ def test_evaluation_gives_sacrebleus_own_figures(
     assert "tok:13a" in result["signature"]
     assert evaluate([*flags, "--scoring", "moses", "--beam", "2"]) == 0
     assert "moses(en)" in json.loads(capsys.readouterr().out)["signature"]
+
+
+def test_the_losses_of_plain_are_those_of_the_lessons_steps(
+    questions: Path, files: tuple[str, str], tmp_path: Path, capsys: Capture
+) -> None:
+    """200 sentences are one batch of the lesson's validation."""
+    out = str(tmp_path / "plain")
+    choices = {"epochs": 1, "optimizer": {"learning_rate": 0.01}, "variant": "plain"}
+    fit_translator(
+        TrainSettings(corpus=str(questions), out=out, **SMALL, **choices),
+        lambda event: None,
+        num_workers=0,
+    )
+    assert evaluate(["--model", out, "--source", files[0], "--reference", files[1]]) == 0
+    found = json.loads(capsys.readouterr().out)
+    translator = Translator.load(out)
+    languages = translator.languages
+    lines = [Path(name).read_text().splitlines() for name in files]
+    sources = [languages.source_ids(languages.source_tokenizer.tokenize(one)) for one in lines[0]]
+    target, _ = pad_ids([languages.target_ids(one) for one in lines[1]])
+    logits = seed_forward(translator.model, sources, target.shape[1])
+    expected = float(seed_loss(logits, target.t()))
+    assert found["loss_with_padding"] == pytest.approx(expected, rel=1e-5)
+    expected = float(seed_loss(logits, target.t(), ignore_index=PAD))
+    assert found["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_corpus_stands_for_the_files_of_its_validation_part(
+    model: str, questions: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    pairs = generate_pairs(1650, seed=3)[:150]  # what the corpus was written from
+    for side, name in enumerate(("source", "reference")):
+        (tmp_path / name).write_text("".join(pair[side] + "\n" for pair in pairs))
+    files = ["--source", str(tmp_path / "source"), "--reference", str(tmp_path / "reference")]
+    results = []
+    for flags in (["--corpus", str(questions)], files):
+        assert evaluate(["--model", model, *flags]) == 0
+        results.append(json.loads(capsys.readouterr().out))
+    assert results[0]["bleu"] == results[1]["bleu"]
+    assert results[0]["loss"] == results[1]["loss"]
+    for flags in ([], files[:2], [*files, "--corpus", str(questions)]):
+        assert evaluate(["--model", model, *flags]) == 2
+        assert "give --source and --reference, or --corpus alone" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
