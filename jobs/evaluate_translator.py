@@ -48,8 +48,8 @@ class EvaluateTranslator(JobSettings):
 
     @model_validator(mode="after")
     def _one_text(self) -> "EvaluateTranslator":
-        files = self.source is not None and self.reference is not None
-        if files == (self.corpus is not None) or (self.source is None) != (self.reference is None):
+        given = [bool(one) for one in (self.source, self.reference, self.corpus)]
+        if given not in ([True, True, False], [False, False, True]):
             raise ValueError("give --source and --reference, or --corpus alone")
         return self
 
@@ -74,7 +74,7 @@ def run(settings: EvaluateTranslator) -> dict[str, Any]:
 
 
 def _texts(settings: EvaluateTranslator) -> tuple[list[str], list[str]]:
-    if settings.corpus is not None:
+    if settings.corpus:
         return validation_texts(artifacts.load(settings.corpus, "corpus"))
     assert settings.source
     assert settings.reference

@@ -108,7 +108,10 @@ def load_pairs(corpus: Artifact, split: Literal["train", "valid"]) -> PairTable:
 
 
 def validation_texts(corpus: Artifact) -> tuple[list[str], list[str]]:
-    """Sources and references of a corpus's validation part, as their files had them."""
+    """Sources and references of a corpus's validation part, as their files had them.
+
+    Raises ArtifactError if there are none.
+    """
     pairs = load_pairs(corpus, "valid")
     if pairs.source_texts is None or pairs.target_texts is None:
         raise ArtifactError(f"{corpus.location.uri}: its valid part holds no texts")

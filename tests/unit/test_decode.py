@@ -110,7 +110,9 @@ def _is_tie(translator: Translator, text: str, one: str, other: str) -> bool:
     languages = translator.languages
     source = languages.source_ids(languages.source_tokenizer.tokenize(text))
     ids = [languages.target_ids(translation) for translation in (one, other)]
-    parting = next(i for i, (a, b) in enumerate(zip(*ids, strict=False)) if a != b)
+    parting = next((i for i, (a, b) in enumerate(zip(*ids, strict=False)) if a != b), None)
+    if parting is None:
+        return False
     scores = [log_probability(translator.model, source, some[: parting + 1]) for some in ids]
     return abs(scores[0] - scores[1]) < TIE
 
@@ -132,7 +134,7 @@ def assert_independent_of_batches(translator: Translator, texts: Sequence[str], 
                 )
                 assert tie, f"{text}: {alone[row].text!r} alone, {other.text!r} in a batch"
                 ties.append(text)
-    assert len(ties) <= len(texts) / 50, f"ties within rounding: {ties}"
+    assert len(ties) <= 2, f"ties within rounding: {ties}"
 
 
 @pytest.mark.parametrize("beam", [1, 4])

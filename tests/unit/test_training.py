@@ -15,13 +15,14 @@ from seqvis.storage import locate
 from seqvis.training.checkpoints import CheckpointStore, Snapshot
 from seqvis.training.fit import FitSettings
 from seqvis.training.schedules import OptimizerSettings, learning_rate, momentum
+from seqvis.training.workers import Workers
 from seqvis.translation.batches import (
     BatchSettings,
     load_pairs,
     make_batch,
     plan_epoch,
 )
-from seqvis.translation.train import TrainSettings, find_rate, train
+from seqvis.translation.train import TrainSettings, find_rate, make_task, train
 from tests.corpora import write_corpus
 from tests.unit.conftest import SMALL
 
@@ -192,7 +193,7 @@ def test_each_row_is_in_one_batch_of_an_epoch_and_epochs_differ(questions: Path)
         assert spread < 2  # random batches of this size spread over about 6 words
 
 
-def test_workers_share_a_batch(questions: Path) -> None:
+def test_workers_share_a_batch_and_the_cursor_resumes_it(questions: Path) -> None:
     table = load_pairs(artifacts.load(str(questions), "corpus"), "train")
     choice = BatchSettings(size=50)
     plan = plan_epoch(table, choice, seed=0, epoch=0)
@@ -203,6 +204,11 @@ def test_workers_share_a_batch(questions: Path) -> None:
         assert sum(len(part.source_lengths) for part in parts) == len(batch.source_lengths)
         assert {part.target_words for part in parts} == {batch.target_words}
         assert sum(int((part.target != 1).sum()) for part in parts) == batch.target_words
+    settings = TrainSettings(corpus=str(questions), out="unused", batches=choice)
+    task = make_task(settings.resolved())
+    whole = list(task.batches(0, 0, Workers()))
+    resumed = list(make_task(settings.resolved()).batches(0, 7, Workers()))
+    assert all(torch.equal(a.source, b.source) for a, b in zip(whole[7:], resumed, strict=True))
 
 
 def test_a_worker_without_a_row_takes_part_with_no_words(questions: Path) -> None:

@@ -129,7 +129,8 @@ def test_a_corpus_stands_for_the_files_of_its_validation_part(
         results.append(json.loads(capsys.readouterr().out))
     assert results[0]["bleu"] == results[1]["bleu"]
     assert results[0]["loss"] == results[1]["loss"]
-    for flags in ([], files[:2], [*files, "--corpus", str(questions)]):
+    empty = ["--source", "", "--reference", ""]
+    for flags in ([], files[:2], empty, [*files, "--corpus", str(questions)]):
         assert evaluate(["--model", model, *flags]) == 2
         assert "give --source and --reference, or --corpus alone" in capsys.readouterr().err
 
