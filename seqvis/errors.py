@@ -5,7 +5,9 @@
     ├── DataError               an input file: missing, empty, badly encoded, of the wrong shape
     ├── ArtifactError           a directory written by a job: wrong kind, altered, of another corpus
     ├── StorageError            a disk or an object store that refuses to take or give data
-    └── TrainingError           a run that cannot go on: a loss that is not finite, a lost worker
+    ├── TrainingError           a run that cannot go on: a loss that is not finite, a lost worker
+    └── QueryError              a search query that cannot be read, or that names nothing known
+        └── UnknownWordError    a query with a word that has no vector; says which ones are near
 
 A message names the file or the value, and says what to do. Anything else that is raised is a
 defect of seqvis and keeps its traceback.
@@ -34,3 +36,20 @@ class StorageError(SeqvisError):
 
 class TrainingError(SeqvisError):
     """A training run cannot go on."""
+
+
+class QueryError(SeqvisError):
+    """A search query cannot be read, or names nothing that is known."""
+
+
+class UnknownWordError(QueryError):
+    """A query's word has no vector; `suggestions` are known words of near spelling, best first."""
+
+    def __init__(self, word: str, suggestions: tuple[str, ...] = ()):
+        hint = f"; did you mean {', '.join(suggestions)}?" if suggestions else ""
+        super().__init__(f"{word}: has no word vector{hint}")
+        self.word = word
+        self.suggestions = suggestions
+
+    def __reduce__(self) -> tuple[type["UnknownWordError"], tuple[str, tuple[str, ...]]]:
+        return type(self), (self.word, self.suggestions)

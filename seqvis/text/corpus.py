@@ -201,7 +201,7 @@ def _decompress(files: Sequence[Location], scratch: Location, progress: Progress
 def read_aligned(files: AlignedFiles, lines_per_task: int, max_line_bytes: int) -> Any:
     """Pass two: the pairs as a Ray Dataset of `PAIR_SCHEMA` (lazy)."""
     tasks = -(-files.pairs // lines_per_task)
-    with _quiet_ray_data():
+    with quiet_ray_data():
         return ray.data.read_datasource(
             AlignedLines(files, lines_per_task, max_line_bytes), override_num_blocks=tasks
         )
@@ -223,7 +223,7 @@ def run_blocks(
             result = error
         return pa.table({"result": [pickle.dumps(result)], "rows": [table.num_rows]})
 
-    with _quiet_ray_data():
+    with quiet_ray_data():
         mapped = dataset.map_batches(
             apply, batch_size=None, batch_format="pyarrow", zero_copy_batch=True
         )
@@ -245,7 +245,7 @@ def run_items(
 ) -> Iterator[Any]:
     """Applies `work` to each item, one task each, and yields what it returns in no fixed order."""
     packed = [{"item": pickle.dumps(item)} for item in items]
-    with _quiet_ray_data():
+    with quiet_ray_data():
         dataset = ray.data.from_items(packed, override_num_blocks=len(packed))
 
     def unpack(table: pa.Table) -> list[Any]:
@@ -256,7 +256,7 @@ def run_items(
 
 
 @contextmanager
-def _quiet_ray_data() -> Iterator[None]:
+def quiet_ray_data() -> Iterator[None]:
     """Silences Ray Data's bars and reports: the job shows its own progress."""
     context = ray.data.DataContext.get_current()
     logger = logging.getLogger("ray.data")

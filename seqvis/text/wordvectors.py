@@ -45,7 +45,7 @@ class WordVectors:
         self._ends = _map(folder / WORD_ENDS)
         self._sorted = _map(folder / SORTED_WORDS)
         self._rows = _map(folder / WORD_ROWS)
-        self._text = np.memmap(folder / WORDS, dtype=np.uint8, mode="r")
+        self._text = np.memmap(folder / WORDS, dtype=np.uint8, mode="r").view(np.ndarray)
         self.subwords: Subwords | None = None
         if SUBWORDS in artifact.files:
             sizes = artifact.metrics["subwords"]
@@ -75,6 +75,10 @@ class WordVectors:
     def standard_deviation(self) -> float:
         """Standard deviation of all elements of the stored matrix."""
         return float(self._artifact.metrics["standard_deviation"])
+
+    def fingerprint(self) -> str:
+        """Short hash of all files; equal for stores with equal content."""
+        return self._artifact.fingerprint()
 
     def __len__(self) -> int:
         """Number of words."""
@@ -194,7 +198,7 @@ def _map(path: Path) -> np.ndarray:
             f"{path}: cannot be mapped into memory ({error}); make the vectors anew with "
             f"python -m jobs.build_vectors"
         ) from error
-    return mapped
+    return mapped.view(np.ndarray)  # slicing a memmap object itself is ten times slower
 
 
 def _local_folder(artifact: Artifact) -> Path:

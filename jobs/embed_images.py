@@ -1,0 +1,33 @@
+"""Turns a folder of images, or a table of URIs, into features for train_devise and search."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from jobs.progress import stage_progress
+from jobs.ray_session import ray_session
+from jobs.runner import run_job
+from seqvis.config import JobSettings
+from seqvis.vision.features import EmbedSettings, embed_images
+
+
+class EmbedImages(JobSettings, EmbedSettings):  # type: ignore[misc]  # two kinds of config
+    """Turns a folder of images, or a table of URIs, into features for train_devise and search.
+
+    Files that cannot be used are listed with the reason in OUT/rejected.parquet.
+    """
+
+
+def run(settings: EmbedImages) -> dict[str, Any]:
+    """Embeds the images; returns how many, how fast, and what was rejected."""
+    with ray_session(), stage_progress() as progress:
+        summary = embed_images(EmbedSettings.model_validate(settings.model_dump()), progress)
+    return {**summary, "out": settings.out}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_job(EmbedImages, run, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

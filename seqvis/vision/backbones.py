@@ -1,0 +1,242 @@
+"""Pictures to feature vectors: pretrained classifiers without, and with, their last layer.
+
+In: a name, where its weights come from, and the size of its input. Out: a `Backbone`, whose
+features are what the classifier's final linear layer would see. `recorded` describes it in a
+manifest and `load_recorded` builds it again from there. Weight files are safetensors or state
+dicts read with `weights_only`: a stranger's file cannot run code. What would surprise a reader:
+`module` takes colours from 0 to 255 and normalises them itself, so that no caller can forget it.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, cast, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from seqvis.errors import ArtifactError, ConfigError, SeqvisError
+from seqvis.vision.classifiers import load_classifier
+from seqvis.vision.images import Fit, decode, square
+
+IMAGENET_CLASSES = 1000
+TOP = 10
+MAX_BATCH = 256  # more pictures at once than this only cost memory
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What a backbone says about n pictures."""
+
+    features: np.ndarray  # float32 [n, dimension]
+    top_classes: np.ndarray | None  # int32 [n, 10], ImageNet's class numbers, likeliest first
+    top_probabilities: np.ndarray | None  # float32 [n, 10]
+
+
+class FeatureExtractor(nn.Module):
+    """Float or uint8 pictures [n, 3, height, width], colours 0 to 255, to features [n, d]."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, network: nn.Module, mean: Sequence[float], deviation: Sequence[float]):
+        super().__init__()
+        self.network = network
+        shape = (1, 3, 1, 1)
+        self.register_buffer("mean", torch.tensor(mean).view(shape), persistent=False)
+        self.register_buffer("deviation", torch.tensor(deviation).view(shape), persistent=False)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        features: Tensor = self.network((pictures.float() - self.mean) / self.deviation)
+        return features
+
+
+class Backbone:
+    """A pretrained network that turns pictures into features. Pickles; not safe between threads.
+
+    `module` is the torch feature extractor, `classifier` the linear layer that made logits of its
+    features, None if the weights came without.
+    """
+
+    def __init__(
+        self,
+        module: FeatureExtractor,
+        classifier: nn.Linear | None,
+        dimension: int,
+        recorded: Mapping[str, Any],
+    ):
+        self.module = module.eval().to(memory_format=torch.channels_last)
+        self.classifier = classifier.eval() if classifier is not None else None
+        self.dimension = dimension
+        self.recorded = dict(recorded)
+        self.device = torch.device("cpu")
+
+    @property
+    def name(self) -> str:
+        return str(self.recorded["name"])
+
+    @property
+    def image_size(self) -> int:
+        return int(self.recorded["image_size"])
+
+    @property
+    def fit(self) -> Fit:
+        return cast(Fit, self.recorded["fit"])
+
+    @property
+    def knows_classes(self) -> bool:
+        """Whether the classifier has ImageNet's 1,000 classes."""
+        return self.classifier is not None and self.classifier.out_features == IMAGENET_CLASSES
+
+    def to(self, device: str | torch.device) -> "Backbone":
+        """Moves the network to a device; returns itself."""
+        self.device = torch.device(device)
+        self.module.to(self.device)
+        if self.classifier is not None:
+            self.classifier.to(self.device)
+        return self
+
+    def embed(self, pictures: np.ndarray) -> Embedded:
+        """Embeds uint8 [n, height, width, 3]; n may be 0. On a GPU in bfloat16, else in float32."""
+        if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[3] != 3:
+            raise ValueError(
+                f"pictures: need uint8 [n, height, width, 3], not {pictures.dtype} "
+                f"{list(pictures.shape)}"
+            )
+        starts = range(0, len(pictures), MAX_BATCH)
+        parts = [self._embed_batch(pictures[start : start + MAX_BATCH]) for start in starts]
+        return Embedded(
+            _joined([part[0] for part in parts], self.dimension, np.float32),
+            _joined([part[1] for part in parts], TOP, np.int32) if self.knows_classes else None,
+            _joined([part[2] for part in parts], TOP, np.float32) if self.knows_classes else None,
+        )
+
+    def embed_files(self, contents: Sequence[bytes]) -> Embedded:
+        """Embeds encoded pictures just as `embed_images` does. Raises BadImage."""
+        size = self.image_size
+        squares = [
+            square(decode(content, enough=enough(size)).picture, size, self.fit)
+            for content in contents
+        ]
+        return self.embed(np.stack(squares) if squares else np.zeros((0, size, size, 3), np.uint8))
+
+    def layer_groups(self) -> list[list[nn.Parameter]]:
+        """The network's parameters, early half and late half, for discriminative learning rates.
+
+        Cut between the two stages that share the weight layers most evenly, which for ResNets is
+        where fastai (and lesson 11) cuts: before `layer3`.
+        """
+        stages = _stages(self.module.network)
+        reached = np.cumsum([_depth(stage) for stage in stages])
+        distance = np.abs(reached - reached[-1] / 2)
+        cut = len(stages) - int(np.argmin(distance[::-1]))
+        late = [parameter for stage in stages[cut:] for parameter in stage.parameters()]
+        in_late = {id(parameter) for parameter in late}
+        early = [one for one in self.module.parameters() if id(one) not in in_late]
+        return [early, late]
+
+    def _embed_batch(self, pictures: np.ndarray) -> tuple[np.ndarray, ...]:
+        batch = torch.from_numpy(np.ascontiguousarray(pictures)).to(self.device)
+        on_gpu = self.device.type == "cuda"
+        fast = torch.autocast("cuda", torch.bfloat16) if on_gpu else nullcontext()
+        with torch.inference_mode():
+            with fast:  # a permuted NHWC tensor is what torch calls channels-last
+                features = self.module(batch.permute(0, 3, 1, 2)).float()
+            if not self.knows_classes or self.classifier is None:
+                return (features.cpu().numpy(),)
+            probabilities, classes = self.classifier(features).softmax(1).topk(TOP)
+        tops = classes.int().cpu().numpy(), probabilities.cpu().numpy()
+        return features.cpu().numpy(), *tops
+
+
+def enough(image_size: int) -> int:
+    """The shorter side, in pixels, below which no picture is decoded for this size of input."""
+    return max(2 * image_size, 256)
+
+
+def load_backbone(
+    name: str, weights: str = "default", image_size: int = 224, fit: Fit = "crop"
+) -> Backbone:
+    """A backbone on the CPU: `efficientnet_lite0` or any classifier of torchvision by its name.
+
+    `weights`: "default" (the package's, or torchvision's own loader), the name of one of
+    torchvision's weights (`IMAGENET1K_V1`), or the path or URI of a state dict. Raises ConfigError
+    for an unknown name or a size that the network cannot take, DataError for weights that cannot
+    be had or do not fit.
+    """
+    if fit not in get_args(Fit):
+        raise ConfigError(f"--fit: must be one of {', '.join(get_args(Fit))} (given: {fit!r})")
+    if image_size < 1:
+        raise ConfigError(f"--image-size: must be at least 1 (given: {image_size})")
+    classifier = load_classifier(name, weights)
+    module = FeatureExtractor(classifier.features, classifier.mean, classifier.deviation)
+    recorded = {
+        "name": name,
+        "weights": classifier.weights,
+        "sha256": classifier.sha256,
+        "image_size": image_size,
+        "fit": fit,
+    }
+    backbone = Backbone(module, classifier.last_layer, classifier.dimension, recorded)
+    _check_size(backbone)
+    return backbone
+
+
+def load_recorded(config: Mapping[str, Any], where: str) -> Backbone:
+    """The backbone that an artifact records; `where` names the artifact in messages.
+
+    Raises ArtifactError if the record is incomplete, the weights are gone, or are not the same.
+    """
+    try:
+        name, weights, size, fit = (config[key] for key in ("name", "weights", "image_size", "fit"))
+        backbone = load_backbone(str(name), str(weights), int(size), fit)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(
+            f"{where}: does not say which backbone made it ({error}); make it anew"
+        ) from error
+    except SeqvisError as error:
+        raise ArtifactError(f"{where}: its backbone cannot be loaded: {error}") from error
+    if backbone.recorded["sha256"] != config.get("sha256"):
+        raise ArtifactError(
+            f"{where}: was made with other weights of {name} than those of {weights} now "
+            f"(SHA-256 {str(config.get('sha256'))[:12]}, not {backbone.recorded['sha256'][:12]}); "
+            f"put the old ones back, or embed the images anew"
+        )
+    return backbone
+
+
+def _check_size(backbone: Backbone) -> None:
+    """Embeds one black picture: the network's own refusal of a size becomes a ConfigError."""
+    size = backbone.image_size
+    try:
+        features = backbone.embed(np.zeros((1, size, size, 3), np.uint8)).features
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise ConfigError(
+            f"--image-size {size}: {backbone.name} cannot take it ({str(error).splitlines()[0]}); "
+            f"give the size that its weights were trained with"
+        ) from error
+    if features.shape != (1, backbone.dimension):
+        raise ConfigError(f"--backbone {backbone.name}: does not end in a linear layer")
+
+
+def _stages(network: nn.Module) -> list[nn.Module]:
+    """The network's parts in order; a part that is nearly all of it is taken apart in turn."""
+    stages = list(network.children())
+    while True:
+        depths = [_depth(stage) for stage in stages]
+        largest = int(np.argmax(depths))
+        inner = list(stages[largest].children())
+        if depths[largest] <= 0.8 * sum(depths) or not inner:
+            return stages
+        stages[largest : largest + 1] = inner
+
+
+def _depth(stage: nn.Module) -> int:
+    return sum(isinstance(layer, nn.Conv2d | nn.Linear) for layer in stage.modules())
+
+
+def _joined(parts: list[np.ndarray], width: int, dtype: type) -> np.ndarray:
+    if not parts:
+        return np.zeros((0, width), dtype)
+    return np.concatenate(parts).astype(dtype, copy=False)

@@ -1,0 +1,294 @@
+"""A folder of images, or a table of URIs, becomes a table of features, on Ray Data.
+
+In: `EmbedSettings`. Out: the features artifact (`seqvis.vision.featuretable`). The stages:
+
+    list files -> read, decode, cut to size (CPU tasks) -> backbone (actors on GPUs or CPUs)
+               -> merge with what an earlier run at the same place knows -> Parquet parts
+
+Pictures stream through in the order of their paths, a few hundred at a time; only the list of
+files is ever held whole, about 100 bytes each. What would surprise a reader: a second run embeds
+only files that are new or have changed, but tries rejected ones again, and gives what one run over
+all would give; another backbone, size or fit embeds everything anew.
+"""
+
+import hashlib
+import tempfile
+import time
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import torch
+from pyarrow import fs
+from pydantic import Field
+
+from seqvis import artifacts
+from seqvis.config import Settings
+from seqvis.errors import ArtifactError, ConfigError
+from seqvis.storage import Location, absolute, locate
+from seqvis.text.corpus import Progress, ignore_progress, quiet_ray_data
+from seqvis.vision import images
+from seqvis.vision.backbones import Backbone, enough, load_backbone
+from seqvis.vision.featuretable import KIND, PARTS, FeatureTable
+from seqvis.vision.featurewriter import (
+    EMBEDDED,
+    NOT_FINITE,
+    SAME,
+    Known,
+    result_schema,
+    write_features,
+)
+from seqvis.vision.images import BadImage, Fit
+from seqvis.vision.listing import LabelFrom, Listing, list_images
+
+NO_FILE, UNREADABLE = "no such file", "cannot be read"
+FILES_PER_TASK = 64
+
+
+class EmbedSettings(Settings):
+    """Which images become features, and by which network."""
+
+    images: str
+    """Folder of images (DIR/<label>/file, DIR/train/<label>/..., or flat), or a CSV or Parquet
+    table with a column uri and perhaps label and others."""
+    out: str
+    """Directory or URI for the features; what is unchanged since the last run is kept."""
+    backbone: str = "resnet50"
+    """efficientnet_lite0, or a classifier of torchvision by its name."""
+    weights: str = "default"
+    """default, a name of torchvision's weights, or the file of a state dict."""
+    image_size: int = Field(224, ge=1)
+    """Side of the square that the network sees, in pixels."""
+    fit: Fit = "crop"
+    """How pictures become square: crop (the middle), stretch, or pad (with white)."""
+    label_from: LabelFrom = "folder"
+    """folder (the innermost one's name), name (n01440764_x.JPEG has label n01440764), or none."""
+    batch_size: int = Field(64, ge=1)
+    """Pictures that the network embeds at once."""
+    num_workers: int = Field(0, ge=0)
+    """Processes that run the network; 0: one for each GPU, or for each processor."""
+    use_gpu: bool = False
+    """One GPU for each worker."""
+
+
+@dataclass(frozen=True)
+class DecodePictures:
+    """The work of a CPU task: files of the listing become squares of pixels and thumbnails."""
+
+    filesystem: fs.FileSystem
+    size: int
+    fit: Fit
+
+    def __call__(self, files: pa.Table) -> pa.Table:
+        rows = [
+            self._decode(place, size, known)
+            for place, size, known in zip(
+                *(files[name].to_pylist() for name in ("place", "size", "known_hash")), strict=True
+            )
+        ]
+        names = ("status", "width", "height", "content_hash", "thumbnail", "pixels")
+        kinds = (pa.string(), pa.int32(), pa.int32(), pa.binary(), pa.binary(), pa.binary())
+        columns = zip(*rows, strict=True)
+        return pa.table({n: pa.array(c, k) for n, k, c in zip(names, kinds, columns, strict=True)})
+
+    def _decode(self, place: str, size: int, known: bytes | None) -> tuple[Any, ...]:
+        nothing = (None,) * 5
+        if size < 0:
+            return (NO_FILE, *nothing)
+        if size > images.MAX_BYTES:
+            return (images.TOO_LARGE, *nothing)
+        try:
+            with self.filesystem.open_input_stream(place) as stream:
+                content = stream.read(images.MAX_BYTES + 1)
+        except FileNotFoundError:
+            return (NO_FILE, *nothing)
+        except OSError:
+            return (UNREADABLE, *nothing)
+        content_hash = hashlib.blake2b(content, digest_size=16).digest()
+        if content_hash == known:
+            return (SAME, *nothing)
+        try:
+            found = images.decode(content, enough(self.size))
+        except BadImage as error:
+            return (error.reason, *nothing)
+        pixels = images.square(found.picture, self.size, self.fit).tobytes()
+        small = images.thumbnail(found.picture)
+        return EMBEDDED, found.width, found.height, content_hash, small, pixels
+
+
+class EmbedPictures:
+    """The work of an actor: pixels become features. Holds the backbone on its device."""
+
+    def __init__(self, backbone: Any, use_gpu: bool, threads: int):
+        torch.set_num_threads(threads)
+        loaded: Backbone = ray.get(backbone)
+        self._backbone = loaded.to("cuda" if use_gpu else "cpu")
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        backbone, size = self._backbone, self._backbone.image_size
+        status = np.array(table["status"].to_pylist(), dtype=object)
+        good = np.flatnonzero(status == EMBEDDED)
+        pixels = table["pixels"].take(pa.array(good)).to_pylist()
+        pictures = np.frombuffer(b"".join(pixels), np.uint8).reshape(-1, size, size, 3)
+        embedded = backbone.embed(pictures)
+        with np.errstate(over="ignore"):
+            features = embedded.features.astype(np.float16)
+        status[good[~np.isfinite(features).all(1)]] = NOT_FINITE
+        place = np.full(len(status), -1)
+        place[good] = np.arange(len(good))
+        take = pa.array(place, mask=place < 0)
+        columns = {"status": pa.array(status, pa.string())}
+        columns |= {n: table[n] for n in ("width", "height", "content_hash", "thumbnail")}
+        columns["features"] = _lists(features, pa.float16()).take(take)
+        if embedded.top_classes is not None and embedded.top_probabilities is not None:
+            classes = embedded.top_classes.astype(np.int16)
+            columns["top_classes"] = _lists(classes, pa.int16()).take(take)
+            probabilities = embedded.top_probabilities
+            columns["top_probabilities"] = _lists(probabilities, pa.float32()).take(take)
+        return pa.table(columns)
+
+
+def embed_images(settings: EmbedSettings, progress: Progress = ignore_progress) -> dict[str, Any]:
+    """Makes the features at `settings.out` and returns what became of the files.
+
+    `images_per_second` is that of the embedded ones, with the seconds in which workers start.
+    Needs an initialised Ray. Raises DataError for images or weights that cannot be used,
+    ConfigError for a backbone or size that does not exist, StorageError if `out` cannot be written;
+    then what stood at `out` before is still there.
+    """
+    source, out = locate(settings.images), locate(settings.out)
+    _check_places(source, out)
+    artifacts.check_destination(out, KIND)
+    _check_gpus(settings)
+    backbone = load_backbone(settings.backbone, settings.weights, settings.image_size, settings.fit)
+    progress("listing files", 0, 1)
+    listing = list_images(source, settings.label_from)
+    progress("listing files", 1, 1)
+    config = {
+        "images": absolute(settings.images),
+        "label_from": settings.label_from,
+        "backbone": backbone.recorded,
+        "dimension": backbone.dimension,
+    }
+    schema = result_schema(backbone.dimension, backbone.knows_classes)
+    with tempfile.TemporaryDirectory() as scratch:
+        known = Known.of(listing, _earlier(out, config, Path(scratch)))
+        with artifacts.create(out, KIND, config) as writer:
+            if not out.is_local:  # there, parts of the earlier artifact would stay beside the new
+                (out / PARTS).delete()
+            started = time.monotonic()
+            with closing(_stream(settings, backbone, listing, known, progress)) as results:
+                counts = write_features(writer, listing, known, results, schema)
+            seconds = time.monotonic() - started
+            summary = {
+                "images": counts.images,
+                "embedded": counts.embedded,
+                "carried": counts.carried,
+                "rejected": dict(sorted(counts.rejected.items())),
+                "images_per_second": round(counts.embedded / seconds, 1),
+            }
+            writer.metrics.update(summary)
+    return summary
+
+
+def _stream(
+    settings: EmbedSettings,
+    backbone: Backbone,
+    listing: Listing,
+    known: Known,
+    progress: Progress,
+) -> Generator[pa.Table, None, None]:
+    """Results for all files that are not known to be unchanged, in the listing's order."""
+    wanted = pa.array(~known.unchanged)
+    files = listing.table.select(["place", "size"])
+    files = files.append_column("known_hash", known.content_hash).filter(wanted).combine_chunks()
+    if not files.num_rows:
+        return
+    cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
+    rows = max(1, min(FILES_PER_TASK, -(-files.num_rows // (2 * cpus))))
+    blocks = [files.slice(first, rows) for first in range(0, files.num_rows, rows)]
+    workers = settings.num_workers
+    if not workers:
+        workers = int(ray.cluster_resources()["GPU"]) if settings.use_gpu else cpus
+    threads = max(1, cpus // workers)
+    # On CPUs a worker reserves less than a decoding task, or Ray Data would fuse the two stages,
+    # and nothing at all where its share would leave no processor for decoding.
+    spare = cpus - workers / 2 >= 1
+    share: dict[str, Any] = {"num_cpus": 0.5 if spare else 0}
+    if settings.use_gpu:
+        share = {"num_gpus": 1}
+    decode = DecodePictures(listing.filesystem, backbone.image_size, backbone.fit)
+
+    def decode_block(table: pa.Table) -> pa.Table:
+        return decode(table)
+
+    with quiet_ray_data(), _in_order():
+        decoded = ray.data.from_arrow(blocks).map_batches(
+            decode_block, batch_size=None, batch_format="pyarrow"
+        )
+        embedded = decoded.map_batches(
+            EmbedPictures,
+            fn_constructor_args=(ray.put(backbone), settings.use_gpu, threads),
+            batch_size=settings.batch_size,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=workers),
+            **share,
+        )
+        done = 0
+        progress("embedding images", 0, files.num_rows)
+        batches: Any = embedded.iter_batches(batch_size=None, batch_format="pyarrow")
+        for table in batches:
+            done += table.num_rows
+            progress("embedding images", done, files.num_rows)
+            yield table
+
+
+def _earlier(out: Location, config: dict[str, Any], scratch: Path) -> FeatureTable | None:
+    """The features that stand at `out`, if they are sound and made by the same backbone."""
+    try:
+        artifact = artifacts.load(out, KIND)
+        if artifact.config.get("backbone") != config["backbone"]:
+            return None
+        if not out.is_local:  # writing in place would destroy what is being read
+            artifact.local_copy(scratch)
+            return FeatureTable.open(str(scratch))
+        return FeatureTable(artifact)
+    except ArtifactError:
+        return None
+
+
+def _check_places(source: Location, out: Location) -> None:
+    inside = out.path == source.path or out.path.startswith(source.path.rstrip("/") + "/")
+    if inside and out.filesystem == source.filesystem:
+        raise ConfigError(f"--out {out.uri}: is inside --images; choose a place beside it")
+
+
+def _check_gpus(settings: EmbedSettings) -> None:
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    wanted = max(1, settings.num_workers)
+    if settings.use_gpu and gpus < wanted:
+        raise ConfigError(
+            f"--num-workers {wanted}: Ray has {gpus} GPUs; give fewer workers, "
+            f"or leave out --use-gpu"
+        )
+
+
+def _lists(values: np.ndarray, kind: pa.DataType) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel(), kind), values.shape[1])
+
+
+@contextmanager
+def _in_order() -> Iterator[None]:
+    """Ray Data hands on blocks in the order they came in."""
+    options = ray.data.DataContext.get_current().execution_options
+    before = options.preserve_order
+    options.preserve_order = True
+    try:
+        yield
+    finally:
+        options.preserve_order = before

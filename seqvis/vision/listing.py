@@ -1,0 +1,187 @@
+"""Which pictures there are: from a tree of folders, a flat folder, or a table of URIs.
+
+In: a path or URI. Out: a `Listing`, whose table has a row a file, sorted by path:
+
+    path      string  relative to the folder, or the URI as the table has it; the image's id
+    place     string  the path on the file system        label     string  "" where unknown
+    size      int64   bytes; -1 if there is no such file  modified  int64   ns since 1970
+
+and any further columns of a table. What would surprise a reader: every file counts, whatever its
+name, because only its content tells whether it is a picture; hidden files and folders do not.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from seqvis.errors import DataError
+from seqvis.storage import Location, locate
+
+LabelFrom = Literal["folder", "name", "none"]
+OWN_COLUMNS = ("path", "place", "label", "size", "modified")
+RESERVED = (  # what the artifact's tables add to these
+    "width", "height", "content_hash", "features", "top_classes", "top_probabilities", "thumbnail",
+)  # fmt: skip
+
+_SPLITS = {"train", "training", "val", "valid", "validation", "test"}
+_WNID = re.compile(r"(n\d{8})(?:[_.]|$)")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files to be embedded, and the file system that they are all on."""
+
+    uri: str  # of the folder or table, as the user wrote it
+    filesystem: fs.FileSystem
+    table: pa.Table
+    extra: tuple[str, ...]  # names of a table's further columns
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+
+def list_images(images: Location, label_from: LabelFrom = "folder") -> Listing:
+    """Lists a folder, or the files that a CSV or Parquet table names.
+
+    Raises DataError for a folder without files, a table without a column `uri`, with the same
+    file twice, or whose files are on several file systems, and labels that cannot be had.
+    """
+    if not images.exists():
+        raise DataError(f"{images.uri}: no such folder or table of images")
+    if images.is_directory():
+        return _list_folder(images, label_from)
+    return _list_table(images)
+
+
+def _list_folder(folder: Location, label_from: LabelFrom) -> Listing:
+    selector = fs.FileSelector(folder.path, recursive=True)
+    prefix = len(folder.path.rstrip("/")) + 1
+    found = []
+    for info in folder.filesystem.get_file_info(selector):
+        path = info.path[prefix:]
+        hidden = path.startswith(".") or "/." in path
+        if info.type == fs.FileType.File and not hidden:
+            found.append((path, info.path, _label(path, label_from), *_state(info)))
+    if not found:
+        raise DataError(f"{folder.uri}: holds no images; give the folder that they are in or below")
+    if label_from == "name" and not any(row[2] for row in found):
+        raise DataError(
+            f"{folder.uri}: no file's name starts with a WordNet id such as n01440764_; "
+            f"use --label-from folder or none"
+        )
+    found.sort()
+    columns = dict(zip(OWN_COLUMNS, zip(*found, strict=True), strict=True))
+    table = pa.table({name: list(values) for name, values in columns.items()})
+    return Listing(folder.uri, folder.filesystem, table, ())
+
+
+def _label(path: str, label_from: LabelFrom) -> str:
+    *folders, name = path.split("/")
+    if label_from == "none":
+        return ""
+    if label_from == "name":
+        wnid = _WNID.match(name)
+        return wnid.group(1) if wnid else ""
+    if len(folders) > 1 and folders[-1] == "images":  # Tiny ImageNet: train/<label>/images/
+        folders = folders[:-1]
+    label = folders[-1] if folders else ""
+    return "" if len(folders) == 1 and label in _SPLITS else label
+
+
+def _list_table(location: Location) -> Listing:
+    table = _read_table(location)
+    if "uri" not in table.column_names:
+        raise DataError(
+            f"{location.uri}: has no column uri (it has {', '.join(table.column_names)}); "
+            f"a table of images needs uri and may have label and others"
+        )
+    extra = tuple(name for name in table.column_names if name not in ("uri", "label"))
+    reserved = set(extra) & {*OWN_COLUMNS, *RESERVED}
+    if reserved:
+        raise DataError(f"{location.uri}: rename its column {min(reserved)}, seqvis writes one")
+    if table.num_rows == 0:
+        raise DataError(f"{location.uri}: names no images")
+    uris = table["uri"].cast(pa.string()).to_pylist()
+    _check_uris(location, uris)
+    filesystem, places = _places(location, uris)
+    labels = [""] * len(uris)
+    if "label" in table.column_names:
+        labels = [label or "" for label in table["label"].cast(pa.string()).to_pylist()]
+    states = [_state(info) for info in filesystem.get_file_info(places)]
+    listed = pa.table(
+        {
+            "path": uris,
+            "place": places,
+            "label": labels,
+            "size": [size for size, _ in states],
+            "modified": [modified for _, modified in states],
+        }
+    )
+    for name in extra:
+        listed = listed.append_column(name, table[name])
+    order = np.array(sorted(range(len(uris)), key=uris.__getitem__))
+    return Listing(location.uri, filesystem, listed.take(order), extra)
+
+
+def _read_table(location: Location) -> pa.Table:
+    with location.filesystem.open_input_file(location.path) as file:
+        try:
+            if location.name.endswith(".parquet"):
+                return pq.read_table(file)
+            as_text = {"uri": pa.string(), "label": pa.string()}
+            return pa_csv.read_csv(
+                file, convert_options=pa_csv.ConvertOptions(column_types=as_text)
+            )
+        except pa.ArrowInvalid as error:
+            raise DataError(
+                f"{location.uri}: is neither a folder nor a table of images in CSV or Parquet "
+                f"({str(error).splitlines()[0]})"
+            ) from error
+
+
+def _check_uris(location: Location, uris: list[str | None]) -> None:
+    seen = set()
+    for row, uri in enumerate(uris, 1):
+        if not uri:
+            raise DataError(f"{location.uri}: row {row} has no uri")
+        if uri in seen:
+            raise DataError(f"{location.uri}: row {row} names {uri} again; name each file once")
+        seen.add(uri)
+
+
+def _places(location: Location, uris: list[str]) -> tuple[fs.FileSystem, list[str]]:
+    """The file system of all URIs and their paths on it; relative ones start at the table."""
+    folder = location.parent()
+    if not any("://" in uri for uri in uris):
+        root = folder.path.rstrip("/")
+        return folder.filesystem, [u if u.startswith("/") else f"{root}/{u}" for u in uris]
+    first = next(uri for uri in uris if "://" in uri)
+    server = _server(first)
+    strangers = [uri for uri in uris if _server(uri) != server]
+    if strangers:
+        raise DataError(
+            f"{location.uri}: {first} and {strangers[0]} are not in the same place; "
+            f"make a table for each file system and bucket"
+        )
+    opened = locate(first)
+    if first.endswith(opened.path) and not any("%" in uri or "?" in uri for uri in uris):
+        start = len(first) - len(opened.path)  # one client for all: opening each takes a while
+        return opened.filesystem, [uri[start:] for uri in uris]
+    return opened.filesystem, [locate(uri).path for uri in uris]
+
+
+def _server(uri: str) -> str:
+    scheme, separator, rest = uri.partition("://")
+    return f"{scheme}{separator}{rest.split('/')[0]}" if separator else ""
+
+
+def _state(info: fs.FileInfo) -> tuple[int, int]:
+    if info.type != fs.FileType.File:
+        return -1, 0
+    return int(info.size), int(info.mtime_ns or 0)
