@@ -20,7 +20,11 @@ _COLUMNS = (
     ("accuracy", "accuracy", "{:.3f}"),
     ("bleu", "BLEU", "{:.1f}"),
     ("chrf", "chrF", "{:.1f}"),
+    ("hit@1", "hit@1", "{:.3f}"),
+    ("hit@5", "hit@5", "{:.3f}"),
+    ("hit@10", "hit@10", "{:.3f}"),
     ("tokens_per_second", "tokens/s", "{:,.0f}"),
+    ("pictures_per_second", "pictures/s", "{:,.0f}"),
     ("seconds", "seconds", "{:,.0f}"),
 )
 
@@ -61,8 +65,9 @@ class _Display:
             self.console.print(event["text"], markup=False)
 
     def _advance(self, event: dict[str, Any]) -> None:
+        unit = event["unit"]
         text = (
-            f"loss {event['train_loss']:.3f}  {event['tokens_per_second']:,.0f} tokens/s  "
+            f"loss {event['train_loss']:.3f}  {event[f'{unit}_per_second']:,.0f} {unit}/s  "
             f"{100 * event['model_flop_utilisation']:.0f} % MFU"
         )
         name = f"epoch {event['epoch']}/{event['epochs']}"

@@ -51,10 +51,15 @@ def style(ax: Axes) -> None:
     ax.yaxis.label.set_color(GREY)
 
 
+def font_families() -> list[str]:
+    """The fonts that texts are drawn in: a character is taken from the first that has it."""
+    installed = set(font_manager.get_font_names())
+    return [name for name in _FONTS if name in installed]
+
+
 def save(figure: Figure, path: Path) -> None:
     """Writes the figure as a PNG. Raises StorageError if the disk does not take it."""
-    installed = set(font_manager.get_font_names())
-    families = [name for name in _FONTS if name in installed]
+    families = font_families()
     for text in figure.findobj(Text):
         text.set_fontfamily(families)
     picture = io.BytesIO()

@@ -123,7 +123,7 @@ _PANELS = (
             "loss_with_padding": ("validation, with padding", PURPLE),
         },
         "{:.2f}".format,
-        "nats per token",
+        "mean per token or picture",
         measures_quality=True,
     ),
     _Panel(
@@ -140,13 +140,21 @@ _PANELS = (
         "share of tokens",
         measures_quality=True,
     ),
+    _Panel(
+        "Hits",
+        {"hit@1": ("hit@1", BLUE), "hit@5": ("hit@5", GREEN), "hit@10": ("hit@10", PURPLE)},
+        "{:.3f}".format,
+        "share of pictures",
+        from_zero=True,
+        measures_quality=True,
+    ),
     _Panel("Learning rate", {"learning_rate": ("learning rate", BLUE)}),
     _Panel("Momentum", {"momentum": ("momentum", BLUE)}),
     _Panel("Teacher forcing", {"teacher_forcing": ("forcing", BLUE)}, unit="probability"),
     _Panel(
         "Speed",
-        {"tokens_per_second": ("speed", BLUE)},
-        unit="tokens per second",
+        {"tokens_per_second": ("tokens", BLUE), "pictures_per_second": ("pictures", BLUE)},
+        unit="per second",
         from_zero=True,
     ),
 )
@@ -158,7 +166,8 @@ def plot_curves(
     """The metrics of a training run, epoch by epoch, one small picture for each that is there.
 
     Keys that are drawn: train_loss, loss, forced_loss, loss_with_padding, bleu, chrf, accuracy,
-    learning_rate, momentum, teacher_forcing, tokens_per_second; x is `epoch`, or 1, 2, ... .
+    learning_rate, momentum, teacher_forcing, tokens_per_second,
+    pictures_per_second, hit@1, hit@5, hit@10; x is `epoch`, or 1, 2, ... .
     The best epoch is `best_epoch`, or the one of the highest BLEU, or of the lowest loss.
     Raises ValueError if the history is empty or has none of these keys.
     """

@@ -115,7 +115,7 @@ def restore_model(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Copies of the optimiser's state on the CPU, by parameter name."""
     return {
-        f"{key}:{name}": value.detach().to("cpu", copy=True)
+        f"{key}:{name}": value.detach().to("cpu", copy=True).contiguous()
         for name, parameter in model.named_parameters()
         for key, value in optimizer.state.get(parameter, {}).items()
     }
@@ -130,6 +130,7 @@ def restore_optimizer(
         state = {key.split(":", 1)[0]: tensors[key].clone() for key in keys}
         # Adam's step counter stays on the CPU unless the optimiser is fused on a GPU.
         optimizer.state[parameter] = {
-            key: value if key == "step" else value.to(parameter.device)
+            # In the parameter's own memory layout (channels-last, say), as fused Adam reads it.
+            key: value if key == "step" else torch.empty_like(parameter).copy_(value)
             for key, value in state.items()
         }

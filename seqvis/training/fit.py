@@ -142,7 +142,7 @@ class _Run(Generic[B]):
     def _train_epoch(self) -> None:
         progress, stepper = self.progress, self.stepper
         steps = self.task.steps_in_epoch(progress.epoch)
-        meter = Throughput(stepper.product_type, self.workers)
+        meter = Throughput(stepper.product_type, self.workers, self.task.unit)
         started = time.monotonic()
         before = progress.seconds
         pending: list[StepLoss] = []
@@ -173,6 +173,7 @@ class _Run(Generic[B]):
                 "event": "progress",
                 "epoch": progress.epoch + 1,
                 "epochs": self.epochs,
+                "unit": self.task.unit,
                 "position": progress.position,
                 "steps": steps,
                 "train_loss": progress.epoch_total / max(1.0, progress.epoch_tokens),

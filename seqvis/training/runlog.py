@@ -1,7 +1,7 @@
 """The records of a run: a table of epochs as CSV, curves as a picture, TensorBoard's files.
 
-All are made anew from the whole history after each epoch, so that a resumed run has no gap and
-nothing twice.
+All are made anew from the whole history, so that a resumed run has no gap and nothing twice: after
+an epoch, but not more often than every twenty seconds, since that takes one or two.
 """
 
 import csv
@@ -9,11 +9,14 @@ import io
 import logging
 import shutil
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 from seqvis.plots import plot_curves
 from seqvis.storage import Location
+
+SECONDS_BETWEEN = 20
 
 
 class RunLog:
@@ -21,9 +24,24 @@ class RunLog:
 
     def __init__(self, location: Location):
         self.location = location
+        self._history: list[dict[str, Any]] = []
+        self._written_at = 0.0
 
-    def write(self, history: list[dict[str, Any]]) -> None:
-        """Rewrites `metrics.csv`, `curves.png` and `tensorboard/` from all epochs so far."""
+    def note(self, history: list[dict[str, Any]]) -> None:
+        """Takes the table of all epochs so far, and writes it if the last time was long ago."""
+        self._history = history
+        if time.monotonic() - self._written_at > SECONDS_BETWEEN:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what was noted and not yet written."""
+        if self._history:
+            self._write(self._history)
+            self._history = []
+            self._written_at = time.monotonic()
+
+    def _write(self, history: list[dict[str, Any]]) -> None:
+        """Rewrites `metrics.csv`, `curves.png` and `tensorboard/`."""
         self.location.make_directory()
         (self.location / "metrics.csv").write_bytes(history_as_csv(history))
         with tempfile.TemporaryDirectory() as folder:

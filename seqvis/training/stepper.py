@@ -25,13 +25,20 @@ class StepLoss:
 
     loss: Tensor  # scalar; the mean over workers is the batch's loss
     total: Tensor  # scalar without gradient: sum over this worker's tokens, for the log
-    tokens: int  # this worker's tokens
+    tokens: int  # this worker's tokens (of devise: pictures)
 
 
 class Task(Protocol[B]):
     """What a model brings to be trained."""
 
+    @property
+    def unit(self) -> str:
+        """What a loss is of and speed is counted in: "tokens", "pictures"."""
+
     def build_model(self) -> nn.Module: ...
+
+    def parameter_groups(self, model: nn.Module) -> list[tuple[list[nn.Parameter], float]]:
+        """All parameters, in groups, each with the factor of its learning rate."""
 
     def fingerprint(self) -> str:
         """Changes with the data; a checkpoint of other data is refused."""
@@ -64,8 +71,9 @@ class Stepper(Generic[B]):
         torch.manual_seed(seed)
         self.task, self.settings, self.seed, self.workers = task, optimizer, seed, workers
         self.model = task.build_model().to(workers.device)
+        groups = task.parameter_groups(self.model)
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
+            [{"params": parameters, "factor": factor} for parameters, factor in groups],
             lr=optimizer.learning_rate,
             betas=(optimizer.beta1, optimizer.beta2),
             eps=optimizer.epsilon,
@@ -80,7 +88,7 @@ class Stepper(Generic[B]):
         self.model.train()
         torch.manual_seed(_mix(self.seed, number, self.workers.rank))
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
             group["betas"] = (beta1, group["betas"][1])
         self.optimizer.zero_grad(set_to_none=True)
         with self.autocast():

@@ -1,4 +1,4 @@
-"""How fast training is: tokens a second, and the share of the hardware's arithmetic it uses.
+"""How fast training is: tokens or pictures a second, and the share of its arithmetic that is used.
 
 Model-flop utilisation (PaLM, Chowdhery et al. 2022) counts the operations that the model needs,
 not those that an implementation spends, against the fastest matrix product of this machine in
@@ -24,25 +24,26 @@ _PEAKS = {
 
 
 class Throughput:
-    """Counts the tokens and operations of an epoch."""
+    """Counts the items (the task's `unit`: tokens, pictures) and operations of an epoch."""
 
-    def __init__(self, product_type: torch.dtype, workers: Workers):
+    def __init__(self, product_type: torch.dtype, workers: Workers, unit: str):
         self.workers = workers
+        self.unit = unit
         self.peak = peak_flops(product_type, workers.device) * workers.count
         self.started = time.monotonic()
-        self.tokens = 0.0
+        self.items = 0.0
         self.flops = 0.0
 
-    def add(self, tokens: int, flops: float) -> None:
+    def add(self, items: int, flops: float) -> None:
         """Adds one step of this worker; the others' are taken to be alike."""
-        self.tokens += tokens * self.workers.count
+        self.items += items * self.workers.count
         self.flops += flops * self.workers.count
 
     def summary(self) -> dict[str, float]:
-        """Target tokens a second of all workers, and the utilisation (0 to 1)."""
+        """Items a second of all workers, and the utilisation (0 to 1)."""
         seconds = max(1e-9, time.monotonic() - self.started)
         return {
-            "tokens_per_second": round(self.tokens / seconds, 1),
+            f"{self.unit}_per_second": round(self.items / seconds, 1),
             "model_flop_utilisation": round(self.flops / seconds / self.peak, 4),
         }
 

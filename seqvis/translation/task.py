@@ -7,7 +7,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -56,6 +56,8 @@ class LossSettings(Settings):
 class TranslationTask:
     """A prepared corpus and a model to be trained on it."""
 
+    unit: ClassVar[str] = "tokens"
+
     corpus: Artifact
     model_settings: ModelSettings
     forcing: ForcingSettings
@@ -93,6 +95,9 @@ class TranslationTask:
             with torch.no_grad():
                 embedding.weight.mul_(self.model_settings.embedding_deviation)
         return model
+
+    def parameter_groups(self, model: nn.Module) -> list[tuple[list[nn.Parameter], float]]:
+        return [(list(model.parameters()), 1.0)]
 
     def fingerprint(self) -> str:
         return self.corpus.fingerprint()

@@ -6,7 +6,6 @@ to go on lives beside the result, in `OUT.run/`: checkpoints, metrics.csv, curve
 """
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +20,9 @@ from seqvis.storage import Location, absolute, locate
 from seqvis.text.wordvectors import WordVectors
 from seqvis.training.checkpoints import CheckpointStore
 from seqvis.training.fit import FitResult, FitSettings, fit
+from seqvis.training.launch import Report, launch, run_directory
 from seqvis.training.lr_finder import find_learning_rate
-from seqvis.training.ray_trainer import run_workers
-from seqvis.training.runlog import RunLog, history_as_csv
+from seqvis.training.runlog import history_as_csv
 from seqvis.training.schedules import OptimizerSettings
 from seqvis.training.workers import this_worker
 from seqvis.translation.batches import BatchSettings
@@ -32,8 +31,6 @@ from seqvis.translation.languages import LANGUAGE_FILES
 from seqvis.translation.metrics import Scoring
 from seqvis.translation.settings import ModelSettings, Variant, resolve_variant
 from seqvis.translation.task import LossSettings, TranslationTask
-
-Report = Callable[[dict[str, Any]], None]
 
 
 class TrainSettings(Settings):
@@ -92,30 +89,16 @@ def train(
     out = locate(settings.out)
     artifacts.check_destination(out, "translator")
     artifacts.load(settings.corpus, "corpus")  # before any process is started
-    run = _run_directory(out)
-    if restart:
-        run.delete()
-    log = RunLog(run)
-    done: dict[str, Any] = {}
-
-    def listen(event: dict[str, Any]) -> None:
-        if event["event"] == "epoch":
-            log.write(event["history"])
-        if event["event"] == "done":
-            done.update(event["metrics"])
-        report(event)
-
-    run_workers(
+    return launch(
         train_worker,
         _Work(_with_absolute_paths(settings.resolved()), use_gpu),
-        listen,
+        out,
+        report,
         num_workers,
         use_gpu,
-        absolute(f"{run.uri}/ray"),
         cpus_per_worker,
+        restart,
     )
-    (run / "ray").delete()
-    return done
 
 
 def find_rate(settings: TrainSettings, use_gpu: bool, report: Report) -> dict[str, Any]:
@@ -131,7 +114,7 @@ def find_rate(settings: TrainSettings, use_gpu: bool, report: Report) -> dict[st
         workers,
         report,
     )
-    run = _run_directory(locate(settings.out))
+    run = run_directory(locate(settings.out))
     run.make_directory()
     with (run / "learning_rates.png").local_output() as path:
         plot_learning_rates(path, result.rates, result.losses, result.smoothed, result.suggestion)
@@ -155,7 +138,7 @@ def train_worker(work: _Work, report: Report) -> None:
         settings.epochs,
         settings.fit,
         settings.optimizer,
-        CheckpointStore(_run_directory(out) / "checkpoints"),
+        CheckpointStore(run_directory(out) / "checkpoints"),
         workers,
         report,
         settings.identity(),
@@ -215,7 +198,3 @@ def _with_absolute_paths(settings: TrainSettings) -> TrainSettings:
     names = ("corpus", "out", "vectors_source", "vectors_target")
     given = {name: uri for name in names if (uri := getattr(settings, name)) is not None}
     return settings.model_copy(update={name: absolute(uri) for name, uri in given.items()})
-
-
-def _run_directory(out: Location) -> Location:
-    return Location(out.filesystem, f"{out.path}.run", f"{out.uri.rstrip('/')}.run")

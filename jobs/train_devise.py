@@ -1,0 +1,56 @@
+"""Trains a DeViSE head that projects pictures' features into the space of word vectors."""
+
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+from pydantic import Field
+
+from jobs.console import training_console
+from jobs.ray_session import ray_session
+from jobs.runner import run_job
+from seqvis.config import JobSettings
+from seqvis.devise.settings import DeviseSettings
+from seqvis.devise.train import train
+
+
+class TrainDevise(JobSettings, DeviseSettings):  # type: ignore[misc]
+    """Trains a DeViSE head that projects pictures' features into the space of word vectors.
+
+    Interrupted, the same command goes on where it was.
+    """
+
+    num_workers: int = Field(0, ge=0)
+    """Ray Train workers; 0 trains in this process, without Ray."""
+    use_gpu: bool = False
+    """One GPU for each worker."""
+    cpus_per_worker: int = Field(0, ge=0)
+    """Processors of each worker; 0: an equal share of all."""
+    restart: bool = False
+    """Begin anew, deleting the checkpoints in OUT.run."""
+
+
+def run(settings: TrainDevise) -> dict[str, Any]:
+    """Trains and returns the best epoch's metrics."""
+    choices = DeviseSettings.model_validate(
+        settings.model_dump(include=set(DeviseSettings.model_fields))
+    )
+    with training_console() as report, ray_session() if settings.num_workers else nullcontext():
+        metrics = train(
+            choices,
+            report,
+            settings.num_workers,
+            settings.use_gpu,
+            settings.cpus_per_worker,
+            settings.restart,
+        )
+    return {**metrics, "out": settings.out}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_job(TrainDevise, run, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,218 @@
+"""How well a model finds the labels of pictures: flat hit@k and hierarchical precision@k.
+
+In: a model, a features table, the set of candidates. Out: `Evaluation`. The candidates are the
+labels that compete: those seen in training, the unseen ones, all of both, every noun of WordNet
+that has a vector, or the unseen nouns at most two or three steps from a seen one. Only pictures
+whose own label is a candidate are counted. What would surprise a reader: the unseen bonus is added
+only where all labels of the model compete, for which it was calibrated; among tens of thousands of
+nouns it would drown the seen ones.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from seqvis.devise.labels import label_vectors
+from seqvis.devise.metrics import (
+    HIT_AT,
+    PRECISION_AT,
+    HierarchicalPrecision,
+    harmonic,
+    hits,
+    ranks,
+)
+from seqvis.devise.model import DeviseModel, LabelSpace
+from seqvis.devise.wordnet import WordNet
+from seqvis.errors import ArtifactError, DataError
+from seqvis.text.wordvectors import WordVectors
+from seqvis.vision.featuretable import FeatureTable
+
+CandidateSet = Literal["seen", "unseen", "all", "wordnet", "2-hop", "3-hop"]
+
+BLOCK = 512  # pictures scored at once: 170 MB of scores against all nouns
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of a model on labelled pictures."""
+
+    metrics: dict[str, float]  # hit@k, hp@k; where both compete seen_hit@k, unseen_..., harmonic@k
+    images: int
+    candidates: int
+    per_class: list[dict[str, object]]  # label, name, seen, images, hit@k, nearest wrong label
+
+
+def open_vectors(model: DeviseModel, vectors: str | None = None) -> WordVectors:
+    """The word vectors that the model was trained with, at `vectors` if they were moved.
+
+    Raises ArtifactError if they are not there or are others.
+    """
+    uri = vectors or model.vectors_uri
+    try:
+        store = WordVectors.open(uri)
+    except ArtifactError as error:
+        raise ArtifactError(f"{error}\n--vectors: say where {model.vectors_uri} is now") from error
+    where = model.artifact.location.uri
+    if store.dimension != model.dimension:
+        raise ArtifactError(
+            f"{uri}: its vectors have {store.dimension} dimensions, those of {where} "
+            f"{model.dimension}; give the word vectors that it was trained with"
+        )
+    if store.fingerprint() != model.vectors_fingerprint:
+        raise ArtifactError(
+            f"{uri}: holds other word vectors than {where} was trained with; give those"
+        )
+    return store
+
+
+def candidate_labels(
+    model: DeviseModel, candidates: CandidateSet, vectors: WordVectors | None
+) -> LabelSpace:
+    """The labels that compete. `vectors` is needed for WordNet's nouns only."""
+    space = model.space
+    if candidates in ("seen", "unseen", "all"):
+        chosen = {"seen": space.seen, "unseen": ~space.seen, "all": np.ones_like(space.seen)}
+        rows = np.flatnonzero(chosen[candidates])
+        if not len(rows):
+            raise DataError(
+                f"{model.artifact.location.uri}: knows no {candidates} labels; train it with "
+                f"--unseen FILE"
+            )
+        return _take(space, rows)
+    assert vectors is not None
+    wordnet = WordNet.load()
+    seen = {label for label, is_seen in zip(space.labels, space.seen, strict=True) if is_seen}
+    seen_nouns = [label for label in sorted(seen) if label in wordnet]
+    if candidates == "wordnet":
+        wnids: Sequence[str] = wordnet.wnids
+    else:
+        wnids = sorted(wordnet.within_hops(seen_nouns, int(candidates[0])))
+    if not seen_nouns or not wnids:
+        raise DataError(
+            f"{model.artifact.location.uri}: its labels are no synsets of WordNet, so --candidates "
+            f"{candidates} means nothing for it; take seen, unseen or all"
+        )
+    found = label_vectors(wnids, vectors, wordnet)
+    found = found.take(np.flatnonzero(found.found))
+    return LabelSpace(
+        found.labels,
+        found.names,
+        model.place_words(found.vectors),
+        np.array([label in seen for label in found.labels], dtype=bool),
+        found.how,
+    )
+
+
+def evaluate(
+    model: DeviseModel, table: FeatureTable, candidates: CandidateSet, labels: LabelSpace
+) -> Evaluation:
+    """Scores all pictures of `table` whose label is among `labels`, the candidates.
+
+    Raises DataError if there is none.
+    """
+    column = {label: place for place, label in enumerate(labels.labels)}
+    rows = np.array([row for row, label in enumerate(table.labels) if label in column], dtype=int)
+    if not len(rows):
+        raise DataError(
+            f"{table.artifact.location.uri}: no picture's label is among the {len(column)} "
+            f"candidates (--candidates {candidates})"
+        )
+    truths = np.array([column[table.labels[row]] for row in rows])
+    wordnet = WordNet.load()
+    of_wordnet = all(label in wordnet for label in labels.labels)
+    precision = HierarchicalPrecision(wordnet, labels.labels) if of_wordnet else None
+    rank = np.zeros(len(rows), dtype=int)
+    wrong = np.zeros(len(rows), dtype=int)
+    precisions: dict[int, list[float]] = {k: [] for k in PRECISION_AT if k <= len(column)}
+    for start, scores in _scores(model, table, rows, candidates, labels):
+        part = truths[start : start + len(scores)]
+        rank[start : start + len(scores)] = ranks(scores, part)
+        nearest = _nearest(scores, max([2, *precisions]))
+        first_right = nearest[:, 0] == part
+        wrong[start : start + len(scores)] = np.where(first_right, nearest[:, 1], nearest[:, 0])
+        if precision:
+            for truth, order in zip(part, nearest, strict=True):
+                for k, values in precisions.items():
+                    values.append(precision.of(labels.labels[truth], order.tolist(), k))
+    metrics = hits(rank)
+    if precision:
+        metrics |= {f"hp@{k}": float(np.mean(values)) for k, values in precisions.items()}
+    of_seen = labels.seen[truths]
+    if labels.seen.any() and not labels.seen.all() and of_seen.any() and not of_seen.all():
+        seen, unseen = hits(rank[of_seen]), hits(rank[~of_seen])
+        metrics |= {f"seen_{key}": value for key, value in seen.items()}
+        metrics |= {f"unseen_{key}": value for key, value in unseen.items()}
+        metrics |= harmonic(seen, unseen)
+    return Evaluation(metrics, len(rows), len(column), _per_class(labels, truths, rank, wrong))
+
+
+def nearest_labels(
+    model: DeviseModel,
+    table: FeatureTable,
+    rows: Sequence[int],
+    candidates: CandidateSet,
+    labels: LabelSpace,
+    k: int,
+) -> list[list[tuple[int, float]]]:
+    """For each of these pictures the k nearest labels, as places in `labels`, with their scores."""
+    found: list[list[tuple[int, float]]] = []
+    for _, scores in _scores(model, table, np.asarray(rows, dtype=int), candidates, labels):
+        for order, row in zip(_nearest(scores, k), scores, strict=True):
+            found.append([(int(place), float(row[place])) for place in order])
+    return found
+
+
+def _scores(
+    model: DeviseModel,
+    table: FeatureTable,
+    rows: np.ndarray,
+    candidates: CandidateSet,
+    labels: LabelSpace,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Blocks of scores [pictures, candidates], with the number of their first row."""
+    bonus = np.zeros(len(labels.labels), dtype=np.float32)
+    if candidates == "all" and labels.seen.any():
+        bonus[~labels.seen] = model.unseen_bonus
+    for start in range(0, len(rows), BLOCK):
+        projected = model.project_table(table, rows[start : start + BLOCK])
+        yield start, projected @ labels.vectors.T + bonus
+
+
+def _nearest(scores: np.ndarray, k: int) -> np.ndarray:
+    """Columns of the k highest scores of each row, highest first."""
+    k = min(k, scores.shape[1])
+    top = np.argpartition(-scores, k - 1, axis=1)[:, :k]
+    order = np.argsort(-np.take_along_axis(scores, top, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(top, order, axis=1)
+
+
+def _per_class(
+    labels: LabelSpace, truths: np.ndarray, rank: np.ndarray, wrong: np.ndarray
+) -> list[dict[str, object]]:
+    table: list[dict[str, object]] = []
+    for truth in np.unique(truths):
+        mine = truths == truth
+        often = np.bincount(wrong[mine]).argmax()
+        table.append(
+            {
+                "label": labels.labels[truth],
+                "name": labels.names[truth],
+                "seen": bool(labels.seen[truth]),
+                "images": int(mine.sum()),
+                **{f"hit@{k}": round(float((rank[mine] <= k).mean()), 4) for k in HIT_AT},
+                "most_often_confused_with": labels.names[often],
+            }
+        )
+    return table
+
+
+def _take(space: LabelSpace, rows: np.ndarray) -> LabelSpace:
+    return LabelSpace(
+        [space.labels[row] for row in rows],
+        [space.names[row] for row in rows],
+        space.vectors[rows],
+        space.seen[rows],
+        [space.how[row] for row in rows],
+    )

@@ -1,0 +1,284 @@
+"""Training the backbone on, together with a trained head, on the pictures themselves.
+
+As lesson 11 would: the early half of the backbone learns with a thousandth of the head's rate, the
+late half with a hundredth, batch norm's statistics are frozen, and each epoch sees another view of
+each picture. Out: the head's and the backbone's weights of the best epoch. What would surprise a
+reader: features that the old backbone made do not fit the result; embed the pictures again with
+`--weights MODEL/backbone.safetensors`.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from seqvis.devise.data import TrainingData
+from seqvis.devise.head import Head
+from seqvis.devise.losses import rowwise_loss
+from seqvis.devise.settings import DeviseSettings
+from seqvis.devise.task import SHOWN_HITS
+from seqvis.errors import DataError
+from seqvis.storage import Location, locate
+from seqvis.training.checkpoints import CheckpointStore
+from seqvis.training.fit import FitResult, fit
+from seqvis.training.launch import Report, run_directory
+from seqvis.training.stepper import StepLoss
+from seqvis.training.workers import Workers
+from seqvis.vision.augment import augment, augmenter
+from seqvis.vision.backbones import Backbone, enough, load_recorded
+from seqvis.vision.featuretable import FeatureTable
+from seqvis.vision.images import BadImage, decode, square
+from seqvis.vision.listing import list_images
+
+FACTORS = (1 / 1000, 1 / 100, 1.0)  # early half, late half, head
+READERS = 4  # threads that read and decode files ahead of the network
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """Head and backbone after fine-tuning."""
+
+    result: FitResult
+    head: dict[str, Tensor]
+    backbone: dict[str, Tensor]  # names of the network without its last layer
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Picture files and the numbers of their labels."""
+
+    files: list[Location]
+    labels: np.ndarray  # int64
+
+
+@dataclass(frozen=True)
+class _Batch:
+    pictures: Tensor  # uint8 [n, 3, size, size]
+    labels: Tensor
+    weight: float  # as in `task.Batch`
+
+
+def finetune(
+    settings: DeviseSettings,
+    data: TrainingData,
+    head: dict[str, Tensor],
+    workers: Workers,
+    report: Report,
+) -> Tuned:
+    """Trains backbone and head together, from the pretrained backbone and the given head.
+
+    Raises DataError if the pictures are no longer where the features say.
+    """
+    where = data.table.artifact.location.uri
+    task = _FinetuneTask(
+        settings,
+        data,
+        head,
+        load_recorded(data.table.artifact.config["backbone"], where),
+        _files(settings, data.table, data.train_rows, data.train.labels),
+        _files(settings, data.valid_table, data.valid_rows, data.valid.labels),
+    )
+    run = run_directory(locate(settings.out))
+    rates = settings.optimizer.model_copy(update={"learning_rate": settings.finetune.learning_rate})
+    result = fit(
+        task,
+        settings.finetune.epochs,
+        settings.fit,
+        rates,
+        CheckpointStore(run / "checkpoints" / "finetune"),
+        workers,
+        report,
+        settings.identity() | {"finetune": settings.finetune.model_dump(exclude={"images"})},
+    )
+    parts: dict[str, dict[str, Tensor]] = {"head": {}, "network": {}}
+    for name, tensor in result.tensors.items():
+        part, _, rest = name.partition(".")
+        if rest:  # not the colours' mean and deviation, which the backbone brings itself
+            parts[part][rest] = tensor
+    return Tuned(result, parts["head"], parts["network"])
+
+
+class _Together(nn.Module):
+    """Backbone and head; batch norm keeps the statistics of pretraining."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, backbone: Backbone, head: Head):
+        super().__init__()
+        self.network = backbone.module.network
+        self.head = head
+        mean, deviation = backbone.module.mean, backbone.module.deviation
+        self.register_buffer("mean", mean.clone(), persistent=False)
+        self.register_buffer("deviation", deviation.clone(), persistent=False)
+
+    def train(self, mode: bool = True) -> "_Together":
+        super().train(mode)
+        for layer in self.modules():
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                layer.eval()
+        return self
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        normalised = (pictures.float() - self.mean) / self.deviation
+        projected: Tensor = self.head(self.network(normalised).float())
+        return projected
+
+
+class _FinetuneTask:
+    """Brings backbone and head, batches of augmented pictures and their loss to `training.fit`."""
+
+    unit = "pictures"
+
+    def __init__(
+        self,
+        settings: DeviseSettings,
+        data: TrainingData,
+        head: dict[str, Tensor],
+        backbone: Backbone,
+        train: _Files,
+        valid: _Files,
+    ):
+        self.settings, self.data, self.head = settings, data, head
+        self.backbone, self.train, self.valid = backbone, train, valid
+        self.batch_size = settings.finetune.batch_size
+        self.targets = torch.from_numpy(data.targets)
+        self._transform = augmenter(settings.finetune.augment, backbone.image_size)
+        self._groups = backbone.layer_groups()
+
+    def build_model(self) -> nn.Module:
+        head = Head(self.settings.head, self.backbone.dimension, self.data.space.dimension)
+        head.load_state_dict(self.head)
+        for parameter in self.backbone.module.parameters():
+            parameter.requires_grad_(True)
+        return _Together(self.backbone, head)
+
+    def parameter_groups(self, model: nn.Module) -> list[tuple[list[nn.Parameter], float]]:
+        assert isinstance(model, _Together)
+        groups = [*self._groups, list(model.head.parameters())]
+        return list(zip(groups, FACTORS, strict=True))
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(self.data.table.artifact.fingerprint().encode())
+        for _, tensor in sorted(self.head.items()):  # safetensors loads them in any order
+            digest.update(tensor.numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def steps_in_epoch(self, epoch: int) -> int:
+        return max(1, len(self.train.labels) // self.batch_size)
+
+    def batches(self, epoch: int, first: int, workers: Workers) -> Iterator[_Batch]:
+        seed = self.settings.fit.seed
+        order = np.random.default_rng((seed, epoch)).permutation(len(self.train.labels))
+        size = self.batch_size
+        numbers = range(first, self.steps_in_epoch(epoch))
+        shares = [
+            order[number * size : (number + 1) * size][workers.rank :: workers.count]
+            for number in numbers
+        ]
+        with ThreadPoolExecutor(READERS) as pool:
+            ahead = [pool.submit(self._read, row) for row in shares[0]] if shares else []
+            for place, rows in enumerate(shares):
+                waiting, ahead = ahead, []
+                if place + 1 < len(shares):
+                    ahead = [pool.submit(self._read, row) for row in shares[place + 1]]
+                views = [
+                    augment(picture.result(), self._transform, _view_seed(seed, epoch, int(row)))
+                    for picture, row in zip(waiting, rows, strict=True)
+                ]
+                together = min(size, len(order) - numbers[place] * size)
+                yield _Batch(
+                    _as_tensor(views).to(workers.device),
+                    torch.from_numpy(self.train.labels[rows]).to(workers.device),
+                    workers.count / together,
+                )
+
+    def loss(self, model: nn.Module, batch: _Batch, epoch: float) -> StepLoss:
+        total = self._losses(model(batch.pictures), batch.labels).sum()
+        return StepLoss(total * batch.weight, total.detach(), len(batch.labels))
+
+    def evaluate(self, model: nn.Module, workers: Workers) -> dict[str, Any]:
+        """Loss and hit@k of the validation pictures, each worker taking a share of them."""
+        rows = np.arange(len(self.valid.labels))[workers.rank :: workers.count]
+        sums = np.zeros(2 + len(SHOWN_HITS))
+        for start in range(0, len(rows), self.batch_size):
+            part = rows[start : start + self.batch_size]
+            pictures = [self._square(self.valid.files[row]) for row in part]
+            labels = torch.from_numpy(self.valid.labels[part]).to(workers.device)
+            projected = model(_as_tensor(pictures).to(workers.device)).float()
+            scores = F.normalize(projected) @ self.targets.to(workers.device).T
+            rank = (scores >= scores.gather(1, labels[:, None])).sum(1)
+            sums[0] += len(part)
+            sums[1] += float(self._losses(projected, labels).sum())
+            sums[2:] += [float((rank <= k).sum()) for k in SHOWN_HITS]
+        total = np.sum(workers.gather(sums), axis=0)
+        hits = {f"hit@{k}": float(n / total[0]) for k, n in zip(SHOWN_HITS, total[2:], strict=True)}
+        return {"loss": float(total[1] / total[0]), **hits}
+
+    def flops(self, model: nn.Module, batch: _Batch) -> float:
+        weights = sum(parameter.numel() for parameter in model.parameters())
+        # A convolution's weight is used at every position: this counts what is certain, once.
+        return 6.0 * weights * len(batch.labels)
+
+    def _losses(self, projected: Tensor, labels: Tensor) -> Tensor:
+        with torch.autocast(projected.device.type, enabled=False):
+            return rowwise_loss(
+                self.settings.loss,
+                self.settings.losses,
+                projected.float(),
+                self.targets.to(projected.device),
+                labels,
+            )
+
+    def _read(self, row: int) -> Any:
+        return _decoded(self.train.files[row], self.backbone.image_size)
+
+    def _square(self, file: Location) -> np.ndarray:
+        size = self.backbone.image_size
+        return square(_decoded(file, size), size, self.backbone.fit)
+
+
+def _files(
+    settings: DeviseSettings, table: FeatureTable, rows: np.ndarray, labels: np.ndarray
+) -> _Files:
+    """Where the pictures of these rows lie. Raises DataError if one of them is not there."""
+    config = table.artifact.config
+    images = locate(settings.finetune.images or str(config["images"]))
+    listing = list_images(images, config["label_from"])
+    paths = listing.table["path"].to_pylist()
+    places = dict(zip(paths, listing.table["place"].to_pylist(), strict=True))
+    missing = [table.paths[row] for row in rows if table.paths[row] not in places]
+    if missing:
+        raise DataError(
+            f"{images.uri}: does not hold {missing[0]} ({len(missing)} such pictures), which "
+            f"{table.artifact.location.uri} was made from; give --finetune.images"
+        )
+    files = [
+        Location(listing.filesystem, places[table.paths[row]], table.paths[row]) for row in rows
+    ]
+    return _Files(files, labels)
+
+
+def _decoded(file: Location, image_size: int) -> Any:
+    try:
+        return decode(file.read_bytes(), enough=enough(image_size)).picture
+    except BadImage as error:
+        raise DataError(
+            f"{file.uri}: {error.reason}, though it was sound when its features were made; put it "
+            f"back, or embed the images anew"
+        ) from error
+
+
+def _as_tensor(pictures: list[np.ndarray]) -> Tensor:
+    """uint8 [n, 3, size, size] over channels-last memory."""
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+
+
+def _view_seed(seed: int, epoch: int, row: int) -> int:
+    return ((seed * 1_000_003 + epoch) * 1_000_003 + row) % (1 << 62)

@@ -1,0 +1,159 @@
+"""Labels to word vectors: WordNet's synsets by their names, other labels by themselves.
+
+In: labels (wnids or plain names) and a store of word vectors. Out: `LabelVectors`, with how each
+label was found. In this order: the first name as it stands, in lower case, further names of the
+synset, the mean of the words of a name of several, fastText's sub-words. What would surprise a
+reader: a label without a vector stays in the list, with a row of zeros; `found` says so.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from seqvis.devise.wordnet import WordNet
+from seqvis.text.wordvectors import WordVectors
+
+EXACT, LOWER, FURTHER = "exact name", "lower case", "further name"
+MEAN, SUBWORDS, NONE = "mean of words", "sub-words", "not found"
+WAYS = (EXACT, LOWER, FURTHER, MEAN, SUBWORDS, NONE)
+
+SEED_COVERAGE = 49_469  # of WordNet's nouns in lesson 11's fastText vectors
+
+MANY = 2000  # labels
+
+_BETWEEN_WORDS = re.compile(r"[\s_\-/'’]+")
+_WNID = re.compile(r"n\d{8}")
+
+
+@dataclass(frozen=True)
+class LabelVectors:
+    """Labels and where they lie among words."""
+
+    labels: list[str]  # wnids or names
+    names: list[str]  # to be read
+    vectors: np.ndarray  # float32 [labels, dimension], of unit length; zeros where not found
+    how: list[str]  # one of WAYS
+
+    @property
+    def found(self) -> np.ndarray:
+        """bool [labels]."""
+        return np.array([way != NONE for way in self.how], dtype=bool)
+
+    def coverage(self) -> dict[str, int]:
+        """How many labels were found, in all and in each way."""
+        counts = Counter(self.how)
+        found = len(self.how) - counts[NONE]
+        return {"labels": len(self.how), "found": found, **{way: counts[way] for way in WAYS}}
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> "LabelVectors":
+        """The labels of these rows, in their order."""
+        return LabelVectors(
+            [self.labels[row] for row in rows],
+            [self.names[row] for row in rows],
+            self.vectors[np.asarray(rows, dtype=int)],
+            [self.how[row] for row in rows],
+        )
+
+
+def is_wnid(label: str) -> bool:
+    """Whether the label has the form of a synset's id."""
+    return _WNID.fullmatch(label) is not None
+
+
+def label_vectors(labels: Sequence[str], vectors: WordVectors, wordnet: WordNet) -> LabelVectors:
+    """The word vector of each label, of unit length, and how it was found."""
+    rows = np.zeros((len(labels), vectors.dimension), dtype=np.float32)
+    names, how = [], []
+    all_lemmas = [wordnet.lemmas(label) if label in wordnet else (label,) for label in labels]
+    words = _Words(vectors, all_lemmas)
+    for number, lemmas in enumerate(all_lemmas):
+        vector, way = _find(lemmas, words)
+        length = 0.0 if vector is None else float(np.linalg.norm(vector))
+        if vector is not None and length > 0:
+            rows[number] = vector / length
+        else:
+            way = NONE
+        names.append(lemmas[0].replace("_", " "))
+        how.append(way)
+    return LabelVectors(list(labels), names, rows, how)
+
+
+def phrase_vector(phrase: str, vectors: WordVectors) -> np.ndarray | None:
+    """The vector of a name of one or several words, as labels are looked up; None if none."""
+    return _find((phrase,), _Words(vectors, [(phrase,)]))[0]
+
+
+class _Words:
+    """The store's words that these names may need; each vector is read once."""
+
+    def __init__(self, vectors: WordVectors, all_lemmas: Sequence[Sequence[str]]):
+        self.vectors = vectors
+        self._known: Container[str] = vectors
+        self._units: dict[str, np.ndarray | None] = {}
+        if len(all_lemmas) > MANY:  # one pass over all words beats a search for each form
+            forms = {form for lemmas in all_lemmas for lemma in lemmas for form in _forms(lemma)}
+            self._known = {word for word in vectors.words() if word in forms}
+
+    def __contains__(self, word: object) -> bool:
+        return word in self._known
+
+    def vector(self, word: str) -> np.ndarray | None:
+        return self.vectors.vector(word)
+
+    def unit(self, word: str) -> np.ndarray | None:
+        """The vector of a part of a name, of unit length; sub-words may make it."""
+        if word not in self._units:
+            form = word if word in self else word.lower()
+            is_there = form in self or self.vectors.subwords is not None
+            vector = self.vectors.vector(form) if is_there else None
+            length = 0.0 if vector is None else float(np.linalg.norm(vector))
+            self._units[word] = vector / length if vector is not None and length > 0 else None
+        return self._units[word]
+
+
+def _forms(lemma: str) -> set[str]:
+    """Every word that looking up the lemma may ask for."""
+    parts = _BETWEEN_WORDS.split(lemma)
+    forms = {*_spellings(lemma), *_spellings(lemma.lower()), *parts}
+    return forms | {part.lower() for part in parts}
+
+
+def _find(lemmas: Sequence[str], vectors: _Words) -> tuple[np.ndarray | None, str]:
+    for place, lemma in enumerate(lemmas):
+        for form in _spellings(lemma):
+            if form in vectors:
+                return vectors.vector(form), FURTHER if place else EXACT
+        for form in _spellings(lemma.lower()):
+            if form in vectors:
+                return vectors.vector(form), FURTHER if place else LOWER
+    for lemma in lemmas:
+        mean = _mean_of_words(lemma, vectors)
+        if mean is not None:
+            return mean, MEAN
+    if vectors.vectors.subwords is not None:
+        for lemma in lemmas:
+            vector = vectors.vector(lemma.replace(" ", "_"))
+            if vector is not None and not is_wnid(lemma):  # an id is no word, whatever its letters
+                return vector, SUBWORDS
+    return None, NONE
+
+
+def _spellings(name: str) -> Iterator[str]:
+    """The name as vector files write names of several words."""
+    joined = name.replace(" ", "_")
+    yield joined
+    if "_" in joined:
+        yield joined.replace("_", "-")
+        yield joined.replace("_", " ")
+
+
+def _mean_of_words(name: str, vectors: _Words) -> np.ndarray | None:
+    """Mean of the unit vectors of all words of a name; None if a word or a second word lacks."""
+    words = [word for word in _BETWEEN_WORDS.split(name) if word]
+    if len(words) < 2:
+        return None
+    found = [vector for word in words if (vector := vectors.unit(word)) is not None]
+    return np.mean(found, axis=0) if len(found) == len(words) else None

@@ -1,0 +1,52 @@
+"""Flat hit@k, hierarchical precision@k and their harmonic mean, as zero-shot learning reports them.
+
+Scores are cosines [n, candidates]; truths are columns. A tie counts against the model: a candidate
+with the right one's score stands before it.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+
+from seqvis.devise.wordnet import WordNet
+
+HIT_AT = (1, 2, 5, 10, 20)
+PRECISION_AT = (2, 5, 10, 20)
+
+
+def ranks(scores: np.ndarray, truths: np.ndarray) -> np.ndarray:
+    """Rank of each row's true candidate, from 1; ties count against it. int [n]."""
+    right = scores[np.arange(len(scores)), truths][:, None]
+    return np.asarray((scores >= right).sum(axis=1))
+
+
+def hits(rank: np.ndarray) -> dict[str, float]:
+    """The share of rows whose true label is among the first k, by "hit@k"."""
+    return {f"hit@{k}": float((rank <= k).mean()) if len(rank) else 0.0 for k in HIT_AT}
+
+
+def harmonic(seen: Mapping[str, float], unseen: Mapping[str, float]) -> dict[str, float]:
+    """Harmonic mean of the hits of seen and of unseen classes, by "harmonic@k"."""
+    result = {}
+    for k in HIT_AT:
+        a, b = seen[f"hit@{k}"], unseen[f"hit@{k}"]
+        result[f"harmonic@{k}"] = 2 * a * b / (a + b) if a + b > 0 else 0.0
+    return result
+
+
+class HierarchicalPrecision:
+    """Share of the k nearest candidates that are in S_k, the true label's neighbours in WordNet."""
+
+    def __init__(self, wordnet: WordNet, candidates: Sequence[str]):
+        self._wordnet = wordnet
+        self._candidates = list(candidates)
+        self._valid = frozenset(candidates)
+        self._near: dict[tuple[str, int], Collection[str]] = {}
+
+    def of(self, truth: str, nearest: Sequence[int], k: int) -> float:
+        """|first k of `nearest` and S_k| / k, for columns in the order of their scores."""
+        key = truth, k
+        if key not in self._near:
+            self._near[key] = self._wordnet.nearest_labels(truth, k, self._valid)
+        near = self._near[key]
+        return sum(self._candidates[column] in near for column in nearest[:k]) / k

@@ -1,0 +1,226 @@
+"""A trained DeViSE model, or ConSE, as an artifact: pictures' features in, points among words out.
+
+    model.safetensors  the head's weights and the space's centre; for conse the classes' vectors
+    labels.parquet     label, name, vector (of the space), seen, how: a row a label
+    backbone.safetensors  the backbone's weights, if they were fine-tuned
+    metrics.csv, curves.png   of training
+
+What would surprise a reader: ConSE's classes leave out the unseen labels, as a classifier that was
+trained without their pictures would; the backbone's own classifier knows all thousand.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from seqvis import artifacts
+from seqvis.artifacts import Artifact, ArtifactWriter
+from seqvis.devise.head import Head, HeadSettings
+from seqvis.devise.labels import LabelVectors
+from seqvis.devise.space import Space, unit
+from seqvis.errors import ArtifactError, DataError
+from seqvis.storage import Location
+from seqvis.vision.backbones import Embedded
+from seqvis.vision.featuretable import FeatureTable
+
+KIND = "devise"
+BACKBONE = "backbone.safetensors"
+BLOCK = 8192  # rows projected at once
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """The labels a model knows, seen in training or not."""
+
+    labels: list[str]  # wnids or names
+    names: list[str]  # to be read
+    vectors: np.ndarray  # float32 [labels, dimension], points of the space, of unit length
+    seen: np.ndarray  # bool [labels]
+    how: list[str]  # how the vector was found
+
+    @classmethod
+    def of(cls, found: LabelVectors, space: Space, seen: np.ndarray) -> "LabelSpace":
+        return cls(found.labels, found.names, space.place(found.vectors), seen, found.how)
+
+
+class DeviseModel:
+    """Projects features into the space of words. Read-only; safe to share between threads."""
+
+    def __init__(self, artifact: Artifact, labels: LabelSpace, tensors: Mapping[str, Tensor]):
+        self.artifact = artifact
+        self.space = labels
+        self._place = Space(tensors["centre"].numpy())
+        self._head: Head | None = None
+        self._classes: np.ndarray | None = None
+        if artifact.config["method"] == "conse":
+            self._classes = tensors["classes"].numpy()
+        else:
+            head = HeadSettings.model_validate(artifact.config["head"])
+            self._head = Head(head, self.feature_dimension, self.dimension).eval()
+            weights = {name[5:]: one for name, one in tensors.items() if name.startswith("head.")}
+            self._head.load_state_dict(weights)
+
+    @classmethod
+    def open(cls, uri: str | Location) -> Self:
+        """Opens what train_devise wrote. Raises ArtifactError if it is missing or altered."""
+        artifact = artifacts.load(uri, KIND)
+        table = pq.read_table(io.BytesIO(artifact.file("labels.parquet").read_bytes()))
+        vectors = table["vector"].combine_chunks()
+        labels = LabelSpace(
+            table["label"].to_pylist(),
+            table["name"].to_pylist(),
+            vectors.flatten().to_numpy().reshape(len(table), -1),
+            table["seen"].to_numpy(),
+            table["how"].to_pylist(),
+        )
+        tensors = load_tensors(artifact.file("model.safetensors").read_bytes())
+        try:
+            return cls(artifact, labels, tensors)
+        except (KeyError, RuntimeError) as error:
+            raise ArtifactError(
+                f"{artifact.location.uri}: its weights do not fit its settings ({error}); "
+                f"train it anew with python -m jobs.train_devise"
+            ) from error
+
+    @property
+    def dimension(self) -> int:
+        """Of word vectors."""
+        return self._place.dimension
+
+    @property
+    def feature_dimension(self) -> int:
+        return int(self.artifact.config["feature_dimension"])
+
+    @property
+    def unseen_bonus(self) -> float:
+        """What is added to the cosines of unseen labels where all of `space` compete."""
+        return float(self.artifact.metrics["unseen_bonus"])
+
+    @property
+    def backbone_config(self) -> dict[str, Any]:
+        """The backbone whose features the model takes, as `backbones.load_recorded` reads it."""
+        recorded = dict(self.artifact.config["backbone"])
+        if recorded["weights"] == BACKBONE:  # fine-tuned: in the artifact, wherever that lies
+            recorded["weights"] = self.artifact.file(BACKBONE).uri
+        return recorded
+
+    @property
+    def vectors_uri(self) -> str:
+        return str(self.artifact.config["vectors"])
+
+    @property
+    def vectors_fingerprint(self) -> str:
+        return str(self.artifact.config["vectors_fingerprint"])
+
+    @property
+    def needs_classes(self) -> bool:
+        """Whether it is ConSE, which takes the classifier's likeliest classes, not features."""
+        return self._classes is not None
+
+    def place_words(self, vectors: np.ndarray) -> np.ndarray:
+        """Word vectors as stored, [n, dimension], as points of the space."""
+        return self._place.place(vectors)
+
+    def project(self, features: np.ndarray) -> np.ndarray:
+        """Features, float32 [n, feature_dimension], as points of the space, unit [n, dimension]."""
+        if self._head is None:
+            raise DataError(
+                f"{self.artifact.location.uri}: is ConSE, which takes a classifier's classes; "
+                f"give it a picture or a features table"
+            )
+        if features.shape[1] != self.feature_dimension:
+            raise ArtifactError(
+                f"{self.artifact.location.uri}: takes {self.feature_dimension} numbers a picture, "
+                f"not {features.shape[1]}; embed the images with its backbone, "
+                f"{self.backbone_config.get('name')}"
+            )
+        parts = []
+        with torch.inference_mode():
+            for start in range(0, len(features), BLOCK):
+                block = np.ascontiguousarray(features[start : start + BLOCK], dtype=np.float32)
+                parts.append(self._head(torch.from_numpy(block)).numpy())
+        return unit(np.concatenate(parts)) if parts else np.zeros((0, self.dimension), np.float32)
+
+    def project_embedded(self, embedded: Embedded) -> np.ndarray:
+        """What a backbone says about n pictures as points of the space, [n, dimension]."""
+        if self._classes is None:
+            return self.project(embedded.features)
+        if embedded.top_classes is None or embedded.top_probabilities is None:
+            raise DataError(
+                f"{self.artifact.location.uri}: ConSE needs a backbone that knows ImageNet's "
+                f"classes; train a head with --method devise"
+            )
+        # (n, ten, dimension), weighted by probability; classes without a vector are zeros
+        weighted = self._classes[embedded.top_classes] * embedded.top_probabilities[..., None]
+        return unit(weighted.sum(axis=1))
+
+    def project_table(
+        self, table: FeatureTable, rows: Sequence[int] | np.ndarray | None = None
+    ) -> np.ndarray:
+        """Stored pictures (all, or those of `rows`) as points of the space."""
+        self.check_table(table)
+        chosen = slice(None) if rows is None else np.asarray(rows, dtype=int)
+        if self._classes is None:
+            return self.project(table.features[chosen])
+        classes, shares = table.top_classes, table.top_probabilities
+        return self.project_embedded(
+            Embedded(
+                np.zeros((0, table.dimension), np.float32),
+                None if classes is None else classes[chosen],
+                None if shares is None else shares[chosen],
+            )
+        )
+
+    def check_table(self, table: FeatureTable) -> None:
+        """Raises ArtifactError if the table was not made by the backbone that the model takes."""
+        made_by, needed = table.artifact.config["backbone"], self.backbone_config
+        if not same_backbone(made_by, needed) or table.dimension != self.feature_dimension:
+            raise ArtifactError(
+                f"{table.artifact.location.uri}: was embedded by {_in_words(made_by)} "
+                f"({table.dimension} numbers a picture), but {self.artifact.location.uri} takes "
+                f"features of {_in_words(needed)} ({self.feature_dimension}); embed the images "
+                f"with that"
+            )
+
+
+def same_backbone(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two records are of one network with the same weights and input, wherever they lie."""
+    return all(one.get(key) == other.get(key) for key in ("name", "sha256", "image_size", "fit"))
+
+
+def _in_words(backbone: Mapping[str, Any]) -> str:
+    return (
+        f"{backbone.get('name')} at {backbone.get('image_size')} pixels, {backbone.get('fit')}, "
+        f"weights {str(backbone.get('sha256'))[:8]}"
+    )
+
+
+def write_model(
+    writer: ArtifactWriter, labels: LabelSpace, tensors: Mapping[str, Tensor], centre: np.ndarray
+) -> None:
+    """Writes labels and weights (of a head as "head.…", or ConSE's "classes") into an artifact."""
+    flat = pa.array(labels.vectors.reshape(-1))
+    table = pa.table(
+        {
+            "label": labels.labels,
+            "name": labels.names,
+            "vector": pa.FixedSizeListArray.from_arrays(flat, labels.vectors.shape[1]),
+            "seen": labels.seen,
+            "how": labels.how,
+        }
+    )
+    content = io.BytesIO()
+    pq.write_table(table, content)
+    writer.path("labels.parquet").write_bytes(content.getvalue())
+    weights = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    weights["centre"] = torch.from_numpy(np.asarray(centre, dtype=np.float32))
+    writer.path("model.safetensors").write_bytes(save_tensors(weights))

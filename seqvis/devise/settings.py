@@ -1,0 +1,86 @@
+"""Everything that decides what a DeViSE model becomes."""
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from seqvis.config import Settings
+from seqvis.devise.head import HeadSettings
+from seqvis.devise.losses import LossName, LossSettings
+from seqvis.devise.metrics import HIT_AT
+from seqvis.training.fit import FitSettings
+from seqvis.training.schedules import OptimizerSettings
+from seqvis.vision.augment import AugmentSettings
+
+
+class CalibrationSettings(Settings):
+    """How the bonus of unseen labels is found, on seen classes alone."""
+
+    folds: int = Field(4, ge=0)
+    """Parts of the seen classes that are held out in turn as if unseen; 0: no bonus."""
+    at: int = 5
+    """The k (1, 2, 5, 10 or 20) of the harmonic mean of hit@k that the bonus makes greatest."""
+
+    @field_validator("at")
+    @classmethod
+    def _is_reported(cls, at: int) -> int:
+        if at not in HIT_AT:
+            raise ValueError(f"must be one of {', '.join(map(str, HIT_AT))}")
+        return at
+
+
+class FinetuneSettings(Settings):
+    """Training the backbone on, together with the head, after the head alone."""
+
+    epochs: int = Field(0, ge=0)
+    """Passes over the pictures; 0: the backbone stays as it is."""
+    images: str | None = None
+    """Where the pictures lie now, if not where embed_images read them."""
+    batch_size: int = Field(64, ge=2)
+    """Pictures in a batch, over all workers."""
+    learning_rate: float = Field(1e-3, gt=0)
+    """Highest rate of the head; the backbone's late half has a hundredth of it, its early half a
+    thousandth, as lesson 11's lr/1000, lr/100, lr."""
+    augment: AugmentSettings = AugmentSettings()
+
+
+class DeviseSettings(Settings):
+    """Everything that decides what a DeViSE model becomes."""
+
+    features: str
+    """Directory or URI that embed_images wrote."""
+    vectors: str
+    """Word vectors that build_vectors wrote."""
+    out: str
+    """Directory or URI of the model; OUT.run beside it holds checkpoints and curves."""
+    method: Literal["devise", "conse"] = "devise"
+    """devise: a trained head; conse: no training, the mean of the likeliest classes' vectors."""
+    loss: LossName = "softmax"
+    """cosine (lesson 11), hinge (the DeViSE paper's rank loss) or softmax over cosines."""
+    unseen: str | None = None
+    """Text file of labels, one a line, whose pictures are kept from training."""
+    validation_features: str | None = None
+    """Features of pictures to validate with; default: a share of those in --features."""
+    validation_share: float = Field(0.1, gt=0, lt=0.9)
+    """Share of the pictures that is held out, by their paths, without --validation-features."""
+    centred: bool = True
+    """Take the mean of frequent words' vectors away before comparing."""
+    epochs: int = Field(10, ge=1)
+    """Passes over the features."""
+    batch_size: int = Field(256, ge=2)
+    """Pictures in a batch, over all workers."""
+    head: HeadSettings = HeadSettings(dropout=0.5)
+    losses: LossSettings = LossSettings()
+    calibration: CalibrationSettings = CalibrationSettings()
+    optimizer: OptimizerSettings = OptimizerSettings(
+        learning_rate=3e-3, beta1=0.9, weight_decay=1e-7, clip_norm=0.0
+    )
+    fit: FitSettings = FitSettings(monitor="loss")
+    finetune: FinetuneSettings = FinetuneSettings()
+
+    def identity(self) -> dict[str, Any]:
+        """What must stay the same for a run to go on: all but places."""
+        places = {"features", "vectors", "out", "unseen", "validation_features", "finetune"}
+        dump = self.model_dump(exclude=places)
+        dump["fit"].pop("checkpoint_minutes")
+        return dump

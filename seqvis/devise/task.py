@@ -1,0 +1,137 @@
+"""Training a head on stored features, as a task of the one training loop.
+
+A batch is rows of a feature matrix in memory and the numbers of their labels; the vector of a label
+is stored once, however many pictures have it.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from seqvis.devise.head import Head, HeadSettings
+from seqvis.devise.losses import LossName, LossSettings, rowwise_loss
+from seqvis.errors import DataError
+from seqvis.training.stepper import StepLoss
+from seqvis.training.workers import Workers
+
+SHOWN_HITS = (1, 5, 10)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Features of pictures whose labels are known."""
+
+    features: np.ndarray  # float32 [n, feature_dimension]
+    labels: np.ndarray  # int64 [n], rows of the targets
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def where(self, chosen: np.ndarray) -> "Pictures":
+        """The pictures of the chosen rows (numbers, or a bool for each)."""
+        return Pictures(self.features[chosen], self.labels[chosen])
+
+
+@dataclass(frozen=True)
+class Batch:
+    features: Tensor
+    labels: Tensor
+    weight: float  # of a picture's loss, so that the mean over workers is the mean over pictures
+
+
+class HeadTask:
+    """Brings a head, its batches and its loss to `training.fit`."""
+
+    unit = "pictures"
+
+    def __init__(
+        self,
+        train: Pictures,
+        valid: Pictures,
+        targets: np.ndarray,
+        head: HeadSettings,
+        loss: LossName,
+        losses: LossSettings,
+        batch_size: int,
+        seed: int,
+    ):
+        """`targets`: float32 unit vectors of the labels to tell apart, [labels, dimension]."""
+        self.train, self.valid, self.targets = train, valid, targets
+        self.head, self.loss_name, self.losses = head, loss, losses
+        self.batch_size, self.seed = batch_size, seed
+        self._targets: dict[torch.device, Tensor] = {}
+
+    def build_model(self) -> nn.Module:
+        return Head(self.head, self.train.features.shape[1], self.targets.shape[1])
+
+    def parameter_groups(self, model: nn.Module) -> list[tuple[list[nn.Parameter], float]]:
+        return [(list(model.parameters()), 1.0)]
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for part in (self.train, self.valid):
+            digest.update(np.ascontiguousarray(part.features).data)
+            digest.update(np.ascontiguousarray(part.labels).data)
+        digest.update(np.ascontiguousarray(self.targets).data)
+        return digest.hexdigest()[:16]
+
+    def steps_in_epoch(self, epoch: int) -> int:
+        return max(1, round(len(self.train) / self.batch_size))
+
+    def batches(self, epoch: int, first: int, workers: Workers) -> Iterator[Batch]:
+        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.train))
+        steps = self.steps_in_epoch(epoch)
+        if len(order) // steps < 2 * workers.count:
+            raise DataError(
+                f"{len(order)} pictures in {steps} batches are fewer than two for each of "
+                f"{workers.count} workers, which batch norm needs; take more pictures, fewer "
+                f"workers or a larger --batch-size"
+            )
+        # Batches of even size: none is so small that batch norm would learn from chance.
+        for rows in np.array_split(order, steps)[first:]:
+            share = rows[workers.rank :: workers.count]
+            yield Batch(
+                torch.from_numpy(self.train.features[share]).to(workers.device),
+                torch.from_numpy(self.train.labels[share]).to(workers.device),
+                workers.count / len(rows),
+            )
+
+    def loss(self, model: nn.Module, batch: Batch, epoch: float) -> StepLoss:
+        with torch.autocast(batch.features.device.type, enabled=False):
+            total = self._losses(model(batch.features), batch.labels).sum()
+        return StepLoss(total * batch.weight, total.detach(), len(batch.labels))
+
+    def evaluate(self, model: nn.Module, workers: Workers) -> dict[str, Any]:
+        """Loss and hit@k of the validation pictures among the labels of training."""
+        features = torch.from_numpy(self.valid.features).to(workers.device)
+        labels = torch.from_numpy(self.valid.labels).to(workers.device)
+        with torch.autocast(workers.device.type, enabled=False):
+            projected = model(features)
+            loss = float(self._losses(projected, labels).mean())
+            scores = F.normalize(projected) @ self._targets_on(projected.device).T
+        rank = (scores >= scores.gather(1, labels[:, None])).sum(1)
+        metrics = {"loss": loss}
+        metrics |= {f"hit@{k}": float((rank <= k).float().mean()) for k in SHOWN_HITS}
+        # Batch norm's statistics are each worker's own: the first one's count.
+        result: dict[str, Any] = workers.from_first(metrics)
+        return result
+
+    def flops(self, model: nn.Module, batch: Batch) -> float:
+        weights = sum(parameter.numel() for parameter in model.parameters())
+        scores = self.targets.size if self.loss_name != "cosine" else 0
+        return 6.0 * (weights + scores) * len(batch.labels)
+
+    def _losses(self, projected: Tensor, labels: Tensor) -> Tensor:
+        targets = self._targets_on(projected.device)
+        return rowwise_loss(self.loss_name, self.losses, projected, targets, labels)
+
+    def _targets_on(self, device: torch.device) -> Tensor:
+        if device not in self._targets:
+            self._targets[device] = torch.from_numpy(self.targets).to(device)
+        return self._targets[device]

@@ -1,0 +1,239 @@
+"""Training a DeViSE model from a features artifact to a devise artifact.
+
+First the heads of the calibration (`calibrate.py`), then the head on all seen labels, then, if it
+is asked for, head and backbone together (`finetune.py`): each a run of the one training loop with
+checkpoints of its own below `OUT.run/`, so that an interrupted run goes on in the stage it was in.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from seqvis import artifacts
+from seqvis.devise.calibrate import Calibration, calibrate
+from seqvis.devise.conse import class_points
+from seqvis.devise.data import TrainingData, load_data
+from seqvis.devise.finetune import finetune
+from seqvis.devise.head import Head
+from seqvis.devise.model import BACKBONE, KIND, write_model
+from seqvis.devise.settings import DeviseSettings
+from seqvis.devise.space import unit
+from seqvis.devise.task import HeadTask, Pictures
+from seqvis.devise.wordnet import WordNet
+from seqvis.errors import ConfigError
+from seqvis.plots import plot_curves
+from seqvis.storage import absolute, locate
+from seqvis.training.checkpoints import CheckpointStore
+from seqvis.training.fit import FitResult, fit
+from seqvis.training.launch import Report, launch, run_directory
+from seqvis.training.runlog import history_as_csv
+from seqvis.training.workers import Workers, this_worker
+
+Project = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class _Work:
+    settings: DeviseSettings
+    use_gpu: bool
+
+
+def train(
+    settings: DeviseSettings,
+    report: Report,
+    num_workers: int = 0,
+    use_gpu: bool = False,
+    cpus_per_worker: int = 0,
+    restart: bool = False,
+) -> dict[str, Any]:
+    """Trains a model, going on where an earlier call with the same `out` was interrupted.
+
+    Returns the best epoch's metrics. Raises SeqvisError for anything a user can mend.
+    """
+    out = locate(settings.out)
+    artifacts.check_destination(out, KIND)
+    data = load_data(settings)  # what is wrong with it is said before any process is started
+    if data.without_vector:
+        text = f"labels without a word vector, left out: {', '.join(data.without_vector[:5])}"
+        more = len(data.without_vector) - 5
+        report({"event": "note", "text": text + (f" and {more} more" if more > 0 else "")})
+    if settings.method == "conse" and settings.finetune.epochs:
+        raise ConfigError("--finetune.epochs: conse has no head to fine-tune; leave it out")
+    work = _Work(_with_absolute_paths(settings), use_gpu)
+    return launch(train_worker, work, out, report, num_workers, use_gpu, cpus_per_worker, restart)
+
+
+def train_worker(work: _Work, report: Report) -> None:
+    """What each worker does. The first one writes the model."""
+    settings, workers = work.settings, this_worker(work.use_gpu)
+    data = load_data(settings)
+    if settings.method == "conse":
+        points = class_points(
+            data.vectors, WordNet.load(), data.space, data.labels.labels[len(data.seen) :]
+        )
+        if workers.is_first:
+            known = {"unseen_bonus": 0.0, "seen_labels": len(data.seen)}
+            _save(settings, data, {"classes": torch.from_numpy(points)}, known, [], None)
+            report({"event": "done", "metrics": known})
+        return
+    calibration = _calibration(settings, data, workers, report)
+    result = _fit(settings, data.train, data.valid, data.targets, "head", workers, report)
+    head, backbone = result.tensors, None
+    if settings.finetune.epochs:
+        tuned = finetune(settings, data, head, workers, report)
+        result, head, backbone = tuned.result, tuned.head, tuned.backbone
+    if workers.is_first:
+        metrics: dict[str, Any] = {k: value for k, value in result.best.items() if k != "step"}
+        metrics |= {
+            "parameters": sum(tensor.numel() for tensor in head.values()),
+            "seen_labels": len(data.seen),
+            "unseen_bonus": calibration.bonus if calibration else 0.0,
+            "labels_without_vector": len(data.without_vector),
+        }
+        if calibration:
+            metrics["held_out_labels"] = calibration.harmonic | calibration.among_unseen
+        weights = {f"head.{name}": tensor for name, tensor in head.items()}
+        _save(settings, data, weights, metrics, result.history, backbone)
+        report({"event": "done", "metrics": metrics})
+
+
+def _calibration(
+    settings: DeviseSettings, data: TrainingData, workers: Workers, report: Report
+) -> Calibration | None:
+    chosen = settings.calibration
+    if not chosen.folds or data.labels.seen.all():
+        return None  # without unseen labels there is nothing to weigh
+    if chosen.folds < 2 or chosen.folds > len(data.seen) // 2:
+        raise ConfigError(
+            f"--calibration.folds: must be 0, or from 2 to half the {len(data.seen)} seen labels"
+        )
+
+    def train_head(number: int, train: Pictures, valid: Pictures, targets: np.ndarray) -> Project:
+        report({"event": "note", "text": f"calibration, fold {number + 1} of {chosen.folds}"})
+        quiet = _without_epochs(report)
+        stage = f"fold-{number + 1}"
+        result = _fit(settings, train, valid, targets, stage, workers, quiet)
+        return _projection(settings, result.tensors, data)
+
+    calibration = calibrate(
+        data.train,
+        data.valid,
+        data.targets,
+        chosen.folds,
+        chosen.at,
+        settings.fit.seed,
+        train_head,
+    )
+    at = f"harmonic@{chosen.at}"
+    report(
+        {
+            "event": "note",
+            "text": f"bonus of unseen labels {calibration.bonus:.2f}: {at} on held-out seen labels "
+            f"{calibration.without[at]:.3f} without it, {calibration.harmonic[at]:.3f} with it",
+        }
+    )
+    return calibration
+
+
+def _fit(
+    settings: DeviseSettings,
+    train: Pictures,
+    valid: Pictures,
+    targets: np.ndarray,
+    stage: str,
+    workers: Workers,
+    report: Report,
+) -> FitResult:
+    task = HeadTask(
+        train,
+        valid,
+        targets,
+        settings.head,
+        settings.loss,
+        settings.losses,
+        settings.batch_size,
+        settings.fit.seed,
+    )
+    run = run_directory(locate(settings.out))
+    return fit(
+        task,
+        settings.epochs,
+        settings.fit,
+        settings.optimizer,
+        CheckpointStore(run / "checkpoints" / stage),
+        workers,
+        report,
+        settings.identity(),
+    )
+
+
+def _projection(
+    settings: DeviseSettings, tensors: dict[str, Tensor], data: TrainingData
+) -> Project:
+    head = Head(settings.head, data.table.dimension, data.space.dimension).eval()
+    head.load_state_dict(tensors)
+
+    def project(features: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return unit(head(torch.from_numpy(np.ascontiguousarray(features))).numpy())
+
+    return project
+
+
+def _save(
+    settings: DeviseSettings,
+    data: TrainingData,
+    tensors: dict[str, Tensor],
+    metrics: dict[str, Any],
+    history: list[dict[str, Any]],
+    backbone: dict[str, Tensor] | None,
+) -> None:
+    recorded = dict(data.table.artifact.config["backbone"])
+    content = save_tensors(backbone) if backbone is not None else None
+    if content is not None:
+        recorded |= {"weights": BACKBONE, "sha256": hashlib.sha256(content).hexdigest()}
+    config = settings.model_dump() | {
+        "feature_dimension": data.table.dimension,
+        "backbone": recorded,
+        "vectors_fingerprint": data.vectors.fingerprint(),
+        "features_fingerprint": data.table.artifact.fingerprint(),
+    }
+    with artifacts.create(settings.out, KIND, config) as writer:
+        writer.metrics.update(json.loads(json.dumps(metrics)))
+        write_model(writer, data.labels, tensors, data.space.centre)
+        if content is not None:
+            writer.path(BACKBONE).write_bytes(content)
+        if history:
+            writer.path("metrics.csv").write_bytes(history_as_csv(history))
+            with writer.local_file("curves.png") as path:
+                plot_curves(path, history)
+
+
+def _without_epochs(report: Report) -> Report:
+    """Passes on everything but the tables of epochs, which belong to the model itself."""
+
+    def pass_on(event: dict[str, Any]) -> None:
+        if event["event"] != "epoch":
+            report(event)
+
+    return pass_on
+
+
+def _with_absolute_paths(settings: DeviseSettings) -> DeviseSettings:
+    """Ray Train's workers run in a directory of their own."""
+    names = ("features", "vectors", "out", "unseen", "validation_features")
+    given: dict[str, Any] = {
+        name: absolute(uri) for name in names if (uri := getattr(settings, name)) is not None
+    }
+    if settings.finetune.images is not None:
+        given["finetune"] = settings.finetune.model_copy(
+            update={"images": absolute(settings.finetune.images)}
+        )
+    return settings.model_copy(update=given)

@@ -1,0 +1,63 @@
+"""From settings to a trained artifact: what every kind of training does around its workers.
+
+What a run needs to go on lives beside the result, in `OUT.run/`: checkpoints, metrics.csv,
+curves.png, tensorboard/.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from seqvis.storage import Location, absolute
+from seqvis.training.ray_trainer import WorkerFunction, run_workers
+from seqvis.training.runlog import RunLog
+
+Report = Callable[[dict[str, Any]], None]
+
+
+def launch(
+    function: WorkerFunction,
+    work: Any,
+    out: Location,
+    report: Report,
+    num_workers: int,
+    use_gpu: bool,
+    cpus_per_worker: int,
+    restart: bool,
+) -> dict[str, Any]:
+    """Runs `function(work, report)` in the workers, keeps the run's records, returns its metrics.
+
+    The function's first worker reports {"event": "done", "metrics": …} when the artifact stands.
+    With `restart` the checkpoints of an earlier run are deleted. Raises what the workers raise.
+    """
+    run = run_directory(out)
+    if restart:
+        run.delete()
+    log = RunLog(run)
+    done: dict[str, Any] = {}
+
+    def listen(event: dict[str, Any]) -> None:
+        if event["event"] == "epoch":
+            log.note(event["history"])
+        if event["event"] == "done":
+            done.update(event["metrics"])
+        report(event)
+
+    try:
+        run_workers(
+            function,
+            work,
+            listen,
+            num_workers,
+            use_gpu,
+            absolute(f"{run.uri}/ray"),
+            cpus_per_worker,
+        )
+    finally:
+        log.flush()
+    (run / "ray").delete()
+    return done
+
+
+def run_directory(out: Location) -> Location:
+    """`OUT.run`, beside the artifact."""
+    return Location(out.filesystem, f"{out.path}.run", f"{out.uri.rstrip('/')}.run")
