@@ -1,0 +1,94 @@
+"""Keeps a collection: adds and deletes pictures, compacts, copies, and measures its recall."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from jobs.runner import run_job
+from seqvis.config import JobSettings
+from seqvis.devise.model import DeviseModel
+from seqvis.search.building import PictureItems
+from seqvis.search.collection import Collection
+from seqvis.search.engine import open_model
+from seqvis.vision.featuretable import FeatureTable
+
+
+class Keep(JobSettings):
+    """Keeps a collection: adds and deletes pictures, compacts, copies, and measures its recall.
+
+    Give one of the actions; without any, what the collection holds is printed.
+    """
+
+    collection: str
+    """Directory that build_index wrote; for --restore, where to put the collection."""
+    add: str | None = None
+    """Features that embed_images wrote: add their pictures; those with the same path are
+    replaced."""
+    delete: tuple[str, ...] = ()
+    """Ids of pictures to delete."""
+    compact: bool = False
+    """Merge all segments and recent changes into one; drop what was deleted."""
+    recall: bool = False
+    """Measure recall@10 and speed against exact search."""
+    snapshot: str | None = None
+    """Directory for a consistent copy, which may be moved anywhere."""
+    restore: str | None = None
+    """Directory or URI of a snapshot: make a collection of it."""
+    model: str | None = None
+    """The collection's model, if it was moved (for --add)."""
+    columns: tuple[str, ...] = ()
+    """Further columns of the features to keep as metadata (for --add)."""
+    queries: int = Field(1000, ge=1)
+    """Searches by which recall is measured."""
+
+    @model_validator(mode="after")
+    def _one_action(self) -> "Keep":
+        actions = (self.add, self.delete, self.compact, self.recall, self.snapshot, self.restore)
+        if sum(bool(action) for action in actions) > 1:
+            raise ValueError(
+                "give one of --add, --delete, --compact, --recall, --snapshot and --restore"
+            )
+        return self
+
+
+def run(settings: Keep) -> dict[str, Any]:
+    """Does the one thing that was asked for and returns what the collection holds then."""
+    if settings.restore:
+        with Collection.restore(settings.restore, settings.collection) as collection:
+            return {"restored": settings.restore, **collection.statistics()}
+    changes = bool(settings.add or settings.delete or settings.compact)
+    with Collection.open(settings.collection, read_only=not changes) as collection:
+        return {**_act(collection, settings), **collection.statistics()}
+
+
+def _act(collection: Collection, settings: Keep) -> dict[str, Any]:
+    if settings.add:
+        return _add(collection, open_model(collection, settings.model), settings)
+    if settings.delete:
+        return {"deleted": collection.delete(settings.delete)}
+    if settings.compact:
+        return {"compacted": collection.compact(everything=True)}
+    if settings.recall:
+        return collection.recall_report(k=10, queries=settings.queries)
+    if settings.snapshot:
+        collection.snapshot(settings.snapshot)
+        return {"snapshot": settings.snapshot}
+    return {"dimension": collection.dimension, "backend": collection.backend}
+
+
+def _add(collection: Collection, model: DeviseModel, settings: Keep) -> dict[str, Any]:
+    assert settings.add
+    table = FeatureTable.open(settings.add)
+    items = PictureItems(model, table, settings.columns)
+    collection.load(items)
+    return {"added": len(table) - items.left_out, "left_out": items.left_out}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_job(Keep, run, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

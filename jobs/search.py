@@ -1,0 +1,152 @@
+"""Searches a collection by words, by a picture or by a stored one; or names a picture."""
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+from rich.console import Console
+from rich.table import Table
+
+from jobs.runner import run_job
+from seqvis.config import JobSettings
+from seqvis.contact_sheet import Cell, draw_contact_sheet
+from seqvis.errors import ConfigError
+from seqvis.search.candidates import CandidateSet, Word
+from seqvis.search.engine import SearchEngine
+from seqvis.search.items import Match
+from seqvis.storage import locate
+
+
+class Search(JobSettings):
+    """Searches a collection by words, by a picture or by a stored one; or names a picture."""
+
+    collection: str
+    """Directory that build_index wrote."""
+    text: str | None = None
+    """Words, as a signed sum: boat, "engine + boat", "2 * dog - puppy", "fire truck"."""
+    image: str | None = None
+    """Picture file: find pictures like it."""
+    like: str | None = None
+    """Id of a stored picture: find others like it."""
+    classify: str | None = None
+    """Picture file, or id of a stored picture: find the words nearest to it."""
+    k: int = Field(10, ge=1)
+    """Results at most."""
+    min_score: float | None = Field(None, ge=-1, le=1)
+    """Least cosine of a picture that is found, from -1 to 1."""
+    where: tuple[str, ...] = ()
+    """Filters such as label=n02084071, all of which must hold; of one key given twice, either."""
+    candidates: CandidateSet = "classes"
+    """Words for --classify: classes (ImageNet's 1,000), wordnet (all nouns), labels (the
+    model's own)."""
+    model: str | None = None
+    """The collection's model, if it was moved."""
+    vectors: str | None = None
+    """The collection's word vectors, if they were moved."""
+    sheet: str | None = None
+    """PNG file for a picture of what was found."""
+
+    @classmethod
+    def from_command_line(cls, arguments: Sequence[str]) -> Self:
+        """As every job's; `--k` is read as `-k`, the form that argparse gives a single letter."""
+        return super().from_command_line(
+            [word[1:] if word.partition("=")[0] == "--k" else word for word in arguments]
+        )
+
+    @model_validator(mode="after")
+    def _one_query(self) -> "Search":
+        if sum(one is not None for one in (self.text, self.image, self.like, self.classify)) != 1:
+            raise ValueError("give one of --text, --image, --like and --classify")
+        if self.classify is not None and (self.where or self.min_score is not None or self.sheet):
+            raise ValueError("--where, --min-score and --sheet do not go with --classify")
+        return self
+
+
+def run(settings: Search) -> dict[str, Any]:
+    """Searches and returns the query with what it found; a table goes to standard error."""
+    where = _filters(settings.where)
+    with SearchEngine.open(settings.collection, settings.model, settings.vectors) as engine:
+        started = time.perf_counter()
+        if settings.classify is not None:
+            words = _classify(engine, settings.classify, settings)
+            results = [
+                {"name": w.name, "labels": w.labels, "score": round(w.score, 4)} for w in words
+            ]
+            rows = [(f"{word.score:.3f}", word.name, " ".join(word.labels)) for word in words]
+            query = settings.classify
+        else:
+            query, matches = _search(engine, settings, where)
+            results = [{**m.metadata, "id": m.id, "score": round(m.score, 4)} for m in matches]
+            rows = [(f"{m.score:.3f}", str(m.metadata.get("name", "")), m.id) for m in matches]
+            if settings.sheet is not None:
+                _draw(engine, settings.sheet, _title(query), matches)
+        milliseconds = round(1e3 * (time.perf_counter() - started), 2)
+        _show(_title(query), rows)
+    return {"query": query, "results": results, "milliseconds": milliseconds}
+
+
+def _search(
+    engine: SearchEngine, settings: Search, where: dict[str, list[Any]]
+) -> tuple[str, list[Match]]:
+    limits = settings.k, settings.min_score, where or None
+    if settings.text is not None:
+        return settings.text, engine.text(settings.text, *limits)
+    if settings.image is not None:
+        return settings.image, engine.image(locate(settings.image).read_bytes(), *limits)
+    assert settings.like is not None
+    return settings.like, engine.like(settings.like, *limits)
+
+
+def _classify(engine: SearchEngine, picture: str, settings: Search) -> list[Word]:
+    stored = picture in engine.collection and not locate(picture).exists()
+    content = picture if stored else locate(picture).read_bytes()
+    return engine.classify(content, settings.k, settings.candidates)
+
+
+def _filters(given: Sequence[str]) -> dict[str, list[Any]]:
+    """Metadata values by key; `3` may be meant as a number or as text, so it stands for both."""
+    where: dict[str, list[Any]] = {}
+    for one in given:
+        key, equals, value = one.partition("=")
+        if not key or not equals:
+            raise ConfigError(f"--where {one}: needs the form key=value, such as label=n02084071")
+        where.setdefault(key, []).append(value)
+        with suppress(ValueError, RecursionError):
+            where[key].append(json.loads(value, parse_constant=str))
+    return where
+
+
+def _title(query: str) -> str:
+    """Of a picture's path its name, however long the rest."""
+    return query.rsplit("/", 1)[-1]
+
+
+def _draw(engine: SearchEngine, sheet: str, query: str, matches: Sequence[Match]) -> None:
+    cells = [
+        Cell(
+            engine.collection.thumbnail(match.id),
+            f"{match.metadata.get('name') or match.id}\n{match.score:.3f}",
+        )
+        for match in matches
+    ]
+    if cells:
+        draw_contact_sheet(locate(sheet), query, cells)
+
+
+def _show(query: str, rows: Sequence[tuple[str, str, str]]) -> None:
+    table = Table("score", "name", "id", title=query if rows else f"{query}: nothing found")
+    for row in rows:
+        table.add_row(*row)
+    Console(stderr=True, markup=False, highlight=False).print(table)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_job(Search, run, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

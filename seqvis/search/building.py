@@ -1,0 +1,116 @@
+"""From a model and a features table to a collection: every picture as a point among words.
+
+In: a trained model and the features of its backbone. Out: a collection whose items have the
+picture's path as id, its projection as vector, `label`, `name`, `path`, `width`, `height` as
+metadata, and its thumbnail. Features are read and projected in blocks, so memory does not grow
+with their number. What would surprise a reader: ConSE cannot place a picture all of whose likely
+classes it does not know; such pictures are left out and counted.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from seqvis.devise.model import DeviseModel
+from seqvis.devise.wordnet import WordNet
+from seqvis.errors import ArtifactError
+from seqvis.search.collection import Collection
+from seqvis.search.index import Backend, IndexSettings
+from seqvis.search.items import Item
+from seqvis.storage import absolute
+from seqvis.vision.backbones import Embedded
+from seqvis.vision.featuretable import TOP_COLUMNS, FeatureTable
+
+_BLOCK = 2048  # pictures read and projected at once
+_COLUMNS = ("path", "label", "width", "height", "thumbnail")
+
+
+class PictureItems:
+    """The pictures of a features table as items of a collection, in the table's order."""
+
+    def __init__(self, model: DeviseModel, table: FeatureTable, columns: Sequence[str] = ()):
+        """`columns`: further columns to keep as metadata.
+
+        Raises ArtifactError if the features are of another backbone than the model's, or lack a
+        column.
+        """
+        self._model = model
+        self._table = table
+        self._metadata = ("label", "path", "width", "height", *columns)
+        self._names = dict(zip(model.space.labels, model.space.names, strict=True))
+        self._wordnet = WordNet.load()
+        self.left_out = 0  # pictures that the model could not place, of those that were read
+        model.check_table(table)
+        missing = [name for name in self._wanted() if name not in table.column_names]
+        if missing:
+            table.columns(missing)  # says which, and what there is
+
+    def __iter__(self) -> Iterator[Item]:
+        """Raises ArtifactError if a feature is not finite."""
+        self.left_out = 0
+        for begin in range(0, len(self._table), _BLOCK):
+            rows = np.arange(begin, min(begin + _BLOCK, len(self._table)))
+            block = self._table.take(rows, self._wanted())
+            vectors = self._model.project_embedded(self._embedded(block))
+            placed = np.linalg.norm(vectors, axis=1) > 0
+            self.left_out += int((~placed).sum())
+            metadata = block.select(list(self._metadata)).to_pylist()
+            thumbnails = block["thumbnail"]
+            for row in np.flatnonzero(placed).tolist():
+                about = metadata[row] | {"name": self.name(metadata[row]["label"])}
+                yield Item(about["path"], vectors[row], about, thumbnails[row].as_py())
+
+    def name(self, label: str) -> str:
+        """The label as people read it: for a wnid the synset's first name."""
+        if label in self._names:
+            return self._names[label]
+        return self._wordnet.name(label) if label in self._wordnet else label
+
+    def _wanted(self) -> list[str]:
+        tops = TOP_COLUMNS if self._model.needs_classes else ()
+        return list(dict.fromkeys((*_COLUMNS, *self._metadata, "features", *tops)))
+
+    def _embedded(self, block: pa.Table) -> Embedded:
+        features = _matrix(block["features"], self._table.dimension).astype(np.float32)
+        bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+        if len(bad):
+            raise ArtifactError(
+                f"{self._table.artifact.location.uri}: the features of "
+                f"{block['path'][int(bad[0])]} are not finite; embed the images anew"
+            )
+        if not self._model.needs_classes:
+            return Embedded(features, None, None)
+        classes, shares = (_matrix(block[name], -1) for name in TOP_COLUMNS)
+        return Embedded(features, classes.astype(np.int32), shares.astype(np.float32))
+
+
+def build_collection(
+    model: DeviseModel,
+    items: PictureItems,
+    table: FeatureTable,
+    out: str | Path,
+    backend: Backend = "nmslib",
+    settings: IndexSettings | None = None,
+) -> Collection:
+    """Writes the collection, which appears whole at the end, and opens it.
+
+    Its config records the model and the word vectors, by place and fingerprint. One that stands
+    at `out` is replaced in that moment. Raises SeqvisError for anything a user can mend.
+    """
+    config: dict[str, Any] = {
+        "model": absolute(model.artifact.location.uri),
+        "model_fingerprint": model.artifact.fingerprint(),
+        "vectors": absolute(model.vectors_uri),
+        "vectors_fingerprint": model.vectors_fingerprint,
+        "features": absolute(table.artifact.location.uri),
+        "features_fingerprint": table.artifact.fingerprint(),
+    }
+    return Collection.build(out, model.dimension, items, backend, config, settings)
+
+
+def _matrix(column: pa.ChunkedArray, width: int) -> np.ndarray:
+    flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return np.asarray(flat.reshape(len(column), width))

@@ -1,0 +1,105 @@
+"""Which segments a compaction merges, and writing new ones.
+
+Size-tiered, as in log-structured merge trees (O'Neil et al. 1996): the tail is merged with the
+smaller segments as long as the next is not much larger than what is merged already, so that an
+item is rewritten a logarithmic number of times. A segment of which much is dead is rewritten too.
+"""
+
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seqvis.errors import DataError
+from seqvis.search.blobs import Blobs, load_array
+from seqvis.search.disk import remove_quietly
+from seqvis.search.index import Backend, IndexSettings
+from seqvis.search.items import Batch
+from seqvis.search.segments import HASH_ROWS, HASHES, SegmentWriter, describe_files
+from seqvis.search.view import Part, View
+
+TIER = 3  # a segment at most this many times as large as what is merged already is merged too
+DEAD_SHARE = 0.2  # from here on a segment is rewritten
+MOST_SEGMENTS = 8
+SEGMENT_BYTES = 512 << 20  # of vectors; building a graph takes about three times as much memory
+_CHUNK = 2048
+
+
+@dataclass(frozen=True)
+class NewSegment:
+    name: str
+    files: dict[str, dict[str, Any]]
+
+
+def choose_parts(view: View, everything: bool) -> list[int]:
+    """Numbers of the parts to merge, the tail's among them; empty if nothing is to be done."""
+    *segments, tail = view.parts
+    last = len(segments)
+    order = sorted(range(last), key=lambda number: segments[number].alive)
+    spoiled = [n for n in order if segments[n].dead_count > DEAD_SHARE * segments[n].rows]
+    if everything:
+        clean = last <= 1 and not tail.rows and not any(part.dead_count for part in segments)
+        return [] if clean else [*range(last), last]
+    chosen = set(spoiled)
+    merged = tail.alive + sum(segments[number].alive for number in spoiled)
+    for number in order:
+        crowded = last - len(chosen) >= MOST_SEGMENTS
+        if number not in chosen and (crowded or 0 < segments[number].alive <= TIER * merged):
+            chosen.add(number)
+            merged += segments[number].alive
+    return [*sorted(chosen), last] if chosen or tail.rows else []
+
+
+def living_batches(parts: Iterable[Part]) -> Iterator[Batch]:
+    """The living rows of some parts, piece by piece."""
+    for part in parts:
+        rows = part.living_rows()
+        for begin in range(0, len(rows), _CHUNK):
+            yield part.store.batch(rows[begin : begin + _CHUNK].tolist())
+
+
+def write_segments(
+    folder: Path,
+    batches: Iterable[Batch],
+    dimension: int,
+    backend: Backend,
+    settings: IndexSettings,
+) -> list[NewSegment]:
+    """Writes new segments below `folder`, durably; nothing names them yet.
+
+    Memory is bounded by one segment's vectors, whatever their number. Raises DataError if an id
+    comes twice, before any graph is built. If it raises, what was written is removed.
+    """
+    most = max(1, SEGMENT_BYTES // (4 * dimension))
+    writers: list[SegmentWriter] = []
+    try:
+        for batch in batches:
+            if not writers or writers[-1].rows + len(batch) > most:
+                writers.append(SegmentWriter(folder / uuid.uuid4().hex[:16], dimension))
+            writers[-1].add(batch)
+        _refuse_twice(writers, [writer.finish() for writer in writers])
+        for writer in writers:
+            writer.build_index(backend, settings)
+        return [NewSegment(writer.folder.name, describe_files(writer.folder)) for writer in writers]
+    except BaseException:
+        for writer in writers:
+            writer.abandon()
+            remove_quietly(writer.folder)
+        raise
+
+
+def _refuse_twice(writers: Sequence[SegmentWriter], hashes: Sequence[np.ndarray]) -> None:
+    every = np.sort(np.concatenate([np.empty(0, np.uint64), *hashes]))
+    for suspect in np.unique(every[1:][every[1:] == every[:-1]]):
+        seen: set[bytes] = set()
+        for writer in writers:
+            ids = Blobs(writer.folder, "ids")
+            rows = load_array(writer.folder / HASH_ROWS)
+            for place in np.flatnonzero(load_array(writer.folder / HASHES) == suspect):
+                name = ids[int(rows[place])]
+                if name in seen:
+                    raise DataError(f"{name.decode()}: comes twice; give each id once")
+                seen.add(name)

@@ -1,0 +1,90 @@
+"""Writing to a local disk so that what was acknowledged survives a crash.
+
+In: bytes and paths. Out: files that are on the disk, not only in its cache, when a call returns.
+What would surprise a reader: a new or renamed file is durable only after its directory, too, was
+synchronised, so every function here that makes a name also synchronises the directory of it.
+Everything goes through `os`, one call a step, so that a test can die before and after each.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+def sync_directory(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def synced_file(path: Path) -> Iterator[BinaryIO]:
+    """A new file to write to, on the disk when the block ends; its directory is not synced."""
+    with path.open("wb") as stream:
+        yield stream
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def sync_file(path: Path) -> None:
+    """Makes durable what a library wrote to `path`."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    with synced_file(path) as stream:
+        stream.write(content)
+    sync_directory(path.parent)
+
+
+def replace_synced(path: Path, content: bytes) -> None:
+    """Puts `content` in the place of the file in one step: a crash leaves the old or the new."""
+    temporary = path.with_name(f".{path.name}.partial")
+    write_synced(temporary, content)
+    os.replace(temporary, path)
+    sync_directory(path.parent)
+
+
+def write_all(descriptor: int, content: bytes) -> None:
+    """Like os.write, which may write only a part of `content` when the disk fills."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """A hard link, or a synced copy where the disk or the place allows no link."""
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        with source.open("rb") as reader, synced_file(target) as writer:
+            shutil.copyfileobj(reader, writer, 1 << 22)
+
+
+def file_hash(path: Path) -> str:
+    """The file's SHA-256, hexadecimal (about 1 s per GB)."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def remove_quietly(path: Path) -> None:
+    """Deletes a file or directory that nothing needs; what cannot be deleted stays for later."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    try:
+        os.unlink(path)
+    except OSError:
+        return

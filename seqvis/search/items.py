@@ -1,0 +1,179 @@
+"""What a collection holds and finds, and the checks that each item passes before it is stored.
+
+In: items of a caller. Out: `Batch`, the same as columns, with unit vectors and metadata as JSON
+text. The checks stand here and not in the index because nmslib makes none: a vector of another
+length is read out of bounds, and a NaN makes every later search wrong.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from seqvis.errors import DataError
+
+LONGEST_ID = 4096  # bytes
+
+
+@dataclass(frozen=True)
+class Item:
+    """A thing that can be found: `vector` (dimension), any length but 0; stored at length 1."""
+
+    id: str
+    vector: np.ndarray
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    thumbnail: bytes | None = None
+
+
+class Match(NamedTuple):
+    """An item that was found. `score` is the cosine of its vector and the query, -1 to 1."""
+
+    id: str
+    score: float
+    metadata: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Checked items as columns, in the order in which they came."""
+
+    ids: list[str]
+    vectors: np.ndarray  # (n, dimension) float32, unit rows
+    metadata: list[bytes]  # JSON
+    thumbnails: list[bytes]  # empty: none
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def check_items(items: Iterable[Item], dimension: int) -> Batch:
+    """The items as columns. Raises DataError naming the first that cannot be stored, and why.
+
+    An id twice in `items` is an error as well: which of the two is meant cannot be known.
+    """
+    items = list(items)
+    ids = check_ids([item.id for item in items])
+    seen: set[str] = set()
+    for name in ids:
+        if name in seen:
+            raise DataError(f"{name}: is given twice in one batch; give each id once")
+        seen.add(name)
+    vectors = np.empty((len(items), dimension), dtype=np.float32)
+    for row, item in enumerate(items):
+        vectors[row] = _check_vector(item, dimension)
+    return Batch(
+        ids,
+        unit_rows(vectors, ids),
+        [encode_metadata(item.id, item.metadata) for item in items],
+        [_check_thumbnail(item) for item in items],
+    )
+
+
+def batches(items: Iterable[Item], dimension: int, size: int = 2048) -> Iterable[Batch]:
+    """Checks a stream of items piece by piece."""
+    stream = iter(items)
+    while piece := list(islice(stream, size)):
+        yield check_items(piece, dimension)
+
+
+def check_ids(ids: Sequence[str]) -> list[str]:
+    """Raises DataError if one is empty, too long, no string, or no valid Unicode."""
+    for name in ids:
+        if not isinstance(name, str) or not name:
+            raise DataError(f"{name!r}: is no id; an id is a string of at least one character")
+        try:
+            size = len(name.encode())
+        except UnicodeEncodeError as error:
+            raise DataError(f"{name!r}: is no id: it is not valid Unicode") from error
+        if size > LONGEST_ID:
+            raise DataError(f"{name[:40]}…: this id has {size} bytes; {LONGEST_ID} are allowed")
+    return list(ids)
+
+
+def unit_rows(vectors: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """Rows of length 1, float32, contiguous. DataError names the row that is NaN or zeros."""
+    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+    finite = np.isfinite(vectors).all(axis=1)
+    if not finite.all():
+        name = names[int(np.argmin(finite))]
+        raise DataError(f"{name}: its vector has a value that is not finite; leave it out")
+    # In float64, and by the largest value first: squares of 1e-30 or 1e30 are no float32.
+    wide = vectors.astype(np.float64)
+    lengths = np.sqrt(np.einsum("nd,nd->n", wide, wide))
+    if not lengths.all():
+        name = names[int(np.argmin(lengths))]
+        raise DataError(f"{name}: its vector is zero, so it has no direction; leave it out")
+    already = np.abs(lengths - 1.0) < 1e-6  # stored rows stay what they were, bit by bit
+    lengths[already] = 1.0
+    unit: np.ndarray = (wide / lengths[:, None]).astype(np.float32)
+    return unit
+
+
+def check_queries(vectors: np.ndarray, dimension: int) -> np.ndarray:
+    """Queries as unit rows (q, dimension). Raises DataError for any that nothing can be near to."""
+    try:
+        rows = np.asarray(vectors, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"the query is not a vector of numbers ({error})") from error
+    if rows.ndim == 1:
+        rows = rows[None]
+    if rows.ndim != 2 or rows.shape[1] != dimension:
+        shape = tuple(np.shape(vectors))
+        raise DataError(
+            f"the query has shape {shape} where the collection's vectors have {dimension} numbers; "
+            f"embed it with the model that the collection was built with"
+        )
+    if len(rows) == 1:  # the usual case, without the cost of the general one
+        row = rows[0].astype(np.float64)
+        length = float(np.sqrt(row @ row))
+        if 0.0 < length < float("inf"):
+            return (row / length).astype(np.float32)[None]
+    return unit_rows(rows, [f"query {number + 1}" for number in range(len(rows))])
+
+
+def encode_metadata(name: str, metadata: Mapping[str, Any]) -> bytes:
+    """The metadata as JSON. Raises DataError naming the item if JSON cannot hold it exactly."""
+    remedy = "use strings, numbers, true, false, null, lists and objects only"
+    if not isinstance(metadata, Mapping):
+        raise DataError(f"{name}: its metadata is no mapping of names to values; {remedy}")
+    try:
+        _check_keys(dict(metadata))
+        return json.dumps(dict(metadata), ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise DataError(f"{name}: its metadata cannot be stored ({error}); {remedy}") from error
+
+
+def _check_keys(value: Any) -> None:
+    """json.dumps would turn the key 1 into "1" without a word."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise TypeError(f"the key {key!r} is no string")
+            _check_keys(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _check_keys(inner)
+
+
+def _check_vector(item: Item, dimension: int) -> np.ndarray:
+    try:
+        vector = np.asarray(item.vector, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{item.id}: its vector does not consist of numbers ({error})") from error
+    if vector.shape != (dimension,):
+        raise DataError(
+            f"{item.id}: its vector has shape {vector.shape}, the collection's have "
+            f"({dimension},); embed it with the model that the collection was built with"
+        )
+    return vector
+
+
+def _check_thumbnail(item: Item) -> bytes:
+    if item.thumbnail is None:
+        return b""
+    if not isinstance(item.thumbnail, bytes | bytearray | memoryview):
+        raise DataError(f"{item.id}: its thumbnail is {type(item.thumbnail).__name__}, not bytes")
+    return bytes(item.thumbnail)

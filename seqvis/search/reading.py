@@ -1,0 +1,151 @@
+"""What a collection's readers and its writer have in common: looking things up, and following.
+
+A search takes the view as it is and is not disturbed by changes that come meanwhile. What a
+reader has seen changes only at `refresh`.
+"""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from seqvis.artifacts import MANIFEST
+from seqvis.errors import ArtifactError, DataError
+from seqvis.search.filters import Where, check_where
+from seqvis.search.index import Backend
+from seqvis.search.items import Item, Match, check_ids, check_queries
+from seqvis.search.opening import Opened, WriterLock, open_files
+from seqvis.search.recall import measure_recall
+from seqvis.search.state import stamp
+from seqvis.search.view import View
+
+
+class OpenCollection:
+    """An opened collection as far as it is read. Any threads may search at once."""
+
+    def __init__(self, path: Path, opened: Opened, lock: WriterLock | None):
+        self.path = path
+        self._opened = opened
+        self._view = opened.view
+        self._lock = lock
+        self._applying = threading.RLock()  # held for microseconds while the view changes
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What the caller recorded at creation."""
+        return self._opened.state.config
+
+    @property
+    def dimension(self) -> int:
+        return self._opened.state.dimension
+
+    @property
+    def backend(self) -> Backend:
+        return self._opened.state.backend
+
+    @property
+    def read_only(self) -> bool:
+        return self._lock is None
+
+    def __len__(self) -> int:
+        return len(self._view)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._place(name) is not None
+
+    def ids(self) -> Iterator[str]:
+        """The ids of all items, in no particular order, as of this call."""
+        parts = self._view.parts
+        return (part.store.id(int(row)) for part in parts for row in part.living_rows())
+
+    def get(self, name: str) -> Item | None:
+        """The item with this id, its vector at length 1."""
+        found = self._place(name)
+        if found is None:
+            return None
+        view, part, row = found
+        store = view.parts[part].store
+        vector = np.array(view.parts[part].vectors[row])
+        return Item(name, vector, store.metadata(row), store.thumbnail(row))
+
+    def thumbnail(self, name: str) -> bytes | None:
+        """The item's thumbnail; None if it has none, or there is no such item."""
+        found = self._place(name)
+        return found[0].parts[found[1]].store.thumbnail(found[2]) if found else None
+
+    def search(
+        self,
+        vectors: np.ndarray,
+        k: int = 10,
+        where: Where | None = None,
+        min_score: float | None = None,
+    ) -> Any:
+        """The `k` items with the greatest cosine, best first; fewer if there are not so many.
+
+        `vectors` (dimension) gives list[Match], (q, dimension) gives list[list[Match]]. `where`
+        is a filter (filters.py), `min_score` the least cosine. Raises DataError if a vector is
+        of another dimension, not finite or zero, or `k` is below 1.
+        """
+        view = self._view
+        queries = check_queries(vectors, view.dimension)
+        if k < 1:
+            raise DataError(f"k is {k}; ask for at least 1 match")
+        if min_score is not None and min_score != min_score:
+            raise DataError("min_score is NaN; give a cosine between -1 and 1")
+        answers = view.search(queries, int(k), check_where(where), min_score)
+        return answers[0] if np.ndim(vectors) == 1 else answers
+
+    def recall_report(self, k: int = 10, queries: int = 1000) -> dict[str, Any]:
+        """Recall@k against exact search, and latencies in ms (recall.py)."""
+
+        def search(query: np.ndarray, count: int) -> list[Match]:
+            return cast(list[Match], self.search(query, count))
+
+        return measure_recall(self._view, search, k, queries) | {"backend": self.backend}
+
+    def statistics(self) -> dict[str, int]:
+        """Items, items in the tail, segments, and dead rows that a compaction would drop."""
+        parts = self._view.parts
+        return {
+            "items": len(self._view),
+            "tail": parts[-1].alive,
+            "segments": len(parts) - 1,
+            "dead": sum(part.dead_count for part in parts),
+        }
+
+    def refresh(self) -> bool:
+        """Takes up what another process has written; some µs if nothing. Returns if anything."""
+        if self._lock is not None:
+            return False
+        with self._applying:
+            journal = self._opened.journal
+            try:
+                size = journal.path.stat().st_size
+                if stamp(self.path / MANIFEST) == self._opened.manifest:
+                    if size == journal.offset:
+                        return False
+                    if size > journal.offset:
+                        return self._follow(journal)
+            except (FileNotFoundError, ArtifactError):
+                pass  # replaced or undone meanwhile: read all anew, which explains real damage
+            self._install(open_files(self.path, self._opened.segments))
+            return True
+
+    def _place(self, name: str) -> tuple[View, int, int] | None:
+        with self._applying:
+            view = self._view
+            place = view.find(check_ids([name]))[0]
+        return (view, *place) if place is not None else None
+
+    def _follow(self, journal: Any) -> bool:
+        view, before = self._view, journal.offset
+        for operation in journal.new_records():
+            view = view.applied(operation)
+        self._view = view
+        return bool(journal.offset != before)
+
+    def _install(self, opened: Opened) -> None:
+        with self._applying:
+            self._opened, self._view = opened, opened.view

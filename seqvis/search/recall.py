@@ -1,0 +1,67 @@
+"""How much of the truth a collection's graph finds, and how fast: recall@k against exact search.
+
+Queries are stored vectors of living items, each slightly turned at random, since a query is
+seldom a stored vector. An answer counts if its cosine reaches that of the exact k-th.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from seqvis.search.items import Match
+from seqvis.search.view import View
+
+TURN = 0.1  # length of the random step, where vectors have length 1
+_TOLERANCE = 1e-6
+
+Search = Callable[[np.ndarray, int], list[Match]]
+
+
+def measure_recall(
+    view: View, search: Search, k: int, queries: int, seed: int = 0
+) -> dict[str, Any]:
+    """Recall@k and latencies (ms) of `search`, called with one vector at a time.
+
+    Returns `recall` (None for an empty collection), `median_ms`, `p99_ms`, `exact_median_ms`,
+    `queries`, `k` and `items`.
+    """
+    asked = sample_queries(view, queries, seed)
+    report: dict[str, Any] = {"k": k, "queries": len(asked), "items": len(view), "recall": None}
+    if not len(asked):
+        return report
+    reference = view.exact()
+    found = wanted = 0
+    times, exact_times = [], []
+    for query in asked:
+        begin = time.perf_counter()
+        answers = search(query, k)
+        times.append(time.perf_counter() - begin)
+        begin = time.perf_counter()
+        truth = reference.search(query[None], k, None, None)[0]
+        exact_times.append(time.perf_counter() - begin)
+        wanted += len(truth)
+        found += sum(match.score >= truth[-1].score - _TOLERANCE for match in answers)
+    report["recall"] = found / wanted
+    report["median_ms"] = round(1e3 * float(np.median(times)), 4)
+    report["p99_ms"] = round(1e3 * float(np.quantile(times, 0.99)), 4)
+    report["exact_median_ms"] = round(1e3 * float(np.median(exact_times)), 4)
+    return report
+
+
+def sample_queries(view: View, queries: int, seed: int) -> np.ndarray:
+    """Up to `queries` unit vectors near as many living items, float32 (n, dimension)."""
+    generator = np.random.default_rng(seed)
+    living = [part.living_rows() for part in view.parts]
+    ends = np.cumsum([len(rows) for rows in living])
+    chosen = generator.choice(len(view), min(queries, len(view)), replace=False)
+    sampled = []
+    for number in np.sort(chosen):
+        place = int(np.searchsorted(ends, number, side="right"))
+        row = living[place][number - (ends[place - 1] if place else 0)]
+        vector = view.parts[place].vectors[row]
+        step = generator.standard_normal(len(vector))
+        turned = vector + TURN * step / np.linalg.norm(step)
+        sampled.append((turned / np.linalg.norm(turned)).astype(np.float32))
+    return np.array(sampled, dtype=np.float32)

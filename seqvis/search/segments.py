@@ -1,0 +1,172 @@
+"""A segment: items that never change, with their index, in a directory of their own.
+
+In: checked batches (`SegmentWriter`). Out: `Segment`, which maps the files and loads the graph:
+
+    vectors.npy                          float32 [rows, dimension], unit rows
+    ids, metadata, thumbnails            .bin and _ends.npy each, see blobs.py
+    id_hashes.npy, id_rows.npy           sorted hashes of the ids, and the row of each
+    index.nmslib                         HNSW graph with its own copy of the vectors; not in small
+                                         segments and exact collections
+
+A writer holds some dozens of bytes for each item, never the vectors; building the graph holds
+them about three times, so segments are limited in size.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seqvis.errors import ArtifactError
+from seqvis.search.blobs import Blobs, BlobWriter, load_array
+from seqvis.search.disk import file_hash, sync_directory, sync_file, synced_file
+from seqvis.search.filters import Columns
+from seqvis.search.index import Backend, GraphIndex, IndexSettings
+from seqvis.search.items import Batch
+
+VECTORS, INDEX = "vectors.npy", "index.nmslib"
+HASHES, HASH_ROWS = "id_hashes.npy", "id_rows.npy"
+
+
+class SegmentWriter:
+    """Writes a segment's files into a new directory as batches come."""
+
+    def __init__(self, folder: Path, dimension: int):
+        self.folder = folder
+        self.rows = 0
+        self._dimension = dimension
+        self._hashes: list[np.ndarray] = []
+        folder.mkdir(parents=True)
+        self._vectors = (folder / VECTORS).open("wb")
+        self._blobs = [BlobWriter(folder, name) for name in ("ids", "metadata", "thumbnails")]
+        self._write_shape()
+
+    def add(self, batch: Batch) -> None:
+        self._vectors.write(batch.vectors.tobytes())
+        encoded = [name.encode() for name in batch.ids]
+        for writer, column in zip(
+            self._blobs, (encoded, batch.metadata, batch.thumbnails), strict=True
+        ):
+            writer.extend(column)
+        self._hashes.append(hashes_of(encoded))
+        self.rows += len(batch)
+
+    def finish(self) -> np.ndarray:
+        """Completes all files but the index. Returns the hashes of the ids, uint64, sorted."""
+        self._vectors.seek(0)
+        self._write_shape()
+        self._vectors.close()
+        sync_file(self.folder / VECTORS)
+        for writer in self._blobs:
+            writer.finish()
+        hashes = np.concatenate([np.empty(0, np.uint64), *self._hashes])
+        order = np.argsort(hashes, kind="stable")
+        for name, content in ((HASHES, hashes[order]), (HASH_ROWS, order)):
+            with synced_file(self.folder / name) as stream:
+                np.save(stream, content)
+        return hashes[order]
+
+    def build_index(self, backend: Backend, settings: IndexSettings) -> None:
+        """Builds the graph if the segment shall have one, and makes the directory durable."""
+        if backend == "nmslib" and self.rows >= settings.exact_below:
+            path = self.folder / INDEX
+            GraphIndex.build(load_array(self.folder / VECTORS), path, settings)
+            sync_file(path)
+        sync_directory(self.folder)
+        sync_directory(self.folder.parent)
+
+    def abandon(self) -> None:
+        """Closes the files of a segment that will not be."""
+        with suppress(OSError):  # closing writes what is buffered, and the disk may be full
+            self._vectors.close()
+        for writer in self._blobs:
+            writer.abandon()
+
+    def _write_shape(self) -> None:
+        """NumPy pads headers so that the number of rows can be corrected in place."""
+        header = {"descr": "<f4", "fortran_order": False, "shape": (self.rows, self._dimension)}
+        np.lib.format.write_array_header_1_0(self._vectors, header)
+
+
+class Segment:
+    """A finished segment. Safe to share between threads."""
+
+    def __init__(
+        self, folder: Path, dimension: int, files: dict[str, Any], settings: IndexSettings
+    ):
+        """Opens it; `files` are its entries of the manifest, by name in the directory.
+
+        Raises ArtifactError if the files do not fit together or the graph was altered.
+        """
+        self.name = folder.name
+        self.folder = folder
+        self.vectors = np.asarray(load_array(folder / VECTORS))
+        self._ids = Blobs(folder, "ids")
+        self._metadata = Blobs(folder, "metadata")
+        self._thumbnails = Blobs(folder, "thumbnails")
+        self._hashes = np.asarray(load_array(folder / HASHES))
+        self._hash_rows = np.asarray(load_array(folder / HASH_ROWS))
+        rows = len(self._ids)
+        columns = (self._metadata, self._thumbnails, self._hashes, self._hash_rows)
+        if self.vectors.shape != (rows, dimension) or any(len(part) != rows for part in columns):
+            raise ArtifactError(
+                f"{folder}: its files do not fit together; restore a snapshot or build anew"
+            )
+        self.rows = rows
+        self.columns = Columns(self.metadata)
+        self.index: GraphIndex | None = None
+        if INDEX in files:
+            sha256 = files[INDEX]["sha256"]
+            self.index = GraphIndex.load(folder / INDEX, sha256, rows, dimension, settings)
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def id(self, row: int) -> str:
+        return self._ids[row].decode()
+
+    def metadata(self, row: int) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self._metadata[row])
+        return found
+
+    def thumbnail(self, row: int) -> bytes | None:
+        return self._thumbnails[row] or None
+
+    def find(self, ids: Sequence[str]) -> list[int]:
+        """The row of each id, -1 where there is none, whether dead or alive."""
+        encoded = [name.encode() for name in ids]
+        hashes = hashes_of(encoded)
+        begins = np.searchsorted(self._hashes, hashes, side="left")
+        ends = np.searchsorted(self._hashes, hashes, side="right")
+        found = []
+        for name, begin, end in zip(encoded, begins, ends, strict=True):
+            rows = (int(self._hash_rows[place]) for place in range(begin, end))
+            found.append(next((row for row in rows if self._ids[row] == name), -1))
+        return found
+
+    def batch(self, rows: Sequence[int]) -> Batch:
+        """Some rows as they were stored."""
+        return Batch(
+            [self.id(row) for row in rows],
+            self.vectors[np.asarray(rows, dtype=np.int64)],
+            [self._metadata[row] for row in rows],
+            [self._thumbnails[row] for row in rows],
+        )
+
+
+def hashes_of(ids: Iterable[bytes]) -> np.ndarray:
+    """A 64-bit hash of each id, the same on every machine."""
+    digests = b"".join(hashlib.blake2b(name, digest_size=8).digest() for name in ids)
+    return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
+
+
+def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 of each file, as a manifest has them."""
+    found = {}
+    for path in sorted(folder.iterdir()):
+        found[path.name] = {"size": path.stat().st_size, "sha256": file_hash(path)}
+    return found

@@ -1,0 +1,391 @@
+"""A collection against a dictionary: what was added is found, exactly, whatever happened before."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from seqvis.errors import ArtifactError, ConfigError, DataError, StorageError
+from seqvis.search.collection import Collection
+from seqvis.search.index import IndexSettings
+from seqvis.search.items import Item, Match
+
+DIMENSION = 8
+LABELS = ["cat", "dog", "ship"]
+SMALL_GRAPHS = IndexSettings(exact_below=20, search_width=400, build_threads=1)
+
+Model = dict[str, Item]
+
+
+def make_items(count: int, seed: int, prefix: str = "item") -> list[Item]:
+    draw = np.random.default_rng(seed)
+    vectors = draw.standard_normal((count, DIMENSION)).astype(np.float32)
+    return [
+        Item(
+            f"{prefix}-{number}",
+            vectors[number] * draw.uniform(0.1, 10),
+            {"label": LABELS[int(draw.integers(3))], "number": number % 4, "path": f"é/{number}"},
+            bytes([number % 251]) * (number % 5) or None,
+        )
+        for number in range(count)
+    ]
+
+
+def cosine(first: np.ndarray, second: np.ndarray) -> float:
+    a, b = np.asarray(first, float), np.asarray(second, float)
+    return float(a @ b / np.sqrt((a @ a) * (b @ b)))
+
+
+def expected(
+    model: Model, query: np.ndarray, k: int, admits: Callable[[dict[str, Any]], bool]
+) -> list[tuple[float, str]]:
+    """Brute force in float64, one item at a time."""
+    scored = [
+        (cosine(item.vector, query), item.id)
+        for item in model.values()
+        if admits(dict(item.metadata))
+    ]
+    return sorted(scored, key=lambda pair: -pair[0])[:k]
+
+
+def assert_same(found: list[Match], wanted: list[tuple[float, str]]) -> None:
+    assert [match.id for match in found] == [name for _, name in wanted]
+    np.testing.assert_allclose([m.score for m in found], [s for s, _ in wanted], atol=1e-6)
+
+
+def assert_agrees(collection: Collection, model: Model, seed: int = 0) -> None:
+    draw = np.random.default_rng(seed)
+    assert len(collection) == len(model)
+    assert set(collection.ids()) == set(model)
+    for name in [*list(model)[:5], "item-3", "never there"]:
+        item, wanted = collection.get(name), model.get(name)
+        assert (item is None) == (wanted is None)
+        if item is not None and wanted is not None:
+            assert cosine(item.vector, wanted.vector) == pytest.approx(1.0, abs=1e-6)
+            assert item.metadata == wanted.metadata
+            assert item.thumbnail == wanted.thumbnail == collection.thumbnail(name)
+    queries = draw.standard_normal((3, DIMENSION))
+    for found, query in zip(collection.search(queries, 5), queries, strict=True):
+        assert_same(found, expected(model, query, 5, lambda metadata: True))
+    where = {"label": ["cat", "ship"], "number": 2}
+    best = expected(model, queries[0], 4, lambda m: m["label"] != "dog" and m["number"] == 2)
+    assert_same(collection.search(queries[0], 4, where=where), best)
+    assert_same(
+        collection.search(queries[0], 4, where=lambda m: m["label"] != "dog" and m["number"] == 2),
+        best,
+    )
+
+
+@pytest.mark.parametrize("backend", ["nmslib", "exact"])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_any_sequence_of_changes_leaves_what_a_dictionary_would_hold(
+    tmp_path: Path, backend: Any, seed: int
+) -> None:
+    draw = np.random.default_rng(seed)
+    collection = Collection.create(tmp_path / "c", DIMENSION, backend, settings=SMALL_GRAPHS)
+    reader = Collection.open(tmp_path / "c", read_only=True)
+    model: Model = {}
+    for step in range(40):
+        action = draw.choice(["add", "add", "delete", "compact", "all", "open", "load"])
+        if action in ("add", "load"):
+            pool = make_items(60, seed=1000 * seed + step)
+            chosen = draw.choice(60, int(draw.integers(1, 40)), replace=False)
+            items = [pool[number] for number in chosen]
+            (collection.add if action == "add" else collection.load)(items)
+            model.update({item.id: item for item in items})
+        elif action == "delete":
+            names = [f"item-{n}" for n in draw.choice(80, int(draw.integers(1, 20)), replace=False)]
+            assert collection.delete(names) == sum(name in model for name in names)
+            model = {name: item for name, item in model.items() if name not in names}
+        elif action == "open":
+            collection.close()
+            collection = Collection.open(tmp_path / "c", verify=True)
+        else:
+            collection.compact(everything=action == "all")
+        assert_agrees(collection, model, step)
+        if step % 3 == 0:
+            reader.refresh()
+            assert_agrees(reader, model, step)
+    assert not reader.refresh() or len(reader) == len(model)
+
+
+def test_both_backends_give_equal_matches_with_equal_scores(tmp_path: Path) -> None:
+    items = make_items(3000, seed=5)
+    found = []
+    for backend in ("nmslib", "exact"):
+        with Collection.build(tmp_path / backend, DIMENSION, items, backend) as collection:
+            queries = np.random.default_rng(0).standard_normal((20, DIMENSION))
+            found.append(collection.search(queries, 10))
+    assert found[0] == found[1]
+
+
+def test_a_filter_that_admits_few_among_many_still_finds_them_all(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    vectors = draw.standard_normal((9000, DIMENSION))
+    items = [
+        Item(str(n), vectors[n], {"rare": n % 900 == 7, "half": n % 2, "most": n % 10 != 0})
+        for n in range(len(vectors))
+    ]
+    with Collection.build(tmp_path / "c", DIMENSION, items) as collection:
+        model = {item.id: item for item in items}
+        query = draw.standard_normal(DIMENSION)
+        filters: list[dict[str, Any]] = [
+            {"rare": True},
+            {"half": 1},
+            {"most": True},
+            {"most": [True], "half": 0},
+        ]
+        for where in filters:
+            admitted = {
+                name: item
+                for name, item in model.items()
+                if all(item.metadata[key] in np.ravel(value) for key, value in where.items())
+            }
+            wanted = expected(admitted, query, 20, lambda metadata: True)
+            assert_same(collection.search(query, 20, where=where), wanted)
+        collection.delete([str(n) for n in range(0, 9000, 3)])
+        model = {name: item for name, item in model.items() if int(name) % 3}
+        assert_same(collection.search(query, 30), expected(model, query, 30, lambda metadata: True))
+
+
+def test_an_empty_collection_finds_nothing_and_does_not_crash(tmp_path: Path) -> None:
+    with Collection.create(tmp_path / "c", 3) as collection:
+        assert collection.search(np.ones(3)) == []
+        assert collection.search(np.ones((2, 3)), where={"label": "x"}) == [[], []]
+        assert collection.delete(["a"]) == 0
+        assert collection.get("a") is None
+        assert collection.thumbnail("a") is None
+        assert not collection.compact()
+        assert collection.recall_report()["recall"] is None
+        collection.add([Item("a", np.ones(3))])
+        assert collection.delete(["a", "a"]) == 1
+        assert collection.compact()
+        assert collection.search(np.ones(3)) == []
+
+
+def test_asking_for_more_than_there_is_gives_all(tmp_path: Path) -> None:
+    items = make_items(300, seed=2)
+    with Collection.build(tmp_path / "c", DIMENSION, items, settings=SMALL_GRAPHS) as collection:
+        assert len(collection.search(items[0].vector, 1000)) == 300
+
+
+def test_many_equal_vectors_are_all_found(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    items = [Item(f"same-{n}", np.ones(DIMENSION)) for n in range(3000)]
+    items += [Item(f"other-{n}", draw.standard_normal(DIMENSION)) for n in range(3000)]
+    with Collection.build(tmp_path / "c", DIMENSION, items) as collection:
+        found = collection.search(np.ones(DIMENSION), 50)
+        assert [round(match.score, 6) for match in found] == [1.0] * 50
+        assert all(match.id.startswith("same") for match in found)
+
+
+def test_the_least_score_cuts_the_matches(tmp_path: Path) -> None:
+    with Collection.create(tmp_path / "c", 2) as collection:
+        collection.add([Item("x", np.array([1, 0])), Item("xy", np.array([1, 1]))])
+        collection.add([Item("y", np.array([0, 1]))])
+        found = collection.search(np.array([2.0, 0.0]), min_score=0.5)
+        assert [(match.id, round(match.score, 4)) for match in found] == [("x", 1), ("xy", 0.7071)]
+
+
+def test_filters_tell_true_from_one_and_a_missing_key_from_null(tmp_path: Path) -> None:
+    with Collection.create(tmp_path / "c", 1) as collection:
+        values: list[Any] = [1, 1.0, True, None, "1", [1]]
+        collection.add([Item(f"{n}", np.ones(1), {"v": v}) for n, v in enumerate(values)])
+        collection.add([Item("none", np.ones(1))])
+
+        def ids(value: Any) -> set[str]:
+            return {match.id for match in collection.search(np.ones(1), where={"v": value})}
+
+        assert ids(1) == {"0", "1"}
+        assert ids(True) == {"2"}
+        assert ids(None) == {"3"}
+        assert ids(["1", None]) == {"3", "4"}
+        assert ids("absent") == set()
+
+
+@pytest.mark.parametrize(
+    ("item", "reason"),
+    [
+        (Item("bad", np.array([1, np.nan, 0])), "bad: .*not finite"),
+        (Item("bad", np.array([1, np.inf, 0])), "bad: .*not finite"),
+        (Item("bad", np.zeros(3)), "bad: .*zero"),
+        (Item("bad", np.ones(4)), r"bad: .*\(4,\).*\(3,\)"),
+        (Item("bad", np.ones((1, 3))), "bad: .*shape"),
+        (Item("bad", "abc"), "bad: .*numbers"),  # type: ignore[arg-type]
+        (Item("", np.ones(3)), "no id"),
+        (Item(7, np.ones(3)), "7: is no id"),  # type: ignore[arg-type]
+        (Item("\ud800", np.ones(3)), "not valid Unicode"),
+        (Item("x" * 5000, np.ones(3)), "5000 bytes"),
+        (Item("good-1", np.ones(3)), "good-1: is given twice"),
+        (Item("bad", np.ones(3), {"a": object()}), "bad: its metadata"),
+        (Item("bad", np.ones(3), {"a": float("nan")}), "bad: its metadata"),
+        (Item("bad", np.ones(3), {1: "a"}), "bad: its metadata"),  # type: ignore[dict-item]
+        (Item("bad", np.ones(3), {"a": {"b": {2: 3}}}), "bad: its metadata"),
+        (Item("bad", np.ones(3), {}, "text"), "bad: its thumbnail"),  # type: ignore[arg-type]
+    ],
+)
+def test_one_bad_item_is_named_and_its_batch_left_out(
+    tmp_path: Path, item: Item, reason: str
+) -> None:
+    with Collection.create(tmp_path / "c", 3) as collection:
+        good = [Item("good-1", np.ones(3)), Item("good-2", np.ones(3))]
+        for change in (collection.add, collection.load):
+            with pytest.raises(DataError, match=reason):
+                change([*good, item])
+            assert len(collection) == 0
+    assert len(Collection.open(tmp_path / "c")) == 0
+
+
+@pytest.mark.parametrize(
+    ("query", "reason"),
+    [
+        (np.ones(4), "3 numbers"),
+        (np.ones((2, 2)), "3 numbers"),
+        (np.ones((1, 1, 3)), "3 numbers"),
+        (np.array([1, np.nan, 1]), "not finite"),
+        (np.array([[1, 1, 1], [1, np.inf, 1]]), "query 2.*not finite"),
+        (np.zeros(3), "zero"),
+        (["a", "b", "c"], "numbers"),
+    ],
+)
+def test_a_query_that_nmslib_would_read_wrongly_is_refused(
+    tmp_path: Path, query: Any, reason: str
+) -> None:
+    vectors = np.random.default_rng(0).standard_normal((30, 3))
+    items = [Item(str(number), vector) for number, vector in enumerate(vectors)]
+    with Collection.build(tmp_path / "c", 3, items, settings=SMALL_GRAPHS) as collection:
+        with pytest.raises(DataError, match=reason):
+            collection.search(query)
+        with pytest.raises(DataError, match="at least 1"):
+            collection.search(np.ones(3), k=0)
+        with pytest.raises(DataError, match="no filter"):
+            collection.search(np.ones(3), where=[("label", "x")])  # type: ignore[arg-type]
+        assert len(collection.search(np.array([1e-30, 1e-30, 0.0]))) == 10
+
+
+def test_a_collection_needs_a_dimension_a_known_backend_and_a_free_place(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="at least 1"):
+        Collection.create(tmp_path / "c", 0)
+    with pytest.raises(ConfigError, match="faiss"):
+        Collection.create(tmp_path / "c", 3, "faiss")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="JSON"):
+        Collection.create(tmp_path / "c", 3, config={"a": object()})
+    with pytest.raises(ArtifactError, match=r"no such collection.*build_index"):
+        Collection.open(tmp_path / "c")
+    Collection.create(tmp_path / "c", 3, config={"model": "m"}).close()
+    with pytest.raises(ArtifactError, match="is there already"):
+        Collection.create(tmp_path / "c", 3)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("years of work")
+    with pytest.raises(ArtifactError, match="nothing was overwritten"):
+        Collection.build(tmp_path / "other", 3, [])
+    opened = Collection.open(tmp_path / "c", read_only=True)
+    assert (opened.config, opened.dimension, opened.backend) == ({"model": "m"}, 3, "nmslib")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c", "other"]
+
+
+def test_metadata_of_a_match_can_be_changed_without_changing_the_collection(tmp_path: Path) -> None:
+    with Collection.create(tmp_path / "c", 1) as collection:
+        collection.add([Item("a", np.ones(1), {"tags": ["x"]})])
+        collection.search(np.ones(1))[0].metadata["tags"].append("y")
+        assert collection.search(np.ones(1))[0].metadata == {"tags": ["x"]}
+
+
+def test_searches_in_many_threads_see_whole_batches_while_one_writes(tmp_path: Path) -> None:
+    """Each batch replaces all 40 items: a search that saw half of one would mix generations."""
+    collection = Collection.create(tmp_path / "c", DIMENSION, settings=SMALL_GRAPHS)
+    vectors = np.random.default_rng(0).standard_normal((40, DIMENSION))
+
+    def generation(number: int) -> list[Item]:
+        return [Item(f"{n}", v, {"generation": number}) for n, v in enumerate(vectors)]
+
+    collection.add(generation(0))
+    done = threading.Event()
+    problems: list[str] = []
+
+    def search() -> None:
+        draw = np.random.default_rng(threading.get_ident() % 1000)
+        while not done.is_set():
+            found = collection.search(draw.standard_normal(DIMENSION), 40)
+            generations = {match.metadata["generation"] for match in found}
+            if len(found) != 40 or len(generations) != 1 or collection.get("3") is None:
+                problems.append(f"{len(found)} items of generations {generations}")
+
+    threads = [threading.Thread(target=search) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for number in range(1, 30):
+        collection.add(generation(number))
+        if number % 7 == 0:
+            collection.compact()
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert problems == []
+
+
+def test_changes_made_during_a_compaction_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection = Collection.create(tmp_path / "c", DIMENSION, settings=SMALL_GRAPHS)
+    model = {item.id: item for item in make_items(60, seed=1)}
+    collection.add(model.values())
+    newer = make_items(10, seed=9)
+    write = Collection._write
+
+    def write_and_change(self: Collection, *arguments: Any) -> Any:
+        written = write(self, *arguments)
+        self.add(newer)
+        self.delete(["item-50", "item-4"])
+        return written
+
+    monkeypatch.setattr(Collection, "_write", write_and_change)
+    collection.compact()
+    model.update({item.id: item for item in newer})
+    del model["item-50"], model["item-4"]
+    assert_agrees(collection, model)
+    collection.close()
+    with pytest.raises(StorageError, match="open it for writing"):
+        collection.add(newer)
+    assert_agrees(Collection.open(tmp_path / "c"), model)
+
+
+def test_compactions_keep_few_segments_and_rewrite_large_ones_seldom(tmp_path: Path) -> None:
+    collection = Collection.create(tmp_path / "c", DIMENSION, "exact")
+    collection.add(make_items(2000, seed=0, prefix="old"))
+    collection.compact()
+    (large,) = (tmp_path / "c" / "segments").iterdir()
+    most = 0
+    for number in range(12):
+        collection.add(make_items(20, seed=number, prefix=f"new{number}"))
+        collection.compact()
+        most = max(most, collection.statistics()["segments"])
+    assert large.is_dir()
+    assert most <= 5
+    collection.delete([f"old-{number}" for number in range(1500)])
+    collection.compact()
+    assert not large.is_dir()
+    assert collection.statistics() == {
+        "items": 740,
+        "tail": 0,
+        "segments": collection.statistics()["segments"],
+        "dead": 0,
+    }
+
+
+def test_the_recall_report_compares_with_exact_search(tmp_path: Path) -> None:
+    items = make_items(4000, seed=3)
+    poor = IndexSettings(connections=2, construction_width=8, search_width=8, build_threads=1)
+    recalls = {}
+    for name, settings in (("good", IndexSettings(build_threads=1)), ("poor", poor)):
+        with Collection.build(tmp_path / name, DIMENSION, items, settings=settings) as collection:
+            report = collection.recall_report(k=10, queries=200)
+            recalls[name] = report["recall"]
+            assert report["queries"] == 200
+            assert report["items"] == 4000
+            assert 0 < report["median_ms"] <= report["p99_ms"]
+    assert recalls["good"] > 0.99
+    assert recalls["poor"] < 0.9

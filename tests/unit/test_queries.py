@@ -1,0 +1,320 @@
+"""Text queries: what is read, what is refused and where, what vectors they stand for; spelling."""
+
+import itertools
+import random
+import time
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from seqvis.artifacts import create
+from seqvis.errors import QueryError, UnknownWordError
+from seqvis.search.queries import Query, Term, parse_query, place_query
+from seqvis.search.spelling import Spelling, edit_costs
+from seqvis.text.subwords import Subwords
+from seqvis.text.vectorwriter import vector_writer
+from seqvis.text.wordvectors import WordVectors
+
+WORDS = ["boat", "sail", "engine", "dog", "puppy", "fire", "truck", "motor-boat", "Paris", "été"]
+
+
+def write_store(
+    out: Path, words: Sequence[str], vectors: np.ndarray, subwords: bool = False
+) -> WordVectors:
+    with (
+        create(str(out), "vectors", {}) as artifact,
+        vector_writer(artifact, vectors.shape[1]) as writer,
+    ):
+        writer.add(words, vectors.astype(np.float32))
+        if subwords:
+            writer.add_subwords(Subwords(3, 4, np.ones((50, vectors.shape[1]), np.float32)))
+    return WordVectors.open(str(out))
+
+
+@pytest.fixture(scope="module")
+def vectors(tmp_path_factory: pytest.TempPathFactory) -> WordVectors:
+    matrix = np.random.default_rng(1).normal(0, 1, (len(WORDS) + 1, 6)) * 3
+    matrix[-1] = 0
+    return write_store(tmp_path_factory.mktemp("words") / "v", [*WORDS, "nothing"], matrix)
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+def no_suggestions(word: str) -> tuple[str, ...]:
+    return ()
+
+
+def placed(text: str, vectors: WordVectors) -> np.ndarray:
+    return place_query(parse_query(text), vectors, unit, no_suggestions)
+
+
+def raw(word: str, vectors: WordVectors) -> np.ndarray:
+    vector = vectors.vector(word)
+    assert vector is not None
+    return vector.astype(np.float64)
+
+
+@pytest.mark.parametrize(
+    ("text", "terms"),
+    [
+        ("boat", [(1, "boat")]),
+        ("engine + boat", [(1, "engine"), (1, "boat")]),
+        ("engine+boat", [(1, "engine"), (1, "boat")]),
+        ("boat - sail", [(1, "boat"), (-1, "sail")]),
+        ("boat -sail", [(1, "boat"), (-1, "sail")]),
+        ("2 * dog - puppy", [(2, "dog"), (-1, "puppy")]),
+        ("2*dog - .5*puppy", [(2, "dog"), (-0.5, "puppy")]),
+        ("1e-3 * dog + 1E2 * cat", [(0.001, "dog"), (100, "cat")]),
+        ("- sail + boat", [(-1, "sail"), (1, "boat")]),
+        ("+ boat", [(1, "boat")]),
+        ("fire   truck", [(1, "fire truck")]),
+        ("red fire truck - 3 * small dog", [(1, "red fire truck"), (-3, "small dog")]),
+        ("motor-boat", [(1, "motor-boat")]),
+        ("motor - boat", [(1, "motor"), (-1, "boat")]),
+        ("jack-in-the-box - box", [(1, "jack-in-the-box"), (-1, "box")]),
+        ("2 dog", [(1, "2 dog")]),
+        ("2 * 3", [(2, "3")]),
+        ("0 * dog + cat", [(0, "dog"), (1, "cat")]),
+        ('"c++" + "2 * dog"', [(1, "c++"), (1, "2 * dog")]),
+        ('2 * "fire truck"', [(2, "fire truck")]),
+        ('"fire  truck"', [(1, "fire truck")]),
+        ("chien − été", [(1, "chien"), (-1, "été")]),
+        ("e\u0301te\u0301-la", [(1, "été-la")]),
+        ("“fire truck” – dog", [(1, "fire truck"), (-1, "dog")]),
+        ("2 × dog", [(2, "dog")]),
+        ("日本 + 犬", [(1, "日本"), (1, "犬")]),
+        ("rock'n'roll\t+\nboat", [(1, "rock'n'roll"), (1, "boat")]),
+    ],
+)
+def test_a_query_is_read_as_a_signed_sum_of_phrases(
+    text: str, terms: list[tuple[float, str]]
+) -> None:
+    assert parse_query(text) == Query(tuple(Term(weight, phrase) for weight, phrase in terms))
+
+
+@pytest.mark.parametrize(
+    ("text", "column", "problem"),
+    [
+        ("boat +", 7, "ends where a word is expected"),
+        ("-", 2, "ends where a word is expected"),
+        ("boat + + sail", 8, "second sign"),
+        ("boat - 2 * -sail", 12, "second sign"),
+        ("2 * * dog", 5, "needs a number before it"),
+        ("* dog", 1, "needs a number before it"),
+        ("dog * 2", 1, "dog is not a number"),
+        ("fire 2 * dog", 8, "needs a number before it|a + or - is missing"),
+        ("2 * 3 * dog", 7, "a + or - is missing|needs a number"),
+        ('dog "fire truck"', 5, "a + or - is missing"),
+        ('dog + "fire truck', 7, "not closed"),
+        ('dog + "  "', 7, "nothing stands between"),
+        ("dog + inf * cat", 7, "not finite"),
+        ("NaN * cat", 1, "not finite"),
+        ("1e999 * cat", 1, "not finite"),
+        ("été + 1,5 * cat", 7, "is not a number"),
+        ("dog + c\x00t", 8, "U+0000"),
+        ("dog + c\udcfft", 8, "U+DCFF"),
+        ("+".join(["a"] * 51), 101, "50 terms at most"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_with_its_column(
+    text: str, column: int, problem: str
+) -> None:
+    with pytest.raises(QueryError) as caught:
+        parse_query(text)
+    message = str(caught.value)
+    assert f"column {column}:" in message
+    assert any(one in message for one in problem.split("|"))
+
+
+@pytest.mark.parametrize("text", ["", "   ", "\n\t"])
+def test_an_empty_query_is_refused(text: str) -> None:
+    with pytest.raises(QueryError, match="is empty"):
+        parse_query(text)
+
+
+def test_an_overlong_query_is_refused_at_once() -> None:
+    with pytest.raises(QueryError, match="100,000 characters; 1,000 at most"):
+        parse_query("a" * 100_000)
+
+
+def random_query(generator: random.Random) -> Query:
+    letters = "ab-+*'\u00e9\u65e5 12.e\U0001f6a2"
+    terms = []
+    for _ in range(generator.randint(1, 5)):
+        text = "".join(generator.choice(letters) for _ in range(generator.randint(1, 9)))
+        phrase = " ".join(text.split()) or "x"
+        weight = generator.choice([1.0, -1.0, 2.0, -0.5, 1e-7, 3e20, -0.0, generator.gauss(0, 5)])
+        terms.append(Term(weight, phrase))
+    return Query(tuple(terms))
+
+
+@pytest.mark.parametrize("seed", range(500))
+def test_a_printed_query_reads_back_as_itself(seed: int) -> None:
+    query = random_query(random.Random(seed))
+    assert repr(parse_query(str(query))) == repr(query)  # repr tells 0.0 from -0.0
+
+
+@pytest.mark.parametrize("seed", range(500))
+def test_any_text_is_either_read_or_refused_with_a_message(seed: int) -> None:
+    generator = random.Random(seed)
+    letters = 'ab1. +-*"\u2013\u201c\u0301\x07e'
+    text = "".join(generator.choice(letters) for _ in range(generator.randint(1, 12)))
+    try:
+        query = parse_query(text)
+    except QueryError as error:
+        message = str(error)
+        read = False
+    else:
+        read = parse_query(str(query)) == query
+        message = ""
+    assert read or "column" in message or "empty" in message
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_a_query_is_the_weighted_sum_of_its_placed_phrases(seed: int, vectors: WordVectors) -> None:
+    generator = random.Random(seed)
+    known = [word for word in WORDS if word.isalpha()]
+    names = generator.sample(known, generator.randint(1, 5))
+    text = ""
+    for name in names:
+        sign = generator.choice("+-")
+        weight = generator.choice(["", "2 * ", "0.25 * ", "1e2 * "])
+        text += f" {sign} {weight}{name}"
+    middle = np.full(6, 0.7)  # stands for the centring that a model's `place_words` does
+
+    def place(rows: np.ndarray) -> np.ndarray:
+        return unit(rows - middle)
+
+    values = {name: place(unit(raw(name, vectors))) for name in names}
+    expected = eval(text, {}, values)  # Python's own reading of the sum
+    found = place_query(parse_query(text), vectors, place, no_suggestions)
+    np.testing.assert_allclose(found, unit(expected), atol=1e-6)
+
+
+def test_a_phrase_is_its_own_entry_if_there_is_one_else_the_mean_of_its_words(
+    vectors: WordVectors,
+) -> None:
+    mean = unit(raw("fire", vectors)) + unit(raw("truck", vectors))
+    np.testing.assert_allclose(placed("fire truck", vectors), unit(mean), atol=1e-6)
+    own = unit(raw("motor-boat", vectors))
+    np.testing.assert_allclose(placed("motor boat", vectors), own, atol=1e-6)
+    np.testing.assert_allclose(placed('"Motor Boat"', vectors), own, atol=1e-6)
+
+
+def test_a_hyphenated_word_that_is_not_stored_is_the_mean_of_its_parts(
+    vectors: WordVectors,
+) -> None:
+    mean = unit(raw("fire", vectors)) + unit(raw("engine", vectors))
+    np.testing.assert_allclose(placed("fire-engine", vectors), unit(mean), atol=1e-6)
+
+
+@pytest.mark.parametrize("text", ["BOAT", "Boat", "boat"])
+def test_a_word_is_found_in_another_case(text: str, vectors: WordVectors) -> None:
+    np.testing.assert_allclose(placed(text, vectors), unit(raw("boat", vectors)), atol=1e-6)
+    np.testing.assert_allclose(placed("paris", vectors), unit(raw("Paris", vectors)), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["dog - dog", "dog - Dog", "0 * dog", "1e308 * dog - 1e308 * dog", "dog + sail - dog - sail"],
+)
+def test_terms_that_cancel_leave_nothing_to_look_for(text: str, vectors: WordVectors) -> None:
+    with pytest.raises(QueryError, match="cancel to zero"):
+        placed(text, vectors)
+
+
+def test_weights_of_any_finite_size_are_summed(vectors: WordVectors) -> None:
+    equal = placed("dog + boat", vectors)
+    np.testing.assert_allclose(placed("1e308*dog + 1e308*boat", vectors), equal, atol=1e-6)
+    np.testing.assert_allclose(placed("1e-300*dog + 1e-300*boat", vectors), equal, atol=1e-6)
+
+
+@pytest.mark.parametrize("text", ["xyzzy", "dog + xyzzy", "fire xyzzy", "2 * dog - nothing"])
+def test_a_word_without_a_vector_is_an_error_even_beside_known_ones(
+    text: str, vectors: WordVectors
+) -> None:
+    with pytest.raises(UnknownWordError) as caught:
+        place_query(parse_query(text), vectors, unit, lambda word: (word + "s",))
+    assert caught.value.word in ("xyzzy", "nothing")
+    assert caught.value.suggestions == (caught.value.word + "s",)
+    assert "did you mean" in str(caught.value)
+
+
+def test_an_unknown_word_that_subwords_can_place_is_no_error(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "v", ["boat"], np.array([[1.0, 2, 3]]), subwords=True)
+    np.testing.assert_allclose(placed("xyzzy", store), np.full(3, 3**-0.5), atol=1e-6)
+
+
+def reference_cost(wanted: str, word: str) -> int:
+    """The cost of typing `word` for `wanted`, from the definition, by recursion."""
+
+    @cache
+    def cost(m: int, n: int) -> int:
+        if not m or not n:
+            return 4 * (m + n)
+        choices = [cost(m - 1, n) + 4, cost(m, n - 1) + 4]
+        choices.append(cost(m - 1, n - 1) + 4 * (wanted[m - 1] != word[n - 1]))
+        if m > 1 and n > 1 and wanted[m - 2 : m] == word[n - 2 : n][::-1]:
+            choices.append(cost(m - 2, n - 2) + 3)
+        return min(choices)
+
+    return cost(len(wanted), len(word))
+
+
+@pytest.mark.parametrize("edits", [1, 2])
+def test_edit_costs_are_those_of_the_definition_within_the_limit(edits: int) -> None:
+    wanted = "abcab"
+    for length in range(len(wanted) - edits, len(wanted) + edits + 1):
+        words = ["".join(word) for word in itertools.product("abc", repeat=length)]
+        letters = np.array([list(word.encode()) for word in words], dtype=np.uint8).T
+        costs = edit_costs(np.frombuffer(wanted.encode(), np.uint8), letters, edits)
+        for word, cost in zip(words, costs, strict=True):
+            expected = reference_cost(wanted, word)
+            assert cost == expected if expected <= 4 * edits else cost > 4 * edits
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("baot", "boat"),
+        ("boatt", "boat"),
+        ("bot", "boat"),
+        ("Engien", "engine"),
+        ("pupy", "puppy"),
+        ("motorboat", "motor-boat"),
+        ("été́", "été"),
+    ],
+)
+def test_a_slip_finds_the_word_that_was_meant(
+    typed: str, meant: str, vectors: WordVectors, tmp_path: Path
+) -> None:
+    write_store(tmp_path / "v", WORDS, np.ones((len(WORDS), 2)))
+    assert Spelling.open(str(tmp_path / "v")).near(typed)[0] == meant
+
+
+def test_frequent_words_come_first_and_junk_never(tmp_path: Path) -> None:
+    words = ["beat", "b0at", "</at>", "boat", "http://boat", "BOAT", "bo.t", "bot", "coat", "b-at"]
+    write_store(tmp_path / "v", words, np.ones((len(words), 2)))
+    found = Spelling.open(str(tmp_path / "v")).near("bxat", count=10)
+    assert found == ("beat", "boat", "b-at", "bot", "coat")
+
+
+@pytest.mark.parametrize("typed", ["", "x", "x" * 5000, "\udcff\udcff", "\u65e5\u672c\u8a9e"])
+def test_what_looks_like_no_word_gets_no_suggestion(typed: str, tmp_path: Path) -> None:
+    write_store(tmp_path / "v", WORDS, np.ones((len(WORDS), 2)))
+    assert Spelling.open(str(tmp_path / "v")).near(typed) == ()
+
+
+def test_400_000_words_are_compared_in_well_under_a_second(tmp_path: Path) -> None:
+    generator = np.random.default_rng(4)
+    ends = np.cumsum(generator.integers(2, 14, 400_000))
+    text = generator.integers(ord("a"), ord("z") + 1, ends[-1]).astype(np.uint8)
+    spelling = Spelling(text, np.concatenate([[0], ends[:-1]]), ends)
+    started = time.perf_counter()
+    spelling.near("vegtable")
+    assert time.perf_counter() - started < 0.5

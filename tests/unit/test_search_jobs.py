@@ -1,0 +1,262 @@
+"""build_index, search and collection through their main: what is built, found, kept and refused."""
+
+import io
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from jobs import build_index, search
+from jobs import collection as keep
+from seqvis import artifacts
+from seqvis.devise.model import DeviseModel
+from seqvis.search.collection import Collection
+from seqvis.vision.backbones import load_backbone
+from seqvis.vision.featuretable import FeatureTable
+from tests.searching import World, draw, embed_to, make_world, train_small
+
+Job = Callable[..., tuple[int, dict[str, Any], str]]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def built(world: World) -> Path:
+    out = world.folder / "collection"
+    assert build_index.main([str(flag) for flag in build_flags(world, out)]) == 0
+    return out
+
+
+@pytest.fixture
+def copy(built: Path, tmp_path: Path) -> Path:
+    """A collection that a test may change."""
+    shutil.copytree(built, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+@pytest.fixture
+def job(capsys: pytest.CaptureFixture[str]) -> Job:
+    def run(main: Callable[[Sequence[str]], int], *arguments: object) -> Any:
+        capsys.readouterr()
+        code = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        lines = captured.out.splitlines()
+        return code, json.loads(lines[-1]) if lines else {}, captured.err
+
+    return run
+
+
+def build_flags(world: World, out: Path, *more: object) -> list[object]:
+    return ["--model", world.model, "--features", world.features, "--out", out, *more]
+
+
+@pytest.mark.parametrize("backend", ["nmslib", "exact"])
+def test_a_collection_is_built_and_its_recall_reported(
+    backend: str, world: World, tmp_path: Path, job: Job
+) -> None:
+    code, result, _ = job(
+        build_index.main,
+        *build_flags(world, tmp_path / "c", "--backend", backend, "--index.exact-below", 10),
+    )
+    assert code == 0
+    assert (result["items"], result["left_out"], result["dimension"]) == (72, 0, 12)
+    assert result["backend"] == backend
+    assert result["recall@10"] >= 0.99
+    assert result["seconds"] > 0
+    with Collection.open(tmp_path / "c", read_only=True) as collection:
+        assert set(collection.ids()) == set(world.pictures)
+        item = collection.get("000030.jpg")
+        assert item is not None
+        assert item.metadata["name"] == "boat"
+        assert item.thumbnail
+
+
+def test_further_columns_become_metadata(world: World, tmp_path: Path, job: Job) -> None:
+    flags = build_flags(world, tmp_path / "c", "--columns", "content_hash")
+    assert job(build_index.main, *flags)[0] == 0
+    with Collection.open(tmp_path / "c", read_only=True) as collection:
+        item = collection.get("000000.jpg")
+        assert item is not None
+        assert item.metadata["content_hash"] == "00"
+    code, _, error = job(
+        build_index.main, *build_flags(world, tmp_path / "d", "--columns", "colour")
+    )
+    assert code == 1
+    assert "has no column colour" in error
+    assert not (tmp_path / "d").exists()
+
+
+def test_features_of_another_backbone_are_refused(world: World, tmp_path: Path, job: Job) -> None:
+    other = load_backbone("efficientnet_lite0", image_size=96)
+    embed_to(tmp_path / "features", other, ["n02084071"], [draw(0, 1)])
+    code, _, error = job(
+        build_index.main,
+        *("--model", world.model, "--features", tmp_path / "features", "--out", tmp_path / "c"),
+    )
+    assert code == 1
+    assert "at 96 pixels" in error
+    assert "efficientnet_lite0 at 64 pixels" in error
+
+
+def test_a_feature_that_is_not_finite_stops_the_build_and_the_old_collection_stays(
+    world: World, copy: Path, tmp_path: Path, job: Job
+) -> None:
+    table = FeatureTable.open(str(world.features))
+    rows = pq.read_table(io.BytesIO((world.features / "parts/part-00000.parquet").read_bytes()))
+    features = table.features.copy()
+    features[41, 3] = np.nan
+    with artifacts.create(str(tmp_path / "f"), "features", table.artifact.config) as writer:
+        column = type(rows["features"].combine_chunks()).from_arrays(
+            features.astype(np.float16).reshape(-1), features.shape[1]
+        )
+        content = io.BytesIO()
+        place = rows.column_names.index("features")
+        pq.write_table(rows.set_column(place, "features", column), content)
+        writer.path("parts/part-00000.parquet").write_bytes(content.getvalue())
+        writer.metrics["images"] = len(rows)
+    code, _, error = job(
+        build_index.main,
+        *("--model", world.model, "--features", tmp_path / "f", "--out", copy),
+    )
+    assert code == 1
+    assert "000041.jpg are not finite" in error
+    assert job(search.main, "--collection", copy, "--text", "boat")[1]["results"]
+
+
+def test_words_find_pictures(built: Path, tmp_path: Path, job: Job) -> None:
+    sheet = tmp_path / "sheet.png"
+    code, result, shown = job(
+        search.main, "--collection", built, "--text", "2 * boat - dog", "--k", 4, "--sheet", sheet
+    )
+    assert code == 0
+    assert result["query"] == "2 * boat - dog"
+    assert [found["name"] for found in result["results"]] == ["boat"] * 4
+    scores = [found["score"] for found in result["results"]]
+    assert scores == sorted(scores, reverse=True)
+    assert result["results"][0]["id"] in shown
+    assert Image.open(sheet).width > 4 * 128
+
+
+def test_a_picture_file_and_a_stored_one_find_pictures(
+    world: World, built: Path, tmp_path: Path, job: Job
+) -> None:
+    (tmp_path / "new.png").write_bytes(world.pictures["000050.jpg"])
+    code, result, _ = job(search.main, "--collection", built, "--image", tmp_path / "new.png")
+    assert code == 0
+    assert result["results"][0]["id"] == "000050.jpg"
+    code, result, _ = job(search.main, "--collection", built, "--like", "000050.jpg", "--k", 3)
+    assert code == 0
+    assert len(result["results"]) == 3
+    assert "000050.jpg" not in [found["id"] for found in result["results"]]
+
+
+def test_filters_and_least_score(built: Path, job: Job) -> None:
+    flags = ["--collection", built, "--text", "boat", "--k", 99]
+    _, result, _ = job(search.main, *flags, "--where", "name=dog", "--where", "width=8")
+    assert [found["name"] for found in result["results"]] == ["dog"] * 12
+    _, result, _ = job(search.main, *flags, "--where", "name=dog", "--where", "name=cat")
+    assert {found["name"] for found in result["results"]} == {"dog", "cat"}
+    _, result, shown = job(search.main, *flags, "--min-score", "0.9999")
+    assert result["results"] == []
+    assert "nothing found" in shown
+
+
+@pytest.mark.parametrize("candidates", ["labels", "classes", "wordnet"])
+def test_a_picture_is_named(
+    candidates: str, world: World, built: Path, tmp_path: Path, job: Job
+) -> None:
+    (tmp_path / "new.png").write_bytes(world.pictures["000001.jpg"])
+    for picture in (tmp_path / "new.png", "000001.jpg"):
+        code, result, _ = job(
+            search.main,
+            *("--collection", built, "--classify", picture, "--candidates", candidates),
+        )
+        assert code == 0
+        best = result["results"][0]
+        if candidates != "classes":  # ImageNet's dogs are breeds, whose vectors are not here
+            assert best["name"] == "dog"
+            assert "n02084071" in best["labels"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        (["--text", "baot"], 1, "did you mean boat"),
+        (["--text", "boat +"], 1, "column 7"),
+        (["--text", "xyzzy plugh"], 1, "has no word vector"),
+        (["--like", "no such id"], 1, "no picture"),
+        (["--image", "/no/such.png"], 1, "no such file"),
+        (["--classify", "/no/such.png"], 1, "no such file"),
+        ([], 2, "give one of --text"),
+        (["--text", "boat", "--like", "000001.jpg"], 2, "give one of --text"),
+        (["--text", "boat", "--where", "dog"], 2, "key=value"),
+        (["--text", "boat", "--k", "0"], 2, "--k"),
+        (["--text", "boat", "--min-score", "nan"], 2, "--min-score"),
+        (["--classify", "000001.jpg", "--sheet", "x.png"], 2, "do not go with --classify"),
+    ],
+)
+def test_a_bad_query_is_one_clear_message(
+    flags: list[str], code: int, message: str, built: Path, job: Job
+) -> None:
+    returned, result, error = job(search.main, "--collection", built, *flags)
+    assert returned == code
+    assert message in error
+    assert result == {}
+    assert "Traceback" not in error
+
+
+def test_a_collection_of_another_model_is_refused(
+    world: World, built: Path, tmp_path: Path, job: Job
+) -> None:
+    train_small(world.folder, tmp_path / "other", epochs=1)
+    for main, flags in ((search.main, ["--text", "boat"]), (keep.main, ["--add", world.features])):
+        code, _, error = job(main, "--collection", built, "--model", tmp_path / "other", *flags)
+        assert code == 1
+        assert "was built by another model" in error
+
+
+def test_pictures_are_added_deleted_and_compacted(
+    world: World, copy: Path, tmp_path: Path, job: Job
+) -> None:
+    code, result, _ = job(
+        keep.main, "--collection", copy, "--delete", "000001.jpg", "--delete", "nowhere"
+    )
+    assert (code, result["deleted"], result["items"]) == (0, 1, 71)
+    found = job(search.main, "--collection", copy, "--text", "dog", "--k", 99)[1]["results"]
+    assert "000001.jpg" not in [one["id"] for one in found]
+    code, result, _ = job(keep.main, "--collection", copy, "--add", world.features)
+    assert (code, result["added"], result["items"]) == (0, 72, 72)
+    code, result, _ = job(keep.main, "--collection", copy, "--compact")
+    assert (code, result["items"], result["segments"], result["dead"]) == (0, 72, 1, 0)
+    model = DeviseModel.open(str(world.model))
+    expected = model.project(FeatureTable.open(str(world.features)).features)
+    with Collection.open(copy, read_only=True) as collection:
+        for row, path in enumerate(world.pictures):
+            item = collection.get(path)
+            assert item is not None
+            np.testing.assert_allclose(item.vector, expected[row], atol=1e-6)
+
+
+def test_a_snapshot_is_restored_and_recall_is_measured(
+    copy: Path, tmp_path: Path, job: Job
+) -> None:
+    assert job(keep.main, "--collection", copy, "--snapshot", tmp_path / "s")[0] == 0
+    assert job(keep.main, "--collection", copy, "--delete", "000000.jpg")[0] == 0
+    code, result, _ = job(keep.main, "--collection", tmp_path / "r", "--restore", tmp_path / "s")
+    assert (code, result["items"]) == (0, 72)
+    code, result, _ = job(keep.main, "--collection", tmp_path / "r", "--recall", "--queries", 20)
+    assert (code, result["recall"], result["queries"]) == (0, 1.0, 20)
+    code, result, _ = job(keep.main, "--collection", copy)
+    assert (code, result["items"], result["dimension"]) == (0, 71, 12)
+    code, _, error = job(keep.main, "--collection", copy, "--compact", "--recall")
+    assert code == 2
+    assert "give one of" in error
