@@ -1,6 +1,6 @@
 # The whole project from a bare machine with Python 3.11+, gcc and make:
 #
-#   make demo    trains a French-English translator on generated questions and shows what it does
+#   make demo    trains a translator of generated questions and a search of drawings, shows both
 #   make test    runs all tests
 #
 # Both install what they need into .venv once (some minutes, 7 GB); a second call starts at once.

@@ -1,7 +1,8 @@
-"""Trains a small translator on generated questions and shows what it can do.
+"""Trains a small translator on generated questions and a search of drawings, and shows both.
 
-Everything that a real corpus goes through, in about four minutes on two cores: generate, prepare,
-train on two Ray workers, score on combinations of words that training never saw, translate.
+Everything that a real corpus goes through, in about three minutes on two cores: generate, prepare,
+train on two Ray workers, score on combinations of words that training never saw, translate. Then
+everything that a collection of pictures goes through, in a minute (demo_pictures.py).
 """
 
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 from pydantic import Field
 
 from jobs.console import training_console
+from jobs.demo_pictures import show_drawings
 from jobs.progress import stage_progress
 from jobs.ray_session import ray_session
 from jobs.runner import run_job
@@ -32,7 +34,7 @@ SHOWN = 6  # held-out questions printed
 
 
 class Demo(JobSettings):
-    """Trains a small translator on generated questions and shows what it can do."""
+    """Trains a small translator on generated questions and a search of drawings, and shows both."""
 
     out: str = "runs/demo"
     """Local directory for everything that the demo makes."""
@@ -42,10 +44,12 @@ class Demo(JobSettings):
     """Ray Train workers."""
     epochs: int = Field(3, ge=1)
     """Passes over the questions."""
+    image_size: int = Field(144, ge=32, le=512)
+    """Side of the drawings, in pixels."""
 
 
 def run(settings: Demo) -> dict[str, Any]:
-    """Runs the whole chain; returns the scores on the held-out questions."""
+    """Runs both chains; returns the scores on the held-out questions and on the held-out names."""
     out = locate(settings.out)
     folder = out.local_path()
     _say(f"1  {settings.pairs:,} French and English questions from a grammar: {folder}/questions")
@@ -70,7 +74,10 @@ def run(settings: Demo) -> dict[str, Any]:
         _say(f"3  train_translator: variant all on {workers}: {folder}/translator")
         with training_console() as report:
             train(_training(settings, folder), report, settings.num_workers, restart=True)
-    return _show(folder)
+        result = _show(folder)
+        drawings = show_drawings(folder, settings.image_size, 5, _say)
+    _say_what_next(folder)
+    return {**result, "pictures": drawings}
 
 
 def _training(settings: Demo, folder: Path) -> TrainSettings:
@@ -83,7 +90,7 @@ def _training(settings: Demo, folder: Path) -> TrainSettings:
 
 
 def _show(folder: Path) -> dict[str, Any]:
-    """Scores the held-out questions, translates a few, draws one, says what to run next."""
+    """Scores the held-out questions, translates a few, draws one."""
     questions = folder / "questions"
     sources, references = (
         list(read_sentences(locate(questions / f"heldout.{language}"))) for language in ("fr", "en")
@@ -99,13 +106,24 @@ def _show(folder: Path) -> dict[str, Any]:
     draw_alignment(locate(picture), translator.translate([longest])[0])
     _say(
         f"   BLEU {scores['bleu']:.1f} on the held-out questions\n"
-        f"   which French words each English word was made from: {picture}\n\n"
-        f"Next:\n"
-        f'  .venv/bin/python -m jobs.translate --model {folder}/translator "{sources[0]}"\n'
-        f"  .venv/bin/python -m jobs.prepare_corpus --help   for two files of your own: README.md"
+        f"   which French words each English word was made from: {picture}"
     )
     shown = ("bleu", "chrf", "sentences", "sentences_per_second", "signature")
     return {**{key: scores[key] for key in shown}, "out": str(folder), "attention": str(picture)}
+
+
+def _say_what_next(folder: Path) -> None:
+    python = ".venv/bin/python -m"
+    _say(
+        f"\nNext:\n"
+        f'  {python} jobs.translate --model {folder}/translator "Où travaille ta sœur ?"\n'
+        f'  {python} jobs.search --collection {folder}/collection --text "snow - cold" --sheet '
+        f"{folder}/pictures/mine.png\n"
+        f"  {python} jobs.search --collection {folder}/collection --classify my-drawing.png "
+        f"--candidates labels\n"
+        f"  {python} jobs.prepare_corpus --help   for two files of your own: README.md\n"
+        f"  {python} jobs.embed_images --help     for pictures of your own"
+    )
 
 
 def _say(text: str) -> None:

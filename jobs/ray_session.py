@@ -17,7 +17,7 @@ from contextlib import contextmanager
 
 import ray
 
-from seqvis.errors import ConfigError
+from seqvis.errors import ConfigError, TrainingError
 
 OBJECT_STORE_BYTES = 1 << 30  # bounds the memory of a local Ray; more is spilled to disk
 
@@ -34,6 +34,18 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
     if os.environ.get("RAY_ADDRESS"):
         _connect(os.environ["RAY_ADDRESS"])
     else:
+        _start_here(num_cpus)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _start_here(num_cpus: int | None) -> None:
+    """Starts a Ray on this machine. Raises TrainingError if its processes do not come up."""
+    try:
         ray.init(
             address="local",
             num_cpus=num_cpus,
@@ -42,12 +54,12 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
             logging_level=logging.ERROR,
             object_store_memory=OBJECT_STORE_BYTES,
         )
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, on_sigterm)
-    try:
-        yield
-    finally:
+    except Exception as error:  # Ray names no class of its own for this
         ray.shutdown()
+        raise TrainingError(
+            f"Ray did not start on this machine ({error}); it may be short of memory, of shared "
+            f"memory or of time: run the same command again when less else is running"
+        ) from error
 
 
 def _connect(address: str) -> None:

@@ -1,16 +1,20 @@
 """Every command of the README, run as it stands there."""
 
 import importlib
+import io
 import json
 import re
 import shlex
 import subprocess
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from jobs.demo import main as demo
 from seqvis.samples.questions import generate_pairs
+from tests.searching import draw
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -25,20 +29,25 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cl
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the README's reader has: my.fr and my.en."""
+    """What the README's reader has: my.fr and my.en, photos/LABEL/FILE and photo.jpg."""
     place = tmp_path_factory.mktemp("readme")
     pairs = generate_pairs(400, seed=1)
     for side, language in enumerate(("fr", "en")):
         lines = "".join(pair[side] + "\n" for pair in pairs)
         (place / f"my.{language}").write_text(lines, encoding="utf-8")
+    for kind, label in enumerate(("dog", "boat", "fire truck", "n07739125")):
+        (place / "photos" / label).mkdir(parents=True)
+        for number in range(16):
+            (place / "photos" / label / f"{number}.jpg").write_bytes(draw(kind, number))
+    (place / "photo.jpg").write_bytes(draw(1, 99))
     return place
 
 
-def test_the_commands_for_a_corpus_of_ones_own_run_in_their_order(
+def test_the_commands_for_data_of_ones_own_run_in_their_order(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     commands = [line for line in COMMANDS if line.startswith("python -m jobs.")]
-    assert len(commands) >= 8
+    assert len(commands) >= 16
     monkeypatch.chdir(folder)
     for command in commands:
         words = shlex.split(command)
@@ -48,7 +57,8 @@ def test_the_commands_for_a_corpus_of_ones_own_run_in_their_order(
         if words[2] != "jobs.translate":
             assert json.loads(last), command
     assert len((folder / "runs/translations.en").read_text().splitlines()) == 400
-    assert (folder / "runs/attention.png").exists()
+    for picture in ("attention.png", "found.png", "page.html"):
+        assert (folder / "runs" / picture).exists()
 
 
 def test_make_runs_what_the_readme_says() -> None:
@@ -62,17 +72,61 @@ def test_make_runs_what_the_readme_says() -> None:
         assert f"-m {module}" in shown
 
 
+@pytest.fixture(scope="module")
+def demo_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], str]:
+    """Where a demo left its work, its result, and what it told. Small, so it learns little:
+    `make demo` is checked by hand to translate and to find well."""
+    out, told, printed = tmp_path_factory.mktemp("demo"), io.StringIO(), io.StringIO()
+    flags = ["--out", str(out), "--pairs", "2500", "--epochs", "1", "--num-workers", "2"]
+    with redirect_stdout(printed), redirect_stderr(told):
+        assert demo([*flags, "--image-size", "48"]) == 0
+    return out, json.loads(printed.getvalue().splitlines()[-1]), told.getvalue()
+
+
 def test_the_demo_runs_from_the_generator_to_the_picture(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    demo_run: tuple[Path, dict[str, Any], str],
 ) -> None:
-    """Small, so it learns little; `make demo` is checked by hand to translate well."""
-    flags = ["--out", str(tmp_path), "--pairs", "2500", "--epochs", "1", "--num-workers", "2"]
-    assert demo(flags) == 0
-    captured = capsys.readouterr()
-    result = json.loads(captured.out.splitlines()[-1])
+    out, result, told = demo_run
     assert 0 <= result["bleu"] <= 100
-    assert (tmp_path / "attention.png").read_bytes().startswith(b"\x89PNG")
-    assert "python -m jobs.translate --model" in captured.err
+    assert (out / "attention.png").read_bytes().startswith(b"\x89PNG")
+    assert "python -m jobs.translate --model" in told
+
+
+def test_the_demo_finds_drawings_whose_names_it_never_saw(
+    demo_run: tuple[Path, dict[str, Any], str],
+) -> None:
+    out, result, told = demo_run
+    pictures = result["pictures"]
+    assert pictures["drawings"] > 1300
+    held_out = (out / "drawings" / "heldout.txt").read_text(encoding="utf-8").splitlines()
+    assert len(held_out) - 5 <= pictures["held_out"] <= len(held_out)  # a few have no word vector
+    guessing = 10 / pictures["held_out"]
+    assert 2 * guessing < pictures["hit@10"] <= 1
+    assert pictures["hit@1"] <= pictures["hit@5"] <= pictures["hit@10"]
+    assert len(pictures["sheets"]) == 10
+    for sheet in pictures["sheets"]:
+        assert sheet in told
+        assert Path(sheet).read_bytes().startswith(b"\x89PNG")
+    assert pictures["page"] in told
+    assert Path(pictures["page"]).read_text(encoding="utf-8").count("<article") == 30
+    assert "CC BY-SA 4.0" in told
+
+
+def test_what_the_demo_says_to_run_next_runs(
+    demo_run: tuple[Path, dict[str, Any], str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out, _, told = demo_run
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my-drawing.png").write_bytes((out / "drawings/pictures/bell.png").read_bytes())
+    commands = re.findall(r"python -m (jobs\.\w+ .*)", told.partition("Next:")[2])
+    assert len(commands) == 5
+    for command in commands:
+        name, *words = shlex.split(command.partition("   ")[0])
+        if "--help" not in words:
+            assert importlib.import_module(name).main(words) == 0, command
+    assert (out / "pictures" / "mine.png").exists()
 
 
 def test_links_in_the_documents_lead_to_files() -> None:

@@ -9,6 +9,7 @@ from PIL import Image
 from sacrebleu.metrics import BLEU
 
 from jobs.evaluate_translator import main as evaluate
+from jobs.train_devise import main as train_devise
 from jobs.train_translator import main as train
 from jobs.translate import main as translate
 from seqvis.samples.questions import generate_pairs
@@ -200,6 +201,9 @@ def test_every_preset_is_valid(questions: Path, tmp_path: Path, capsys: Capture)
     assert presets
     for preset in presets:
         # An impossible value stops the job after it has read the rest.
-        code = train(["--config", str(preset), "--corpus", "x", "--out", "y", "--epochs", "-1"])
-        assert code == 2
+        flags = ["--config", str(preset), "--out", "y", "--epochs", "-1"]
+        if preset.stem.endswith("devise"):
+            assert train_devise([*flags, "--features", "x", "--vectors", "x"]) == 2
+        else:
+            assert train([*flags, "--corpus", "x"]) == 2
         assert capsys.readouterr().err.count("error:") == 1
