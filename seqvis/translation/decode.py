@@ -1,10 +1,14 @@
-"""Searching for a translation: greedy and beam search over a batch of encoded sentences.
+"""Searching for translations: greedy and beam search in a batch that sentences join and leave.
 
-In: a model and padded source ids. Out: for each sentence its hypotheses, best first, with
-scores and attention. A sentence that is finished leaves the batch, so that a batch costs what
-its sentences cost and not the length of the longest times their number.
+In: a model and padded source ids. Out: for each sentence its hypotheses, best first, with scores
+and attention. A `RunningBatch` takes in new sentences before any step and lets each go at the step
+it ends at (cellular batching, Gao et al., EuroSys 2018), so a batch costs what its sentences cost
+and not the length of the longest times their number. `search` is the same with all sentences there
+from the start: what is served and what is translated offline come from one piece of code.
 """
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -56,58 +60,211 @@ def search(
     Returns:
         For each sentence `n_best` hypotheses at the most, best first.
     """
-    if settings.beam == 1:
-        return [[hypothesis] for hypothesis in _greedy(model, source, lengths, settings)]
-    return _beam(model, source, lengths, settings)
+    batch = RunningBatch(model)
+    sentences = batch.join(source, lengths, [settings] * len(lengths))
+    while batch.rows:
+        batch.step()
+    return [sentence.hypotheses for sentence in sentences]
 
 
-def longest(lengths: Tensor, settings: SearchSettings) -> Tensor:
-    """(batch,) the most words that each translation may have."""
-    return (lengths * settings.max_length_factor).long() + 10
+class RunningBatch:
+    """Sentences that are being translated together; not to be shared between threads."""
 
+    def __init__(self, model: Seq2Seq):
+        self._model = model
+        self._running: list[Sentence] = []  # in the order of their rows
+        self._state: DecoderState | None = None
+        self._words = torch.empty(0, dtype=torch.long)  # (rows,) the last word of each
 
-def _greedy(
-    model: Seq2Seq, source: Tensor, lengths: Tensor, settings: SearchSettings
-) -> list[Hypothesis]:
-    state = model.encode(source, lengths)
-    limits = longest(lengths, settings)
-    rows = torch.arange(len(lengths))  # which sentence each row of the running batch is
-    words = torch.full((len(lengths),), BOS, device=source.device)
-    ids: list[list[int]] = [[] for _ in rows]
-    scores = [0.0] * len(rows)
-    attention: list[list[Tensor]] = [[] for _ in rows]
-    done = [False] * len(rows)
-    while len(rows):
-        probabilities, weights, state = _advance(model, words, state)
-        best = probabilities.max(-1)
-        words = best.indices
-        going = []
-        for place, (row, score, word) in enumerate(
-            zip(rows.tolist(), best.values.tolist(), words.tolist(), strict=True)
+    @property
+    def rows(self) -> int:
+        """Rows that the next step computes: a sentence has as many as its beam is wide."""
+        return sum(sentence.width for sentence in self._running)
+
+    @torch.no_grad()
+    def join(
+        self, source: Tensor, lengths: Tensor, settings: Sequence[SearchSettings]
+    ) -> list["Sentence"]:
+        """Encodes sentences and adds them to the batch; `source` and `lengths` as for `search`."""
+        state = self._model.encode(source, lengths)
+        new = [_sentence(int(n), chosen) for n, chosen in zip(lengths, settings, strict=True)]
+        if any(sentence.width > 1 for sentence in new):
+            widths = torch.tensor([sentence.width for sentence in new], device=source.device)
+            rows = torch.arange(len(new), device=source.device)
+            state = state.select(rows.repeat_interleave(widths))
+        words = torch.full((state.hidden.shape[1],), BOS, device=source.device)
+        if self._state is not None and self._running:
+            state = self._state.extended(state)
+            words = torch.cat([self._words, words])
+        self._running += new
+        self._state, self._words = state, words
+        return new
+
+    def drop(self, given_up: Sequence["Sentence"]) -> None:
+        """Takes sentences out of the batch that nobody waits for any more."""
+        going = {id(sentence) for sentence in given_up}
+        rows: list[int] = []
+        kept: list[Sentence] = []
+        begin = 0
+        for sentence in self._running:
+            if id(sentence) not in going:
+                rows += range(begin, begin + sentence.width)
+                kept.append(sentence)
+            begin += sentence.width
+        if len(kept) < len(self._running):
+            self._keep(kept, rows, self._words[torch.tensor(rows, dtype=torch.long)].tolist())
+
+    @torch.no_grad()
+    def step(self) -> list["Sentence"]:
+        """Gives each sentence one word more; returns those that ended and so left the batch."""
+        assert self._state is not None
+        assert self._running
+        probabilities, attention, self._state = self._advance(self._state)
+        rows: list[int] = []
+        words: list[int] = []
+        kept: list[Sentence] = []
+        ended: list[Sentence] = []
+        begin = 0
+        for sentence, candidates in zip(
+            self._running, self._candidates(probabilities), strict=True
         ):
-            scores[row] += score
-            if word == EOS:
-                done[row] = True
-                continue
-            ids[row].append(word)
-            if weights is not None:
-                attention[row].append(weights[place, : int(lengths[row])])
-            if len(ids[row]) < int(limits[row]):
-                going.append(place)
-        if len(going) < len(rows):
-            kept = torch.tensor(going, dtype=torch.long)
-            rows = rows[kept]
-            kept = kept.to(source.device)
-            words, state = words[kept], state.select(kept)
-    return [
-        Hypothesis(
-            ids[row],
-            scores[row] / _penalty(len(ids[row]) + done[row], settings.length_penalty),
-            torch.stack(attention[row]).float().cpu() if attention[row] else None,
-            done[row],
-        )
-        for row in range(len(ids))
-    ]
+            seen = None if attention is None else attention[begin : begin + sentence.width]
+            chosen = sentence.grow(candidates, seen)
+            if chosen:
+                kept.append(sentence)
+                rows += [begin + origin for origin, _ in chosen]
+                words += [word for _, word in chosen]
+            else:
+                ended.append(sentence)
+            begin += sentence.width
+        self._keep(kept, rows, words)
+        return ended
+
+    def _keep(self, sentences: list["Sentence"], rows: list[int], words: list[int]) -> None:
+        device = self._words.device
+        left = len(sentences) < len(self._running)
+        self._running = sentences
+        self._words = torch.tensor(words, device=device)
+        if not sentences:
+            self._state = None
+            return
+        assert self._state is not None
+        if rows != list(range(self._state.hidden.shape[1])):
+            self._state = self._state.select(torch.tensor(rows, device=device))
+        if left:
+            self._state = self._state.shortened(max(sentence.length for sentence in sentences))
+
+    def _advance(self, state: DecoderState) -> tuple[Tensor, Tensor | None, DecoderState]:
+        """Feeds each row's last word: log probabilities (rows, words), attention, state after."""
+        output, state = self._model.decoder.run(self._words.unsqueeze(0), state)
+        scores = self._model.decoder.logits(output.outputs[0]).float()
+        scores[:, list(_NEVER)] = -torch.inf
+        attention = None if output.attention is None else output.attention[0]
+        return torch.log_softmax(scores, -1), attention, state
+
+    def _candidates(self, probabilities: Tensor) -> list["_Candidates"]:
+        """What each sentence may go on with, found for all sentences of a width at once."""
+        found: dict[int, _Candidates] = {}
+        begins: list[int] = []
+        total = 0
+        for sentence in self._running:
+            begins.append(total)
+            total += sentence.width
+        for width in {sentence.width for sentence in self._running}:
+            alike = [n for n, sentence in enumerate(self._running) if sentence.width == width]
+            own = probabilities
+            if len(alike) < len(self._running):
+                rows = [begins[n] + place for n in alike for place in range(width)]
+                own = probabilities[torch.tensor(rows, device=probabilities.device)]
+            if width == 1:
+                best = own.max(-1)
+                values, places = best.values.unsqueeze(1), best.indices.unsqueeze(1)
+            else:
+                scores = [self._running[n].scores for n in alike]
+                totals = torch.tensor(scores, device=own.device).view(-1, 1) + own
+                totals = totals.view(len(alike), -1)
+                # Of 2 * width candidates at most width end here, so width go on.
+                values, places = totals.topk(min(2 * width, totals.shape[1]), dim=-1)
+            origins, following = places // own.shape[1], places % own.shape[1]
+            lists = zip(values.tolist(), origins.tolist(), following.tolist(), strict=True)
+            for n, (value, origin, word) in zip(alike, lists, strict=True):
+                found[n] = list(zip(value, origin, word, strict=True))
+        return [found[n] for n in range(len(self._running))]
+
+
+_Candidates = list[tuple[float, int, int]]  # (score, row of the sentence it grows from, word)
+
+
+class Sentence(ABC):
+    """A sentence in a running batch, and what was found for it."""
+
+    def __init__(self, length: int, settings: SearchSettings):
+        self.length = length  # of the source, with _eos_
+        self.settings = settings
+        self.width = settings.beam
+        self.hypotheses: list[Hypothesis] = []  # n_best at the most, best first, once it ended
+        self.scores = [0.0] + [-torch.inf] * (self.width - 1)
+        self.limit = int(length * settings.max_length_factor) + 10
+
+    @property
+    @abstractmethod
+    def ids(self) -> Sequence[int]:
+        """The best translation so far."""
+
+    @abstractmethod
+    def grow(
+        self, candidates: _Candidates, attention: Tensor | None
+    ) -> list[tuple[int, int]] | None:
+        """Takes the step's candidates; returns the (row, word) that go on, none if it ended.
+
+        `attention` (width, source_length) has the weights of each row's step.
+        """
+
+    def _hypothesis(
+        self, ids: Sequence[int], score: float, attention: Sequence[Tensor], finished: bool
+    ) -> Hypothesis:
+        weights = None
+        if attention:
+            weights = torch.stack([row[: self.length] for row in attention]).float().cpu()
+        penalty = _penalty(len(ids) + finished, self.settings.length_penalty)
+        return Hypothesis(list(ids), score / penalty, weights, finished)
+
+
+def _sentence(length: int, settings: SearchSettings) -> Sentence:
+    return _Greedy(length, settings) if settings.beam == 1 else _Beam(length, settings)
+
+
+class _Greedy(Sentence):
+    """Takes the likeliest word at each step."""
+
+    def __init__(self, length: int, settings: SearchSettings):
+        super().__init__(length, settings)
+        self._ids: list[int] = []
+        self._score = 0.0
+        self._attention: list[Tensor] = []
+
+    @property
+    def ids(self) -> Sequence[int]:
+        return self._ids
+
+    def grow(
+        self, candidates: _Candidates, attention: Tensor | None
+    ) -> list[tuple[int, int]] | None:
+        score, _, word = candidates[0]
+        self._score += score
+        if word == EOS:
+            self._end(finished=True)
+            return None
+        self._ids.append(word)
+        if attention is not None:
+            self._attention.append(attention[0, : self.length])
+        if len(self._ids) >= self.limit:
+            self._end(finished=False)
+            return None
+        return [(0, word)]
+
+    def _end(self, finished: bool) -> None:
+        self.hypotheses = [self._hypothesis(self._ids, self._score, self._attention, finished)]
 
 
 @dataclass(frozen=True)
@@ -118,116 +275,61 @@ class _Partial:
     attention: tuple[Tensor, ...]
 
 
-def _beam(
-    model: Seq2Seq, source: Tensor, lengths: Tensor, settings: SearchSettings
-) -> list[list[Hypothesis]]:
-    width, device = settings.beam, source.device
-    state = model.encode(source, lengths).select(
-        torch.arange(len(lengths), device=device).repeat_interleave(width)
-    )
-    limits = longest(lengths, settings).tolist()
-    sentences = list(range(len(lengths)))  # those still running
-    words = torch.full((len(lengths) * width,), BOS, device=device)
-    # At first all hypotheses of a sentence are the same: only one may be extended.
-    scores = torch.full((len(lengths), width), -torch.inf, device=device)
-    scores[:, 0] = 0
-    partial: dict[int, list[_Partial]] = {s: [_Partial((), ())] * width for s in sentences}
-    finished: dict[int, list[Hypothesis]] = {s: [] for s in sentences}
-    while sentences:
-        probabilities, weights, state = _advance(model, words, state)
-        vocabulary = probabilities.shape[-1]
-        totals = (scores.view(-1, 1) + probabilities).view(len(sentences), -1)
-        # Of 2 * width candidates at most width end here, so width go on.
-        best = totals.topk(min(2 * width, totals.shape[1]), dim=-1)
-        origins, following = best.indices // vocabulary, best.indices % vocabulary
-        kept_rows: list[int] = []
-        kept_words: list[int] = []
-        kept_scores: list[list[float]] = []
-        running: list[int] = []
-        for place, sentence in enumerate(sentences):
-            candidates = zip(
-                best.values[place].tolist(),
-                origins[place].tolist(),
-                following[place].tolist(),
-                strict=True,
-            )
-            grown: list[tuple[float, int, int, _Partial]] = []
-            for rank, (score, origin, word) in enumerate(candidates):
-                if score == -torch.inf:
-                    continue
-                one = partial[sentence][origin]
-                if word == EOS:
-                    if rank < width:
-                        finished[sentence].append(_finish(one, score, lengths, sentence, settings))
-                    continue
-                if len(grown) == width:
-                    continue
-                seen = one.attention
-                if weights is not None:
-                    seen = (*seen, weights[place * width + origin, : int(lengths[sentence])])
-                grown.append((score, origin, word, _Partial((*one.ids, word), seen)))
-            if _is_done(finished[sentence], grown, limits[sentence], settings):
-                if not finished[sentence]:
-                    finished[sentence] = [
-                        _finish(one, score, lengths, sentence, settings, finished=False)
-                        for score, _, _, one in grown
-                    ]
+class _Beam(Sentence):
+    """Keeps `beam` hypotheses; ends when no longer one can be better than those that ended."""
+
+    def __init__(self, length: int, settings: SearchSettings):
+        super().__init__(length, settings)
+        # At first all hypotheses are the same: `scores` lets only one be extended.
+        self._partial = [_Partial((), ())] * self.width
+        self._finished: list[Hypothesis] = []
+
+    @property
+    def ids(self) -> Sequence[int]:
+        return self._partial[0].ids
+
+    def grow(
+        self, candidates: _Candidates, attention: Tensor | None
+    ) -> list[tuple[int, int]] | None:
+        grown: list[tuple[float, int, int, _Partial]] = []
+        for rank, (score, origin, word) in enumerate(candidates):
+            if score == -torch.inf:
                 continue
-            running.append(sentence)
-            grown += [(-torch.inf, *grown[0][1:])] * (width - len(grown))
-            partial[sentence] = [one for _, _, _, one in grown]
-            kept_rows += [place * width + origin for _, origin, _, _ in grown]
-            kept_words += [word for _, _, word, _ in grown]
-            kept_scores.append([score for score, _, _, _ in grown])
-        sentences = running
-        words = torch.tensor(kept_words, device=device)
-        scores = torch.tensor(kept_scores, device=device)
-        if sentences:
-            state = state.select(torch.tensor(kept_rows, device=device))
-    ordered = (finished[s] for s in range(len(lengths)))
-    return [sorted(one, key=lambda h: -h.score)[: settings.n_best] for one in ordered]
+            one = self._partial[origin]
+            if word == EOS:
+                if rank < self.width:
+                    self._finished.append(self._hypothesis(one.ids, score, one.attention, True))
+                continue
+            if len(grown) == self.width:
+                continue
+            seen = one.attention
+            if attention is not None:
+                seen = (*seen, attention[origin, : self.length])
+            grown.append((score, origin, word, _Partial((*one.ids, word), seen)))
+        if self._is_done(grown):
+            if not self._finished:
+                self._finished = [
+                    self._hypothesis(one.ids, score, one.attention, False)
+                    for score, _, _, one in grown
+                ]
+            ordered = sorted(self._finished, key=lambda hypothesis: -hypothesis.score)
+            self.hypotheses = ordered[: self.settings.n_best]
+            return None
+        grown += [(-torch.inf, *grown[0][1:])] * (self.width - len(grown))
+        self._partial = [one for _, _, _, one in grown]
+        self.scores = [score for score, _, _, _ in grown]
+        return [(origin, word) for _, origin, word, _ in grown]
 
-
-def _advance(
-    model: Seq2Seq, words: Tensor, state: DecoderState
-) -> tuple[Tensor, Tensor | None, DecoderState]:
-    """Feeds one word to each row: log probabilities (batch, words), attention, state after."""
-    output, state = model.decoder.run(words.unsqueeze(0), state)
-    scores = model.decoder.logits(output.outputs[0]).float()
-    scores[:, list(_NEVER)] = -torch.inf
-    attention = None if output.attention is None else output.attention[0]
-    return torch.log_softmax(scores, -1), attention, state
-
-
-def _is_done(
-    finished: list[Hypothesis],
-    grown: list[tuple[float, int, int, _Partial]],
-    limit: int,
-    settings: SearchSettings,
-) -> bool:
-    if not grown or len(grown[0][3].ids) >= limit:
-        return True
-    if len(finished) < max(settings.n_best, 1):
-        return False
-    # A longer hypothesis can only lose probability, but a length penalty may make up for it.
-    bound = grown[0][0] / _penalty(limit if settings.length_penalty else 1, settings.length_penalty)
-    worst = sorted(one.score for one in finished)[-settings.n_best]
-    return bound <= worst
-
-
-def _finish(
-    one: _Partial,
-    score: float,
-    lengths: Tensor,
-    sentence: int,
-    settings: SearchSettings,
-    finished: bool = True,
-) -> Hypothesis:
-    attention = None
-    if one.attention:
-        attention = torch.stack(one.attention)[:, : int(lengths[sentence])].float().cpu()
-    penalty = _penalty(len(one.ids) + finished, settings.length_penalty)
-    return Hypothesis(list(one.ids), score / penalty, attention, finished)
+    def _is_done(self, grown: list[tuple[float, int, int, _Partial]]) -> bool:
+        if not grown or len(grown[0][3].ids) >= self.limit:
+            return True
+        if len(self._finished) < max(self.settings.n_best, 1):
+            return False
+        # A longer hypothesis can only lose probability, but a length penalty may make up for it.
+        exponent = self.settings.length_penalty
+        bound = grown[0][0] / _penalty(self.limit if exponent else 1, exponent)
+        worst = sorted(one.score for one in self._finished)[-self.settings.n_best]
+        return bound <= worst
 
 
 def _penalty(length: int, exponent: float) -> float:

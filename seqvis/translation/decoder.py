@@ -43,6 +43,18 @@ class DecoderState:
         source = self.source.select(rows) if self.source is not None else None
         return replace(self, hidden=self.hidden[:, rows], source=source)
 
+    def extended(self, other: "DecoderState") -> "DecoderState":
+        """These sentences and after them the other ones; at evaluation only."""
+        source = None
+        if self.source is not None and other.source is not None:
+            source = self.source.extended(other.source)
+        return DecoderState(torch.cat([self.hidden, other.hidden], 1), source)
+
+    def shortened(self, length: int) -> "DecoderState":
+        """The same where no sentence has more than `length` source words."""
+        source = self.source.shortened(length) if self.source is not None else None
+        return replace(self, source=source)
+
 
 @dataclass(frozen=True)
 class DecoderOutput:
