@@ -6,6 +6,8 @@
     ├── ArtifactError           a directory written by a job: wrong kind, altered, of another corpus
     ├── StorageError            a disk or an object store that refuses to take or give data
     ├── TrainingError           a run that cannot go on: a loss that is not finite, a lost worker
+    ├── ServingError            a server that cannot be started
+    ├── BusyError               a server that has all the work it can bear; says when to come again
     └── QueryError              a search query that cannot be read, or that names nothing known
         └── UnknownWordError    a query with a word that has no vector; says which ones are near
 
@@ -36,6 +38,21 @@ class StorageError(SeqvisError):
 
 class TrainingError(SeqvisError):
     """A training run cannot go on."""
+
+
+class ServingError(SeqvisError):
+    """A server cannot be started."""
+
+
+class BusyError(SeqvisError):
+    """There is more work than can be taken; `retry_after` is in how many seconds to come again."""
+
+    def __init__(self, message: str, retry_after: float):
+        super().__init__(message)
+        self.retry_after = retry_after
+
+    def __reduce__(self) -> tuple[type["BusyError"], tuple[str, float]]:
+        return type(self), (str(self), self.retry_after)
 
 
 class QueryError(SeqvisError):

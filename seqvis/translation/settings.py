@@ -95,3 +95,14 @@ def resolve_variant(
         start = forcing.start if forced else 0.0
         forcing = forcing.model_copy(update={"schedule": schedule, "start": start})
     return model.model_copy(update=changes), forcing
+
+
+class InflightSettings(Settings):
+    """How much one decoder takes on."""
+
+    max_rows: int = Field(64, ge=1)
+    """Rows of the running batch; a sentence has as many as its beam is wide."""
+    max_waiting: int = Field(512, ge=1)
+    """Sentences that wait for a place; a request beyond them is refused at once."""
+    joining: int = Field(16, ge=1)
+    """Sentences encoded between two steps; more would keep the running ones waiting."""

@@ -89,13 +89,13 @@ class Translator:
         chosen = settings or SearchSettings()
         tokens = self.languages.source_tokenizer.tokenize_many(texts)
         order = sorted((i for i, found in enumerate(tokens) if found), key=lambda i: len(tokens[i]))
-        results = [Translation(text, [], [Candidate("", [], 0.0, None, True)]) for text in texts]
+        results = [self.translation(text, [], []) for text in texts]
         for begin in range(0, len(order), batch_size):
             rows = order[begin : begin + batch_size]
             source, lengths = pad_ids([self.languages.source_ids(tokens[row]) for row in rows])
             found = search(self.model, source.to(self.device), lengths, chosen)
             for row, hypotheses in zip(rows, found, strict=True):
-                results[row] = self._translation(texts[row], tokens[row], hypotheses)
+                results[row] = self.translation(texts[row], tokens[row], hypotheses)
         return results
 
     def translate_stream(
@@ -111,9 +111,12 @@ class Translator:
         if waiting:
             yield from self.translate(waiting, settings, batch_size)
 
-    def _translation(
-        self, text: str, tokens: list[str], hypotheses: list[Hypothesis]
+    def translation(
+        self, text: str, tokens: list[str], hypotheses: Sequence[Hypothesis]
     ) -> Translation:
+        """What was found for a tokenised sentence, as text; no tokens: an empty translation."""
+        if not tokens:
+            return Translation(text, [], [Candidate("", [], 0.0, None, True)])
         return Translation(text, tokens, [self._candidate(tokens, one) for one in hypotheses])
 
     def _candidate(self, source_tokens: list[str], one: Hypothesis) -> Candidate:

@@ -1,0 +1,1 @@
+"""The Ray Serve applications: translator, search, and the gateway before them."""

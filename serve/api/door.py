@@ -1,0 +1,193 @@
+"""What every request passes before it is looked at, and every answer on its way out.
+
+A request gets an id, is let in or refused (serve/security.py), and is counted, timed and logged. It
+is plain ASGI, because what stands here is paid by every request. What would surprise a reader: the
+proxy hides requests of the size limit's excess, but the limit is checked here as well, since the
+gateway may be reached without the proxy.
+"""
+
+import json
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve.api.errors import ANSWERED, REQUEST_ID, ApiError, as_api_error, response
+from serve.security import Keys, RateLimiter, check_local, presented_key
+
+_GOOD_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_OPEN = ("/healthz", "/readyz")  # for load balancers, which have no key
+_STATIC = ("/", "/docs", "/openapi.json")  # the page asks for the key itself
+_FORWARDED = ("x-forwarded-for", "forwarded", "via", "x-real-ip")
+_SECURITY = {
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "x-frame-options": "DENY",
+    "content-security-policy": "default-src 'self'; img-src 'self' blob: data:; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+}
+
+_log = logging.getLogger("ray.serve")
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks: a key's name, or `local`."""
+
+    name: str
+    admin: bool
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A request that was answered."""
+
+    route: str
+    status: int
+    seconds: float
+    reject: str | None  # why it was refused, in a word
+
+
+class Door:
+    """ASGI middleware around the API."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        keys: Keys | None,
+        replicas: int,
+        body_bytes: int,
+        seen: Callable[[Seen], None],
+        access_log: bool,
+    ):
+        """`keys` None: only this machine may ask. `seen` hears of every answer."""
+        self._app = app
+        self._keys = keys
+        self._limiter = RateLimiter(keys.holders, replicas) if keys else None
+        self._body_bytes = body_bytes
+        self._seen = seen
+        self._access_log = access_log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        headers = Headers(scope=scope)
+        request_id = headers.get(REQUEST_ID, "")
+        if not _GOOD_ID.fullmatch(request_id):
+            request_id = uuid.uuid4().hex
+        scope["state"] = {"request_id": request_id}
+        status = 500
+
+        async def send_marked(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                _finish(message, request_id)
+            await send(message)
+
+        try:
+            try:
+                scope["state"]["caller"] = self._let_in(scope, headers)
+                await self._app(scope, self._limited(receive, headers), send_marked)
+            except ApiError as error:
+                scope["state"].setdefault("code", error.code)
+                await response(error, request_id)(scope, receive, send_marked)
+        finally:
+            code = scope["state"].get("code")
+            seen = Seen(_route(scope), status, time.perf_counter() - began, code)
+            self._seen(seen)
+            if self._access_log:
+                self._write_log(scope, seen, request_id)
+
+    def _let_in(self, scope: Scope, headers: Headers) -> Caller:
+        path = scope["path"]
+        if self._keys is None:
+            client = scope.get("client")
+            reason = check_local(
+                client[0] if client else None,
+                headers.get("host"),
+                headers.get("origin"),
+                forwarded=any(name in headers for name in _FORWARDED),
+            )
+            if reason and path not in _OPEN:
+                raise ApiError(403, reason)
+            return Caller("local", admin=True)
+        if path in _OPEN or path in _STATIC or path.startswith("/page/"):
+            return Caller("anyone", admin=False)
+        holder = self._keys.check(
+            presented_key(headers.get("authorization"), headers.get("x-api-key"))
+        )
+        if holder is None:
+            raise ApiError(401, "give a valid API key: Authorization: Bearer KEY")
+        assert self._limiter is not None
+        wait = self._limiter.take(holder.name)
+        if wait > 0:
+            raise ApiError(429, "this key has used up its requests", retry_after=wait)
+        return Caller(holder.name, holder.admin)
+
+    def _limited(self, receive: Receive, headers: Headers) -> Receive:
+        """The body, or ApiError (413) once it is longer than allowed."""
+        length = headers.get("content-length", "0")
+        if not length.isdigit() or int(length) > self._body_bytes:
+            raise self._too_large()
+        read = 0
+
+        async def counted() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > self._body_bytes:
+                raise self._too_large()
+            return message
+
+        return counted
+
+    def _too_large(self) -> ApiError:
+        return ApiError(413, f"a request may have {self._body_bytes:,} bytes at most")
+
+    def _write_log(self, scope: Scope, seen: Seen, request_id: str) -> None:
+        line: dict[str, Any] = {
+            "request_id": request_id,
+            "method": scope["method"],
+            "route": seen.route,
+            "status": seen.status,
+            "ms": round(1000 * seen.seconds, 1),
+        }
+        caller = scope["state"].get("caller")
+        if caller is not None:
+            line["key"] = caller.name
+        if seen.reject:
+            line["code"] = seen.reject
+        _log.info(json.dumps(line))
+
+
+def refuse(scope: Scope, error: BaseException, request_id: str) -> Any:
+    """The answer for an error that a route raised; whatever is not foreseen goes to the log."""
+    told = as_api_error(error)
+    scope["state"]["code"] = told.code if told.status != 500 else "internal"
+    if told.status == 500:
+        _log.error(json.dumps({"request_id": request_id, "error": repr(error)}), exc_info=error)
+    return response(told, request_id)
+
+
+def _finish(message: Message, request_id: str) -> None:
+    headers = dict(message.get("headers", []))
+    headers[REQUEST_ID.encode()] = request_id.encode()
+    headers[ANSWERED.encode()] = b"1"
+    for name, value in _SECURITY.items():
+        headers.setdefault(name.encode(), value.encode())
+    message["headers"] = list(headers.items())
+
+
+def _route(scope: Scope) -> str:
+    """The route's pattern, so that metrics do not have a label for every id."""
+    route = scope.get("route")
+    return getattr(route, "path", None) or "unknown"

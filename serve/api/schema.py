@@ -1,0 +1,196 @@
+"""What the HTTP interface takes and gives, as its OpenAPI document shows it."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from serve.settings import Version
+
+LONGEST_ID = 4096
+LONGEST_LIST = 12_800  # texts of a stream, whatever the limits are set to
+
+Scalar = str | int | float | bool | None
+Id = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_ID)]
+ModelName = Annotated[str, StringConstraints(max_length=64)]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class TranslateRequest(Strict):
+    """Texts to translate, a sentence each."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"text": "Où travaille ta sœur ?"},
+                {"text": ["Où est le chat ?", "Qui chante ?"], "beam": 5, "n_best": 2},
+            ]
+        }
+    )
+
+    text: str | Annotated[list[str], Field(max_length=LONGEST_LIST)]
+    """One text or many."""
+    beam: int = Field(1, ge=1, le=64)
+    """Hypotheses kept while searching; 1 is greedy and fastest."""
+    n_best: int = Field(1, ge=1, le=64)
+    """Translations of each text, at most `beam`."""
+    length_penalty: float = Field(1.0, ge=0, le=10)
+    """Exponent of the length by which a beam's scores are divided; 0 favours short ones."""
+    attention: bool = False
+    """Also say which words each word was made from."""
+    model: ModelName | None = None
+    """Name of a live version; left out, one is chosen by the shares."""
+    stream: bool = False
+    """Answer in lines of JSON (NDJSON), each translation as it ends."""
+    partial: bool = False
+    """In a stream, also send what is written so far."""
+
+
+class Candidate(BaseModel):
+    text: str
+    tokens: list[str]
+    score: float
+    """Sum of the words' log probabilities over the length penalty, in nats."""
+    complete: bool
+    """False if it was cut because it did not end."""
+    attention: list[list[float]] | None
+    """For each token the weight of each source token; the last column is the end of the text."""
+
+
+class Translation(BaseModel):
+    source: str
+    source_tokens: list[str]
+    text: str
+    """The best translation."""
+    candidates: list[Candidate]
+
+
+class TranslateAnswer(BaseModel):
+    model: str
+    translations: list[Translation]
+
+
+class _SearchRequest(Strict):
+    k: int = Field(10, ge=1, le=1000)
+    """Most pictures to find."""
+    min_score: float | None = Field(None, ge=-1, le=1)
+    """Least cosine of a picture that counts."""
+    where: dict[str, Scalar | list[Scalar]] | None = None
+    """Only pictures whose metadata has these values; of a list any will do."""
+    model: ModelName | None = None
+    """Name of a live version; left out, one is chosen by the shares."""
+
+
+class SearchTextRequest(_SearchRequest):
+    """Words, or a signed sum of words."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"query": "engine + boat", "k": 5}, {"query": "boat"}]}
+    )
+
+    query: str = Field(max_length=1000)
+    """`boat`, `engine + boat`, `2 * dog - puppy`, `fire truck`."""
+
+
+class SearchLikeRequest(_SearchRequest):
+    """A stored picture whose like is looked for."""
+
+    id: Id
+    """The picture's id; it is not among the matches."""
+
+
+class Match(BaseModel):
+    id: str
+    score: float
+    """Cosine with the query, -1 to 1."""
+    metadata: dict[str, Any]
+    image: str
+    """Where its thumbnail is."""
+
+
+class SearchAnswer(BaseModel):
+    model: str
+    matches: list[Match]
+
+
+class Word(BaseModel):
+    word: str
+    labels: list[str]
+    score: float
+
+
+class ClassifyAnswer(BaseModel):
+    model: str
+    words: list[Word]
+
+
+class AddAnswer(BaseModel):
+    id: str
+    image: str
+
+
+class DeleteAnswer(BaseModel):
+    id: str
+    deleted: Literal[True]
+
+
+class LiveVersion(BaseModel):
+    name: str
+    path: str
+    share: float
+    ready: bool
+    """Whether a replica has loaded it."""
+    about: dict[str, Any]
+
+
+class LiveApplication(BaseModel):
+    versions: list[LiveVersion]
+    refused: dict[str, str]
+    """Versions that are wanted and cannot be loaded, with the reason."""
+
+
+class ModelsAnswer(BaseModel):
+    translator: LiveApplication | None
+    search: LiveApplication | None
+
+
+class ChangeModels(Strict):
+    """The versions that shall be live, instead of those that are."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "versions": [
+                        {"name": "june", "path": "/models/june", "share": 0.9},
+                        {"name": "july", "path": "/models/july", "share": 0.1},
+                    ]
+                }
+            ]
+        }
+    )
+
+    versions: list[Version] = Field(min_length=1, max_length=8)
+
+
+class Ready(BaseModel):
+    ready: bool
+    parts: dict[str, bool]
+
+
+class Problem(BaseModel):
+    code: str
+    """One word for programs: overloaded, unknown_word, bad_picture, …"""
+    message: str
+    """A sentence for people."""
+    request_id: str
+
+    model_config = ConfigDict(extra="allow")
+
+
+class ErrorAnswer(BaseModel):
+    """Every error has this form."""
+
+    error: Problem

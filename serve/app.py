@@ -1,0 +1,187 @@
+"""Serves a translator and a search of pictures: here, or as the applications of a Serve YAML.
+
+    python -m serve.app --translator runs/translator --collection runs/collection
+    serve deploy serve/config/gpu.yaml
+
+A YAML names the functions `translator`, `search` and `gateway` of this module; their `args` are the
+settings they take. What would surprise a reader: Ray reads the switches of `ENVIRONMENT` when its
+processes start, so on a cluster they belong into the environment of `ray start`.
+"""
+
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+from pydantic import Field, model_validator
+from ray import serve
+from ray.serve.api import RunTarget
+from ray.serve.config import HTTPOptions
+
+from jobs.ray_session import ray_session
+from jobs.runner import run_job
+from seqvis.config import JobSettings
+from seqvis.errors import ConfigError, ServingError
+from seqvis.search.shards import shard_paths
+from serve import gateway as gateways
+from serve import proxy
+from serve import search as searches
+from serve import translator as translators
+from serve.security import keys_for
+from serve.settings import GatewaySettings, SearchSettings
+
+ENVIRONMENT = {
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": proxy.IMPORT_PATH,
+    # A request crosses three processes; without these it also crosses two threads in each.
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+    "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
+    "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "100",
+    "RAY_SERVE_LOG_TO_STDERR": "0",
+}
+
+_LOGGING = {"enable_access_log": False, "encoding": "JSON"}  # the gateway writes its own
+
+
+def translator(settings: translators.TranslatorSettings) -> serve.Application:
+    """The application `translator`, for a Serve YAML."""
+    return translators.build(settings)
+
+
+def search(settings: SearchSettings) -> serve.Application:
+    """The application `search`, for a Serve YAML."""
+    return searches.build(settings)
+
+
+def gateway(settings: GatewaySettings) -> serve.Application:
+    """The application `gateway`, for a Serve YAML."""
+    return gateways.build(settings)
+
+
+class Serve(JobSettings):
+    """Serves a translator and a search of pictures on this machine, until Ctrl-C.
+
+    The page, the interface and its documentation are at the address that is printed.
+    """
+
+    translator: str | None = None
+    """Directory or URI that train_translator wrote."""
+    collection: str | None = None
+    """Directory that build_index wrote, or one of shards."""
+    host: str = "127.0.0.1"
+    """Address to listen at; any but this machine's own needs --keys."""
+    port: int = Field(8000, ge=1, le=65535)
+    """Port to listen at."""
+    keys: str | None = None
+    """File of API keys; python -m serve.make_key makes one."""
+    attribution: str | None = None
+    """Whose pictures these are, shown by the page."""
+
+    @model_validator(mode="after")
+    def _something(self) -> "Serve":
+        if not (self.translator or self.collection):
+            raise ValueError("give --translator, --collection or both")
+        return self
+
+
+def run(settings: Serve) -> None:
+    """Serves until Ctrl-C or SIGTERM."""
+    with serving(settings) as address:
+        print(f"\n{address}/       the page\n{address}/docs   the interface\n", file=sys.stderr)
+        print("Ctrl-C stops it.", file=sys.stderr, flush=True)
+        wait_for_signal()
+        print("stopping", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def serving(settings: Serve) -> Iterator[str]:
+    """Everything started, for the length of the block; yields the address.
+
+    Raises ConfigError if the port is taken or strangers could ask without a key, SeqvisError if an
+    artifact cannot be used.
+    """
+    keys_for(settings.keys, settings.host)
+    _check_port(settings.host, settings.port)
+    os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
+    with ray_session(num_cpus=max(4, os.cpu_count() or 1)):
+        try:
+            serve.start(http_options=HTTPOptions(host=settings.host, port=settings.port))
+            _start(list(_applications(settings)))
+            yield f"http://{settings.host}:{settings.port}"
+        finally:
+            serve.shutdown()
+
+
+def wait_for_signal() -> None:
+    """Returns at Ctrl-C or SIGTERM."""
+    stop = threading.Event()
+
+    def handler(signum: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handler)
+    while not stop.wait(1.0):
+        pass
+
+
+def _start(targets: list[RunTarget]) -> None:
+    """Starts all at once. Raises ServingError with what the replicas say if one cannot start."""
+    try:
+        serve.run_many(targets)
+    except RuntimeError as error:
+        problems = [
+            deployment.message.strip().splitlines()[-1]
+            for application in serve.status().applications.values()
+            for deployment in application.deployments.values()
+            if deployment.message
+        ]
+        raise ServingError("; ".join(problems) or str(error)) from error
+
+
+def _applications(settings: Serve) -> Iterator[RunTarget]:
+    if settings.translator:
+        model = _absolute(settings.translator)
+        app = translator(translators.TranslatorSettings(model=model))
+        yield RunTarget(app, "translator", None, _LOGGING)
+    if settings.collection:
+        path = _absolute(settings.collection)
+        shards = len(shard_paths(path))
+        app = search(
+            SearchSettings(collection=path, shards=shards, attribution=settings.attribution)
+        )
+        yield RunTarget(app, "search", None, _LOGGING)
+    app = gateway(
+        GatewaySettings(
+            translator=bool(settings.translator),
+            search=bool(settings.collection),
+            keys=settings.keys and _absolute(settings.keys),
+            host=settings.host,
+        )
+    )
+    yield RunTarget(app, "gateway", "/", _LOGGING)
+
+
+def _check_port(host: str, port: int) -> None:
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        raise ConfigError(f"--port {port}: cannot listen there ({error}); give another") from error
+
+
+def _absolute(path: str) -> str:
+    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_job(Serve, run, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

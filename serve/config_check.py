@@ -1,0 +1,278 @@
+"""Checks a Ray Serve YAML as strictly as Serve should: Serve drops unknown keys in silence.
+
+In: the path of a file for `serve deploy`. Out: a list of problems, empty if there is none. It
+walks Ray's own models, so it knows what the installed Ray knows. Stricter than Serve: numbers in
+quotation marks, `yes` for a number, and keys that stand twice are problems. What would surprise a
+reader: unless told otherwise it imports each application and calls its builder, as the controller
+would, to learn which deployments there are; no Ray is started.
+
+A deployment's `user_config` is checked if its class names a model in the attribute `UserConfig`.
+"""
+
+import difflib
+import inspect
+import json
+import sys
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_settings import CliPositionalArg
+from ray._common.utils import import_attr
+from ray.runtime_env import RuntimeEnv
+from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
+from ray.serve._private.build_app import build_app
+from ray.serve._private.utils import validate_route_prefix
+from ray.serve.deployment import Deployment
+from ray.serve.schema import HTTPOptionsSchema, ServeDeploySchema
+
+from jobs.runner import run_job
+from seqvis.config import JobSettings
+from seqvis.errors import ConfigError
+from serve.security import read_yaml_strictly
+
+
+def check(path: str, build: bool = True) -> list[str]:
+    """The problems of a Serve YAML, each with the path of its key.
+
+    build: import the applications, to check deployment names, `args` and `user_config` too.
+    """
+    try:
+        config = read_yaml_strictly(path)
+    except ConfigError as error:
+        return str(error).removeprefix(f"{path}: ").splitlines()
+    if not isinstance(config, dict):
+        return ["needs keys and values at its top level"]
+    try:
+        json.dumps(config)
+    except (TypeError, ValueError) as error:
+        return [f"holds what JSON cannot: {error}"]
+    problems = _walk(ServeDeploySchema, config, "") + _validate(ServeDeploySchema, config, "")
+    for number, application in enumerate(_items(config, "applications")):
+        where = _join("applications", number, application)
+        problems += _repeated_names(application, where) + _check_route(application, where)
+        if build and isinstance(application.get("import_path"), str):
+            problems += _check_application(application, where, _listens_at(config))
+    return list(dict.fromkeys(problems))
+
+
+def _walk(model: type[BaseModel], value: Mapping[Any, Any], where: str) -> list[str]:
+    """Keys that no field of `model` reads, here and in the models inside it.
+
+    Some of Ray's fields take any dict in place of a model (autoscaling_config) and look into it
+    only when the application is deployed, so such values are validated here as well.
+    """
+    fields = {field.alias or name: field for name, field in model.model_fields.items()}
+    problems = []
+    for key, inner in value.items():
+        path = f"{where}.{key}" if where else str(key)
+        if key not in fields:
+            problems.append(_no_such_key(path, key, fields))
+            continue
+        if key == "runtime_env" and isinstance(inner, dict):
+            problems += _check_runtime_env(inner, path)
+        annotation = fields[key].annotation
+        loose = dict in _types_in(annotation)
+        models = [one for one in _types_in(annotation) if issubclass(one, BaseModel)]
+        for place, one in _mappings(inner, path) if models else ():
+            found: list[list[str]] = [
+                _walk(nested, one, place) + (_validate(nested, one, place) if loose else [])
+                for nested in models
+            ]
+            problems += sorted(found, key=len)[0]  # of several models, the one that was meant
+    return problems
+
+
+def _no_such_key(path: str, key: Any, known: Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(str(key), list(known), n=1)
+    return f"{path}: no such key" + (f", did you mean {near[0]}?" if near else "")
+
+
+def _types_in(annotation: Any) -> list[type]:
+    """All classes in a type: dict and AutoscalingConfig of Union[Dict, AutoscalingConfig]."""
+    inside = [one for part in typing.get_args(annotation) for one in _types_in(part)]
+    outer = typing.get_origin(annotation) or annotation
+    return [outer, *inside] if inspect.isclass(outer) else inside
+
+
+def _mappings(value: Any, path: str) -> Iterator[tuple[str, Mapping[Any, Any]]]:
+    """A mapping itself, or those of a list; anything else is for the check of types."""
+    if isinstance(value, dict):
+        yield path, value
+    elif isinstance(value, list):
+        for number, one in enumerate(value):
+            if isinstance(one, dict):
+                yield _join(path, number, one), one
+
+
+def _join(path: str, number: int, item: Any) -> str:
+    """An item of a list is called by its name, if it has one."""
+    name = item.get("name") if isinstance(item, dict) else None
+    return f"{path}[{number if name is None else name}]"
+
+
+def _items(value: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    items = value.get(key)
+    return [one for one in items if isinstance(one, dict)] if isinstance(items, list) else []
+
+
+def _check_runtime_env(value: dict[str, Any], path: str) -> list[str]:
+    known = {name: None for name in RuntimeEnv.known_fields if not name.startswith("_")}
+    problems = [_no_such_key(f"{path}.{key}", key, known) for key in value if key not in known]
+    try:
+        RuntimeEnv(**{key: inner for key, inner in value.items() if key in known})
+    except (TypeError, ValueError, OSError) as error:
+        problems.append(f"{path}: {error}")
+    return problems
+
+
+def _validate(model: type[BaseModel], value: Any, where: str) -> list[str]:
+    """Wrong types and values."""
+    try:
+        # JSON's strict mode: no number in quotation marks, but a name for an enumeration's member
+        model.model_validate_json(json.dumps(value), strict=True)
+    except ValidationError as error:
+        return _explain_all(error, value, where)
+    except Exception as error:  # Ray's own validators raise several kinds for odd values
+        return [f"{where or 'top level'}: {error}"]
+    return []
+
+
+def _explain_all(error: ValidationError, value: Any, where: str) -> list[str]:
+    """All but unknown keys, which `_walk` finds."""
+    details = [one for one in error.errors() if one["type"] != "extra_forbidden"]
+    return [_explain(detail, value, where) for detail in details]
+
+
+def _explain(detail: Any, value: Any, where: str) -> str:
+    """`detail`'s place in words: its path may end in names of types, which the value has not."""
+    for part in detail["loc"]:
+        inside = isinstance(value, dict) and part in value
+        inside = inside or (isinstance(value, list) and isinstance(part, int))
+        missing = detail["type"] == "missing" and part == detail["loc"][-1]
+        if not inside and not missing:
+            break
+        value = value[part] if inside else None
+        if isinstance(part, int):
+            where = _join(where, part, value)
+        else:
+            where = f"{where}.{part}" if where else part
+    if detail["type"] == "missing":
+        return f"{where}: is needed"
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    return f"{where or 'top level'}: {message[:1].lower()}{message[1:]}"
+
+
+def _repeated_names(application: Mapping[str, Any], where: str) -> list[str]:
+    names = [one.get("name") for one in _items(application, "deployments")]
+    return [
+        f"{where}.deployments[{name}]: stands {names.count(name)} times"
+        for name in dict.fromkeys(names)
+        if names.count(name) > 1
+    ]
+
+
+def _check_route(application: Mapping[str, Any], where: str) -> list[str]:
+    """Serve's schema lets any text pass for a route; the controller refuses some later."""
+    route = application.get("route_prefix")
+    try:
+        validate_route_prefix(route if isinstance(route, str) else None)
+    except ValueError as error:
+        return [f"{where}.route_prefix: {error}"]
+    return []
+
+
+def _listens_at(config: Mapping[str, Any]) -> str:
+    """The host of http_options; left out it means all interfaces, unlike in Python's API."""
+    options = config.get("http_options")
+    default = HTTPOptionsSchema.model_fields["host"].default
+    return str(options.get("host", default) if isinstance(options, dict) else default)
+
+
+def _check_application(application: Mapping[str, Any], where: str, host: str) -> list[str]:
+    """Checks what only the application knows: its `args`, its deployments, their user_config."""
+    try:
+        builder = import_attr(application["import_path"])
+    except Exception as error:  # whatever the application's module raises at import
+        return [f"{where}.import_path: cannot be imported ({type(error).__name__}: {error})"]
+    args = application.get("args") or {}
+    problems = _check_args(builder, args, f"{where}.args", host) if isinstance(args, dict) else []
+    if problems:
+        return problems
+    try:
+        app = call_user_app_builder_with_args_if_necessary(builder, args)
+        built = build_app(app, name=str(application.get("name", "default")))
+    except Exception as error:  # whatever the builder raises
+        return [f"{where}: cannot be built ({type(error).__name__}: {error})"]
+    deployments = {one.name: one for one in built.deployments}
+    for position, settings in enumerate(_items(application, "deployments")):
+        place = _join(f"{where}.deployments", position, settings)
+        deployment = deployments.get(str(settings.get("name")))
+        if deployment is None and "name" in settings:
+            names = ", ".join(deployments)
+            problems.append(f"{place}: the application has no such deployment; it has {names}")
+        elif deployment and isinstance(settings.get("user_config"), dict):
+            problems += _check_user_config(deployment, settings["user_config"], place)
+    return problems
+
+
+def _check_args(builder: Any, args: dict[str, Any], where: str, host: str) -> list[str]:
+    if not inspect.isfunction(builder):
+        return [f"{where}: the application is not a function, so it takes none"] if args else []
+    annotation = next(
+        (one.annotation for one in inspect.signature(builder).parameters.values()), None
+    )
+    if not (inspect.isclass(annotation) and issubclass(annotation, BaseModel)):
+        return [f"{where}: the builder {builder.__name__} annotates no pydantic model to check by"]
+    problems = _check_model(annotation, args, where)
+    believed = annotation.model_fields.get("host")
+    if believed is not None and args.get("host", believed.default) != host:
+        # Whether keys are needed is judged by this: it must be where Serve really listens.
+        problems.append(f"{where}.host: must be http_options.host, which is {host}")
+    return problems
+
+
+def _check_user_config(deployment: Deployment, given: dict[str, Any], where: str) -> list[str]:
+    model = getattr(deployment.func_or_class, "UserConfig", None)
+    if inspect.isclass(model) and issubclass(model, BaseModel):
+        return _check_model(model, given, f"{where}.user_config")
+    return []
+
+
+def _check_model(model: type[BaseModel], given: dict[str, Any], where: str) -> list[str]:
+    """Checks one of the project's own models as the application will do it, and unknown keys even
+    if it lets them pass."""
+    problems = _walk(model, given, where)
+    try:
+        model.model_validate(given)
+    except ValidationError as error:
+        problems += _explain_all(error, given, where)
+    return problems
+
+
+class CheckConfig(JobSettings):
+    """Checks Serve YAML files strictly. Exit code 2 if there is a problem."""
+
+    files: CliPositionalArg[tuple[str, ...]]
+    """Files for `serve deploy`."""
+    build: bool = True
+    """Import the applications and build them, to check args and the names of deployments."""
+
+
+def run(settings: CheckConfig) -> dict[str, Any]:
+    """Raises ConfigError with a line for every problem."""
+    problems = [
+        f"{path}: {problem}" for path in settings.files for problem in check(path, settings.build)
+    ]
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return {"checked": list(settings.files)}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_job(CheckConfig, run, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

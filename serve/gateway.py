@@ -1,0 +1,126 @@
+"""The deployment Gateway: HTTP in front, the applications behind. It loads no model.
+
+`user_config` says which models are live (settings.GatewayUserConfig). A change of it is carried out
+like one by the API: loaded and tried, then switched; what cannot be used is logged, shown by
+GET /v1/models, and leaves everything as it was.
+"""
+
+import asyncio
+import json
+import logging
+from typing import Any
+
+from ray import serve
+from ray.serve.config import BackpressureConfig
+
+from seqvis.errors import SeqvisError
+from serve.api.app import build_api
+from serve.api.door import Seen
+from serve.api.errors import ApiError
+from serve.core import Core, SearchParts
+from serve.metrics import GatewayMetrics
+from serve.parts import RemotePart
+from serve.security import keys_for
+from serve.settings import Application, GatewaySettings, GatewayUserConfig, Versions
+from serve.versions import HeadStore, change
+
+REJECTED = (401, 403, 413, 422, 429, 503)
+_RETRY_CONFIG = 5.0  # seconds until a configured switch is tried again while parts start
+
+_log = logging.getLogger("ray.serve")
+
+
+class GatewayReplica:
+    """One replica of the gateway."""
+
+    UserConfig = GatewayUserConfig
+
+    def __init__(self, settings: GatewaySettings):
+        self._settings = settings
+        self._keys = keys_for(settings.keys, settings.host)
+        self._metrics = GatewayMetrics()
+        timeout = settings.timeout_s
+
+        def part(name: str, application: str) -> RemotePart:
+            return RemotePart(serve.get_deployment_handle(name, application), timeout)
+
+        search = None
+        if settings.search:
+            search = SearchParts(
+                part("Encoder", "search"),
+                part("Writer", "search"),
+                lambda shard: part(f"Index-{shard}", "search"),
+            )
+        translator = part("Translator", "translator") if settings.translator else None
+        self._store = HeadStore()
+        self._core = Core(self._store, translator, search)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._configured: dict[str, Any] = {}
+
+    def __serve_build_asgi_app__(self) -> Any:
+        """The application that Serve runs for this replica."""
+        api = build_api(self._core, self._settings, self._keys, self._seen)
+        following: list[asyncio.Task[None]] = []
+
+        async def with_following(scope: Any, receive: Any, send: Any) -> None:
+            if not following:
+                following.append(asyncio.get_running_loop().create_task(self._core.follow()))
+            await api(scope, receive, send)
+
+        return with_following
+
+    async def reconfigure(self, config: dict[str, Any]) -> None:
+        """Takes up a `user_config`. Never raises: a replica that did would be restarted."""
+        try:
+            wanted = GatewayUserConfig.model_validate(config)
+        except ValueError as error:
+            _log.error(json.dumps({"user_config": "refused", "reason": str(error)}))
+            return
+        chosen: list[tuple[Application, Versions | None]] = [
+            ("translator", wanted.translator),
+            ("search", wanted.search),
+        ]
+        for application, versions in chosen:
+            if versions is not None and self._configured.get(application) != versions:
+                self._configured[application] = versions
+                task = asyncio.get_running_loop().create_task(self._switch(application, versions))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    async def _switch(self, application: Application, versions: Versions) -> None:
+        """Switches as configured, once the parts answer."""
+        while self._configured.get(application) == versions:
+            wanted = await asyncio.to_thread(self._store.read, application)
+            if wanted is not None and wanted.configured == versions.versions:
+                return
+            try:
+                await self._core.take_up()
+                await self._core.change(application, versions.versions)
+                await asyncio.to_thread(
+                    change, self._store, application, versions.versions, versions.versions
+                )
+                return
+            except ApiError as error:
+                _log.error(json.dumps({"user_config": "refused", "reason": str(error)}))
+                return
+            except SeqvisError:
+                await asyncio.sleep(_RETRY_CONFIG)
+
+    def _seen(self, seen: Seen) -> None:
+        self._metrics.requests.inc(1, tags={"route": seen.route, "status": str(seen.status)})
+        self._metrics.seconds.observe(seen.seconds, tags={"route": seen.route})
+        if seen.status in REJECTED:
+            self._metrics.rejects.inc(1, tags={"reason": seen.reject or str(seen.status)})
+
+
+def build(settings: GatewaySettings) -> serve.Application:
+    """The application `gateway`."""
+    deployment = serve.deployment(
+        name="Gateway",
+        max_ongoing_requests=64,
+        max_queued_requests=64,
+        backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1),
+        health_check_period_s=2,
+        ray_actor_options={"num_cpus": 0.1},
+    )(serve.ingress()(GatewayReplica))
+    return deployment.bind(settings)

@@ -1,0 +1,158 @@
+"""The deployments Index-0, Index-1, …: each replica searches one shard of the collection.
+
+In: a query in words, or a vector. Out: the shard's best matches, which the gateway merges. Replicas
+only read; four times a second they take up what the writer has added and deleted.
+"""
+
+import asyncio
+import random
+import threading
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from ray import serve
+
+from seqvis.errors import ArtifactError
+from seqvis.search.collection import Collection
+from seqvis.search.items import Match
+from seqvis.search.placing import WordPlacer
+from seqvis.search.shards import shard_paths
+from serve.metrics import IndexMetrics, Reporter, SwitchMetrics
+from serve.settings import Application, SearchSettings, Version
+from serve.versions import Follower, HeadStore, configure
+
+APPLICATION: Application = "search"
+REFRESH_EVERY = 0.25  # seconds
+
+Where = Mapping[str, Any] | None
+
+
+class LoadedShard:
+    """A shard and what places words among its pictures."""
+
+    def __init__(self, collection: Collection, words: WordPlacer):
+        self.collection = collection
+        self.words = words
+
+
+class IndexReplica:
+    """A shard of each live version. Methods are called by the gateway's handle."""
+
+    def __init__(self, settings: SearchSettings, shard: int):
+        self._settings = settings
+        self._shard = shard
+        self._metrics = IndexMetrics()
+        self._tags = {"shard": str(shard)}
+        self._pool = ThreadPoolExecutor(4, thread_name_prefix="search")
+        store = HeadStore()
+        configure(store, APPLICATION, [Version(name="default", path=settings.collection)])
+        told = SwitchMetrics().told
+        self._follower: Follower[LoadedShard] = Follower(
+            APPLICATION, store, self._load, lambda loaded: loaded.collection.close(), told
+        )
+        self._follower.start()
+        threading.Thread(target=self._refresh, name="refresh", daemon=True).start()
+        Reporter(self._report)
+
+    async def search_words(
+        self, version: str, query: str, k: int, min_score: float | None, where: Where
+    ) -> list[Match]:
+        """Pictures near a sum of words. Raises QueryError, UnknownWordError, DataError."""
+        return await self._in_thread(self._search_words, version, query, k, min_score, where)
+
+    async def search_vector(
+        self, version: str, vector: np.ndarray, k: int, min_score: float | None, where: Where
+    ) -> list[Match]:
+        """Pictures near a point. Raises DataError."""
+        return await self._in_thread(self._search, version, vector, k, min_score, where)
+
+    async def vector(self, version: str, name: str) -> np.ndarray | None:
+        """Where a stored picture lies; None if there is none of this id."""
+        item = await self._in_thread(self._follower.get(version).collection.get, name)
+        return None if item is None else item.vector
+
+    async def thumbnail(self, version: str, name: str) -> bytes | None:
+        """The JPEG of a stored picture; None if there is none of this id."""
+        return await self._in_thread(self._follower.get(version).collection.thumbnail, name)
+
+    async def try_version(self, version: Version) -> None:
+        """Loads a version and searches it; raises why it cannot be used."""
+        await asyncio.to_thread(self._follower.try_version, version)
+
+    async def describe(self) -> dict[str, Any]:
+        """What each loaded version holds, by key; and why wanted ones are not loaded."""
+        held = {
+            key: {"items": len(self._follower.get(key).collection)}
+            for key in self._follower.loaded()
+        }
+        return {"versions": held, "refused": self._follower.refused()}
+
+    def check_health(self) -> None:
+        """Serve asks; a replica that answers is well."""
+
+    def _search_words(
+        self, version: str, query: str, k: int, min_score: float | None, where: Where
+    ) -> list[Match]:
+        point = self._follower.get(version).words.place(query)
+        return self._search(version, point, k, min_score, where)
+
+    def _search(
+        self, version: str, vector: np.ndarray, k: int, min_score: float | None, where: Where
+    ) -> list[Match]:
+        collection = self._follower.get(version).collection
+        began = perf_counter()
+        found: list[Match] = collection.search(vector, k, where, min_score)
+        self._metrics.seconds.observe(perf_counter() - began, tags=self._tags)
+        if random.random() < self._settings.recall_sample:
+            self._metrics.recall.set(collection.sample_recall(vector), tags=self._tags)
+        return found
+
+    def _load(self, version: Version) -> LoadedShard:
+        paths = shard_paths(version.path)
+        if len(paths) != self._settings.shards:
+            raise ArtifactError(
+                f"{version.path}: has {len(paths)} shards, where {self._settings.shards} are "
+                f"served; split it into as many (jobs.collection --split), or change `shards`"
+            )
+        path = paths[self._shard]
+        device = "cuda" if self._settings.index_on_gpu else None
+        collection = Collection.open(path, read_only=True, device=device)
+        try:
+            words = WordPlacer.open(path, self._settings.model, self._settings.vectors)
+            collection.search(np.ones(collection.dimension, dtype=np.float32), 1)
+        except BaseException:
+            collection.close()
+            raise
+        return LoadedShard(collection, words)
+
+    def _refresh(self) -> None:
+        pause = threading.Event()
+        while not pause.wait(REFRESH_EVERY):
+            for loaded in self._follower.values():
+                try:
+                    loaded.collection.refresh()
+                except Exception:  # a disk that is away for a while; what was read goes on
+                    continue
+
+    def _report(self) -> None:
+        for loaded in self._follower.values():
+            statistics = loaded.collection.statistics()
+            self._metrics.items.set(statistics["items"], tags=self._tags)
+            self._metrics.tail.set(statistics["tail"], tags=self._tags)
+
+    async def _in_thread(self, function: Any, *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
+
+
+def deployment(settings: SearchSettings, shard: int) -> serve.Deployment:
+    """The deployment Index-SHARD, one GPU each if it is to have one."""
+    actor = {"num_gpus": 1.0} if settings.index_on_gpu else {}
+    return serve.deployment(
+        name=f"Index-{shard}",
+        max_ongoing_requests=128,
+        health_check_period_s=2,
+        ray_actor_options={"num_cpus": 0.1, **actor},
+    )(IndexReplica)

@@ -1,0 +1,51 @@
+"""Makes an API key: prints it once, and the entry for the file of keys, which has its hash."""
+
+import secrets
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError
+
+from jobs.runner import run_job
+from seqvis.config import JobSettings
+from seqvis.errors import ConfigError
+from serve.security import KeyHolder, explain, sha256_of
+
+
+class MakeKey(JobSettings):
+    """Makes an API key. The key is the result's "key" and is stored nowhere: keep it. The YAML
+    entry on standard error (and in the result) goes into the gateway's file of keys."""
+
+    name: str
+    """Who will hold the key; stands in logs and metrics."""
+    requests_per_minute: float | None = Field(None, gt=0)
+    """Requests a minute that the key allows; unlimited if left out."""
+    burst: float | None = Field(None, ge=1)
+    """Requests that may come at once after a rest; by default what a minute allows."""
+    admin: bool = False
+    """The key may change which models are live."""
+
+
+def run(settings: MakeKey) -> dict[str, Any]:
+    """Returns the key, its hash, and the entry to paste."""
+    key = f"sv_{secrets.token_urlsafe(32)}"
+    try:
+        holder = KeyHolder(sha256=sha256_of(key), **settings.model_dump())
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"--{one}" for one in explain(error, KeyHolder))) from error
+    entry = {"name": holder.name, "sha256": sha256_of(key)} | holder.model_dump(
+        exclude_defaults=True, exclude={"name", "sha256"}
+    )
+    text = yaml.safe_dump([entry], sort_keys=False)
+    sys.stderr.write(text)
+    return {"name": holder.name, "key": key, "entry": text}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_job(MakeKey, run, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

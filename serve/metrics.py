@@ -1,0 +1,108 @@
+"""The project's own Prometheus metrics; Ray exports them with the prefix `ray_`.
+
+What would surprise a reader: Serve adds the tags deployment, replica and application by itself, and
+a metric can be made in a replica only, so each deployment makes the ones it fills.
+"""
+
+import threading
+from collections.abc import Callable
+
+from ray.serve.metrics import Counter, Gauge, Histogram
+
+REPORT_EVERY = 1.0  # seconds
+
+_SECONDS = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0]
+
+
+class GatewayMetrics:
+    """What the gateway counts."""
+
+    def __init__(self) -> None:
+        self.requests = Counter(
+            "seqvis_requests_total",
+            "Requests answered",
+            tag_keys=("route", "status"),  # type: ignore[arg-type]
+        )
+        self.rejects = Counter(
+            "seqvis_rejects_total", "Requests refused, by reason", tag_keys=("reason",)
+        )
+        self.seconds = Histogram(
+            "seqvis_request_seconds",
+            "Seconds from a request to its answer",
+            boundaries=_SECONDS,
+            tag_keys=("route",),
+        )
+
+
+class TranslatorMetrics:
+    """What a replica of the translator measures."""
+
+    def __init__(self) -> None:
+        self.first_word = Histogram(
+            "seqvis_first_token_seconds", "Seconds to the first word", boundaries=_SECONDS
+        )
+        self.total = Histogram(
+            "seqvis_translation_seconds", "Seconds to the whole sentence", boundaries=_SECONDS
+        )
+        self.words = Counter("seqvis_tokens_total", "Words of translations")
+        self.cancelled = Counter("seqvis_cancelled_total", "Sentences given up by the client")
+        self.rows = Gauge("seqvis_batch_rows", "Rows of the running batch")
+        self.occupancy = Gauge("seqvis_batch_occupancy", "Rows of the batch over those it may have")
+        self.waiting = Gauge("seqvis_queue_length", "Sentences that wait for a place in the batch")
+
+
+class EncoderMetrics:
+    """What a replica of the picture encoder measures."""
+
+    def __init__(self) -> None:
+        self.seconds = Histogram(
+            "seqvis_encode_seconds", "Seconds to embed a picture", boundaries=_SECONDS
+        )
+        self.waiting = Gauge("seqvis_queue_length", "Pictures that wait for the network")
+
+
+class IndexMetrics:
+    """What a replica of a shard of the index measures."""
+
+    def __init__(self) -> None:
+        self.seconds = Histogram(
+            "seqvis_search_seconds",
+            "Seconds of a search",
+            boundaries=[0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.1, 1.0],
+            tag_keys=("shard",),
+        )
+        self.items = Gauge("seqvis_index_items", "Pictures in the shard", tag_keys=("shard",))
+        self.tail = Gauge("seqvis_index_tail", "Pictures searched one by one", tag_keys=("shard",))
+        self.recall = Gauge(
+            "seqvis_recall_sample",
+            "Recall@10 of sampled searches against exact search",
+            tag_keys=("shard",),
+        )
+
+
+class SwitchMetrics:
+    """What every deployment that follows versions counts."""
+
+    def __init__(self) -> None:
+        self.switches = Counter(
+            "seqvis_model_switches_total",
+            "Versions that a replica tried to load",
+            tag_keys=("result",),
+        )
+
+    def told(self, name: str, loaded: bool) -> None:
+        """What a `Follower` is to call."""
+        self.switches.inc(1, tags={"result": "loaded" if loaded else "refused"})
+
+
+class Reporter:
+    """Calls a function every second until the process ends, for gauges."""
+
+    def __init__(self, report: Callable[[], None]):
+        self._report = report
+        threading.Thread(target=self._run, name="reporter", daemon=True).start()
+
+    def _run(self) -> None:
+        pause = threading.Event()
+        while not pause.wait(REPORT_EVERY):
+            self._report()

@@ -1,0 +1,97 @@
+"""The deployments behind the gateway, called so that a replica's death is not a client's error.
+
+Every call may be repeated: a translation or a search changes nothing, and adding or deleting a
+picture twice is as good as once. So a call whose replica died is sent to another one, or waits for
+the next, as long as the request has time.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+
+from ray.exceptions import RayActorError, RayTaskError
+from ray.serve.exceptions import (
+    BackPressureError,
+    DeploymentUnavailableError,
+    ReplicaUnavailableError,
+)
+from ray.serve.handle import DeploymentHandle
+
+from seqvis.errors import BusyError
+from serve.api.errors import UnavailableError
+
+_GONE = (RayActorError, DeploymentUnavailableError, ReplicaUnavailableError)
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between attempts
+
+
+class Part(Protocol):
+    """A deployment, as the gateway sees it."""
+
+    async def call(self, method: str, *arguments: Any) -> Any:
+        """Raises what the method raises, BusyError, or UnavailableError if nothing answers."""
+
+    def stream(self, method: str, *arguments: Any) -> AsyncIterator[Any]:
+        """What a generator yields. Raises as `call`; after the first item nothing is repeated."""
+
+
+class RemotePart:
+    """A deployment of Ray Serve."""
+
+    def __init__(self, handle: DeploymentHandle, timeout: float):
+        """`timeout`: seconds after which a call is given up."""
+        self._handle = handle
+        self._timeout = timeout
+        self.name = handle.deployment_name
+
+    async def call(self, method: str, *arguments: Any) -> Any:
+        remote = getattr(self._handle, method).remote
+        pause = _FIRST_PAUSE
+        try:
+            async with asyncio.timeout(self._timeout):
+                while True:
+                    response = remote(*arguments)
+                    try:
+                        return await response
+                    except _GONE:
+                        pass
+                    except asyncio.CancelledError:
+                        response.cancel()
+                        raise
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, _LONGEST_PAUSE)
+        except TimeoutError:
+            raise UnavailableError(f"{self.name} does not answer in time") from None
+        except BackPressureError as error:
+            raise BusyError(f"{self.name} has all the requests it can take", 1.0) from error
+        except RayTaskError as error:
+            raise _cause(error) from None
+
+    async def stream(self, method: str, *arguments: Any) -> AsyncIterator[Any]:
+        streaming = self._handle.options(stream=True)
+        pause = _FIRST_PAUSE
+        deadline = asyncio.get_running_loop().time() + self._timeout
+        while True:
+            items = getattr(streaming, method).remote(*arguments)
+            begun = False
+            try:
+                async for item in items:
+                    begun = True
+                    yield item
+                return
+            except _GONE as error:
+                if begun or asyncio.get_running_loop().time() > deadline:
+                    raise UnavailableError(f"{self.name} stopped answering") from error
+            except BackPressureError as error:
+                raise BusyError(f"{self.name} has all the requests it can take", 1.0) from error
+            except RayTaskError as error:
+                raise _cause(error) from None
+            finally:
+                items.cancel()
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _cause(error: RayTaskError) -> BaseException:
+    """What was raised in the replica, as it was there."""
+    cause = error.cause
+    return cause if isinstance(cause, BaseException) else error

@@ -1,0 +1,141 @@
+"""Middleware of Serve's HTTP proxy: a gateway's death is not a client's error.
+
+Serve itself answers 500 when the replica that had a request dies. Here the request, whose body is
+kept until its answer begins, is sent to another replica; if there is none, the client is told to
+come again. Requests that are too large end here, before any replica sees them, and what Serve says
+on its own (too many requests, no such application) is put into the interface's form.
+
+It is installed by RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=serve.proxy:middlewares.
+"""
+
+import asyncio
+import re
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve.api.errors import ANSWERED, REQUEST_ID, ApiError, response
+
+IMPORT_PATH = "serve.proxy:middlewares"
+MOST_BYTES = 12 << 20  # of a body that is kept
+_ATTEMPTS = 5
+_PAUSE = 0.2  # seconds before the second attempt, doubled before each further one
+_GOOD_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def middlewares() -> list[Middleware]:
+    """What Serve puts around its proxy."""
+    return [Middleware(Resend)]
+
+
+class Resend:
+    """Sends a request again that its replica did not answer."""
+
+    def __init__(self, app: ASGIApp):
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"].startswith("/-/"):
+            await self._app(scope, receive, send)
+            return
+        headers = MutableHeaders(scope=scope)
+        request_id = headers.get(REQUEST_ID, "")
+        if not _GOOD_ID.fullmatch(request_id):
+            request_id = uuid.uuid4().hex
+            headers[REQUEST_ID] = request_id
+        try:
+            body = await _read(receive, Headers(scope=scope))
+            if body is not None:
+                await self._ask(scope, body, receive, send, request_id)
+        except ApiError as error:
+            await response(error, request_id)(scope, receive, _without_mark(send))
+
+    async def _ask(
+        self, scope: Scope, body: bytes, receive: Receive, send: Send, request_id: str
+    ) -> None:
+        pause = _PAUSE
+        for attempt in range(_ATTEMPTS):
+            answer = _Answer(send)
+            await self._app(dict(scope), _Again(body, receive), answer)
+            if answer.status is None or answer.passed_on:
+                return
+            if answer.status == 503:
+                raise ApiError(
+                    503, "there is too much to do", "overloaded", retry_after=answer.retry_after
+                )
+            if attempt + 1 < _ATTEMPTS:
+                await asyncio.sleep(pause)
+                pause *= 2
+        raise ApiError(503, "no gateway answers", retry_after=2.0)
+
+
+class _Again:
+    """`receive` for one more attempt: the kept body, then what the client does."""
+
+    def __init__(self, body: bytes, receive: Receive):
+        self._body: bytes | None = body
+        self._receive = receive
+
+    async def __call__(self) -> Message:
+        if self._body is None:
+            return await self._receive()
+        body, self._body = self._body, None
+        return {"type": "http.request", "body": body, "more_body": False}
+
+
+class _Answer:
+    """`send` that passes on what the gateway answers, and holds back what Serve says itself."""
+
+    def __init__(self, send: Send):
+        self._send = send
+        self.status: int | None = None
+        self.passed_on = False
+        self.retry_after = 1.0
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = Headers(raw=message["headers"])
+            self.status = message["status"]
+            self.passed_on = ANSWERED in headers
+            waiting = headers.get("retry-after", "")
+            self.retry_after = float(waiting) if waiting.isdigit() else 1.0
+        if self.passed_on:
+            await _without_mark(self._send)(message)
+
+
+def _without_mark(send: Send) -> Send:
+    async def unmarked(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            # One id a response: Serve adds its own beside the gateway's.
+            own = ANSWERED.encode(), REQUEST_ID.encode()
+            ids = [pair for pair in message["headers"] if pair[0].lower() == own[1]]
+            kept = [pair for pair in message["headers"] if pair[0].lower() not in own]
+            message = {**message, "headers": kept + ids[:1]}
+        await send(message)
+
+    return unmarked
+
+
+async def _read(receive: Receive, headers: Headers) -> bytes | None:
+    """The body; None if the client left. Raises ApiError (413) if it is too long."""
+    length = headers.get("content-length", "0")
+    if not length.isdigit() or int(length) > MOST_BYTES:
+        raise _too_large()
+    parts: list[bytes] = []
+    read = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        parts.append(message.get("body", b""))
+        read += len(parts[-1])
+        if read > MOST_BYTES:
+            raise _too_large()
+        if not message.get("more_body"):
+            return b"".join(parts)
+
+
+def _too_large() -> ApiError:
+    return ApiError(413, f"a request may have {MOST_BYTES:,} bytes at most")

@@ -1,0 +1,281 @@
+"""Who may ask, and how often: API keys, their limits, and the rule for asking without a key.
+
+In: a file of keys, and what a request says of itself as plain strings. Out: the key's holder, the
+seconds to wait, or the reason of a refusal; the gateway makes HTTP answers of them. What would
+surprise a reader: a loopback address is not enough to be let in without a key, because a page from
+anywhere, open in a browser on this machine, asks from loopback too (see `check_local`).
+"""
+
+import difflib
+import hashlib
+import hmac
+import ipaddress
+import math
+import re
+import time
+from collections.abc import Iterable, Sequence
+from threading import Lock
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, field_validator
+
+from seqvis.config import Settings
+from seqvis.errors import ConfigError, SeqvisError
+from seqvis.storage import locate
+
+LONGEST_KEY = 512  # characters of a presented key; what is longer is not hashed
+_LOCAL_HOST = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(?::([0-9]{1,5}))?")
+_SHA256_OF_NOTHING = hashlib.sha256(b"").hexdigest()
+
+
+class KeyHolder(Settings):
+    """One entry of the file of keys: who holds a key, and what it allows."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    """Name in logs and metrics: letters, digits, dots, dashes."""
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", repr=False)
+    """SHA-256 of the key in hexadecimal; the key itself is stored nowhere."""
+    requests_per_minute: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """Requests a minute over all replicas of the gateway; unlimited if left out."""
+    burst: float | None = Field(None, ge=1, allow_inf_nan=False)
+    """Requests that may come at once after a rest; by default what a minute allows."""
+    admin: bool = False
+    """May change which models are live."""
+
+    @field_validator("sha256", mode="before")
+    @classmethod
+    def _lower_case(cls, value: Any) -> Any:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("sha256")
+    @classmethod
+    def _of_some_key(cls, value: str) -> str:
+        if value == _SHA256_OF_NOTHING:
+            raise ValueError("is the hash of an empty key")
+        return value
+
+
+class Keys:
+    """The keys that are accepted."""
+
+    def __init__(self, holders: Sequence[KeyHolder]):
+        self.holders = tuple(holders)
+
+    @classmethod
+    def load(cls, path: str) -> "Keys":
+        """Reads a YAML or JSON list of entries from a path or URI.
+
+        Raises ConfigError with one line for every problem in the file.
+        """
+        entries = read_yaml_strictly(path)
+        if not isinstance(entries, list) or not entries:
+            raise ConfigError(
+                f"{path}: needs a list with at least one key; "
+                "python -m serve.make_key --name NAME makes an entry"
+            )
+        holders: list[KeyHolder] = []
+        problems: list[str] = []
+        for number, entry in enumerate(entries, start=1):
+            try:
+                holders.append(KeyHolder.model_validate(entry))
+            except ValidationError as error:
+                where = f"{path}: entry {number}"
+                problems += [f"{where}: {one}" for one in explain(error, KeyHolder)]
+        problems += [
+            f"{path}: {what} of {name} is given to another entry too"
+            for what, values in (
+                ("the name", [holder.name for holder in holders]),
+                ("the key", [holder.sha256 for holder in holders]),
+            )
+            for name, value in zip([holder.name for holder in holders], values, strict=True)
+            if values.count(value) > 1
+        ]
+        if problems:
+            raise ConfigError("\n".join(dict.fromkeys(problems)))
+        return cls(holders)
+
+    def check(self, presented: str | None) -> KeyHolder | None:
+        """The holder of the presented key, or None if nobody holds it.
+
+        Takes as long for a right key as for a wrong one: every entry is compared, each in
+        constant time.
+        """
+        if not presented or len(presented) > LONGEST_KEY:
+            return None
+        digest = sha256_of(presented)
+        found = None
+        for holder in self.holders:
+            if hmac.compare_digest(digest, holder.sha256):
+                found = holder
+        return found
+
+
+def sha256_of(key: str) -> str:
+    """SHA-256 of a key, in hexadecimal."""
+    return hashlib.sha256(key.encode("utf-8", errors="surrogatepass")).hexdigest()
+
+
+def presented_key(authorization: str | None, api_key: str | None) -> str | None:
+    """The key in the headers `Authorization: Bearer KEY` or, without that, `X-API-Key: KEY`."""
+    scheme, _, rest = (authorization or "").strip().partition(" ")
+    if scheme.lower() == "bearer" and rest.strip():
+        return rest.strip()
+    return (api_key or "").strip() or None
+
+
+class RateLimiter:
+    """A token bucket for each key that has a limit; safe to use from several threads.
+
+    Each replica of the gateway counts for itself and grants an equal share: the limit divided by
+    `replicas`. Serve spreads requests about evenly, so the shares add up to the limit; a client
+    whose requests all reach one of several replicas gets that replica's share only. Whoever
+    learns that the number of replicas changed calls `share_among`.
+    """
+
+    def __init__(self, holders: Iterable[KeyHolder], replicas: int = 1):
+        self._limits = {one.name: one for one in holders if one.requests_per_minute is not None}
+        self._buckets: dict[str, tuple[float, float]] = {}  # name -> (tokens, at that time)
+        self._lock = Lock()
+        self.share_among(replicas)
+
+    def share_among(self, replicas: int) -> None:
+        """From now on this replica grants one part in `replicas` of every limit."""
+        if replicas < 1:
+            raise ValueError(f"replicas must be at least 1, not {replicas}")
+        with self._lock:
+            self._replicas = replicas
+
+    def take(self, name: str, cost: float = 1.0, now: float | None = None) -> float:
+        """Takes `cost` requests from the key's bucket; 0.0 if granted, else seconds to wait.
+
+        A refusal takes nothing. A cost above what the bucket can hold is granted when the bucket
+        is full, and the next requests wait until that debt is paid. A name without a limit is
+        always granted. `now` (monotonic seconds) is for tests.
+        """
+        if not (cost >= 0 and math.isfinite(cost)):
+            raise ValueError(f"cost must be zero or more, not {cost}")
+        limit = self._limits.get(name)
+        if limit is None or limit.requests_per_minute is None:
+            return 0.0
+        moment = time.monotonic() if now is None else now
+        with self._lock:
+            rate = limit.requests_per_minute / 60 / self._replicas
+            capacity = max(1.0, (limit.burst or limit.requests_per_minute) / self._replicas)
+            tokens, since = self._buckets.get(name, (capacity, moment))
+            tokens = min(capacity, tokens + rate * max(0.0, moment - since))
+            missing = min(cost, capacity) - tokens
+            granted = missing <= 1e-9  # rounding must not make a client wait a nanosecond
+            self._buckets[name] = (tokens - cost if granted else tokens, max(moment, since))
+            return 0.0 if granted else missing / rate
+
+
+def check_local(
+    client_host: str | None,
+    host_header: str | None,
+    origin: str | None,
+    *,
+    forwarded: bool = False,
+) -> str | None:
+    """Why a request without a key is refused where no keys are set, or None if it may pass.
+
+    client_host: the peer's address. It must be loopback, also as IPv6 or as IPv4 inside IPv6.
+    host_header: must name this machine: a page of a name that an attacker lets point to 127.0.0.1
+        (DNS rebinding) sends that name.
+    origin: of the page that asks; browsers send it with every request that could change
+        something. It must be the very scheme, host and port that are asked.
+    forwarded: whether a proxy's header (X-Forwarded-For, Forwarded, Via, X-Real-IP) is there: the
+        peer is then the proxy, and says nothing of who asks.
+    """
+    if forwarded:
+        return "requests through a proxy need an API key"
+    if not client_host or not _is_loopback(client_host):
+        return "without API keys only this machine may ask"
+    authority = _LOCAL_HOST.fullmatch((host_header or "").lower())
+    if authority is None:
+        return "the Host header must be localhost, 127.0.0.1 or [::1]"
+    if origin is None:
+        return None
+    asking = _LOCAL_HOST.fullmatch(origin.lower().removeprefix("http://"))
+    same = origin.lower().startswith("http://") and asking is not None
+    if not same or _host_and_port(asking) != _host_and_port(authority):
+        return "pages of other sites may not ask"
+    return None
+
+
+def keys_for(path: str | None, host: str, *, behind_proxy: bool = False) -> Keys | None:
+    """The keys a server on `host` must ask for; None means local mode, without keys.
+
+    Raises ConfigError if the server could be reached from elsewhere and there is no file of keys.
+    `behind_proxy`: another process takes the connections and may listen elsewhere than on `host`;
+    every client then looks as if it were on this machine.
+    """
+    if path is not None:
+        return Keys.load(path)
+    if behind_proxy:
+        raise ConfigError(
+            "keys: a server behind a proxy cannot tell this machine from others, so it needs a "
+            "file of API keys; python -m serve.make_key makes an entry"
+        )
+    if host.lower() != "localhost" and not _is_loopback(host.strip("[]")):
+        raise ConfigError(
+            f"keys: a server on {host or 'all interfaces'} can be reached from elsewhere, so it "
+            "needs a file of API keys (python -m serve.make_key makes an entry); "
+            "or listen on 127.0.0.1"
+        )
+    return None
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    inside = getattr(parsed, "ipv4_mapped", None)
+    return bool((inside or parsed).is_loopback)
+
+
+def _host_and_port(match: re.Match[str] | None) -> tuple[str, int] | None:
+    """Of the plain HTTP that local mode speaks, so no port means 80."""
+    return match and (match[1], int(match[2] or 80))
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """A key that stands twice in a mapping is an error; YAML itself keeps the last in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
+            if key is not None and key != "<<" and key in seen:
+                line = key_node.start_mark.line + 1
+                raise yaml.YAMLError(f"line {line}: the key {key} stands twice")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml_strictly(path: str) -> Any:
+    """The content of a YAML or JSON file. ConfigError if unreadable or if a key stands twice."""
+    try:
+        return yaml.load(locate(path).read_bytes().decode("utf-8"), _StrictLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML ({error})") from error
+    except (SeqvisError, OSError) as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        raise ConfigError(f"{path}: cannot be read ({reason})") from error
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
+    """One line for each problem: the path of the key, and what is wrong with it."""
+    return [_explain_one(detail, model) for detail in error.errors()]
+
+
+def _explain_one(detail: Any, model: type[BaseModel]) -> str:
+    path = ".".join(map(str, detail["loc"]))
+    if detail["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(detail["loc"][-1]), list(model.model_fields), n=1)
+        return f"{path}: no such key" + (f", did you mean {near[0]}?" if near else "")
+    if detail["type"] == "missing":
+        return f"{path}: is needed"
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    return f"{path}: {message[:1].lower()}{message[1:]}" if path else message

@@ -1,0 +1,109 @@
+"""What can be set about the applications: the `args` of a Serve YAML, and the flags of serve.app.
+
+Ray Serve drops keys that it does not know; these refuse them.
+"""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from seqvis.config import Settings
+
+Application = Literal["translator", "search"]
+
+
+class Version(Settings):
+    """A model that is live under a name, with its share of the traffic."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    """Name by which a request may ask for it."""
+    path: str = Field(min_length=1, max_length=4096)
+    """Directory or URI of the artifact; the same on all nodes."""
+    share: float = Field(1.0, ge=0, allow_inf_nan=False)
+    """Requests that do not ask for a version go to each in proportion to its share; 0: none."""
+
+
+class Versions(Settings):
+    """All versions of an application that are live."""
+
+    versions: tuple[Version, ...] = Field(min_length=1, max_length=8)
+
+    @model_validator(mode="after")
+    def _usable(self) -> Self:
+        names = [version.name for version in self.versions]
+        if len(set(names)) < len(names):
+            raise ValueError("two versions have the same name")
+        if not any(version.share for version in self.versions):
+            raise ValueError("all shares are 0, so nothing would answer")
+        return self
+
+
+class SearchSettings(Settings):
+    """The application `search`."""
+
+    collection: str
+    """Directory that build_index wrote, or one of shards, on a disk that all replicas reach."""
+    shards: int = Field(1, ge=1, le=1000)
+    """Shards of the collection; each has a deployment of its own."""
+    model: str | None = None
+    """The collection's model, if it was moved."""
+    vectors: str | None = None
+    """The model's word vectors, if they were moved."""
+    encoder_on_gpu: bool = False
+    """Embed pictures on a GPU."""
+    index_on_gpu: bool = False
+    """Search exactly, on a GPU, instead of the graph on a processor."""
+    threads: int = Field(1, ge=1, le=64)
+    """Processor threads of the picture encoder."""
+    encode_at_once: int = Field(16, ge=1, le=256)
+    """Most pictures that are embedded in one run of the network."""
+    max_waiting: int = Field(64, ge=1)
+    """Pictures that wait for the network; more are refused at once."""
+    recall_sample: float = Field(0.01, ge=0, le=1)
+    """Share of searches that are repeated exactly to measure the recall."""
+    attribution: str | None = None
+    """Whose pictures these are, shown by the page."""
+
+
+class Limits(Settings):
+    """What a request may ask for."""
+
+    texts: int = Field(128, ge=1)
+    """Texts of one request to translate; those of a stream are 100 times as many."""
+    characters: int = Field(2000, ge=1)
+    """Characters of one text."""
+    beam: int = Field(8, ge=1, le=64)
+    """Widest beam."""
+    matches: int = Field(1000, ge=1)
+    """Most matches of a search."""
+    image_bytes: int = Field(10 << 20, ge=1024)
+    """Bytes of an uploaded picture."""
+    body_bytes: int = Field(12 << 20, ge=1024)
+    """Bytes of any request."""
+
+
+class GatewaySettings(Settings):
+    """The application `gateway`."""
+
+    translator: bool = True
+    """Whether the application `translator` is there."""
+    search: bool = True
+    """Whether the application `search` is there."""
+    keys: str | None = None
+    """File of API keys (serve.make_key makes entries); without one only this machine may ask."""
+    host: str = "127.0.0.1"
+    """Address at which Serve's proxy listens; any but a loopback one needs `keys`."""
+    replicas: int = Field(1, ge=1)
+    """Replicas among which each key's limit is divided: the deployment's max_replicas."""
+    timeout_s: float = Field(30.0, gt=0)
+    """Seconds after which a request is given up and answered with 503."""
+    limits: Limits = Limits()
+    access_log: bool = True
+    """A line in the log for every request."""
+
+
+class GatewayUserConfig(Settings):
+    """The `user_config` of the deployment Gateway: which models are live."""
+
+    translator: Versions | None = None
+    search: Versions | None = None

@@ -1,0 +1,212 @@
+"""The deployment Translator: a replica translates for all its callers in one running batch.
+
+In: texts and how to search. Out: translations as dictionaries ready for JSON, all at once or each
+as it ends. What would surprise a reader: Ray Serve batches nothing here; requests meet in the
+decoder itself (seqvis/translation/inflight.py), where they come and go between any two words.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import torch
+from pydantic import Field
+from ray import serve
+
+from seqvis.config import Settings
+from seqvis.translation.decode import SearchSettings
+from seqvis.translation.inflight import InflightTranslator, Listener, Ticket, Timing
+from seqvis.translation.settings import InflightSettings
+from seqvis.translation.translator import Translation, Translator
+from serve.metrics import Reporter, SwitchMetrics, TranslatorMetrics
+from serve.settings import Application, Version
+from serve.versions import Follower, HeadStore, configure
+from serve.work import Work
+
+APPLICATION: Application = "translator"
+_TRIAL = "Où est le chat ?"  # any sentence: the words may be unknown
+
+
+class TranslatorSettings(Settings):
+    """The application `translator`."""
+
+    model: str
+    """Directory or URI that train_translator wrote."""
+    use_gpu: bool = False
+    """Decode on a GPU; give the deployment one, or a part of one (ray_actor_options)."""
+    threads: int = Field(1, ge=1, le=64)
+    """Processor threads of a replica without a GPU."""
+    batching: InflightSettings = InflightSettings()
+
+
+class TranslatorReplica:
+    """One decoder for each live version. Methods are called by the gateway's handle."""
+
+    def __init__(self, settings: TranslatorSettings):
+        torch.set_num_threads(settings.threads)
+        self._settings = settings
+        self._metrics = TranslatorMetrics()
+        store = HeadStore()
+        configure(store, APPLICATION, [Version(name="default", path=settings.model)])
+        self._follower: Follower[InflightTranslator] = Follower(
+            APPLICATION,
+            store,
+            self._load,
+            InflightTranslator.close,
+            SwitchMetrics().told,
+        )
+        self._follower.start()
+        Reporter(self._report)
+
+    async def translate(
+        self, version: str, texts: Sequence[str], work: Work
+    ) -> list[dict[str, Any]]:
+        """All translations, in the order of the texts.
+
+        Raises VersionMissingError, or BusyError if the queue is full.
+        """
+        call = _Call(self._metrics)
+        inflight = self._follower.get(version)
+        ticket = inflight.submit(texts, _search(work), call)
+        try:
+            found: list[Translation | None] = [None] * len(texts)
+            for _ in texts:
+                index, item = await call.next()
+                assert isinstance(item, Translation)
+                found[index] = item
+        finally:
+            inflight.cancel(ticket)
+        return [as_json(one, work.attention) for one in found if one is not None]
+
+    async def stream(
+        self, version: str, texts: Sequence[str], work: Work
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Each translation as it ends; before it what is written so far, if that is asked for."""
+        call = _Call(self._metrics)
+        inflight = self._follower.get(version)
+        ticket: Ticket = inflight.submit(texts, _search(work), call, work.partial)
+        try:
+            left = len(texts)
+            while left:
+                index, item = await call.next()
+                if isinstance(item, str):
+                    yield {"index": index, "partial": item}
+                else:
+                    left -= 1
+                    yield {"index": index, "translation": as_json(item, work.attention)}
+        finally:
+            inflight.cancel(ticket)
+
+    async def try_version(self, version: Version) -> None:
+        """Loads a version and translates with it; raises why it cannot be used."""
+        await asyncio.to_thread(self._follower.try_version, version)
+
+    async def describe(self) -> dict[str, Any]:
+        """What each loaded version is, by key; and why wanted ones are not loaded."""
+        versions = {key: self._about(self._follower.get(key)) for key in self._follower.loaded()}
+        return {"versions": versions, "refused": self._follower.refused()}
+
+    def check_health(self) -> None:
+        if not all(inflight.healthy for inflight in self._follower.values()):
+            raise RuntimeError("a decoder's thread has died")
+
+    def _load(self, version: Version) -> InflightTranslator:
+        device = "cuda" if self._settings.use_gpu else "cpu"
+        translator = Translator.load(version.path, device)
+        translator.translate([_TRIAL])
+        return InflightTranslator(translator, self._settings.batching)
+
+    @staticmethod
+    def _about(inflight: InflightTranslator) -> dict[str, Any]:
+        artifact, languages = inflight.translator.artifact, inflight.translator.languages
+        return {
+            "source_language": languages.source_tokenizer.settings.language,
+            "target_language": languages.target_tokenizer.settings.language,
+            "variant": artifact.config.get("variant"),
+            "metrics": {name: value for name, value in artifact.metrics.items() if name in _SHOWN},
+            "fingerprint": artifact.fingerprint(),
+        }
+
+    def _report(self) -> None:
+        loads = [inflight.load() for inflight in self._follower.values()]
+        rows, waiting = sum(one.rows for one in loads), sum(one.waiting for one in loads)
+        self._metrics.rows.set(rows)
+        self._metrics.waiting.set(waiting)
+        self._metrics.occupancy.set(rows / max(1, sum(one.max_rows for one in loads)))
+
+
+_SHOWN = ("bleu", "chrf", "loss", "parameters")
+
+
+class _Call(Listener):
+    """Carries what the decoder's thread tells into the event loop of the request."""
+
+    def __init__(self, metrics: TranslatorMetrics):
+        self._loop = asyncio.get_running_loop()
+        self._items: asyncio.Queue[tuple[int, Translation | str | BaseException]] = asyncio.Queue()
+        self._metrics = metrics
+
+    async def next(self) -> tuple[int, Translation | str]:
+        index, item = await self._items.get()
+        if isinstance(item, BaseException):
+            raise item
+        return index, item
+
+    def translated(self, index: int, translation: Translation, timing: Timing) -> None:
+        if timing.words:
+            self._metrics.first_word.observe(timing.first_word)
+            self._metrics.total.observe(timing.total)
+            self._metrics.words.inc(timing.words)
+        self._put(index, translation)
+
+    def grown(self, index: int, text: str) -> None:
+        self._put(index, text)
+
+    def failed(self, error: BaseException) -> None:
+        self._put(0, RuntimeError(f"the decoder broke: {error!r}"))
+
+    def _put(self, index: int, item: Translation | str | BaseException) -> None:
+        with contextlib.suppress(RuntimeError):  # the replica is being stopped: nobody listens
+            self._loop.call_soon_threadsafe(self._items.put_nowait, (index, item))
+
+
+def _search(work: Work) -> SearchSettings:
+    return SearchSettings(beam=work.beam, n_best=work.n_best, length_penalty=work.length_penalty)
+
+
+def as_json(translation: Translation, attention: bool) -> dict[str, Any]:
+    """The translation as the interface shows it; weights with three digits."""
+    candidates = []
+    for one in translation.candidates:
+        weights = None
+        if attention and one.attention is not None:
+            weights = [[round(value, 3) for value in row] for row in one.attention.tolist()]
+        candidates.append(
+            {
+                "text": one.text,
+                "tokens": one.tokens,
+                "score": round(one.score, 4),
+                "complete": one.complete,
+                "attention": weights,
+            }
+        )
+    return {
+        "source": translation.source,
+        "source_tokens": translation.source_tokens,
+        "text": translation.text,
+        "candidates": candidates,
+    }
+
+
+def build(settings: TranslatorSettings) -> serve.Application:
+    """The application `translator`."""
+    actor = {"num_gpus": 1.0} if settings.use_gpu else {}
+    deployment = serve.deployment(
+        name="Translator",
+        max_ongoing_requests=256,
+        max_queued_requests=256,
+        health_check_period_s=2,
+        ray_actor_options={"num_cpus": 0.1, **actor},
+    )(TranslatorReplica)
+    return deployment.bind(settings)

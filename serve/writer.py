@@ -1,0 +1,129 @@
+"""The deployment Writer: the one process that adds to the collection and deletes from it.
+
+A change is on the disk before it is answered, and the replicas of the index see it within a second.
+There is one replica, always: a collection has one writer. If it dies, the next one takes over what
+is on the disk; until then the gateway answers 503 to changes, and searches go on.
+"""
+
+import asyncio
+import threading
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from ray import serve
+
+from seqvis.errors import BusyError, StorageError
+from seqvis.search.collection import Collection
+from seqvis.search.items import Item
+from seqvis.search.shards import shard_of, shard_paths
+from serve.metrics import SwitchMetrics
+from serve.settings import Application, SearchSettings, Version
+from serve.versions import Follower, HeadStore, configure
+
+APPLICATION: Application = "search"
+LOCK_WAIT = 20.0  # seconds: a writer that is being replaced needs some to let go
+COMPACT_EVERY = 5.0  # seconds between looks at whether a compaction is due
+
+
+class WriterReplica:
+    """Every shard of every live version, opened for writing."""
+
+    def __init__(self, settings: SearchSettings):
+        self._pool = ThreadPoolExecutor(8, thread_name_prefix="writer")
+        store = HeadStore()
+        configure(store, APPLICATION, [Version(name="default", path=settings.collection)])
+        told = SwitchMetrics().told
+        self._follower: Follower[list[Collection]] = Follower(
+            APPLICATION, store, self._load, self._release, told
+        )
+        self._follower.start()
+        threading.Thread(target=self._compact, name="compaction", daemon=True).start()
+
+    async def add(
+        self,
+        version: str,
+        name: str,
+        vector: np.ndarray,
+        metadata: Mapping[str, Any],
+        thumbnail: bytes,
+    ) -> None:
+        """Adds a picture, or replaces that of the same id; durable when it returns.
+
+        Raises DataError if it cannot be stored, BusyError if the disk does not take it now.
+        """
+        await self._change(version, name, _add, Item(name, vector, metadata, thumbnail))
+
+    async def delete(self, version: str, name: str) -> bool:
+        """Deletes a picture; durable when it returns. Returns whether it was there."""
+        deleted = await self._change(version, name, _delete, name)
+        return bool(deleted)
+
+    async def try_version(self, version: Version) -> None:
+        """Opens a version for writing; raises why it cannot."""
+        await asyncio.to_thread(self._follower.try_version, version)
+
+    async def describe(self) -> dict[str, Any]:
+        """Which versions are open, by key; and why wanted ones are not."""
+        return {
+            "versions": {key: {} for key in self._follower.loaded()},
+            "refused": self._follower.refused(),
+        }
+
+    def check_health(self) -> None:
+        """Serve asks; a replica that answers is well."""
+
+    async def _change(self, version: str, name: str, change: Any, what: Any) -> Any:
+        shards = self._follower.get(version)
+        collection = shards[shard_of(name, len(shards))]
+        try:
+            return await asyncio.get_running_loop().run_in_executor(
+                self._pool, change, collection, what
+            )
+        except StorageError as error:
+            raise BusyError(f"the disk does not take changes now: {error}", 5.0) from error
+
+    def _load(self, version: Version) -> list[Collection]:
+        opened: list[Collection] = []
+        try:
+            for path in shard_paths(version.path):
+                opened.append(Collection.open(path, wait=LOCK_WAIT))
+        except BaseException:
+            self._release(opened)
+            raise
+        return opened
+
+    def _release(self, shards: list[Collection]) -> None:
+        for collection in shards:
+            collection.close()
+
+    def _compact(self) -> None:
+        pause = threading.Event()
+        while not pause.wait(COMPACT_EVERY):
+            for shards in self._follower.values():
+                for collection in shards:
+                    try:
+                        if collection.compaction_due():
+                            collection.compact()
+                    except StorageError:  # a full disk: tried again, adds still work
+                        continue
+
+
+def _add(collection: Collection, item: Item) -> None:
+    collection.add([item])
+
+
+def _delete(collection: Collection, name: str) -> bool:
+    return collection.delete([name]) > 0
+
+
+def deployment() -> serve.Deployment:
+    """The deployment Writer."""
+    return serve.deployment(
+        name="Writer",
+        num_replicas=1,
+        max_ongoing_requests=64,
+        health_check_period_s=2,
+        ray_actor_options={"num_cpus": 0.1},
+    )(WriterReplica)

@@ -1,0 +1,167 @@
+"""Translations that join the running batch and leave it: the same text as offline, nobody waits."""
+
+import queue
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from seqvis.errors import BusyError
+from seqvis.samples.questions import generate_pairs
+from seqvis.translation.decode import SearchSettings
+from seqvis.translation.inflight import InflightTranslator, Listener, Timing
+from seqvis.translation.settings import InflightSettings
+from seqvis.translation.translator import Translation, Translator
+
+GREEDY = SearchSettings()
+TEXTS = [pair[0] for pair in generate_pairs(120, seed=21)]
+
+
+class Heard(Listener):
+    """Keeps what it is told, in the order of telling."""
+
+    def __init__(self) -> None:
+        self.translations: dict[int, Translation] = {}
+        self.timings: list[Timing] = []
+        self.partial: list[str] = []
+        self.errors: list[BaseException] = []
+        self.changed: queue.Queue[None] = queue.Queue()
+
+    def translated(self, index: int, translation: Translation, timing: Timing) -> None:
+        self.translations[index] = translation
+        self.timings.append(timing)
+        self.changed.put(None)
+
+    def grown(self, index: int, text: str) -> None:
+        self.partial.append(text)
+
+    def failed(self, error: BaseException) -> None:
+        self.errors.append(error)
+        self.changed.put(None)
+
+    def wait(self, count: int) -> None:
+        for _ in range(count):
+            self.changed.get(timeout=60)
+
+
+@pytest.fixture
+def inflight(translator: Translator) -> Iterator[InflightTranslator]:
+    with InflightTranslator(translator, InflightSettings(max_rows=12, joining=3)) as opened:
+        yield opened
+
+
+def test_sentences_that_come_at_any_time_have_the_offline_translations(
+    inflight: InflightTranslator, translator: Translator
+) -> None:
+    """Greedy and beam searches of many lengths, in one batch whose members change all the time."""
+    kinds = [GREEDY, SearchSettings(beam=4, n_best=2), SearchSettings(beam=2, length_penalty=0.5)]
+    heard = []
+    for number, text in enumerate(TEXTS):
+        one = Heard()
+        inflight.submit([text], kinds[number % 3], one)
+        heard.append(one)
+        if number % 10 == 0:
+            time.sleep(0.01)
+    for one in heard:
+        one.wait(1)
+    same = 0
+    for number, (text, one) in enumerate(zip(TEXTS, heard, strict=True)):
+        expected = translator.translate([text], kinds[number % 3])[0]
+        found = one.translations[0]
+        assert found.candidates[0].score == pytest.approx(expected.candidates[0].score, abs=1e-3)
+        assert len(found.candidates) == len(expected.candidates)
+        same += found.text == expected.text
+    assert same >= len(TEXTS) - 2  # float32 may break a tie of two words otherwise
+
+
+def test_a_short_sentence_does_not_wait_for_a_long_list(inflight: InflightTranslator) -> None:
+    many, one = Heard(), Heard()
+    inflight.submit(TEXTS * 3, GREEDY, many)
+    many.wait(1)
+    inflight.submit([TEXTS[0]], GREEDY, one)
+    one.wait(1)
+    assert len(many.translations) < len(TEXTS), "the list was nearly done: nothing was shown"
+    many.wait(3 * len(TEXTS) - 1)
+    assert sorted(many.translations) == list(range(3 * len(TEXTS)))
+
+
+def test_what_is_written_grows_to_the_translation(inflight: InflightTranslator) -> None:
+    one = Heard()
+    inflight.submit([TEXTS[0]], GREEDY, one, partial=True)
+    one.wait(1)
+    final = one.translations[0]
+    assert len(one.partial) >= len(final.candidates[0].tokens)
+    assert one.partial[-1] == final.text
+    assert 0 < one.timings[0].first_word <= one.timings[0].total
+
+
+def test_who_gives_up_leaves_the_batch(inflight: InflightTranslator) -> None:
+    given_up, other = Heard(), Heard()
+    ticket = inflight.submit(TEXTS * 5, GREEDY, given_up)
+    given_up.wait(1)
+    inflight.cancel(ticket)
+    heard = len(given_up.translations)
+    inflight.submit(TEXTS[:2], GREEDY, other)
+    other.wait(2)
+    assert len(given_up.translations) <= heard + 12  # those that ended in the step under way
+    deadline = time.monotonic() + 30
+    while not inflight.idle:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert inflight.load().cancelled >= 5 * len(TEXTS) - heard - 12
+    assert inflight.load().rows == 0
+
+
+def test_beyond_the_queue_a_request_is_refused_at_once(translator: Translator) -> None:
+    settings = InflightSettings(max_rows=2, max_waiting=10)
+    with InflightTranslator(translator, settings) as inflight:
+        first = Heard()
+        inflight.submit(TEXTS[:40], GREEDY, first)  # longer than the queue, but nobody waits
+        began = time.monotonic()
+        with pytest.raises(BusyError) as refused:
+            inflight.submit(TEXTS[:5], GREEDY, Heard())
+        assert time.monotonic() - began < 1
+        assert refused.value.retry_after >= 1
+        first.wait(40)
+        again = Heard()
+        inflight.submit(TEXTS[:5], GREEDY, again)
+        again.wait(5)
+
+
+def test_empty_sentences_are_answered_without_the_decoder(inflight: InflightTranslator) -> None:
+    one = Heard()
+    inflight.submit(["", TEXTS[0], "   "], GREEDY, one)
+    one.wait(3)
+    assert one.translations[0].text == one.translations[2].text == ""
+    assert one.translations[1].text
+
+
+def test_a_decoder_that_breaks_tells_everyone(
+    translator: Translator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with InflightTranslator(translator) as inflight:
+        monkeypatch.setattr(inflight._batch, "step", lambda: 1 / 0)
+        one = Heard()
+        inflight.submit(TEXTS[:3], GREEDY, one)
+        one.wait(1)
+        assert isinstance(one.errors[0], ZeroDivisionError)
+        assert not inflight.healthy
+        with pytest.raises(BusyError):
+            inflight.submit(TEXTS[:1], GREEDY, Heard())
+
+
+def test_many_threads_may_submit(inflight: InflightTranslator) -> None:
+    heard = [Heard() for _ in range(16)]
+
+    def ask(number: int) -> None:
+        inflight.submit(TEXTS[number : number + 4], GREEDY, heard[number])
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    for one in heard:
+        one.wait(4)
+    for thread in threads:
+        thread.join()
+    assert all(sorted(one.translations) == [0, 1, 2, 3] for one in heard)
