@@ -21,7 +21,7 @@ from seqvis.search.pictures import PicturePlacer, PlacedPicture
 from seqvis.search.shards import describe
 from serve.metrics import EncoderMetrics, Reporter, SwitchMetrics
 from serve.settings import Application, SearchSettings, Version
-from serve.versions import Follower, HeadStore, configure
+from serve.versions import Follower, HeadStore, Store, configure
 
 APPLICATION: Application = "search"
 
@@ -37,7 +37,9 @@ class _Waiting:
 class EncoderReplica:
     """The backbone and the head of each live version. Methods are called by the gateway."""
 
-    def __init__(self, settings: SearchSettings, parts: Sequence[Any] = ()):
+    def __init__(
+        self, settings: SearchSettings, parts: Sequence[Any] = (), store: Store | None = None
+    ):
         """`parts`: the other deployments of the application, so that Serve starts them too."""
         torch.set_num_threads(settings.threads)
         self._settings = settings
@@ -45,7 +47,7 @@ class EncoderReplica:
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="network")
         self._waiting: list[_Waiting] = []
         self._running = False
-        store = HeadStore()
+        store = store or HeadStore()
         configure(store, APPLICATION, [Version(name="default", path=settings.collection)])
         told = SwitchMetrics().told
         self._follower: Follower[PicturePlacer] = Follower(

@@ -22,7 +22,7 @@ from seqvis.search.placing import WordPlacer
 from seqvis.search.shards import shard_paths
 from serve.metrics import IndexMetrics, Reporter, SwitchMetrics
 from serve.settings import Application, SearchSettings, Version
-from serve.versions import Follower, HeadStore, configure
+from serve.versions import Follower, HeadStore, Store, configure
 
 APPLICATION: Application = "search"
 REFRESH_EVERY = 0.25  # seconds
@@ -41,13 +41,13 @@ class LoadedShard:
 class IndexReplica:
     """A shard of each live version. Methods are called by the gateway's handle."""
 
-    def __init__(self, settings: SearchSettings, shard: int):
+    def __init__(self, settings: SearchSettings, shard: int, store: Store | None = None):
         self._settings = settings
         self._shard = shard
         self._metrics = IndexMetrics()
         self._tags = {"shard": str(shard)}
         self._pool = ThreadPoolExecutor(4, thread_name_prefix="search")
-        store = HeadStore()
+        store = store or HeadStore()
         configure(store, APPLICATION, [Version(name="default", path=settings.collection)])
         told = SwitchMetrics().told
         self._follower: Follower[LoadedShard] = Follower(

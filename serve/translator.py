@@ -21,7 +21,7 @@ from seqvis.translation.settings import InflightSettings
 from seqvis.translation.translator import Translation, Translator
 from serve.metrics import Reporter, SwitchMetrics, TranslatorMetrics
 from serve.settings import Application, Version
-from serve.versions import Follower, HeadStore, configure
+from serve.versions import Follower, HeadStore, Store, configure
 from serve.work import Work
 
 APPLICATION: Application = "translator"
@@ -43,11 +43,11 @@ class TranslatorSettings(Settings):
 class TranslatorReplica:
     """One decoder for each live version. Methods are called by the gateway's handle."""
 
-    def __init__(self, settings: TranslatorSettings):
+    def __init__(self, settings: TranslatorSettings, store: Store | None = None):
         torch.set_num_threads(settings.threads)
         self._settings = settings
         self._metrics = TranslatorMetrics()
-        store = HeadStore()
+        store = store or HeadStore()
         configure(store, APPLICATION, [Version(name="default", path=settings.model)])
         self._follower: Follower[InflightTranslator] = Follower(
             APPLICATION,

@@ -20,7 +20,7 @@ from seqvis.search.items import Item
 from seqvis.search.shards import shard_of, shard_paths
 from serve.metrics import SwitchMetrics
 from serve.settings import Application, SearchSettings, Version
-from serve.versions import Follower, HeadStore, configure
+from serve.versions import Follower, HeadStore, Store, configure
 
 APPLICATION: Application = "search"
 LOCK_WAIT = 20.0  # seconds: a writer that is being replaced needs some to let go
@@ -30,9 +30,9 @@ COMPACT_EVERY = 5.0  # seconds between looks at whether a compaction is due
 class WriterReplica:
     """Every shard of every live version, opened for writing."""
 
-    def __init__(self, settings: SearchSettings):
+    def __init__(self, settings: SearchSettings, store: Store | None = None):
         self._pool = ThreadPoolExecutor(8, thread_name_prefix="writer")
-        store = HeadStore()
+        store = store or HeadStore()
         configure(store, APPLICATION, [Version(name="default", path=settings.collection)])
         told = SwitchMetrics().told
         self._follower: Follower[list[Collection]] = Follower(

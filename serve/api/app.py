@@ -18,13 +18,14 @@ from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.staticfiles import StaticFiles
 
 import seqvis
+from seqvis.errors import SeqvisError
 from seqvis.search.items import check_ids, encode_metadata
 from serve.api import schema
 from serve.api.door import Caller, Door, Seen, refuse
 from serve.api.errors import ApiError
 from serve.core import Core, image_path
 from serve.security import Keys
-from serve.settings import Application, GatewaySettings, Limits, Versions
+from serve.settings import Application, GatewaySettings, Limits
 from serve.work import Work
 
 PAGE = Path(__file__).parents[1] / "page"
@@ -211,8 +212,7 @@ def _operating(core: Core) -> APIRouter:
         caller: Caller = request.state.caller
         if not caller.admin:
             raise ApiError(403, "this key may not change models")
-        chosen = Versions(versions=tuple(asked.versions))
-        await core.change(application, chosen.versions)
+        await core.change(application, asked.versions)
         return _json(await core.application(application))
 
     @router.get("/healthz", response_model=None, include_in_schema=False)
@@ -272,10 +272,14 @@ def _add_error_handlers(api: FastAPI) -> None:
 
     async def by_status(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
+        if isinstance(error.__cause__, ApiError):  # raised while the body was read
+            return await refused(request, error.__cause__)
         return await refused(request, ApiError(error.status_code, str(error.detail)))
 
     api.add_exception_handler(RequestValidationError, invalid)
     api.add_exception_handler(HTTPException, by_status)
+    api.add_exception_handler(ApiError, refused)
+    api.add_exception_handler(SeqvisError, refused)
     api.add_exception_handler(Exception, refused)
 
 

@@ -84,7 +84,7 @@ class Door:
         if not _GOOD_ID.fullmatch(request_id):
             request_id = uuid.uuid4().hex
         scope["state"] = {"request_id": request_id}
-        status = 500
+        status = 0
 
         async def send_marked(message: Message) -> None:
             nonlocal status
@@ -97,9 +97,10 @@ class Door:
             try:
                 scope["state"]["caller"] = self._let_in(scope, headers)
                 await self._app(scope, self._limited(receive, headers), send_marked)
-            except ApiError as error:
-                scope["state"].setdefault("code", error.code)
-                await response(error, request_id)(scope, receive, send_marked)
+            except Exception as error:
+                # Starlette raises what it has answered with 500 once more, for the server to see.
+                if not status:
+                    await refuse(scope, error, request_id)(scope, receive, send_marked)
         finally:
             code = scope["state"].get("code")
             seen = Seen(_route(scope), status, time.perf_counter() - began, code)

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from serve.settings import Version
+from serve.settings import Versions
 
 LONGEST_ID = 4096
 LONGEST_LIST = 12_800  # texts of a stream, whatever the limits are set to
@@ -156,7 +156,7 @@ class ModelsAnswer(BaseModel):
     search: LiveApplication | None
 
 
-class ChangeModels(Strict):
+class ChangeModels(Versions):
     """The versions that shall be live, instead of those that are."""
 
     model_config = ConfigDict(
@@ -171,8 +171,6 @@ class ChangeModels(Strict):
             ]
         }
     )
-
-    versions: list[Version] = Field(min_length=1, max_length=8)
 
 
 class Ready(BaseModel):

@@ -1,0 +1,88 @@
+"""The gateway with its parts in one process: the real models and routes, without Ray."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from starlette.testclient import TestClient
+
+from seqvis.search.shards import shard_paths
+from serve.api.app import build_api
+from serve.api.door import Seen
+from serve.core import Core, SearchParts
+from serve.encoder import EncoderReplica
+from serve.index import IndexReplica
+from serve.security import Keys
+from serve.settings import Application, GatewaySettings, SearchSettings
+from serve.translator import TranslatorReplica, TranslatorSettings
+from serve.versions import Wanted
+from serve.writer import WriterReplica
+
+LOCAL = "http://127.0.0.1:8000"
+
+
+class MemoryStore:
+    """Keeps what is wanted in this process."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Wanted] = {}
+
+    def read(self, application: Application) -> Wanted | None:
+        return self._kept.get(application)
+
+    def write(self, application: Application, wanted: Wanted) -> None:
+        self._kept[application] = wanted
+
+
+class LocalPart:
+    """A replica in this process, called as a deployment is."""
+
+    def __init__(self, replica: Any):
+        self.replica = replica
+
+    async def call(self, method: str, *arguments: Any) -> Any:
+        return await getattr(self.replica, method)(*arguments)
+
+    async def stream(self, method: str, *arguments: Any) -> AsyncIterator[Any]:
+        async for item in getattr(self.replica, method)(*arguments):
+            yield item
+
+
+@dataclass
+class Served:
+    """A running gateway: a client of it, and what it is made of."""
+
+    client: TestClient
+    core: Core
+    store: MemoryStore
+    seen: list[Seen]
+
+
+@contextmanager
+def served(
+    translator: str | None,
+    collection: Path | None,
+    keys: Keys | None = None,
+    **settings: Any,
+) -> Iterator[Served]:
+    """A gateway over a translator and a collection (or its shards)."""
+    store, seen = MemoryStore(), []
+    part = search = None
+    if translator:
+        part = LocalPart(TranslatorReplica(TranslatorSettings(model=translator), store))
+    if collection:
+        shards = len(shard_paths(collection))
+        chosen = SearchSettings(collection=str(collection), shards=shards, recall_sample=1.0)
+        index = [LocalPart(IndexReplica(chosen, shard, store)) for shard in range(shards)]
+        search = SearchParts(
+            LocalPart(EncoderReplica(chosen, store=store)),
+            LocalPart(WriterReplica(chosen, store)),
+            index.__getitem__,
+        )
+    core = Core(store, part, search)
+    api = build_api(core, GatewaySettings(**settings), keys, seen.append)
+    with TestClient(api, base_url=LOCAL, client=("127.0.0.1", 50000)) as client:
+        client.portal.call(core.take_up)
+        yield Served(client, core, store, seen)
