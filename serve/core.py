@@ -41,9 +41,13 @@ class SearchParts:
         self._index = index
         self.shards: list[Part] = []
 
-    def count(self, shards: int) -> None:
-        """Says how many shards there are; known once the encoder has been asked."""
-        self.shards = [self._index(shard) for shard in range(shards)]
+    async def find_shards(self) -> None:
+        """Asks the first shard how many there are, unless that is known."""
+        if self.shards:
+            return
+        described = await self._index(0).call("describe")
+        for about in described["versions"].values():
+            self.shards = [self._index(shard) for shard in range(about["shards"])]
 
     def owner(self, name: str) -> Part:
         return self.shards[shard_of(name, len(self.shards))]
@@ -74,10 +78,8 @@ class Core:
             wanted = await asyncio.to_thread(self._store.read, application)
             if wanted is not None:
                 self._wanted[application] = wanted
-        if self.search is not None and not self.search.shards:
-            described = await self.search.encoder.call("describe")
-            counts = [about["shards"] for about in described["versions"].values()]
-            self.search.count(counts[0])
+        if self.search is not None:
+            await self.search.find_shards()
 
     async def translate(
         self, texts: Sequence[str], work: Work, name: str | None
@@ -226,9 +228,9 @@ class Core:
     async def application(self, application: Application) -> dict[str, Any]:
         """What is live of one application."""
         wanted = self._live(application)
-        reports = await asyncio.gather(
-            *(part.call("describe") for part in self._parts(application))
-        )
+        # The encoder is not asked: it may have no replica, and would be started for it.
+        parts = [self._translator()] if application == "translator" else self._search().shards
+        reports = await asyncio.gather(*(part.call("describe") for part in parts))
         versions = []
         for version in wanted.versions:
             key = version_key(version)

@@ -18,7 +18,6 @@ from ray import serve
 from seqvis.errors import BusyError, QueryError
 from seqvis.search.candidates import CandidateSet
 from seqvis.search.pictures import PicturePlacer, PlacedPicture
-from seqvis.search.shards import describe
 from serve.metrics import EncoderMetrics, Reporter, SwitchMetrics
 from serve.settings import Application, SearchSettings, Version
 from serve.versions import Follower, HeadStore, Store, configure
@@ -86,11 +85,6 @@ class EncoderReplica:
         """Loads a version and tries it; raises why it cannot be used."""
         await asyncio.to_thread(self._follower.try_version, version)
 
-    async def describe(self) -> dict[str, Any]:
-        """What each loaded version is, by key; and why wanted ones are not loaded."""
-        versions = {key: self._about(key) for key in self._follower.loaded()}
-        return {"versions": versions, "refused": self._follower.refused()}
-
     def check_health(self) -> None:
         """Serve asks; a replica that answers is well."""
 
@@ -101,15 +95,6 @@ class EncoderReplica:
         )
         placer.warm_up()
         return placer
-
-    def _about(self, key: str) -> dict[str, Any]:
-        described = describe(key.split("=", 1)[1])
-        return {
-            "dimension": described.dimension,
-            "backend": described.backend,
-            "shards": len(described.shards),
-            "attribution": self._settings.attribution,
-        }
 
     async def _work(self) -> None:
         """Runs the network until nobody waits."""

@@ -84,14 +84,21 @@ class IndexReplica:
 
     async def describe(self) -> dict[str, Any]:
         """What each loaded version holds, by key; and why wanted ones are not loaded."""
-        held = {
-            key: {"items": len(self._follower.get(key).collection)}
-            for key in self._follower.loaded()
-        }
-        return {"versions": held, "refused": self._follower.refused()}
+        about = {key: self._about(self._follower.get(key)) for key in self._follower.loaded()}
+        return {"versions": about, "refused": self._follower.refused()}
 
     def check_health(self) -> None:
         """Serve asks; a replica that answers is well."""
+
+    def _about(self, loaded: LoadedShard) -> dict[str, Any]:
+        collection = loaded.collection
+        return {
+            "items": len(collection),
+            "dimension": collection.dimension,
+            "backend": collection.backend,
+            "shards": self._settings.shards,
+            "attribution": self._settings.attribution,
+        }
 
     def _search_words(
         self, version: str, query: str, k: int, min_score: float | None, where: Where

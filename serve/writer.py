@@ -64,13 +64,6 @@ class WriterReplica:
         """Opens a version for writing; raises why it cannot."""
         await asyncio.to_thread(self._follower.try_version, version)
 
-    async def describe(self) -> dict[str, Any]:
-        """Which versions are open, by key; and why wanted ones are not."""
-        return {
-            "versions": {key: {} for key in self._follower.loaded()},
-            "refused": self._follower.refused(),
-        }
-
     def check_health(self) -> None:
         """Serve asks; a replica that answers is well."""
 
