@@ -1,6 +1,7 @@
 # The whole project from a bare machine with Python 3.11+, gcc and make:
 #
-#   make demo    trains a translator of generated questions and a search of drawings, shows both
+#   make demo    trains a translator of generated questions and a search of drawings, serves both
+#                until Ctrl-C (make demo SERVE=0 ends after training)
 #   make test    runs all tests
 #
 # Both install what they need into .venv once (some minutes, 7 GB); a second call starts at once.
@@ -9,6 +10,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 DEMO_OUT ?= runs/demo
+SERVE ?= 1
 TEST_ARGS ?=
 
 # OpenMP's threads must not spin while they wait: see jobs/__init__.py.
@@ -17,7 +19,7 @@ export OMP_WAIT_POLICY := PASSIVE
 .PHONY: demo test lint setup clean
 
 demo: $(VENV)/installed
-	$(RUN) -m jobs.demo --out $(DEMO_OUT)
+	$(RUN) -m jobs.demo --out $(DEMO_OUT) $(if $(filter 0,$(SERVE)),--no-serve)
 
 test: $(VENV)/installed
 	$(RUN) -m pytest $(TEST_ARGS)

@@ -2,7 +2,8 @@
 
 Everything that a real corpus goes through, in about three minutes on two cores: generate, prepare,
 train on two Ray workers, score on combinations of words that training never saw, translate. Then
-everything that a collection of pictures goes through, in a minute (demo_pictures.py).
+everything that a collection of pictures goes through, in a minute (demo_pictures.py). At the end
+both are served, with a page, until Ctrl-C.
 """
 
 import sys
@@ -18,6 +19,7 @@ from jobs.progress import stage_progress
 from jobs.ray_session import ray_session
 from jobs.runner import run_job
 from seqvis.config import JobSettings, read_yaml
+from seqvis.samples.drawings import ATTRIBUTION
 from seqvis.samples.questions import write_sample
 from seqvis.storage import locate
 from seqvis.text.textfiles import read_sentences
@@ -28,13 +30,15 @@ from seqvis.translation.prepare import prepare
 from seqvis.translation.prepare_settings import PrepareSettings
 from seqvis.translation.train import TrainSettings, train
 from seqvis.translation.translator import Translator
+from serve.app import Serve, free_port
+from serve.app import run as serve_until_stopped
 
 PRESET = Path(__file__).parent / "presets" / "demo.yaml"
 SHOWN = 6  # held-out questions printed
 
 
 class Demo(JobSettings):
-    """Trains a small translator on generated questions and a search of drawings, and shows both."""
+    """Trains a small translator on generated questions and a search of drawings, serves both."""
 
     out: str = "runs/demo"
     """Local directory for everything that the demo makes."""
@@ -46,6 +50,10 @@ class Demo(JobSettings):
     """Passes over the questions."""
     image_size: int = Field(144, ge=32, le=512)
     """Side of the drawings, in pixels."""
+    serve: bool = True
+    """At the end serve what was trained, until Ctrl-C."""
+    port: int = Field(8000, ge=1, le=65535)
+    """Port to serve at; if it is taken, a free one."""
 
 
 def run(settings: Demo) -> dict[str, Any]:
@@ -77,6 +85,16 @@ def run(settings: Demo) -> dict[str, Any]:
         result = _show(folder)
         drawings = show_drawings(folder, settings.image_size, 5, _say)
     _say_what_next(folder)
+    if settings.serve:
+        _say("\nStarting the server: half a minute")
+        serve_until_stopped(
+            Serve(
+                translator=f"{folder}/translator",
+                collection=f"{folder}/collection",
+                port=free_port(settings.port),
+                attribution=ATTRIBUTION,
+            )
+        )
     return {**result, "pictures": drawings}
 
 

@@ -8,6 +8,7 @@ settings they take. What would surprise a reader: Ray reads the switches of `ENV
 processes start, so on a cluster they belong into the environment of `ray start`.
 """
 
+import contextlib
 import os
 import signal
 import socket
@@ -42,6 +43,8 @@ ENVIRONMENT = {
     "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
     "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "100",
     "RAY_SERVE_LOG_TO_STDERR": "0",
+    # Ray lowers its workers' priority; a page should answer while something else computes.
+    "RAY_worker_niceness": "0",
 }
 
 _LOGGING = {"enable_access_log": False, "encoding": "JSON"}  # the gateway writes its own
@@ -95,6 +98,16 @@ def run(settings: Serve) -> None:
         print("Ctrl-C stops it.", file=sys.stderr, flush=True)
         wait_for_signal()
         print("stopping", file=sys.stderr, flush=True)
+
+
+def free_port(wanted: int, host: str = "127.0.0.1") -> int:
+    """`wanted` if one can listen there, else a free port."""
+    for port in (wanted, 0):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+            return int(probe.getsockname()[1])
+    raise ConfigError(f"no port of {host} is free")
 
 
 @contextmanager

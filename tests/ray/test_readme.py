@@ -79,7 +79,7 @@ def demo_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     out, told, printed = tmp_path_factory.mktemp("demo"), io.StringIO(), io.StringIO()
     flags = ["--out", str(out), "--pairs", "2500", "--epochs", "1", "--num-workers", "2"]
     with redirect_stdout(printed), redirect_stderr(told):
-        assert demo([*flags, "--image-size", "48"]) == 0
+        assert demo([*flags, "--image-size", "48", "--no-serve"]) == 0
     return out, json.loads(printed.getvalue().splitlines()[-1]), told.getvalue()
 
 
