@@ -1,6 +1,5 @@
 """Makes a store of word vectors: from fastText, GloVe or spaCy, or trained on your own text."""
 
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from pydantic import Field
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from jobs.runner import run_job
+from jobs.runner import leave, run_job
 from seqvis.artifacts import check_destination
 from seqvis.config import JobSettings
 from seqvis.errors import ConfigError
@@ -122,4 +121,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

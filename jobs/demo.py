@@ -17,7 +17,7 @@ from jobs.console import training_console
 from jobs.demo_pictures import show_drawings
 from jobs.progress import stage_progress
 from jobs.ray_session import ray_session
-from jobs.runner import run_job
+from jobs.runner import leave, run_job
 from seqvis.config import JobSettings, read_yaml
 from seqvis.samples.drawings import ATTRIBUTION
 from seqvis.samples.questions import write_sample
@@ -153,4 +153,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -1,12 +1,11 @@
 """Turns a folder of images, or a table of URIs, into features for train_devise and search."""
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 from jobs.progress import stage_progress
 from jobs.ray_session import ray_session
-from jobs.runner import run_job
+from jobs.runner import leave, run_job
 from seqvis.config import JobSettings
 from seqvis.vision.features import EmbedSettings, embed_images
 
@@ -30,4 +29,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

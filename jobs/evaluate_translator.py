@@ -1,12 +1,11 @@
 """Scores a translator on two aligned files: BLEU, chrF, losses, speed."""
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 from pydantic import Field, model_validator
 
-from jobs.runner import run_job
+from jobs.runner import leave, run_job
 from seqvis import artifacts
 from seqvis.config import JobSettings
 from seqvis.storage import locate
@@ -89,4 +88,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

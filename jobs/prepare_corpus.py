@@ -7,7 +7,7 @@ from typing import Any
 
 from jobs.progress import stage_progress
 from jobs.ray_session import ray_session
-from jobs.runner import run_job
+from jobs.runner import leave, run_job
 from seqvis.config import JobSettings
 from seqvis.storage import locate
 from seqvis.translation.prepare import prepare
@@ -33,4 +33,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -39,8 +39,11 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
         signal.signal(signal.SIGTERM, on_sigterm)
     try:
         yield
-    finally:
+    except Exception:
         ray.shutdown()
+        raise
+    # After an interruption it stays as it is until the process ends: see runner.leave.
+    ray.shutdown()
 
 
 def _start_here(num_cpus: int | None) -> None:

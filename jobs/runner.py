@@ -8,16 +8,20 @@ keys, 130 interrupted (Ctrl-C), 143 asked to stop (SIGTERM, as `ray job stop` se
 
 import json
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from seqvis.config import JobSettings
 from seqvis.errors import ConfigError, SeqvisError
 
 S = TypeVar("S", bound=JobSettings)
+
+
+_INTERRUPTED = (130, 143)
 
 
 class _Terminated(BaseException):
@@ -57,6 +61,19 @@ def run_job(
     finally:
         if previous is not None:
             signal.signal(signal.SIGTERM, previous)
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process of a job with its exit code.
+
+    One that was interrupted ends at once: Ray Train's thread may still be inside Ray, which crashes
+    if it is taken down under it. Ray's own processes end with this one.
+    """
+    if code in _INTERRUPTED:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _complain(message: object, code: int) -> int:

@@ -1,7 +1,6 @@
 """Searches a collection by words, by a picture or by a stored one; or names a picture."""
 
 import json
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -11,7 +10,7 @@ from pydantic import Field, model_validator
 from rich.console import Console
 from rich.table import Table
 
-from jobs.runner import run_job
+from jobs.runner import leave, run_job
 from seqvis.config import JobSettings
 from seqvis.contact_sheet import Cell, draw_contact_sheet
 from seqvis.errors import ConfigError
@@ -149,4 +148,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

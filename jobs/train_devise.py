@@ -1,6 +1,5 @@
 """Trains a DeViSE head that projects pictures' features into the space of word vectors."""
 
-import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -9,7 +8,7 @@ from pydantic import Field
 
 from jobs.console import training_console
 from jobs.ray_session import ray_session
-from jobs.runner import run_job
+from jobs.runner import leave, run_job
 from seqvis.config import JobSettings
 from seqvis.devise.settings import DeviseSettings
 from seqvis.devise.train import train
@@ -53,4 +52,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -1,6 +1,5 @@
 """Trains a translator on a prepared corpus, on one or many workers."""
 
-import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -9,7 +8,7 @@ from pydantic import Field
 
 from jobs.console import training_console
 from jobs.ray_session import ray_session
-from jobs.runner import run_job
+from jobs.runner import leave, run_job
 from seqvis.config import JobSettings
 from seqvis.translation.train import TrainSettings, find_rate, train
 
@@ -57,4 +56,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
-from jobs.runner import run_job
+from jobs.runner import leave, run_job
 from seqvis.config import JobSettings
 from seqvis.errors import ConfigError
 from seqvis.storage import locate
@@ -87,4 +87,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -24,7 +24,7 @@ from ray.serve.api import RunTarget
 from ray.serve.config import HTTPOptions
 
 from jobs.ray_session import ray_session
-from jobs.runner import run_job
+from jobs.runner import leave, run_job
 from seqvis.config import JobSettings
 from seqvis.errors import ConfigError, ServingError
 from seqvis.search.shards import shard_paths
@@ -197,4 +197,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -12,7 +12,6 @@ A deployment's `user_config` is checked if its class names a model in the attrib
 import difflib
 import inspect
 import json
-import sys
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -27,7 +26,7 @@ from ray.serve._private.utils import validate_route_prefix
 from ray.serve.deployment import Deployment
 from ray.serve.schema import HTTPOptionsSchema, ServeDeploySchema
 
-from jobs.runner import run_job
+from jobs.runner import leave, run_job
 from seqvis.config import JobSettings
 from seqvis.errors import ConfigError
 from serve.security import read_yaml_strictly
@@ -140,13 +139,18 @@ def _validate(model: type[BaseModel], value: Any, where: str) -> list[str]:
 
 
 def _explain_all(error: ValidationError, value: Any, where: str) -> list[str]:
-    """All but unknown keys, which `_walk` finds."""
-    details = [one for one in error.errors() if one["type"] != "extra_forbidden"]
-    return [_explain(detail, value, where) for detail in details]
+    """A line for each place, but for unknown keys, which `_walk` finds."""
+    problems: dict[str, str] = {}
+    for detail in error.errors():
+        if detail["type"] != "extra_forbidden":
+            place = _place(detail, value, where)
+            # Of a value that may have several types, the first one's complaint is enough.
+            problems.setdefault(place, _message(detail))
+    return [f"{place or 'top level'}: {message}" for place, message in problems.items()]
 
 
-def _explain(detail: Any, value: Any, where: str) -> str:
-    """`detail`'s place in words: its path may end in names of types, which the value has not."""
+def _place(detail: Any, value: Any, where: str) -> str:
+    """Where the problem is: pydantic's path may end in names of types, which the value has not."""
     for part in detail["loc"]:
         inside = isinstance(value, dict) and part in value
         inside = inside or (isinstance(value, list) and isinstance(part, int))
@@ -158,10 +162,14 @@ def _explain(detail: Any, value: Any, where: str) -> str:
             where = _join(where, part, value)
         else:
             where = f"{where}.{part}" if where else part
+    return where
+
+
+def _message(detail: Any) -> str:
     if detail["type"] == "missing":
-        return f"{where}: is needed"
+        return "is needed"
     message = str(detail["msg"]).removeprefix("Value error, ")
-    return f"{where or 'top level'}: {message[:1].lower()}{message[1:]}"
+    return f"{message[:1].lower()}{message[1:]}"
 
 
 def _repeated_names(application: Mapping[str, Any], where: str) -> list[str]:
@@ -275,4 +283,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError
 
-from jobs.runner import run_job
+from jobs.runner import leave, run_job
 from seqvis.config import JobSettings
 from seqvis.errors import ConfigError
 from serve.security import KeyHolder, explain, sha256_of
@@ -48,4 +48,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

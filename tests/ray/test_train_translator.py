@@ -1,5 +1,6 @@
 """train_translator through its own main, on a real Ray with two workers."""
 
+import contextlib
 import json
 import os
 import signal
@@ -53,9 +54,12 @@ def test_two_workers_see_the_losses_that_one_sees_at_the_same_batch_size(
 
 def _training_processes() -> list[int]:
     """Of this test session's Ray; other trainings on the machine are left in peace."""
-    ours = psutil.Process().children(recursive=True)
-    names = {one.pid: " ".join(one.cmdline()) for one in ours if one.is_running()}
-    return sorted(pid for pid, name in names.items() if "RayTrainWorker" in name)
+    found = []
+    for one in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended meanwhile, or is a zombie
+            if "RayTrainWorker" in " ".join(one.cmdline()):
+                found.append(one.pid)
+    return sorted(found)
 
 
 def test_a_run_whose_worker_is_killed_recovers_by_itself(corpus: Path, tmp_path: Path) -> None:
