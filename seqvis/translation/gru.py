@@ -4,9 +4,10 @@ In: a sequence (time, batch, features) and its real lengths. Out: the hidden sta
 step and the last one. A padded step leaves the hidden state as it was, so that a sentence's
 states do not depend on how much padding its batch has, in either direction.
 
-What would surprise a reader: on a CPU the layer is a hand-written autograd function. It keeps
-the gates of all steps and computes each weight gradient as one matrix product over all steps,
-where autograd would add up one small product a step. On a GPU cuDNN's GRU runs instead.
+What would surprise a reader: in training on a CPU the layer is a hand-written autograd function.
+It keeps the gates of all steps and computes each weight gradient as one matrix product over all
+steps, where autograd would add up one small product a step. On a GPU, and where no gradient is
+wanted, PyTorch's own GRU runs instead.
 """
 
 import math
@@ -54,8 +55,8 @@ class GRULayer(nn.Module):
             (batch, hidden_size). States at padded steps repeat a neighbour's.
         """
         weight = self.weight_hh if weight_hh is None else weight_hh
-        if inputs.is_cuda:
-            return self._run_cudnn(inputs, hidden, lengths, reverse, weight)
+        if inputs.is_cuda or _only_forward(inputs):
+            return self._run_whole(inputs, hidden, lengths, reverse, weight)
         gates = functional.linear(inputs, self.weight_ih, self.bias_ih)
         mask = None
         if lengths is not None and int(lengths.min()) < inputs.shape[0]:
@@ -65,7 +66,7 @@ class GRULayer(nn.Module):
         states, last = _RecurrentSteps.apply(gates, hidden, weight, self.bias_hh, mask, reverse)
         return states, last
 
-    def _run_cudnn(
+    def _run_whole(
         self,
         inputs: Tensor,
         hidden: Tensor,
@@ -76,7 +77,7 @@ class GRULayer(nn.Module):
         if reverse:
             inputs = _reverse_sequences(inputs, lengths)
         parameters = [self.weight_ih, weight, self.bias_ih, self.bias_hh]
-        # cuDNN gets no mask: padding comes last, so no real step sees it.
+        # It gets no mask: padding comes last, so no real step sees it.
         states, last = torch.gru(
             inputs,
             hidden.unsqueeze(0).to(inputs.dtype),
@@ -95,6 +96,11 @@ class GRULayer(nn.Module):
         if reverse:
             states = _reverse_sequences(states, lengths)
         return states, last
+
+
+def _only_forward(inputs: Tensor) -> bool:
+    """Whether nothing is to be kept for a backward pass, in float32 throughout."""
+    return not torch.is_grad_enabled() and product_type(inputs) == inputs.dtype == torch.float32
 
 
 def product_type(like: Tensor) -> torch.dtype:
