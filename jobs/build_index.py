@@ -1,6 +1,5 @@
 """Makes a collection that words and pictures search, of a model and a features table."""
 
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from pydantic import Field
 from rich.console import Console
 
-from jobs.runner import run_job
+from jobs.runner import leave, run_job
 from seqvis.config import JobSettings
 from seqvis.devise.model import DeviseModel
 from seqvis.search.building import PictureItems, build_collection
@@ -67,4 +66,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -1,22 +1,22 @@
-"""Keeps a collection: adds and deletes pictures, compacts, copies, and measures its recall."""
+"""Keeps a collection: adds and deletes pictures, compacts, copies, splits, measures its recall."""
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 from pydantic import Field, model_validator
 
-from jobs.runner import run_job
+from jobs.runner import leave, run_job
 from seqvis.config import JobSettings
 from seqvis.devise.model import DeviseModel
 from seqvis.search.building import PictureItems
 from seqvis.search.collection import Collection
-from seqvis.search.engine import open_model
+from seqvis.search.placing import open_trained
+from seqvis.search.splitting import split
 from seqvis.vision.featuretable import FeatureTable
 
 
 class Keep(JobSettings):
-    """Keeps a collection: adds and deletes pictures, compacts, copies, and measures its recall.
+    """Keeps a collection: adds and deletes pictures, compacts, copies, splits, measures its recall.
 
     Give one of the actions; without any, what the collection holds is printed.
     """
@@ -36,6 +36,10 @@ class Keep(JobSettings):
     """Directory for a consistent copy, which may be moved anywhere."""
     restore: str | None = None
     """Directory or URI of a snapshot: make a collection of it."""
+    split: int | None = Field(None, ge=1)
+    """Copy it to this many shards, which --out names, each for a serving process of its own."""
+    out: str | None = None
+    """Directory for the shards (for --split)."""
     model: str | None = None
     """The collection's model, if it was moved (for --add)."""
     columns: tuple[str, ...] = ()
@@ -45,11 +49,11 @@ class Keep(JobSettings):
 
     @model_validator(mode="after")
     def _one_action(self) -> "Keep":
-        actions = (self.add, self.delete, self.compact, self.recall, self.snapshot, self.restore)
-        if sum(bool(action) for action in actions) > 1:
-            raise ValueError(
-                "give one of --add, --delete, --compact, --recall, --snapshot and --restore"
-            )
+        names = ("add", "delete", "compact", "recall", "snapshot", "restore", "split")
+        if sum(bool(getattr(self, name)) for name in names) > 1:
+            raise ValueError(f"give one of --{', --'.join(names[:-1])} and --{names[-1]}")
+        if (self.split is None) != (self.out is None):
+            raise ValueError("--split and --out go together")
         return self
 
 
@@ -58,6 +62,8 @@ def run(settings: Keep) -> dict[str, Any]:
     if settings.restore:
         with Collection.restore(settings.restore, settings.collection) as collection:
             return {"restored": settings.restore, **collection.statistics()}
+    if settings.split and settings.out:
+        return {"shards": split(settings.collection, settings.split, settings.out)}
     changes = bool(settings.add or settings.delete or settings.compact)
     with Collection.open(settings.collection, read_only=not changes) as collection:
         return {**_act(collection, settings), **collection.statistics()}
@@ -65,7 +71,7 @@ def run(settings: Keep) -> dict[str, Any]:
 
 def _act(collection: Collection, settings: Keep) -> dict[str, Any]:
     if settings.add:
-        return _add(collection, open_model(collection, settings.model), settings)
+        return _add(collection, open_trained(DeviseModel, collection, settings.model), settings)
     if settings.delete:
         return {"deleted": collection.delete(settings.delete)}
     if settings.compact:
@@ -91,4 +97,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -2,20 +2,20 @@
 
 import csv
 import io
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from pydantic import Field
 
-from jobs.runner import run_job
+from jobs.runner import leave, run_job
 from seqvis.config import JobSettings
-from seqvis.devise.evaluate import CandidateSet, candidate_labels, evaluate, open_vectors
+from seqvis.devise.evaluate import CandidateSet, candidate_labels, evaluate
 from seqvis.devise.labels import SEED_COVERAGE
-from seqvis.devise.model import DeviseModel, LabelSpace
+from seqvis.devise.model import DeviseModel
 from seqvis.devise.page import metrics_by_set, page_examples, write_page
 from seqvis.devise.wordnet import WordNet
+from seqvis.devise.words import LabelSpace, open_vectors
 from seqvis.storage import locate
 from seqvis.vision.featuretable import FeatureTable
 
@@ -75,4 +75,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -52,9 +52,9 @@ def calibrate(
     parts = np.array_split(np.random.default_rng(seed).permutation(len(targets)), folds)
     curves: list[list[dict[str, float]]] = []
     among_unseen: list[dict[str, float]] = []
-    for number, held_out in enumerate(parts):
+    for number, labels in enumerate(parts):
         as_unseen = np.zeros(len(targets), dtype=bool)
-        as_unseen[held_out] = True
+        as_unseen[labels] = True
         kept = np.flatnonzero(~as_unseen)
         part = _renumbered(train, kept, len(targets))
         check = _renumbered(valid, kept, len(targets))
@@ -65,22 +65,16 @@ def calibrate(
             )
         project = train_head(number, part, check, targets[kept])
         # Held-out labels' pictures were not trained on, whichever part of the data they are from.
-        unseen = [pictures.where(as_unseen[pictures.labels]) for pictures in (train, valid)]
-        seen = valid.where(~as_unseen[valid.labels])
-        unseen_scores = (
-            np.concatenate([project(pictures.features) for pictures in unseen]) @ targets.T
-        )
-        unseen_labels = np.concatenate([pictures.labels for pictures in unseen])
-        alone = np.where(as_unseen, unseen_scores, -np.inf)
-        among_unseen.append(hits(ranks(alone, unseen_labels)))
+        held_out = [pictures.where(as_unseen[pictures.labels]) for pictures in (train, valid)]
+        unseen = [_ranked(project, pictures, targets, as_unseen) for pictures in held_out]
+        seen = _ranked(project, valid.where(~as_unseen[valid.labels]), targets, as_unseen)
+        among_unseen.append(hits(np.concatenate([ranked.alone for ranked in unseen])))
+        of_unseen = np.concatenate([ranked.with_bonus for ranked in unseen], axis=1)
         curves.append(
-            _curve(
-                unseen_scores,
-                unseen_labels,
-                project(seen.features) @ targets.T,
-                seen.labels,
-                as_unseen,
-            )
+            [
+                harmonic(hits(one), hits(other))
+                for one, other in zip(of_unseen, seen.with_bonus, strict=True)
+            ]
         )
     means = [_mean([curve[place] for curve in curves]) for place in range(len(BONUSES))]
     best = max(range(len(BONUSES)), key=lambda place: means[place][f"harmonic@{at}"])
@@ -91,21 +85,32 @@ def _mean(of: list[dict[str, float]]) -> dict[str, float]:
     return {key: float(np.mean([one[key] for one in of])) for key in of[0]}
 
 
-def _curve(
-    unseen_scores: np.ndarray,
-    unseen_labels: np.ndarray,
-    seen_scores: np.ndarray,
-    seen_labels: np.ndarray,
+@dataclass(frozen=True)
+class _Ranked:
+    """Ranks of pictures' own labels."""
+
+    with_bonus: np.ndarray  # int32 [bonuses, pictures], among all labels
+    alone: np.ndarray  # int32 [pictures], among those held out; of others it means nothing
+
+
+def _ranked(
+    project: Callable[[np.ndarray], np.ndarray],
+    pictures: Pictures,
+    targets: np.ndarray,
     as_unseen: np.ndarray,
-) -> list[dict[str, float]]:
-    """Harmonic means for each bonus."""
-    curve = []
-    for bonus in BONUSES:
-        extra = (bonus * as_unseen).astype(np.float32)
-        unseen = hits(ranks(unseen_scores + extra, unseen_labels))
-        seen = hits(ranks(seen_scores + extra, seen_labels))
-        curve.append(harmonic(seen, unseen))
-    return curve
+) -> _Ranked:
+    with_bonus = np.empty((len(BONUSES), len(pictures)), dtype=np.int32)
+    alone = np.empty(len(pictures), dtype=np.int32)
+    begin = 0
+    for features, truths in pictures.blocks():
+        block = slice(begin, begin + len(truths))
+        scores = project(features) @ targets.T
+        for place, bonus in enumerate(BONUSES):
+            extra = (bonus * as_unseen).astype(np.float32)
+            with_bonus[place, block] = ranks(scores + extra, truths)
+        alone[block] = ranks(np.where(as_unseen, scores, -np.inf), truths)
+        begin += len(truths)
+    return _Ranked(with_bonus, alone)
 
 
 def _renumbered(pictures: Pictures, kept: np.ndarray, labels: int) -> Pictures:
@@ -113,4 +118,4 @@ def _renumbered(pictures: Pictures, kept: np.ndarray, labels: int) -> Pictures:
     number = np.full(labels, -1, dtype=np.int64)
     number[kept] = np.arange(len(kept))
     chosen = number[pictures.labels] >= 0
-    return Pictures(pictures.features[chosen], number[pictures.labels[chosen]])
+    return Pictures(pictures.matrix, pictures.rows[chosen], number[pictures.labels[chosen]])

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from seqvis.devise.labels import LabelVectors, label_vectors
-from seqvis.devise.model import LabelSpace, same_backbone
+from seqvis.devise.model import same_backbone
 from seqvis.devise.settings import DeviseSettings
 from seqvis.devise.space import Space
 from seqvis.devise.task import Pictures
 from seqvis.devise.wordnet import WordNet
+from seqvis.devise.words import LabelSpace
 from seqvis.errors import ArtifactError, ConfigError, DataError
 from seqvis.storage import locate
 from seqvis.text.wordvectors import WordVectors
@@ -139,7 +140,7 @@ def _rows_of(table: FeatureTable, labels: Sequence[str]) -> np.ndarray:
 def _pictures(table: FeatureTable, rows: np.ndarray, labels: Sequence[str]) -> Pictures:
     number = {label: place for place, label in enumerate(labels)}
     numbers = np.array([number[table.labels[row]] for row in rows], dtype=np.int64)
-    return Pictures(np.ascontiguousarray(table.features[rows]), numbers)
+    return Pictures(table.features, rows, numbers)
 
 
 def _split(

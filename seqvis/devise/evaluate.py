@@ -23,9 +23,10 @@ from seqvis.devise.metrics import (
     hits,
     ranks,
 )
-from seqvis.devise.model import DeviseModel, LabelSpace
+from seqvis.devise.model import DeviseModel
 from seqvis.devise.wordnet import WordNet
-from seqvis.errors import ArtifactError, DataError
+from seqvis.devise.words import LabelSpace
+from seqvis.errors import DataError
 from seqvis.text.wordvectors import WordVectors
 from seqvis.vision.featuretable import FeatureTable
 
@@ -42,29 +43,6 @@ class Evaluation:
     images: int
     candidates: int
     per_class: list[dict[str, object]]  # label, name, seen, images, hit@k, nearest wrong label
-
-
-def open_vectors(model: DeviseModel, vectors: str | None = None) -> WordVectors:
-    """The word vectors that the model was trained with, at `vectors` if they were moved.
-
-    Raises ArtifactError if they are not there or are others.
-    """
-    uri = vectors or model.vectors_uri
-    try:
-        store = WordVectors.open(uri)
-    except ArtifactError as error:
-        raise ArtifactError(f"{error}\n--vectors: say where {model.vectors_uri} is now") from error
-    where = model.artifact.location.uri
-    if store.dimension != model.dimension:
-        raise ArtifactError(
-            f"{uri}: its vectors have {store.dimension} dimensions, those of {where} "
-            f"{model.dimension}; give the word vectors that it was trained with"
-        )
-    if store.fingerprint() != model.vectors_fingerprint:
-        raise ArtifactError(
-            f"{uri}: holds other word vectors than {where} was trained with; give those"
-        )
-    return store
 
 
 def candidate_labels(

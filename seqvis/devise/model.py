@@ -11,7 +11,6 @@ trained without their pictures would; the backbone's own classifier knows all th
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -25,40 +24,22 @@ from torch import Tensor
 from seqvis import artifacts
 from seqvis.artifacts import Artifact, ArtifactWriter
 from seqvis.devise.head import Head, HeadSettings
-from seqvis.devise.labels import LabelVectors
-from seqvis.devise.space import Space, unit
+from seqvis.devise.space import unit
+from seqvis.devise.words import KIND, LABELS, WEIGHTS, LabelSpace, TrainedWords, misfit
 from seqvis.errors import ArtifactError, DataError
 from seqvis.storage import Location
 from seqvis.vision.backbones import Embedded
 from seqvis.vision.featuretable import FeatureTable
 
-KIND = "devise"
 BACKBONE = "backbone.safetensors"
 BLOCK = 8192  # rows projected at once
 
 
-@dataclass(frozen=True)
-class LabelSpace:
-    """The labels a model knows, seen in training or not."""
-
-    labels: list[str]  # wnids or names
-    names: list[str]  # to be read
-    vectors: np.ndarray  # float32 [labels, dimension], points of the space, of unit length
-    seen: np.ndarray  # bool [labels]
-    how: list[str]  # how the vector was found
-
-    @classmethod
-    def of(cls, found: LabelVectors, space: Space, seen: np.ndarray) -> "LabelSpace":
-        return cls(found.labels, found.names, space.place(found.vectors), seen, found.how)
-
-
-class DeviseModel:
+class DeviseModel(TrainedWords):
     """Projects features into the space of words. Read-only; safe to share between threads."""
 
     def __init__(self, artifact: Artifact, labels: LabelSpace, tensors: Mapping[str, Tensor]):
-        self.artifact = artifact
-        self.space = labels
-        self._place = Space(tensors["centre"].numpy())
+        super().__init__(artifact, labels, tensors["centre"].numpy())
         self._head: Head | None = None
         self._classes: np.ndarray | None = None
         if artifact.config["method"] == "conse":
@@ -73,37 +54,15 @@ class DeviseModel:
     def open(cls, uri: str | Location) -> Self:
         """Opens what train_devise wrote. Raises ArtifactError if it is missing or altered."""
         artifact = artifacts.load(uri, KIND)
-        table = pq.read_table(io.BytesIO(artifact.file("labels.parquet").read_bytes()))
-        vectors = table["vector"].combine_chunks()
-        labels = LabelSpace(
-            table["label"].to_pylist(),
-            table["name"].to_pylist(),
-            vectors.flatten().to_numpy().reshape(len(table), -1),
-            table["seen"].to_numpy(),
-            table["how"].to_pylist(),
-        )
-        tensors = load_tensors(artifact.file("model.safetensors").read_bytes())
+        tensors = load_tensors(artifact.file(WEIGHTS).read_bytes())
         try:
-            return cls(artifact, labels, tensors)
+            return cls(artifact, LabelSpace.read(artifact), tensors)
         except (KeyError, RuntimeError) as error:
-            raise ArtifactError(
-                f"{artifact.location.uri}: its weights do not fit its settings ({error}); "
-                f"train it anew with python -m jobs.train_devise"
-            ) from error
-
-    @property
-    def dimension(self) -> int:
-        """Of word vectors."""
-        return self._place.dimension
+            raise misfit(artifact, error) from error
 
     @property
     def feature_dimension(self) -> int:
         return int(self.artifact.config["feature_dimension"])
-
-    @property
-    def unseen_bonus(self) -> float:
-        """What is added to the cosines of unseen labels where all of `space` compete."""
-        return float(self.artifact.metrics["unseen_bonus"])
 
     @property
     def backbone_config(self) -> dict[str, Any]:
@@ -114,21 +73,9 @@ class DeviseModel:
         return recorded
 
     @property
-    def vectors_uri(self) -> str:
-        return str(self.artifact.config["vectors"])
-
-    @property
-    def vectors_fingerprint(self) -> str:
-        return str(self.artifact.config["vectors_fingerprint"])
-
-    @property
     def needs_classes(self) -> bool:
         """Whether it is ConSE, which takes the classifier's likeliest classes, not features."""
         return self._classes is not None
-
-    def place_words(self, vectors: np.ndarray) -> np.ndarray:
-        """Word vectors as stored, [n, dimension], as points of the space."""
-        return self._place.place(vectors)
 
     def project(self, features: np.ndarray) -> np.ndarray:
         """Features, float32 [n, feature_dimension], as points of the space, unit [n, dimension]."""
@@ -220,7 +167,7 @@ def write_model(
     )
     content = io.BytesIO()
     pq.write_table(table, content)
-    writer.path("labels.parquet").write_bytes(content.getvalue())
+    writer.path(LABELS).write_bytes(content.getvalue())
     weights = {name: tensor.contiguous() for name, tensor in tensors.items()}
     weights["centre"] = torch.from_numpy(np.asarray(centre, dtype=np.float32))
-    writer.path("model.safetensors").write_bytes(save_tensors(weights))
+    writer.path(WEIGHTS).write_bytes(save_tensors(weights))

@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from seqvis.devise.evaluate import CandidateSet, nearest_labels
-from seqvis.devise.model import DeviseModel, LabelSpace
+from seqvis.devise.model import DeviseModel
+from seqvis.devise.words import LabelSpace
 from seqvis.storage import Location
 from seqvis.vision.featuretable import FeatureTable
 

@@ -1,7 +1,8 @@
 """Training a head on stored features, as a task of the one training loop.
 
-A batch is rows of a feature matrix in memory and the numbers of their labels; the vector of a label
-is stored once, however many pictures have it.
+A batch is rows of a feature matrix in memory and the numbers of their labels. The matrix is held
+once, however many parts of it are trained on and validated with (ImageNet's is 10 GB); so is the
+vector of a label, however many pictures have it.
 """
 
 import hashlib
@@ -21,21 +22,29 @@ from seqvis.training.stepper import StepLoss
 from seqvis.training.workers import Workers
 
 SHOWN_HITS = (1, 5, 10)
+BLOCK = 8192  # pictures whose features are gathered at once
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Features of pictures whose labels are known."""
+    """Pictures whose labels are known, as rows of a feature matrix that others may share."""
 
-    features: np.ndarray  # float32 [n, feature_dimension]
+    matrix: np.ndarray  # float32 [any number, feature_dimension]
+    rows: np.ndarray  # int64 [n], of the matrix
     labels: np.ndarray  # int64 [n], rows of the targets
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def where(self, chosen: np.ndarray) -> "Pictures":
-        """The pictures of the chosen rows (numbers, or a bool for each)."""
-        return Pictures(self.features[chosen], self.labels[chosen])
+        """The pictures of the chosen places (numbers, or a bool for each)."""
+        return Pictures(self.matrix, self.rows[chosen], self.labels[chosen])
+
+    def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Features and labels of all, some thousands at a time."""
+        for begin in range(0, len(self), BLOCK):
+            block = slice(begin, begin + BLOCK)
+            yield self.matrix[self.rows[block]], self.labels[block]
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,7 @@ class HeadTask:
         self._targets: dict[torch.device, Tensor] = {}
 
     def build_model(self) -> nn.Module:
-        return Head(self.head, self.train.features.shape[1], self.targets.shape[1])
+        return Head(self.head, self.train.matrix.shape[1], self.targets.shape[1])
 
     def parameter_groups(self, model: nn.Module) -> list[tuple[list[nn.Parameter], float]]:
         return [(list(model.parameters()), 1.0)]
@@ -76,7 +85,8 @@ class HeadTask:
     def fingerprint(self) -> str:
         digest = hashlib.sha256()
         for part in (self.train, self.valid):
-            digest.update(np.ascontiguousarray(part.features).data)
+            for features, _ in part.blocks():
+                digest.update(features.data)
             digest.update(np.ascontiguousarray(part.labels).data)
         digest.update(np.ascontiguousarray(self.targets).data)
         return digest.hexdigest()[:16]
@@ -97,7 +107,7 @@ class HeadTask:
         for rows in np.array_split(order, steps)[first:]:
             share = rows[workers.rank :: workers.count]
             yield Batch(
-                torch.from_numpy(self.train.features[share]).to(workers.device),
+                torch.from_numpy(self.train.matrix[self.train.rows[share]]).to(workers.device),
                 torch.from_numpy(self.train.labels[share]).to(workers.device),
                 workers.count / len(rows),
             )
@@ -109,14 +119,17 @@ class HeadTask:
 
     def evaluate(self, model: nn.Module, workers: Workers) -> dict[str, Any]:
         """Loss and hit@k of the validation pictures among the labels of training."""
-        features = torch.from_numpy(self.valid.features).to(workers.device)
-        labels = torch.from_numpy(self.valid.labels).to(workers.device)
-        with torch.autocast(workers.device.type, enabled=False):
-            projected = model(features)
-            loss = float(self._losses(projected, labels).mean())
-            scores = F.normalize(projected) @ self._targets_on(projected.device).T
-        rank = (scores >= scores.gather(1, labels[:, None])).sum(1)
-        metrics = {"loss": loss}
+        losses, ranks = [], []
+        for block, numbers in self.valid.blocks():
+            features = torch.from_numpy(block).to(workers.device)
+            labels = torch.from_numpy(numbers).to(workers.device)
+            with torch.autocast(workers.device.type, enabled=False):
+                projected = model(features)
+                losses.append(self._losses(projected, labels))
+                scores = F.normalize(projected) @ self._targets_on(projected.device).T
+            ranks.append((scores >= scores.gather(1, labels[:, None])).sum(1))
+        rank = torch.cat(ranks)
+        metrics = {"loss": float(torch.cat(losses).mean())}
         metrics |= {f"hit@{k}": float((rank <= k).float().mean()) for k in SHOWN_HITS}
         # Batch norm's statistics are each worker's own: the first one's count.
         result: dict[str, Any] = workers.from_first(metrics)

@@ -22,11 +22,12 @@ from seqvis.devise.conse import class_points
 from seqvis.devise.data import TrainingData, load_data
 from seqvis.devise.finetune import finetune
 from seqvis.devise.head import Head
-from seqvis.devise.model import BACKBONE, KIND, write_model
+from seqvis.devise.model import BACKBONE, write_model
 from seqvis.devise.settings import DeviseSettings
 from seqvis.devise.space import unit
 from seqvis.devise.task import HeadTask, Pictures
 from seqvis.devise.wordnet import WordNet
+from seqvis.devise.words import KIND
 from seqvis.errors import ConfigError
 from seqvis.plots import plot_curves
 from seqvis.storage import absolute, locate
@@ -59,10 +60,11 @@ def train(
     """
     out = locate(settings.out)
     artifacts.check_destination(out, KIND)
-    data = load_data(settings)  # what is wrong with it is said before any process is started
-    if data.without_vector:
-        text = f"labels without a word vector, left out: {', '.join(data.without_vector[:5])}"
-        more = len(data.without_vector) - 5
+    # What is wrong with the data is said before any process is started; it is not kept meanwhile.
+    missing = load_data(settings).without_vector
+    if missing:
+        text = f"labels without a word vector, left out: {', '.join(missing[:5])}"
+        more = len(missing) - 5
         report({"event": "note", "text": text + (f" and {more} more" if more > 0 else "")})
     if settings.method == "conse" and settings.finetune.epochs:
         raise ConfigError("--finetune.epochs: conse has no head to fine-tune; leave it out")

@@ -13,8 +13,8 @@ from typing import Literal, Self
 import numpy as np
 
 from seqvis.devise.labels import label_vectors
-from seqvis.devise.model import DeviseModel
 from seqvis.devise.wordnet import WordNet, imagenet_classes
+from seqvis.devise.words import TrainedWords
 from seqvis.text.wordvectors import WordVectors
 
 CandidateSet = Literal["labels", "classes", "wordnet"]
@@ -70,7 +70,7 @@ class Candidates:
         ]
 
 
-def find_candidates(which: CandidateSet, model: DeviseModel, vectors: WordVectors) -> Candidates:
+def find_candidates(which: CandidateSet, model: TrainedWords, vectors: WordVectors) -> Candidates:
     """The names of a set: the model's own labels, ImageNet's 1,000 classes, or all of WordNet.
 
     Synsets are looked up in the word vectors as labels are in training; those without a vector

@@ -13,42 +13,26 @@ and `delete` return when the change is on the disk, so many items in one call ar
 than many calls. Several processes may read while one writes; they see changes at `refresh`.
 """
 
-import json
-import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self, cast
 
 from seqvis.artifacts import MANIFEST
-from seqvis.errors import ArtifactError, StorageError
-from seqvis.search.commits import KeptSegment, write_commit
-from seqvis.search.compaction import NewSegment, choose_parts, living_batches, write_segments
-from seqvis.search.disk import remove_quietly
+from seqvis.errors import ConfigError, StorageError
+from seqvis.search.commits import KeptSegment
+from seqvis.search.compaction import choose_parts, is_due, living_batches
 from seqvis.search.index import Backend, IndexSettings
-from seqvis.search.items import Batch, Item, batches, check_ids, check_items
-from seqvis.search.journal import Added, Deleted, JournalWriter, Operation, encode
-from seqvis.search.opening import Opened, WriterLock, create_directory, first_state, open_files
-from seqvis.search.reading import OpenCollection
-from seqvis.search.segments import Segment
+from seqvis.search.items import Item, check_ids, check_items
+from seqvis.search.journal import HEADING_SIZE, Added, Deleted
+from seqvis.search.opening import WriterLock, create_directory, first_state, open_files
+from seqvis.search.segments import SearchBy, Segment
+from seqvis.search.shards import check_belongs
 from seqvis.search.snapshots import appearing, check_free, restore_snapshot, write_snapshot
-from seqvis.search.state import SEGMENTS, State, remove_leftovers
-from seqvis.search.view import View
-from seqvis.storage import storage_errors
+from seqvis.search.writing import WritingCollection
 
 
-class Collection(OpenCollection):
-    """Any threads may search while one changes it. Close it, or use it in a `with` block.
-
-    Three locks: `_maintaining` keeps compactions, loads and snapshots apart; `_writing` keeps
-    the journal in order; `_applying` is held while the view changes.
-    """
-
-    def __init__(self, path: Path, opened: Opened, lock: WriterLock | None):
-        super().__init__(path, opened, lock)
-        self._journal: JournalWriter | None = None
-        self._maintaining, self._writing = threading.RLock(), threading.RLock()
-        if lock is not None:
-            self._start_writing(opened)
+class Collection(WritingCollection):
+    """Any threads may search while one changes it. Close it, or use it in a `with` block."""
 
     @classmethod
     def create(
@@ -100,18 +84,31 @@ class Collection(OpenCollection):
         return cls.open(path)
 
     @classmethod
-    def open(cls, path: str | Path, read_only: bool = False, verify: bool = False) -> Self:
+    def open(
+        cls,
+        path: str | Path,
+        read_only: bool = False,
+        verify: bool = False,
+        wait: float = 0.0,
+        device: str | None = None,
+    ) -> Self:
         """Opens a collection; `verify` checks the hash of every file (about 1 s per GB).
 
-        Raises ArtifactError if it is none or is damaged, StorageError if another process writes
-        to it and `read_only` is not given.
+        `wait`: seconds to wait for another writer to end. `device` (read only): a torch device,
+        such as "cuda", that holds the vectors and searches them exactly, whatever the backend;
+        graphs are then not loaded. Raises ArtifactError if it is no collection or is damaged,
+        StorageError if another process still writes to it and `read_only` is not given,
+        ConfigError if the device cannot be used.
         """
         path = Path(path).expanduser().absolute()
+        by = SearchBy(graphs=device is None, device=device)
+        if device is not None and not read_only:
+            raise ConfigError(f"{path}: is searched on a device only with read_only=True")
         if read_only or not (path / MANIFEST).exists():
-            return cls(path, open_files(path, {}, verify), None)
-        lock = WriterLock(path)
+            return cls(path, open_files(path, {}, verify, by), None)
+        lock = WriterLock(path, wait)
         try:
-            return cls(path, open_files(path, {}, verify), lock)
+            return cls(path, open_files(path, {}, verify, by), lock)
         except BaseException:
             lock.release()
             raise
@@ -130,6 +127,7 @@ class Collection(OpenCollection):
         does not take them; then the collection is as it was.
         """
         batch = check_items(items, self.dimension)
+        check_belongs(batch.ids, self.config)
         if len(batch):
             self._record(Added(batch))
 
@@ -155,13 +153,14 @@ class Collection(OpenCollection):
     def compact(self, everything: bool = False) -> bool:
         """Merges the tail and small or much deleted segments; `everything` makes one of all.
 
-        Searches, adds and deletes go on meanwhile. Returns whether there was anything to do.
+        Searches, adds and deletes go on meanwhile, and the journal begins anew. Returns whether
+        there was anything to do.
         Raises StorageError if the disk fills; then the collection is as it was.
         """
         with self._maintaining:
             with self._writing:
                 view, begin = self._view, self._writer().offset
-            chosen = choose_parts(view, everything)
+            chosen = choose_parts(view, everything, begin > HEADING_SIZE)
             if not chosen:
                 return False
             parts = [view.parts[number] for number in chosen]
@@ -173,6 +172,11 @@ class Collection(OpenCollection):
             ]
             self._commit(self._opened.state, kept, new, begin)
         return True
+
+    def compaction_due(self) -> bool:
+        """Whether a long-running writer should `compact` now (compaction.py says why)."""
+        with self._writing:
+            return is_due(self._view, self._writer())
 
     def snapshot(self, path: str | Path) -> None:
         """A consistent copy at `path`, which must be free; changes go on meanwhile."""
@@ -205,99 +209,3 @@ class Collection(OpenCollection):
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _writer(self) -> JournalWriter:
-        if self._journal is None:
-            raise StorageError(
-                f"{self.path}: is open for reading only (or closed); open it for writing"
-            )
-        return self._journal
-
-    def _journal_size(self) -> int:
-        return self._journal.offset if self._journal is not None else self._opened.journal.offset
-
-    def _record(self, operation: Operation) -> None:
-        with self._writing:
-            record = encode(operation, self._opened.journal.salt)
-            with storage_errors(str(self.path)):
-                self._writer().append(record)
-            with self._applying:
-                self._view = self._view.applied(operation)
-
-    def _start_writing(self, opened: Opened) -> None:
-        if opened.state.snapshot:
-            raise ArtifactError(
-                f"{self.path}: is a snapshot; restore it to a place of its own, or open it "
-                f"with read_only=True"
-            )
-        with storage_errors(str(self.path)):
-            remove_leftovers(self.path, opened.state)
-            self._journal = JournalWriter(opened.journal.path, opened.journal.offset)
-
-    def _load(self, items: Iterable[Item], state: State, keep: bool) -> None:
-        with self._maintaining, self._writing:
-            begin = self._writer().offset
-            new = self._write(batches(items, state.dimension), state)
-            kept: list[KeptSegment] = []
-            if keep:
-                parts = list(self._without(new, state).parts)
-                tail = parts.pop()
-                kept = [KeptSegment(cast(Segment, part.store), part.dead) for part in parts]
-                new += self._write(living_batches([tail]), state)
-            self._commit(state, kept, new, begin)
-
-    def _without(self, new: list[NewSegment], state: State) -> View:
-        """The view without the items that new segments replace."""
-        view = self._view
-        for segment in self._open_new(new, state).values():
-            for begin in range(0, len(segment), 4096):
-                rows = range(begin, min(begin + 4096, len(segment)))
-                view = view.applied(Deleted([segment.id(row) for row in rows]))
-        return view
-
-    def _write(self, pieces: Iterable[Batch], state: State) -> list[NewSegment]:
-        with storage_errors(str(self.path)):
-            return write_segments(
-                self.path / SEGMENTS, pieces, state.dimension, state.backend, state.settings
-            )
-
-    def _open_new(self, new: list[NewSegment], state: State) -> dict[str, Segment]:
-        folder = self.path / SEGMENTS
-        return {
-            made.name: Segment(folder / made.name, state.dimension, made.files, state.settings)
-            for made in new
-        }
-
-    def _commit(
-        self, state: State, kept: list[KeptSegment], new: list[NewSegment], begin: int
-    ) -> None:
-        """Makes kept and new segments the collection; the journal from `begin` on stays."""
-        try:
-            known = {**self._opened.segments, **self._open_new(new, state)}
-            with self._writing:
-                old = self._writer()
-                number = self._opened.state.number + 1
-                with storage_errors(str(self.path)):
-                    written = write_commit(self.path, state, number, kept, new, old, begin)
-                opened = open_files(self.path, known)
-                self._journal = JournalWriter(self.path / written.journal, opened.journal.offset)
-                old.close()
-                self._install(opened)
-        except BaseException:
-            self._give_up(new)
-            raise
-        remove_leftovers(self.path, self._opened.state)
-
-    def _give_up(self, new: list[NewSegment]) -> None:
-        """After a failed commit: removes its files, or stops writing if it may have happened."""
-        current = self._opened.state.number
-        try:
-            content = json.loads((self.path / MANIFEST).read_bytes())
-            undone = content["state"]["number"] == current
-        except (OSError, ValueError, KeyError):
-            undone = False
-        if undone:
-            for made in new:
-                remove_quietly(self.path / SEGMENTS / made.name)
-        elif self._journal is not None:
-            self._journal.refuse()

@@ -33,7 +33,7 @@ def write_commit(
     new: list[NewSegment],
     journal: JournalWriter,
     begin: int,
-) -> State:
+) -> None:
     """Makes these segments, with `journal` from byte `begin` on, the collection's content.
 
     The records of the journal apply to the new segments as they did to the old.
@@ -62,7 +62,6 @@ def write_commit(
         state, segments=tuple(entries), files=files, journal=name, number=number, snapshot=False
     )
     write_state(folder, written)
-    return written
 
 
 def _write_array(path: Path, content: np.ndarray) -> dict[str, Any]:

@@ -3,6 +3,12 @@
 Size-tiered, as in log-structured merge trees (O'Neil et al. 1996): the tail is merged with the
 smaller segments as long as the next is not much larger than what is merged already, so that an
 item is rewritten a logarithmic number of times. A segment of which much is dead is rewritten too.
+
+When a long-running writer should compact (`is_due`) was measured on two cores. The tail is searched
+exactly: 8,000 rows of 300 numbers make a search of 20,000 pictures take 2.1 ms instead of 1.1; of
+50 numbers beside 60,000 they cannot be told from noise. Every process that opens the collection
+reads the journal: 10,000 changes take it 0.2 to 0.5 s. Replaced rows count, so that a writer which
+replaces the same few items for ever has a bounded tail and journal.
 """
 
 import uuid
@@ -18,13 +24,18 @@ from seqvis.search.blobs import Blobs, load_array
 from seqvis.search.disk import remove_quietly
 from seqvis.search.index import Backend, IndexSettings
 from seqvis.search.items import Batch
+from seqvis.search.journal import JournalWriter
 from seqvis.search.segments import HASH_ROWS, HASHES, SegmentWriter, describe_files
 from seqvis.search.view import Part, View
 
 TIER = 3  # a segment at most this many times as large as what is merged already is merged too
 DEAD_SHARE = 0.2  # from here on a segment is rewritten
+DEAD_ROWS = 1_000  # in such segments, from here on it is due: a segment of one item is soon dead
 MOST_SEGMENTS = 8
 SEGMENT_BYTES = 512 << 20  # of vectors; building a graph takes about three times as much memory
+TAIL_ROWS = 8_000  # dead ones included: they are scored and take memory as well
+JOURNAL_RECORDS = 10_000
+JOURNAL_BYTES = 64 << 20
 _CHUNK = 2048
 
 
@@ -34,14 +45,28 @@ class NewSegment:
     files: dict[str, dict[str, Any]]
 
 
-def choose_parts(view: View, everything: bool) -> list[int]:
-    """Numbers of the parts to merge, the tail's among them; empty if nothing is to be done."""
+def is_due(view: View, journal: JournalWriter) -> bool:
+    """Whether a compaction is worth its while; once it is done, it no longer is."""
+    *segments, tail = view.parts
+    return (
+        tail.rows >= TAIL_ROWS
+        or journal.records >= JOURNAL_RECORDS
+        or journal.offset >= JOURNAL_BYTES
+        or sum(part.dead_count for part in segments if _spoiled(part)) >= DEAD_ROWS
+    )
+
+
+def choose_parts(view: View, everything: bool, journalled: bool) -> list[int]:
+    """Numbers of the parts to merge, the tail's among them; empty if nothing is to be done.
+
+    `journalled`: the journal is not empty; a few deletes leave nothing to merge but that.
+    """
     *segments, tail = view.parts
     last = len(segments)
     order = sorted(range(last), key=lambda number: segments[number].alive)
-    spoiled = [n for n in order if segments[n].dead_count > DEAD_SHARE * segments[n].rows]
+    spoiled = [number for number in order if _spoiled(segments[number])]
     if everything:
-        clean = last <= 1 and not tail.rows and not any(part.dead_count for part in segments)
+        clean = last <= 1 and not journalled and not any(part.dead_count for part in segments)
         return [] if clean else [*range(last), last]
     chosen = set(spoiled)
     merged = tail.alive + sum(segments[number].alive for number in spoiled)
@@ -50,7 +75,7 @@ def choose_parts(view: View, everything: bool) -> list[int]:
         if number not in chosen and (crowded or 0 < segments[number].alive <= TIER * merged):
             chosen.add(number)
             merged += segments[number].alive
-    return [*sorted(chosen), last] if chosen or tail.rows else []
+    return [*sorted(chosen), last] if chosen or journalled else []
 
 
 def living_batches(parts: Iterable[Part]) -> Iterator[Batch]:
@@ -89,6 +114,10 @@ def write_segments(
             writer.abandon()
             remove_quietly(writer.folder)
         raise
+
+
+def _spoiled(part: Part) -> bool:
+    return part.dead_count > DEAD_SHARE * part.rows
 
 
 def _refuse_twice(writers: Sequence[SegmentWriter], hashes: Sequence[np.ndarray]) -> None:

@@ -1,7 +1,7 @@
-"""The nearest rows of a unit matrix: exactly, or by nmslib's HNSW graph.
+"""Rows of a unit matrix near a query, by nmslib's HNSW graph.
 
-In: unit vectors. Out: candidate rows, best first; scores are computed anew from the vectors, in
-float64, so that both backends give equal scores. HNSW: Malkov and Yashunin, arXiv 1603.09320.
+In: unit vectors. Out: candidate rows, best first; scores are computed anew from the vectors
+(exact.py), so that both backends give equal scores. HNSW: Malkov and Yashunin, arXiv 1603.09320.
 
 What would surprise a reader: nmslib checks nothing. A query of another length is read out of
 bounds, an empty index crashes, an altered file crashes, and thread counts default to the whole
@@ -22,7 +22,6 @@ from seqvis.search.disk import file_hash
 
 Backend = Literal["nmslib", "exact"]
 SPACE = "l2"
-_SCORE_BLOCK = 1 << 24  # scores held at once while searching exactly: 64 MB
 
 
 class IndexSettings(Settings):
@@ -115,43 +114,6 @@ class GraphIndex:
             threads = min(self._settings.query_threads, len(queries))
             found = self._graph.knnQueryBatch(queries, k=count, num_threads=threads)
         return [rows if len(rows) == count else None for rows, _ in found]
-
-
-def exact_rows(
-    vectors: np.ndarray, queries: np.ndarray, count: int, admitted: np.ndarray | None = None
-) -> list[np.ndarray]:
-    """The `count` rows with the greatest cosine, best first, for each query; all rows if fewer.
-
-    `vectors` (n, d) and `queries` (q, d) are unit rows; `admitted` (n) says which rows count.
-    """
-    if admitted is not None:
-        rows = np.flatnonzero(admitted)
-        if len(rows) < len(vectors) // 4:  # copying these few costs less than scoring all
-            return [rows[best] for best in exact_rows(vectors[rows], queries, count)]
-    total = len(vectors)
-    count = min(count, total if admitted is None else len(rows))
-    if count < 1:
-        return [np.empty(0, dtype=np.int64) for _ in queries]
-    found: list[np.ndarray] = []
-    block = max(1, _SCORE_BLOCK // total)
-    for begin in range(0, len(queries), block):
-        scores = queries[begin : begin + block] @ vectors.T  # (block, n)
-        if admitted is not None:
-            scores[:, ~admitted] = -2.0  # below every cosine
-        for row in scores:
-            best = np.argpartition(row, total - count)[total - count :]
-            found.append(best[np.argsort(-row[best], kind="stable")])
-    return found
-
-
-def cosines(vectors: np.ndarray, rows: np.ndarray, query: np.ndarray) -> np.ndarray:
-    """The cosines of some rows with a unit query, float32 (len(rows)), the same in any company.
-
-    Computed in float64 and rounded: a float32 product depends on how many rows it is done for.
-    """
-    chosen = vectors[rows].astype(np.float64)
-    scores: np.ndarray = (chosen @ query.astype(np.float64)).astype(np.float32)
-    return scores
 
 
 def _new_graph() -> Any:

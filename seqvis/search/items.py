@@ -36,6 +36,14 @@ class Match(NamedTuple):
     metadata: dict[str, Any]
 
 
+def best_first(match: Match) -> tuple[float, str]:
+    """The key by which matches are sorted everywhere: greatest score, then least id.
+
+    Neither depends on where an item is stored, so that shards and segments merge to one answer.
+    """
+    return -match.score, match.id
+
+
 @dataclass(frozen=True)
 class Batch:
     """Checked items as columns, in the order in which they came."""

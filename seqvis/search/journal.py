@@ -106,6 +106,7 @@ class JournalReader:
     def __init__(self, path: Path):
         self.path = path
         self.offset = 0  # behind the last record that was read
+        self.records = 0  # that were read
         self.salt = 0
 
     def new_records(self) -> Iterator[Operation]:
@@ -121,6 +122,7 @@ class JournalReader:
             while payload := _next_payload(stream, self.salt):
                 operation = _decode_checked(payload, self.path, self.offset)
                 self.offset += _FRAME.size + len(payload)
+                self.records += 1
                 yield operation
             stream.seek(self.offset)
             self._check_rest(stream.read())
@@ -150,13 +152,12 @@ class JournalReader:
 class JournalWriter:
     """Appends records; one process at a time, which the collection's lock sees to."""
 
-    def __init__(self, path: Path, offset: int):
-        """Opens the journal and cuts it at `offset`, behind its last good record."""
-        self.path = path
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-        self.offset = offset
+    def __init__(self, read: JournalReader):
+        """Goes on with the journal behind its last good record, and cuts off what follows that."""
+        self.path, self.offset, self.records = read.path, read.offset, read.records
+        self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
         self._broken = False
-        if os.fstat(self._descriptor).st_size > offset:
+        if os.fstat(self._descriptor).st_size > self.offset:
             self._cut()
 
     def append(self, record: bytes) -> None:
@@ -179,6 +180,7 @@ class JournalWriter:
             self._broken = False
             raise
         self.offset += len(record)
+        self.records += 1
 
     def refuse(self) -> None:
         """From now on nothing is written: another journal may have taken this one's place."""

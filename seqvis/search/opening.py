@@ -18,37 +18,49 @@ from seqvis.search.blobs import load_array
 from seqvis.search.disk import sync_directory, write_synced
 from seqvis.search.index import Backend, IndexSettings
 from seqvis.search.journal import JournalReader, heading
-from seqvis.search.segments import Segment
+from seqvis.search.segments import BY_GRAPHS, SearchBy, Segment
 from seqvis.search.state import SEGMENTS, TOMBSTONES, State, read_state, stamp, write_state
 from seqvis.search.tail import Tail
 from seqvis.search.view import Part, View, part_of
 from seqvis.storage import storage_errors
 
 LOCK = "writer.lock"
+_RETRY = 0.05  # seconds between tries to take it
 
 
 class WriterLock:
     """Held by the one process that writes to a collection, until closed or the process ends."""
 
-    def __init__(self, folder: Path):
-        """Raises StorageError if another holds it."""
+    def __init__(self, folder: Path, wait: float = 0.0):
+        """Raises StorageError if another still holds it after `wait` seconds."""
         with storage_errors(str(folder)):
             self._descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        until = time.monotonic() + wait
         try:
-            # flock, not lockf: the latter lets the same process take it twice.
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            owner = os.read(self._descriptor, 32).decode(errors="replace").strip()
+            while not self._taken():
+                if time.monotonic() >= until:
+                    owner = os.pread(self._descriptor, 32, 0).decode(errors="replace").strip()
+                    raise StorageError(
+                        f"{folder}: process {owner or 'unknown'} is writing to this collection; "
+                        f"wait for it or stop it, or open the collection with read_only=True"
+                    )
+                time.sleep(_RETRY)
+        except BaseException:
             os.close(self._descriptor)
-            raise StorageError(
-                f"{folder}: process {owner or 'unknown'} is writing to this collection; wait for "
-                f"it or stop it, or open the collection with read_only=True"
-            ) from error
+            raise
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, str(os.getpid()).encode(), 0)
 
     def release(self) -> None:
         os.close(self._descriptor)
+
+    def _taken(self) -> bool:
+        try:
+            # flock, not lockf: the latter lets the same process take it twice.
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
 
 
 @dataclass(frozen=True)
@@ -60,9 +72,15 @@ class Opened:
     journal: JournalReader
     segments: Mapping[str, Segment] = field(default_factory=dict)  # by name
     manifest: tuple[int, int, int] = (0, 0, 0)
+    by: SearchBy = BY_GRAPHS
 
 
-def open_files(folder: Path, known: Mapping[str, Segment], verify: bool = False) -> Opened:
+def open_files(
+    folder: Path,
+    known: Mapping[str, Segment],
+    verify: bool = False,
+    by: SearchBy = BY_GRAPHS,
+) -> Opened:
     """Reads state, segments and journal; segments that are in `known` are not opened again.
 
     A writer may replace everything meanwhile: then it is read anew. Raises ArtifactError if
@@ -74,7 +92,7 @@ def open_files(folder: Path, known: Mapping[str, Segment], verify: bool = False)
         except OSError:
             before = (0, 0, 0)  # read_state explains what is missing
         try:
-            return _open_once(folder, known, verify, before)
+            return _open_once(folder, known, verify, by, before)
         except (ArtifactError, FileNotFoundError) as error:
             if before == (0, 0, 0) or before == stamp(folder / MANIFEST):
                 if isinstance(error, FileNotFoundError):
@@ -115,7 +133,11 @@ def first_state(
 
 
 def _open_once(
-    folder: Path, known: Mapping[str, Segment], verify: bool, before: tuple[int, int, int]
+    folder: Path,
+    known: Mapping[str, Segment],
+    verify: bool,
+    by: SearchBy,
+    before: tuple[int, int, int],
 ) -> Opened:
     state = read_state(folder, verify)
     segments, parts = {}, []
@@ -125,6 +147,7 @@ def _open_once(
             state.dimension,
             state.files_of(entry.name),
             state.settings,
+            by,
         )
         segments[entry.name] = segment
         parts.append(_part(segment, folder, entry.tombstones))
@@ -133,7 +156,7 @@ def _open_once(
     journal = JournalReader(folder / state.journal)
     for operation in journal.new_records():
         view = view.applied(operation)
-    return Opened(state, view, journal, segments, before)
+    return Opened(state, view, journal, segments, before, by)
 
 
 def _part(segment: Segment, folder: Path, tombstones: str | None) -> Part:

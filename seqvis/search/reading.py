@@ -17,7 +17,7 @@ from seqvis.search.filters import Where, check_where
 from seqvis.search.index import Backend
 from seqvis.search.items import Item, Match, check_ids, check_queries
 from seqvis.search.opening import Opened, WriterLock, open_files
-from seqvis.search.recall import measure_recall
+from seqvis.search.recall import count_found, measure_recall
 from seqvis.search.state import stamp
 from seqvis.search.view import View
 
@@ -31,6 +31,7 @@ class OpenCollection:
         self._view = opened.view
         self._lock = lock
         self._applying = threading.RLock()  # held for microseconds while the view changes
+        self._refreshing = threading.Lock()  # held for seconds where new segments are read
 
     @property
     def config(self) -> dict[str, Any]:
@@ -105,6 +106,21 @@ class OpenCollection:
 
         return measure_recall(self._view, search, k, queries) | {"backend": self.backend}
 
+    def sample_recall(self, vector: np.ndarray, k: int = 10) -> float:
+        """The share of the `k` true matches that a search for `vector` finds, 0 to 1.
+
+        For one live query in a hundred or so: among 60,000 pictures of 50 numbers it takes 1.7 ms
+        where a search takes 0.5. It is 1 where there is nothing to find. Raises DataError as
+        `search` does.
+        """
+        view = self._view
+        query = check_queries(vector, view.dimension)
+        if len(query) != 1 or k < 1:
+            raise DataError("recall is sampled for one vector and at least 1 match")
+        truth = view.exact().search(query, k, None, None)[0]
+        found = view.search(query, k, None, None)[0]
+        return count_found(found, truth) / len(truth) if truth else 1.0
+
     def statistics(self) -> dict[str, int]:
         """Items, items in the tail, segments, and dead rows that a compaction would drop."""
         parts = self._view.parts
@@ -119,7 +135,7 @@ class OpenCollection:
         """Takes up what another process has written; some µs if nothing. Returns if anything."""
         if self._lock is not None:
             return False
-        with self._applying:
+        with self._refreshing:
             journal = self._opened.journal
             try:
                 size = journal.path.stat().st_size
@@ -127,10 +143,12 @@ class OpenCollection:
                     if size == journal.offset:
                         return False
                     if size > journal.offset:
-                        return self._follow(journal)
+                        with self._applying:
+                            return self._follow(journal)
             except (FileNotFoundError, ArtifactError):
                 pass  # replaced or undone meanwhile: read all anew, which explains real damage
-            self._install(open_files(self.path, self._opened.segments))
+            opened = self._opened
+            self._install(open_files(self.path, opened.segments, by=opened.by))
             return True
 
     def _place(self, name: str) -> tuple[View, int, int] | None:

@@ -42,12 +42,19 @@ def measure_recall(
         truth = reference.search(query[None], k, None, None)[0]
         exact_times.append(time.perf_counter() - begin)
         wanted += len(truth)
-        found += sum(match.score >= truth[-1].score - _TOLERANCE for match in answers)
+        found += count_found(answers, truth)
     report["recall"] = found / wanted
     report["median_ms"] = round(1e3 * float(np.median(times)), 4)
     report["p99_ms"] = round(1e3 * float(np.quantile(times, 0.99)), 4)
     report["exact_median_ms"] = round(1e3 * float(np.median(exact_times)), 4)
     return report
+
+
+def count_found(answers: list[Match], truth: list[Match]) -> int:
+    """How many of the true matches, best first, were found; an equal score is as good."""
+    if not truth:
+        return 0
+    return sum(match.score >= truth[-1].score - _TOLERANCE for match in answers)
 
 
 def sample_queries(view: View, queries: int, seed: int) -> np.ndarray:

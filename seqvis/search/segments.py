@@ -16,8 +16,9 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,6 +28,9 @@ from seqvis.search.disk import file_hash, sync_directory, sync_file, synced_file
 from seqvis.search.filters import Columns
 from seqvis.search.index import Backend, GraphIndex, IndexSettings
 from seqvis.search.items import Batch
+
+if TYPE_CHECKING:  # most searches need no torch
+    from seqvis.search.device import DeviceRows
 
 VECTORS, INDEX = "vectors.npy", "index.nmslib"
 HASHES, HASH_ROWS = "id_hashes.npy", "id_rows.npy"
@@ -92,11 +96,27 @@ class SegmentWriter:
         np.lib.format.write_array_header_1_0(self._vectors, header)
 
 
+@dataclass(frozen=True)
+class SearchBy:
+    """What an opened collection searches its segments by."""
+
+    graphs: bool = True  # where they have one; without, exactly
+    device: str | None = None  # the torch device that holds their vectors for exact search
+
+
+BY_GRAPHS = SearchBy()
+
+
 class Segment:
     """A finished segment. Safe to share between threads."""
 
     def __init__(
-        self, folder: Path, dimension: int, files: dict[str, Any], settings: IndexSettings
+        self,
+        folder: Path,
+        dimension: int,
+        files: dict[str, Any],
+        settings: IndexSettings,
+        by: SearchBy = BY_GRAPHS,
     ):
         """Opens it; `files` are its entries of the manifest, by name in the directory.
 
@@ -118,8 +138,9 @@ class Segment:
             )
         self.rows = rows
         self.columns = Columns(self.metadata)
+        self.on_device = _on_device(self.vectors, by.device) if by.device is not None else None
         self.index: GraphIndex | None = None
-        if INDEX in files:
+        if by.graphs and INDEX in files:
             sha256 = files[INDEX]["sha256"]
             self.index = GraphIndex.load(folder / INDEX, sha256, rows, dimension, settings)
 
@@ -156,6 +177,12 @@ class Segment:
             [self._metadata[row] for row in rows],
             [self._thumbnails[row] for row in rows],
         )
+
+
+def _on_device(vectors: np.ndarray, device: str) -> "DeviceRows":
+    from seqvis.search.device import DeviceRows
+
+    return DeviceRows(vectors, device)
 
 
 def hashes_of(ids: Iterable[bytes]) -> np.ndarray:

@@ -20,6 +20,7 @@ from seqvis.search.disk import remove_quietly, replace_synced
 from seqvis.search.index import Backend, IndexSettings
 
 KIND = "collection"
+SHARDED = "sharded collection"  # a directory of several, see shards.py
 SEGMENTS, TOMBSTONES = "segments", "tombstones"
 
 
@@ -77,6 +78,11 @@ def read_state(folder: Path, verify: bool = False) -> State:
 
     With `verify` every file's SHA-256 is computed (about 1 s per GB), otherwise sizes only.
     """
+    if kind_of(folder) == SHARDED:
+        raise ArtifactError(
+            f"{folder}: is a sharded collection, which is not opened as one; open its directories "
+            f"shard-000 and so on, or serve it"
+        )
     for attempt in range(20):
         before = _content(folder)
         try:
@@ -89,6 +95,14 @@ def read_state(folder: Path, verify: bool = False) -> State:
                 return _parse(json.loads(before), dict(artifact.files), folder)
         time.sleep(0.01 * attempt)  # a writer has just replaced it
     raise ArtifactError(f"{folder}: changes faster than it can be read; try again")
+
+
+def kind_of(folder: Path) -> str | None:
+    """What the manifest in `folder` says it is; None without one that can be read."""
+    try:
+        return str(json.loads((folder / MANIFEST).read_bytes())["kind"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def stamp(path: Path) -> tuple[int, int, int]:

@@ -17,7 +17,7 @@ from seqvis.search.items import Batch
 class Tail:
     """Rows in memory, with the same methods as a segment. One thread adds, any may read."""
 
-    index = None  # always searched exactly
+    index = on_device = None  # searched exactly, on the CPU: it changes too often and is small
 
     def __init__(self, dimension: int):
         self.vectors = np.empty((0, dimension), dtype=np.float32)  # with room behind `rows`

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from seqvis.search.exact import Nearest, best_of, exact_candidates
 from seqvis.search.filters import Where
-from seqvis.search.index import cosines, exact_rows
 from seqvis.search.items import Match
 from seqvis.search.journal import Added, Operation
 from seqvis.search.segments import Segment
@@ -97,25 +97,17 @@ class View:
     def search(
         self, queries: np.ndarray, k: int, where: Where | None, min_score: float | None
     ) -> list[list[Match]]:
-        """The `k` best living rows for each unit query (q, dimension), best first."""
+        """The `k` best living rows for each unit query (q, dimension): by score, then by id.
+
+        Searched exactly, also which of several rows with equal scores are the last of the `k` is
+        decided by their ids. A graph finds what it finds: of rows that tie for the last places any
+        may be among its candidates.
+        """
         found = [(part, _nearest(part, queries, k, where)) for part in self.parts if part.alive]
-        answers = []
-        for number in range(len(queries)):
-            scored: list[tuple[float, int, Part]] = []
-            for part, nearest in found:
-                rows, scores = nearest[number]
-                triples = zip(scores.tolist(), rows.tolist(), strict=True)
-                scored += [(score, row, part) for score, row in triples]
-            if len(found) > 1:
-                scored.sort(key=lambda triple: -triple[0])
-            answers.append(
-                [
-                    Match(part.store.id(row), score, part.store.metadata(row))
-                    for score, row, part in scored[:k]
-                    if min_score is None or score >= min_score
-                ]
-            )
-        return answers
+        return [
+            _merged([(part, *nearest[number]) for part, nearest in found], k, min_score)
+            for number in range(len(queries))
+        ]
 
     def exact(self) -> "View":
         """The same rows without graphs: the reference that recall is measured against."""
@@ -128,18 +120,34 @@ class View:
 
 
 class _Ungraphed:
-    """A segment that hides its graph."""
+    """A segment that hides its graph, and the device that holds its vectors."""
 
-    index = None
+    index = on_device = None
 
     def __init__(self, store: Segment | Tail):
         self.id, self.metadata, self.columns = store.id, store.metadata, store.columns
 
 
-Nearest = tuple[np.ndarray, np.ndarray]  # rows and their cosines, best first
+def _merged(
+    found: Sequence[tuple[Part, np.ndarray, np.ndarray]], k: int, min_score: float | None
+) -> list[Match]:
+    """The `k` best of what each part found; ids are read only of those that may be among them."""
+    least = -2.0 if min_score is None else min_score
+    scores = np.concatenate([np.empty(0, np.float32), *(scores for _, _, scores in found)])
+    if len(scores) > k:
+        least = max(least, float(np.partition(scores, len(scores) - k)[len(scores) - k]))
+    places = [
+        (-score, part.store.id(row), part, row)
+        for part, rows, scores in found
+        for score, row in zip(scores.tolist(), rows.tolist(), strict=True)
+        if score >= least
+    ]
+    places.sort(key=lambda place: place[:2])  # as items.best_first
+    return [Match(name, -score, part.store.metadata(row)) for score, name, part, row in places[:k]]
 
 
 def _nearest(part: Part, queries: np.ndarray, k: int, where: Where | None) -> list[Nearest]:
+    """For each query the part's `k` best admitted rows, and those that tie with the last."""
     admitted = None
     count = part.alive
     if where is not None:
@@ -147,40 +155,39 @@ def _nearest(part: Part, queries: np.ndarray, k: int, where: Where | None) -> li
         count = int(admitted.sum())
     elif part.dead_count:
         admitted = ~part.dead
-    index = part.store.index
-    found: list[np.ndarray | None] = [None] * len(queries)
-    if index is not None and count:
-        wanted = _enough(k, part.rows, count)
-        most = min(part.rows // 8, _MOST_CANDIDATES)
-        while wanted <= most and any(rows is None for rows in found):
-            open_places = [place for place, rows in enumerate(found) if rows is None]
-            candidates = index.candidates(queries[open_places], wanted)
-            for place, rows in zip(open_places, candidates, strict=True):
-                if rows is None:
-                    continue
-                kept = rows if admitted is None else rows[admitted[rows]]
-                if len(kept) >= k:
-                    found[place] = kept[:k]
-            wanted *= 4
+    found = _by_graph(part, queries, k, admitted, count)
     rest = [place for place, rows in enumerate(found) if rows is None]
     if rest:
-        for place, rows in zip(
-            rest, exact_rows(part.vectors, queries[rest], k, admitted), strict=True
-        ):
+        device = part.store.on_device
+        if device is not None:
+            rows_of_rest = device.candidates(queries[rest], k, admitted)
+        else:
+            rows_of_rest = exact_candidates(part.vectors, queries[rest], k, admitted)
+        for place, rows in zip(rest, rows_of_rest, strict=True):
             found[place] = rows
     return [
-        _scored(part.vectors, rows, queries[place])
-        for place, rows in enumerate(found)
+        best_of(part.vectors, rows, query, k)
+        for rows, query in zip(found, queries, strict=True)
         if rows is not None
     ]
 
 
-def _enough(k: int, rows: int, admitted: int) -> int:
-    """Rows to ask the graph for, so that usually `k` admitted ones are among them."""
-    return k if admitted == rows else int(1.5 * k * rows / admitted) + 8
-
-
-def _scored(vectors: np.ndarray, rows: np.ndarray, query: np.ndarray) -> Nearest:
-    scores = cosines(vectors, rows, query)
-    order = np.argsort(-scores, kind="stable")
-    return rows[order], scores[order]
+def _by_graph(
+    part: Part, queries: np.ndarray, k: int, admitted: np.ndarray | None, count: int
+) -> list[np.ndarray | None]:
+    """At least `k` of the `count` admitted rows near each query; None where a graph is no help."""
+    index = part.store.index
+    found: list[np.ndarray | None] = [None] * len(queries)
+    if index is None or not count:
+        return found
+    wanted = k if count == part.rows else int(1.5 * k * part.rows / count) + 8
+    while wanted <= min(part.rows // 8, _MOST_CANDIDATES):
+        still = [place for place, rows in enumerate(found) if rows is None]
+        if not still:
+            break
+        for place, rows in zip(still, index.candidates(queries[still], wanted), strict=True):
+            if rows is not None:
+                kept = rows if admitted is None else rows[admitted[rows]]
+                found[place] = kept if len(kept) >= k else None
+        wanted *= 4
+    return found

@@ -146,7 +146,10 @@ class FeatureTable:
 
 
 def _open(part: Location) -> pq.ParquetFile:
+    # Arrow keeps what it buffered ahead until the file is closed: a second copy of all features.
+    # From an object store that is worth it, since many small reads are slow there.
+    ahead = not part.is_local
     try:
-        return pq.ParquetFile(part.path, filesystem=part.filesystem)
+        return pq.ParquetFile(part.path, filesystem=part.filesystem, pre_buffer=ahead)
     except (pa.ArrowInvalid, OSError) as error:
         raise ArtifactError(f"{part.uri}: is damaged ({error}); make it anew") from error

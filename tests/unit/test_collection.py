@@ -389,3 +389,21 @@ def test_the_recall_report_compares_with_exact_search(tmp_path: Path) -> None:
             assert 0 < report["median_ms"] <= report["p99_ms"]
     assert recalls["good"] > 0.99
     assert recalls["poor"] < 0.9
+
+
+def test_recall_is_sampled_on_one_query_as_the_report_measures_it(tmp_path: Path) -> None:
+    poor = IndexSettings(connections=2, construction_width=8, search_width=8, build_threads=1)
+    items = make_items(2500, seed=3)
+    query = np.random.default_rng(1).standard_normal((40, DIMENSION))
+    with Collection.build(tmp_path / "c", DIMENSION, items, settings=poor) as collection:
+        sampled = [collection.sample_recall(one, k=10) for one in query]
+        model = {item.id: item for item in items}
+        for one, share in zip(query, sampled, strict=True):
+            truth = {name for _, name in expected(model, one, 10, lambda metadata: True)}
+            found = {match.id for match in collection.search(one, 10)}
+            assert share == len(truth & found) / 10
+        assert len(set(sampled)) > 3
+        with pytest.raises(DataError):
+            collection.sample_recall(query)
+    with Collection.create(tmp_path / "empty", DIMENSION) as collection:
+        assert collection.sample_recall(query[0]) == 1.0

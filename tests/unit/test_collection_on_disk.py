@@ -7,6 +7,8 @@ import resource
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,6 +78,20 @@ def test_a_second_writer_is_told_who_writes_and_how_to_read(tmp_path: Path) -> N
         assert "read_only=True" in other.stderr
         assert len(Collection.open(tmp_path / "c", read_only=True)) == 40
     Collection.open(tmp_path / "c").close()
+
+
+def test_a_writer_can_wait_until_another_ends(tmp_path: Path) -> None:
+    first = make(tmp_path / "c")
+    began = time.monotonic()
+    with pytest.raises(StorageError, match=f"process {os.getpid()} "):
+        Collection.open(tmp_path / "c", wait=0.2)
+    assert 0.2 <= time.monotonic() - began < 2
+    ending = threading.Timer(0.3, lambda: (first.add(some("last")), first.close()))
+    ending.start()
+    with Collection.open(tmp_path / "c", wait=30) as second:
+        assert "last" in second
+        second.add(some("next"))
+    ending.join()
 
 
 def test_a_reader_cannot_write(tmp_path: Path) -> None:

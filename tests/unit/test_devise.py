@@ -238,7 +238,7 @@ def test_a_bonus_mends_a_head_that_leans_to_the_labels_it_was_given() -> None:
 
     def pictures(seed: int) -> Pictures:
         noise = np.random.default_rng(seed).normal(size=(len(labels), 6)).astype("f4") * 0.4
-        return Pictures(targets[labels] + noise, labels)
+        return Pictures(targets[labels] + noise, np.arange(len(labels)), labels)
 
     def train_head(number: int, train: Pictures, valid: Pictures, kept: np.ndarray) -> Any:
         assert train.labels.max() < len(kept)

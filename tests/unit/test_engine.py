@@ -1,5 +1,8 @@
 """The engine: words, pictures and stored pictures find what a search by hand finds."""
 
+import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +18,7 @@ from seqvis.search.candidates import Candidates, CandidateSet
 from seqvis.search.collection import Collection
 from seqvis.search.engine import SearchEngine
 from seqvis.search.items import Item
+from seqvis.search.pictures import BadPictureError, PicturePlacer, PlacedPicture
 from seqvis.text.vectorbuilding import build_store
 from seqvis.text.vectorsources import open_source
 from seqvis.text.wordvectors import WordVectors
@@ -115,6 +119,36 @@ def test_what_is_no_picture_is_refused_with_its_reason(
         engine.image(content)
 
 
+def test_words_are_placed_alike_without_torch(world: World, engine: SearchEngine) -> None:
+    code = (
+        "import json, sys\n"
+        "from seqvis.search.placing import WordPlacer\n"
+        "print(json.dumps(WordPlacer.open(sys.argv[1]).place('engine + boat').tolist()))\n"
+        "assert not {'torch', 'ray', 'nmslib'} & set(sys.modules)\n"
+    )
+    command = [sys.executable, "-c", code, str(world.folder / "collection")]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert json.loads(printed) == engine.words.place("engine + boat").tolist()
+
+
+def test_a_bad_picture_does_not_spoil_the_batch_it_comes_in(world: World) -> None:
+    pictures = PicturePlacer.open(world.folder / "collection")
+    path, content = next(iter(world.pictures.items()))
+    placed = pictures.place_many([b"no picture", content, b"", draw(3, seed=5)])
+    assert [type(one) for one in placed] == [BadPictureError, PlacedPicture] * 2
+    for error, reason in ((placed[0], "not an image"), (placed[2], "empty file")):
+        assert isinstance(error, BadPictureError)
+        assert error.reason == reason
+    for one, alone in ((placed[1], content), (placed[3], draw(3, seed=5))):
+        assert isinstance(one, PlacedPicture)
+        np.testing.assert_allclose(one.vector, pictures.place(alone).vector, atol=1e-5)
+        assert (one.width, one.height, one.thumbnail[:2]) == (80, 64, b"\xff\xd8")
+    assert pictures.place_many([]) == []
+    assert pictures.classify(pictures.place(content).vector, 1, "labels")[0].labels == (
+        world.labels[path],
+    )
+
+
 def test_a_stored_picture_finds_the_others_but_not_itself(
     world: World, engine: SearchEngine
 ) -> None:
@@ -158,7 +192,7 @@ def test_the_bonus_is_for_the_models_own_labels_alone(
 ) -> None:
     seen_picture = next(path for path, label in world.labels.items() if label != UNSEEN)
     before = engine.classify(seen_picture, k=6, candidates=among)
-    monkeypatch.setattr(type(engine.model), "unseen_bonus", property(lambda model: 3.0))
+    monkeypatch.setattr(type(engine.pictures.model), "unseen_bonus", property(lambda model: 3.0))
     after = engine.classify(seen_picture, k=6, candidates=among)
     if among == "labels":
         assert not after[0].seen

@@ -10,7 +10,8 @@ import pytest
 
 from seqvis.errors import ArtifactError, DataError
 from seqvis.search.disk import file_hash
-from seqvis.search.index import GraphIndex, IndexSettings, cosines, exact_rows
+from seqvis.search.exact import best_of, cosines, exact_candidates
+from seqvis.search.index import GraphIndex, IndexSettings
 
 SETTINGS = IndexSettings(search_width=100, build_threads=1)
 
@@ -38,7 +39,8 @@ def graph(tmp_path: Path) -> GraphIndex:
 @pytest.mark.parametrize("count", [1, 7, 50, 80])
 def test_exact_search_is_what_sorting_all_scores_gives(count: int) -> None:
     vectors, queries = unit(50, 6), unit(4, 6, seed=1)
-    for found, query in zip(exact_rows(vectors, queries, count), queries, strict=True):
+    for rows, query in zip(exact_candidates(vectors, queries, count), queries, strict=True):
+        found, _ = best_of(vectors, rows, query, count)
         assert found.tolist() == by_sorting(vectors, query, count)
 
 
@@ -47,7 +49,28 @@ def test_exact_search_leaves_out_rows_that_are_not_admitted(share: float) -> Non
     vectors, query = unit(60, 6), unit(1, 6, seed=1)
     admitted = np.random.default_rng(2).random(60) < share
     wanted = [row for row in by_sorting(vectors, query[0], 60) if admitted[row]][:10]
-    assert exact_rows(vectors, query, 10, admitted)[0].tolist() == wanted
+    (rows,) = exact_candidates(vectors, query, 10, admitted)
+    assert best_of(vectors, rows, query[0], 10)[0].tolist() == wanted
+
+
+def test_rows_that_tie_with_the_last_are_candidates_too() -> None:
+    vectors = unit(40, 6)
+    vectors[[3, 9, 27, 31]] = vectors[3]
+    query = vectors[3:4]
+    (rows,) = exact_candidates(vectors, query, 2)
+    assert {3, 9, 27, 31} <= set(rows.tolist())
+    assert set(best_of(vectors, rows, query[0], 2)[0].tolist()) == {3, 9, 27, 31}
+
+
+def test_a_product_that_is_rounded_wrongly_hides_no_row() -> None:
+    # Cosines a few 1e-9 apart: products in float32 put them in any order.
+    draw = np.random.default_rng(0)
+    vectors = np.repeat(unit(1, 300), 500, axis=0)
+    vectors += draw.standard_normal(vectors.shape).astype(np.float32) * 3e-7
+    query = unit(1, 300, seed=5)
+    best = cosines(vectors, np.arange(500), query[0]).max()
+    (rows,) = exact_candidates(vectors, query, 1)
+    assert best_of(vectors, rows, query[0], 1)[1][0] == best
 
 
 def test_a_score_does_not_depend_on_the_rows_that_are_scored_with_it() -> None:

@@ -17,6 +17,7 @@ from jobs import collection as keep
 from seqvis import artifacts
 from seqvis.devise.model import DeviseModel
 from seqvis.search.collection import Collection
+from seqvis.search.shards import merge, shard_paths
 from seqvis.vision.backbones import load_backbone
 from seqvis.vision.featuretable import FeatureTable
 from tests.searching import World, draw, embed_to, make_world, train_small
@@ -260,3 +261,28 @@ def test_a_snapshot_is_restored_and_recall_is_measured(
     code, _, error = job(keep.main, "--collection", copy, "--compact", "--recall")
     assert code == 2
     assert "give one of" in error
+
+
+def test_a_collection_is_split_into_shards_that_answer_as_it_does(
+    built: Path, tmp_path: Path, job: Job
+) -> None:
+    flags = ["--collection", built, "--split", 3]
+    code, result, _ = job(keep.main, *flags, "--out", tmp_path / "shards")
+    assert code == 0
+    assert (len(result["shards"]), sum(result["shards"])) == (3, 72)
+    query = np.ones(12, dtype=np.float32)
+    answers = []
+    for path in shard_paths(tmp_path / "shards"):
+        with Collection.open(path, read_only=True) as shard:
+            answers.append(shard.search(query, 20))
+    with Collection.open(built, read_only=True) as whole:
+        assert merge(answers, 20) == whole.search(query, 20)
+    code, _, error = job(keep.main, *flags)
+    assert code == 2
+    assert "--split and --out go together" in error
+    code, _, error = job(keep.main, *flags, "--out", tmp_path / "shards")
+    assert code == 1
+    assert "choose another --out" in error
+    code, _, error = job(keep.main, "--collection", tmp_path / "shards")
+    assert code == 1
+    assert "is a sharded collection" in error

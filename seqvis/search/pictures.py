@@ -1,0 +1,170 @@
+"""Where a picture lies, and which words lie near it: the pictures' half of a search engine.
+
+In: encoded pictures. Out: `PlacedPicture`s, and `Word`s near a vector. What would surprise a
+reader: the backbone and WordNet's vectors are loaded when they are first needed (seconds), unless
+`warm_up` is called; and a bad picture does not spoil a batch, its error stands in its place.
+"""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from seqvis.devise.model import DeviseModel
+from seqvis.devise.words import open_vectors
+from seqvis.errors import DataError, QueryError
+from seqvis.search.candidates import Candidates, CandidateSet, Word, find_candidates
+from seqvis.search.placing import open_trained
+from seqvis.search.shards import describe
+from seqvis.text.wordvectors import WordVectors
+from seqvis.vision.backbones import Backbone, enough, load_recorded
+from seqvis.vision.images import BadImage, decode, square, thumbnail
+
+NOT_KNOWN = "nothing that the model knows"
+
+
+@dataclass(frozen=True)
+class PlacedPicture:
+    """A picture as a collection stores one."""
+
+    vector: np.ndarray  # float32 [dimension], of unit length
+    width: int  # pixels, after turning
+    height: int
+    thumbnail: bytes  # JPEG
+
+
+class BadPictureError(QueryError):
+    """A query's picture cannot be used; `reason` is one of few short texts, to be counted."""
+
+    def __init__(self, message: str, reason: str):
+        super().__init__(message)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type["BadPictureError"], tuple[str, str]]:
+        return type(self), (str(self), self.reason)
+
+
+class PicturePlacer:
+    """Places pictures among words. Safe to share between threads.
+
+    Threads decode at once; the network embeds for one of them at a time.
+    """
+
+    def __init__(self, model: DeviseModel, vectors: WordVectors, device: str = "cpu"):
+        """`vectors`: those the model was trained with; `device`: where the network runs."""
+        self.model = model
+        self._vectors = vectors
+        self._device = device
+        self._candidates: dict[CandidateSet, Candidates] = {}
+        self._loading, self._embedding = threading.RLock(), threading.Lock()
+
+    @classmethod
+    def open(
+        cls,
+        collection: str | Path,
+        model: str | None = None,
+        vectors: str | None = None,
+        device: str = "cpu",
+    ) -> Self:
+        """For a collection, sharded or not, with the model and word vectors that it records.
+
+        `model` and `vectors` say where these are now, if they were moved. Raises ArtifactError if
+        one is missing, or is not the one that the collection was built with.
+        """
+        trained = open_trained(DeviseModel, describe(collection), model)
+        return cls(trained, open_vectors(trained, vectors), device)
+
+    def warm_up(self, candidates: Sequence[CandidateSet] = ("labels", "classes")) -> None:
+        """Loads the backbone and these candidates now, so that no query waits for them.
+
+        Raises ArtifactError if the backbone's weights are gone or are others.
+        """
+        _ = self._backbone
+        for among in candidates:
+            self._names(among)
+
+    def place(self, content: bytes) -> PlacedPicture:
+        """Places an encoded picture. Raises BadPictureError if it is none that can be used."""
+        placed = self.place_many([content])[0]
+        if isinstance(placed, BadPictureError):
+            raise placed
+        return placed
+
+    def place_many(self, contents: Sequence[bytes]) -> list[PlacedPicture | BadPictureError]:
+        """Places several encoded pictures in one run of the network; errors stand in their places.
+
+        A picture's vector is the same in any company up to the rounding of float32.
+        """
+        placed: list[PlacedPicture | BadPictureError | None] = [None] * len(contents)
+        squares: dict[int, np.ndarray] = {}
+        about: dict[int, tuple[int, int, bytes]] = {}
+        size, fit = self._backbone.image_size, self._backbone.fit
+        for number, content in enumerate(contents):
+            try:
+                found = decode(content, enough(size))
+            except BadImage as error:
+                placed[number] = _unusable(error)
+                continue
+            squares[number] = square(found.picture, size, fit)
+            about[number] = found.width, found.height, thumbnail(found.picture)
+        for number, vector in zip(squares, self._project(list(squares.values())), strict=True):
+            placed[number] = PlacedPicture(vector, *about[number]) if vector.any() else _not_known()
+        return [one for one in placed if one is not None]
+
+    def classify(
+        self, vector: np.ndarray, k: int = 10, candidates: CandidateSet = "classes"
+    ) -> list[Word]:
+        """The `k` words nearest to a picture's unit vector, best first.
+
+        `candidates`: "labels" (the model's own), "classes" (ImageNet's 1,000), "wordnet" (all nouns
+        with vectors). Among the model's own, unseen labels have its calibrated bonus in the
+        ranking; among thousands of other nouns it would drown the seen ones. Searches of the
+        collection never have one: all candidates there are pictures.
+        """
+        if k < 1:
+            raise DataError(f"k is {k}; ask for at least 1 word")
+        bonus = self.model.unseen_bonus if candidates == "labels" else 0.0
+        return self._names(candidates).nearest(vector, k, bonus)
+
+    def _project(self, squares: Sequence[np.ndarray]) -> np.ndarray:
+        if not squares:
+            return np.zeros((0, self.model.dimension), np.float32)
+        with self._embedding:
+            embedded = self._backbone.embed(np.stack(squares))
+        return self.model.project_embedded(embedded)
+
+    def _names(self, among: CandidateSet) -> Candidates:
+        with self._loading:
+            if among not in self._candidates:
+                self._candidates[among] = find_candidates(among, self.model, self._vectors)
+            return self._candidates[among]
+
+    @property
+    def _backbone(self) -> Backbone:
+        with self._loading:
+            return self._loaded
+
+    @cached_property
+    def _loaded(self) -> Backbone:
+        uri = self.model.artifact.location.uri
+        return load_recorded(self.model.backbone_config, uri).to(self._device)
+
+
+def _unusable(error: BadImage) -> BadPictureError:
+    return BadPictureError(
+        f"the query's picture cannot be used: {error.reason}; give a JPEG, PNG or another "
+        f"usual format",
+        error.reason,
+    )
+
+
+def _not_known() -> BadPictureError:
+    return BadPictureError(
+        "the query's picture shows nothing that the model knows: none of its likely "
+        "classes has a word vector",
+        NOT_KNOWN,
+    )

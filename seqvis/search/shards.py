@@ -1,0 +1,115 @@
+"""A collection too large for one process's memory, as several: who holds an id, and one answer.
+
+A sharded collection is a directory of ordinary collections, its shards; an item is in the one that
+a hash of its id says:
+
+    manifest.json   kind "sharded collection", the original's config, the shards
+    shard-000/ …    collections; their config also says which shard of how many each is
+
+In: its path. Out: `Description`, which an ordinary collection has as well, as its own one shard.
+What would surprise a reader: nothing here imports torch, Ray or nmslib, as a gateway uses it.
+"""
+
+import hashlib
+import heapq
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from seqvis.artifacts import FORMAT_VERSION, MANIFEST
+from seqvis.errors import ArtifactError, DataError
+from seqvis.search.index import Backend
+from seqvis.search.items import Match, best_first
+from seqvis.search.state import SHARDED, kind_of, read_state
+
+SHARD = "shard"  # the key of a shard's config that says which it is
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a collection, sharded or not, says of itself, without being opened."""
+
+    path: Path
+    config: dict[str, Any]  # what the caller recorded at creation
+    dimension: int
+    backend: Backend
+    shards: tuple[Path, ...]  # ordinary collections; of one that is not sharded, itself
+
+
+def shard_of(name: str, shards: int) -> int:
+    """The number of the shard, 0 to `shards` - 1, that an item with this id is in."""
+    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") % shards
+
+
+def merge(answers: Sequence[Sequence[Match]], k: int) -> list[Match]:
+    """One answer of those of the shards, each best first, as `Collection.search` gives them.
+
+    If each shard was asked for `k` matches and is searched exactly, it is the answer of the
+    unsharded collection: the same ids and scores in the same order, ties included, since these are
+    ordered by id everywhere. Shards searched by graphs find at least as much of the truth as one
+    large graph (each looks at as many candidates), but not always the same.
+    """
+    return list(islice(heapq.merge(*answers, key=best_first), k))
+
+
+def describe(path: str | Path) -> Description:
+    """Reads what stands at `path`.
+
+    Raises ArtifactError if it is neither a collection nor a sharded one, or a shard lacks.
+    """
+    path = Path(path).expanduser().absolute()
+    if kind_of(path) != SHARDED:
+        state = read_state(path)
+        return Description(path, state.config, state.dimension, state.backend, (path,))
+    try:
+        manifest = json.loads((path / MANIFEST).read_bytes())
+        if manifest["format_version"] != FORMAT_VERSION:
+            raise ValueError(f"format version {manifest['format_version']}")
+        config, names = dict(manifest["config"]), [str(name) for name in manifest["shards"]]
+        dimension, backend = int(manifest["dimension"]), manifest["backend"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(
+            f"{path / MANIFEST}: does not describe shards that this seqvis reads ({error}); "
+            f"split the collection anew with python -m jobs.collection --split"
+        ) from error
+    shards = tuple(path / name for name in names)
+    for number, shard in enumerate(shards):
+        if read_state(shard).config.get(SHARD) != place_of(number, len(shards)):
+            raise ArtifactError(
+                f"{shard}: is not shard {number} of {len(shards)}; put the right one there, or "
+                f"split the collection anew"
+            )
+    return Description(path, config, dimension, backend, shards)
+
+
+def shard_paths(path: str | Path) -> list[Path]:
+    """The shards' directories in order; of a collection that is not sharded its own.
+
+    Raises ArtifactError if `path` is neither.
+    """
+    return list(describe(path).shards)
+
+
+def place_of(number: int, shards: int) -> dict[str, int]:
+    """What a shard's config says under the key `SHARD`."""
+    return {"number": number, "of": shards}
+
+
+def check_belongs(ids: Iterable[str], config: Mapping[str, Any]) -> None:
+    """Raises DataError if these are ids of another shard than the one that has this config.
+
+    There an item would never be deleted or replaced, since nobody looks for it in this one.
+    """
+    place = config.get(SHARD)
+    if not isinstance(place, Mapping) or place.keys() != {"number", "of"}:
+        return
+    for name in ids:
+        if shard_of(name, place["of"]) != place["number"]:
+            raise DataError(
+                f"{name}: belongs in shard {shard_of(name, place['of'])}, this is shard "
+                f"{place['number']} of {place['of']}; add it there"
+            )

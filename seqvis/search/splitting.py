@@ -1,0 +1,85 @@
+"""Splitting a collection into shards (shards.py).
+
+In: a collection, also one that is in use, as it is at this moment. Out: a directory of new ones.
+Memory is bounded by a shard's, and 2 bytes for each item: the graphs of the original are not
+loaded. It is read once for every shard.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from seqvis.artifacts import FORMAT_VERSION, MANIFEST
+from seqvis.errors import ConfigError
+from seqvis.search.collection import Collection
+from seqvis.search.disk import write_synced
+from seqvis.search.items import Item
+from seqvis.search.opening import open_files
+from seqvis.search.segments import SearchBy
+from seqvis.search.shards import SHARD, place_of, shard_of
+from seqvis.search.snapshots import appearing, check_free
+from seqvis.search.state import SHARDED
+from seqvis.search.view import Part, View
+
+MOST_SHARDS = 1000
+_CHUNK = 2048
+
+
+def split(collection: str | Path, count: int, out: str | Path) -> list[int]:
+    """Copies a collection to a new sharded one at `out`, which appears whole or not at all.
+
+    Returns how many items each shard holds. Raises ConfigError for a count that cannot be,
+    ArtifactError if `collection` is none or something stands at `out`, StorageError if the disk
+    does not take it.
+    """
+    source, target = (Path(place).expanduser().absolute() for place in (collection, out))
+    if not 1 <= count <= MOST_SHARDS:
+        raise ConfigError(f"a collection has 1 to {MOST_SHARDS} shards, not {count}")
+    check_free(target, "sharded collection")
+    opened = open_files(source, {}, by=SearchBy(graphs=False))
+    state = opened.state
+    of_rows = [_shards(part, count) for part in opened.view.parts]
+    names = [f"shard-{number:03d}" for number in range(count)]
+    with appearing(target) as staging:
+        staging.mkdir(parents=True)
+        for number, name in enumerate(names):
+            Collection.build(
+                staging / name,
+                state.dimension,
+                _items(opened.view, of_rows, number),
+                state.backend,
+                {**state.config, SHARD: place_of(number, count)},
+                state.settings,
+            ).close()
+        manifest = {
+            "kind": SHARDED,
+            "format_version": FORMAT_VERSION,
+            "config": state.config,
+            "metrics": {"items": len(opened.view)},
+            "files": {},
+            "dimension": state.dimension,
+            "backend": state.backend,
+            "shards": names,
+        }
+        content = json.dumps(manifest, indent=1, ensure_ascii=False).encode()
+        write_synced(staging / MANIFEST, content)
+    return [sum(int((rows == number).sum()) for rows in of_rows) for number in range(count)]
+
+
+def _shards(part: Part, count: int) -> np.ndarray:
+    """The shard of each living row, uint16 (living rows)."""
+    found = (shard_of(part.store.id(row), count) for row in part.living_rows().tolist())
+    return np.fromiter(found, np.uint16, part.alive)
+
+
+def _items(view: View, of_rows: list[np.ndarray], number: int) -> Iterator[Item]:
+    for part, shards in zip(view.parts, of_rows, strict=True):
+        rows = part.living_rows()[shards == number].tolist()
+        for begin in range(0, len(rows), _CHUNK):
+            chunk = rows[begin : begin + _CHUNK]
+            vectors = part.vectors[chunk]
+            for row, vector in zip(chunk, vectors, strict=True):
+                store = part.store
+                yield Item(store.id(row), vector, store.metadata(row), store.thumbnail(row))

@@ -1,0 +1,144 @@
+"""How the one writer of a collection changes it: the journal for a few items, a commit for many.
+
+A change is in the journal, synced, before the view has it. Compactions and loads write new segments
+first and then replace the collection's state in one step (commits.py), with the journal that was
+written meanwhile going on after it.
+"""
+
+import json
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import cast
+
+from seqvis.artifacts import MANIFEST
+from seqvis.errors import ArtifactError, StorageError
+from seqvis.search.commits import KeptSegment, write_commit
+from seqvis.search.compaction import NewSegment, living_batches, write_segments
+from seqvis.search.disk import remove_quietly
+from seqvis.search.items import Batch, Item, batches
+from seqvis.search.journal import Deleted, JournalWriter, Operation, encode
+from seqvis.search.opening import Opened, WriterLock, open_files
+from seqvis.search.reading import OpenCollection
+from seqvis.search.segments import Segment
+from seqvis.search.shards import check_belongs
+from seqvis.search.state import SEGMENTS, State, remove_leftovers
+from seqvis.search.view import View
+from seqvis.storage import storage_errors
+
+
+class WritingCollection(OpenCollection):
+    """An opened collection as far as it is changed, if it holds the writer's lock.
+
+    Three locks: `_maintaining` keeps compactions, loads and snapshots apart; `_writing` keeps
+    the journal in order; `_applying` is held while the view changes.
+    """
+
+    def __init__(self, path: Path, opened: Opened, lock: WriterLock | None):
+        super().__init__(path, opened, lock)
+        self._journal: JournalWriter | None = None
+        self._maintaining, self._writing = threading.RLock(), threading.RLock()
+        if lock is not None:
+            self._start_writing(opened)
+
+    def _writer(self) -> JournalWriter:
+        if self._journal is None:
+            raise StorageError(
+                f"{self.path}: is open for reading only (or closed); open it for writing"
+            )
+        return self._journal
+
+    def _journal_size(self) -> int:
+        return self._journal.offset if self._journal is not None else self._opened.journal.offset
+
+    def _record(self, operation: Operation) -> None:
+        with self._writing:
+            record = encode(operation, self._opened.journal.salt)
+            with storage_errors(str(self.path)):
+                self._writer().append(record)
+            with self._applying:
+                self._view = self._view.applied(operation)
+
+    def _start_writing(self, opened: Opened) -> None:
+        if opened.state.snapshot:
+            raise ArtifactError(
+                f"{self.path}: is a snapshot; restore it to a place of its own, or open it "
+                f"with read_only=True"
+            )
+        with storage_errors(str(self.path)):
+            remove_leftovers(self.path, opened.state)
+            self._journal = JournalWriter(opened.journal)
+
+    def _load(self, items: Iterable[Item], state: State, keep: bool) -> None:
+        with self._maintaining, self._writing:
+            begin = self._writer().offset
+            new = self._write(_own(batches(items, state.dimension), state), state)
+            kept: list[KeptSegment] = []
+            if keep:
+                parts = list(self._without(new, state).parts)
+                tail = parts.pop()
+                kept = [KeptSegment(cast(Segment, part.store), part.dead) for part in parts]
+                new += self._write(living_batches([tail]), state)
+            self._commit(state, kept, new, begin)
+
+    def _without(self, new: list[NewSegment], state: State) -> View:
+        """The view without the items that new segments replace."""
+        view = self._view
+        for segment in self._open_new(new, state).values():
+            for begin in range(0, len(segment), 4096):
+                rows = range(begin, min(begin + 4096, len(segment)))
+                view = view.applied(Deleted([segment.id(row) for row in rows]))
+        return view
+
+    def _write(self, pieces: Iterable[Batch], state: State) -> list[NewSegment]:
+        with storage_errors(str(self.path)):
+            return write_segments(
+                self.path / SEGMENTS, pieces, state.dimension, state.backend, state.settings
+            )
+
+    def _open_new(self, new: list[NewSegment], state: State) -> dict[str, Segment]:
+        folder = self.path / SEGMENTS
+        return {
+            made.name: Segment(folder / made.name, state.dimension, made.files, state.settings)
+            for made in new
+        }
+
+    def _commit(
+        self, state: State, kept: list[KeptSegment], new: list[NewSegment], begin: int
+    ) -> None:
+        """Makes kept and new segments the collection; the journal from `begin` on stays."""
+        try:
+            known = {**self._opened.segments, **self._open_new(new, state)}
+            with self._writing:
+                old = self._writer()
+                number = self._opened.state.number + 1
+                with storage_errors(str(self.path)):
+                    write_commit(self.path, state, number, kept, new, old, begin)
+                opened = open_files(self.path, known)
+                self._journal = JournalWriter(opened.journal)
+                old.close()
+                self._install(opened)
+        except BaseException:
+            self._give_up(new)
+            raise
+        remove_leftovers(self.path, self._opened.state)
+
+    def _give_up(self, new: list[NewSegment]) -> None:
+        """After a failed commit: removes its files, or stops writing if it may have happened."""
+        current = self._opened.state.number
+        try:
+            content = json.loads((self.path / MANIFEST).read_bytes())
+            undone = content["state"]["number"] == current
+        except (OSError, ValueError, KeyError):
+            undone = False
+        if undone:
+            for made in new:
+                remove_quietly(self.path / SEGMENTS / made.name)
+        elif self._journal is not None:
+            self._journal.refuse()
+
+
+def _own(pieces: Iterable[Batch], state: State) -> Iterator[Batch]:
+    for batch in pieces:
+        check_belongs(batch.ids, state.config)
+        yield batch
