@@ -1,81 +1,24 @@
 """A load on an HTTP server: so many clients at once, each asking again when it has its answer.
 
-In: an address and what to send. Out: what became of every request: its status, its latency, and,
-if it was refused, the Retry-After it came with. It can be a process of its own, so that what is
-measured and what measures do not share an interpreter.
+In: an address and what to send. Out: what became of every request (clients.py). `load` runs for a
+time; `Traffic` runs in a thread of its own until it is told to stop, with clients of several kinds.
+It can be a process of its own, so that what is measured and what measures do not share an
+interpreter.
 """
 
 import argparse
 import asyncio
 import json
 import sys
+import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Self
 
-import aiohttp
-
-BROKEN = 0  # the "status" of a request whose connection broke
+from benchmarks.clients import GOOD, Kind, Outcome, Reply, Request, open_session
 
 Body = Callable[[int], dict[str, Any]]
-
-
-@dataclass
-class Outcome:
-    """What became of the requests of a load; seconds since its begin, in order of their ends."""
-
-    ends: list[float] = field(default_factory=list)
-    latencies: list[float] = field(default_factory=list)
-    statuses: list[int] = field(default_factory=list)
-    retry_after: list[float | None] = field(default_factory=list)
-    answers: list[Any] = field(default_factory=list)
-    retried: int = 0  # requests sent again as they were told to
-    lost: int = 0  # requests that were refused more often than they were sent again
-    seconds: float = 0.0
-
-    def count(self, status: int) -> int:
-        return self.statuses.count(status)
-
-    def good(self) -> list[float]:
-        """Latencies of the answered requests, in order of size."""
-        return sorted(
-            latency
-            for latency, status in zip(self.latencies, self.statuses, strict=True)
-            if status in (200, 201)
-        )
-
-    def refused(self) -> list[float]:
-        """Latencies of those that were refused with 503, in order of size."""
-        return sorted(
-            latency
-            for latency, status in zip(self.latencies, self.statuses, strict=True)
-            if status == 503
-        )
-
-    def summary(self) -> dict[str, Any]:
-        """Figures: requests a second, and latencies in ms."""
-        good = self.good()
-        return {
-            "seconds": round(self.seconds, 1),
-            "statuses": dict(Counter(self.statuses)),
-            "per_second": round(len(good) / max(self.seconds, 1e-9), 1),
-            "p50_ms": quantile_ms(good, 0.5),
-            "p95_ms": quantile_ms(good, 0.95),
-            "p99_ms": quantile_ms(good, 0.99),
-            "refused_p50_ms": quantile_ms(self.refused(), 0.5),
-            "refused_p99_ms": quantile_ms(self.refused(), 0.99),
-            "retried": self.retried,
-            "lost": self.lost,
-        }
-
-
-def quantile_ms(ordered: Sequence[float], share: float) -> float | None:
-    """A quantile of ordered seconds, in ms."""
-    if not ordered:
-        return None
-    return round(1000 * ordered[min(len(ordered) - 1, int(share * len(ordered)))], 1)
 
 
 async def load(
@@ -96,68 +39,82 @@ async def load(
         per_second: requests a second of all clients together; None: as fast as answers come.
         keep: what to keep of each answer.
     """
-    outcome = Outcome()
-    began = time.monotonic()
-    number = 0
-    timeout = aiohttp.ClientTimeout(total=120)
-    connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(
-        timeout=timeout, connector=connector, headers=headers
-    ) as session:
 
-        async def client() -> None:
-            nonlocal number
-            while time.monotonic() - began < seconds:
-                mine, number = number, number + 1
-                if per_second is not None:
-                    wait = began + mine / per_second - time.monotonic()
-                    if wait > 0:
-                        await asyncio.sleep(wait)
-                    if time.monotonic() - began > seconds:
-                        return
-                await _ask(session, url, body(mine), outcome, began, retries, keep)
-
-        await asyncio.gather(*(client() for _ in range(clients)))
-    outcome.seconds = time.monotonic() - began
-    return outcome
-
-
-async def _ask(
-    session: aiohttp.ClientSession,
-    url: str,
-    content: dict[str, Any],
-    outcome: Outcome,
-    began: float,
-    retries: int,
-    keep: Callable[[Any], Any] | None,
-) -> None:
-    for attempt in range(retries + 1):
-        sent = time.monotonic()
-        after: float | None = None
-        answer: Any = None
-        try:
-            async with session.post(url, json=content) as response:
-                text = await response.read()
-                status = response.status
-                waiting = response.headers.get("retry-after")
-                after = float(waiting) if waiting is not None else None
-                if keep is not None and status in (200, 201):
-                    answer = keep(json.loads(text))
-        except (aiohttp.ClientError, TimeoutError, OSError):
-            status = BROKEN
-        outcome.ends.append(time.monotonic() - began)
-        outcome.latencies.append(time.monotonic() - sent)
-        outcome.statuses.append(status)
-        outcome.retry_after.append(after)
+    def done(request: Request, reply: Reply) -> None:
         if keep is not None:
-            outcome.answers.append(answer)
-        if status != 503 or after is None:
-            return
-        if attempt == retries:
-            outcome.lost += 1
-            return
-        outcome.retried += 1
-        await asyncio.sleep(after)
+            good = reply.status in GOOD
+            kind.outcome.answers.append(keep(json.loads(reply.body)) if good else None)
+
+    kind = Kind(lambda number: Request("", body(number)), clients, per_second, retries, done)
+    began = time.monotonic()
+    async with open_session(headers) as session:
+        await kind.run(session, url, began, lambda: time.monotonic() - began < seconds)
+    return kind.outcome
+
+
+class Traffic:
+    """Clients of several kinds that ask on, in a thread, for the length of a `with`."""
+
+    def __init__(self, address: str, kinds: Mapping[str, Kind]):
+        self.kinds = kinds
+        self._address = address
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="traffic")
+        self._error: BaseException | None = None
+        self.began = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stops sending, and waits for what is under way. Raises what a `done` raised."""
+        self._stop.set()
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def now(self) -> float:
+        """Seconds since the begin."""
+        return time.monotonic() - self.began
+
+    def wait_good(self, count: int, seconds: float = 120.0) -> None:
+        """Waits until every kind has `count` good answers to what it sends from now on."""
+        since = self.now()
+        deadline = since + seconds
+        waiting = dict(self.kinds)
+        while waiting:
+            for name, kind in list(waiting.items()):
+                if _good_since(kind.outcome, since) >= count:
+                    del waiting[name]
+            if waiting and (self.now() > deadline or not self._thread.is_alive()):
+                raise TimeoutError(f"{', '.join(waiting)}: no {count} answers in {seconds:.0f} s")
+            time.sleep(0.05)
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._ask())
+        except BaseException as error:
+            self._error = error
+
+    async def _ask(self) -> None:
+        async with open_session() as session:
+            await asyncio.gather(
+                *(
+                    kind.run(session, self._address, self.began, lambda: not self._stop.is_set())
+                    for kind in self.kinds.values()
+                )
+            )
+
+
+def _good_since(outcome: Outcome, since: float) -> int:
+    found = 0
+    for number in range(len(outcome.retry_after) - 1, -1, -1):
+        if outcome.ends[number] < since:
+            break
+        sent = outcome.ends[number] - outcome.latencies[number]
+        found += sent >= since and outcome.statuses[number] in GOOD
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -3,14 +3,14 @@
 In: texts from any thread, with a callback each. Out: a call of it for every translation, as soon as
 its sentence ends, whatever else is being translated. One thread runs the decoder. What would
 surprise a reader: callers take turns, a sentence each, so a list of a thousand does not keep a
-single sentence waiting; and the callbacks are called by the decoder's thread, so they must be quick.
+single sentence waiting; and callbacks are called by the decoder's thread, so they must be quick.
 """
 
 import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from seqvis.errors import BusyError

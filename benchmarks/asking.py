@@ -1,0 +1,155 @@
+"""What clients ask of the server while it is broken, and what is checked of every answer."""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+import requests
+
+from benchmarks.clients import GOOD, Kind, Reply, Request
+from benchmarks.server import RunningServer
+
+PATIENCE = 100  # times that a client comes again, as it is told to
+
+
+def translating(
+    expected: Mapping[str, str], clients: int = 4, per_second: float | None = None
+) -> Kind:
+    """Clients that translate the texts, one at a time; each answer must be the expected one."""
+    texts = list(expected)
+
+    def done(request: Request, reply: Reply) -> None:
+        if reply.status in GOOD:
+            (one,) = json.loads(reply.body)["translations"]
+            assert one["text"] == expected[one["source"]], one
+
+    return Kind(
+        lambda number: Request("/v1/translate", {"text": texts[number % len(texts)]}),
+        clients,
+        per_second,
+        retries=PATIENCE,
+        done=done,
+    )
+
+
+def searching(queries: Sequence[str], clients: int = 2, per_second: float | None = None) -> Kind:
+    """Clients that search by words."""
+
+    def done(request: Request, reply: Reply) -> None:
+        if reply.status in GOOD:
+            assert len(json.loads(reply.body)["matches"]) == 5
+
+    return Kind(
+        lambda number: Request(
+            "/v1/search/text", {"query": queries[number % len(queries)], "k": 5}
+        ),
+        clients,
+        per_second,
+        retries=PATIENCE,
+        done=done,
+    )
+
+
+def searching_by_picture(picture: bytes, per_second: float | None = None) -> Kind:
+    """A client that searches by a picture."""
+    form = {"file": picture, "k": "3"}
+    asked = Request("/v1/search/image", form=form)
+    return Kind(lambda number: asked, 1, per_second, retries=PATIENCE)
+
+
+@dataclass
+class Changes:
+    """A client that adds pictures and deletes each third again, and what it was told."""
+
+    prefix: str
+    picture: bytes
+    there: dict[str, bool] = field(default_factory=dict)  # acknowledged: added, or deleted
+    repeated_deletes: int = 0
+
+    def kind(self, per_second: float | None = None) -> Kind:
+        return Kind(self._request, 1, per_second, retries=PATIENCE, done=self._done)
+
+    def _request(self, number: int) -> Request:
+        if number % 3 == 2:
+            return Request(f"/v1/images/{quote(self._name(number - 2))}", method="DELETE")
+        form = {"file": self.picture, "id": self._name(number)}
+        return Request("/v1/images", form=form)
+
+    def _name(self, number: int) -> str:
+        return f"{self.prefix}/{number}"
+
+    def _done(self, request: Request, reply: Reply) -> None:
+        if request.form is not None:
+            if reply.status in GOOD:
+                self.there[str(request.form["id"])] = True
+        elif reply.status in (200, 404):
+            # 404: it was deleted, the answer was lost with a replica, and the call was repeated.
+            self.repeated_deletes += reply.status == 404
+            name = request.path.removeprefix("/v1/images/")
+            assert name in self.there
+            self.there[name] = False
+
+    def lost(self, server: RunningServer) -> list[str]:
+        """What was acknowledged and is not so."""
+        wrong = []
+        for name, there in self.there.items():
+            status = persist(server, Request(f"/v1/images/{quote(name)}", method="GET")).status_code
+            if status != (200 if there else 404):
+                wrong.append(f"{name}: {'added' if there else 'deleted'}, now {status}")
+        return wrong
+
+
+def everyday(
+    expected: Mapping[str, str],
+    queries: Sequence[str],
+    changes: Changes,
+    per_second: float | None = None,
+) -> dict[str, Kind]:
+    """Clients of every part of the server.
+
+    `per_second` is of the translations; a fifth as many searches, and a twentieth of the others.
+    """
+
+    def share(part: float) -> float | None:
+        return None if per_second is None else part * per_second
+
+    return {
+        "translate": translating(expected, 4 if per_second is None else 64, per_second),
+        "search": searching(queries, 2 if per_second is None else 16, share(1 / 5)),
+        "picture": searching_by_picture(changes.picture, share(1 / 20)),
+        "change": changes.kind(share(1 / 20)),
+    }
+
+
+def faults(kinds: Mapping[str, Kind], changes: Changes) -> dict[str, Counter[str]]:
+    """By kind, what no client should have seen."""
+    found = {name: kind.outcome.faults() for name, kind in kinds.items()}
+    found["change"].subtract({"404": changes.repeated_deletes})
+    return {name: +seen for name, seen in found.items() if +seen}
+
+
+def send(server: RunningServer, request: Request, timeout: float = 120.0) -> requests.Response:
+    """Sends a request once."""
+    content: dict[str, Any] = {"json": request.json} if request.json is not None else {}
+    if request.form is not None:
+        fields = request.form.items()
+        content["files"] = {
+            name: (name, value) if isinstance(value, bytes) else (None, value)
+            for name, value in fields
+        }
+    return requests.request(
+        request.method, server.address + request.path, timeout=timeout, **content
+    )
+
+
+def persist(server: RunningServer, request: Request, seconds: float = 120.0) -> requests.Response:
+    """Sends a request until it is answered with something else than 503, for so long at most."""
+    deadline = time.monotonic() + seconds
+    while (answer := send(server, request)).status_code == 503:
+        assert time.monotonic() < deadline, f"{request.method} {request.path} is refused for long"
+        time.sleep(float(answer.headers["retry-after"]))
+    return answer

@@ -1,0 +1,219 @@
+"""Clients of an HTTP server and what became of their requests, for loads of any kind (load.py).
+
+In: requests to send. Out: of every request its status, its latency, and, if it was refused, the
+Retry-After it came with. What would surprise a reader: a client that is told to come again counts
+each attempt, so an outcome has every answer that a client saw.
+"""
+
+import asyncio
+import itertools
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+
+BROKEN = 0  # the "status" of a request whose connection broke
+GOOD = (200, 201)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request; `form` is sent as multipart, its bytes as files."""
+
+    path: str
+    json: Any = None
+    form: Mapping[str, str | bytes] | None = None
+    method: str = "POST"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer; seconds since the load's begin. `retried` is 0 for the first attempt."""
+
+    status: int
+    sent: float
+    ended: float
+    retry_after: float | None
+    retried: int
+    body: bytes
+
+    @property
+    def seconds(self) -> float:
+        return self.ended - self.sent
+
+
+@dataclass
+class Outcome:
+    """What became of the requests of a load; seconds since its begin, in order of their ends."""
+
+    ends: list[float] = field(default_factory=list)
+    latencies: list[float] = field(default_factory=list)
+    statuses: list[int] = field(default_factory=list)
+    retry_after: list[float | None] = field(default_factory=list)
+    answers: list[Any] = field(default_factory=list)
+    retried: int = 0  # requests sent again as they were told to
+    lost: int = 0  # requests that were refused more often than they were sent again
+    seconds: float = 0.0
+
+    def note(self, reply: Reply) -> None:
+        self.ends.append(reply.ended)
+        self.latencies.append(reply.seconds)
+        self.statuses.append(reply.status)
+        self.retry_after.append(reply.retry_after)
+        self.retried += reply.retried > 0
+
+    def count(self, status: int) -> int:
+        return self.statuses.count(status)
+
+    def good(self) -> list[float]:
+        """Latencies of the answered requests, in order of size."""
+        return sorted(
+            latency
+            for latency, status in zip(self.latencies, self.statuses, strict=True)
+            if status in GOOD
+        )
+
+    def refused(self) -> list[float]:
+        """Latencies of those that were refused with 503, in order of size."""
+        return sorted(
+            latency
+            for latency, status in zip(self.latencies, self.statuses, strict=True)
+            if status == 503
+        )
+
+    def good_ends(self) -> list[float]:
+        """When each answered request ended."""
+        return [end for end, status in zip(self.ends, self.statuses, strict=True) if status in GOOD]
+
+    def longest_gap(self, since: float = 0.0, until: float | None = None) -> float:
+        """The longest time without an answer, in seconds."""
+        until = self.seconds if until is None else until
+        times = [since, *(end for end in self.good_ends() if since < end < until), until]
+        return max(later - earlier for earlier, later in itertools.pairwise(times))
+
+    def faults(self) -> Counter[str]:
+        """What no client should see: anything but a good answer or a 503 with Retry-After."""
+        seen: Counter[str] = Counter()
+        for status, after in zip(self.statuses, self.retry_after, strict=True):
+            if status == 503 and after is None:
+                seen["503 without Retry-After"] += 1
+            elif status not in (*GOOD, 503):
+                seen[str(status) if status else "broken connection"] += 1
+        return seen
+
+    def summary(self) -> dict[str, Any]:
+        """Figures: requests a second, and latencies in ms."""
+        good = self.good()
+        return {
+            "seconds": round(self.seconds, 1),
+            "statuses": dict(Counter(self.statuses)),
+            "per_second": round(len(good) / max(self.seconds, 1e-9), 1),
+            "p50_ms": quantile_ms(good, 0.5),
+            "p95_ms": quantile_ms(good, 0.95),
+            "p99_ms": quantile_ms(good, 0.99),
+            "refused_p50_ms": quantile_ms(self.refused(), 0.5),
+            "refused_p99_ms": quantile_ms(self.refused(), 0.99),
+            "retried": self.retried,
+            "lost": self.lost,
+        }
+
+
+def quantile_ms(ordered: Sequence[float], share: float) -> float | None:
+    """A quantile of ordered seconds, in ms."""
+    if not ordered:
+        return None
+    return round(1000 * ordered[min(len(ordered) - 1, int(share * len(ordered)))], 1)
+
+
+@dataclass
+class Kind:
+    """Clients of one kind.
+
+    Attributes:
+        request: request number n, counted over all clients of the kind.
+        per_second: requests a second of all its clients together; None: as fast as answers come.
+        retries: how often a request that got 503 is sent again, after its Retry-After.
+        done: told the request and its last answer.
+    """
+
+    request: Callable[[int], Request]
+    clients: int = 1
+    per_second: float | None = None
+    retries: int = 0
+    done: Callable[[Request, Reply], None] = lambda request, reply: None
+    outcome: Outcome = field(default_factory=Outcome)
+
+    async def run(
+        self,
+        session: aiohttp.ClientSession,
+        address: str,
+        began: float,
+        going: Callable[[], bool],
+    ) -> None:
+        """Its clients ask as long as it is going."""
+        numbers = iter(range(sys.maxsize))
+
+        async def client() -> None:
+            while going():
+                number = next(numbers)
+                if self.per_second is not None:
+                    wait = began + number / self.per_second - time.monotonic()
+                    while wait > 0 and going():
+                        await asyncio.sleep(min(wait, 0.5))
+                        wait = began + number / self.per_second - time.monotonic()
+                    if not going():
+                        return
+                await self._persist(session, address, self.request(number), began)
+
+        await asyncio.gather(*(client() for _ in range(self.clients)))
+        self.outcome.seconds = time.monotonic() - began
+
+    async def _persist(
+        self, session: aiohttp.ClientSession, address: str, request: Request, began: float
+    ) -> None:
+        """Sends a request until it has an answer that is no 503, as often as it may."""
+        for attempt in range(self.retries + 1):
+            reply = await _send(session, address, request, began, attempt)
+            self.outcome.note(reply)
+            if reply.status != 503 or reply.retry_after is None:
+                break
+            if attempt == self.retries:
+                self.outcome.lost += 1
+                break
+            await asyncio.sleep(reply.retry_after)
+        self.done(request, reply)
+
+
+async def _send(
+    session: aiohttp.ClientSession, address: str, request: Request, began: float, attempt: int
+) -> Reply:
+    sent = time.monotonic() - began
+    after: float | None = None
+    body = b""
+    content: dict[str, Any] = {"json": request.json} if request.json is not None else {}
+    if request.form is not None:
+        content["data"] = form = aiohttp.FormData(default_to_multipart=True)
+        for name, value in request.form.items():
+            filename = {"filename": name} if isinstance(value, bytes) else {}
+            form.add_field(name, value, **filename)
+    try:
+        async with session.request(request.method, address + request.path, **content) as response:
+            body = await response.read()
+            status = response.status
+            waiting = response.headers.get("retry-after")
+            after = float(waiting) if waiting is not None else None
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        status, body = BROKEN, repr(error).encode()
+    return Reply(status, sent, time.monotonic() - began, after, attempt, body)
+
+
+def open_session(headers: dict[str, str] | None = None) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        timeout=aiohttp.ClientTimeout(total=180),
+        connector=aiohttp.TCPConnector(limit=0),
+        headers=headers,
+    )

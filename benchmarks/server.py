@@ -1,0 +1,278 @@
+"""The real server as a child process, for those who break it on purpose.
+
+In: artifacts and what to change in serve/config/local.yaml. Out: its address, its replicas as
+processes to kill or to weigh, and at the end nothing that still runs. What would surprise a reader:
+its Ray has a folder and ports of its own, so no other Ray of the machine is seen or touched.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import requests
+import yaml
+
+from serve.app import ENVIRONMENT
+
+ROOT = Path(__file__).parents[1]
+LOCAL_CONFIG = ROOT / "serve" / "config" / "local.yaml"
+QUICK_AUTOSCALING = {
+    "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "0.5",
+    "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "0.5",
+}
+"""Environment in which autoscaling looks every half second instead of every ten."""
+
+_REPLICA = re.compile(r"ray::ServeReplica:[^:]+:([A-Za-z]+(?:-\d+)?)")
+_STOP_WITHIN = 20.0  # seconds that the server has to stop by itself
+
+Changes = Mapping[str, Mapping[str, Any]]
+
+
+class NotReadyError(Exception):
+    """The server did not become what it should in time; the message ends with its log's end."""
+
+
+@dataclass
+class RunningServer:
+    """A server that runs."""
+
+    address: str
+    process: psutil.Process
+    log: Path
+    keep_logs: bool = False  # Ray's logs, beside its own, although nothing was raised
+
+    def replicas(self, deployment: str) -> list[psutil.Process]:
+        """The processes of a deployment's replicas, the oldest first."""
+        return self.all_replicas().get(deployment, [])
+
+    def all_replicas(self) -> dict[str, list[psutil.Process]]:
+        """The replicas' processes by deployment, the oldest first; dead ones are left out."""
+        found: dict[str, list[psutil.Process]] = {}
+        for child in self._descendants():
+            with contextlib.suppress(psutil.Error):
+                if child.status() == psutil.STATUS_ZOMBIE:
+                    continue
+                match = _REPLICA.match(" ".join(child.cmdline()))
+                if match:
+                    found.setdefault(match[1], []).append(child)
+        return found
+
+    def kill(self, deployment: str, most: int | None = None) -> list[int]:
+        """Kills replicas of a deployment, all or at most so many, by SIGKILL; their pids."""
+        victims = self.replicas(deployment)[:most]
+        for victim in victims:
+            victim.kill()
+        psutil.wait_procs(victims, timeout=10)
+        return [victim.pid for victim in victims]
+
+    def memory(self) -> dict[str, int]:
+        """Bytes of each deployment's replicas: their own, and their part of what they share."""
+        found: dict[str, int] = {}
+        for deployment, processes in self.all_replicas().items():
+            for process in processes:
+                with contextlib.suppress(psutil.Error):
+                    found[deployment] = found.get(deployment, 0) + process.memory_full_info().pss
+        return found
+
+    def cpu_seconds(self, deployment: str) -> float:
+        """Processor seconds that a deployment's replicas have used so far."""
+        used = 0.0
+        for process in self.replicas(deployment):
+            with contextlib.suppress(psutil.Error):
+                times = process.cpu_times()
+                used += times.user + times.system
+        return used
+
+    def ready(self) -> bool:
+        """Whether it says that it can answer."""
+        try:
+            return requests.get(f"{self.address}/readyz", timeout=10).status_code == 200
+        except requests.RequestException:
+            return False
+
+    def wait_ready(self, seconds: float = 180.0) -> None:
+        """Waits until it can answer. Raises NotReadyError."""
+        self.wait(self.ready, seconds, "the server is not ready")
+
+    def wait(self, true: Callable[[], bool], seconds: float, problem: str) -> float:
+        """Waits for a condition; the seconds it took. Raises NotReadyError with the problem."""
+        began = time.monotonic()
+        while not true():
+            if not self.process.is_running() or time.monotonic() - began > seconds:
+                raise NotReadyError(f"{problem} after {seconds:.0f} s; {self._log_end()}")
+            time.sleep(0.1)
+        return time.monotonic() - began
+
+    def wait_replicas(self, deployment: str, count: int, seconds: float = 120.0) -> float:
+        """Waits until a deployment has so many replicas; the seconds it took."""
+        return self.wait(
+            lambda: len(self.replicas(deployment)) == count,
+            seconds,
+            f"{deployment} has not {count} replicas",
+        )
+
+    def _descendants(self) -> list[psutil.Process]:
+        try:
+            children = self.process.children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
+        return sorted(children, key=lambda child: child.create_time())
+
+    def _log_end(self) -> str:
+        return f"{self.log} ends:\n" + self.log.read_text(errors="replace")[-2000:]
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def local_config(
+    translator: Path | str | None,
+    collection: Path | str | None,
+    port: int,
+    args: Changes | None = None,
+    deployments: Changes | None = None,
+) -> dict[str, Any]:
+    """serve/config/local.yaml for these artifacts.
+
+    Args:
+        args: what to change in the args of an application, by its name.
+        deployments: what to change in the settings of a deployment, by its name. `num_replicas`
+            takes the place of its `autoscaling_config`.
+    """
+    config: dict[str, Any] = yaml.safe_load(LOCAL_CONFIG.read_text())
+    config["http_options"]["port"] = port
+    paths = {"translator": ("model", translator), "search": ("collection", collection)}
+    there = {name for name, (_, path) in paths.items() if path} | {"gateway"}
+    config["applications"] = [one for one in config["applications"] if one["name"] in there]
+    left = dict(deployments or {})
+    for application in config["applications"]:
+        given = application["args"]
+        if application["name"] in paths:
+            key, path = paths[application["name"]]
+            given[key] = str(path)
+        else:
+            given |= {"translator": bool(translator), "search": bool(collection)}
+        given |= (args or {}).get(application["name"], {})
+        settings = {one["name"]: one for one in application["deployments"]}
+        if application["name"] == "search":
+            settings.setdefault("Writer", {"name": "Writer"})
+        for name in [name for name in left if name in settings]:
+            change = left.pop(name)
+            if "num_replicas" in change:
+                settings[name].pop("autoscaling_config", None)
+            settings[name] |= change
+        application["deployments"] = list(settings.values())
+    if left:
+        raise ValueError(f"no such deployments: {', '.join(left)}")
+    return config
+
+
+@contextmanager
+def run_config(
+    config: Mapping[str, Any], logs: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[RunningServer]:
+    """Runs `serve run` on a config; ends with all its processes. `logs` gets what it prints."""
+    logs.mkdir(parents=True, exist_ok=True)
+    file = logs / "config.yaml"
+    file.write_text(yaml.safe_dump(dict(config), sort_keys=False))
+    command = [str(Path(sys.executable).parent / "serve"), "run", str(file)]
+    with _running(command, config["http_options"]["port"], logs, environment or {}) as server:
+        yield server
+
+
+@contextmanager
+def run_app(
+    translator: Path | str | None, collection: Path | str | None, logs: Path
+) -> Iterator[RunningServer]:
+    """Runs `python -m serve.app`; ends with all its processes. `logs` gets what it prints."""
+    port = free_port()
+    command = [sys.executable, "-m", "serve.app", "--port", str(port)]
+    command += ["--translator", str(translator)] if translator else []
+    command += ["--collection", str(collection)] if collection else []
+    with _running(command, port, logs, {}) as server:
+        yield server
+
+
+@contextmanager
+def _running(
+    command: list[str], port: int, logs: Path, environment: Mapping[str, str]
+) -> Iterator[RunningServer]:
+    """Ray's own logs are moved into `logs` if the block fails."""
+    logs.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="sv-", dir="/tmp"))  # its sockets need a short path
+    inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    child_environment = {
+        **inherited,
+        **ENVIRONMENT,
+        **environment,
+        "RAY_TMPDIR": str(folder),
+        "PYTHONPATH": str(ROOT),
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    log = logs / "server.log"
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=child_environment,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    server = RunningServer(f"http://127.0.0.1:{port}", psutil.Process(process.pid), log)
+    try:
+        server.wait_ready()
+        yield server
+    except BaseException:
+        server.keep_logs = True
+        raise
+    finally:
+        _stop(process)
+        if server.keep_logs:
+            _keep_logs(folder, logs)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Asks the server to stop, then kills whatever of it is left."""
+    family: dict[int, psutil.Process] = {}
+
+    def take_stock() -> None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            head = psutil.Process(process.pid)
+            family.update((one.pid, one) for one in (head, *head.children(recursive=True)))
+
+    if process.poll() is None:
+        take_stock()
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_STOP_WITHIN)
+        take_stock()
+    for one in family.values():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()  # psutil looks whether the pid is still the same process
+    psutil.wait_procs(list(family.values()), timeout=10)
+    process.wait()
+
+
+def _keep_logs(folder: Path, logs: Path) -> None:
+    for session in folder.glob("**/session_2*/logs"):
+        shutil.copytree(session, logs / "ray", dirs_exist_ok=True, ignore_dangling_symlinks=True)

@@ -1,0 +1,192 @@
+"""What serving costs and gains: the gateway beside an empty deployment of Ray Serve, and in-flight
+batching beside decoding one request at a time.
+
+    python -m benchmarks.serving gateway
+    python -m benchmarks.serving batching --translator runs/translator --sentences sentences.fr
+
+Both sides of a comparison run in the same minutes, alternately; the load comes from a process of
+its own. The median of the rounds is printed, latencies in ms.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from benchmarks.server import RunningServer, free_port, local_config, run_config
+from serve.app import ENVIRONMENT
+
+CLIENTS = (1, 8, 32)
+_DEFAULTS = dict.fromkeys(ENVIRONMENT, "") | {
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "1",
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "1",
+    "RAY_SERVE_USE_GRPC_BY_DEFAULT": "0",
+    "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",
+    "RAY_SERVE_LOG_TO_STDERR": "1",
+    "RAY_worker_niceness": "0",  # both sides have the machine's usual priority
+}
+"""Ray Serve as it comes."""
+
+Figures = dict[str, Any]
+
+
+def measure_gateway(seconds: float, rounds: int) -> Figures:
+    """A translate request through proxy, gateway and a stub model, beside an empty deployment."""
+    with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
+        tuned = stack.enter_context(run_config(_stub_config(), Path(folder) / "tuned"))
+        plain = stack.enter_context(run_config(_stub_config(), Path(folder) / "plain", _DEFAULTS))
+        sides = {
+            "empty, Serve as it comes": f"{plain.address}/empty",
+            "empty, tuned": f"{tuned.address}/empty",
+            "gateway, tuned": tuned.address,
+        }
+        sentences = ["Où travaille ta sœur ?"]
+        table: Figures = {}
+        for clients in CLIENTS:
+            found: dict[str, list[Figures]] = {name: [] for name in sides}
+            for _ in range(rounds):
+                for name, address in sides.items():
+                    found[name].append(_load(address, sentences, clients, seconds))
+            table[f"{clients} clients"] = {name: _median(rows) for name, rows in found.items()}
+        for row in table.values():
+            for base in ("empty, Serve as it comes", "empty, tuned"):
+                row[f"cost against {base}"] = {
+                    "latency": round(row["gateway, tuned"]["p50_ms"] / row[base]["p50_ms"], 2),
+                    "processor": round(
+                        row[base]["per_second"] / row["gateway, tuned"]["per_second"], 2
+                    ),
+                }
+        return table
+
+
+def measure_batching(
+    translator: str, sentences: list[str], seconds: float, rounds: int, beams: Sequence[int]
+) -> Figures:
+    """Translations a second in flight at 32 clients, beside one request at a time at 4."""
+    with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
+        in_flight = stack.enter_context(
+            run_config(_batching_config(translator, 256), Path(folder) / "flight")
+        )
+        single = stack.enter_context(
+            run_config(_batching_config(translator, 1), Path(folder) / "single")
+        )
+        table: Figures = {}
+        for beam in beams:
+            different = _differences(in_flight, single, sentences[:200], beam)
+            sides = {
+                "one at a time, 4 clients": (single, 4),
+                "one at a time, 32 clients": (single, 32),
+                "in flight, 4 clients": (in_flight, 4),
+                "in flight, 32 clients": (in_flight, 32),
+            }
+            found: dict[str, list[Figures]] = {name: [] for name in sides}
+            for _ in range(rounds):
+                for name, (server, clients) in sides.items():
+                    address = server.address
+                    found[name].append(_load(address, sentences, clients, seconds, beam))
+            row: Figures = {name: _median(rows) for name, rows in found.items()}
+            base, best = row["one at a time, 4 clients"], row["in flight, 32 clients"]
+            row["times as many"] = round(best["per_second"] / base["per_second"], 2)
+            row["p99 of both"] = [best["p99_ms"], base["p99_ms"]]
+            row["different translations of 200"] = different
+            table[f"beam {beam}"] = row
+        return table
+
+
+def _stub_config() -> Figures:
+    config = local_config("stub", None, free_port(), args={"gateway": {"access_log": False}})
+    translator = config["applications"][0]
+    translator |= {"import_path": "benchmarks.stubs:translator", "args": {}, "deployments": []}
+    gateway = config["applications"][1]
+    gateway["deployments"] = [{"name": "Gateway", "num_replicas": 1, "max_ongoing_requests": 256}]
+    config["applications"].append(
+        {
+            "name": "empty",
+            "import_path": "benchmarks.stubs:empty",
+            "route_prefix": "/empty",
+            "args": {},
+        }
+    )
+    return config
+
+
+def _batching_config(translator: str, rows: int) -> Figures:
+    batching = {"max_rows": rows, "max_waiting": 1000}
+    return local_config(
+        Path(translator).absolute(),
+        None,
+        free_port(),
+        args={"translator": {"batching": batching}, "gateway": {"access_log": False}},
+        deployments={
+            "Translator": {"num_replicas": 1},
+            "Gateway": {"num_replicas": 1, "max_ongoing_requests": 256},
+        },
+    )
+
+
+def _load(
+    address: str, sentences: list[str], clients: int, seconds: float, beam: int = 1
+) -> Figures:
+    """One load, from a process of its own."""
+    flags = ["--address", address, "--clients", str(clients), "--seconds", str(seconds)]
+    command = [sys.executable, "-m", "benchmarks.load", *flags, "--beam", str(beam)]
+    told = subprocess.run(
+        command, input="\n".join(sentences), text=True, capture_output=True, check=True
+    )
+    figures: Figures = json.loads(told.stdout)
+    if set(figures["statuses"]) - {"200"}:
+        raise RuntimeError(f"{address}: some requests failed: {figures['statuses']}")
+    return figures
+
+
+def _median(rows: list[Figures]) -> Figures:
+    names = ("per_second", "p50_ms", "p99_ms")
+    return {name: round(statistics.median(row[name] for row in rows), 1) for name in names}
+
+
+def _differences(one: RunningServer, other: RunningServer, sentences: list[str], beam: int) -> int:
+    found = []
+    for server in (one, other):
+        texts: list[str] = []
+        for begin in range(0, len(sentences), 50):
+            asked = {"text": sentences[begin : begin + 50], "beam": beam}
+            answer = requests.post(f"{server.address}/v1/translate", json=asked, timeout=120)
+            texts += [translation["text"] for translation in answer.json()["translations"]]
+        found.append(texts)
+    return sum(a != b for a, b in zip(*found, strict=True))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=["gateway", "batching"])
+    parser.add_argument("--translator")
+    parser.add_argument("--sentences", type=Path, help="a file, a sentence a line")
+    parser.add_argument("--seconds", type=float, default=8.0, help="of each load")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--beams", type=int, nargs="+", default=[1, 5])
+    given = parser.parse_args(arguments)
+    if given.what == "gateway":
+        table = measure_gateway(given.seconds, given.rounds)
+    else:
+        if not given.translator or not given.sentences:
+            parser.error("batching needs --translator and --sentences")
+        lines = given.sentences.read_text(encoding="utf-8").splitlines()
+        sentences = [line for line in lines if line.strip()][:2000]
+        table = measure_batching(
+            given.translator, sentences, given.seconds, given.rounds, given.beams
+        )
+    print(json.dumps(table, indent=1, ensure_ascii=False))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
