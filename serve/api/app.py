@@ -6,31 +6,23 @@ Answers are written as JSON once, by the route; their models stand in the OpenAP
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from hashlib import blake2b
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import swagger_ui_bundle
 from fastapi import APIRouter, FastAPI, File, Form, Request, UploadFile
-from fastapi.exceptions import RequestValidationError
-from fastapi.openapi.docs import get_swagger_ui_html
-from starlette.exceptions import HTTPException
-from starlette.responses import FileResponse, Response, StreamingResponse
-from starlette.staticfiles import StaticFiles
+from starlette.responses import Response, StreamingResponse
 
 import seqvis
-from seqvis.errors import SeqvisError
 from seqvis.search.items import check_ids, encode_metadata
 from serve.api import schema
-from serve.api.door import Caller, Door, Seen, refuse
+from serve.api.checks import check_k, check_texts, content_of, mapping_of
+from serve.api.door import Caller, Door, Seen
 from serve.api.errors import ApiError
+from serve.api.pages import add_pages
+from serve.api.refusals import add_error_handlers
 from serve.core import Core, image_path
 from serve.security import Keys
 from serve.settings import Application, GatewaySettings, Limits
 from serve.work import Work
-
-PAGE = Path(__file__).parents[1] / "page"
-_STREAM_TIMES = 100  # texts of a stream, as a multiple of those of one answer
-_DOCS_POLICY = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'"
 
 Candidates = Literal["labels", "classes", "wordnet"]
 
@@ -57,12 +49,12 @@ def build_api(
             503: {"model": schema.ErrorAnswer, "description": "Too much to do; see Retry-After"},
         },
     )
-    _add_error_handlers(api)
+    add_error_handlers(api)
     api.include_router(_translation(core, settings.limits))
     api.include_router(_searching(core, settings.limits))
     api.include_router(_pictures(core, settings.limits))
     api.include_router(_operating(core))
-    _add_pages(api)
+    add_pages(api)
     return Door(api, keys, settings.replicas, settings.limits.body_bytes, seen, settings.access_log)
 
 
@@ -73,7 +65,7 @@ def _translation(core: Core, limits: Limits) -> APIRouter:
     async def translate(asked: schema.TranslateRequest) -> Response:
         """Translates one text or many; with `stream`, each as soon as it ends."""
         texts = [asked.text] if isinstance(asked.text, str) else asked.text
-        _check_texts(texts, asked, limits)
+        check_texts(texts, asked, limits)
         work = Work(asked.beam, asked.n_best, asked.length_penalty, asked.attention, asked.partial)
         if asked.stream:
             items = await _begun(core.stream(texts, work, asked.model))
@@ -90,7 +82,7 @@ def _searching(core: Core, limits: Limits) -> APIRouter:
     @router.post("/search/text", response_model=None, responses=_ok(schema.SearchAnswer))
     async def search_text(asked: schema.SearchTextRequest) -> Response:
         """Pictures near words, or near a signed sum of words."""
-        _check_k(asked.k, limits)
+        check_k(asked.k, limits)
         model, found = await core.find_words(
             asked.query, asked.k, asked.min_score, asked.where, asked.model
         )
@@ -99,7 +91,7 @@ def _searching(core: Core, limits: Limits) -> APIRouter:
     @router.post("/search/like", response_model=None, responses=_ok(schema.SearchAnswer))
     async def search_like(asked: schema.SearchLikeRequest) -> Response:
         """Pictures near a stored one."""
-        _check_k(asked.k, limits)
+        check_k(asked.k, limits)
         check_ids([asked.id])
         model, found = await core.find_like(
             asked.id, asked.k, asked.min_score, asked.where, asked.model
@@ -115,9 +107,9 @@ def _searching(core: Core, limits: Limits) -> APIRouter:
         model: Annotated[str | None, Form(max_length=64)] = None,
     ) -> Response:
         """Pictures near an uploaded one."""
-        _check_k(k, limits)
+        check_k(k, limits)
         chosen, found = await core.find_picture(
-            await _content(file, limits), k, min_score, _mapping("where", where), model or None
+            await content_of(file, limits), k, min_score, mapping_of("where", where), model or None
         )
         return _json({"model": chosen, "matches": found})
 
@@ -134,7 +126,7 @@ def _searching(core: Core, limits: Limits) -> APIRouter:
             raise ApiError(422, "give either a file or the id of a stored picture")
         picture: bytes | str
         if file is not None:
-            picture = await _content(file, limits)
+            picture = await content_of(file, limits)
         else:
             picture = check_ids([id or ""])[0]
         chosen, words = await core.classify(picture, k, candidates, model or None)
@@ -177,11 +169,11 @@ def _pictures(core: Core, limits: Limits) -> APIRouter:
         about = {
             "label": label or None,
             "name": name or label or None,
-            **(_mapping("metadata", metadata) or {}),
+            **(mapping_of("metadata", metadata) or {}),
         }
         encode_metadata("metadata", about)
         picture = check_ids([id])[0] if id else None
-        added = await core.add(await _content(file, limits), picture, about)
+        added = await core.add(await content_of(file, limits), picture, about)
         return _json({"id": added, "image": image_path(added)}, 201)
 
     @router.delete("/images/{id:path}", response_model=None, responses=_ok(schema.DeleteAnswer))
@@ -228,97 +220,6 @@ def _operating(core: Core) -> APIRouter:
         return _json({"ready": good, "parts": parts}, 200 if good else 503)
 
     return router
-
-
-def _add_pages(api: FastAPI) -> None:
-    @api.get("/", include_in_schema=False)
-    async def page() -> Response:
-        return FileResponse(PAGE / "index.html", headers={"cache-control": "no-cache"})
-
-    @api.get("/docs", include_in_schema=False)
-    async def docs() -> Response:
-        found = get_swagger_ui_html(
-            openapi_url="/openapi.json",
-            title="seqvis",
-            swagger_js_url="/docs/files/swagger-ui-bundle.js",
-            swagger_css_url="/docs/files/swagger-ui.css",
-            swagger_favicon_url="/docs/files/favicon-32x32.png",
-        )
-        found.headers["content-security-policy"] = (
-            f"{_DOCS_POLICY}; script-src 'self' 'unsafe-inline'"
-        )
-        return found
-
-    api.mount("/docs/files", StaticFiles(directory=swagger_ui_bundle.swagger_ui_path))
-    api.mount("/page", StaticFiles(directory=PAGE))
-
-
-def _add_error_handlers(api: FastAPI) -> None:
-    async def refused(request: Request, error: Exception) -> Response:
-        answer: Response = refuse(request.scope, error, request.state.request_id)
-        return answer
-
-    async def invalid(request: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestValidationError)
-        problems = [
-            {"where": ".".join(str(part) for part in one["loc"]), "problem": one["msg"]}
-            for one in error.errors()
-        ]
-        first = problems[0]
-        told = ApiError(
-            422, f"{first['where']}: {first['problem']}", "invalid", problems=problems[:20]
-        )
-        return await refused(request, told)
-
-    async def by_status(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
-        if isinstance(error.__cause__, ApiError):  # raised while the body was read
-            return await refused(request, error.__cause__)
-        return await refused(request, ApiError(error.status_code, str(error.detail)))
-
-    api.add_exception_handler(RequestValidationError, invalid)
-    api.add_exception_handler(HTTPException, by_status)
-    api.add_exception_handler(ApiError, refused)
-    api.add_exception_handler(SeqvisError, refused)
-    api.add_exception_handler(Exception, refused)
-
-
-def _check_texts(texts: list[str], asked: schema.TranslateRequest, limits: Limits) -> None:
-    most = limits.texts * (_STREAM_TIMES if asked.stream else 1)
-    if len(texts) > most:
-        raise ApiError(422, f"{len(texts):,} texts; {most:,} at most can be translated at once")
-    if any(len(text) > limits.characters for text in texts):
-        raise ApiError(422, f"a text may have {limits.characters:,} characters at most")
-    if asked.beam > limits.beam:
-        raise ApiError(422, f"beam is {asked.beam}; at most {limits.beam} is allowed here")
-    if asked.n_best > asked.beam:
-        raise ApiError(422, f"n_best is {asked.n_best}, which needs a beam of at least as many")
-    if asked.partial and not asked.stream:
-        raise ApiError(422, "partial needs stream")
-
-
-def _check_k(k: int, limits: Limits) -> None:
-    if k > limits.matches:
-        raise ApiError(422, f"k is {k:,}; at most {limits.matches:,} is allowed here")
-
-
-async def _content(file: UploadFile, limits: Limits) -> bytes:
-    content = await file.read(limits.image_bytes + 1)
-    if len(content) > limits.image_bytes:
-        raise ApiError(413, f"a picture may have {limits.image_bytes:,} bytes at most")
-    return content
-
-
-def _mapping(field: str, text: str | None) -> dict[str, Any] | None:
-    if not text:
-        return None
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        raise ApiError(422, f"{field}: is not JSON") from None
-    if not isinstance(found, dict):
-        raise ApiError(422, f"{field}: is no object of names and values")
-    return found
 
 
 async def _begun(items: AsyncIterator[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:

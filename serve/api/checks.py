@@ -1,0 +1,54 @@
+"""What the types of a request cannot say: limits that are set, pictures and filters in forms."""
+
+import json
+from typing import Any
+
+from fastapi import UploadFile
+
+from serve.api.errors import ApiError
+from serve.api.schema import TranslateRequest
+from serve.settings import Limits
+
+_STREAM_TIMES = 100  # texts of a stream, as a multiple of those of one answer
+
+
+def check_texts(texts: list[str], asked: TranslateRequest, limits: Limits) -> None:
+    """Raises ApiError (422) for more than is allowed."""
+    most = limits.texts * (_STREAM_TIMES if asked.stream else 1)
+    if len(texts) > most:
+        raise ApiError(422, f"{len(texts):,} texts; {most:,} at most can be translated at once")
+    if any(len(text) > limits.characters for text in texts):
+        raise ApiError(422, f"a text may have {limits.characters:,} characters at most")
+    if asked.beam > limits.beam:
+        raise ApiError(422, f"beam is {asked.beam}; at most {limits.beam} is allowed here")
+    if asked.n_best > asked.beam:
+        raise ApiError(422, f"n_best is {asked.n_best}, which needs a beam of at least as many")
+    if asked.partial and not asked.stream:
+        raise ApiError(422, "partial needs stream")
+
+
+def check_k(k: int, limits: Limits) -> None:
+    """Raises ApiError (422) for more matches than are allowed."""
+    if k > limits.matches:
+        raise ApiError(422, f"k is {k:,}; at most {limits.matches:,} is allowed here")
+
+
+async def content_of(file: UploadFile, limits: Limits) -> bytes:
+    """The bytes of an uploaded picture. Raises ApiError (413) if there are too many."""
+    content = await file.read(limits.image_bytes + 1)
+    if len(content) > limits.image_bytes:
+        raise ApiError(413, f"a picture may have {limits.image_bytes:,} bytes at most")
+    return content
+
+
+def mapping_of(field: str, text: str | None) -> dict[str, Any] | None:
+    """A form's field of JSON. Raises ApiError (422) if it holds no names and values."""
+    if not text:
+        return None
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        raise ApiError(422, f"{field}: is not JSON") from None
+    if not isinstance(found, dict):
+        raise ApiError(422, f"{field}: is no object of names and values")
+    return found

@@ -1,0 +1,37 @@
+"""The page, and the interface's documentation; neither needs anything from another host."""
+
+from pathlib import Path
+
+import swagger_ui_bundle
+from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
+from starlette.responses import FileResponse, Response
+from starlette.staticfiles import StaticFiles
+
+PAGE = Path(__file__).parents[1] / "page"
+_DOCS_POLICY = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'"
+
+
+def add_pages(api: FastAPI) -> None:
+    """Adds / and /docs, and the files that these load."""
+
+    @api.get("/", include_in_schema=False)
+    async def page() -> Response:
+        return FileResponse(PAGE / "index.html", headers={"cache-control": "no-cache"})
+
+    @api.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        found = get_swagger_ui_html(
+            openapi_url="/openapi.json",
+            title="seqvis",
+            swagger_js_url="/docs/files/swagger-ui-bundle.js",
+            swagger_css_url="/docs/files/swagger-ui.css",
+            swagger_favicon_url="/docs/files/favicon-32x32.png",
+        )
+        found.headers["content-security-policy"] = (
+            f"{_DOCS_POLICY}; script-src 'self' 'unsafe-inline'"
+        )
+        return found
+
+    api.mount("/docs/files", StaticFiles(directory=swagger_ui_bundle.swagger_ui_path))
+    api.mount("/page", StaticFiles(directory=PAGE))
