@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -125,11 +124,16 @@ def everyday(
     }
 
 
-def faults(kinds: Mapping[str, Kind], changes: Changes) -> dict[str, Counter[str]]:
-    """By kind, what no client should have seen."""
+def faults(kinds: Mapping[str, Kind], changes: Changes | None = None) -> dict[str, Any]:
+    """By kind, how often what no client should see was seen, and the first few of it."""
     found = {name: kind.outcome.faults() for name, kind in kinds.items()}
-    found["change"].subtract({"404": changes.repeated_deletes})
-    return {name: +seen for name, seen in found.items() if +seen}
+    if changes is not None:
+        found["change"].subtract({"404": changes.repeated_deletes})
+    return {
+        name: {**+seen, "first": kinds[name].outcome.not_good}
+        for name, seen in found.items()
+        if +seen
+    }
 
 
 def send(server: RunningServer, request: Request, timeout: float = 120.0) -> requests.Response:

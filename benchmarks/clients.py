@@ -55,6 +55,7 @@ class Outcome:
     statuses: list[int] = field(default_factory=list)
     retry_after: list[float | None] = field(default_factory=list)
     answers: list[Any] = field(default_factory=list)
+    not_good: list[str] = field(default_factory=list)  # the first few answers that are not good
     retried: int = 0  # requests sent again as they were told to
     lost: int = 0  # requests that were refused more often than they were sent again
     seconds: float = 0.0
@@ -65,6 +66,9 @@ class Outcome:
         self.statuses.append(reply.status)
         self.retry_after.append(reply.retry_after)
         self.retried += reply.retried > 0
+        if reply.status not in GOOD and len(self.not_good) < 5:
+            text = reply.body[:500].decode(errors="replace")
+            self.not_good.append(f"{reply.status} after {reply.seconds:.2f} s: {text}")
 
     def count(self, status: int) -> int:
         return self.statuses.count(status)

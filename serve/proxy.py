@@ -57,14 +57,15 @@ class Resend:
     ) -> None:
         pause = _PAUSE
         for attempt in range(_ATTEMPTS):
-            answer = _Answer(send)
-            await self._app(dict(scope), _Again(body, receive), answer)
-            if answer.status is None or answer.passed_on:
+            again, answer = _Again(body, receive), _Answer(send)
+            await self._app(dict(scope), again, answer)
+            if again.left or answer.passed_on:
                 return
-            if answer.status == 503:
+            if answer.status in (408, 503):
                 raise ApiError(
                     503, "there is too much to do", "overloaded", retry_after=answer.retry_after
                 )
+            # The replica died: Serve's proxy then sends 500, or nothing at all.
             if attempt + 1 < _ATTEMPTS:
                 await asyncio.sleep(pause)
                 pause *= 2
@@ -77,10 +78,13 @@ class _Again:
     def __init__(self, body: bytes, receive: Receive):
         self._body: bytes | None = body
         self._receive = receive
+        self.left = False  # the client went away
 
     async def __call__(self) -> Message:
         if self._body is None:
-            return await self._receive()
+            message = await self._receive()
+            self.left |= message["type"] == "http.disconnect"
+            return message
         body, self._body = self._body, None
         return {"type": "http.request", "body": body, "more_body": False}
 

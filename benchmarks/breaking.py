@@ -1,0 +1,283 @@
+"""The measurements of faults.py that share a server with a replica of each deployment.
+
+In: a running server and the artifacts that it serves. Out: figures, ready for JSON. What would
+surprise a reader: every answer is compared with the offline one, also under the heaviest load.
+"""
+
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from benchmarks.asking import Changes, everyday, faults, persist, send, translating
+from benchmarks.clients import GOOD, Kind, Outcome, Reply, Request, quantile_ms
+from benchmarks.load import Traffic
+from benchmarks.server import RunningServer
+from seqvis import artifacts
+from seqvis.samples.questions import generate_pairs
+from seqvis.search.collection import Collection
+from seqvis.translation.translator import Translator
+
+TEXTS = [pair[0] for pair in generate_pairs(256, seed=41, held_out=True)]
+QUERIES = ("boat", "engine + boat", "flower", "2 * pizza - vegetable")
+HEAVY = Request("/v1/translate", {"text": TEXTS[:16], "beam": 4})
+
+
+class MemoryWatch:
+    """Samples the replicas' memory for the length of a `with`."""
+
+    def __init__(self, server: RunningServer, every: float = 2.0):
+        self.samples: list[tuple[float, dict[str, int]]] = []
+        self._server, self._every = server, every
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="memory")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def largest(self) -> dict[str, int]:
+        """The most MiB of each deployment."""
+        names = {name for _, sample in self.samples for name in sample}
+        most = {name: max(one.get(name, 0) for _, one in self.samples) for name in sorted(names)}
+        return mebibytes(most)
+
+    def _run(self) -> None:
+        began = time.monotonic()
+        while not self._stop.wait(self._every):
+            self.samples.append((time.monotonic() - began, self._server.memory()))
+
+
+class Faults:
+    """The measurements, on one server with a replica of each deployment."""
+
+    def __init__(self, server: RunningServer, translator: str, collection: Path, folder: Path):
+        self._server = server
+        self._translator = translator
+        self._other = disturbed(translator, folder / "other")
+        self._expected = {path: offline(path) for path in (translator, self._other)}
+        self._picture = a_picture(collection)
+
+    def capacity(self, seconds: float) -> dict[str, float]:
+        """Translations a second of 32 clients, and heavy lists a second of eight."""
+        light = self._run_for(translating(self._expected[self._translator], 32), seconds)
+        heavy = self._run_for(Kind(lambda number: HEAVY, 8), seconds)
+        return {
+            "translations_per_second": light["per_second"],
+            "lists_per_second": heavy["per_second"],
+            "list_p50_ms": heavy["p50_ms"],
+        }
+
+    def kill(self, deployment: str, per_second: float, seconds: float) -> dict[str, Any]:
+        """Kills all replicas of a deployment a quarter into the time."""
+        changes = Changes(f"kill-{deployment}-{time.time():.0f}", self._picture)
+        kinds = everyday(self._expected[self._translator], QUERIES, changes, per_second)
+        with Traffic(self._server.address, kinds) as traffic:
+            traffic.wait_good(1)
+            time.sleep(seconds / 4)
+            at = traffic.now()
+            killed = self._server.kill(deployment)
+            traffic.wait_good(5)
+            self._server.wait_replicas(deployment, len(killed))
+            time.sleep(max(0.0, at + 0.75 * seconds - traffic.now()))
+        outcomes = {name: kind.outcome for name, kind in kinds.items()}
+        again = {name: _first_good_after(one, at) - at for name, one in outcomes.items()}
+        requests = sum(len(one.statuses) for one in outcomes.values())
+        return {
+            "killed": len(killed),
+            "requests": requests,
+            "per_second": round(requests / traffic.now(), 1),
+            "errors": faults(kinds, changes),
+            "refused": sum(one.count(503) for one in outcomes.values()),
+            "lost_requests": sum(one.lost for one in outcomes.values()),
+            "changes": len(changes.there),
+            "changes_lost": changes.lost(self._server),
+            "longest_gap_s": {
+                name: round(one.longest_gap(at), 1) for name, one in outcomes.items()
+            },
+            "recovered_s": round(max(again.values()), 1),
+        }
+
+    def overload(self, capacity: float, seconds: float) -> dict[str, Any]:
+        """Ten times the lists that it can bear, whether they are answered or not."""
+        before = self._server.memory()
+        alone = self._alone()
+        kind = Kind(lambda number: HEAVY, clients=400, per_second=10 * capacity)
+        with MemoryWatch(self._server) as memory:
+            with Traffic(self._server.address, {"heavy": kind}):
+                time.sleep(seconds)
+        ended = time.monotonic()
+        persist(self._server, HEAVY)
+        answered = time.monotonic() - ended
+        while self._alone() > 2 * alone and time.monotonic() - ended < 60:
+            pass
+        normal = time.monotonic() - ended
+        time.sleep(5)
+        return {
+            "asked_per_second": round(len(kind.outcome.statuses) / seconds, 1),
+            **kind.outcome.summary(),
+            "errors": faults({"heavy": kind}),
+            "memory_before": mebibytes(before),
+            "memory_most": memory.largest(),
+            "memory_after": mebibytes(self._server.memory()),
+            "first_answer_s": round(answered, 1),
+            "normal_s": round(normal, 1),
+        }
+
+    def upgrade(self, per_second: float, seconds: float) -> dict[str, Any]:
+        """Another translator and back, twice, while lists are translated."""
+        seen: list[tuple[float, str, str]] = []
+        mixed = 0
+        lists = [TEXTS[start : start + 8] for start in range(0, len(TEXTS), 8)]
+
+        def done(request: Request, reply: Reply) -> None:
+            nonlocal mixed
+            if reply.status != 200:
+                return
+            answer = json.loads(reply.body)
+            made = {(one["source"], one["text"]) for one in answer["translations"]}
+            by = [path for path, known in self._expected.items() if made <= set(known.items())]
+            if len(by) == 1:
+                seen.append((reply.ended, answer["model"], by[0]))
+            else:
+                mixed += 1
+
+        kind = Kind(
+            lambda number: Request("/v1/translate", {"text": lists[number % len(lists)]}),
+            16,
+            per_second / 8,
+            done=done,
+        )
+        switches = []
+        with Traffic(self._server.address, {"translate": kind}) as traffic:
+            traffic.wait_good(5)
+            for name, path in 2 * [("other", self._other), ("default", self._translator)]:
+                time.sleep(seconds / 5)
+                asked = traffic.now()
+                versions = {"versions": [{"name": name, "path": path}]}
+                answer = send(
+                    self._server, Request("/v1/models/translator", versions, method="PUT")
+                )
+                assert answer.status_code == 200, answer.text
+                accepted = traffic.now()
+                traffic.wait_good(20)
+                latest = max((end for end, model, _ in seen if model != name), default=accepted)
+                switches.append((accepted - asked, max(0.0, latest - accepted)))
+        outcome = kind.outcome
+        wrong_name = sum((model == "other") != (path == self._other) for _, model, path in seen)
+        return {
+            "requests": len(outcome.statuses),
+            "failed": len(outcome.statuses) - outcome.count(200),
+            "mixed": mixed,
+            "misnamed": wrong_name,
+            "answers_of_other": sum(path == self._other for _, _, path in seen),
+            "p50_ms": quantile_ms(outcome.good(), 0.5),
+            "p99_ms": quantile_ms(outcome.good(), 0.99),
+            "accepted_s": [round(one, 2) for one, _ in switches],
+            "old_answers_until_s": [round(one, 2) for _, one in switches],
+        }
+
+    def soak(self, per_second: float, seconds: float) -> dict[str, Any]:
+        """A steady load of every kind."""
+        changes = Changes(f"soak-{time.time():.0f}", self._picture)
+        kinds = everyday(self._expected[self._translator], QUERIES, changes, per_second)
+        with MemoryWatch(self._server, every=5.0) as memory:
+            with Traffic(self._server.address, kinds):
+                time.sleep(seconds)
+        outcome = kinds["translate"].outcome
+        minutes = []
+        for minute in range(max(1, int(seconds // 60))):
+            good = sorted(
+                latency
+                for end, latency, status in zip(
+                    outcome.ends, outcome.latencies, outcome.statuses, strict=True
+                )
+                if minute <= end / 60 < minute + 1 and status == 200
+            )
+            samples = [one for at, one in memory.samples if minute <= at / 60 < minute + 1]
+            minutes.append(
+                {
+                    "answers": len(good),
+                    "p50_ms": quantile_ms(good, 0.5),
+                    "p99_ms": quantile_ms(good, 0.99),
+                    "memory": mebibytes(samples[-1]) if samples else {},
+                }
+            )
+        return {
+            "per_second": per_second,
+            "kinds": {name: kind.outcome.summary() for name, kind in kinds.items()},
+            "errors": faults(kinds, changes),
+            "changes": len(changes.there),
+            "changes_lost": changes.lost(self._server),
+            "minutes": minutes,
+        }
+
+    def _alone(self) -> float:
+        """Median seconds of a list that is translated alone."""
+        taken = []
+        for _ in range(5):
+            began = time.monotonic()
+            persist(self._server, HEAVY)
+            taken.append(time.monotonic() - began)
+        return sorted(taken)[2]
+
+    def _run_for(self, kind: Kind, seconds: float) -> dict[str, Any]:
+        with Traffic(self._server.address, {"all": kind}):
+            time.sleep(seconds)
+        return kind.outcome.summary()
+
+
+def offline(path: str) -> dict[str, str]:
+    made = Translator.load(path).translate(TEXTS)
+    return dict(zip(TEXTS, (one.text for one in made), strict=True))
+
+
+def disturbed(path: str, out: Path) -> str:
+    """A translator like this one, with some noise in its weights, so that it says other things."""
+    artifact = artifacts.load(path, "translator")
+    draw = np.random.default_rng(0)
+    with artifacts.create(str(out), "translator", artifact.config) as writer:
+        writer.metrics.update(artifact.metrics)
+        for name in artifact.files:
+            content = artifact.file(name).read_bytes()
+            if name == "model.safetensors":
+                tensors = load_tensors(content)
+                content = save_tensors(
+                    {
+                        key: (one + 0.3 * one.std() * draw.normal(size=one.shape)).astype(one.dtype)
+                        for key, one in tensors.items()
+                    }
+                )
+            writer.path(name).write_bytes(content)
+    return str(out)
+
+
+def a_picture(collection: Path) -> bytes:
+    with Collection.open(collection, read_only=True) as opened:
+        content = opened.thumbnail(next(iter(opened.ids())))
+    assert content
+    return content
+
+
+def mebibytes(sizes: dict[str, int]) -> dict[str, int]:
+    return {name: size >> 20 for name, size in sorted(sizes.items())}
+
+
+def _first_good_after(outcome: Outcome, at: float) -> float:
+    """When the first request that was sent after `at` was answered."""
+    return min(
+        end
+        for end, latency, status in zip(
+            outcome.ends, outcome.latencies, outcome.statuses, strict=True
+        )
+        if end - latency >= at and status in GOOD
+    )

@@ -1,0 +1,95 @@
+"""The figures of faults.py as Markdown."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+def markdown(found: Mapping[str, Any]) -> str:
+    """Tables of whatever was measured."""
+    return "\n".join(_lines(found))
+
+
+def _lines(found: Mapping[str, Any]) -> Iterator[str]:
+    capacity = found["capacity"]
+    yield (
+        f"Capacity: {capacity['translations_per_second']:.0f} translations a second for 32 "
+        f"clients; {capacity['lists_per_second']:.1f} lists of 16 with a beam of 4 for 8.\n"
+    )
+    kills = {name.removeprefix("kill "): one for name, one in found.items() if "kill " in name}
+    if kills:
+        yield (
+            "| killed | requests/s | errors | 503, answered later | lost requests | changes lost "
+            "| longest gap, s | recovered after, s |"
+        )
+        yield "| --- " * 8 + "|"
+    for name, one in kills.items():
+        gap = max(one["longest_gap_s"], key=one["longest_gap_s"].get)
+        yield (
+            f"| {name} | {one['per_second']:.0f} | {_errors(one)} | {one['refused']} | "
+            f"{one['lost_requests']} | {len(one['changes_lost'])} of {one['changes']} | "
+            f"{one['longest_gap_s'][gap]} ({gap}) | {one['recovered_s']} |"
+        )
+    if "overload" in found:
+        yield from _overload(found["overload"])
+    if "upgrade" in found:
+        one = found["upgrade"]
+        yield "\n| upgrade under load | |\n| --- | --- |"
+        yield f"| lists asked for | {one['requests']} |"
+        yield f"| failed, mixed, misnamed | {one['failed']}, {one['mixed']}, {one['misnamed']} |"
+        yield f"| answers of the other model | {one['answers_of_other']} |"
+        yield f"| p50, p99 | {one['p50_ms']} ms, {one['p99_ms']} ms |"
+        yield f"| until a switch is accepted | {_list(one['accepted_s'])} s |"
+        yield f"| last answer of the old model after it | {_list(one['old_answers_until_s'])} s |"
+    if "scale" in found:
+        yield from _scale(found["scale"])
+    if "soak" in found:
+        yield from _soak(found["soak"])
+
+
+def _overload(one: Mapping[str, Any]) -> Iterator[str]:
+    statuses = {int(status): count for status, count in one["statuses"].items()}
+    yield "\n| ten times the load | |\n| --- | --- |"
+    yield f"| lists asked for | {one['asked_per_second']:.0f} a second |"
+    yield f"| answered, refused with 503 | {statuses.get(200, 0)}, {statuses.get(503, 0)} |"
+    yield f"| errors | {_errors(one)} |"
+    yield f"| p50, p99 of the answered | {one['p50_ms']} ms, {one['p99_ms']} ms |"
+    yield f"| p50, p99 of the refused | {one['refused_p50_ms']} ms, {one['refused_p99_ms']} ms |"
+    for when in ("before", "most", "after"):
+        yield f"| memory {when}, MiB | {_memory(one['memory_' + when])} |"
+    yield f"| first answer after it | {one['first_answer_s']} s |"
+    yield f"| as quick as before | after {one['normal_s']} s |"
+
+
+def _scale(one: Mapping[str, Any]) -> Iterator[str]:
+    yield "\n| scaling | |\n| --- | --- |"
+    yield f"| second translator ready | {one['second_replica_s']} s after the load began |"
+    yield f"| back to one | {one['back_to_one_s']} s after it ended |"
+    yield f"| encoder at zero | {one['encoder_to_zero_s']} s after it ended |"
+    yield f"| first picture after zero | {one['first_picture_after_zero_s']} s |"
+    yield f"| requests on the way down | {one['light_requests']} |"
+    yield f"| of them refused; errors | {one['refused']}; {_errors(one)} |"
+
+
+def _soak(one: Mapping[str, Any]) -> Iterator[str]:
+    yield (
+        f"\n{one['per_second']:.0f} translations a second, and searches, pictures and changes; "
+        f"errors: {_errors(one)}; changes lost: {len(one['changes_lost'])} of {one['changes']}\n"
+    )
+    yield "| minute | answers | p50, ms | p99, ms | memory, MiB |\n| --- | --- | --- | --- | --- |"
+    for number, minute in enumerate(one["minutes"], 1):
+        yield (
+            f"| {number} | {minute['answers']} | {minute['p50_ms']} | {minute['p99_ms']} | "
+            f"{_memory(minute['memory'])} |"
+        )
+
+
+def _errors(one: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}: {what}" for name, what in one["errors"].items() if what) or "none"
+
+
+def _memory(sizes: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {size}" for name, size in sizes.items())
+
+
+def _list(values: list[float]) -> str:
+    return ", ".join(str(value) for value in values)

@@ -1,0 +1,81 @@
+"""Headless Chromium and the page before it, served with a stub of the interface."""
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import pytest
+import uvicorn
+
+from benchmarks.chromium import NoChromiumError, find_chromium, open_chromium, set_viewport
+from tests.browser.page import Page
+from tests.browser.stub import Stub, build_app
+
+
+@pytest.fixture(scope="session")
+def session_stub() -> Stub:
+    return Stub()
+
+
+@pytest.fixture(scope="session")
+def page_address(session_stub: Stub) -> Iterator[str]:
+    """Where the page is served, with the stub behind it, on a free port of loopback."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(build_app(session_stub), log_level="warning", lifespan="off")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+    server.should_exit = True
+    thread.join(10)
+
+
+@pytest.fixture(scope="session")
+def session_page(page_address: str) -> Iterator[Page]:
+    try:
+        find_chromium()
+    except NoChromiumError as error:
+        pytest.skip(str(error))
+    with open_chromium() as chrome:
+        chrome.set_script_timeout(30)
+        yield Page(chrome, page_address)
+
+
+@pytest.fixture
+def stub(session_stub: Stub) -> Stub:
+    session_stub.reset()
+    return session_stub
+
+
+@pytest.fixture
+def page(session_page: Page, stub: Stub) -> Iterator[Page]:
+    """The page, not yet opened. Afterwards: no error on its console, no request to another host.
+
+    A test that provokes a refusal names its status in `page.expected`; Chromium logs each.
+    """
+    chrome = session_page.chrome
+    set_viewport(chrome, 1440, 900)
+    chrome.get(session_page.address + "page/base.css")
+    chrome.execute_script("sessionStorage.clear()")
+    chrome.get("about:blank")
+    for log in ("browser", "performance"):
+        chrome.get_log(log)
+    session_page.expected.clear()
+    yield session_page
+    errors = [entry["message"] for entry in chrome.get_log("browser") if entry["level"] == "SEVERE"]
+    statuses = [f"status of {status} " for status in session_page.expected]
+    assert [e for e in errors if not any(status in e for status in statuses)] == []
+    assert _hosts(chrome.get_log("performance")) <= {urlsplit(session_page.address).netloc}
+
+
+def _hosts(log: list[dict[str, str]]) -> set[str]:
+    """Hosts that a performance log's requests went to; blob: and data: are no hosts."""
+    messages = [json.loads(entry["message"])["message"] for entry in log]
+    urls = [
+        urlsplit(message["params"]["request"]["url"])
+        for message in messages
+        if message["method"] == "Network.requestWillBeSent"
+    ]
+    return {url.netloc for url in urls if url.scheme not in ("blob", "data")}
