@@ -9,7 +9,8 @@
     ├── ServingError            a server that cannot be started
     ├── BusyError               a server that has all the work it can bear; says when to come again
     └── QueryError              a search query that cannot be read, or that names nothing known
-        └── UnknownWordError    a query with a word that has no vector; says which ones are near
+        ├── UnknownWordError    a query with a word that has no vector; says which ones are near
+        └── BadPictureError     a query's picture that cannot be used; says why, in few words
 
 A message names the file or the value, and says what to do. Anything else that is raised is a
 defect of seqvis and keeps its traceback.
@@ -70,3 +71,14 @@ class UnknownWordError(QueryError):
 
     def __reduce__(self) -> tuple[type["UnknownWordError"], tuple[str, tuple[str, ...]]]:
         return type(self), (self.word, self.suggestions)
+
+
+class BadPictureError(QueryError):
+    """A query's picture cannot be used; `reason` is one of few short texts, to be counted."""
+
+    def __init__(self, message: str, reason: str):
+        super().__init__(message)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type["BadPictureError"], tuple[str, str]]:
+        return type(self), (str(self), self.reason)

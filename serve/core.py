@@ -244,6 +244,8 @@ class Core:
             ready = all(one is not None for one in told)
             versions.append({**version.model_dump(), "ready": ready, "about": about})
         refused = {key: why for report in reports for key, why in report["refused"].items()}
+        if wanted.refused:
+            refused["user_config"] = wanted.refused
         return {"versions": versions, "refused": refused}
 
     async def change(self, application: Application, versions: Sequence[Version]) -> None:

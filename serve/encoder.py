@@ -17,7 +17,8 @@ from ray import serve
 
 from seqvis.errors import BusyError, QueryError
 from seqvis.search.candidates import CandidateSet
-from seqvis.search.pictures import PicturePlacer, PlacedPicture
+from seqvis.search.items import PlacedPicture
+from seqvis.search.pictures import PicturePlacer
 from serve.metrics import EncoderMetrics, Reporter, SwitchMetrics
 from serve.settings import Application, SearchSettings, Version
 from serve.versions import Follower, HeadStore, Store, configure

@@ -22,7 +22,7 @@ from serve.metrics import GatewayMetrics
 from serve.parts import RemotePart
 from serve.security import keys_for
 from serve.settings import Application, GatewaySettings, GatewayUserConfig, Versions
-from serve.versions import HeadStore, change
+from serve.versions import HeadStore, change, refuse
 
 REJECTED = (401, 403, 413, 422, 429, 503)
 _RETRY_CONFIG = 5.0  # seconds until a configured switch is tried again while parts start
@@ -39,19 +39,21 @@ class GatewayReplica:
         self._settings = settings
         self._keys = keys_for(settings.keys, settings.host)
         self._metrics = GatewayMetrics()
-        timeout = settings.timeout_s
+        most = settings.under_way
 
-        def part(name: str, application: str) -> RemotePart:
-            return RemotePart(serve.get_deployment_handle(name, application), timeout)
+        def part(name: str, application: Application, most: int) -> RemotePart:
+            handle = serve.get_deployment_handle(name, application)
+            return RemotePart(handle, settings.timeout_s, most)
 
-        search = None
+        search = translator = None
+        if settings.translator:
+            translator = part("Translator", "translator", most.translator)
         if settings.search:
             search = SearchParts(
-                part("Encoder", "search"),
-                part("Writer", "search"),
-                lambda shard: part(f"Index-{shard}", "search"),
+                part("Encoder", "search", most.encoder),
+                part("Writer", "search", most.writer),
+                lambda shard: part(f"Index-{shard}", "search", most.index),
             )
-        translator = part("Translator", "translator") if settings.translator else None
         self._store = HeadStore()
         self._core = Core(self._store, translator, search)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -102,6 +104,7 @@ class GatewayReplica:
                 return
             except ApiError as error:
                 _log.error(json.dumps({"user_config": "refused", "reason": str(error)}))
+                await asyncio.to_thread(refuse, self._store, application, str(error))
                 return
             except SeqvisError:
                 await asyncio.sleep(_RETRY_CONFIG)
@@ -117,7 +120,7 @@ def build(settings: GatewaySettings) -> serve.Application:
     """The application `gateway`."""
     deployment = serve.deployment(
         name="Gateway",
-        max_ongoing_requests=64,
+        max_ongoing_requests=256,
         max_queued_requests=64,
         backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1),
         health_check_period_s=2,

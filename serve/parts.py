@@ -6,7 +6,8 @@ the next, as long as the request has time.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from ray.exceptions import RayActorError, RayTaskError
@@ -37,13 +38,38 @@ class Part(Protocol):
 class RemotePart:
     """A deployment of Ray Serve."""
 
-    def __init__(self, handle: DeploymentHandle, timeout: float):
-        """`timeout`: seconds after which a call is given up."""
+    def __init__(self, handle: DeploymentHandle, timeout: float, most: int):
+        """`timeout`: seconds after which a call is given up; `most`: calls under way at once.
+
+        More calls are refused at once, so that a part that is slow or dead, whose calls wait, does
+        not take the gateway's places from the other parts.
+        """
         self._handle = handle
         self._timeout = timeout
+        self._most = most
+        self._under_way = 0
         self.name = handle.deployment_name
 
     async def call(self, method: str, *arguments: Any) -> Any:
+        with self._place():
+            return await self._call(method, *arguments)
+
+    async def stream(self, method: str, *arguments: Any) -> AsyncIterator[Any]:
+        with self._place():
+            async for item in self._stream(method, *arguments):
+                yield item
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        if self._under_way >= self._most:
+            raise BusyError(f"{self.name} has all the requests it can take", 1.0)
+        self._under_way += 1
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+
+    async def _call(self, method: str, *arguments: Any) -> Any:
         remote = getattr(self._handle, method).remote
         pause = _FIRST_PAUSE
         try:
@@ -66,7 +92,7 @@ class RemotePart:
         except RayTaskError as error:
             raise _cause(error) from None
 
-    async def stream(self, method: str, *arguments: Any) -> AsyncIterator[Any]:
+    async def _stream(self, method: str, *arguments: Any) -> AsyncIterator[Any]:
         streaming = self._handle.options(stream=True)
         pause = _FIRST_PAUSE
         deadline = asyncio.get_running_loop().time() + self._timeout

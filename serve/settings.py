@@ -82,6 +82,22 @@ class Limits(Settings):
     """Bytes of any request."""
 
 
+class UnderWay(Settings):
+    """Calls of one replica of the gateway that a deployment may have at once.
+
+    Their sum is to stay below the gateway's `max_ongoing_requests`.
+    """
+
+    translator: int = Field(128, ge=1)
+    """Calls of the translator; each may hold many texts."""
+    encoder: int = Field(32, ge=1)
+    """Pictures."""
+    index: int = Field(64, ge=1)
+    """Searches of each shard."""
+    writer: int = Field(16, ge=1)
+    """Changes of the collection."""
+
+
 class GatewaySettings(Settings):
     """The application `gateway`."""
 
@@ -98,6 +114,7 @@ class GatewaySettings(Settings):
     timeout_s: float = Field(30.0, gt=0)
     """Seconds after which a request is given up and answered with 503."""
     limits: Limits = Limits()
+    under_way: UnderWay = UnderWay()
     access_log: bool = True
     """A line in the log for every request."""
 

@@ -43,6 +43,8 @@ class Wanted(Settings):
     versions: tuple[Version, ...] = Field(min_length=1)
     previous: tuple[Version, ...] = ()
     """What was live before; replicas that still load the new versions answer with these."""
+    refused: str | None = None
+    """Why the versions that were configured last are not the live ones."""
 
     def all(self) -> tuple[Version, ...]:
         """The live versions and those before, each path under a name once, the live ones first."""
@@ -102,6 +104,13 @@ def change(
     )
     store.write(application, wanted)
     return wanted
+
+
+def refuse(store: Store, application: Application, reason: str) -> None:
+    """Notes why a configured change was not made; the next one forgets it."""
+    wanted = store.read(application)
+    if wanted is not None:
+        store.write(application, wanted.model_copy(update={"refused": reason}))
 
 
 class Follower(Generic[T]):

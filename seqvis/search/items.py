@@ -45,6 +45,16 @@ def best_first(match: Match) -> tuple[float, str]:
 
 
 @dataclass(frozen=True)
+class PlacedPicture:
+    """A picture as a collection stores one."""
+
+    vector: np.ndarray  # float32 [dimension], of unit length
+    width: int  # pixels, after turning
+    height: int
+    thumbnail: bytes  # JPEG
+
+
+@dataclass(frozen=True)
 class Batch:
     """Checked items as columns, in the order in which they came."""
 

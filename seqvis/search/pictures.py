@@ -7,7 +7,6 @@ reader: the backbone and WordNet's vectors are loaded when they are first needed
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -16,8 +15,9 @@ import numpy as np
 
 from seqvis.devise.model import DeviseModel
 from seqvis.devise.words import open_vectors
-from seqvis.errors import DataError, QueryError
+from seqvis.errors import BadPictureError, DataError
 from seqvis.search.candidates import Candidates, CandidateSet, Word, find_candidates
+from seqvis.search.items import PlacedPicture
 from seqvis.search.placing import open_trained
 from seqvis.search.shards import describe
 from seqvis.text.wordvectors import WordVectors
@@ -25,27 +25,6 @@ from seqvis.vision.backbones import Backbone, enough, load_recorded
 from seqvis.vision.images import BadImage, decode, square, thumbnail
 
 NOT_KNOWN = "nothing that the model knows"
-
-
-@dataclass(frozen=True)
-class PlacedPicture:
-    """A picture as a collection stores one."""
-
-    vector: np.ndarray  # float32 [dimension], of unit length
-    width: int  # pixels, after turning
-    height: int
-    thumbnail: bytes  # JPEG
-
-
-class BadPictureError(QueryError):
-    """A query's picture cannot be used; `reason` is one of few short texts, to be counted."""
-
-    def __init__(self, message: str, reason: str):
-        super().__init__(message)
-        self.reason = reason
-
-    def __reduce__(self) -> tuple[type["BadPictureError"], tuple[str, str]]:
-        return type(self), (str(self), self.reason)
 
 
 class PicturePlacer:

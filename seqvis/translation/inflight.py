@@ -112,6 +112,8 @@ class InflightTranslator:
         Raises BusyError at once if more would wait than may, without taking any.
         """
         came = time.monotonic()
+        if self._waiting >= self.settings.max_waiting:  # a refusal should cost nothing
+            raise self._full()
         tokens = self.translator.languages.source_tokenizer.tokenize_many(texts)
         queued = [
             _Waiting(index, text, found)
@@ -124,9 +126,7 @@ class InflightTranslator:
                 raise BusyError("the translator is being replaced", retry_after=1.0)
             # A list that is longer than the queue is taken when nothing else waits.
             if self._waiting and self._waiting + len(ticket.waiting) > self.settings.max_waiting:
-                raise BusyError(
-                    f"{self._waiting:,} sentences are waiting already", self._seconds_to_clear()
-                )
+                raise self._full()
             if ticket.waiting:
                 self._waiting += len(ticket.waiting)
                 self._turns.append(ticket)
@@ -282,6 +282,7 @@ class InflightTranslator:
             if not ticket.given_up:
                 ticket.listener.failed(error)
 
-    def _seconds_to_clear(self) -> float:
-        """About how long the queue takes at the pace of the latest sentences."""
-        return max(1.0, self._waiting * self._pace)
+    def _full(self) -> BusyError:
+        """The refusal, with about how long the queue takes at the pace of the latest sentences."""
+        problem = f"{self._waiting:,} sentences are waiting already"
+        return BusyError(problem, max(1.0, self._waiting * self._pace))

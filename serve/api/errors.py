@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from seqvis.errors import (
     ArtifactError,
+    BadPictureError,
     BusyError,
     ConfigError,
     DataError,
@@ -78,9 +79,8 @@ def as_api_error(error: BaseException) -> ApiError:
             word=error.word,
             suggestions=list(error.suggestions),
         )
-    reason = getattr(error, "reason", None)
-    if isinstance(error, QueryError) and isinstance(reason, str):
-        return ApiError(422, str(error), "bad_picture", reason=reason)
+    if isinstance(error, BadPictureError):
+        return ApiError(422, str(error), "bad_picture", reason=error.reason)
     if isinstance(error, QueryError):
         return ApiError(422, str(error), "bad_query")
     if isinstance(error, DataError):

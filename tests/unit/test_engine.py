@@ -12,13 +12,19 @@ import pytest
 
 from seqvis.devise.model import DeviseModel
 from seqvis.devise.wordnet import imagenet_classes
-from seqvis.errors import ArtifactError, DataError, QueryError, UnknownWordError
+from seqvis.errors import (
+    ArtifactError,
+    BadPictureError,
+    DataError,
+    QueryError,
+    UnknownWordError,
+)
 from seqvis.search.building import PictureItems, build_collection
 from seqvis.search.candidates import Candidates, CandidateSet
 from seqvis.search.collection import Collection
 from seqvis.search.engine import SearchEngine
-from seqvis.search.items import Item
-from seqvis.search.pictures import BadPictureError, PicturePlacer, PlacedPicture
+from seqvis.search.items import Item, PlacedPicture
+from seqvis.search.pictures import PicturePlacer
 from seqvis.text.vectorbuilding import build_store
 from seqvis.text.vectorsources import open_source
 from seqvis.text.wordvectors import WordVectors

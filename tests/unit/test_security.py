@@ -1,0 +1,334 @@
+"""Who may ask: keys, their limits, and asking without a key on this machine."""
+
+import hashlib
+import hmac
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from seqvis.errors import ConfigError
+from serve import make_key, security
+from serve.security import (
+    KeyHolder,
+    Keys,
+    RateLimiter,
+    check_local,
+    keys_for,
+    presented_key,
+)
+
+
+def hash_of(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+@pytest.fixture
+def keys() -> Keys:
+    return Keys(
+        [
+            KeyHolder(name="alice", sha256=hash_of("alice's key"), admin=True),
+            KeyHolder(name="bob", sha256=hash_of("bob's key")),
+            KeyHolder(name="carol", sha256=hash_of("carol's key")),
+        ]
+    )
+
+
+def write(path: Path, entries: object) -> str:
+    path.write_text(yaml.safe_dump(entries))
+    return str(path)
+
+
+class TestKeys:
+    def test_a_key_is_its_holders(self, keys: Keys) -> None:
+        holder = keys.check("bob's key")
+        assert holder is not None
+        assert (holder.name, holder.admin) == ("bob", False)
+
+    @pytest.mark.parametrize(
+        "presented",
+        [None, "", "bob", "bob's key ", "BOB'S KEY", hash_of("bob's key"), "\udcff", "x" * 10**6],
+    )
+    def test_anything_else_is_nobodys(self, keys: Keys, presented: str | None) -> None:
+        assert keys.check(presented) is None
+
+    def test_a_key_of_absurd_length_is_not_even_hashed(self) -> None:
+        for length, accepted in ((512, True), (513, False)):
+            keys = Keys([KeyHolder(name="a", sha256=hash_of("x" * length))])
+            assert (keys.check("x" * length) is not None) == accepted
+
+    @pytest.mark.parametrize("presented", ["alice's key", "carol's key", "nobody's"])
+    def test_every_entry_is_compared_in_constant_time_whichever_fits(
+        self, keys: Keys, presented: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        compared: list[str] = []
+
+        def record(one: str, other: str) -> bool:
+            compared.append(other)
+            return hmac_compare(one, other)
+
+        hmac_compare = hmac.compare_digest
+        monkeypatch.setattr(security.hmac, "compare_digest", record)
+        keys.check(presented)
+        assert compared == [holder.sha256 for holder in keys.holders]
+
+    def test_a_file_may_be_yaml_or_json(self, tmp_path: Path) -> None:
+        entry = {"name": "dora", "sha256": hash_of("k").upper(), "requests_per_minute": 30}
+        (tmp_path / "keys.json").write_text(json.dumps([entry]))
+        for path in (write(tmp_path / "keys.yaml", [entry]), str(tmp_path / "keys.json")):
+            holder = Keys.load(path).check("k")
+            assert holder is not None
+            assert holder.requests_per_minute == 30
+
+    def test_all_problems_of_a_file_are_named_at_once(self, tmp_path: Path) -> None:
+        path = write(
+            tmp_path / "keys.yaml",
+            [
+                {"name": "one", "sha256": hash_of("1"), "requests_per_minut": 5},
+                {"name": "two words", "sha256": hash_of("2")},
+                {"name": "three", "sha256": "abc"},
+                {"name": "four"},
+                {"name": "five", "sha256": hash_of("5"), "requests_per_minute": 0},
+                {"name": "six", "sha256": hash_of("")},
+                "seven",
+            ],
+        )
+        with pytest.raises(ConfigError) as caught:
+            Keys.load(path)
+        lines = str(caught.value).splitlines()
+        assert len(lines) == 7
+        assert all(line.startswith(f"{path}: entry {n}: ") for n, line in enumerate(lines, 1))
+        assert "did you mean requests_per_minute?" in lines[0]
+        assert "sha256: is needed" in lines[3]
+        assert "empty key" in lines[5]
+
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ("", "at least one key"),
+            ("[]", "at least one key"),
+            ("name: alice", "at least one key"),
+            ("[", "not valid YAML"),
+            ("- name: a\n  admin: false\n  admin: true", "the key admin stands twice"),
+        ],
+    )
+    def test_a_file_that_is_no_list_of_keys_is_refused(
+        self, tmp_path: Path, text: str, said: str
+    ) -> None:
+        (tmp_path / "keys.yaml").write_text(text)
+        with pytest.raises(ConfigError, match=said):
+            Keys.load(str(tmp_path / "keys.yaml"))
+
+    def test_a_missing_file_is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match=r"nowhere\.yaml: cannot be read \(no such file"):
+            Keys.load(str(tmp_path / "nowhere.yaml"))
+
+    def test_a_name_or_a_key_given_twice_is_refused(self, tmp_path: Path) -> None:
+        entries = [
+            {"name": "a", "sha256": hash_of("1")},
+            {"name": "a", "sha256": hash_of("2")},
+            {"name": "b", "sha256": hash_of("2")},
+        ]
+        with pytest.raises(ConfigError) as caught:
+            Keys.load(write(tmp_path / "keys.yaml", entries))
+        assert "the name of a " in str(caught.value)
+        assert "the key of b " in str(caught.value)
+
+    def test_a_holder_does_not_show_its_hash(self, keys: Keys) -> None:
+        assert keys.holders[0].sha256 not in repr(keys.holders[0])
+
+    @pytest.mark.parametrize(
+        ("authorization", "api_key", "key"),
+        [
+            ("Bearer abc", None, "abc"),
+            ("bearer  abc ", None, "abc"),
+            (None, "abc", "abc"),
+            ("Bearer abc", "other", "abc"),
+            ("Basic dXNlcg==", "abc", "abc"),
+            ("Bearer", "abc", "abc"),
+            ("Basic dXNlcg==", None, None),
+            ("abc", None, None),
+            (None, " ", None),
+            (None, None, None),
+        ],
+    )
+    def test_the_key_is_found_in_either_header(
+        self, authorization: str | None, api_key: str | None, key: str | None
+    ) -> None:
+        assert presented_key(authorization, api_key) == key
+
+
+def limited(rate: float | None, burst: float | None = None, replicas: int = 1) -> RateLimiter:
+    holder = KeyHolder(name="a", sha256=hash_of("a"), requests_per_minute=rate, burst=burst)
+    return RateLimiter([holder], replicas)
+
+
+class TestRateLimiter:
+    def test_the_burst_passes_at_once_and_the_next_waits_for_one_share(self) -> None:
+        limiter = limited(60, burst=3)
+        assert [limiter.take("a", now=5.0) for _ in range(3)] == [0, 0, 0]
+        assert limiter.take("a", now=5.0) == pytest.approx(1.0)
+
+    def test_waiting_as_told_succeeds_and_refusals_cost_nothing(self) -> None:
+        limiter = limited(30, burst=1)
+        assert limiter.take("a", now=0.0) == 0
+        wait = limiter.take("a", now=0.5)
+        assert wait == pytest.approx(1.5)
+        for _ in range(100):
+            limiter.take("a", now=0.5)
+        assert limiter.take("a", now=0.5 + wait) == 0
+
+    def test_a_minutes_worth_is_the_burst_if_none_is_given(self) -> None:
+        limiter = limited(10)
+        granted = [limiter.take("a", now=0.0) == 0 for _ in range(12)]
+        assert granted == [True] * 10 + [False] * 2
+
+    def test_over_a_long_time_the_rate_holds(self) -> None:
+        limiter = limited(120, burst=5)
+        granted = sum(limiter.take("a", now=step / 100) == 0 for step in range(60 * 100))
+        assert granted == pytest.approx(120 + 5, abs=1)
+
+    def test_rest_does_not_save_up_more_than_the_burst(self) -> None:
+        limiter = limited(60, burst=2)
+        limiter.take("a", now=0.0)
+        assert [limiter.take("a", now=1e6) > 0 for _ in range(3)] == [False, False, True]
+
+    def test_a_cost_above_the_burst_passes_when_full_and_is_paid_off(self) -> None:
+        limiter = limited(60, burst=2)
+        assert limiter.take("a", cost=10, now=0.0) == 0
+        assert limiter.take("a", now=0.0) == pytest.approx(9)  # 8 of debt, and 1
+        assert limiter.take("a", now=9.0) == 0
+
+    def test_replicas_share_the_limit_also_after_their_number_changed(self) -> None:
+        limiter = limited(60, burst=4, replicas=2)
+        assert [limiter.take("a", now=0.0) > 0 for _ in range(3)] == [False, False, True]
+        assert limiter.take("a", now=0.0) == pytest.approx(2.0)
+        limiter.share_among(4)
+        assert limiter.take("a", now=0.0) == pytest.approx(4.0)
+
+    def test_a_key_without_a_limit_and_an_unknown_name_always_pass_and_use_no_memory(self) -> None:
+        limiter = limited(None)
+        assert all(limiter.take(f"name {n}") == 0 for n in range(1000))
+        assert limiter.take("a") == 0
+        assert not limiter._buckets
+
+    def test_a_clock_that_goes_back_gives_nothing_away(self) -> None:
+        limiter = limited(60, burst=1)
+        limiter.take("a", now=100.0)
+        assert limiter.take("a", now=50.0) == pytest.approx(1.0)
+        assert limiter.take("a", now=100.5) == pytest.approx(0.5)
+
+    @pytest.mark.parametrize("cost", [-1.0, float("nan"), float("inf")])
+    def test_a_senseless_cost_is_a_defect(self, cost: float) -> None:
+        with pytest.raises(ValueError, match="cost"):
+            limited(60).take("a", cost=cost)
+
+
+class TestLocalMode:
+    @pytest.mark.parametrize(
+        ("client", "host", "origin"),
+        [
+            ("127.0.0.1", "localhost:8000", None),
+            ("127.0.0.1", "localhost", "http://localhost"),
+            ("127.0.0.1", "localhost", "http://localhost:80"),
+            ("127.8.9.1", "127.0.0.1:8000", "http://127.0.0.1:8000"),
+            ("::1", "[::1]:8000", "http://[::1]:8000"),
+            ("::ffff:127.0.0.1", "LOCALHOST:8000", "HTTP://LocalHost:8000"),
+        ],
+    )
+    def test_this_machine_and_its_own_page_may_ask(
+        self, client: str, host: str, origin: str | None
+    ) -> None:
+        assert check_local(client, host, origin) is None
+
+    @pytest.mark.parametrize(
+        "client",
+        [None, "", "10.0.0.5", "::ffff:10.0.0.5", "169.254.1.1", "0.0.0.0", "::", "fe80::1%lo",
+         "localhost", "127.0.0.1.evil.example", "127.1", "2130706433"],
+    )  # fmt: skip
+    def test_other_machines_may_not(self, client: str | None) -> None:
+        assert check_local(client, "localhost:8000", None) == (
+            "without API keys only this machine may ask"
+        )
+
+    @pytest.mark.parametrize(
+        "host",
+        [None, "", "evil.example", "evil.example:8000", "localhost.evil.example", "localhost.",
+         "localhost@evil.example", "evil.example#localhost", "localhost:8000@evil.example",
+         "localhost:", "localhost:x", "localhost:123456", "localhost\n", " localhost", "[::1",
+         "::1", "[::ffff:127.0.0.1]", "127.1", "0x7f.0.0.1", "localhoſt", "0.0.0.0:8000",
+         "localhost:८०", "localhost,evil.example"],
+    )  # fmt: skip
+    def test_a_name_that_only_resolves_to_this_machine_may_not(self, host: str | None) -> None:
+        reason = check_local("127.0.0.1", host, None)
+        assert reason is not None
+        assert "Host header" in reason
+
+    @pytest.mark.parametrize(
+        "origin",
+        ["", "null", "http://evil.example", "http://localhost:3000", "http://127.0.0.1:8000",
+         "https://localhost:8000", "http://localhost.:8000", "http://localhost:8000/",
+         "http://localhost:8000@evil.example", "http://user@localhost:8000", "localhost:8000",
+         "http://http://localhost:8000", "http://localhost:8000.evil.example",
+         "file://", "chrome-extension://localhost:8000", "http://localhost"],
+    )  # fmt: skip
+    def test_pages_of_other_origins_may_not(self, origin: str) -> None:
+        assert check_local("127.0.0.1", "localhost:8000", origin) == (
+            "pages of other sites may not ask"
+        )
+
+    def test_what_a_proxy_passes_on_may_not(self) -> None:
+        reason = check_local("127.0.0.1", "localhost:8000", None, forwarded=True)
+        assert reason is not None
+        assert "proxy" in reason
+
+
+class TestStart:
+    @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "[::1]", "127.0.0.2"])
+    def test_without_keys_loopback_is_served(self, host: str) -> None:
+        assert keys_for(None, host) is None
+
+    @pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "10.0.0.5", "example.org"])
+    def test_without_keys_nothing_else_is(self, host: str) -> None:
+        with pytest.raises(ConfigError, match="needs a file of API keys"):
+            keys_for(None, host)
+
+    def test_without_keys_no_proxy_may_stand_before_it(self) -> None:
+        with pytest.raises(ConfigError, match="proxy"):
+            keys_for(None, "127.0.0.1", behind_proxy=True)
+
+    def test_with_keys_any_host_is_served(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "keys.yaml", [{"name": "a", "sha256": hash_of("k")}])
+        loaded = keys_for(path, "0.0.0.0", behind_proxy=True)
+        assert loaded is not None
+        assert loaded.check("k") is not None
+
+
+class TestMakeKey:
+    def test_the_entry_lets_the_key_in(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        flags = ["--name", "alice", "--requests-per-minute", "60", "--admin"]
+        assert make_key.main(flags) == 0
+        printed = capsys.readouterr()
+        result = json.loads(printed.out)
+        (tmp_path / "keys.yaml").write_text(printed.err)
+        holder = Keys.load(str(tmp_path / "keys.yaml")).check(result["key"])
+        assert holder is not None
+        assert (holder.name, holder.requests_per_minute, holder.admin) == ("alice", 60, True)
+        assert result["key"] not in printed.err
+
+    def test_two_keys_differ_and_are_long(self, capsys: pytest.CaptureFixture[str]) -> None:
+        made = []
+        for _ in range(2):
+            make_key.main(["--name", "a"])
+            made.append(json.loads(capsys.readouterr().out)["key"])
+        assert made[0] != made[1]
+        assert min(map(len, made)) >= 43  # 256 random bits
+
+    def test_a_bad_name_is_refused(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert make_key.main(["--name", "two words"]) == 2
+        printed = capsys.readouterr()
+        assert "--name" in printed.err
+        assert not printed.out
