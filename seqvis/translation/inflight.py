@@ -112,7 +112,7 @@ class InflightTranslator:
         Raises BusyError at once if more would wait than may, without taking any.
         """
         came = time.monotonic()
-        if self._waiting >= self.settings.max_waiting:  # a refusal should cost nothing
+        if self._queue_length() >= self.settings.max_waiting:  # a refusal should cost nothing
             raise self._full()
         tokens = self.translator.languages.source_tokenizer.tokenize_many(texts)
         queued = [
@@ -124,8 +124,8 @@ class InflightTranslator:
         with self._changed:
             if self._broken or self._closed:
                 raise BusyError("the translator is being replaced", retry_after=1.0)
-            # A list that is longer than the queue is taken when nothing else waits.
-            if self._waiting and self._waiting + len(ticket.waiting) > self.settings.max_waiting:
+            length = self._queue_length()
+            if length and length + self._counted(ticket) > self.settings.max_waiting:
                 raise self._full()
             if ticket.waiting:
                 self._waiting += len(ticket.waiting)
@@ -281,6 +281,13 @@ class InflightTranslator:
         for ticket in tickets:
             if not ticket.given_up:
                 ticket.listener.failed(error)
+
+    def _queue_length(self) -> int:
+        return sum(self._counted(ticket) for ticket in tuple(self._turns))
+
+    def _counted(self, ticket: Ticket) -> int:
+        """Its sentences that wait; of a long list half a queue, as callers take turns."""
+        return min(len(ticket.waiting), self.settings.max_waiting // 2)
 
     def _full(self) -> BusyError:
         """The refusal, with about how long the queue takes at the pace of the latest sentences."""

@@ -103,6 +103,7 @@ class InflightSettings(Settings):
     max_rows: int = Field(64, ge=1)
     """Rows of the running batch; a sentence has as many as its beam is wide."""
     max_waiting: int = Field(256, ge=1)
-    """Sentences that wait for a place; a request beyond them is refused at once."""
+    """Sentences that wait for a place; a request beyond them is refused at once. Of one long
+    request only half as many count, so that it alone does not fill the queue."""
     joining: int = Field(16, ge=1)
     """Sentences encoded between two steps; more would keep the running ones waiting."""

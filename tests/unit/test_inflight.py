@@ -114,16 +114,19 @@ def test_who_gives_up_leaves_the_batch(inflight: InflightTranslator) -> None:
 
 
 def test_beyond_the_queue_a_request_is_refused_at_once(translator: Translator) -> None:
-    settings = InflightSettings(max_rows=2, max_waiting=10)
+    settings = InflightSettings(max_rows=2, max_waiting=4)
     with InflightTranslator(translator, settings) as inflight:
         first = Heard()
-        inflight.submit(TEXTS[:40], GREEDY, first)  # longer than the queue, but nobody waits
+        inflight.submit(TEXTS[:40], GREEDY, first)  # longer than the queue: half of it
+        second = Heard()
+        inflight.submit(TEXTS[:5], GREEDY, second)
         began = time.monotonic()
         with pytest.raises(BusyError) as refused:
             inflight.submit(TEXTS[:5], GREEDY, Heard())
         assert time.monotonic() - began < 1
         assert refused.value.retry_after >= 1
         first.wait(40)
+        second.wait(5)
         again = Heard()
         inflight.submit(TEXTS[:5], GREEDY, again)
         again.wait(5)
