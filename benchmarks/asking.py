@@ -92,13 +92,18 @@ class Changes:
             assert name in self.there
             self.there[name] = False
 
-    def lost(self, server: RunningServer) -> list[str]:
-        """What was acknowledged and is not so."""
+    def lost(self, server: RunningServer, patience: float = 10.0) -> list[str]:
+        """What was acknowledged and is still not so after `patience` seconds."""
+        deadline = time.monotonic() + patience
         wrong = []
         for name, there in self.there.items():
-            status = persist(server, Request(f"/v1/images/{quote(name)}", method="GET")).status_code
-            if status != (200 if there else 404):
-                wrong.append(f"{name}: {'added' if there else 'deleted'}, now {status}")
+            asked = Request(f"/v1/images/{quote(name)}", method="GET")
+            wanted = 200 if there else 404
+            while (status := persist(server, asked).status_code) != wanted:
+                if time.monotonic() > deadline:
+                    wrong.append(f"{name}: {'added' if there else 'deleted'}, now {status}")
+                    break
+                time.sleep(0.1)
         return wrong
 
 
@@ -106,21 +111,24 @@ def everyday(
     expected: Mapping[str, str],
     queries: Sequence[str],
     changes: Changes,
-    per_second: float | None = None,
+    rates: Mapping[str, float] | None = None,
 ) -> dict[str, Kind]:
     """Clients of every part of the server.
 
-    `per_second` is of the translations; a fifth as many searches, and a twentieth of the others.
+    `rates`: requests a second of each kind; None: as fast as the answers come to a few clients.
     """
-
-    def share(part: float) -> float | None:
-        return None if per_second is None else part * per_second
-
+    if rates is None:
+        return {
+            "translate": translating(expected, 4),
+            "search": searching(queries, 2),
+            "picture": searching_by_picture(changes.picture),
+            "change": changes.kind(),
+        }
     return {
-        "translate": translating(expected, 4 if per_second is None else 64, per_second),
-        "search": searching(queries, 2 if per_second is None else 16, share(1 / 5)),
-        "picture": searching_by_picture(changes.picture, share(1 / 20)),
-        "change": changes.kind(share(1 / 20)),
+        "translate": translating(expected, 64, rates["translate"]),
+        "search": searching(queries, 16, rates["search"]),
+        "picture": searching_by_picture(changes.picture, rates["picture"]),
+        "change": changes.kind(rates["change"]),
     }
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.asking import faults, persist, searching, translating
-from benchmarks.breaking import QUERIES, Faults, a_picture, offline
+from benchmarks.breaking import NEEDED_BY, QUERIES, Faults, a_picture, offline
 from benchmarks.clients import Request
 from benchmarks.faults_report import markdown
 from benchmarks.load import Traffic
@@ -36,8 +36,9 @@ from benchmarks.server import (
 )
 
 PARTS = ("kill", "overload", "upgrade", "soak", "scale")
-DEPLOYMENTS = ("Translator", "Encoder", "Index-0", "Writer", "Gateway")
-ONE_EACH: Changes = {name: {"num_replicas": 1} for name in DEPLOYMENTS if name != "Writer"}
+ONE_EACH: Changes = {
+    name: {"num_replicas": 1} for name in ("Translator", "Encoder", "Index-0", "Gateway")
+}
 SCALED: Changes = {
     "Translator": {
         "autoscaling_config": {
@@ -123,17 +124,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _served(translator, collection, ONE_EACH) as server:
             breaking = Faults(server, translator, collection, folder)
             measure("capacity", lambda: breaking.capacity(seconds / 4))
-            capacity = found["capacity"]["translations_per_second"]
+            capacity = found["capacity"]
             if "kill" in given.parts:
-                for one in DEPLOYMENTS:
-                    measure(f"kill {one}", partial(breaking.kill, one, capacity / 3, seconds))
+                third = {name: one / 3 for name, one in capacity["together"].items()}
+                for one in NEEDED_BY:
+                    measure(f"kill {one}", partial(breaking.kill, one, third, seconds))
             if "overload" in given.parts:
-                lists = found["capacity"]["lists_per_second"]
+                lists = capacity["lists_per_second"]
                 measure("overload", lambda: breaking.overload(lists, seconds))
             if "upgrade" in given.parts:
-                measure("upgrade", lambda: breaking.upgrade(capacity / 2, seconds))
+                half = capacity["translations_per_second"] / 2
+                measure("upgrade", lambda: breaking.upgrade(half, seconds))
             if "soak" in given.parts:
-                measure("soak", lambda: breaking.soak(0.7 * capacity, given.soak_seconds))
+                most = {name: 0.7 * one for name, one in capacity["together"].items()}
+                measure("soak", lambda: breaking.soak(most, given.soak_seconds))
         if "scale" in given.parts:
             with _served(translator, collection, SCALED) as server:
                 picture = a_picture(collection)

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from benchmarks.breaking import NEEDED_BY
+
 
 def markdown(found: Mapping[str, Any]) -> str:
     """Tables of whatever was measured."""
@@ -11,23 +13,26 @@ def markdown(found: Mapping[str, Any]) -> str:
 
 def _lines(found: Mapping[str, Any]) -> Iterator[str]:
     capacity = found["capacity"]
+    together = ", ".join(f"{one:.0f} {name}" for name, one in capacity["together"].items())
     yield (
-        f"Capacity: {capacity['translations_per_second']:.0f} translations a second for 32 "
-        f"clients; {capacity['lists_per_second']:.1f} lists of 16 with a beam of 4 for 8.\n"
+        f"A second has at most {capacity['translations_per_second']:.0f} translations for 32 "
+        f"clients, or {capacity['lists_per_second']:.1f} lists of 16 with a beam of 4 for 8, or "
+        f"{together} together.\n"
     )
     kills = {name.removeprefix("kill "): one for name, one in found.items() if "kill " in name}
     if kills:
         yield (
             "| killed | requests/s | errors | 503, answered later | lost requests | changes lost "
-            "| longest gap, s | recovered after, s |"
+            "| answers again after, s | longest gap of what does not need it, s |"
         )
         yield "| --- " * 8 + "|"
     for name, one in kills.items():
-        gap = max(one["longest_gap_s"], key=one["longest_gap_s"].get)
+        needed = {kind: one["recovered_s"][kind] for kind in NEEDED_BY[name]}
+        others = {kind: gap for kind, gap in one["longest_gap_s"].items() if kind not in needed}
         yield (
             f"| {name} | {one['per_second']:.0f} | {_errors(one)} | {one['refused']} | "
             f"{one['lost_requests']} | {len(one['changes_lost'])} of {one['changes']} | "
-            f"{one['longest_gap_s'][gap]} ({gap}) | {one['recovered_s']} |"
+            f"{_largest(needed)} | {_largest(others)} |"
         )
     if "overload" in found:
         yield from _overload(found["overload"])
@@ -54,6 +59,11 @@ def _overload(one: Mapping[str, Any]) -> Iterator[str]:
     yield f"| errors | {_errors(one)} |"
     yield f"| p50, p99 of the answered | {one['p50_ms']} ms, {one['p99_ms']} ms |"
     yield f"| p50, p99 of the refused | {one['refused_p50_ms']} ms, {one['refused_p99_ms']} ms |"
+    search = {int(status): count for status, count in one["search"]["statuses"].items()}
+    yield (
+        f"| searches meanwhile | {search.get(200, 0)} answered, p50 {one['search']['p50_ms']} ms, "
+        f"p99 {one['search']['p99_ms']} ms; {search.get(503, 0)} refused |"
+    )
     for when in ("before", "most", "after"):
         yield f"| memory {when}, MiB | {_memory(one['memory_' + when])} |"
     yield f"| first answer after it | {one['first_answer_s']} s |"
@@ -71,9 +81,10 @@ def _scale(one: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _soak(one: Mapping[str, Any]) -> Iterator[str]:
+    rates = ", ".join(f"{kind['per_second']} {name}" for name, kind in one["kinds"].items())
     yield (
-        f"\n{one['per_second']:.0f} translations a second, and searches, pictures and changes; "
-        f"errors: {_errors(one)}; changes lost: {len(one['changes_lost'])} of {one['changes']}\n"
+        f"\nA steady load of {rates} a second. Errors: {_errors(one)}; changes lost: "
+        f"{len(one['changes_lost'])} of {one['changes']}. Of the translations:\n"
     )
     yield "| minute | answers | p50, ms | p99, ms | memory, MiB |\n| --- | --- | --- | --- | --- |"
     for number, minute in enumerate(one["minutes"], 1):
@@ -89,6 +100,13 @@ def _errors(one: Mapping[str, Any]) -> str:
 
 def _memory(sizes: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {size}" for name, size in sizes.items())
+
+
+def _largest(seconds: Mapping[str, float]) -> str:
+    if not seconds:
+        return ""
+    name = max(seconds, key=lambda one: seconds[one])
+    return f"{seconds[name]} ({name})"
 
 
 def _list(values: list[float]) -> str:

@@ -9,7 +9,6 @@ import contextlib
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -36,7 +35,6 @@ QUICK_AUTOSCALING = {
 """Environment in which autoscaling looks every half second instead of every ten."""
 
 _REPLICA = re.compile(r"ray::ServeReplica:[^:]+:([A-Za-z]+(?:-\d+)?)")
-_STOP_WITHIN = 20.0  # seconds that the server has to stop by itself
 
 Changes = Mapping[str, Mapping[str, Any]]
 
@@ -80,21 +78,20 @@ class RunningServer:
 
     def memory(self) -> dict[str, int]:
         """Bytes of each deployment's replicas: their own, and their part of what they share."""
-        found: dict[str, int] = {}
-        for deployment, processes in self.all_replicas().items():
+        by_process = self.memory_by_process()
+        return {
+            deployment: sum(by_process.get(process.pid, 0) for process in processes)
+            for deployment, processes in self.all_replicas().items()
+        }
+
+    def memory_by_process(self) -> dict[int, int]:
+        """The same of each replica, by its pid."""
+        found = {}
+        for processes in self.all_replicas().values():
             for process in processes:
                 with contextlib.suppress(psutil.Error):
-                    found[deployment] = found.get(deployment, 0) + process.memory_full_info().pss
+                    found[process.pid] = process.memory_full_info().pss
         return found
-
-    def cpu_seconds(self, deployment: str) -> float:
-        """Processor seconds that a deployment's replicas have used so far."""
-        used = 0.0
-        for process in self.replicas(deployment):
-            with contextlib.suppress(psutil.Error):
-                times = process.cpu_times()
-                used += times.user + times.system
-        return used
 
     def ready(self) -> bool:
         """Whether it says that it can answer."""
@@ -111,8 +108,9 @@ class RunningServer:
         """Waits for a condition; the seconds it took. Raises NotReadyError with the problem."""
         began = time.monotonic()
         while not true():
-            if not self.process.is_running() or time.monotonic() - began > seconds:
-                raise NotReadyError(f"{problem} after {seconds:.0f} s; {self._log_end()}")
+            waited = time.monotonic() - began
+            if waited > seconds or not self._lives():
+                raise NotReadyError(f"{problem} after {waited:.0f} s; {self._log_end()}")
             time.sleep(0.1)
         return time.monotonic() - began
 
@@ -123,6 +121,9 @@ class RunningServer:
             seconds,
             f"{deployment} has not {count} replicas",
         )
+
+    def _lives(self) -> bool:
+        return self.process.is_running() and self.process.status() != psutil.STATUS_ZOMBIE
 
     def _descendants(self) -> list[psutil.Process]:
         try:
@@ -189,7 +190,10 @@ def local_config(
 def run_config(
     config: Mapping[str, Any], logs: Path, environment: Mapping[str, str] | None = None
 ) -> Iterator[RunningServer]:
-    """Runs `serve run` on a config; ends with all its processes. `logs` gets what it prints."""
+    """Runs `serve run` on a config; ends with all its processes.
+
+    `logs` gets what it prints, and Ray's logs if the block fails.
+    """
     logs.mkdir(parents=True, exist_ok=True)
     file = logs / "config.yaml"
     file.write_text(yaml.safe_dump(dict(config), sort_keys=False))
@@ -199,23 +203,9 @@ def run_config(
 
 
 @contextmanager
-def run_app(
-    translator: Path | str | None, collection: Path | str | None, logs: Path
-) -> Iterator[RunningServer]:
-    """Runs `python -m serve.app`; ends with all its processes. `logs` gets what it prints."""
-    port = free_port()
-    command = [sys.executable, "-m", "serve.app", "--port", str(port)]
-    command += ["--translator", str(translator)] if translator else []
-    command += ["--collection", str(collection)] if collection else []
-    with _running(command, port, logs, {}) as server:
-        yield server
-
-
-@contextmanager
 def _running(
     command: list[str], port: int, logs: Path, environment: Mapping[str, str]
 ) -> Iterator[RunningServer]:
-    """Ray's own logs are moved into `logs` if the block fails."""
     logs.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="sv-", dir="/tmp"))  # its sockets need a short path
     inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
@@ -245,32 +235,30 @@ def _running(
         server.keep_logs = True
         raise
     finally:
-        _stop(process)
+        _kill_family(process, folder)
         if server.keep_logs:
             _keep_logs(folder, logs)
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Asks the server to stop, then kills whatever of it is left."""
-    family: dict[int, psutil.Process] = {}
+def _kill_family(process: subprocess.Popen[bytes], folder: Path) -> None:
+    """Kills a process and all its descendants; there is nothing in them to be saved.
 
-    def take_stock() -> None:
+    If it died before, Ray's own processes are known by their folder.
+    """
+    family = [one for one in psutil.process_iter(["cmdline"]) if _mentions(one, folder)]
+    with contextlib.suppress(psutil.NoSuchProcess):
+        head = psutil.Process(process.pid)
+        family = [head, *head.children(recursive=True), *family]
+    for one in family:  # from the root on, so that nobody starts them anew
         with contextlib.suppress(psutil.NoSuchProcess):
-            head = psutil.Process(process.pid)
-            family.update((one.pid, one) for one in (head, *head.children(recursive=True)))
-
-    if process.poll() is None:
-        take_stock()
-        process.send_signal(signal.SIGINT)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_STOP_WITHIN)
-        take_stock()
-    for one in family.values():
-        with contextlib.suppress(psutil.NoSuchProcess):
-            one.kill()  # psutil looks whether the pid is still the same process
-    psutil.wait_procs(list(family.values()), timeout=10)
+            one.kill()
+    psutil.wait_procs(family, timeout=10)
     process.wait()
+
+
+def _mentions(process: psutil.Process, folder: Path) -> bool:
+    return any(str(folder) in argument for argument in process.info["cmdline"] or ())
 
 
 def _keep_logs(folder: Path, logs: Path) -> None:

@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,10 +23,10 @@ from typing import Any
 import requests
 
 from benchmarks.server import RunningServer, free_port, local_config, run_config
-from serve.app import ENVIRONMENT
 
 CLIENTS = (1, 8, 32)
-_DEFAULTS = dict.fromkeys(ENVIRONMENT, "") | {
+_DEFAULTS = {
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "",
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "1",
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "1",
     "RAY_SERVE_USE_GRPC_BY_DEFAULT": "0",
@@ -49,6 +50,8 @@ def measure_gateway(seconds: float, rounds: int) -> Figures:
             "gateway, tuned": tuned.address,
         }
         sentences = ["Où travaille ta sœur ?"]
+        for address in sides.values():
+            _wait_for(f"{address}/v1/translate")
         table: Figures = {}
         for clients in CLIENTS:
             found: dict[str, list[Figures]] = {name: [] for name in sides}
@@ -145,6 +148,14 @@ def _load(
     if set(figures["statuses"]) - {"200"}:
         raise RuntimeError(f"{address}: some requests failed: {figures['statuses']}")
     return figures
+
+
+def _wait_for(url: str) -> None:
+    deadline = time.monotonic() + 120
+    while requests.post(url, json={"text": "?"}, timeout=60).status_code != 200:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{url}: does not answer")
+        time.sleep(0.5)
 
 
 def _median(rows: list[Figures]) -> Figures:

@@ -21,6 +21,7 @@ from serve.api.errors import ANSWERED, REQUEST_ID, ApiError, response
 IMPORT_PATH = "serve.proxy:middlewares"
 MOST_BYTES = 12 << 20  # of a body that is kept
 _ATTEMPTS = 5
+_BY_SERVE = (408, 500, 503)  # what Serve's proxy says itself: late, broken, too much
 _PAUSE = 0.2  # seconds before the second attempt, doubled before each further one
 _GOOD_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -90,7 +91,7 @@ class _Again:
 
 
 class _Answer:
-    """`send` that passes on what the gateway answers, and holds back what Serve says itself."""
+    """`send` that passes on what the application answers, and holds back what Serve says itself."""
 
     def __init__(self, send: Send):
         self._send = send
@@ -102,7 +103,8 @@ class _Answer:
         if message["type"] == "http.response.start":
             headers = Headers(raw=message["headers"])
             self.status = message["status"]
-            self.passed_on = ANSWERED in headers
+            # Other applications of the same Serve are none of our business, unless they fail.
+            self.passed_on = ANSWERED in headers or self.status not in _BY_SERVE
             waiting = headers.get("retry-after", "")
             self.retry_after = float(waiting) if waiting.isdigit() else 1.0
         if self.passed_on:
