@@ -1,0 +1,148 @@
+"""Small artifacts, two of each kind, and one server of them that the sampled fault tests share."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.server import QUICK_AUTOSCALING, RunningServer, free_port, local_config, run_config
+from seqvis.devise.model import DeviseModel
+from seqvis.samples.questions import generate_pairs
+from seqvis.search.building import PictureItems, build_collection
+from seqvis.search.engine import SearchEngine
+from seqvis.translation.train import TrainSettings, train
+from seqvis.translation.translator import Translator
+from seqvis.vision.featuretable import FeatureTable
+from tests.corpora import write_corpus
+from tests.searching import make_world, train_small
+
+QUERIES = ("dog", "boat + engine", "truck", "2 * apple - banana")
+TEXTS = [pair[0] for pair in generate_pairs(64, seed=41)]
+
+SCALING = {
+    "look_back_period_s": 2,
+    "metrics_interval_s": 0.5,
+    "upscale_delay_s": 1,
+    "downscale_delay_s": 6,
+}
+
+
+@dataclass(frozen=True)
+class Translators:
+    """Two translators of one corpus whose translations differ."""
+
+    first: str
+    second: str
+
+    @cached_property
+    def offline(self) -> dict[str, dict[str, str]]:
+        """What each makes of each of TEXTS, by its path."""
+        return {
+            path: dict(
+                zip(
+                    TEXTS,
+                    (one.text for one in Translator.load(path).translate(TEXTS)),
+                    strict=True,
+                )
+            )
+            for path in (self.first, self.second)
+        }
+
+
+@dataclass(frozen=True)
+class Collections:
+    """Two collections of the same pictures, placed by two models."""
+
+    first: Path
+    second: Path
+    picture: bytes
+
+    def offline(
+        self, query: str, k: int, where: Mapping[str, Any]
+    ) -> dict[str, list[tuple[str, float]]]:
+        """What each finds, by its path."""
+        found = {}
+        for path in (self.first, self.second):
+            with SearchEngine.open(path) as engine:
+                found[str(path)] = [
+                    (one.id, one.score) for one in engine.text(query, k, where=where)
+                ]
+        return found
+
+
+@pytest.fixture(scope="session")
+def translators(tmp_path_factory: pytest.TempPathFactory) -> Translators:
+    folder = tmp_path_factory.mktemp("translators")
+    pairs = generate_pairs(1100, seed=3)
+    corpus = write_corpus(folder / "corpus", pairs[100:], pairs[:100])
+    for seed, name in enumerate(("first", "second")):
+        settings = TrainSettings.model_validate(
+            {
+                "corpus": str(corpus),
+                "out": str(folder / name),
+                "epochs": 3,
+                "samples": 0,
+                "model": {"embedding_size": 32, "hidden_size": 24},
+                "batches": {"size": 64},
+                "optimizer": {"learning_rate": 0.01},
+                "fit": {"precision": "float32", "seed": seed},
+            }
+        )
+        train(settings, lambda event: None, num_workers=0)
+    return Translators(str(folder / "first"), str(folder / "second"))
+
+
+@pytest.fixture(scope="session")
+def collections(tmp_path_factory: pytest.TempPathFactory) -> Collections:
+    world = make_world(tmp_path_factory.mktemp("world"))
+    train_small(world.folder, world.folder / "other", epochs=10)
+    table = FeatureTable.open(str(world.features))
+    for name, trained in (("first", world.model), ("second", world.folder / "other")):
+        model = DeviseModel.open(str(trained))
+        build_collection(model, PictureItems(model, table), table, world.folder / name).close()
+    picture = next(iter(world.pictures.values()))
+    return Collections(world.folder / "first", world.folder / "second", picture)
+
+
+@pytest.fixture(scope="session")
+def server(
+    translators: Translators,
+    collections: Collections,
+    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
+) -> Iterator[RunningServer]:
+    """Two replicas of the index; the translator scales from one to two, the encoder from none."""
+    config = local_config(
+        translators.first,
+        collections.first,
+        free_port(),
+        args={"translator": {"batching": {"max_rows": 8, "max_waiting": 64}}},
+        deployments={
+            "Translator": {
+                "autoscaling_config": {
+                    "min_replicas": 1,
+                    "max_replicas": 2,
+                    "target_ongoing_requests": 6,
+                    **SCALING,
+                }
+            },
+            "Encoder": {
+                "autoscaling_config": {
+                    "min_replicas": 0,
+                    "initial_replicas": 1,
+                    "max_replicas": 1,
+                    "downscale_to_zero_delay_s": 20,
+                    **SCALING,
+                }
+            },
+            "Index-0": {"num_replicas": 2},
+            "Gateway": {"num_replicas": 1},
+        },
+    )
+    with run_config(config, tmp_path_factory.mktemp("server"), QUICK_AUTOSCALING) as running:
+        yield running
+        if request.session.testsfailed:
+            running.keep_logs = True

@@ -1,0 +1,360 @@
+"""The real server while it is broken: clients see answers, or 503 and when to come again.
+
+The tests share a server and leave it as they found it. They state what holds on a slow machine too;
+benchmarks/faults.py measures how long things take.
+"""
+
+import json
+import shutil
+import socket
+import statistics
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from benchmarks.asking import Changes, everyday, faults, persist, searching, send, translating
+from benchmarks.clients import Kind, Reply, Request
+from benchmarks.load import Traffic
+from benchmarks.server import RunningServer
+from tests.faults.conftest import QUERIES, TEXTS, Collections, Translators
+from tests.hostile import bad_pictures, flipped
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+@pytest.fixture(autouse=True)
+def undisturbed(server: RunningServer) -> Iterator[None]:
+    """Each test begins with a server that is ready, with one translator, and ends with such."""
+    server.wait_ready()
+    server.wait_replicas("Translator", 1)
+    yield
+    server.wait_ready()
+
+
+# Pictures that do harm
+
+
+def test_hostile_pictures_are_refused_with_a_reason_and_no_replica_dies(
+    server: RunningServer,
+) -> None:
+    pictures = bad_pictures()
+    before = _pids(server)
+    routes = ("/v1/search/image", "/v1/images", "/v1/classify")
+    asked = [(name, route) for name in pictures for route in routes]
+
+    def ask(one: tuple[str, str]) -> requests.Response:
+        return persist(server, Request(one[1], form={"file": pictures[one[0]]}))
+
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(ask, asked))
+    for one, answer in zip(asked, answers, strict=True):
+        error = answer.json()["error"]
+        if len(pictures[one[0]]) > 10 << 20:
+            assert (answer.status_code, error["code"]) == (413, "too_large"), (one, error)
+        else:
+            assert (answer.status_code, error["code"]) == (422, "bad_picture"), (one, error)
+            assert error["reason"], (one, error)
+    damaged = [content for kind in ("JPEG", "PNG", "TIFF") for content in flipped(kind, 8)]
+    for content in damaged:
+        answer = persist(server, Request("/v1/search/image", form={"file": content}))
+        assert answer.status_code in (200, 422), answer.text
+    large = persist(server, Request("/v1/images", form={"file": b"\xff\xd8" + bytes(11 << 20)}))
+    assert large.status_code == 413  # more than a picture may have, less than a request
+    assert _pids(server) == before
+
+
+# Adding
+
+
+def test_added_and_deleted_pictures_show_on_every_replica_within_a_second(
+    server: RunningServer, collections: Collections
+) -> None:
+    assert len(server.replicas("Index-0")) == 2
+    delays = []
+    for number in range(6):
+        name = f"visible-{number}"
+        form = {"file": collections.picture, "id": name}
+        assert persist(server, Request("/v1/images", form=form)).status_code == 201
+        delays.append(_last_seen_otherwise(server, name, 200))
+        answer = persist(server, Request(f"/v1/images/{name}", method="DELETE"))
+        assert answer.status_code == 200
+        delays.append(_last_seen_otherwise(server, name, 404))
+    assert statistics.median(delays) < 1.0, delays
+
+
+def _last_seen_otherwise(server: RunningServer, name: str, status: int) -> float:
+    """Seconds from now after which no replica gives another status any more."""
+    began = time.monotonic()
+    latest = 0.0
+    agreeing = 0
+    while agreeing < 16:  # both replicas were asked, but for one time in thirty thousand
+        sent = time.monotonic() - began
+        found = persist(server, Request(f"/v1/images/{name}", method="GET")).status_code
+        agreeing = agreeing + 1 if found == status else 0
+        if found != status:
+            latest = sent
+            assert latest < 30, f"{name}: still {found}"
+    return latest
+
+
+# Other models
+
+
+def test_a_translator_is_switched_under_load_without_a_failed_or_mixed_answer(
+    server: RunningServer, translators: Translators
+) -> None:
+    offline = translators.offline
+    lists = [TEXTS[start : start + 8] for start in range(0, len(TEXTS), 8)]
+    seen: set[tuple[str, str]] = set()  # the model that an answer names, and that it is of
+
+    def done(request: Request, reply: Reply) -> None:
+        if reply.status != 200:
+            return
+        answer = json.loads(reply.body)
+        made = [(one["source"], one["text"]) for one in answer["translations"]]
+        by = [path for path, by_text in offline.items() if set(made) <= set(by_text.items())]
+        assert len(made) == 8
+        assert len(by) == 1, f"an answer of {by}: {made}"
+        seen.add((answer["model"], by[0]))
+
+    kind = Kind(lambda number: Request("/v1/translate", {"text": lists[number % 8]}), 3, done=done)
+    first, second = ("default", translators.first), ("second", translators.second)
+    with Traffic(server.address, {"translate": kind}) as traffic:
+        traffic.wait_good(3)
+        assert seen == {first}
+        _make_live(server, "translator", second)
+        _wait_until(traffic, seen, {second})
+        _make_live(server, "translator", first, second)
+        _wait_until(traffic, seen, {first, second})
+        _make_live(server, "translator", first)
+        _wait_until(traffic, seen, {first})
+    assert set(kind.outcome.statuses) == {200}, kind.outcome.not_good
+
+
+def test_a_broken_translator_is_refused_and_the_old_one_goes_on(
+    server: RunningServer, translators: Translators, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(translators.second, broken)
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    kinds = {"translate": translating(translators.offline[translators.first])}
+    with Traffic(server.address, kinds) as traffic:
+        traffic.wait_good(3)
+        for path in (broken, tmp_path / "nowhere"):
+            answer = _put(server, "translator", ("broken", str(path)))
+            assert answer.status_code == 422, answer.text
+            assert answer.json()["error"]["code"] == "bad_artifact"
+        traffic.wait_good(3)
+    outcome = kinds["translate"].outcome
+    assert set(outcome.statuses) == {200}, outcome.not_good
+    live = send(server, Request("/v1/models", method="GET")).json()["translator"]["versions"]
+    assert [one["name"] for one in live] == ["default"]
+
+
+def test_a_collection_of_another_model_is_switched_in_without_a_failed_or_mixed_answer(
+    server: RunningServer, collections: Collections
+) -> None:
+    where = {"label": "n02858304"}
+    offline = collections.offline("boat", 5, where)
+    seen: set[tuple[str, str]] = set()
+
+    def done(request: Request, reply: Reply) -> None:
+        if reply.status != 200:
+            return
+        answer = json.loads(reply.body)
+        found = [(one["id"], one["score"]) for one in answer["matches"]]
+        by = [path for path, expected in offline.items() if _alike(found, expected)]
+        assert len(by) == 1, f"an answer of {by}: {found}"
+        seen.add((answer["model"], by[0]))
+
+    asked = Request("/v1/search/text", {"query": "boat", "k": 5, "where": where})
+    kind = Kind(lambda number: asked, 3, done=done)
+    first, second = ("default", str(collections.first)), ("other", str(collections.second))
+    with Traffic(server.address, {"search": kind}) as traffic:
+        traffic.wait_good(3)
+        assert seen == {first}
+        for versions in ([second], [first]):
+            _make_live(server, "search", *versions)
+            _wait_until(traffic, seen, set(versions))
+    assert set(kind.outcome.statuses) == {200}, kind.outcome.not_good
+
+
+def _alike(found: list[tuple[str, float]], expected: list[tuple[str, float]]) -> bool:
+    return [name for name, _ in found] == [name for name, _ in expected] and all(
+        abs(score - other) < 1e-3 for (_, score), (_, other) in zip(found, expected, strict=True)
+    )
+
+
+def _put(server: RunningServer, application: str, *versions: tuple[str, str]) -> requests.Response:
+    wanted = [{"name": name, "path": path} for name, path in versions]
+    return send(server, Request(f"/v1/models/{application}", {"versions": wanted}, method="PUT"))
+
+
+def _make_live(server: RunningServer, application: str, *versions: tuple[str, str]) -> None:
+    answer = _put(server, application, *versions)
+    assert answer.status_code == 200, answer.text
+    assert [one["name"] for one in answer.json()["versions"]] == [name for name, _ in versions]
+
+
+def _wait_until(traffic: Traffic, seen: set[tuple[str, str]], wanted: set[tuple[str, str]]) -> None:
+    """Waits until answers are those of the wanted models and of no others."""
+    deadline = time.monotonic() + 60
+    while True:
+        seen.clear()
+        traffic.wait_good(12)
+        if seen == wanted:
+            return
+        assert time.monotonic() < deadline, f"answers of {seen} in place of {wanted}"
+
+
+# Clients that go away
+
+
+LONG = " ".join(TEXTS)[:1900]  # takes seconds to translate
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "list"])
+def test_a_client_that_goes_away_frees_its_place(server: RunningServer, stream: bool) -> None:
+    work = {"text": [LONG] * 128, "beam": 8, "stream": stream}
+    one = Request("/v1/translate", {"text": "Où est le chat ?"})
+
+    def status() -> int:
+        return send(server, one).status_code
+
+    assert status() == 200
+    with _asking(server, work), _asking(server, work):  # a list counts as half a queue at most
+        server.wait(lambda: status() == 503, 60, "the queue is not full")
+    assert server.wait(lambda: status() == 200, 60, "the queue is still full")
+
+
+@contextmanager
+def _asking(server: RunningServer, work: Mapping[str, Any]) -> Iterator[None]:
+    """A client that waits for its translations for the length of the block, then goes away."""
+    body = json.dumps(work).encode()
+    host, port = server.address.removeprefix("http://").split(":")
+    head = (
+        f"POST /v1/translate HTTP/1.1\r\nHost: {host}:{port}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(head.encode() + body)
+        yield
+
+
+# Too much to do
+
+
+def test_far_more_than_it_can_bear_is_refused_at_once_and_all_is_well_afterwards(
+    server: RunningServer,
+) -> None:
+    work = Request("/v1/translate", {"text": TEXTS[:16], "beam": 4})
+    assert send(server, work).status_code == 200
+    before = server.memory_by_process()
+    kind = Kind(lambda number: work, clients=80, per_second=150)
+    with Traffic(server.address, {"translate": kind}):
+        for _ in range(8):
+            time.sleep(1)
+            assert server.ready()  # one that is busy is not one that is broken
+    outcome = kind.outcome
+    assert not outcome.faults(), outcome.not_good
+    assert outcome.good()
+    assert len(outcome.refused()) > len(outcome.good())
+    assert statistics.median(outcome.refused()) < statistics.median(outcome.good()) / 2
+    assert server.wait(lambda: send(server, work).status_code == 200, 60, "it does not recover")
+    assert [send(server, work).status_code for _ in range(10)] == [200] * 10
+    after = server.memory_by_process()
+    grown = {pid: after[pid] - before[pid] for pid in before if pid in after}
+    assert grown
+    assert max(grown.values()) < 100 << 20, grown
+
+
+# Death
+
+
+@pytest.mark.parametrize("deployment", ["Translator", "Encoder", "Index-0", "Writer", "Gateway"])
+def test_killing_all_replicas_of_a_part_costs_clients_no_more_than_a_wait(
+    deployment: str,
+    server: RunningServer,
+    translators: Translators,
+    collections: Collections,
+) -> None:
+    changes = Changes(f"kill-{deployment}", collections.picture)
+    kinds = everyday(translators.offline[translators.first], QUERIES, changes)
+    with Traffic(server.address, kinds) as traffic:
+        traffic.wait_good(3)
+        killed = server.kill(deployment)
+        assert killed
+        traffic.wait_good(3)
+    assert not faults(kinds, changes)
+    assert not any(kind.outcome.lost for kind in kinds.values())
+    assert len(changes.there) > 3
+    assert not changes.lost(server)
+    server.wait_replicas(deployment, len(killed))
+    assert not {process.pid for process in server.replicas(deployment)} & set(killed)
+
+
+def test_a_dead_translator_does_not_keep_searches_waiting(
+    server: RunningServer, translators: Translators
+) -> None:
+    translate = translating(translators.offline[translators.first], clients=150)
+    search = searching(QUERIES)
+    with Traffic(server.address, {"translate": translate, "search": search}) as traffic:
+        traffic.wait_good(3)
+        at = traffic.now()
+        assert server.kill("Translator")
+        traffic.wait_good(3)
+        outage = translate.outcome.longest_gap(at, traffic.now())
+    assert not faults({"translate": translate, "search": search})
+    assert search.outcome.longest_gap(at, at + outage) < outage / 2
+
+
+def test_a_stream_whose_translator_dies_says_so_in_its_last_line(server: RunningServer) -> None:
+    work = {"text": [LONG] * 60, "stream": True, "partial": True}
+    url = f"{server.address}/v1/translate"
+    with requests.post(url, json=work, stream=True, timeout=120) as answer:
+        assert answer.status_code == 200
+        lines = answer.iter_lines()
+        assert "partial" in json.loads(next(lines))
+        assert server.kill("Translator")
+        last = json.loads(list(lines)[-1])
+    assert last["error"]["code"] == "unavailable"
+
+
+# More and fewer replicas
+
+
+def test_replicas_come_under_load_and_go_without_losing_a_request(
+    server: RunningServer, translators: Translators, collections: Collections
+) -> None:
+    persist(server, Request("/v1/search/image", form={"file": collections.picture}))
+    assert server.replicas("Encoder")
+    expected = translators.offline[translators.first]
+    heavy = translating(expected, clients=24)
+    with Traffic(server.address, {"heavy": heavy}):
+        server.wait_replicas("Translator", 2)
+    kinds = {"translate": translating(expected, 2, 20), "search": searching(QUERIES, 1, 10)}
+    with Traffic(server.address, kinds) as traffic:
+        server.wait_replicas("Translator", 1)
+        server.wait_replicas("Encoder", 0)
+        traffic.wait_good(3)
+    for kind in kinds.values():
+        assert set(kind.outcome.statuses) == {200}, kind.outcome.not_good
+    assert not faults({"heavy": heavy})
+    answer = persist(server, Request("/v1/search/image", form={"file": collections.picture}))
+    assert answer.status_code == 200
+    assert answer.json()["matches"]
+    assert len(server.replicas("Encoder")) == 1
+
+
+def _pids(server: RunningServer) -> dict[str, list[int]]:
+    return {
+        name: [process.pid for process in processes]
+        for name, processes in server.all_replicas().items()
+    }

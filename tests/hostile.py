@@ -1,0 +1,101 @@
+"""Pictures that strangers might send to do harm, made by hand."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+from PIL import Image
+
+Header = tuple[int, int, int, int]  # of a PNG: width, height, bit depth, colour type
+
+
+def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def noise(width: int = 40, height: int = 30, channels: int = 3) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, channels), dtype=np.uint8)
+
+
+def png(header: Header, rows: bytes) -> bytes:
+    """A PNG written by hand, of unfiltered rows."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        check = zlib.crc32(name + body)
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", check)
+
+    head = struct.pack(">IIBBBBB", *header, 0, 0, 0)
+    parts = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + parts
+
+
+def bomb(side: int = 30_000) -> bytes:
+    """A gigabyte of zeros in a megabyte of file (at the usual side)."""
+    packer = zlib.compressobj(9)
+    zeros = packer.compress(b"\0" * (side // 8 + 1) * side) + packer.flush()
+    return png((side, side, 1, 0), b"").replace(zlib.compress(b""), zeros)
+
+
+def webp_of_wrong_size() -> bytes:
+    """A WebP of 16 x 16 pixels that says it had 51 million."""
+    small = encoded(Image.new("RGB", (16, 16)), "WEBP")
+    assert struct.unpack("<HH", small[26:30]) == (16, 16)
+    return small[:26] + struct.pack("<HH", 10_000, 5_100) + small[30:]
+
+
+def gif_with_huge_frame() -> bytes:
+    """A GIF whose frame is larger than its screen."""
+    gif = bytearray(encoded(Image.new("P", (8, 8)), "GIF"))
+    at = gif.index(b"\x2c")  # the first frame's descriptor: separator, left, top, width, height
+    gif[at + 5 : at + 9] = struct.pack("<HH", 30_000, 30_000)
+    return bytes(gif)
+
+
+def tiff_with_huge_tile() -> bytes:
+    """A TIFF of 8 x 8 pixels in a tile of 40,000 x 40,000."""
+    tags = [(256, 4, 8), (257, 4, 8), (258, 3, 8), (259, 3, 8), (262, 3, 1), (277, 3, 1)]
+    tags += [(322, 4, 40_000), (323, 4, 40_000), (324, 4, 8), (325, 4, 4)]
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + b"\0" * 64
+
+
+def flipped(kind: str, count: int) -> list[bytes]:
+    """Small pictures with three bytes near their begin changed; some can still be decoded."""
+    draw = np.random.default_rng(1)
+    whole = np.frombuffer(encoded(Image.fromarray(noise()), kind), np.uint8)
+    found = []
+    for _ in range(count):
+        broken = whole.copy()
+        places = draw.integers(0, min(len(broken), 300), 3)
+        broken[places] = draw.integers(0, 256, 3)
+        found.append(broken.tobytes())
+    return found
+
+
+def bad_pictures() -> dict[str, bytes]:
+    """By name, what no decoder of the project may take."""
+    pictures = {
+        "empty": b"",
+        "text": b"hello, world" * 20,
+        "zeros": b"\0" * 500,
+        "svg": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        "bomb": bomb(),
+        "too wide": png((60_000, 900, 1, 0), b""),
+        "no pixels": png((600, 900, 1, 0), b""),
+        "webp of a wrong size": webp_of_wrong_size(),
+        "gif with a huge frame": gif_with_huge_frame(),
+        "tiff with a huge tile": tiff_with_huge_tile(),
+        "floating point": encoded(Image.fromarray(np.zeros((3, 3), np.float32)), "TIFF"),
+    }
+    for kind in ("PPM", "PCX", "TGA", "ICNS", "EPS"):
+        pictures[f"{kind} is not on the list"] = encoded(Image.new("RGB", (64, 64), "red"), kind)
+    for kind in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"):
+        whole = encoded(Image.fromarray(noise(200, 150)), kind)
+        pictures[f"half a {kind}"] = whole[: len(whole) // 2]
+    for kind in ("GIF", "TIFF", "BMP", "JPEG"):
+        large = Image.new("L", (10_000, 5_100))
+        pictures[f"{kind} of too many pixels"] = encoded(large, kind)
+    return pictures
