@@ -74,16 +74,24 @@ def scaling(server: RunningServer, translator: str, picture: bytes) -> dict[str,
         up = server.wait_replicas("Translator", 2)
         time.sleep(10)
     with Traffic(server.address, light):
-        down = server.wait_replicas("Translator", 1)
-        zero = down + server.wait_replicas("Encoder", 0)
+        began = time.monotonic()
+        down = {}
+
+        def settled() -> bool:
+            for name, count in (("Translator", 1), ("Encoder", 0)):
+                if name not in down and len(server.replicas(name)) == count:
+                    down[name] = round(time.monotonic() - began, 1)
+            return len(down) == 2
+
+        server.wait(settled, 180, "the replicas do not go")
         time.sleep(5)
     began = time.monotonic()
     persist(server, Request("/v1/search/image", form={"file": picture}))
     return {
         "second_replica_s": round(up, 1),
         "heavy": heavy.outcome.summary(),
-        "back_to_one_s": round(down, 1),
-        "encoder_to_zero_s": round(zero, 1),
+        "back_to_one_s": down["Translator"],
+        "encoder_to_zero_s": down["Encoder"],
         "first_picture_after_zero_s": round(time.monotonic() - began, 1),
         "errors": faults({"heavy": heavy, **light}),
         "refused": sum(kind.outcome.count(503) for kind in light.values()),

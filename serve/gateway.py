@@ -121,7 +121,7 @@ def build(settings: GatewaySettings) -> serve.Application:
     deployment = serve.deployment(
         name="Gateway",
         max_ongoing_requests=256,
-        max_queued_requests=64,
+        max_queued_requests=512,  # a burst that is not yet assigned; the gateway refuses itself
         backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1),
         health_check_period_s=2,
         ray_actor_options={"num_cpus": 0.1},

@@ -6,6 +6,8 @@ the next, as long as the request has time.
 """
 
 import asyncio
+import random
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -22,6 +24,8 @@ from seqvis.errors import BusyError
 from serve.api.errors import UnavailableError
 
 _GONE = (RayActorError, DeploymentUnavailableError, ReplicaUnavailableError)
+_ALWAYS = ("describe", "try_version")  # asked by operators, however much there is to do
+_FULL_FOR = 0.2  # seconds
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between attempts
 
 
@@ -48,9 +52,12 @@ class RemotePart:
         self._timeout = timeout
         self._most = most
         self._under_way = 0
+        self._full_until = 0.0
         self.name = handle.deployment_name
 
     async def call(self, method: str, *arguments: Any) -> Any:
+        if method in _ALWAYS:
+            return await self._call(method, *arguments)
         with self._place():
             return await self._call(method, *arguments)
 
@@ -61,13 +68,21 @@ class RemotePart:
 
     @contextmanager
     def _place(self) -> Iterator[None]:
-        if self._under_way >= self._most:
-            raise BusyError(f"{self.name} has all the requests it can take", 1.0)
+        # A replica's refusal holds for a moment: what comes meanwhile is not sent to be refused.
+        if self._under_way >= self._most or time.monotonic() < self._full_until:
+            raise self._full()
         self._under_way += 1
         try:
             yield
+        except BusyError:
+            self._full_until = time.monotonic() + _FULL_FOR
+            raise
         finally:
             self._under_way -= 1
+
+    def _full(self) -> BusyError:
+        # Not all in the same second, when they come again.
+        return BusyError(f"{self.name} has all the requests it can take", random.choice((1, 2, 3)))
 
     async def _call(self, method: str, *arguments: Any) -> Any:
         remote = getattr(self._handle, method).remote
@@ -88,7 +103,7 @@ class RemotePart:
         except TimeoutError:
             raise UnavailableError(f"{self.name} does not answer in time") from None
         except BackPressureError as error:
-            raise BusyError(f"{self.name} has all the requests it can take", 1.0) from error
+            raise self._full() from error
         except RayTaskError as error:
             raise _cause(error) from None
 
@@ -108,7 +123,7 @@ class RemotePart:
                 if begun or asyncio.get_running_loop().time() > deadline:
                     raise UnavailableError(f"{self.name} stopped answering") from error
             except BackPressureError as error:
-                raise BusyError(f"{self.name} has all the requests it can take", 1.0) from error
+                raise self._full() from error
             except RayTaskError as error:
                 raise _cause(error) from None
             finally:
