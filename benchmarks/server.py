@@ -34,7 +34,7 @@ QUICK_AUTOSCALING = {
 }
 """Environment in which autoscaling looks every half second instead of every ten."""
 
-_REPLICA = re.compile(r"ray::ServeReplica:[^:]+:([A-Za-z]+(?:-\d+)?)")
+_REPLICA = re.compile(r"ray::ServeReplica:[^:]+:([A-Za-z]+(?:-\d+)?)(?!.*\.initialize_)")
 
 Changes = Mapping[str, Mapping[str, Any]]
 
@@ -57,7 +57,7 @@ class RunningServer:
         return self.all_replicas().get(deployment, [])
 
     def all_replicas(self) -> dict[str, list[psutil.Process]]:
-        """The replicas' processes by deployment, the oldest first; dead ones are left out."""
+        """The processes of the replicas that work, by deployment, the oldest first."""
         found: dict[str, list[psutil.Process]] = {}
         for child in self._descendants():
             with contextlib.suppress(psutil.Error):
