@@ -125,13 +125,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--per-second", type=float, default=None)
     parser.add_argument("--beam", type=int, default=1)
+    parser.add_argument("--texts", type=int, default=1, help="of a request")
     parser.add_argument("--retries", type=int, default=0)
     parser.add_argument("--all", action="store_true", help="print every request's outcome")
     given = parser.parse_args(arguments)
     sentences = [line.strip() for line in sys.stdin if line.strip()]
 
     def body(number: int) -> dict[str, Any]:
-        return {"text": sentences[number % len(sentences)], "beam": given.beam}
+        first = number * given.texts
+        texts = [sentences[(first + n) % len(sentences)] for n in range(given.texts)]
+        return {"text": texts if given.texts > 1 else texts[0], "beam": given.beam}
 
     outcome = asyncio.run(
         load(

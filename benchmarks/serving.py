@@ -71,9 +71,14 @@ def measure_gateway(seconds: float, rounds: int) -> Figures:
 
 
 def measure_batching(
-    translator: str, sentences: list[str], seconds: float, rounds: int, beams: Sequence[int]
+    translator: str,
+    sentences: list[str],
+    seconds: float,
+    rounds: int,
+    beams: Sequence[int],
+    texts: int,
 ) -> Figures:
-    """Translations a second in flight at 32 clients, beside one request at a time at 4."""
+    """Requests a second in flight at 32 clients, beside one sentence at a time at 4."""
     with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
         in_flight = stack.enter_context(
             run_config(_batching_config(translator, 256), Path(folder) / "flight")
@@ -94,7 +99,7 @@ def measure_batching(
             for _ in range(rounds):
                 for name, (server, clients) in sides.items():
                     address = server.address
-                    found[name].append(_load(address, sentences, clients, seconds, beam))
+                    found[name].append(_load(address, sentences, clients, seconds, beam, texts))
             row: Figures = {name: _median(rows) for name, rows in found.items()}
             base, best = row["one at a time, 4 clients"], row["in flight, 32 clients"]
             row["times as many"] = round(best["per_second"] / base["per_second"], 2)
@@ -136,11 +141,25 @@ def _batching_config(translator: str, rows: int) -> Figures:
 
 
 def _load(
-    address: str, sentences: list[str], clients: int, seconds: float, beam: int = 1
+    address: str,
+    sentences: list[str],
+    clients: int,
+    seconds: float,
+    beam: int = 1,
+    texts: int = 1,
 ) -> Figures:
     """One load, from a process of its own."""
     flags = ["--address", address, "--clients", str(clients), "--seconds", str(seconds)]
-    command = [sys.executable, "-m", "benchmarks.load", *flags, "--beam", str(beam)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.load",
+        *flags,
+        "--beam",
+        str(beam),
+        "--texts",
+        str(texts),
+    ]
     told = subprocess.run(
         command, input="\n".join(sentences), text=True, capture_output=True, check=True
     )
@@ -184,6 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=8.0, help="of each load")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--beams", type=int, nargs="+", default=[1, 5])
+    parser.add_argument("--texts", type=int, default=1, help="of each request to translate")
     given = parser.parse_args(arguments)
     if given.what == "gateway":
         table = measure_gateway(given.seconds, given.rounds)
@@ -193,7 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lines = given.sentences.read_text(encoding="utf-8").splitlines()
         sentences = [line for line in lines if line.strip()][:2000]
         table = measure_batching(
-            given.translator, sentences, given.seconds, given.rounds, given.beams
+            given.translator, sentences, given.seconds, given.rounds, given.beams, given.texts
         )
     print(json.dumps(table, indent=1, ensure_ascii=False))
     return 0
