@@ -97,7 +97,8 @@ class RemotePart:
                         pass
                     except asyncio.CancelledError:
                         response.cancel()
-                        raise
+                        if _is_given_up():
+                            raise
                     await asyncio.sleep(pause)
                     pause = min(2 * pause, _LONGEST_PAUSE)
         except TimeoutError:
@@ -122,6 +123,11 @@ class RemotePart:
             except _GONE as error:
                 if begun or asyncio.get_running_loop().time() > deadline:
                     raise UnavailableError(f"{self.name} stopped answering") from error
+            except asyncio.CancelledError:
+                if _is_given_up():
+                    raise
+                if begun:
+                    raise UnavailableError(f"{self.name} stopped answering") from None
             except BackPressureError as error:
                 raise self._full() from error
             except RayTaskError as error:
@@ -130,6 +136,12 @@ class RemotePart:
                 items.cancel()
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _is_given_up() -> bool:
+    """Whether this request is cancelled itself, and not only the call of a replica that died."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 def _cause(error: RayTaskError) -> BaseException:
