@@ -47,6 +47,13 @@ class JobSettings(BaseSettings):
     )
 
     @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: Any, *_: Any, **__: Any
+    ) -> tuple[Any, ...]:
+        """Never the environment, where HOST or PORT may mean something else."""
+        return (init_settings,)
+
+    @classmethod
     def from_command_line(cls, arguments: Sequence[str]) -> Self:
         """The settings that `arguments` (without the program's name) and `--config` give.
 

@@ -179,3 +179,13 @@ def test_stored_settings_are_checked_like_given_ones() -> None:
     assert settings_from(ModelSettings, {"dropout": 0.2}, "m.json").dropout == 0.2
     with pytest.raises(ConfigError, match=r"m\.json: .*dropouts.*did you mean dropout\?"):
         settings_from(ModelSettings, {"dropouts": 0.2}, "m.json")
+
+
+def test_the_environment_sets_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Job(JobSettings):
+        host: str = "127.0.0.1"
+
+    monkeypatch.setenv("HOST", "elsewhere")
+    monkeypatch.setenv("host", "elsewhere")
+    assert Job().host == "127.0.0.1"
+    assert Job.from_command_line([]).host == "127.0.0.1"
