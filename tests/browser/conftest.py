@@ -14,12 +14,12 @@ from tests.browser.page import Page
 from tests.browser.stub import Stub, build_app
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def session_stub() -> Stub:
     return Stub()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def page_address(session_stub: Stub) -> Iterator[str]:
     """Where the page is served, with the stub behind it, on a free port of loopback."""
     listener = socket.create_server(("127.0.0.1", 0))
@@ -32,7 +32,7 @@ def page_address(session_stub: Stub) -> Iterator[str]:
     thread.join(10)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def session_page(page_address: str) -> Iterator[Page]:
     try:
         find_chromium()

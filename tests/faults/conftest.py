@@ -73,7 +73,7 @@ class Collections:
         return found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def translators(tmp_path_factory: pytest.TempPathFactory) -> Translators:
     folder = tmp_path_factory.mktemp("translators")
     pairs = generate_pairs(1100, seed=3)
@@ -95,7 +95,7 @@ def translators(tmp_path_factory: pytest.TempPathFactory) -> Translators:
     return Translators(str(folder / "first"), str(folder / "second"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def collections(tmp_path_factory: pytest.TempPathFactory) -> Collections:
     world = make_world(tmp_path_factory.mktemp("world"))
     train_small(world.folder, world.folder / "other", epochs=10)
@@ -107,7 +107,7 @@ def collections(tmp_path_factory: pytest.TempPathFactory) -> Collections:
     return Collections(world.folder / "first", world.folder / "second", picture)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def server(
     translators: Translators,
     collections: Collections,
