@@ -6,27 +6,26 @@ the next, as long as the request has time.
 """
 
 import asyncio
+import json
+import logging
 import random
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from ray.exceptions import RayActorError, RayTaskError
-from ray.serve.exceptions import (
-    BackPressureError,
-    DeploymentUnavailableError,
-    ReplicaUnavailableError,
-)
+from ray.exceptions import RayTaskError
+from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 
-from seqvis.errors import BusyError
+from seqvis.errors import BusyError, SeqvisError
 from serve.api.errors import UnavailableError
 
-_GONE = (RayActorError, DeploymentUnavailableError, ReplicaUnavailableError)
 _ALWAYS = ("describe", "try_version")  # asked by operators, however much there is to do
 _FULL_FOR = 0.2  # seconds
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between attempts
+
+_log = logging.getLogger("ray.serve")
 
 
 class Part(Protocol):
@@ -84,6 +83,20 @@ class RemotePart:
         # Not all in the same second, when they come again.
         return BusyError(f"{self.name} has all the requests it can take", random.choice((1, 2, 3)))
 
+    def _raise_answer(self, error: Exception) -> None:
+        """Raises what the replica answered; returns if none did, so that the call is repeated.
+
+        What a replica raises comes as RayTaskError. Of one that died Ray says so in many ways, by
+        errors of its own and of gRPC.
+        """
+        if isinstance(error, BackPressureError):
+            raise self._full() from error
+        if isinstance(error, RayTaskError):
+            raise _cause(error) from None
+        if isinstance(error, SeqvisError):
+            raise error
+        _log.warning(json.dumps({"part": self.name, "repeated after": repr(error)[:300]}))
+
     async def _call(self, method: str, *arguments: Any) -> Any:
         remote = getattr(self._handle, method).remote
         pause = _FIRST_PAUSE
@@ -93,20 +106,16 @@ class RemotePart:
                     response = remote(*arguments)
                     try:
                         return await response
-                    except _GONE:
-                        pass
                     except asyncio.CancelledError:
                         response.cancel()
                         if _is_given_up():
                             raise
+                    except Exception as error:
+                        self._raise_answer(error)
                     await asyncio.sleep(pause)
                     pause = min(2 * pause, _LONGEST_PAUSE)
         except TimeoutError:
             raise UnavailableError(f"{self.name} does not answer in time") from None
-        except BackPressureError as error:
-            raise self._full() from error
-        except RayTaskError as error:
-            raise _cause(error) from None
 
     async def _stream(self, method: str, *arguments: Any) -> AsyncIterator[Any]:
         streaming = self._handle.options(stream=True)
@@ -120,20 +129,15 @@ class RemotePart:
                     begun = True
                     yield item
                 return
-            except _GONE as error:
-                if begun or asyncio.get_running_loop().time() > deadline:
-                    raise UnavailableError(f"{self.name} stopped answering") from error
             except asyncio.CancelledError:
                 if _is_given_up():
                     raise
-                if begun:
-                    raise UnavailableError(f"{self.name} stopped answering") from None
-            except BackPressureError as error:
-                raise self._full() from error
-            except RayTaskError as error:
-                raise _cause(error) from None
+            except Exception as error:
+                self._raise_answer(error)
             finally:
                 items.cancel()
+            if begun or asyncio.get_running_loop().time() > deadline:
+                raise UnavailableError(f"{self.name} stopped answering")
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
