@@ -4,6 +4,7 @@ The tests share a server and leave it as they found it. They state what holds on
 benchmarks/faults.py measures how long things take.
 """
 
+import io
 import json
 import shutil
 import socket
@@ -15,8 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import requests
+from PIL import Image
 
 from benchmarks.asking import Changes, everyday, faults, persist, searching, send, translating
 from benchmarks.clients import Kind, Reply, Request
@@ -68,6 +71,15 @@ def test_hostile_pictures_are_refused_with_a_reason_and_no_replica_dies(
     large = persist(server, Request("/v1/images", form={"file": b"\xff\xd8" + bytes(11 << 20)}))
     assert large.status_code == 413  # more than a picture may have, less than a request
     assert _pids(server) == before
+
+
+def test_a_picture_of_many_megabytes_is_answered(server: RunningServer) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (1500, 1500, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(noise).save(stream, "PNG")
+    assert 6 << 20 < len(stream.getvalue()) < 10 << 20
+    form = {"file": stream.getvalue()}
+    assert persist(server, Request("/v1/search/image", form=form)).status_code == 200
 
 
 # Adding
@@ -318,7 +330,7 @@ def test_a_dead_translator_does_not_keep_searches_waiting(
 
 
 def test_a_stream_whose_translator_dies_says_so_in_its_last_line(server: RunningServer) -> None:
-    work = {"text": [LONG] * 5000, "stream": True, "partial": True}  # more than it can end
+    work = {"text": [LONG] * 60, "stream": True, "partial": True}
     url = f"{server.address}/v1/translate"
     with _begun(lambda: requests.post(url, json=work, stream=True, timeout=120)) as answer:
         lines = answer.iter_lines()
