@@ -24,6 +24,7 @@ import psutil
 import requests
 import yaml
 
+from serve import haproxy
 from serve.app import ENVIRONMENT
 
 ROOT = Path(__file__).parents[1]
@@ -50,6 +51,7 @@ class RunningServer:
     address: str
     process: psutil.Process
     log: Path
+    config: dict[str, Any]  # what it serves
     keep_logs: bool = False  # Ray's logs, beside its own, although nothing was raised
 
     def replicas(self, deployment: str) -> list[psutil.Process]:
@@ -93,6 +95,30 @@ class RunningServer:
                     found[process.pid] = process.memory_full_info().pss
         return found
 
+    def deploy(self, config: Mapping[str, Any]) -> None:
+        """Sends another config by `serve deploy`, which returns before it is carried out."""
+        file = self.log.parent / "deployed.yaml"
+        file.write_text(yaml.safe_dump(dict(config), sort_keys=False))
+        find = "import ray; print(ray.init(logging_level='ERROR').dashboard_url)"
+        environment = {**os.environ, "RAY_ADDRESS": self._ray_address()}
+        told = subprocess.run(
+            [sys.executable, "-c", find],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if told.returncode:
+            raise NotReadyError(told.stderr)
+        address = f"http://{told.stdout.split()[-1]}"
+        serve = str(Path(sys.executable).parent / "serve")
+        command = [serve, "deploy", "-a", address, str(file)]
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise NotReadyError(f"{' '.join(command)}: {done.stdout}{done.stderr}")
+
     def ready(self) -> bool:
         """Whether it says that it can answer."""
         try:
@@ -121,6 +147,13 @@ class RunningServer:
             seconds,
             f"{deployment} has not {count} replicas",
         )
+
+    def _ray_address(self) -> str:
+        for child in self._descendants():
+            match = re.search(r"--gcs-address=(\S+)", " ".join(child.cmdline()))
+            if match:
+                return match[1]
+        raise NotReadyError(f"no Ray runs here; {self._log_end()}")
 
     def _lives(self) -> bool:
         return self.process.is_running() and self.process.status() != psutil.STATUS_ZOMBIE
@@ -198,13 +231,13 @@ def run_config(
     file = logs / "config.yaml"
     file.write_text(yaml.safe_dump(dict(config), sort_keys=False))
     command = [str(Path(sys.executable).parent / "serve"), "run", str(file)]
-    with _running(command, config["http_options"]["port"], logs, environment or {}) as server:
+    with _running(command, dict(config), logs, environment or {}) as server:
         yield server
 
 
 @contextmanager
 def _running(
-    command: list[str], port: int, logs: Path, environment: Mapping[str, str]
+    command: list[str], config: dict[str, Any], logs: Path, environment: Mapping[str, str]
 ) -> Iterator[RunningServer]:
     logs.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="sv-", dir="/tmp"))  # its sockets need a short path
@@ -212,6 +245,7 @@ def _running(
     child_environment = {
         **inherited,
         **ENVIRONMENT,
+        **haproxy.environment(),
         **environment,
         "RAY_TMPDIR": str(folder),
         "PYTHONPATH": str(ROOT),
@@ -227,7 +261,8 @@ def _running(
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    server = RunningServer(f"http://127.0.0.1:{port}", psutil.Process(process.pid), log)
+    address = f"http://127.0.0.1:{config['http_options']['port']}"
+    server = RunningServer(address, psutil.Process(process.pid), log, config)
     try:
         server.wait_ready()
         yield server

@@ -189,6 +189,8 @@ def _differences(one: RunningServer, other: RunningServer, sentences: list[str],
         for begin in range(0, len(sentences), 50):
             asked = {"text": sentences[begin : begin + 50], "beam": beam}
             answer = requests.post(f"{server.address}/v1/translate", json=asked, timeout=120)
+            if answer.status_code != 200:
+                raise RuntimeError(f"{server.address}: {answer.text}")
             texts += [translation["text"] for translation in answer.json()["translations"]]
         found.append(texts)
     return sum(a != b for a, b in zip(*found, strict=True))

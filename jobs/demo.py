@@ -23,11 +23,11 @@ from seqvis.samples.drawings import ATTRIBUTION
 from seqvis.samples.questions import write_sample
 from seqvis.storage import locate
 from seqvis.text.textfiles import read_sentences
-from seqvis.translation.decode import SearchSettings
 from seqvis.translation.evaluate import evaluate
 from seqvis.translation.picture import draw_alignment
 from seqvis.translation.prepare import prepare
 from seqvis.translation.prepare_settings import PrepareSettings
+from seqvis.translation.sentences import SearchSettings
 from seqvis.translation.train import TrainSettings, train
 from seqvis.translation.translator import Translator
 from serve.app import Serve, free_port

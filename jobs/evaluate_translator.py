@@ -11,9 +11,9 @@ from seqvis.config import JobSettings
 from seqvis.storage import locate
 from seqvis.text.textfiles import read_sentences, write_sentences
 from seqvis.translation.batches import validation_texts
-from seqvis.translation.decode import SearchSettings
 from seqvis.translation.evaluate import evaluate
 from seqvis.translation.metrics import Scoring
+from seqvis.translation.sentences import SearchSettings
 from seqvis.translation.translator import Translator
 
 

@@ -13,8 +13,8 @@ from seqvis.config import JobSettings
 from seqvis.errors import ConfigError
 from seqvis.storage import locate
 from seqvis.text.textfiles import decode_lines, read_sentences, write_sentences
-from seqvis.translation.decode import SearchSettings
 from seqvis.translation.picture import draw_alignment
+from seqvis.translation.sentences import SearchSettings
 from seqvis.translation.translator import Translation, Translator
 
 

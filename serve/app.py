@@ -29,7 +29,7 @@ from seqvis.config import JobSettings
 from seqvis.errors import ConfigError, ServingError
 from seqvis.search.shards import shard_paths
 from serve import gateway as gateways
-from serve import proxy
+from serve import haproxy, proxy
 from serve import search as searches
 from serve import translator as translators
 from serve.security import keys_for
@@ -121,7 +121,8 @@ def serving(settings: Serve) -> Iterator[str]:
     """
     keys_for(settings.keys, settings.host)
     _check_port(settings.host, settings.port)
-    os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
+    for name, value in {**ENVIRONMENT, **haproxy.environment()}.items():
+        os.environ.setdefault(name, value)
     with ray_session(num_cpus=max(4, os.cpu_count() or 1)):
         try:
             serve.start(http_options=HTTPOptions(host=settings.host, port=settings.port))

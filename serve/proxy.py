@@ -5,7 +5,9 @@ kept until its answer begins, is sent to another replica; if there is none, the 
 come again. Requests that are too large end here, before any replica sees them, and what Serve says
 on its own (too many requests, no such application) is put into the interface's form.
 
-It is installed by RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=serve.proxy:middlewares.
+It stands behind HAProxy, for when that finds no gateway, and in its place where there is none
+(serve/haproxy.py). It is installed by
+RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=serve.proxy:middlewares.
 """
 
 import asyncio

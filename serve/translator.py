@@ -15,9 +15,10 @@ from pydantic import Field
 from ray import serve
 
 from seqvis.config import Settings
-from seqvis.translation.decode import SearchSettings
-from seqvis.translation.inflight import InflightTranslator, Listener, Ticket, Timing
+from seqvis.translation.inflight import InflightTranslator
+from seqvis.translation.sentences import SearchSettings
 from seqvis.translation.settings import InflightSettings
+from seqvis.translation.tickets import Listener, Ticket, Timing
 from seqvis.translation.translator import Translation, Translator
 from serve.metrics import Reporter, SwitchMetrics, TranslatorMetrics
 from serve.settings import Application, Version

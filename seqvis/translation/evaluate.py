@@ -5,13 +5,13 @@ from typing import Any
 
 from seqvis.errors import DataError
 from seqvis.translation.batches import Batch, pad_ids
-from seqvis.translation.decode import SearchSettings
 from seqvis.translation.metrics import (
     FreeRunningSums,
     Scoring,
     free_running_sums,
     score_texts,
 )
+from seqvis.translation.sentences import SearchSettings
 from seqvis.translation.task import VALIDATION_BATCH, forced_loss
 from seqvis.translation.translator import Translator
 

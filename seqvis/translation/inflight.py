@@ -1,9 +1,10 @@
 """Translating for many callers at once: sentences join the running batch and leave it singly.
 
 In: texts from any thread, with a callback each. Out: a call of it for every translation, as soon as
-its sentence ends, whatever else is being translated. One thread runs the decoder. What would
-surprise a reader: callers take turns, a sentence each, so a list of a thousand does not keep a
-single sentence waiting; and callbacks are called by the decoder's thread, so they must be quick.
+its sentence ends, whatever else is being translated. One thread encodes what comes while another
+decodes what was encoded. What would surprise a reader: callers take turns, a sentence each, so a
+list of a thousand does not keep a single sentence waiting; and callbacks are called by the
+decoder's thread, so they must be quick.
 """
 
 import contextlib
@@ -11,75 +12,21 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from seqvis.errors import BusyError
 from seqvis.translation.batches import pad_ids
-from seqvis.translation.decode import RunningBatch, SearchSettings, Sentence
+from seqvis.translation.decode import Encoded, RunningBatch, encode
+from seqvis.translation.sentences import SearchSettings, Sentence
 from seqvis.translation.settings import InflightSettings
-from seqvis.translation.translator import Translation, Translator
+from seqvis.translation.tickets import Listener, Load, RunningText, Ticket, Timing, WaitingText
+from seqvis.translation.translator import Translator
 
 
 @dataclass(frozen=True)
-class Timing:
-    """Seconds from a sentence's coming to its first word and to its end, and its words."""
-
-    first_word: float
-    total: float
-    words: int
-
-
-@dataclass(frozen=True)
-class Load:
-    """What a decoder is doing."""
-
-    rows: int
-    waiting: int
-    max_rows: int
-    steps: int  # so far
-    words: int  # so far, of all hypotheses that were kept
-    cancelled: int  # sentences so far that were given up before their end
-
-
-class Listener:
-    """What a caller is told; called by the decoder's thread."""
-
-    def translated(self, index: int, translation: Translation, timing: Timing) -> None:
-        """A sentence ended."""
-
-    def grown(self, index: int, text: str) -> None:
-        """A sentence has a word more; called only if the caller asked for it."""
-
-    def failed(self, error: BaseException) -> None:
-        """The decoder broke; nothing more will come."""
-
-
-@dataclass(eq=False)
-class _Waiting:
-    index: int
-    text: str
-    tokens: list[str]
-
-
-@dataclass(eq=False)
-class Ticket:
-    """A request that is under way."""
-
-    settings: SearchSettings
-    listener: Listener
-    partial: bool
-    came: float
-    waiting: deque[_Waiting]
-    given_up: bool = False
-    running: int = 0
-
-
-@dataclass(eq=False)
-class _Running:
-    ticket: Ticket
-    waiting: _Waiting
-    sentence: Sentence
-    first_word: float = field(default=0.0)
+class _Read:
+    encoded: Encoded
+    chosen: list[tuple[Ticket, WaitingText]]  # whose they are, in the same order
 
 
 class InflightTranslator:
@@ -89,16 +36,23 @@ class InflightTranslator:
         self.translator = translator
         self.settings = settings or InflightSettings()
         self._batch = RunningBatch(translator.model)
-        self._running: dict[Sentence, _Running] = {}
+        self._running: dict[Sentence, RunningText] = {}
         self._turns: deque[Ticket] = deque()  # those with sentences that wait
         self._changed = threading.Condition()
+        self._read_ones: deque[_Read] = deque()  # encoded, to join before the next step
+        self._reading: list[tuple[Ticket, WaitingText]] = []
+        self._rows = 0  # of what runs, was read or is being read
         self._waiting = self._steps = self._words = self._cancelled = 0
         self._pace = 0.0  # seconds from the end of one sentence to that of the next, smoothed
         self._last_end = 0.0
         self._closed = False
         self._broken: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="decoder", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._read, name="reader", daemon=True),
+            threading.Thread(target=self._decode, name="decoder", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def submit(
         self,
@@ -116,7 +70,7 @@ class InflightTranslator:
             raise self._full()
         tokens = self.translator.languages.source_tokenizer.tokenize_many(texts)
         queued = [
-            _Waiting(index, text, found)
+            WaitingText(index, text, found)
             for index, (text, found) in enumerate(zip(texts, tokens, strict=True))
         ]
         waiting = deque(one for one in queued if one.tokens)
@@ -130,7 +84,7 @@ class InflightTranslator:
             if ticket.waiting:
                 self._waiting += len(ticket.waiting)
                 self._turns.append(ticket)
-                self._changed.notify()
+                self._changed.notify_all()
         for one in queued:
             if not one.tokens:
                 empty = self.translator.translation(one.text, [], [])
@@ -147,7 +101,7 @@ class InflightTranslator:
                 ticket.waiting.clear()
                 with contextlib.suppress(ValueError):
                     self._turns.remove(ticket)
-                self._changed.notify()
+                self._changed.notify_all()
 
     def load(self) -> Load:
         """What it is doing now."""
@@ -163,19 +117,20 @@ class InflightTranslator:
     @property
     def idle(self) -> bool:
         """Whether nothing runs or waits."""
-        return not self._running and not self._waiting
+        return not self._rows and not self._waiting and not self._running
 
     @property
     def healthy(self) -> bool:
-        """Whether the decoder's thread still runs."""
-        return self._broken is None and self._thread.is_alive()
+        """Whether the decoder still works."""
+        return self._broken is None and all(thread.is_alive() for thread in self._threads)
 
     def close(self) -> None:
-        """Finishes what runs and waits, then ends the thread; takes nothing more."""
+        """Finishes what runs and waits, then ends the threads; takes nothing more."""
         with self._changed:
             self._closed = True
-            self._changed.notify()
-        self._thread.join()
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
 
     def __enter__(self) -> "InflightTranslator":
         return self
@@ -183,11 +138,63 @@ class InflightTranslator:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _run(self) -> None:
+    def _read(self) -> None:
+        """Encodes what waits, as much at once as came meanwhile: the reader's thread."""
+        try:
+            while chosen := self._choose():
+                languages = self.translator.languages
+                source, lengths = pad_ids([languages.source_ids(one.tokens) for _, one in chosen])
+                encoded = encode(
+                    self.translator.model,
+                    source.to(self.translator.device),
+                    lengths,
+                    [ticket.settings for ticket, _ in chosen],
+                )
+                with self._changed:
+                    self._read_ones.append(_Read(encoded, chosen))
+                    self._reading = []
+                    self._changed.notify_all()
+        except BaseException as error:
+            with self._changed:
+                self._broken = error  # the decoder's thread tells everyone
+                self._changed.notify_all()
+
+    def _choose(self) -> list[tuple[Ticket, WaitingText]]:
+        """Waits for sentences and room for them: one of each waiting request in turn.
+
+        Returns none if nothing will come any more.
+        """
+        chosen: list[tuple[Ticket, WaitingText]] = []
+        with self._changed:
+            while not (self._turns and self._has_room(self._turns[0])):
+                if self._broken or (self._closed and not self._turns):
+                    return []
+                self._changed.wait()
+            if self._broken:
+                return []
+            while self._turns and len(chosen) < self.settings.joining:
+                ticket = self._turns[0]
+                if not self._has_room(ticket):
+                    break
+                self._rows += ticket.settings.beam
+                self._turns.popleft()
+                chosen.append((ticket, ticket.waiting.popleft()))
+                ticket.running += 1
+                self._waiting -= 1
+                if ticket.waiting:
+                    self._turns.append(ticket)
+            self._reading = chosen
+        return chosen
+
+    def _has_room(self, ticket: Ticket) -> bool:
+        return not self._rows or self._rows + ticket.settings.beam <= self.settings.max_rows
+
+    def _decode(self) -> None:
+        """Gives each sentence of the batch a word more, again and again: the decoder's thread."""
         try:
             while self._wait_for_work():
+                self._join()
                 self._drop_given_up()
-                self._admit()
                 if self._running:
                     self._step()
         except BaseException as error:
@@ -195,12 +202,22 @@ class InflightTranslator:
 
     def _wait_for_work(self) -> bool:
         with self._changed:
-            while not self._running and not self._turns:
-                if self._closed:
-                    return False
+            while not self._running and not self._read_ones:
+                if self._broken or (self._closed and not self._turns and not self._rows):
+                    break
                 self._last_end = 0.0  # what comes next says nothing of the pace
                 self._changed.wait()
-        return True
+            if self._broken:
+                raise self._broken
+            return bool(self._running or self._read_ones)
+
+    def _join(self) -> None:
+        """Takes what was read into the batch."""
+        while self._read_ones:
+            read = self._read_ones.popleft()
+            self._batch.join(read.encoded)
+            for sentence, (ticket, one) in zip(read.encoded.sentences, read.chosen, strict=True):
+                self._running[sentence] = RunningText(ticket, one, sentence)
 
     def _drop_given_up(self) -> None:
         gone = [one.sentence for one in self._running.values() if one.ticket.given_up]
@@ -208,37 +225,20 @@ class InflightTranslator:
             self._batch.drop(gone)
             for sentence in gone:
                 del self._running[sentence]
+            self._leave(gone)
 
-    def _admit(self) -> None:
-        """Fills free rows: a sentence of each waiting request in turn."""
-        chosen: list[tuple[Ticket, _Waiting]] = []
-        rows = self._batch.rows
+    def _leave(self, gone: Sequence[Sentence]) -> None:
+        """Makes room where sentences were."""
         with self._changed:
-            while self._turns and len(chosen) < self.settings.joining:
-                ticket = self._turns[0]
-                if rows and rows + ticket.settings.beam > self.settings.max_rows:
-                    break
-                rows += ticket.settings.beam
-                self._turns.popleft()
-                chosen.append((ticket, ticket.waiting.popleft()))
-                ticket.running += 1
-                self._waiting -= 1
-                if ticket.waiting:
-                    self._turns.append(ticket)
-        if not chosen:
-            return
-        languages = self.translator.languages
-        source, lengths = pad_ids([languages.source_ids(one.tokens) for _, one in chosen])
-        joined = self._batch.join(
-            source.to(self.translator.device), lengths, [ticket.settings for ticket, _ in chosen]
-        )
-        for sentence, (ticket, one) in zip(joined, chosen, strict=True):
-            self._running[sentence] = _Running(ticket, one, sentence)
+            self._rows -= sum(sentence.width for sentence in gone)
+            self._changed.notify_all()
 
     def _step(self) -> None:
         self._words += self._batch.rows
         self._steps += 1
         ended = self._batch.step()
+        if ended:
+            self._leave(ended)
         now = time.monotonic()
         for one in self._running.values():
             if not one.first_word:
@@ -266,7 +266,7 @@ class InflightTranslator:
             self._pace += (latest - self._pace) * (0.1 if self._pace else 1.0)
         self._last_end = now
 
-    def _text_so_far(self, one: _Running) -> str:
+    def _text_so_far(self, one: RunningText) -> str:
         languages = self.translator.languages
         tokens = languages.target_tokens(list(one.sentence.ids), one.waiting.tokens, None)
         return languages.target_tokenizer.detokenize(tokens)
@@ -275,7 +275,10 @@ class InflightTranslator:
         with self._changed:
             self._broken = error
             tickets = {one.ticket for one in self._running.values()} | set(self._turns)
+            read = [self._reading, *(one.chosen for one in self._read_ones)]
+            tickets |= {ticket for chosen in read for ticket, _ in chosen}
             self._running.clear()
+            self._read_ones.clear()
             self._turns.clear()
             self._waiting = 0
         for ticket in tickets:

@@ -106,4 +106,4 @@ class InflightSettings(Settings):
     """Sentences that wait for a place; a request beyond them is refused at once. Of one long
     request only half as many count, so that it alone does not fill the queue."""
     joining: int = Field(16, ge=1)
-    """Sentences encoded between two steps; more would keep the running ones waiting."""
+    """Sentences read at once; more would keep the first of them from being begun."""

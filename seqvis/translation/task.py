@@ -31,13 +31,14 @@ from seqvis.translation.batches import (
     plan_epoch,
     plan_validation,
 )
-from seqvis.translation.decode import Hypothesis, SearchSettings, search
+from seqvis.translation.decode import search
 from seqvis.translation.dropout import dropout
 from seqvis.translation.forcing import ForcingSettings, draw_coins, probability
 from seqvis.translation.languages import Languages, load_languages
 from seqvis.translation.losses import projected_cross_entropy
 from seqvis.translation.metrics import FreeRunningSums, Scoring, free_running_sums, score_texts
 from seqvis.translation.model import Seq2Seq
+from seqvis.translation.sentences import Hypothesis, SearchSettings
 from seqvis.translation.settings import DropoutSettings, ModelSettings
 
 VALIDATION_BATCH = 200  # sentences; the seed's 125 * 1.6, on which its loss with padding depends

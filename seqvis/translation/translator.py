@@ -18,9 +18,10 @@ from seqvis.config import settings_from
 from seqvis.storage import Location
 from seqvis.training.checkpoints import restore_model
 from seqvis.translation.batches import pad_ids
-from seqvis.translation.decode import Hypothesis, SearchSettings, search
+from seqvis.translation.decode import search
 from seqvis.translation.languages import Languages, load_languages
 from seqvis.translation.model import Seq2Seq
+from seqvis.translation.sentences import Hypothesis, SearchSettings
 from seqvis.translation.settings import ModelSettings
 
 

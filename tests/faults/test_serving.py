@@ -4,6 +4,7 @@ The tests share a server and leave it as they found it. They state what holds on
 benchmarks/faults.py measures how long things take.
 """
 
+import copy
 import io
 import json
 import shutil
@@ -148,6 +149,47 @@ def test_a_translator_is_switched_under_load_without_a_failed_or_mixed_answer(
         _make_live(server, "translator", first)
         _wait_until(traffic, seen, {first})
     assert set(kind.outcome.statuses) == {200}, kind.outcome.not_good
+
+
+def test_a_translator_in_a_deployed_user_config_is_switched_in_and_a_broken_one_refused(
+    server: RunningServer, translators: Translators, tmp_path: Path
+) -> None:
+    before = _pids(server)
+    kind = Kind(lambda number: Request("/v1/translate", {"text": TEXTS[number % len(TEXTS)]}), 3)
+    with Traffic(server.address, {"translate": kind}) as traffic:
+        traffic.wait_good(3)
+        server.deploy(_with_user_config(server, "july", translators.second))
+        server.wait(lambda: _live(server) == ["july"], 60, "july is not live")
+        server.deploy(_with_user_config(server, "august", str(tmp_path / "nowhere")))
+        server.wait(lambda: "user_config" in _refused(server), 60, "august is not refused")
+        assert _live(server) == ["july"]
+        server.deploy(_with_user_config(server, "default", translators.first))
+        server.wait(lambda: _live(server) == ["default"], 60, "the first is not live again")
+        traffic.wait_good(3)
+    assert set(kind.outcome.statuses) == {200}, kind.outcome.not_good
+    assert _pids(server) == before
+
+
+def _with_user_config(server: RunningServer, name: str, path: str) -> dict[str, Any]:
+    config = copy.deepcopy(server.config)
+    gateway = next(one for one in config["applications"] if one["name"] == "gateway")
+    versions = {"versions": [{"name": name, "path": path, "share": 1.0}]}
+    gateway["deployments"][0]["user_config"] = {"translator": versions}
+    return config
+
+
+def _live(server: RunningServer) -> list[str]:
+    return [one["name"] for one in _translator(server)["versions"]]
+
+
+def _refused(server: RunningServer) -> dict[str, str]:
+    refused: dict[str, str] = _translator(server)["refused"]
+    return refused
+
+
+def _translator(server: RunningServer) -> dict[str, Any]:
+    found: dict[str, Any] = send(server, Request("/v1/models", method="GET")).json()["translator"]
+    return found
 
 
 def test_a_broken_translator_is_refused_and_the_old_one_goes_on(

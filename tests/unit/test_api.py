@@ -15,7 +15,7 @@ from PIL import Image
 from seqvis.samples.questions import generate_pairs
 from seqvis.search.collection import Collection
 from seqvis.search.engine import SearchEngine
-from seqvis.translation.decode import SearchSettings
+from seqvis.translation.sentences import SearchSettings
 from seqvis.translation.translator import Translator
 from serve.security import KeyHolder, Keys, sha256_of
 from tests.searching import draw, make_world

@@ -12,9 +12,10 @@ import torch
 from seqvis.samples.questions import generate_pairs
 from seqvis.text.vocab import BOS, EOS, PAD
 from seqvis.translation.batches import pad_ids
-from seqvis.translation.decode import SearchSettings, search
+from seqvis.translation.decode import search
 from seqvis.translation.forcing import ForcingSettings
 from seqvis.translation.model import Seq2Seq
+from seqvis.translation.sentences import SearchSettings
 from seqvis.translation.settings import ModelSettings, resolve_variant
 from seqvis.translation.train import TrainSettings, train
 from seqvis.translation.translator import Candidate, Translator

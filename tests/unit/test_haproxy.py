@@ -1,0 +1,184 @@
+"""HAProxy itself, with a configuration that Ray wrote and serve/haproxy.py mended."""
+
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+
+from benchmarks.server import free_port
+from serve import haproxy
+from serve.api.errors import ANSWERED
+
+ray_haproxy = pytest.importorskip("ray.serve._private.haproxy")
+pytestmark = pytest.mark.skipif(not haproxy.environment(), reason="no HAProxy for this system")
+
+LARGEST_KEPT = 100_000  # bytes of a body that surely fits into HAProxy's buffer
+
+
+class Gateway(BaseHTTPRequestHandler):
+    """Answers with what it was sent."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.send_header(ANSWERED, "1")
+        self.send_header("x-got-id", self.headers.get("x-request-id", ""))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Nothing on the tests' output."""
+
+
+class DyingGateway(Gateway):
+    """Is healthy, and dies of every request."""
+
+    taken = 0
+
+    def do_POST(self) -> None:
+        type(self).taken += 1
+        self.connection.shutdown(socket.SHUT_RDWR)
+        self.close_connection = True
+
+
+@contextmanager
+def served(handler: type[Gateway]) -> Iterator[int]:
+    """A server of its own thread; its port."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+
+
+@contextmanager
+def running(gateways: list[int]) -> Iterator[tuple[str, Path, psutil.Process]]:
+    """The script as Ray runs it; the address, the control socket and HAProxy's process."""
+    with tempfile.TemporaryDirectory(prefix="hap-", dir="/tmp") as name:
+        folder, port = Path(name), free_port()
+        control = folder / "admin.sock"
+        backend = ray_haproxy.BackendConfig(
+            name="gateway",
+            path_prefix="/",
+            app_name="gateway",
+            servers=[
+                ray_haproxy.ServerConfig(f"replica-{number}", "127.0.0.1", number)
+                for number in gateways
+            ],
+        )
+        config = ray_haproxy.HAProxyConfig(
+            socket_path=str(control),
+            server_state_base=name,
+            server_state_file=str(folder / "state"),
+            metrics_socket_path=str(folder / "metrics.sock"),
+            http_options=ray_haproxy.HTTPOptions(host="127.0.0.1", port=port),
+            retry_on=haproxy.environment()["RAY_SERVE_HAPROXY_RETRY_ON"],
+            retries=int(haproxy.environment()["RAY_SERVE_HAPROXY_RETRIES"]),
+            bufsize=int(haproxy.environment()["RAY_SERVE_HAPROXY_TUNE_BUFSIZE"]),
+        )
+        file = folder / "haproxy.cfg"
+        ray_haproxy.HAProxyApi(
+            config, {"gateway": backend}, str(file)
+        )._generate_config_file_internal()
+        script = [haproxy.environment()["RAY_SERVE_HAPROXY_BINARY_PATH"], "-db", "-f", str(file)]
+        process = subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        try:
+            wait(lambda: answers(port), process)
+            yield f"http://127.0.0.1:{port}", control, psutil.Process(process.pid)
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def wait(true: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 20
+    while not true():
+        assert process.poll() is None, process.communicate()[0].decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_nothing_but_the_server_listens_and_only_its_owner_controls_it() -> None:
+    with running([free_port()]) as (address, control, process):
+        listening = {
+            one.laddr.port for one in process.net_connections() if one.status == psutil.CONN_LISTEN
+        }
+        assert listening == {int(address.rpartition(":")[2])}
+        assert stat.S_IMODE(control.stat().st_mode) == 0o600
+        assert "haproxy" in process.exe()  # the script has become HAProxy, as the same process
+
+
+def test_a_request_that_no_gateway_answers_is_told_to_come_again() -> None:
+    with running([free_port()]) as (address, _, _):
+        answer = requests.post(
+            f"{address}/v1/translate", data=b"{}", headers={"x-request-id": "mine"}, timeout=60
+        )
+        assert answer.status_code == 503
+        assert int(answer.headers["retry-after"]) >= 1
+        assert answer.headers["x-request-id"] == "mine"
+        problem = answer.json()["error"]
+        assert problem["code"] == "unavailable"
+        assert problem["request_id"] == "mine"
+
+
+def test_a_request_whose_gateway_dies_is_sent_to_another_with_its_body() -> None:
+    body = bytes(range(256)) * (LARGEST_KEPT // 256)
+    with served(DyingGateway) as dying, served(Gateway) as other:
+        before = DyingGateway.taken
+        with running([dying, other]) as (address, _, _):
+            for _ in range(6):
+                answer = requests.post(f"{address}/v1/images", data=body, timeout=60)
+                assert answer.status_code == 200
+                assert answer.content == body
+        assert DyingGateway.taken > before
+
+
+def test_an_upload_that_is_too_large_to_be_kept_is_refused_with_503() -> None:
+    with served(DyingGateway) as dying, running([dying]) as (address, _, _):
+        answer = requests.post(f"{address}/v1/images", data=b"x" * (4 << 20), timeout=60)
+        assert answer.status_code == 503
+        assert "retry-after" in answer.headers
+
+
+def test_every_request_has_a_good_id_and_the_gateways_mark_is_taken_off() -> None:
+    with served(Gateway) as port, running([port]) as (address, _, _):
+        own = requests.post(address, data=b"1", headers={"x-request-id": "a.b-1"}, timeout=60)
+        assert own.headers["x-got-id"] == own.headers["x-request-id"] == "a.b-1"
+        assert ANSWERED not in own.headers
+        bad = requests.post(address, data=b"1", headers={"x-request-id": "a\tb" * 40}, timeout=60)
+        assert len(bad.headers["x-got-id"]) == 36
+        assert bad.headers["x-request-id"] == bad.headers["x-got-id"]
+
+
+def test_a_configuration_is_mended_once() -> None:
+    once = haproxy.mended("defaults\n    mode http\nfrontend http_frontend\n    bind x:1\n")
+    assert haproxy.mended(once) == once
+
+
+def test_without_the_script_serves_own_proxy_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    assert haproxy.environment() == {}
