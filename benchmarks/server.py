@@ -34,7 +34,7 @@ QUICK_AUTOSCALING = {
     "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "0.5",
 }
 """Environment in which autoscaling looks every half second instead of every ten."""
-
+_NO_TOKEN = {"RAY_AUTH_MODE": "disabled"}  # whether or not the user has one
 _REPLICA = re.compile(r"ray::ServeReplica:[^:]+:([A-Za-z]+(?:-\d+)?)(?!.*\.initialize_)")
 
 Changes = Mapping[str, Mapping[str, Any]]
@@ -100,7 +100,7 @@ class RunningServer:
         file = self.log.parent / "deployed.yaml"
         file.write_text(yaml.safe_dump(dict(config), sort_keys=False))
         find = "import ray; print(ray.init(logging_level='ERROR').dashboard_url)"
-        environment = {**os.environ, "RAY_ADDRESS": self._ray_address()}
+        environment = {**os.environ, **_NO_TOKEN, "RAY_ADDRESS": self._ray_address()}
         told = subprocess.run(
             [sys.executable, "-c", find],
             env=environment,
@@ -250,6 +250,7 @@ def _running(
         "RAY_TMPDIR": str(folder),
         "PYTHONPATH": str(ROOT),
         "RAY_USAGE_STATS_ENABLED": "0",
+        **_NO_TOKEN,
     }
     log = logs / "server.log"
     with log.open("wb") as stream:
