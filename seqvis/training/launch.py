@@ -52,8 +52,12 @@ def launch(
             run / "ray",
             cpus_per_worker,
         )
-    finally:
+    except Exception:
         log.flush()
+        raise
+    # Not after an interruption: `ray job stop` leaves three seconds, and the next sitting, which
+    # knows the whole history, writes them anew.
+    log.flush()
     (run / "ray").delete()
     return done
 
