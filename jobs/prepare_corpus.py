@@ -8,8 +8,8 @@ from typing import Any
 from jobs.progress import stage_progress
 from jobs.ray_session import ray_session
 from jobs.runner import leave, run_job
+from seqvis.artifacts import load
 from seqvis.config import JobSettings
-from seqvis.storage import locate
 from seqvis.translation.prepare import prepare
 from seqvis.translation.prepare_report import as_text
 from seqvis.translation.prepare_settings import PrepareSettings
@@ -23,7 +23,8 @@ def run(settings: PrepareCorpus) -> dict[str, Any]:
     """Prepares the corpus; returns its metrics and where it is."""
     with ray_session(), stage_progress() as progress:
         metrics = prepare(PrepareSettings.model_validate(settings.model_dump()), progress)
-    report = json.loads((locate(settings.out) / "report.json").read_bytes())
+    corpus = load(settings.out, "corpus", verify=False)
+    report = json.loads(corpus.file("report.json").read_bytes())
     print(as_text(report), file=sys.stderr)
     return {**metrics, "out": settings.out}
 

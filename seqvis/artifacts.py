@@ -2,16 +2,18 @@
 
 `manifest.json` holds the kind, the format version, the configuration that made the artifact,
 its metrics, and for each file its size and SHA-256. On a local disk the files are written into
-a hidden sibling directory that is renamed at the end. An object store has no rename: there the
-files are written in place and the manifest last, and a directory without a manifest is no
-artifact. Files are safetensors, Parquet, JSON, text and pictures, never pickle: loading a
-stranger's artifact must not run their code.
+a hidden sibling directory that is renamed at the end. An object store has no rename: there each
+writer has a folder `files-…` of its own within the directory, and the manifest, which names the
+folder, is replaced at the end by a single request; until then the artifact before is whole. Files
+are safetensors, Parquet, JSON, text and pictures, never pickle: loading a stranger's artifact must
+not run their code.
 """
 
 import ctypes
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
@@ -25,6 +27,8 @@ from seqvis.storage import Location, locate, storage_errors
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
+
+_FOLDER = re.compile(r"files-[0-9a-f]{8}$")  # of one writer, in an object store
 
 _MADE_BY = {
     "corpus": "prepare_corpus",
@@ -46,12 +50,13 @@ class Artifact:
     config: Mapping[str, Any]
     metrics: Mapping[str, Any]
     files: Mapping[str, Mapping[str, Any]]  # relative path -> {"size": bytes, "sha256": hex}
+    folder: Location  # which the files' paths start from
 
     def file(self, name: str) -> Location:
         """One file of the artifact. Raises ArtifactError if the artifact does not have it."""
         if name not in self.files:
             raise ArtifactError(f"{self.location.uri}: holds no {name}; make the {self.kind} anew")
-        return self.location / name
+        return self.folder / name
 
     def names_below(self, folder: str) -> list[str]:
         return sorted(name for name in self.files if name.startswith(folder + "/"))
@@ -67,10 +72,13 @@ class Artifact:
         """The artifact's directory here; one in an object store is copied to `folder`."""
         if self.location.is_local:
             return Path(self.location.path)
-        for name in [*self.files, MANIFEST]:
+        for name in self.files:
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes((self.location / name).read_bytes())
+            self.file(name).copy_to(target)
+        manifest = _read_manifest(self.location)
+        manifest.pop("folder", None)
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False), "utf-8")
         return folder
 
 
@@ -82,7 +90,7 @@ class ArtifactWriter:
         self.kind = kind
         self.config = config
         self.metrics: dict[str, Any] = {}
-        self.staging = destination
+        self.staging = destination / f"files-{uuid.uuid4().hex[:8]}"
         if destination.is_local:
             path = Path(destination.path)
             staging = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
@@ -107,18 +115,24 @@ class ArtifactWriter:
 
     def commit(self) -> None:
         files = {name: _describe(self.staging / name) for name in self.staging.files_below()}
-        files.pop(MANIFEST, None)
-        manifest = {
+        manifest: dict[str, Any] = {
             "kind": self.kind,
             "format_version": FORMAT_VERSION,
             "config": self.config,
             "metrics": self.metrics,
             "files": files,
         }
-        self.write_json(MANIFEST, manifest)
         if self.destination.is_local:
+            self.write_json(MANIFEST, manifest)
             with storage_errors(self.destination.uri):
                 _swap_in(Path(self.staging.path), Path(self.destination.path))
+            return
+        manifest["folder"] = self.staging.name
+        content = json.dumps(manifest, indent=2, ensure_ascii=False).encode()
+        (self.destination / MANIFEST).write_bytes(content)
+        for child in self.destination.children():  # the artifact before, and what killed jobs left
+            if child.name not in (MANIFEST, self.staging.name):
+                child.delete()
 
     def discard(self) -> None:
         self.staging.delete()
@@ -134,8 +148,6 @@ def create(uri: str | Location, kind: str, config: Mapping[str, Any]) -> Iterato
     destination = uri if isinstance(uri, Location) else locate(uri)
     check_destination(destination, kind)
     writer = ArtifactWriter(destination, kind, config)
-    if not destination.is_local:
-        (destination / MANIFEST).delete()
     try:
         writer.staging.make_directory()
         yield writer
@@ -151,8 +163,9 @@ def check_destination(destination: Location, kind: str) -> None:
         return
     if not destination.is_directory():
         raise ArtifactError(f"{destination.uri}: is a file; --out needs a directory")
-    if not destination.children():
-        return
+    children = destination.children()
+    if all(_FOLDER.match(child.name) and not destination.is_local for child in children):
+        return  # nothing, or what killed jobs left in an object store
     if not (destination / MANIFEST).exists():
         raise ArtifactError(
             f"{destination.uri}: is not empty and holds no {MANIFEST}; "
@@ -193,9 +206,10 @@ def load(uri: str | Location, kind: str, verify: bool = True) -> Artifact:
         )
     _check_manifest(manifest, (location / MANIFEST).uri)
     files = manifest["files"]
+    folder = location / manifest["folder"] if "folder" in manifest else location
     for name, expected in files.items():
-        _check_file(location / name, expected, kind, verify)
-    return Artifact(location, kind, manifest["config"], manifest["metrics"], files)
+        _check_file(folder / name, expected, kind, verify)
+    return Artifact(location, kind, manifest["config"], manifest["metrics"], files, folder)
 
 
 def _check_file(location: Location, expected: Mapping[str, Any], kind: str, verify: bool) -> None:
@@ -214,10 +228,11 @@ def _check_file(location: Location, expected: Mapping[str, Any], kind: str, veri
 def _describe(location: Location) -> dict[str, Any]:
     digest = hashlib.sha256()
     size = 0
-    with location.filesystem.open_input_stream(location.path) as stream:
-        while block := stream.read(1 << 22):
-            digest.update(block)
-            size += len(block)
+    with storage_errors(location.uri, "read"):
+        with location.filesystem.open_input_stream(location.path) as stream:
+            while block := stream.read(1 << 22):
+                digest.update(block)
+                size += len(block)
     return {"size": size, "sha256": digest.hexdigest()}
 
 
@@ -237,6 +252,8 @@ def _check_manifest(manifest: Mapping[str, Any], uri: str) -> None:
     for key in ("config", "metrics", "files"):
         if not isinstance(manifest.get(key), dict):
             raise ArtifactError(f"{uri}: has no valid {key}; make it anew")
+    if "folder" in manifest and not _FOLDER.match(str(manifest["folder"])):
+        raise ArtifactError(f"{uri}: names a folder that no job makes; distrust it")
     for name, entry in manifest["files"].items():
         if not isinstance(entry, dict) or not {"size", "sha256"} <= entry.keys():
             raise ArtifactError(f"{uri}: does not say the size and hash of {name}; make it anew")

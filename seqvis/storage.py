@@ -2,11 +2,13 @@
 
 `Location` is what every part of seqvis passes around instead of a string: a file system and a
 path on it. What would surprise a reader: object stores have neither directories nor renames,
-so `is_local` decides how an artifact is made to appear whole (see `seqvis.artifacts`).
+so `is_local` decides how an artifact is made to appear whole (see `seqvis.artifacts`); and a URI
+may end in a query that configures its file system (`s3://bucket/corpus?region=eu-west-1`).
 """
 
 import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +18,9 @@ from pathlib import Path
 from pyarrow import fs
 
 from seqvis.errors import DataError, StorageError
+
+_COPY_BYTES = 4 << 20
+_DENIED = ("ACCESS_DENIED", "InvalidAccessKeyId", "SignatureDoesNotMatch", "PERMISSION_DENIED")
 
 
 @dataclass(frozen=True)
@@ -34,29 +39,31 @@ class Location:
     def name(self) -> str:
         return self.path.rstrip("/").rsplit("/", 1)[-1]
 
-    def local_path(self) -> Path:
-        """The path on this machine's disk. Raises DataError for a location in an object store."""
-        if not self.is_local:
-            raise DataError(f"{self.uri}: this input must be on a local disk; copy it there first")
-        return Path(self.path)
-
     def __truediv__(self, name: str) -> "Location":
-        return Location(self.filesystem, f"{self.path}/{name}", f"{self.uri.rstrip('/')}/{name}")
+        return self.beside(f"/{name}")
+
+    def beside(self, suffix: str) -> "Location":
+        """The place whose path is this one's with `suffix` at its end."""
+        before, query = _without_query(self.uri)
+        uri = f"{before.rstrip('/')}{suffix}{query}"
+        return Location(self.filesystem, f"{self.path.rstrip('/')}{suffix}", uri)
 
     def parent(self) -> "Location":
         """The directory that this file or directory is in."""
         above = self.path.rstrip("/").rpartition("/")[0]
-        return Location(self.filesystem, above or "/", self.uri.rstrip("/").rpartition("/")[0])
+        before, query = _without_query(self.uri)
+        uri = before.rstrip("/").rpartition("/")[0] + query
+        return Location(self.filesystem, above or "/", uri)
 
     def exists(self) -> bool:
-        return self.filesystem.get_file_info(self.path).type != fs.FileType.NotFound
+        return self._info().type != fs.FileType.NotFound
 
     def is_directory(self) -> bool:
-        return self.filesystem.get_file_info(self.path).type == fs.FileType.Directory
+        return self._info().type == fs.FileType.Directory
 
     def size(self) -> int:
         """Bytes in the file. Raises DataError if there is no such file."""
-        info = self.filesystem.get_file_info(self.path)
+        info = self._info()
         if info.type != fs.FileType.File:
             raise DataError(f"{self.uri}: no such file")
         return int(info.size)
@@ -64,12 +71,19 @@ class Location:
     def read_bytes(self) -> bytes:
         if not self.exists():
             raise DataError(f"{self.uri}: no such file")
-        with self.filesystem.open_input_stream(self.path) as stream:
-            return bytes(stream.read())
+        with storage_errors(self.uri, "read"):
+            with self.filesystem.open_input_stream(self.path) as stream:
+                return bytes(stream.read())
 
     def write_bytes(self, content: bytes) -> None:
         with storage_errors(self.uri), self.filesystem.open_output_stream(self.path) as stream:
             stream.write(content)
+
+    def copy_to(self, target: Path) -> None:
+        """Copies this file to a path on the local disk, in pieces."""
+        with storage_errors(self.uri, "read"):
+            with self.filesystem.open_input_stream(self.path) as stream, target.open("wb") as file:
+                shutil.copyfileobj(stream, file, _COPY_BYTES)
 
     @contextmanager
     def local_output(self) -> Iterator[Path]:
@@ -81,7 +95,9 @@ class Location:
             with tempfile.TemporaryDirectory() as folder:
                 temporary = Path(folder) / self.name
                 yield temporary
-                self.write_bytes(temporary.read_bytes())
+                with temporary.open("rb") as file:
+                    with self.filesystem.open_output_stream(self.path) as stream:
+                        shutil.copyfileobj(file, stream, _COPY_BYTES)
 
     def make_directory(self) -> None:
         with storage_errors(self.uri):
@@ -89,24 +105,31 @@ class Location:
 
     def delete(self) -> None:
         """Removes a file or a whole directory; nothing happens if it is not there."""
-        info = self.filesystem.get_file_info(self.path)
-        if info.type == fs.FileType.Directory:
-            self.filesystem.delete_dir(self.path)
-        elif info.type == fs.FileType.File:
-            self.filesystem.delete_file(self.path)
+        info = self._info()
+        with storage_errors(self.uri):
+            if info.type == fs.FileType.Directory:
+                self.filesystem.delete_dir(self.path)
+            elif info.type == fs.FileType.File:
+                self.filesystem.delete_file(self.path)
 
     def children(self) -> list["Location"]:
         """Files and directories directly below, by name."""
-        selector = fs.FileSelector(self.path, allow_not_found=True)
-        names = sorted(info.base_name for info in self.filesystem.get_file_info(selector))
-        return [self / name for name in names]
+        return [self / name for name in sorted(info.base_name for info in self._below(False))]
 
     def files_below(self) -> list[str]:
         """Paths of all files below, relative to this directory, sorted."""
-        selector = fs.FileSelector(self.path, allow_not_found=True, recursive=True)
-        found = self.filesystem.get_file_info(selector)
         prefix = len(self.path.rstrip("/")) + 1
+        found = self._below(True)
         return sorted(info.path[prefix:] for info in found if info.type == fs.FileType.File)
+
+    def _info(self) -> fs.FileInfo:
+        with storage_errors(self.uri, "read"):
+            return self.filesystem.get_file_info(self.path)
+
+    def _below(self, recursive: bool) -> list[fs.FileInfo]:
+        selector = fs.FileSelector(self.path, allow_not_found=True, recursive=recursive)
+        with storage_errors(self.uri, "read"):
+            return list(self.filesystem.get_file_info(selector))
 
 
 def locate(uri: str | os.PathLike[str]) -> Location:
@@ -121,21 +144,37 @@ def locate(uri: str | os.PathLike[str]) -> Location:
     return Location(filesystem, path.rstrip("/"), text)
 
 
+def local_path(uri: str | os.PathLike[str]) -> Path:
+    """The path of something that this machine locks or maps. DataError for an object store's."""
+    text = os.fspath(uri)
+    if "://" in text and not text.startswith("file://"):
+        raise DataError(f"{text}: must be on a local disk, not in an object store")
+    return Path(locate(text).path)
+
+
 def absolute(uri: str) -> str:
     """`uri` in a form that another process understands, whatever its working directory."""
     return uri if "://" in uri else locate(uri).path
 
 
 @contextmanager
-def storage_errors(uri: str) -> Iterator[None]:
+def storage_errors(uri: str, doing: str = "written") -> Iterator[None]:
     """Turns a full disk, a missing permission and the like into a StorageError that names `uri`."""
     try:
         yield
     except OSError as error:
         if error.errno == errno.ENOSPC or "No space left" in str(error):
             advice = "the disk is full: free some space and run the same command again"
-        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        elif any(code in str(error) for code in _DENIED):
+            advice = f"the object store refuses: check the credentials and their rights ({error})"
+        elif doing == "written" and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             advice = "no permission to write here: choose another place or change its owner"
         else:
-            advice = f"cannot be written ({error})"
+            advice = f"cannot be {doing} ({error})"
         raise StorageError(f"{uri}: {advice}") from error
+
+
+def _without_query(uri: str) -> tuple[str, str]:
+    """A URI up to its query, and the query with its question mark; a path has none."""
+    before, mark, query = uri.partition("?") if "://" in uri else (uri, "", "")
+    return before, mark + query

@@ -1,9 +1,13 @@
-"""What tests share: one Ray for the whole session, and where the real data is."""
+"""What tests share: one Ray and one S3 server for the whole session, and where the real data is."""
 
+import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.objectstore import CREDENTIALS, Bucket, make_bucket, s3_server
 
 SHARED_DATA = Path(__file__).parents[1].parent / "shared" / "data"
 
@@ -15,6 +19,7 @@ def ray_cluster() -> Iterator[None]:
 
     import ray
 
+    os.environ.update(CREDENTIALS)  # its workers ask the S3 server of `bucket`
     ray.init(
         address="local",
         num_cpus=4,
@@ -25,6 +30,20 @@ def ray_cluster() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    with s3_server() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    """An empty bucket; this process has the credentials for it, and the URIs say where it is."""
+    for variable, value in CREDENTIALS.items():
+        monkeypatch.setenv(variable, value)
+    return make_bucket(s3_endpoint, f"test-{uuid.uuid4().hex[:12]}")
 
 
 @pytest.fixture(scope="session")

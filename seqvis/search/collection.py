@@ -29,6 +29,7 @@ from seqvis.search.segments import SearchBy, Segment
 from seqvis.search.shards import check_belongs
 from seqvis.search.snapshots import appearing, check_free, restore_snapshot, write_snapshot
 from seqvis.search.writing import WritingCollection
+from seqvis.storage import local_path
 
 
 class Collection(WritingCollection):
@@ -44,7 +45,7 @@ class Collection(WritingCollection):
         settings: IndexSettings | None = None,
     ) -> Self:
         """Makes an empty collection and opens it. Raises ArtifactError if the place is taken."""
-        path = Path(path).expanduser().absolute()
+        path = local_path(path)
         check_free(path, "new collection")
         state = first_state(dimension, backend, config, settings)
         with appearing(path) as staging:
@@ -66,7 +67,7 @@ class Collection(WritingCollection):
         It appears whole at the end. A collection that is there is replaced in that moment, also
         for those who have it open; if anything fails, it stays as it was.
         """
-        path = Path(path).expanduser().absolute()
+        path = local_path(path)
         state = first_state(dimension, backend, config, settings)
         if (path / MANIFEST).exists():
             collection = cls.open(path)
@@ -100,7 +101,7 @@ class Collection(WritingCollection):
         StorageError if another process still writes to it and `read_only` is not given,
         ConfigError if the device cannot be used.
         """
-        path = Path(path).expanduser().absolute()
+        path = local_path(path)
         by = SearchBy(graphs=device is None, device=device)
         if device is not None and not read_only:
             raise ConfigError(f"{path}: is searched on a device only with read_only=True")
@@ -116,7 +117,7 @@ class Collection(WritingCollection):
     @classmethod
     def restore(cls, snapshot: str | Path, path: str | Path) -> Self:
         """Makes a collection of a snapshot (a path or URI), checking all its hashes."""
-        path = Path(path).expanduser().absolute()
+        path = local_path(path)
         restore_snapshot(str(snapshot), path)
         return cls.open(path)
 
@@ -180,7 +181,7 @@ class Collection(WritingCollection):
 
     def snapshot(self, path: str | Path) -> None:
         """A consistent copy at `path`, which must be free; changes go on meanwhile."""
-        target = Path(path).expanduser().absolute()
+        target = local_path(path)
         with self._maintaining:
             for attempt in range(5):
                 with self._writing:

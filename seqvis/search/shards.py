@@ -24,6 +24,7 @@ from seqvis.errors import ArtifactError, DataError
 from seqvis.search.index import Backend
 from seqvis.search.items import Match, best_first
 from seqvis.search.state import SHARDED, kind_of, read_state
+from seqvis.storage import local_path
 
 SHARD = "shard"  # the key of a shard's config that says which it is
 
@@ -61,7 +62,7 @@ def describe(path: str | Path) -> Description:
 
     Raises ArtifactError if it is neither a collection nor a sharded one, or a shard lacks.
     """
-    path = Path(path).expanduser().absolute()
+    path = local_path(path)
     if kind_of(path) != SHARDED:
         state = read_state(path)
         return Description(path, state.config, state.dimension, state.backend, (path,))

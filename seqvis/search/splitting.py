@@ -22,6 +22,7 @@ from seqvis.search.shards import SHARD, place_of, shard_of
 from seqvis.search.snapshots import appearing, check_free
 from seqvis.search.state import SHARDED
 from seqvis.search.view import Part, View
+from seqvis.storage import local_path
 
 MOST_SHARDS = 1000
 _CHUNK = 2048
@@ -34,7 +35,7 @@ def split(collection: str | Path, count: int, out: str | Path) -> list[int]:
     ArtifactError if `collection` is none or something stands at `out`, StorageError if the disk
     does not take it.
     """
-    source, target = (Path(place).expanduser().absolute() for place in (collection, out))
+    source, target = local_path(collection), local_path(out)
     if not 1 <= count <= MOST_SHARDS:
         raise ConfigError(f"a collection has 1 to {MOST_SHARDS} shards, not {count}")
     check_free(target, "sharded collection")

@@ -38,7 +38,7 @@ def decode_lines(stream: BinaryIO, name: str) -> Iterator[str]:
 def write_sentences(location: Location, sentences: Iterable[str]) -> int:
     """Writes lines as they come; returns how many. The file appears only when all are there."""
     count = 0
-    temporary = Location(location.filesystem, f"{location.path}.partial", location.uri)
+    temporary = location.beside(".partial")
     try:
         location.parent().make_directory()
         with storage_errors(location.uri):

@@ -55,7 +55,7 @@ def open_source(form: str, name: str) -> VectorSource:
     if form == "glove" and not path.exists() and re.fullmatch(r"[\w-]+", name):
         return KumoGlove(name.replace("-", "_"))
     if not path.is_file():
-        raise DataError(f"{name}: no such file; --input needs a {form} file on a local disk")
+        raise DataError(f"{name}: no such file; --input needs a {form} file")
     if form == "fasttext":
         return FastTextVectors(path)
     return TextVectors(path, has_header=form == "vec")

@@ -95,7 +95,7 @@ def _lines(uri: str) -> Iterator[str]:
         raise DataError(f"{uri}: is empty")
     with location.filesystem.open_input_stream(location.path, compression=None) as stream:
         raw: io.BufferedIOBase = io.BufferedReader(stream)
-        if uri.endswith(".gz"):
+        if location.name.endswith(".gz"):
             raw = gzip.GzipFile(fileobj=raw)
         try:
             for line in raw:

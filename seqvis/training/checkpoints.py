@@ -19,6 +19,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from seqvis import artifacts
+from seqvis.artifacts import MANIFEST
 from seqvis.errors import ArtifactError
 from seqvis.storage import Location
 
@@ -77,6 +78,10 @@ class CheckpointStore:
         self.location.delete()
 
     def _steps(self) -> list[int]:
+        """Of all checkpoints that are whole; killed jobs leave half ones on object stores."""
+        return [step for step in self._begun() if (self.at(step) / MANIFEST).exists()]
+
+    def _begun(self) -> list[int]:
         found = (_NAME.match(child.name) for child in self.location.children())
         return sorted(int(match.group(1)) for match in found if match)
 
@@ -84,9 +89,9 @@ class CheckpointStore:
         with artifacts.create(self.at(step), "checkpoint", {"step": step}) as writer:
             writer.path("tensors.safetensors").write_bytes(save_tensors(dict(snapshot.tensors)))
             writer.write_json("state.json", snapshot.state)
-        steps = self._steps()
-        for old in steps[: -self.keep]:
-            if old != best_step:
+        kept = {*self._steps()[-self.keep :], best_step}
+        for old in self._begun():
+            if old < step and old not in kept:
                 self.at(old).delete()
 
 

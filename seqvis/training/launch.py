@@ -7,7 +7,7 @@ curves.png, tensorboard/.
 from collections.abc import Callable
 from typing import Any
 
-from seqvis.storage import Location, absolute
+from seqvis.storage import Location
 from seqvis.training.ray_trainer import WorkerFunction, run_workers
 from seqvis.training.runlog import RunLog
 
@@ -49,15 +49,19 @@ def launch(
             listen,
             num_workers,
             use_gpu,
-            absolute(f"{run.uri}/ray"),
+            run / "ray",
             cpus_per_worker,
         )
-    finally:
+    except Exception:
         log.flush()
+        raise
+    # Not after an interruption: `ray job stop` leaves three seconds, and the next sitting, which
+    # knows the whole history, writes them anew.
+    log.flush()
     (run / "ray").delete()
     return done
 
 
 def run_directory(out: Location) -> Location:
     """`OUT.run`, beside the artifact."""
-    return Location(out.filesystem, f"{out.path}.run", f"{out.uri.rstrip('/')}.run")
+    return out.beside(".run")

@@ -18,7 +18,9 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.util.queue import Empty, Queue
 
+from seqvis.cluster import amount, can_grow
 from seqvis.errors import ConfigError, SeqvisError, TrainingError
+from seqvis.storage import Location
 
 Report = Callable[[dict[str, Any]], None]
 WorkerFunction = Callable[[Any, Report], None]
@@ -36,7 +38,7 @@ def run_workers(
     report: Report,
     num_workers: int,
     use_gpu: bool,
-    storage: str,
+    storage: Location,
     cpus_per_worker: int = 0,
     max_failures: int = 3,
 ) -> None:
@@ -48,8 +50,8 @@ def run_workers(
         argument: its first argument, picklable.
         report: called in this process, from its main thread, with each event.
         num_workers: 0 runs the function in this process, without Ray.
-        storage: directory or URI for Ray Train's own records of the run.
-        cpus_per_worker: 0: an equal share of the cluster's processors.
+        storage: directory for Ray Train's own records of the run.
+        cpus_per_worker: 0: an equal share of the processors that the cluster has now.
         max_failures: how often a dead worker is replaced.
 
     Raises:
@@ -59,7 +61,7 @@ def run_workers(
         function(argument, report)
         return
     threads = cpus_per_worker or _share_of_cpus(num_workers)
-    _check_resources(num_workers, threads, use_gpu)
+    _check_resources(num_workers, threads, use_gpu, report)
     queue = Queue(actor_options={"num_cpus": 0})
     trainer = TorchTrainer(
         _enter_worker,
@@ -76,7 +78,8 @@ def run_workers(
         ),
         run_config=RunConfig(
             name=f"train-{uuid.uuid4().hex[:8]}",
-            storage_path=storage,
+            storage_path=storage.path,
+            storage_filesystem=storage.filesystem,
             failure_config=FailureConfig(max_failures=max_failures),
             worker_runtime_env={"env_vars": _WORKER_ENVIRONMENT},  # type: ignore[call-arg]
         ),
@@ -134,22 +137,20 @@ def _pass_on(queue: Queue, report: Report) -> None:
 
 
 def _share_of_cpus(num_workers: int) -> int:
-    return max(1, int(ray.cluster_resources().get("CPU", 1)) // num_workers)
+    return max(1, amount("CPU") // num_workers)
 
 
-def _check_resources(num_workers: int, threads: int, use_gpu: bool) -> None:
+def _check_resources(num_workers: int, threads: int, use_gpu: bool, report: Report) -> None:
     """Ray Train would wait for ever for what the cluster does not have."""
-    have = ray.cluster_resources()
     needs = {"CPU": num_workers * threads, **({"GPU": num_workers} if use_gpu else {})}
-    for name, amount in needs.items():
-        if amount > have.get(name, 0) and not _can_grow():
+    for name, wanted in needs.items():
+        have = amount(name)
+        if wanted <= have:
+            continue
+        if not can_grow():
             raise ConfigError(
-                f"--num-workers {num_workers}: needs {amount} {name}s, this Ray has "
-                f"{have.get(name, 0):.0f}; take fewer workers"
-                + (", or leave out --use-gpu" if name == "GPU" else "")
+                f"--num-workers {num_workers}: needs {wanted} {name}s, this Ray has {have}; take "
+                f"fewer workers" + (", or leave out --use-gpu" if name == "GPU" else "")
             )
-
-
-def _can_grow() -> bool:
-    """Whether the Ray is a cluster, which may have an autoscaler, and not one on this machine."""
-    return len(ray.nodes()) > 1
+        text = f"waiting for nodes: {wanted} {name}s are needed, the cluster has {have}"
+        report({"event": "note", "text": text})

@@ -134,7 +134,7 @@ def _from_file(uri: str) -> _Weights:
         raise DataError(f"{uri}: no such file; --weights takes the file of a state dict")
     content = location.read_bytes()
     try:
-        if uri.endswith(".safetensors"):
+        if location.name.endswith(".safetensors"):
             tensors: Any = load_safetensors(content)
         else:
             tensors = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)

@@ -12,12 +12,10 @@ all would give; another backbone, size or fit embeds everything anew.
 """
 
 import hashlib
-import tempfile
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,13 +26,14 @@ from pyarrow import fs
 from pydantic import Field
 
 from seqvis import artifacts
+from seqvis.cluster import amount, can_grow
 from seqvis.config import Settings
 from seqvis.errors import ArtifactError, ConfigError
 from seqvis.storage import Location, absolute, locate
 from seqvis.text.corpus import Progress, ignore_progress, quiet_ray_data
 from seqvis.vision import images
 from seqvis.vision.backbones import Backbone, enough, load_backbone
-from seqvis.vision.featuretable import KIND, PARTS, FeatureTable
+from seqvis.vision.featuretable import KIND, FeatureTable
 from seqvis.vision.featurewriter import (
     EMBEDDED,
     NOT_FINITE,
@@ -176,23 +175,20 @@ def embed_images(settings: EmbedSettings, progress: Progress = ignore_progress) 
         "dimension": backbone.dimension,
     }
     schema = result_schema(backbone.dimension, backbone.knows_classes)
-    with tempfile.TemporaryDirectory() as scratch:
-        known = Known.of(listing, _earlier(out, config, Path(scratch)))
-        with artifacts.create(out, KIND, config) as writer:
-            if not out.is_local:  # there, parts of the earlier artifact would stay beside the new
-                (out / PARTS).delete()
-            started = time.monotonic()
-            with closing(_stream(settings, backbone, listing, known, progress)) as results:
-                counts = write_features(writer, listing, known, results, schema)
-            seconds = time.monotonic() - started
-            summary = {
-                "images": counts.images,
-                "embedded": counts.embedded,
-                "carried": counts.carried,
-                "rejected": dict(sorted(counts.rejected.items())),
-                "images_per_second": round(counts.embedded / seconds, 1),
-            }
-            writer.metrics.update(summary)
+    known = Known.of(listing, _earlier(out, config))
+    with artifacts.create(out, KIND, config) as writer:
+        started = time.monotonic()
+        with closing(_stream(settings, backbone, listing, known, progress)) as results:
+            counts = write_features(writer, listing, known, results, schema)
+        seconds = time.monotonic() - started
+        summary = {
+            "images": counts.images,
+            "embedded": counts.embedded,
+            "carried": counts.carried,
+            "rejected": dict(sorted(counts.rejected.items())),
+            "images_per_second": round(counts.embedded / seconds, 1),
+        }
+        writer.metrics.update(summary)
     return summary
 
 
@@ -209,16 +205,16 @@ def _stream(
     files = files.append_column("known_hash", known.content_hash).filter(wanted).combine_chunks()
     if not files.num_rows:
         return
-    cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
+    cpus = max(1, amount("CPU"))
     rows = max(1, min(FILES_PER_TASK, -(-files.num_rows // (2 * cpus))))
     blocks = [files.slice(first, rows) for first in range(0, files.num_rows, rows)]
     workers = settings.num_workers
     if not workers:
-        workers = int(ray.cluster_resources()["GPU"]) if settings.use_gpu else cpus
+        workers = amount("GPU") if settings.use_gpu else cpus
     threads = max(1, cpus // workers)
     # On CPUs a worker reserves less than a decoding task, or Ray Data would fuse the two stages,
     # and nothing at all where its share would leave no processor for decoding.
-    spare = cpus - workers / 2 >= 1
+    spare = can_grow() or cpus - workers / 2 >= 1
     share: dict[str, Any] = {"num_cpus": 0.5 if spare else 0}
     if settings.use_gpu:
         share = {"num_gpus": 1}
@@ -248,15 +244,12 @@ def _stream(
             yield table
 
 
-def _earlier(out: Location, config: dict[str, Any], scratch: Path) -> FeatureTable | None:
+def _earlier(out: Location, config: dict[str, Any]) -> FeatureTable | None:
     """The features that stand at `out`, if they are sound and made by the same backbone."""
     try:
         artifact = artifacts.load(out, KIND)
         if artifact.config.get("backbone") != config["backbone"]:
             return None
-        if not out.is_local:  # writing in place would destroy what is being read
-            artifact.local_copy(scratch)
-            return FeatureTable.open(str(scratch))
         return FeatureTable(artifact)
     except ArtifactError:
         return None
@@ -269,13 +262,17 @@ def _check_places(source: Location, out: Location) -> None:
 
 
 def _check_gpus(settings: EmbedSettings) -> None:
-    gpus = int(ray.cluster_resources().get("GPU", 0))
+    gpus = amount("GPU")
     wanted = max(1, settings.num_workers)
-    if settings.use_gpu and gpus < wanted:
+    if not settings.use_gpu or gpus >= wanted:
+        return
+    if not can_grow():
         raise ConfigError(
             f"--num-workers {wanted}: Ray has {gpus} GPUs; give fewer workers, "
             f"or leave out --use-gpu"
         )
+    if not settings.num_workers:
+        raise ConfigError("--num-workers: is needed on a cluster that has no GPU yet")
 
 
 def _lists(values: np.ndarray, kind: pa.DataType) -> pa.Array:

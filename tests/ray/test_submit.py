@@ -1,0 +1,132 @@
+"""Jobs sent to a cluster as the documents say: `make submit`, a token, files in a bucket."""
+
+import json
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seqvis.artifacts import load
+from seqvis.samples.questions import generate_pairs
+from tests.objectstore import make_bucket
+from tests.rayhead import BIN, Head, ray_head
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+ROOT = Path(__file__).parents[2]
+SMALL = "--model.embedding-size 32 --model.hidden-size 24 --fit.precision float32 --samples 0"
+
+
+@pytest.fixture(scope="module")
+def bucket(s3_endpoint: str) -> Any:
+    """A bucket with questions in two files."""
+    filled = make_bucket(s3_endpoint, "cluster")
+    pairs = generate_pairs(1300, seed=1)
+    for side, language in enumerate(("fr", "en")):
+        filled.put(f"my.{language}", "".join(f"{pair[side]}\n" for pair in pairs).encode())
+    return filled
+
+
+@pytest.fixture(scope="module")
+def head(bucket: Any) -> Iterator[Head]:
+    with ray_head(bucket.environment) as running:
+        yield running
+
+
+def submit(head: Head, job: str, name: str, *flags: str) -> subprocess.CompletedProcess[str]:
+    """`make submit`, in the environment that these tests run in."""
+    venv = BIN.parent
+    command = ["make", "-C", str(ROOT), "-o", f"{venv}/installed", "submit", f"VENV={venv}"]
+    chosen = " ".join((f"--submission-id {name}", *flags))
+    return run([*command, f"JOB={job}", f"SUBMIT_ARGS={chosen}"], head.environment)
+
+
+def run(command: list[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
+
+
+def ray_job(head: Head, *words: str) -> str:
+    done = run([str(BIN / "ray"), "job", *words], head.environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def result_of(head: Head, name: str) -> dict[str, Any]:
+    """The last line of the job's log."""
+    return dict(json.loads(ray_job(head, "logs", name).strip().splitlines()[-1]))
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.5)
+
+
+def log_files(head: Head) -> dict[str, str]:
+    """The logs of all jobs as they grow, by their names."""
+    logs = Path(head.environment["HOME"], "ray", "session_latest", "logs").glob("job-driver-*.log")
+    return {path.stem.removeprefix("job-driver-"): path.read_text() for path in logs}
+
+
+def test_without_the_token_nothing_is_told_and_nothing_runs(head: Head) -> None:
+    strange = head.strangers_environment
+    for words in (["list"], ["submit", "--", "python", "-c", "print(1)"]):
+        refused = run([str(BIN / "ray"), "job", *words], strange)
+        assert refused.returncode != 0
+        assert "401" in refused.stderr or "uthenticat" in refused.stderr
+    assert log_files(head) == {}
+
+
+def test_preparation_training_and_evaluation_run_on_the_cluster(
+    head: Head, bucket: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus, out = "s3://cluster/corpus", "s3://cluster/translator"
+    texts = "--source s3://cluster/my.fr --target s3://cluster/my.en"
+    flags = f"{texts} --source-lang fr --target-lang en --out {corpus}"
+    prepared = submit(head, f"prepare_corpus {flags}", "prepare")
+    assert prepared.returncode == 0, prepared.stdout + prepared.stderr
+    assert result_of(head, "prepare")["train_pairs"] > 900
+
+    training = (
+        f"train_translator --corpus {corpus} --out {out} --epochs 6 --batches.size 16 {SMALL}"
+    )
+    training += " --num-workers 1 --cpus-per-worker 1"
+    assert submit(head, training, "first", "--no-wait").returncode == 0
+    row = re.compile(r"^ +1 ", re.MULTILINE)  # of the table of epochs
+    wait_until(lambda: bool(row.search(log_files(head).get("first", ""))), "no epoch ends")
+    ray_job(head, "stop", "first")
+    assert "error: stopped; earlier results are intact" in log_files(head)["first"]
+    assert "Traceback" not in log_files(head)["first"]
+    wait_until(lambda: not head.processes_named("RayTrainWorker"), "a worker goes on", 30)
+
+    assert submit(head, training, "second").returncode == 0
+    assert f"going on from {out}.run/checkpoints/" in log_files(head)["second"]
+    assert result_of(head, "second")["out"] == out
+    for name, value in bucket.environment.items():
+        monkeypatch.setenv(name, value)
+    assert load(out, "translator").metrics["bleu"] >= 0
+
+    evaluation = submit(head, f"evaluate_translator --model {out} --corpus {corpus}", "evaluate")
+    assert evaluation.returncode == 0
+    assert 0 <= result_of(head, "evaluate")["bleu"] <= 100
+
+
+def test_a_job_that_fails_says_so_to_who_submitted_it(head: Head) -> None:
+    failed = submit(head, "train_translator --corpus s3://cluster/nothing --out o", "failing")
+    assert failed.returncode != 0
+    assert "error: s3://cluster/nothing: no such corpus" in failed.stdout
+
+
+def test_make_submit_explains_itself() -> None:
+    refused = run(
+        ["make", "-C", str(ROOT), "-o", ".venv/installed", "submit"], {"PATH": "/usr/bin:/bin"}
+    )
+    assert refused.returncode != 0
+    assert 'make submit JOB="NAME --flags"' in refused.stderr + refused.stdout
