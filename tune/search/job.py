@@ -11,7 +11,7 @@ from seqvis.errors import ConfigError
 from seqvis.storage import Location, absolute, locate
 from tune.search.display import search_display
 from tune.search.kinds import Kind
-from tune.search.outcome import finish, sweep, write_table
+from tune.search.outcome import finish, sweep, write_tables
 from tune.search.running import prepare_environment, run_trials
 from tune.search.settings import SearchSettings
 from tune.search.space import load_space
@@ -38,7 +38,7 @@ def run_search(kind: Kind, flags: JobSettings) -> dict[str, Any]:
             def notify() -> None:
                 display.update()
                 sweep(search)
-                write_table(search)
+                write_tables(search)
 
             run_trials(search, notify)
         return finish(search)

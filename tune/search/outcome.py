@@ -21,8 +21,8 @@ from tune.search.records import Trial, write_whole
 from tune.search.state import Search
 
 
-def write_table(search: Search) -> Location:
-    """`trials.parquet`: a row for each trial that ended, or that has results."""
+def write_tables(search: Search) -> None:
+    """`trials.parquet`, a row for each trial that ended or has results, and `history.parquet`."""
     rows = [trial for trial in search.records if trial.status != "open" or trial.results]
     mode = search.settings.mode
     columns: dict[str, Any] = {
@@ -37,11 +37,15 @@ def write_table(search: Search) -> Location:
     for parameter in search.space.parameters:
         values = [trial.config[parameter.path] for trial in rows]
         columns[f"config/{parameter.path}"] = _column(values)
-    content = io.BytesIO()
-    pq.write_table(pa.table(columns), content)
-    place = search.out / "trials.parquet"
-    write_whole(place, content.getvalue())
-    return place
+    _write(search.out / "trials.parquet", columns)
+    results = [(trial.name, one) for trial in rows for one in trial.results]
+    columns = {
+        "trial": pa.array([name for name, _ in results], pa.string()),
+        "epoch": pa.array([one.epoch for _, one in results], pa.int64()),
+        "metric": pa.array([one.metric for _, one in results], pa.float64()),
+        "seconds": pa.array([one.seconds for _, one in results], pa.float64()),
+    }
+    _write(search.out / "history.parquet", columns)
 
 
 def sweep(search: Search) -> None:
@@ -65,7 +69,7 @@ def finish(search: Search) -> dict[str, Any]:
     """
     search.swept.clear()  # a stopped trial may have written once more on its way out
     sweep(search)
-    write_table(search)
+    write_tables(search)
     best = search.best()
     if best is None or not best.results:
         errors = [trial.errors[-1] for trial in search.records if trial.errors]
@@ -117,6 +121,12 @@ def _copy_model(search: Search, best: Trial) -> Location | None:
         for name in found.files:
             writer.path(name).write_bytes(found.file(name).read_bytes())
     return target
+
+
+def _write(place: Location, columns: dict[str, Any]) -> None:
+    content = io.BytesIO()
+    pq.write_table(pa.table(columns), content)
+    write_whole(place, content.getvalue())
 
 
 def _status(trial: Trial) -> str:

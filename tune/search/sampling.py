@@ -6,9 +6,7 @@ records gives a sampler in the state of the one that was lost.
 
 from typing import Any, Protocol
 
-import optuna
-from ray.tune.search.optuna import OptunaSearch
-
+from seqvis.errors import ConfigError
 from tune.search.space import Config, Space
 
 
@@ -39,6 +37,14 @@ class TpeSampler:
     """Optuna's TPE through Ray Tune's OptunaSearch."""
 
     def __init__(self, space: Space, seed: int, mode: str):
+        """Raises ConfigError if Optuna is not installed."""
+        try:
+            import optuna
+            from ray.tune.search.optuna import OptunaSearch
+        except ImportError as error:
+            raise ConfigError(
+                "--algorithm tpe: needs Optuna: pip install 'seqvis[tune]'"
+            ) from error
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         domains: dict[str, Any] = {one.path: one.domain() for one in space.parameters}
         self.space = space
