@@ -6,6 +6,7 @@ interrupted can be held against one that was not.
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def loss(trial: Trial, epoch: int) -> float:
 
 
 def checkpoint(search: Search, trial: Trial, epoch: int) -> None:
-    """What a training leaves at an epoch's end, its weights a trace of who trained them."""
+    """What a training leaves when it pauses, its weights a trace of who trained them."""
     model = search.records.model(trial.name)
     store = TRANSLATOR.checkpoints(model)
     latest = store.latest()
@@ -61,10 +62,10 @@ def checkpoint(search: Search, trial: Trial, epoch: int) -> None:
     number = torch.tensor([float(trial.name[1:])])
     settings = search.space.settings(TRANSLATOR, trial.config, "out")
     state = {
-        "progress": {"step": epoch, "best_step": 1},
+        "progress": {"step": epoch, "best_step": 3},
         "identity": settings.identity(),  # type: ignore[attr-defined]
     }
-    store.save(Snapshot({"model.trace": torch.cat([before, number])}, state), epoch, 1)
+    store.save(Snapshot({"model.trace": torch.cat([before, number])}, state), epoch, 3)
     store.wait()
 
 
@@ -83,7 +84,7 @@ def play(search: Search, fails: str = "") -> Iterator[str]:
             continue
         epoch = trial.epoch + 1
         if epoch <= trial.epochs:
-            if search.population:
+            if search.population and epoch == search.until(trial):
                 checkpoint(search, trial, epoch)
             go_on = search.result(trial.name, epoch, loss(trial, epoch), 1.0)
             yield trial.name
@@ -152,6 +153,7 @@ def test_halving_gives_a_third_of_the_trials_three_times_the_epochs(
 
 
 def test_tpe_learns_where_random_does_not(tmp_path: Path, space: Space) -> None:
+    space = replace(space, fixed={"epochs": 1})
     means = {}
     for algorithm in ("random", "tpe"):
         settings = choices(algorithm=algorithm, trials=40, early_stopping=False)
@@ -190,8 +192,9 @@ def test_the_best_members_of_a_population_replace_the_worst(tmp_path: Path, spac
     assert latest is not None
     trace = store.read(latest).tensors["model.trace"].tolist()
     assert last.origin is not None
-    assert trace[last.origin.epoch - 1] == float(last.origin.donor[1:])
-    assert trace[last.origin.epoch :] == [float(last.name[1:])] * (9 - last.origin.epoch)
+    generation = last.origin.epoch // 3
+    assert trace[generation - 1] == float(last.origin.donor[1:])
+    assert trace[generation:] == [float(last.name[1:])] * (3 - generation)
 
 
 def test_an_interrupted_population_goes_on_as_if_it_had_not_been(

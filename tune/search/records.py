@@ -8,6 +8,7 @@ step, and each thing that happens changes one file: a kill at any moment leaves 
 
 import json
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -108,7 +109,12 @@ class Records:
     def save(self, trial: Trial) -> None:
         folder = self.folder(trial.name)
         folder.make_directory()
-        write_whole(folder / "trial.json", json.dumps(asdict(trial), indent=1).encode())
+        place, content = folder / "trial.json", json.dumps(asdict(trial), indent=1).encode()
+        if not place.is_local:
+            write_whole(place, content)
+            return
+        with storage_errors(place.uri):  # the one file that must outlive a power cut as well
+            replace_synced(place.local_path(), content)
 
     def folder(self, name: str) -> Location:
         return self.location / name
@@ -129,12 +135,15 @@ class Records:
 
 
 def write_whole(location: Location, content: bytes) -> None:
-    """Replaces a file in one step: a crash leaves the old or the new."""
+    """Replaces a file in one step: a kill leaves the old or the new."""
     with storage_errors(location.uri):
-        if location.is_local:
-            replace_synced(location.local_path(), content)
-        else:
+        if not location.is_local:
             location.write_bytes(content)
+            return
+        path = location.local_path()
+        temporary = path.with_name(f".{path.name}.partial")
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
 
 
 def _read(location: Location) -> Trial:
