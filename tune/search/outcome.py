@@ -7,6 +7,8 @@ need any more are deleted as soon as their trial ended.
 
 import io
 import math
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -17,6 +19,7 @@ from seqvis import artifacts
 from seqvis.errors import TrainingError
 from seqvis.storage import Location
 from seqvis.training.launch import run_directory
+from tune.report import write_report
 from tune.search.records import Trial, write_whole
 from tune.search.state import Search
 
@@ -79,6 +82,7 @@ def finish(search: Search) -> dict[str, Any]:
         raise TrainingError(f"{search.out.uri}: no trial has a result; the last error: {reason}")
     _write_best_settings(search, best)
     model = _copy_model(search, best)
+    report = _write_report(search)
     ends = [trial.status for trial in search.records]
     return {
         "best_metric": best.best(search.settings.mode),
@@ -91,6 +95,7 @@ def finish(search: Search) -> dict[str, Any]:
         "best_config": best.config,
         "best_model": model.uri if model else None,
         "settings": (search.out / "best.yaml").uri,
+        **report,
         "out": search.out.uri,
     }
 
@@ -127,6 +132,21 @@ def _write(place: Location, columns: dict[str, Any]) -> None:
     content = io.BytesIO()
     pq.write_table(pa.table(columns), content)
     write_whole(place, content.getvalue())
+
+
+def _write_report(search: Search) -> dict[str, Any]:
+    """`report.html` and `report.json`; returns where, and what mattered or why it is not said."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)  # the report reads and writes local files only
+        for file in ("trials.parquet", "history.parquet", "search.json"):
+            (folder / file).write_bytes((search.out / file).read_bytes())
+        title = f"What mattered in {search.out.name}"
+        metric, mode = search.settings.metric, search.settings.mode
+        found = write_report(folder, folder, metric=metric, mode=mode, title=title)
+        for file in ("report.html", "report.json"):
+            write_whole(search.out / file, (folder / file).read_bytes())
+    page = (search.out / "report.html").uri
+    return {"report": page, "important": found["important"], "refused": found["refused"]}
 
 
 def _status(trial: Trial) -> str:
