@@ -24,6 +24,8 @@ from tune.search.trial import Work, run_trial
 
 Notify = Callable[[], None]
 
+_TRIAL_BYTES = 800 << 20  # of a trial's own process, PyTorch loaded, beside its workers
+
 # Read by Ray when a process starts, or by Tune when it begins.
 _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # each trial's run directory has its own records
@@ -83,7 +85,8 @@ class _Means:
         self.concurrent = settings.max_concurrent or max(1, math.floor(fitting + 1e-9))
         share = math.floor(cpus / (workers * self.concurrent))
         self.cpus_per_worker = settings.cpus_per_worker or max(1, share)
-        self.resources: dict[str, float] = {"CPU": 0}
+        # The workers take the processors; what begins them needs memory only.
+        self.resources: dict[str, float] = {"memory": _TRIAL_BYTES}
         if settings.num_workers == 0:
             self.resources = {"CPU": self.cpus_per_worker}
             if settings.use_gpu:
@@ -91,7 +94,7 @@ class _Means:
         for name, amount in self.resources.items():
             if amount > have.get(name, 0) and len(ray.nodes()) == 1:
                 raise ConfigError(
-                    f"a trial needs {amount:g} {name}s, this Ray has {have.get(name, 0):g}"
+                    f"a trial needs {amount:g} {name}, this Ray has {have.get(name, 0):g}"
                     + ("; leave out --use-gpu" if name == "GPU" else "; set --cpus-per-worker")
                 )
 
