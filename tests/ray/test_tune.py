@@ -124,6 +124,8 @@ def test_a_search_that_is_killed_loses_no_trial_and_runs_none_twice(
     assert best.metrics["forced_loss"] == pytest.approx(result["best_metric"])
     assert list(out.glob("trials/*/model.run/tensorboard/*"))
     assert not list(out.glob("trials/*/model.run/checkpoints"))
+    assert "usable trials" in result["refused"][0]  # five are too few to rank anything
+    assert Path(result["report"]).is_file()
 
 
 @pytest.mark.usefixtures("ray_cluster")
