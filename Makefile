@@ -48,7 +48,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 		|| { echo "error: $(PYTHON) is older than 3.11; set PYTHON=python3.11 or newer"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV): this takes some minutes, once"
-	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[samples,dev]'
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[samples,tune,dev]'
 	@touch $@
 
 clean:

@@ -9,7 +9,7 @@ defaults. An unknown flag or key is an error, never ignored.
 import argparse
 import difflib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -63,7 +63,7 @@ class JobSettings(BaseSettings):
         arguments, presets = _take_config_flag(list(arguments))
         from_yaml: dict[str, Any] = {}
         for preset in presets:
-            from_yaml = _merge(from_yaml, read_yaml(preset))
+            from_yaml = merge(from_yaml, read_yaml(preset))
         parser = _Parser(prog=_program_name(cls), allow_abbrev=False, description=_help_text(cls))
         parser.add_argument("--config", metavar="FILE", help="YAML file with settings; may repeat")
         unknown: list[str] = []
@@ -162,11 +162,12 @@ def read_yaml(path: str) -> dict[str, Any]:
     return content
 
 
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with what `over` gives in its place, level by level."""
     merged = dict(base)
     for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both else value
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = merge(merged[key], value) if both else value
     return merged
 
 

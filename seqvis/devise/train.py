@@ -32,7 +32,7 @@ from seqvis.errors import ConfigError
 from seqvis.plots import plot_curves
 from seqvis.storage import absolute, locate
 from seqvis.training.checkpoints import CheckpointStore
-from seqvis.training.fit import FitResult, fit
+from seqvis.training.fit import DECISIVE, FitResult, fit
 from seqvis.training.launch import Report, launch, run_directory
 from seqvis.training.runlog import history_as_csv
 from seqvis.training.workers import Workers, this_worker
@@ -53,10 +53,13 @@ def train(
     use_gpu: bool = False,
     cpus_per_worker: int = 0,
     restart: bool = False,
+    gpus_per_worker: float = 1.0,
+    stoppable: bool = False,
 ) -> dict[str, Any]:
     """Trains a model, going on where an earlier call with the same `out` was interrupted.
 
-    Returns the best epoch's metrics. Raises SeqvisError for anything a user can mend.
+    Returns the best epoch's metrics; none if `report` stopped it, for which it must be `stoppable`
+    (see `run_workers`). Raises SeqvisError for anything a user can mend.
     """
     out = locate(settings.out)
     artifacts.check_destination(out, KIND)
@@ -69,7 +72,18 @@ def train(
     if settings.method == "conse" and settings.finetune.epochs:
         raise ConfigError("--finetune.epochs: conse has no head to fine-tune; leave it out")
     work = _Work(_with_absolute_paths(settings), use_gpu)
-    return launch(train_worker, work, out, report, num_workers, use_gpu, cpus_per_worker, restart)
+    return launch(
+        train_worker,
+        work,
+        out,
+        report,
+        num_workers,
+        use_gpu,
+        cpus_per_worker,
+        restart,
+        gpus_per_worker,
+        stoppable,
+    )
 
 
 def train_worker(work: _Work, report: Report) -> None:
@@ -222,7 +236,7 @@ def _without_epochs(report: Report) -> Report:
     """Passes on everything but the tables of epochs, which belong to the model itself."""
 
     def pass_on(event: dict[str, Any]) -> None:
-        if event["event"] != "epoch":
+        if event["event"] not in DECISIVE:
             report(event)
 
     return pass_on

@@ -74,8 +74,21 @@ class CheckpointStore:
         tensors = load_tensors(artifact.file("tensors.safetensors").read_bytes())
         return Snapshot(tensors, json.loads(artifact.file("state.json").read_bytes()))
 
-    def delete_all(self) -> None:
-        self.location.delete()
+    def adopt(self, donor: "CheckpointStore", identity: Mapping[str, Any]) -> None:
+        """Begins this run where `donor` stands, under another identity (other settings).
+
+        The donor's best checkpoint comes along. Raises ArtifactError if it has none, or one is
+        incomplete.
+        """
+        location = donor.latest()
+        if location is None:
+            raise ArtifactError(f"{donor.location.uri}: holds no checkpoint to go on from")
+        newest = donor.read(location)
+        step, best = newest.state["progress"]["step"], newest.state["progress"]["best_step"]
+        for wanted in sorted({best, step}):
+            snapshot = newest if wanted == step else donor.read(donor.at(wanted))
+            state = {**snapshot.state, "identity": identity}
+            self._write(Snapshot(snapshot.tensors, state), wanted, best)
 
     def _steps(self) -> list[int]:
         """Of all checkpoints that are whole; killed jobs leave half ones on object stores."""

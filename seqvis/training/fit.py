@@ -36,6 +36,16 @@ from seqvis.training.workers import Workers
 B = TypeVar("B")
 Report = Callable[[dict[str, Any]], None]
 
+# Events with the table of all epochs so far, at which a listener may raise RunStopped.
+DECISIVE = ("epoch", "resumed")
+
+
+class RunStopped(BaseException):
+    """Raised by a listener, and then by `fit` in every worker: the run ends here for now.
+
+    The last epoch's checkpoint is on the disk when `fit` raises it; a later call goes on there.
+    """
+
 
 class FitSettings(Settings):
     """How long and how a model is trained."""
@@ -97,6 +107,7 @@ def fit(
         report: is given an event, a dict with "event", for each thing worth showing.
 
     Raises:
+        RunStopped: `report` raised it at an epoch.
         ConfigError: the checkpoint belongs to a run with another identity.
         TrainingError: the loss is not finite.
         StorageError: a checkpoint cannot be written.
@@ -219,8 +230,19 @@ class _Run(Generic[B]):
         progress.epoch += 1
         progress.position = 0
         progress.epoch_total = progress.epoch_tokens = 0.0
-        self.report({"event": "epoch", "history": progress.history, **shown})
         self._save()
+        self._announce({"event": "epoch", "history": progress.history, **shown})
+
+    def _announce(self, event: dict[str, Any]) -> None:
+        """Reports a decisive event; all workers stop if the listener says so."""
+        stopped = False
+        try:
+            self.report(event)
+        except RunStopped:
+            stopped = True
+        if self.workers.from_first(stopped):
+            self.checkpoints.wait()
+            raise RunStopped
 
     def _judge(self, row: dict[str, Any]) -> None:
         progress, monitor = self.progress, self.settings.monitor
@@ -278,6 +300,7 @@ class _Run(Generic[B]):
         self.progress = Progress(**snapshot.state["progress"])
         text = f"going on from {location.uri} (epoch {self.progress.epoch + 1}, batch "
         self.report({"event": "note", "text": f"{text}{self.progress.position + 1})"})
+        self._announce({"event": "resumed", "history": self.progress.history})
 
     def _restore(self, snapshot: Snapshot, where: str) -> None:
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}}

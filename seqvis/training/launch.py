@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from seqvis.storage import Location
+from seqvis.training.fit import DECISIVE
 from seqvis.training.ray_trainer import WorkerFunction, run_workers
 from seqvis.training.runlog import RunLog
 
@@ -23,11 +24,14 @@ def launch(
     use_gpu: bool,
     cpus_per_worker: int,
     restart: bool,
+    gpus_per_worker: float = 1.0,
+    stoppable: bool = False,
 ) -> dict[str, Any]:
     """Runs `function(work, report)` in the workers, keeps the run's records, returns its metrics.
 
     The function's first worker reports {"event": "done", "metrics": …} when the artifact stands.
-    With `restart` the checkpoints of an earlier run are deleted. Raises what the workers raise.
+    With `restart` the checkpoints of an earlier run are deleted. A run that `report` stopped (see
+    `run_workers`) has no metrics. Raises what the workers raise.
     """
     run = run_directory(out)
     if restart:
@@ -36,7 +40,7 @@ def launch(
     done: dict[str, Any] = {}
 
     def listen(event: dict[str, Any]) -> None:
-        if event["event"] == "epoch":
+        if event["event"] in DECISIVE:
             log.note(event["history"])
         if event["event"] == "done":
             done.update(event["metrics"])
@@ -51,6 +55,8 @@ def launch(
             use_gpu,
             run / "ray",
             cpus_per_worker,
+            gpus_per_worker=gpus_per_worker,
+            stoppable=stoppable,
         )
     except Exception:
         log.flush()

@@ -6,6 +6,7 @@ wraps the loop and does not replace it: checkpoints are the loop's own, so a res
 on where the last one says, on however many workers.
 """
 
+import asyncio
 import threading
 import time
 import uuid
@@ -16,11 +17,11 @@ import ray
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
-from ray.util.queue import Empty, Queue
 
 from seqvis.cluster import amount, can_grow
 from seqvis.errors import ConfigError, SeqvisError, TrainingError
 from seqvis.storage import Location
+from seqvis.training.fit import DECISIVE, RunStopped
 
 Report = Callable[[dict[str, Any]], None]
 WorkerFunction = Callable[[Any, Report], None]
@@ -41,6 +42,8 @@ def run_workers(
     storage: Location,
     cpus_per_worker: int = 0,
     max_failures: int = 3,
+    gpus_per_worker: float = 1.0,
+    stoppable: bool = False,
 ) -> None:
     """Trains to the end, or raises what stopped it.
 
@@ -53,28 +56,33 @@ def run_workers(
         storage: directory for Ray Train's own records of the run.
         cpus_per_worker: 0: an equal share of the processors that the cluster has now.
         max_failures: how often a dead worker is replaced.
+        gpus_per_worker: a share of one, so that several runs fit a GPU; only of a single worker.
+        stoppable: `report` may raise RunStopped at an epoch, and the run ends there. The workers
+            then wait at each epoch's end until `report` has returned.
 
     Raises:
         SeqvisError: what a worker raised; TrainingError if workers died too often.
     """
     if num_workers == 0:
-        function(argument, report)
+        _until_stopped(function, argument, report)
         return
     threads = cpus_per_worker or _share_of_cpus(num_workers)
-    _check_resources(num_workers, threads, use_gpu, report)
-    queue = Queue(actor_options={"num_cpus": 0})
+    gpus = gpus_per_worker if use_gpu else 0
+    _check_resources(num_workers, threads, gpus, report)
+    mailbox: Any = ray.remote(num_cpus=0)(_Mailbox).remote()
     trainer = TorchTrainer(
         _enter_worker,
         train_loop_config={
             "function": function,
             "argument": argument,
-            "queue": queue,
+            "mailbox": mailbox,
             "threads": threads,
+            "stoppable": stoppable,
         },
         scaling_config=ScalingConfig(
             num_workers=num_workers,
             use_gpu=use_gpu,
-            resources_per_worker={"CPU": threads, **({"GPU": 1} if use_gpu else {})},
+            resources_per_worker={"CPU": threads, **({"GPU": gpus} if gpus else {})},
         ),
         run_config=RunConfig(
             name=f"train-{uuid.uuid4().hex[:8]}",
@@ -90,10 +98,10 @@ def run_workers(
     thread.start()
     try:
         while thread.is_alive():
-            _pass_on(queue, report)
-        _pass_on(queue, report)
+            _pass_on(mailbox, report)
+        _pass_on(mailbox, report)
     finally:
-        queue.shutdown(force=True)
+        ray.kill(mailbox)
     if outcome:
         raise TrainingError(
             f"the workers died {max_failures + 1} times and were not started again; the last "
@@ -101,19 +109,57 @@ def run_workers(
         ) from outcome[0]
 
 
+class _Mailbox:
+    """An actor between the first worker and the caller: events there, decisions back."""
+
+    def __init__(self) -> None:
+        self._events: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue()
+        self._waiting: dict[str, asyncio.Future[bool]] = {}
+
+    async def tell(self, event: dict[str, Any]) -> None:
+        await self._events.put(("", event))
+
+    async def ask(self, event: dict[str, Any]) -> bool:
+        """Tells, and returns when the caller has decided: whether to go on."""
+        number = uuid.uuid4().hex
+        self._waiting[number] = asyncio.get_running_loop().create_future()
+        await self._events.put((number, event))
+        return await self._waiting[number]
+
+    async def take(self, seconds: float) -> tuple[str, dict[str, Any]] | None:
+        """The next event and the number to answer it by, "" if nobody waits; None if none came."""
+        try:
+            return await asyncio.wait_for(self._events.get(), seconds)
+        except TimeoutError:
+            return None
+
+    async def answer(self, number: str, go_on: bool) -> None:
+        self._waiting.pop(number).set_result(go_on)
+
+
 def _enter_worker(config: dict[str, Any]) -> None:
     torch.set_num_threads(config["threads"])
-    queue = config["queue"]
+    mailbox = config["mailbox"]
 
     def report(event: dict[str, Any]) -> None:
-        queue.actor.put_nowait.remote(event)
+        if not (config["stoppable"] and event["event"] in DECISIVE):
+            mailbox.tell.remote(event)
+        elif not ray.get(mailbox.ask.remote(event)):
+            raise RunStopped
 
     try:
-        config["function"](config["argument"], report)
+        _until_stopped(config["function"], config["argument"], report)
     except SeqvisError as error:
         # A restart would meet it again: the caller stops here.
-        ray.get(queue.actor.put_nowait.remote({"event": "error", "error": error}))
+        ray.get(mailbox.tell.remote({"event": "error", "error": error}))
         raise
+
+
+def _until_stopped(function: WorkerFunction, argument: Any, report: Report) -> None:
+    try:
+        function(argument, report)
+    except RunStopped:
+        return
 
 
 def _fit(trainer: TorchTrainer, outcome: list[BaseException]) -> None:
@@ -123,33 +169,44 @@ def _fit(trainer: TorchTrainer, outcome: list[BaseException]) -> None:
         outcome.append(error)
 
 
-def _pass_on(queue: Queue, report: Report) -> None:
+def _pass_on(mailbox: Any, report: Report) -> None:
     """Waits up to half a second for events and passes on those that came."""
     deadline = time.monotonic() + 0.5
     while time.monotonic() < deadline:
-        try:
-            event = queue.get(timeout=0.2)
-        except Empty:
+        taken = ray.get(mailbox.take.remote(0.2))
+        if taken is None:
             return
+        number, event = taken
         if event["event"] == "error":
             raise event["error"]
-        report(event)
+        go_on = True
+        try:
+            report(event)
+        except RunStopped:
+            go_on = False
+        if number:
+            mailbox.answer.remote(number, go_on)
 
 
 def _share_of_cpus(num_workers: int) -> int:
     return max(1, amount("CPU") // num_workers)
 
 
-def _check_resources(num_workers: int, threads: int, use_gpu: bool, report: Report) -> None:
+def _check_resources(num_workers: int, threads: int, gpus: float, report: Report) -> None:
     """Ray Train would wait for ever for what the cluster does not have."""
-    needs = {"CPU": num_workers * threads, **({"GPU": num_workers} if use_gpu else {})}
+    if 0 < gpus < 1 < num_workers:
+        raise ConfigError(
+            f"--gpus-per-worker {gpus:g}: NCCL joins no two workers on one GPU; take "
+            f"--num-workers 1, or a whole GPU for each"
+        )
+    needs = {"CPU": num_workers * threads, **({"GPU": num_workers * gpus} if gpus else {})}
     for name, wanted in needs.items():
         have = amount(name)
         if wanted <= have:
             continue
         if not can_grow():
             raise ConfigError(
-                f"--num-workers {num_workers}: needs {wanted} {name}s, this Ray has {have}; take "
+                f"--num-workers {num_workers}: needs {wanted:g} {name}s, this Ray has {have}; take "
                 f"fewer workers" + (", or leave out --use-gpu" if name == "GPU" else "")
             )
         text = f"waiting for nodes: {wanted} {name}s are needed, the cluster has {have}"

@@ -81,10 +81,13 @@ def train(
     use_gpu: bool = False,
     cpus_per_worker: int = 0,
     restart: bool = False,
+    gpus_per_worker: float = 1.0,
+    stoppable: bool = False,
 ) -> dict[str, Any]:
     """Trains a translator, going on where an earlier call with the same `out` was interrupted.
 
-    Returns the metrics of the best epoch. Raises SeqvisError for anything a user can mend.
+    Returns the metrics of the best epoch; none if `report` stopped it, for which it must be
+    `stoppable` (see `run_workers`). Raises SeqvisError for anything a user can mend.
     """
     out = locate(settings.out)
     artifacts.check_destination(out, "translator")
@@ -98,6 +101,8 @@ def train(
         use_gpu,
         cpus_per_worker,
         restart,
+        gpus_per_worker,
+        stoppable,
     )
 
 

@@ -13,7 +13,7 @@ from seqvis.errors import ArtifactError, ConfigError, StorageError, TrainingErro
 from seqvis.samples.questions import generate_pairs
 from seqvis.storage import locate
 from seqvis.training.checkpoints import CheckpointStore, Snapshot
-from seqvis.training.fit import FitSettings
+from seqvis.training.fit import FitSettings, RunStopped
 from seqvis.training.schedules import OptimizerSettings, learning_rate, momentum
 from seqvis.training.workers import Workers
 from seqvis.translation.batches import (
@@ -236,3 +236,47 @@ def test_precision_is_refused_where_the_hardware_lacks_it(monkeypatch: pytest.Mo
     with pytest.raises(ConfigError, match="bfloat16 is not supported"):
         product_type("bfloat16", torch.device("cpu"))
     assert FitSettings().precision == "auto"
+
+
+def test_a_run_that_its_listener_stops_goes_on_to_the_same_weights(
+    questions: Path, tmp_path: Path
+) -> None:
+    train(settings(questions, tmp_path / "whole"), ignore, 0)
+
+    def stop_at_first(event: dict[str, Any]) -> None:
+        if event["event"] == "epoch":
+            raise RunStopped
+
+    assert train(settings(questions, tmp_path / "parts"), stop_at_first, 0, stoppable=True) == {}
+    assert not (tmp_path / "parts").exists()
+    events: list[dict[str, Any]] = []
+    assert train(settings(questions, tmp_path / "parts"), events.append, 0)["epoch"] in (1, 2)
+    resumed = next(event for event in events if event["event"] == "resumed")
+    assert resumed["history"][0]["epoch"] == 1
+    assert weights(tmp_path / "whole") == weights(tmp_path / "parts")
+
+
+def test_a_run_goes_on_from_another_ones_checkpoint_with_other_dropout(
+    questions: Path, tmp_path: Path
+) -> None:
+    def stop_at_first(event: dict[str, Any]) -> None:
+        if event["event"] == "epoch":
+            raise RunStopped
+
+    donor = settings(questions, tmp_path / "donor")
+    train(donor, stop_at_first, 0, stoppable=True)
+    rates = {**SMALL["model"], "dropout": {"output": 0.6}}
+    child = settings(questions, tmp_path / "child", model=rates)
+    stores = [
+        CheckpointStore(locate(tmp_path / f"{name}.run" / "checkpoints"))
+        for name in ("donor", "child")
+    ]
+    stores[1].adopt(stores[0], child.identity())
+    events: list[dict[str, Any]] = []
+    train(child, events.append, 0)
+    history = [event["history"] for event in events if event["event"] == "epoch"]
+    assert len(history) == 1  # the second epoch alone was trained
+    assert [row["epoch"] for row in history[0]] == [1, 2]
+    assert artifacts.load(str(tmp_path / "child"), "translator").config["model"]["dropout"][
+        "output"
+    ] == pytest.approx(0.6)

@@ -1,0 +1,320 @@
+"""What a search decides and remembers, with trials that are played instead of trained.
+
+A played trial's metric is a function of its settings and its epoch, so that a search that was
+interrupted can be held against one that was not.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from seqvis.errors import ConfigError
+from seqvis.storage import locate
+from seqvis.training.checkpoints import Snapshot
+from seqvis.translation.train import TrainSettings
+from tune.search.kinds import TRANSLATOR
+from tune.search.outcome import sweep, write_tables
+from tune.search.records import Trial
+from tune.search.settings import SearchSettings
+from tune.search.space import Space, load_space
+from tune.search.state import Search
+
+SPACE = """
+model.dropout.input: {uniform: [0.0, 0.5]}
+optimizer.learning_rate: {log_uniform: [0.001, 0.1]}
+model.hidden_size: {choice: [16, 24]}
+"""
+EPOCHS = 9
+
+
+@pytest.fixture
+def space(tmp_path: Path) -> Space:
+    (tmp_path / "space.yaml").write_text(SPACE)
+    base = TrainSettings(corpus="c", out="o", epochs=EPOCHS).model_dump()
+    return load_space(str(tmp_path / "space.yaml"), TRANSLATOR, base, "loss")
+
+
+def choices(**changes: Any) -> SearchSettings:
+    return SearchSettings.model_validate({"space": "s", "metric": "loss", "trials": 12, **changes})
+
+
+def open_search(out: Path, space: Space, settings: SearchSettings) -> Search:
+    out.mkdir(exist_ok=True)
+    return Search(settings, space, TRANSLATOR, locate(out))
+
+
+def loss(trial: Trial, epoch: int) -> float:
+    return trial.config["model.dropout.input"] + trial.config["optimizer.learning_rate"] / epoch
+
+
+def checkpoint(search: Search, trial: Trial, epoch: int) -> None:
+    """What a training leaves when it pauses, its weights a trace of who trained them."""
+    model = search.records.model(trial.name)
+    store = TRANSLATOR.checkpoints(model)
+    latest = store.latest()
+    before = store.read(latest).tensors["model.trace"] if latest else torch.zeros(0)
+    number = torch.tensor([float(trial.name[1:])])
+    settings = search.space.settings(TRANSLATOR, trial.config, "out")
+    state = {
+        "progress": {"step": epoch, "best_step": 3},
+        "identity": settings.identity(),  # type: ignore[attr-defined]
+    }
+    store.save(Snapshot({"model.trace": torch.cat([before, number])}, state), epoch, 3)
+    store.wait()
+
+
+def play(search: Search, fails: str = "") -> Iterator[str]:
+    """Two trials at a time, in turn, an epoch each; yields after each thing that happens."""
+    sitting: list[Trial] = []
+    while True:
+        while len(sitting) < 2 and (trial := search.next()) is not None:
+            sitting.append(trial)
+        if not sitting:
+            return
+        trial = sitting.pop(0)
+        if trial.name == fails:
+            search.failed(trial.name, "it broke")
+            yield trial.name
+            continue
+        epoch = trial.epoch + 1
+        if epoch <= trial.epochs:
+            if search.population and epoch == search.until(trial):
+                checkpoint(search, trial, epoch)
+            go_on = search.result(trial.name, epoch, loss(trial, epoch), 1.0)
+            yield trial.name
+        if trial.epoch == trial.epochs:
+            search.finished(trial.name)
+        elif search.population and trial.epoch >= search.until(trial):
+            search.paused(trial.name)
+        elif go_on:
+            sitting.append(trial)
+        yield trial.name
+
+
+def outcome(search: Search) -> list[dict[str, Any]]:
+    """All but the clock's part of the records."""
+    return [
+        {
+            "name": trial.name,
+            "config": trial.config,
+            "origin": trial.origin,
+            "status": trial.status,
+            "results": [(one.epoch, one.metric) for one in trial.results],
+        }
+        for trial in search.records
+    ]
+
+
+@pytest.mark.parametrize("algorithm", ["random", "tpe"])
+def test_a_search_that_is_reopened_knows_what_the_lost_one_knew(
+    tmp_path: Path, space: Space, algorithm: str
+) -> None:
+    settings = choices(algorithm=algorithm)
+    search = open_search(tmp_path / "out", space, settings)
+    for _ in play(search):
+        again = open_search(tmp_path / "out", space, settings)
+        assert again.halving is not None
+        assert search.halving is not None
+        assert again.halving.rungs() == search.halving.rungs()
+        assert json.loads((tmp_path / "out" / "rungs.json").read_text()) == again.halving.rungs()
+        assert outcome(again) == outcome(search)
+    ends = [trial.status for trial in search.records]
+    assert len(ends) == 12
+    assert {"finished", "stopped"} == set(ends)
+    # What it would have proposed next, it proposes.
+    more = choices(algorithm=algorithm, trials=14)
+    expected = search.sampler.propose("t0013", 12)
+    proposed = open_search(tmp_path / "out", space, more).next()
+    assert proposed is not None
+    assert (proposed.name, proposed.config) == ("t0013", expected)
+
+
+def test_halving_gives_a_third_of_the_trials_three_times_the_epochs(
+    tmp_path: Path, space: Space
+) -> None:
+    search = open_search(tmp_path / "out", space, choices(trials=60))
+    for _ in play(search):
+        pass
+    assert search.halving is not None
+    reached = {int(rung): len(trials) for rung, trials in search.halving.rungs().items()}
+    assert reached[1] == 60
+    # Early ones are let through for want of others to compare with: more than a third, not half.
+    assert 60 / 3 <= reached[3] <= 60 / 2
+    best = search.best()
+    assert best is not None
+    assert best.status == "finished"
+    assert best.best("min") == min(one.best("min") for one in search.records)
+
+
+def test_tpe_learns_where_random_does_not(tmp_path: Path, space: Space) -> None:
+    space = replace(space, fixed={"epochs": 1})
+    means = {}
+    for algorithm in ("random", "tpe"):
+        settings = choices(algorithm=algorithm, trials=40, early_stopping=False)
+        search = open_search(tmp_path / algorithm, space, settings)
+        for _ in play(search):
+            pass
+        late = [trial.best("min") for trial in search.records][20:]
+        means[algorithm] = sum(late) / len(late)
+    # Independent draws of the dropout have the mean 0.25; half of it cannot be met by chance.
+    assert means["tpe"] < means["random"] / 2
+
+
+def test_the_best_members_of_a_population_replace_the_worst(tmp_path: Path, space: Space) -> None:
+    settings = choices(algorithm="pbt", trials=8, interval=3)
+    search = open_search(tmp_path / "out", space, settings)
+    for _ in play(search):
+        pass
+    children = [trial for trial in search.records if trial.origin]
+    assert len(children) == 4  # a quarter of eight, after epochs 3 and 6
+    for child in children:
+        assert child.origin is not None
+        donor, loser = (
+            search.records[name] for name in (child.origin.donor, child.origin.replaces)
+        )
+        assert loss(donor, child.origin.epoch) < loss(loser, child.origin.epoch)
+        assert (loser.status, loser.epoch) == ("stopped", child.origin.epoch)
+        assert child.config != donor.config
+        # Sizes are the checkpoint's.
+        assert child.config["model.hidden_size"] == donor.config["model.hidden_size"]
+        assert child.results[0].epoch == child.origin.epoch + 1
+    assert [trial.status for trial in search.records].count("finished") == 8
+    # The weights of the last to finish were trained by it and, before, by those it stems from.
+    last = children[-1]
+    store = TRANSLATOR.checkpoints(search.records.model(last.name))
+    latest = store.latest()
+    assert latest is not None
+    trace = store.read(latest).tensors["model.trace"].tolist()
+    assert last.origin is not None
+    generation = last.origin.epoch // 3
+    assert trace[generation - 1] == float(last.origin.donor[1:])
+    assert trace[generation:] == [float(last.name[1:])] * (3 - generation)
+
+
+def test_an_interrupted_population_goes_on_as_if_it_had_not_been(
+    tmp_path: Path, space: Space
+) -> None:
+    settings = choices(algorithm="pbt", trials=4, interval=3)
+    whole = open_search(tmp_path / "whole", space, settings)
+    for _ in play(whole):
+        pass
+    steps = 0
+    while True:  # a new search after each fifth thing that happens
+        parts = open_search(tmp_path / "parts", space, settings)
+        steps = sum(1 for _, _ in zip(range(5), play(parts), strict=False))
+        if steps < 5:
+            break
+    assert outcome(parts) == outcome(whole)
+
+
+def test_a_selection_that_was_cut_off_is_done_again_to_the_same_effect(
+    tmp_path: Path, space: Space, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = choices(algorithm="pbt", trials=8, interval=3)
+    whole = open_search(tmp_path / "whole", space, settings)
+    for _ in play(whole):
+        pass
+    cut = open_search(tmp_path / "cut", space, settings)
+    calls: list[str] = []
+    add = cut.records.add
+
+    def dies_at_the_second_child(config: Any, epochs: int, origin: Any = None) -> Trial:
+        if origin is not None:
+            calls.append(origin.replaces)
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+        return add(config, epochs, origin)
+
+    monkeypatch.setattr(cut.records, "add", dies_at_the_second_child)
+    with pytest.raises(KeyboardInterrupt):
+        for _ in play(cut):
+            pass
+    again = open_search(tmp_path / "cut", space, settings)
+    for _ in play(again):
+        pass
+    assert outcome(again) == outcome(whole)
+
+
+def test_a_trial_that_fails_is_tried_again_then_reported(tmp_path: Path, space: Space) -> None:
+    search = open_search(tmp_path / "out", space, choices(trials=5, retries=2))
+    for _ in play(search, fails="t0002"):
+        pass
+    failed = search.records["t0002"]
+    assert (failed.status, failed.errors) == ("failed", ["it broke"] * 3)
+    assert [trial.status for trial in search.records].count("failed") == 1
+    write_tables(search)
+    row = pq.read_table(tmp_path / "out" / "trials.parquet").to_pylist()[1]
+    assert (row["status"], row["error"], row["epochs"]) == ("failed", "it broke", 0)
+    assert row["metric"] != row["metric"]  # NaN
+    assert row["config/model.hidden_size"] in (16, 24)
+
+
+def test_a_search_of_which_everything_fails_is_given_up(tmp_path: Path, space: Space) -> None:
+    search = open_search(tmp_path / "out", space, choices(trials=50, retries=0))
+    while (trial := search.next()) is not None:
+        search.failed(trial.name, "no such corpus")
+    assert len(search.records) == 3
+    # The cause mended, the same command goes on.
+    again = open_search(tmp_path / "out", space, choices(trials=50, retries=0))
+    assert again.next() is not None
+
+
+def test_a_loss_that_is_not_finite_fails_its_trial(tmp_path: Path, space: Space) -> None:
+    search = open_search(tmp_path / "out", space, choices(retries=0))
+    trial = search.next()
+    assert trial is not None
+    assert not search.result(trial.name, 1, float("nan"), 1.0)
+    assert trial.status == "failed"
+    assert "loss is nan after epoch 1" in trial.errors[0]
+
+
+def test_budgets_of_hours_end_a_search_and_greater_ones_let_it_go_on(
+    tmp_path: Path, space: Space
+) -> None:
+    means = {"use_gpu": True, "gpus_per_worker": 0.25, "gpu_hours": 1.0}
+    search = open_search(tmp_path / "out", space, choices(**means))
+    trial = search.next()
+    assert trial is not None
+    trial.seconds = 4 * 3600 - 60.0  # of a quarter of a GPU
+    assert not search.over()
+    trial.seconds += 120
+    assert search.over()
+    assert search.next() is None
+    search.paused(trial.name)
+    again = open_search(tmp_path / "out", space, choices(**means))
+    assert again.over()
+    more = open_search(tmp_path / "out", space, choices(**{**means, "gpu_hours": 2.0}))
+    going_on = more.next()
+    assert going_on is not None
+    assert going_on.name == trial.name
+    (tmp_path / "out" / "search.json").write_text(
+        json.dumps(json.loads((tmp_path / "out" / "search.json").read_text()) | {"seconds": 7201})
+    )
+    assert open_search(tmp_path / "out", space, choices(hours=2.0)).over()
+
+
+def test_another_search_in_the_same_place_is_refused(tmp_path: Path, space: Space) -> None:
+    open_search(tmp_path / "out", space, choices()).next()
+    with pytest.raises(ConfigError, match="holds a search with another algorithm, seed"):
+        open_search(tmp_path / "out", space, choices(algorithm="tpe", seed=2))
+    (tmp_path / "space.yaml").write_text(SPACE.replace("0.5", "0.4"))
+    base = space.base
+    other = load_space(str(tmp_path / "space.yaml"), TRANSLATOR, base, "loss")
+    with pytest.raises(ConfigError, match="holds a search with another space"):
+        open_search(tmp_path / "out", other, choices())
+
+
+def test_checkpoints_stay_only_where_a_trial_may_go_on(tmp_path: Path, space: Space) -> None:
+    settings = choices(algorithm="pbt", trials=4, interval=3)
+    search = open_search(tmp_path / "out", space, settings)
+    for _ in play(search):
+        sweep(search)
+        kept = {path.parts[-4] for path in (tmp_path / "out").glob("trials/*/model.run/*/step-*")}
+        assert kept <= {trial.name for trial in search.records if trial.status == "open"}
+    assert not list((tmp_path / "out").glob("trials/*/model.run/checkpoints"))

@@ -1,0 +1,52 @@
+"""Writes the report of what mattered in a search: report.html and report.json."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jobs.runner import leave, run_job
+from seqvis.config import JobSettings
+from seqvis.errors import ConfigError
+from seqvis.storage import locate
+from tune.report.settings import Mode, ReportSettings
+from tune.report.table import read_search
+from tune.report.writing import write_report
+
+
+class Report(JobSettings):
+    """Writes the report of what mattered in a search: report.html and report.json."""
+
+    trials: str
+    """Folder that a search wrote, or its trials.parquet."""
+    out: str | None = None
+    """Folder for the report. Default: where the trials are."""
+    metric: str | None = None
+    """Name of the metric. Default: the search's."""
+    mode: Mode | None = None
+    """Whether the largest (max) or the smallest (min) is best. Default: the search's."""
+    title: str = "What mattered in this search"
+    """Title of the page."""
+    report: ReportSettings = ReportSettings()
+
+
+def run(settings: Report) -> dict[str, Any]:
+    """Writes the report and returns where it is and what it found."""
+    trials = locate(settings.trials).local_path()
+    folder = trials if trials.is_dir() else trials.parent
+    search = read_search(folder)
+    metric = settings.metric or search.get("metric")
+    mode = settings.mode or search.get("mode")
+    if metric is None or mode not in ("max", "min"):
+        raise ConfigError(f"{folder}: search.json does not say; give --metric and --mode")
+    out = folder if settings.out is None else locate(settings.out).local_path()
+    return write_report(
+        Path(trials), out, metric=metric, mode=mode, title=settings.title, settings=settings.report
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_job(Report, run, arguments)
+
+
+if __name__ == "__main__":
+    leave(main())

@@ -1,0 +1,203 @@
+"""The trials of a search as the report sees them: which settings varied, and what each one is.
+
+In: the folder that a search wrote, `trials.parquet` with one row per trial, and beside it, where
+they are, `search.json` (metric, mode, space) and `history.parquet` (trial, epoch, metric: one row
+per epoch). Out: a `Table`. What may surprise: a setting that is empty exactly where another one
+has a certain value (`attention_size` where attention is off) is known by that switch, so that
+being empty is counted as the switch's doing and not as its own.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from seqvis.errors import DataError
+
+PREFIX = "config/"
+_COLUMNS = ("trial", "status", "epochs", "seconds", "metric", "error")
+_STATUSES = ("finished", "stopped", "failed")
+_LOG_RATIO = 20  # a positive number that varies by less is never read on a logarithmic scale
+_FEW = 6  # an empty value beside so few distinct numbers is one more level of a choice
+NOT_SET = "not set"
+
+Kind = Literal["number", "log", "category"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting that varied. `values` has one entry per trial of the table: floats (NaN where
+    empty) for numbers, text for categories, whose `levels` are in order."""
+
+    name: str
+    kind: Kind
+    values: pd.Series
+    levels: tuple[str, ...] = ()
+    switch: str | None = None
+
+    @property
+    def short_name(self) -> str:
+        """The last two parts of the dotted path, enough to know it by."""
+        return ".".join(self.name.split(".")[-2:])
+
+
+@dataclass(frozen=True)
+class Table:
+    """`trials` has the columns trial, status, epochs, seconds, metric, error and parent (the trial
+    whose checkpoint this one went on from, or nothing) and is indexed 0, 1, …; `fixed` are
+    settings with one value throughout; `history` is None where there is none."""
+
+    trials: pd.DataFrame
+    settings: tuple[Setting, ...]
+    fixed: Mapping[str, Any]
+    history: pd.DataFrame | None
+
+    def configuration(self, row: int) -> dict[str, Any]:
+        """The settings that varied, as this trial had them; None where empty."""
+        found = {one.name: one.values.iloc[row] for one in self.settings}
+        return {name: plain(value) for name, value in found.items()}
+
+
+def read_table(trials: Path) -> Table:
+    """The table of a search's folder, or of its `trials.parquet`.
+
+    Raises DataError if there is no such file, or if it has not the columns of a trials table.
+    """
+    path = trials / "trials.parquet" if trials.is_dir() else trials
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; give the folder that a search wrote")
+    frame = _read_parquet(path, _COLUMNS)
+    unknown = sorted(set(frame["status"]) - set(_STATUSES))
+    if unknown:
+        raise DataError(f"{path}: status {unknown[0]!r} is none of {', '.join(_STATUSES)}")
+    history_path = path.with_name("history.parquet")
+    history = None
+    if history_path.is_file():
+        history = _read_parquet(history_path, ("trial", "epoch", "metric"))
+    return make_table(frame, read_search(path.parent).get("space", {}), history)
+
+
+def make_table(
+    frame: pd.DataFrame, space: Mapping[str, Any], history: pd.DataFrame | None = None
+) -> Table:
+    """Sorts the columns `config/…` into those that varied, with their kind, and fixed ones."""
+    frame = frame.reset_index(drop=True)
+    names = [name for name in frame.columns if name.startswith(PREFIX)]
+    varied, fixed = [], {}
+    for column in names:
+        name, values = column.removeprefix(PREFIX), frame[column].astype(object)
+        if len({_text(value) for value in values}) > 1:
+            varied.append((name, values))
+        elif len(values):
+            fixed[name] = plain(values.iloc[0])
+    settings = tuple(_setting(name, values, space.get(name, {}), varied) for name, values in varied)
+    if "parent" not in frame:
+        frame["parent"] = None
+    return Table(frame[[*_COLUMNS, "parent"]], settings, fixed, history)
+
+
+def _setting(
+    name: str,
+    values: pd.Series,
+    distribution: Mapping[str, Any],
+    others: Sequence[tuple[str, pd.Series]],
+) -> Setting:
+    empty = values.isna()
+    there = values[~empty]
+    switch = _switch(empty, others) if empty.any() else None
+    numeric = all(_is_number(value) for value in there)
+    few = there.map(_text).nunique() <= _FEW and empty.any() and switch is None
+    if not numeric or few or len(there) == 0:
+        texts = values.map(_text)
+        if switch is not None:
+            texts[empty] = None
+        return Setting(name, "category", texts, _ordered(there, texts), switch)
+    numbers = values.astype(float)
+    return Setting(name, _number_kind(numbers.dropna(), distribution), numbers, (), switch)
+
+
+def _switch(empty: pd.Series, others: Sequence[tuple[str, pd.Series]]) -> str | None:
+    """The setting whose value decides alone whether this one is empty."""
+    for name, values in others:
+        texts = values.map(_text)
+        if values.isna().any() or texts.nunique() > _FEW:
+            continue
+        if (empty.groupby(texts).nunique() == 1).all():
+            return name
+    return None
+
+
+def _number_kind(numbers: pd.Series, distribution: Mapping[str, Any]) -> Kind:
+    """As the space says; else logarithmic where that spreads the values more evenly."""
+    form = next(iter(distribution), "choice") if isinstance(distribution, dict) else "choice"
+    if form != "choice":
+        return "log" if "log" in form else "number"
+    if numbers.min() <= 0 or numbers.max() < _LOG_RATIO * numbers.min():
+        return "number"
+    return "log" if _off_centre(np.log(numbers)) < _off_centre(numbers) else "number"
+
+
+def _off_centre(numbers: pd.Series) -> float:
+    """How far the median lies from the middle of the range, as a share of the range."""
+    least, greatest = float(numbers.min()), float(numbers.max())
+    return abs((float(numbers.median()) - least) / (greatest - least) - 0.5)
+
+
+def _ordered(there: pd.Series, texts: pd.Series) -> tuple[str, ...]:
+    """Numbers by size and the rest by name, "not set" first."""
+    levels = set(texts.dropna())
+    if len(there) and all(_is_number(value) for value in there):
+        known = [_text(value) for value in sorted(set(there))]
+    else:
+        known = sorted(levels - {NOT_SET})
+    return tuple([NOT_SET] * (NOT_SET in levels) + known)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, (bool, np.bool_))
+
+
+def _text(value: Any) -> str:
+    value = plain(value)
+    if value is None:
+        return NOT_SET
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it: no NumPy types, and None for what is empty or not finite."""
+    if isinstance(value, np.ndarray):
+        return [plain(one) for one in value.tolist()]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or value is pd.NA or (isinstance(value, float) and not np.isfinite(value)):
+        return None
+    return value
+
+
+def _read_parquet(path: Path, needed: Sequence[str]) -> pd.DataFrame:
+    try:
+        frame = pd.read_parquet(path)
+    except (OSError, ValueError) as error:  # pyarrow's errors are both
+        raise DataError(f"{path}: not a Parquet file that can be read ({error})") from error
+    missing = [name for name in needed if name not in frame.columns]
+    if missing:
+        raise DataError(f"{path}: has no column {missing[0]!r}; is it a search's?")
+    return frame
+
+
+def read_search(folder: Path) -> dict[str, Any]:
+    """`search.json` in a folder, or {} if there is none."""
+    path = folder / "search.json"
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, OSError) as error:
+        raise DataError(f"{path}: not JSON with keys and values ({error})") from error

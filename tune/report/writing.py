@@ -1,0 +1,63 @@
+"""Writes `report.html` and `report.json` of a search.
+
+scikit-learn and Jinja are loaded only here, when a report is asked for: they are of the extra
+`tune`, and a machine that only trains has no need of them.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from seqvis.errors import ConfigError
+from seqvis.storage import storage_errors
+from tune.report.settings import Mode, ReportSettings
+from tune.report.table import read_table
+
+_EXTRA = ("sklearn", "jinja2")
+
+
+def write_report(
+    trials: Path,
+    out: Path,
+    *,
+    metric: str,
+    mode: Mode,
+    title: str,
+    settings: ReportSettings | None = None,
+) -> dict[str, Any]:
+    """Writes the report of the trials (a search's folder, or its `trials.parquet`) into `out`.
+
+    `metric` is what the column of that name holds and `mode` which way is better. Returns what a
+    job prints: the files, the numbers of trials, R² with its interval, the settings that matter
+    more than chance, strongest first, and why nothing was ranked, if so. Raises DataError for a
+    table that is none, ConfigError if the extra `tune` is not installed.
+    """
+    try:
+        from tune.report.analysis import analyse
+        from tune.report.page import render_page
+    except ModuleNotFoundError as error:
+        missing = str(error.name).partition(".")[0]
+        if missing not in _EXTRA:
+            raise
+        raise ConfigError(
+            f"{missing}: not installed; the report needs it: pip install 'seqvis[tune]'"
+        ) from error
+    table = read_table(trials)
+    content = analyse(table, metric, mode, title, settings or ReportSettings())
+    page, data = out / "report.html", out / "report.json"
+    with storage_errors(str(out)):
+        out.mkdir(parents=True, exist_ok=True)
+        data.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
+        page.write_text(render_page(content), encoding="utf-8")
+    ranking = content["ranking"]
+    strong = [one["setting"] for one in ranking["settings"] if one["important"]] if ranking else []
+    return {
+        "report": str(page),
+        "data": str(data),
+        "trials": content["trials"]["all"],
+        "usable": content["trials"]["usable"],
+        "r2": content["r2"],
+        "important": strong,
+        "refused": content["refused"],
+        "summary": content["summary"],
+    }

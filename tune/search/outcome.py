@@ -1,0 +1,171 @@
+"""What a search leaves: a table of trials, the best configuration and model, the report.
+
+`OUT/trials.parquet` is written anew after each trial's end; `best.yaml`, `best/` and the report at
+the end. Of the trials' own directories the curves stay; checkpoints and models that nothing can
+need any more are deleted as soon as their trial ended.
+"""
+
+import io
+import math
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from seqvis import artifacts
+from seqvis.errors import TrainingError
+from seqvis.storage import Location
+from seqvis.training.launch import run_directory
+from tune.report import write_report
+from tune.search.records import Trial, write_whole
+from tune.search.state import Search
+
+
+def write_tables(search: Search) -> None:
+    """`trials.parquet`, a row for each trial that ended or has results, and `history.parquet`."""
+    rows = [trial for trial in search.records if trial.status != "open" or trial.results]
+    mode = search.settings.mode
+    columns: dict[str, Any] = {
+        "trial": pa.array([trial.name for trial in rows], pa.string()),
+        "status": pa.array([_status(trial) for trial in rows], pa.string()),
+        "epochs": pa.array([trial.epoch for trial in rows], pa.int64()),
+        "seconds": pa.array([round(trial.seconds, 1) for trial in rows], pa.float64()),
+        "metric": pa.array([_metric(trial, mode) for trial in rows], pa.float64()),
+        "error": pa.array([_error(trial) for trial in rows], pa.string()),
+        "parent": pa.array([one.origin.donor if one.origin else None for one in rows], pa.string()),
+    }
+    for parameter in search.space.parameters:
+        values = [trial.config[parameter.path] for trial in rows]
+        columns[f"config/{parameter.path}"] = _column(values)
+    _write(search.out / "trials.parquet", columns)
+    results = [(trial.name, one) for trial in rows for one in trial.results]
+    columns = {
+        "trial": pa.array([name for name, _ in results], pa.string()),
+        "epoch": pa.array([one.epoch for _, one in results], pa.int64()),
+        "metric": pa.array([one.metric for _, one in results], pa.float64()),
+        "seconds": pa.array([one.seconds for _, one in results], pa.float64()),
+    }
+    _write(search.out / "history.parquet", columns)
+
+
+def sweep(search: Search) -> None:
+    """Deletes the checkpoints of trials that ended, and all models but the best."""
+    best = search.best()
+    for trial in search.records:
+        if trial.status == "open" or trial.name in search.swept:
+            continue
+        model = search.records.model(trial.name)
+        (run_directory(model) / "checkpoints").delete()
+        (run_directory(model) / "ray").delete()
+        if trial is not best:
+            model.delete()
+            search.swept.add(trial.name)
+
+
+def finish(search: Search) -> dict[str, Any]:
+    """Writes everything that a search ends with and returns the job's result.
+
+    Raises TrainingError if no trial has a result.
+    """
+    search.swept.clear()  # a stopped trial may have written once more on its way out
+    sweep(search)
+    write_tables(search)
+    best = search.best()
+    if best is None or not best.results:
+        errors = [trial.errors[-1] for trial in search.records if trial.errors]
+        reason = (
+            errors[-1].splitlines()[-1] if errors else "the budget ended before the first epoch"
+        )
+        raise TrainingError(f"{search.out.uri}: no trial has a result; the last error: {reason}")
+    _write_best_settings(search, best)
+    model = _copy_model(search, best)
+    report = _write_report(search)
+    ends = [trial.status for trial in search.records]
+    return {
+        "best_metric": best.best(search.settings.mode),
+        "trials": len(ends),
+        "finished": ends.count("finished"),
+        "stopped": ends.count("stopped"),
+        "failed": ends.count("failed"),
+        "unfinished": ends.count("open"),
+        "best_trial": best.name,
+        "best_config": best.config,
+        "best_model": model.uri if model else None,
+        "settings": (search.out / "best.yaml").uri,
+        **report,
+        "out": search.out.uri,
+    }
+
+
+def _write_best_settings(search: Search, best: Trial) -> None:
+    kind = search.kind
+    settings = search.space.settings(kind, best.config, "out")
+    tree = settings.model_dump(mode="json", exclude={"out", *kind.paths}, exclude_none=True)
+    job = f"python -m jobs.train_{kind.artifact} --config {search.out.uri}/best.yaml"
+    lines = [
+        f"# Trial {best.name} of {len(search.records)}: {search.settings.metric} "
+        f"{best.best(search.settings.mode):.4f} after {best.epoch} epochs.",
+        f"#   {job} … --out OUT",
+    ]
+    lines += [f"# {path}: {value}" for path, value in best.config.items()]
+    text = "\n".join(lines) + "\n" + yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+    write_whole(search.out / "best.yaml", text.encode())
+
+
+def _copy_model(search: Search, best: Trial) -> Location | None:
+    """The best trial's artifact at `OUT/best`; nothing if the trial did not finish."""
+    if best.status != "finished":
+        return None
+    kind, target = search.kind.artifact, search.out / "best"
+    found = artifacts.load(search.records.model(best.name), kind)
+    with artifacts.create(target, kind, found.config) as writer:
+        writer.metrics.update(found.metrics)
+        for name in found.files:
+            writer.path(name).write_bytes(found.file(name).read_bytes())
+    return target
+
+
+def _write(place: Location, columns: dict[str, Any]) -> None:
+    content = io.BytesIO()
+    pq.write_table(pa.table(columns), content)
+    write_whole(place, content.getvalue())
+
+
+def _write_report(search: Search) -> dict[str, Any]:
+    """`report.html` and `report.json`; returns where, and what mattered or why it is not said."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)  # the report reads and writes local files only
+        for file in ("trials.parquet", "history.parquet", "search.json"):
+            (folder / file).write_bytes((search.out / file).read_bytes())
+        title = f"What mattered in {search.out.name}"
+        metric, mode = search.settings.metric, search.settings.mode
+        found = write_report(folder, folder, metric=metric, mode=mode, title=title)
+        for file in ("report.html", "report.json"):
+            write_whole(search.out / file, (folder / file).read_bytes())
+    page = (search.out / "report.html").uri
+    return {"report": page, "important": found["important"], "refused": found["refused"]}
+
+
+def _status(trial: Trial) -> str:
+    return "stopped" if trial.status == "open" else trial.status
+
+
+def _metric(trial: Trial, mode: str) -> float:
+    return math.nan if trial.status == "failed" else trial.best(mode)
+
+
+def _error(trial: Trial) -> str | None:
+    return trial.errors[-1] if trial.status == "failed" else None
+
+
+def _column(values: list[Any]) -> pa.Array:
+    """Numbers, switches or texts; a mixture of them as texts."""
+    kinds = {type(value) for value in values if value is not None}
+    if kinds <= {int, float} and kinds != {int}:
+        return pa.array(values, pa.float64())
+    if len(kinds) > 1:
+        return pa.array([str(value) for value in values], pa.string())
+    return pa.array(values)
