@@ -23,8 +23,9 @@ def launch(
     use_gpu: bool,
     cpus_per_worker: int,
     restart: bool,
+    min_workers: int = 0,
 ) -> dict[str, Any]:
-    """Runs `function(work, report)` in the workers, keeps the run's records, returns its metrics.
+    """Runs `function(work, …)` in the workers, keeps the run's records, returns its metrics.
 
     The function's first worker reports {"event": "done", "metrics": …} when the artifact stands.
     With `restart` the checkpoints of an earlier run are deleted. Raises what the workers raise.
@@ -51,6 +52,7 @@ def launch(
             use_gpu,
             absolute(f"{run.uri}/ray"),
             cpus_per_worker,
+            min_workers,
         )
     finally:
         log.flush()

@@ -42,7 +42,7 @@ def training_pairs(corpus: Artifact) -> PairTable:
             fcntl.flock(lock, fcntl.LOCK_EX)  # one worker of the node writes, the others wait
             if not folder.exists():
                 _write(corpus, names, folder)
-    return PairTable(*(_map(folder, side) for side in SIDES))
+    return PairTable(_map(folder, "source"), _map(folder, "target"))
 
 
 def _write(corpus: Artifact, names: list[str], folder: Path) -> None:
