@@ -29,7 +29,7 @@ from tests.corpora import write_corpus
 from tests.pictures import encoded
 
 DRAIN_SECONDS = 5
-EPOCHS, STEPS = 24, 60  # enough of them that the drain's deadline comes before the end
+EPOCHS, STEPS = 18, 60  # enough of them that the drain's deadline comes before the end
 STILL = dict.fromkeys(("input", "encoder", "bridge", "decoder", "output"), 0.0)
 
 

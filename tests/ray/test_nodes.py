@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.nodes import STEPS
@@ -29,14 +30,18 @@ def run(scenario: str, folder: Path) -> dict[str, Any]:
     changes = {"RAY_TMPDIR": rays, "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.5"}
     kept = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     command = [sys.executable, "-m", "tests.nodes", scenario, str(folder)]
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, env=kept | changes, **pipes)
     try:
-        done = subprocess.run(
-            command, env=kept | changes, capture_output=True, text=True, timeout=300
-        )
+        output, error = process.communicate(timeout=560)
     finally:
+        if process.poll() is None:  # its Ray's processes would go on without it
+            for one in psutil.Process(process.pid).children(recursive=True):
+                one.kill()
+            process.kill()
         shutil.rmtree(rays, ignore_errors=True)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    assert process.returncode == 0, error[-4000:]
+    return json.loads(output.splitlines()[-1])
 
 
 @pytest.fixture(scope="module")
