@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.futures import Future
 
+MOST_TOUCHED = 0.9  # share of a table's rows from which packing them saves too little
 LEAST_BYTES = 1 << 20  # of a table's gradient; below, a second message costs more than it saves
 
 
@@ -84,6 +85,5 @@ def _touched_by_any(tables: list[Tensor], state: Reduction) -> list[Tensor | Non
     found: list[Tensor | None] = []
     for table, mark in zip(tables, marks.split([len(table) for table in tables]), strict=True):
         rows = mark.nonzero().squeeze(1)
-        # Whichever sends fewer bytes; packing rows has to be worth its copies.
-        found.append(rows if len(rows) < len(table) // 2 else None)
+        found.append(rows if len(rows) < MOST_TOUCHED * len(table) else None)
     return found
