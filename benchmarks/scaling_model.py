@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from seqvis.devise.head import Head, HeadSettings
 from seqvis.drawing import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, new_figure, save, style
+from seqvis.training.reduction import MOST_TOUCHED
 from seqvis.training.throughput import _PEAKS
 from seqvis.translation.forcing import ForcingSettings
 from seqvis.translation.model import Seq2Seq
@@ -46,7 +47,8 @@ class Machines:
     hop_near: float = 5e-6  # assumed: seconds of a message within a node, and between nodes
     hop_far: float = 25e-6
     cores: int = 24  # for each GPU: 192 in a node, as the large clouds have
-    decoding: float = 127.0  # photographs a second of a core: measured, two-core EPYC
+    decoding: float = 127.0  # photographs a second of a core: benchmarks.scaling, two-core EPYC
+    views: float = 400.0  # augmented views a second of a worker, which draws them one by one: ditto
     storage: float = 5e9  # assumed: what a node reads from an object store
 
 
@@ -67,7 +69,7 @@ class Table:
         """Bytes given to all-reduce for its gradient: see `seqvis.training.reduction`."""
         whole = self.rows * self.size * FLOAT
         rows = self.touched(words)
-        if not by_rows or rows >= self.rows // 2:
+        if not by_rows or rows >= MOST_TOUCHED * self.rows:
             return whole + by_rows * self.rows
         return rows * self.size * FLOAT + self.rows
 
@@ -86,6 +88,7 @@ class Job:
     table: Table | None = None
     read_bytes: float = 0.0  # from storage, for a unit
     decoded: bool = False  # every unit is a JPEG
+    drawn: bool = False  # every unit is another view of it
     backward: float = 2 / 3  # share of a step's computation behind which messages can hide
 
 
@@ -140,13 +143,15 @@ def predict(
     nodes = -(-gpus // machines.gpus)
     reading = units * gpus * job.read_bytes / (nodes * machines.storage)
     decoding = units / (machines.cores * machines.decoding) if job.decoded else 0.0
-    seconds = max(computing + waited, reading, decoding)
+    drawing = units / machines.views if job.drawn else 0.0
+    seconds = max(computing + waited, reading, decoding, drawing)
     parts = {
         "arithmetic": arithmetic,
         "starting operations": starts,
         "reducing gradients": waited,
         "reading storage": reading,
         "decoding JPEGs": decoding,
+        "drawing views": drawing,
     }
     alone = seconds if gpus == 1 else predict(job, 1, machines, by_rows, overlap).seconds
     work = gpus if job.grows else 1
@@ -216,7 +221,7 @@ def jobs() -> list[Job]:
             6.0 * (weights + 1_000 * 300), 120, weights * FLOAT),
         Job("DeViSE fine-tuning, 64 pictures a GPU", "pictures", 64, True,
             3 * RESNET50["flops"], 1_000, (resnet + weights) * FLOAT,
-            read_bytes=JPEG_BYTES, decoded=True),
+            read_bytes=JPEG_BYTES, decoded=True, drawn=True),
         Job("embedding pictures", "pictures", 64, True, RESNET50["flops"], 180,
             read_bytes=JPEG_BYTES, decoded=True),
     ]  # fmt: skip
