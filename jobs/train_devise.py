@@ -22,6 +22,8 @@ class TrainDevise(JobSettings, DeviseSettings):  # type: ignore[misc]
 
     num_workers: int = Field(0, ge=0)
     """Ray Train workers; 0 trains in this process, without Ray."""
+    min_workers: int = Field(0, ge=0)
+    """Fewest workers to go on with when nodes are lost; 0: wait for room for all."""
     use_gpu: bool = False
     """One GPU for each worker."""
     cpus_per_worker: int = Field(0, ge=0)
@@ -43,6 +45,7 @@ def run(settings: TrainDevise) -> dict[str, Any]:
             settings.use_gpu,
             settings.cpus_per_worker,
             settings.restart,
+            min_workers=settings.min_workers,
         )
     return {**metrics, "out": settings.out}
 

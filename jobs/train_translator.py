@@ -21,6 +21,8 @@ class TrainTranslator(JobSettings, TrainSettings):  # type: ignore[misc]
 
     num_workers: int = Field(1, ge=0)
     """Worker processes; 0 trains in this process, without Ray."""
+    min_workers: int = Field(0, ge=0)
+    """Fewest workers to go on with when nodes are lost; 0: wait for room for all."""
     use_gpu: bool = False
     """One GPU for each worker."""
     cpus_per_worker: int = Field(0, ge=0)
@@ -47,6 +49,7 @@ def run(settings: TrainTranslator) -> dict[str, Any]:
                 settings.use_gpu,
                 settings.cpus_per_worker,
                 settings.restart,
+                min_workers=settings.min_workers,
             )
     return {**metrics, "out": settings.out}
 

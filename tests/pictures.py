@@ -3,6 +3,7 @@
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,15 @@ BACKBONE = {
     "image_size": 64,
     "fit": "crop",
 }
+
+
+def encoded(seed: int, kind: str = "PNG", **options: Any) -> bytes:
+    """A picture of large coloured patches, 70 x 60."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    picture = Image.fromarray(coarse).resize((70, 60), Image.Resampling.BICUBIC)
+    picture.save(stream, kind, **options)
+    return stream.getvalue()
 
 
 def word_vectors(words: Sequence[str], seed: int = 0) -> dict[str, np.ndarray]:

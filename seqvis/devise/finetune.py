@@ -37,7 +37,7 @@ from seqvis.vision.images import BadImage, decode, square
 from seqvis.vision.listing import list_images
 
 FACTORS = (1 / 1000, 1 / 100, 1.0)  # early half, late half, head
-READERS = 4  # threads that read and decode files ahead of the network
+READERS = 4  # least number of threads that read and decode files ahead of the network
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,8 @@ class _FinetuneTask:
             order[number * size : (number + 1) * size][workers.rank :: workers.count]
             for number in numbers
         ]
-        with ThreadPoolExecutor(READERS) as pool:
+        # On a GPU machine the worker's processors decode more slowly than the network learns.
+        with ThreadPoolExecutor(max(READERS, torch.get_num_threads())) as pool:
             ahead = [pool.submit(self._read, row) for row in shares[0]] if shares else []
             for place, rows in enumerate(shares):
                 waiting, ahead = ahead, []

@@ -8,7 +8,6 @@ checkpoints of its own below `OUT.run/`, so that an interrupted run goes on in t
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -35,15 +34,9 @@ from seqvis.training.checkpoints import CheckpointStore
 from seqvis.training.fit import DECISIVE, FitResult, fit
 from seqvis.training.launch import Report, launch, run_directory
 from seqvis.training.runlog import history_as_csv
-from seqvis.training.workers import Workers, this_worker
+from seqvis.training.workers import Workers
 
 Project = Callable[[np.ndarray], np.ndarray]
-
-
-@dataclass(frozen=True)
-class _Work:
-    settings: DeviseSettings
-    use_gpu: bool
 
 
 def train(
@@ -55,6 +48,7 @@ def train(
     restart: bool = False,
     gpus_per_worker: float = 1.0,
     stoppable: bool = False,
+    min_workers: int = 0,
 ) -> dict[str, Any]:
     """Trains a model, going on where an earlier call with the same `out` was interrupted.
 
@@ -71,24 +65,23 @@ def train(
         report({"event": "note", "text": text + (f" and {more} more" if more > 0 else "")})
     if settings.method == "conse" and settings.finetune.epochs:
         raise ConfigError("--finetune.epochs: conse has no head to fine-tune; leave it out")
-    work = _Work(_with_absolute_paths(settings), use_gpu)
     return launch(
         train_worker,
-        work,
+        _with_absolute_paths(settings),
         out,
         report,
         num_workers,
         use_gpu,
         cpus_per_worker,
         restart,
-        gpus_per_worker,
-        stoppable,
+        gpus_per_worker=gpus_per_worker,
+        stoppable=stoppable,
+        min_workers=min_workers,
     )
 
 
-def train_worker(work: _Work, report: Report) -> None:
+def train_worker(settings: DeviseSettings, workers: Workers, report: Report) -> None:
     """What each worker does. The first one writes the model."""
-    settings, workers = work.settings, this_worker(work.use_gpu)
     data = load_data(settings)
     if settings.method == "conse":
         points = class_points(

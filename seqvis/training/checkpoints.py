@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from seqvis import artifacts
 from seqvis.artifacts import MANIFEST
-from seqvis.errors import ArtifactError
+from seqvis.errors import ArtifactError, ConfigError
 from seqvis.storage import Location
 
 _NAME = re.compile(r"step-(\d+)$")
@@ -152,3 +152,30 @@ def restore_optimizer(
             key: value if key == "step" else torch.empty_like(parameter).copy_(value)
             for key, value in state.items()
         }
+
+
+def check_identity(
+    snapshot: Snapshot, identity: Mapping[str, Any], fingerprint: str, where: str
+) -> None:
+    """Raises ConfigError if the checkpoint is of other data or was made with other settings."""
+    remedy = "give --restart to begin anew, or another --out"
+    if snapshot.state["fingerprint"] != fingerprint:
+        raise ConfigError(f"{where}: is a checkpoint of another corpus; {remedy}")
+    stored, wanted = _flatten(snapshot.state["identity"]), _flatten(identity)
+    differing = sorted(
+        key for key in stored.keys() | wanted.keys() if stored.get(key) != wanted.get(key)
+    )
+    if differing:
+        shown = ", ".join(
+            f"{key} was {stored.get(key)!r}, is {wanted.get(key)!r}" for key in differing[:4]
+        )
+        raise ConfigError(f"{where}: was started with other settings ({shown}); {remedy}")
+
+
+def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, Mapping):
+        return {prefix: tree}
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat.update(_flatten(value, f"{prefix}.{key}" if prefix else key))
+    return flat

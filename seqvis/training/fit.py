@@ -23,6 +23,7 @@ from seqvis.errors import ConfigError, TrainingError
 from seqvis.training.checkpoints import (
     CheckpointStore,
     Snapshot,
+    check_identity,
     model_tensors,
     optimizer_tensors,
     restore_model,
@@ -32,6 +33,8 @@ from seqvis.training.schedules import OptimizerSettings, learning_rate, momentum
 from seqvis.training.stepper import StepLoss, Stepper, Task
 from seqvis.training.throughput import Throughput
 from seqvis.training.workers import Workers
+
+NOTICE_SECONDS = 10.0  # between checkpoints once a node is about to be taken away
 
 B = TypeVar("B")
 Report = Callable[[dict[str, Any]], None]
@@ -133,6 +136,7 @@ class _Run(Generic[B]):
         self.stepper = Stepper(task, optimizer, settings.precision, settings.seed, workers)
         self.progress = Progress()
         self.saved_at = time.monotonic()
+        self.warned = False  # that a node is about to be taken away
         self._resume()
 
     def run(self) -> FitResult:
@@ -169,7 +173,7 @@ class _Run(Generic[B]):
             progress.seconds = before + time.monotonic() - started
             if progress.position % 10 == 0 or progress.position == steps:
                 self._note(pending, rate, steps, meter)
-            if self._checkpoint_is_due() and progress.position < steps:
+            if progress.position < steps and self._checkpoint_is_due():
                 self._add(pending)
                 self._save()
         self._add(pending)
@@ -267,16 +271,30 @@ class _Run(Generic[B]):
 
     def _checkpoint_is_due(self) -> bool:
         # The workers need not agree: the first one alone saves, and nothing is collected.
+        if not self.workers.is_first:
+            return False
         waited = time.monotonic() - self.saved_at
-        return self.workers.is_first and waited > 60 * self.settings.checkpoint_minutes
+        if not self.workers.leaving():
+            return waited > 60 * self.settings.checkpoint_minutes
+        if not self.warned:
+            self.warned = True
+            text = "a node is about to be taken away: saving a checkpoint at step"
+            self.report({"event": "note", "text": f"{text} {self.progress.step}"})
+            return True
+        return waited > NOTICE_SECONDS
 
     def _save(self) -> None:
         if not self.workers.is_first:
             return
         progress, model = self.progress, self.stepper.model
         weights = {f"model.{name}": tensor for name, tensor in model_tensors(model).items()}
+        # The other workers' sums of an unfinished epoch are taken to be like this one's.
+        sums = {
+            "epoch_total": progress.epoch_total * self.workers.count,
+            "epoch_tokens": progress.epoch_tokens * self.workers.count,
+        }
         state = {
-            "progress": vars(progress).copy() | {"history": list(progress.history)},
+            "progress": vars(progress) | sums | {"history": list(progress.history)},
             "identity": self.identity,
             "fingerprint": self.task.fingerprint(),
             # The generator is seeded before each step from these two and the worker's rank.
@@ -295,9 +313,11 @@ class _Run(Generic[B]):
         if location is None:
             return
         snapshot = self.checkpoints.read(location)
-        self._check_identity(snapshot, location.uri)
+        check_identity(snapshot, self.identity, self.task.fingerprint(), location.uri)
         self._restore(snapshot, location.uri)
         self.progress = Progress(**snapshot.state["progress"])
+        if not self.workers.is_first:  # the first one has the sums of all
+            self.progress.epoch_total = self.progress.epoch_tokens = 0.0
         text = f"going on from {location.uri} (epoch {self.progress.epoch + 1}, batch "
         self.report({"event": "note", "text": f"{text}{self.progress.position + 1})"})
         self._announce({"event": "resumed", "history": self.progress.history})
@@ -310,34 +330,10 @@ class _Run(Generic[B]):
         restore_model(self.stepper.model, parts["model"], where)
         restore_optimizer(self.stepper.model, self.stepper.optimizer, parts["optimizer"])
 
-    def _check_identity(self, snapshot: Snapshot, where: str) -> None:
-        remedy = "give --restart to begin anew, or another --out"
-        if snapshot.state["fingerprint"] != self.task.fingerprint():
-            raise ConfigError(f"{where}: is a checkpoint of another corpus; {remedy}")
-        stored = _flatten(snapshot.state["identity"])
-        wanted = _flatten(self.identity)
-        differing = sorted(
-            key for key in stored.keys() | wanted.keys() if stored.get(key) != wanted.get(key)
-        )
-        if differing:
-            shown = ", ".join(
-                f"{key} was {stored.get(key)!r}, is {wanted.get(key)!r}" for key in differing[:4]
-            )
-            raise ConfigError(f"{where}: was started with other settings ({shown}); {remedy}")
-
     def _best_snapshot(self) -> Snapshot:
         assert self.progress.best_step is not None
         wanted = self.workers.from_first(self.progress.best_step)
         return self.checkpoints.read(self.checkpoints.at(wanted))
-
-
-def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat.update(_flatten(value, f"{prefix}.{key}" if prefix else key))
-    return flat
 
 
 def _ignore(event: dict[str, Any]) -> None:

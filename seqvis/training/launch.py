@@ -26,8 +26,9 @@ def launch(
     restart: bool,
     gpus_per_worker: float = 1.0,
     stoppable: bool = False,
+    min_workers: int = 0,
 ) -> dict[str, Any]:
-    """Runs `function(work, report)` in the workers, keeps the run's records, returns its metrics.
+    """Runs `function(work, …)` in the workers, keeps the run's records, returns its metrics.
 
     The function's first worker reports {"event": "done", "metrics": …} when the artifact stands.
     With `restart` the checkpoints of an earlier run are deleted. A run that `report` stopped (see
@@ -57,6 +58,7 @@ def launch(
             cpus_per_worker,
             gpus_per_worker=gpus_per_worker,
             stoppable=stoppable,
+            min_workers=min_workers,
         )
     except Exception:
         log.flush()

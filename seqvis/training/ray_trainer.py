@@ -1,36 +1,45 @@
 """Runs the training loop in one or many processes on a Ray cluster, with Ray Train.
 
-`run_workers` starts N workers that each call `function(argument, report)` with a process group
-joined, restarts them when one dies, and passes what the first one reports to the caller. Ray Train
-wraps the loop and does not replace it: checkpoints are the loop's own, so a restarted group goes
-on where the last one says, on however many workers.
+`run_workers` starts N workers that each call `function(argument, workers, report)` with a process
+group joined, restarts them when one dies, and passes what the first one reports to the caller. Ray
+Train wraps the loop and does not replace it: checkpoints are the loop's own, so a restarted group
+goes on where the last one says, on however many workers. When a node is drained, the workers learn
+of it by `Workers.leaving`, and the group is restarted without the node at the drain's deadline.
 """
 
 import asyncio
+import os
 import threading
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import ray
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.execution.context import get_train_context
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from seqvis.cluster import amount, can_grow
 from seqvis.errors import ConfigError, SeqvisError, TrainingError
 from seqvis.storage import Location
 from seqvis.training.fit import DECISIVE, RunStopped
+from seqvis.training.workers import Workers, this_worker
 
 Report = Callable[[dict[str, Any]], None]
-WorkerFunction = Callable[[Any, Report], None]
+WorkerFunction = Callable[[Any, Workers, Report], None]
 
 # Settings of libraries that are read when a process starts; docs/training.md, "On a CPU".
 _WORKER_ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads take the processor from each other
     "MALLOC_ARENA_MAX": "1",  # Ray's training thread would get a second, slower arena of glibc's
 }
+# Seconds that an elastic group waits for its processors. For some seconds Ray counts those of a
+# lost node, and waits for them a minute before it counts again.
+_START_TIMEOUT = ("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "10")
 
 
 def run_workers(
@@ -41,6 +50,7 @@ def run_workers(
     use_gpu: bool,
     storage: Location,
     cpus_per_worker: int = 0,
+    min_workers: int = 0,
     max_failures: int = 3,
     gpus_per_worker: float = 1.0,
     stoppable: bool = False,
@@ -55,7 +65,10 @@ def run_workers(
         num_workers: 0 runs the function in this process, without Ray.
         storage: directory for Ray Train's own records of the run.
         cpus_per_worker: 0: an equal share of the processors that the cluster has now.
-        max_failures: how often a dead worker is replaced.
+        min_workers: when nodes are lost, training goes on with as many workers as there is room
+            for, down to this number, and grows again up to `num_workers` within a minute or so of
+            a node's coming back; 0: it waits for room for `num_workers`.
+        max_failures: how often dead workers are replaced; those of a drained node do not count.
         gpus_per_worker: a share of one, so that several runs fit a GPU; only of a single worker.
         stoppable: `report` may raise RunStopped at an epoch, and the run ends there. The workers
             then wait at each epoch's end until `report` has returned.
@@ -64,12 +77,16 @@ def run_workers(
         SeqvisError: what a worker raised; TrainingError if workers died too often.
     """
     if num_workers == 0:
-        _until_stopped(function, argument, report)
+        _until_stopped(function, argument, this_worker(use_gpu), report)
         return
     threads = cpus_per_worker or _share_of_cpus(num_workers)
     gpus = gpus_per_worker if use_gpu else 0
-    _check_resources(num_workers, threads, gpus, report)
-    mailbox: Any = ray.remote(num_cpus=0)(_Mailbox).remote()
+    if min_workers > num_workers:
+        raise ConfigError(f"--min-workers {min_workers}: is more than --num-workers {num_workers}")
+    _check_resources(min_workers or num_workers, threads, gpus, report)
+    if min_workers:
+        os.environ.setdefault(*_START_TIMEOUT)
+    mailbox = _mailbox_here()
     trainer = TorchTrainer(
         _enter_worker,
         train_loop_config={
@@ -77,10 +94,11 @@ def run_workers(
             "argument": argument,
             "mailbox": mailbox,
             "threads": threads,
+            "use_gpu": use_gpu,
             "stoppable": stoppable,
         },
         scaling_config=ScalingConfig(
-            num_workers=num_workers,
+            num_workers=(min_workers, num_workers) if min_workers else num_workers,  # type: ignore[arg-type]
             use_gpu=use_gpu,
             resources_per_worker={"CPU": threads, **({"GPU": gpus} if gpus else {})},
         ),
@@ -137,9 +155,17 @@ class _Mailbox:
         self._waiting.pop(number).set_result(go_on)
 
 
+def _mailbox_here() -> Any:
+    """A mailbox on this process's node: on a worker's, it would be lost with that node."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    options = {"num_cpus": 0, "scheduling_strategy": here}
+    return ray.remote(_Mailbox).options(**options).remote()
+
+
 def _enter_worker(config: dict[str, Any]) -> None:
     torch.set_num_threads(config["threads"])
     mailbox = config["mailbox"]
+    workers = replace(this_worker(config["use_gpu"]), leaving=_node_is_drained)
 
     def report(event: dict[str, Any]) -> None:
         if not (config["stoppable"] and event["event"] in DECISIVE):
@@ -148,18 +174,29 @@ def _enter_worker(config: dict[str, Any]) -> None:
             raise RunStopped
 
     try:
-        _until_stopped(config["function"], config["argument"], report)
+        _until_stopped(config["function"], config["argument"], workers, report)
     except SeqvisError as error:
         # A restart would meet it again: the caller stops here.
         ray.get(mailbox.tell.remote({"event": "error", "error": error}))
         raise
 
 
-def _until_stopped(function: WorkerFunction, argument: Any, report: Report) -> None:
+def _until_stopped(
+    function: WorkerFunction, argument: Any, workers: Workers, report: Report
+) -> None:
     try:
-        function(argument, report)
+        function(argument, workers, report)
     except RunStopped:
         return
+
+
+def _node_is_drained() -> bool:
+    """Whether Ray is draining a node that one of the workers runs on.
+
+    Ray Train's watcher tells every worker. `ray.train.get_preemption_info` would wait for all of
+    them to agree, which the loop does not need, at some milliseconds a call.
+    """
+    return get_train_context().preemption_context.preemption_info is not None
 
 
 def _fit(trainer: TorchTrainer, outcome: list[BaseException]) -> None:

@@ -4,12 +4,23 @@
 process group; without one there is a single worker, and every operation is the identity.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
+
+from seqvis.training.reduction import Reduction, average
+
+# Of gradients that are sent together. At DDP's 25 a model of the lesson's sizes is one bucket, and
+# nothing is sent before the backward pass has ended.
+BUCKET_MB = 4
+
+
+def _never() -> bool:
+    return False
 
 
 @dataclass(frozen=True)
@@ -19,6 +30,8 @@ class Workers:
     rank: int = 0
     count: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    leaving: Callable[[], bool] = _never
+    """Whether the node of one of the workers is about to be taken away; costs nothing to ask."""
 
     @property
     def is_first(self) -> bool:
@@ -28,8 +41,14 @@ class Workers:
         """`module` with gradients averaged over all workers during the backward pass."""
         if self.count == 1:
             return module
-        devices = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(module, device_ids=devices, gradient_as_bucket_view=True)
+        wrapped = DistributedDataParallel(
+            module,
+            device_ids=[self.device] if self.device.type == "cuda" else None,
+            gradient_as_bucket_view=True,
+            bucket_cap_mb=BUCKET_MB,
+        )
+        wrapped.register_comm_hook(Reduction.of(module), average)
+        return wrapped
 
     def gather(self, value: Any) -> list[Any]:
         """The values of all workers, by rank. Any picklable object."""

@@ -42,7 +42,11 @@ class Side:
 
     @property
     def lengths(self) -> NDArray[np.int64]:
+        """Of all sentences; for those of a batch, `lengths_of` does not touch the others."""
         return np.diff(self.offsets)
+
+    def lengths_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        return self.offsets[rows + 1] - self.offsets[rows]
 
     def __getitem__(self, row: int) -> NDArray[np.uint16]:
         return self.words[self.offsets[row] : self.offsets[row + 1]]
@@ -157,11 +161,11 @@ def make_batch(
     A worker without a row gets one whose target is padding, so that all take part in each step.
     """
     own = rows[worker::workers]
-    target_lengths = table.target.lengths[rows]
+    target_lengths = table.target.lengths_of(rows)
     words, width = int(target_lengths.sum()), int(target_lengths.max())
     if len(own) == 0:
         own = rows[:1]
-    source, source_lengths = _pad(table.source, own, int(table.source.lengths[own].max()))
+    source, source_lengths = _pad(table.source, own, int(table.source.lengths_of(own).max()))
     target, _ = _pad(table.target, own, width)
     if worker >= len(rows):
         target = torch.full_like(target, PAD)
@@ -194,7 +198,7 @@ def _cut(
 
 
 def _pad(side: Side, rows: NDArray[np.int64], width: int) -> tuple[Tensor, Tensor]:
-    lengths = side.lengths[rows]
+    lengths = side.lengths_of(rows)
     padded = np.full((len(rows), width), PAD, dtype=np.int64)
     for line, row in enumerate(rows):
         padded[line, : lengths[line]] = side[row]

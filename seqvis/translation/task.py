@@ -38,6 +38,7 @@ from seqvis.translation.languages import Languages, load_languages
 from seqvis.translation.losses import projected_cross_entropy
 from seqvis.translation.metrics import FreeRunningSums, Scoring, free_running_sums, score_texts
 from seqvis.translation.model import Seq2Seq
+from seqvis.translation.pairmaps import training_pairs
 from seqvis.translation.sentences import Hypothesis, SearchSettings
 from seqvis.translation.settings import DropoutSettings, ModelSettings
 
@@ -72,7 +73,7 @@ class TranslationTask:
 
     @cached_property
     def train(self) -> PairTable:
-        return load_pairs(self.corpus, "train")
+        return training_pairs(self.corpus)
 
     @cached_property
     def valid(self) -> PairTable:

@@ -6,7 +6,6 @@ to go on lives beside the result, in `OUT.run/`: checkpoints, metrics.csv, curve
 """
 
 import json
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import Field
@@ -24,7 +23,7 @@ from seqvis.training.launch import Report, launch, run_directory
 from seqvis.training.lr_finder import find_learning_rate
 from seqvis.training.runlog import history_as_csv
 from seqvis.training.schedules import OptimizerSettings
-from seqvis.training.workers import this_worker
+from seqvis.training.workers import Workers, this_worker
 from seqvis.translation.batches import BatchSettings
 from seqvis.translation.forcing import ForcingSettings
 from seqvis.translation.languages import LANGUAGE_FILES
@@ -83,6 +82,7 @@ def train(
     restart: bool = False,
     gpus_per_worker: float = 1.0,
     stoppable: bool = False,
+    min_workers: int = 0,
 ) -> dict[str, Any]:
     """Trains a translator, going on where an earlier call with the same `out` was interrupted.
 
@@ -94,15 +94,16 @@ def train(
     artifacts.load(settings.corpus, "corpus")  # before any process is started
     return launch(
         train_worker,
-        _Work(_with_absolute_paths(settings.resolved()), use_gpu),
+        _with_absolute_paths(settings.resolved()),
         out,
         report,
         num_workers,
         use_gpu,
         cpus_per_worker,
         restart,
-        gpus_per_worker,
-        stoppable,
+        gpus_per_worker=gpus_per_worker,
+        stoppable=stoppable,
+        min_workers=min_workers,
     )
 
 
@@ -126,16 +127,8 @@ def find_rate(settings: TrainSettings, use_gpu: bool, report: Report) -> dict[st
     return {"learning_rate": result.suggestion, "plot": (run / "learning_rates.png").uri}
 
 
-@dataclass(frozen=True)
-class _Work:
-    settings: TrainSettings
-    use_gpu: bool
-
-
-def train_worker(work: _Work, report: Report) -> None:
+def train_worker(settings: TrainSettings, workers: Workers, report: Report) -> None:
     """What each worker does. The first one writes the translator."""
-    settings = work.settings
-    workers = this_worker(work.use_gpu)
     out = locate(settings.out)
     task = make_task(settings)
     result = fit(

@@ -213,8 +213,9 @@ def _stream(
         workers = amount("GPU") if settings.use_gpu else cpus
     threads = max(1, cpus // workers)
     # On CPUs a worker reserves less than a decoding task, or Ray Data would fuse the two stages,
-    # and nothing at all where its share would leave no processor for decoding.
-    spare = can_grow() or cpus - workers / 2 >= 1
+    # and nothing at all where the workers' shares could leave no node a whole processor for it.
+    nodes = sum(node["Alive"] and node["Resources"].get("CPU", 0) >= 1 for node in ray.nodes())
+    spare = not nodes or cpus - workers / 2 >= nodes
     share: dict[str, Any] = {"num_cpus": 0.5 if spare else 0}
     if settings.use_gpu:
         share = {"num_gpus": 1}

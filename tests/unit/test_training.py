@@ -22,7 +22,7 @@ from seqvis.translation.batches import (
     make_batch,
     plan_epoch,
 )
-from seqvis.translation.train import TrainSettings, find_rate, make_task, train
+from seqvis.translation.train import TrainSettings, find_rate, make_task, train, train_worker
 from tests.corpora import write_corpus
 from tests.unit.conftest import SMALL
 
@@ -127,6 +127,31 @@ def test_old_checkpoints_go_and_the_best_stays(tmp_path: Path) -> None:
     store.wait()
     kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert kept == ["step-000000002", "step-000000004", "step-000000005"]
+
+
+def test_a_notice_that_a_node_leaves_saves_at_once_and_then_often(
+    questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(name: str, seconds_between: float) -> list[int]:
+        monkeypatch.setattr("seqvis.training.fit.NOTICE_SECONDS", seconds_between)
+        asked: list[None] = []
+
+        def leaving() -> bool:
+            asked.append(None)  # once a step
+            return len(asked) >= 7
+
+        chosen = settings(questions, tmp_path / name, epochs=1).resolved()
+        events: list[dict[str, Any]] = []
+        train_worker(chosen, Workers(leaving=leaving), events.append)
+        notes = [event["text"] for event in events if event["event"] == "note"]
+        assert notes == ["a node is about to be taken away: saving a checkpoint at step 7"]
+        folder = tmp_path / f"{name}.run" / "checkpoints"
+        return sorted(int(path.name.removeprefix("step-")) for path in folder.iterdir())
+
+    saved = run("once", 1e9)
+    assert saved[0] == 7
+    assert len(saved) == 2  # that, and the epoch's
+    assert run("often", 0.0) == [saved[-1] - 1, saved[-1]]  # each step; the last two are kept
 
 
 def test_training_stops_early_and_keeps_the_best_epoch(questions: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from jobs.ray_session import ray_session
@@ -54,7 +55,7 @@ def _alone(out: Location) -> Iterator[None]:
     if not out.is_local:
         yield
         return
-    with (out.local_path() / "search.lock").open("w") as stream:
+    with (Path(out.path) / "search.lock").open("w") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

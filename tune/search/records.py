@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from seqvis.errors import ArtifactError
@@ -114,7 +115,7 @@ class Records:
             write_whole(place, content)
             return
         with storage_errors(place.uri):  # the one file that must outlive a power cut as well
-            replace_synced(place.local_path(), content)
+            replace_synced(Path(place.path), content)
 
     def folder(self, name: str) -> Location:
         return self.location / name
@@ -140,7 +141,7 @@ def write_whole(location: Location, content: bytes) -> None:
         if not location.is_local:
             location.write_bytes(content)
             return
-        path = location.local_path()
+        path = Path(location.path)
         temporary = path.with_name(f".{path.name}.partial")
         temporary.write_bytes(content)
         os.replace(temporary, path)

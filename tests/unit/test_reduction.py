@@ -1,0 +1,82 @@
+"""Gradients averaged by touched rows are those that averaging whole tables gives."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, multiprocessing, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from seqvis.training.reduction import Reduction, average
+
+WORDS, SIZE, WORKERS = 2000, 160, 2  # a table of 1.3 MB
+FEW, MANY = 50, 3000  # words that each worker sees in a step
+
+
+class Sides(nn.Module):
+    """Two tables, one of them tied to an output layer, as in a translator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.source = nn.Embedding(WORDS, SIZE, padding_idx=1)
+        self.target = nn.Embedding(WORDS, SIZE, padding_idx=1)
+        self.mix = nn.Linear(2 * SIZE, SIZE)
+        self.output = nn.Linear(SIZE, WORDS)
+        self.output.weight = self.target.weight
+
+    def forward(self, source: Tensor, target: Tensor) -> Tensor:
+        both = torch.cat([self.source(source), self.target(target)], -1)
+        return nn.functional.cross_entropy(self.output(self.mix(both)), target)
+
+
+def _worker(rank: int, folder: str) -> None:
+    """Gradients of three steps, whole and by rows, with few words a batch and with many."""
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORKERS
+    )
+    torch.set_num_threads(1)
+    found = {words: _train(rank, words) for words in (FEW, MANY)}
+    torch.save(found, f"{folder}/{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def _train(rank: int, words: int) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name in ("whole", "rows"):
+        torch.manual_seed(7)
+        module = Sides()
+        state = Reduction.of(module)
+        wrapped = DistributedDataParallel(module, gradient_as_bucket_view=True, bucket_cap_mb=2)
+        if name == "rows":
+            wrapped.register_comm_hook(state, average)
+        torch.manual_seed(rank)
+        found[name] = []
+        for _ in range(3):  # the second has other buckets than the first
+            module.zero_grad(set_to_none=True)
+            draw = torch.randint(WORDS, (2, words))
+            wrapped(draw[0], draw[1]).backward()
+            found[name].append({n: p.grad.clone() for n, p in module.named_parameters()})
+    dense = sum(parameter.numel() * 4 for parameter in module.parameters())
+    return found | {"saved": dense - state.payload_bytes / 3}
+
+
+def test_touched_rows_give_the_gradients_of_whole_tables_bit_for_bit(tmp_path: Path) -> None:
+    multiprocessing.spawn(_worker, (str(tmp_path),), WORKERS)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(WORKERS))
+    for words in (FEW, MANY):
+        for whole, rows in zip(first[words]["whole"], first[words]["rows"], strict=True):
+            for name, gradient in whole.items():
+                assert torch.equal(gradient, rows[name]), name
+        for ours, theirs in zip(first[words]["rows"], second[words]["rows"], strict=True):
+            assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    # At most 50 rows a worker, and a byte for each mark; the tied table goes whole.
+    least = (WORDS - WORKERS * FEW) * SIZE * 4 - WORDS
+    assert least <= first[FEW]["saved"] < WORDS * SIZE * 4
+    # Nineteen of twenty rows are touched: the table goes whole, beside the marks.
+    assert first[MANY]["saved"] == -WORDS
+
+
+def test_small_and_tied_tables_are_reduced_whole() -> None:
+    module = Sides()
+    assert Reduction.of(module).tables == {id(module.source.weight)}
+    assert not Reduction.of(nn.Embedding(100, 64)).tables
