@@ -95,7 +95,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def _wait_for(address: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
         assert process.poll() is None, "ray start ended"
         with contextlib.suppress(requests.ConnectionError):
