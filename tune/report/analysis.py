@@ -14,7 +14,7 @@ from tune.report import words
 from tune.report.dependence import Curve, interactions, partial_dependence, refit
 from tune.report.encoding import Grid, make_design, make_grid
 from tune.report.forest import Design, Judgement, judge
-from tune.report.groups import contrast, halves, match_groups
+from tune.report.groups import contrast, match_groups
 from tune.report.response import Response, at_epoch, epoch_reached_by, make_response
 from tune.report.settings import Mode, ReportSettings
 from tune.report.table import Setting, Table
@@ -200,11 +200,12 @@ def _groups(
     settings: ReportSettings,
     sign: int,
 ) -> list[dict[str, Any]]:
-    pairs = halves(design, response.values, settings.forest)
     by_name = {one.name: one for one in table.settings}
     found = []
     for name, members in groups.items():
-        against_off = contrast(pairs, design, [by_name[one] for one in members], sign)
+        against_off = contrast(
+            design, response.values, [by_name[one] for one in members], sign, settings.forest
+        )
         verdict = None
         if against_off is not None:
             verdict = {**asdict(against_off), "verdict": against_off.verdict}
