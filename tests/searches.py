@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from tune.report.settings import ForestSettings, ReportSettings
 
 # Fewer forests than the report's own: enough for effects as plain as those of the tests.
-QUICK = ReportSettings(forest=ForestSettings(trees=50, repeats=8, refits=20))
+QUICK = ReportSettings(forest=ForestSettings(trees=30, repeats=6, refits=16))
 
 
 def trials(metric: ArrayLike, settings: Mapping[str, ArrayLike], **columns: Any) -> pd.DataFrame:

@@ -195,7 +195,7 @@ def test_a_common_epoch_takes_the_effect_of_budgets_away(
     assert important(content) == ["useful"]
 
 
-def test_without_a_history_budgets_are_taken_out_by_their_means(
+def test_without_a_history_what_the_epochs_give_is_taken_out(
     budgeted: tuple[pd.DataFrame, pd.DataFrame],
 ) -> None:
     content = report(budgeted[0])

@@ -107,7 +107,7 @@ def _ranking(
     table: Table, response: Response, mode: Mode, settings: ReportSettings, thorough: bool
 ) -> dict[str, Any]:
     """R², the importances and curves of settings; if `thorough`, of groups and pairs as well."""
-    design = make_design(table.settings, response.rows)
+    design = make_design(table.settings, response.rows, response.epochs)
     groups = match_groups(settings.groups, table.settings) if thorough else {}
     asked: dict[str, tuple[str, ...]] = {one.name: (one.name,) for one in table.settings}
     asked |= {_group_key(name): members for name, members in groups.items()}
@@ -116,7 +116,8 @@ def _ranking(
         "epoch": response.epoch,
         "trials": len(response.rows),
         "r2": asdict(judgement.r2),
-        "chance": max(judgement.chance, 0.0),
+        "chance": judgement.chance,
+        "bar": judgement.bar,
     }
     if judgement.r2.low <= 0:
         return found
@@ -162,7 +163,7 @@ def _row(
     return {
         "setting": setting.name,
         "importance": asdict(judgement.importance[setting.name]),
-        "important": judgement.beats_chance(setting.name),
+        "important": judgement.matters(setting.name),
         "effect": effect,
         "says": words.effect_sentence(effect),
         "curve": {
@@ -214,7 +215,7 @@ def _groups(
                 "group": name,
                 "settings": list(members),
                 "importance": asdict(judgement.importance[_group_key(name)]),
-                "important": judgement.beats_chance(_group_key(name)),
+                "important": judgement.matters(_group_key(name)),
                 "contrast": verdict,
             }
         )

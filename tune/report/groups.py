@@ -33,7 +33,7 @@ from tune.report.table import Setting
 
 _OFF_SHARE = 0.1  # a number whose least value is below this share of its greatest can be off
 _BEST_SHARE = 0.1
-_REPEATS = 3  # of the folds in which the other settings are taken out
+_REPEATS = 2  # of the folds in which the other settings are taken out
 
 Verdict = Literal["helps", "hurts", "not shown"]
 
