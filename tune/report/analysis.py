@@ -98,8 +98,7 @@ def _ranked_or_refused(
     if response.how == "same epoch" and settings.epoch is None:
         last = epoch_reached_by(table, needed)
         if last > (response.epoch or 0):
-            later = _ranking(table, at_epoch(table, last), mode, settings, thorough=False)
-            deeper = later if later["r2"]["low"] > 0 else None
+            deeper = _ranking(table, at_epoch(table, last), mode, settings, thorough=False)
     return {"refused": [], "r2": ranking["r2"], "ranking": ranking, "deeper": deeper}
 
 
@@ -120,7 +119,7 @@ def _ranking(
         "bar": judgement.bar,
     }
     if judgement.r2.low <= 0:
-        return found
+        return found | {"settings": []}
     forests = refit(design, response.values, settings.forest)
     sign = 1 if mode == "max" else -1
     grids = {one.name: make_grid(one, response.rows) for one in table.settings}
