@@ -71,11 +71,11 @@ def page(session_page: Page, stub: Stub) -> Iterator[Page]:
 
 
 def _hosts(log: list[dict[str, str]]) -> set[str]:
-    """Hosts that a performance log's requests went to; blob: and data: are no hosts."""
+    """Hosts that a performance log's requests went to; blob:, data: and file: are none."""
     messages = [json.loads(entry["message"])["message"] for entry in log]
     urls = [
         urlsplit(message["params"]["request"]["url"])
         for message in messages
         if message["method"] == "Network.requestWillBeSent"
     ]
-    return {url.netloc for url in urls if url.scheme not in ("blob", "data")}
+    return {url.netloc for url in urls if url.scheme not in ("blob", "data", "file")}

@@ -14,7 +14,7 @@ from tune.report import words
 from tune.report.dependence import Curve, interactions, partial_dependence, refit
 from tune.report.encoding import Grid, make_design, make_grid
 from tune.report.forest import Design, Judgement, judge
-from tune.report.groups import contrast, halves, match_groups
+from tune.report.groups import contrast, match_groups
 from tune.report.response import Response, at_epoch, epoch_reached_by, make_response
 from tune.report.settings import Mode, ReportSettings
 from tune.report.table import Setting, Table
@@ -98,8 +98,7 @@ def _ranked_or_refused(
     if response.how == "same epoch" and settings.epoch is None:
         last = epoch_reached_by(table, needed)
         if last > (response.epoch or 0):
-            later = _ranking(table, at_epoch(table, last), mode, settings, thorough=False)
-            deeper = later if later["r2"]["low"] > 0 else None
+            deeper = _ranking(table, at_epoch(table, last), mode, settings, thorough=False)
     return {"refused": [], "r2": ranking["r2"], "ranking": ranking, "deeper": deeper}
 
 
@@ -107,7 +106,7 @@ def _ranking(
     table: Table, response: Response, mode: Mode, settings: ReportSettings, thorough: bool
 ) -> dict[str, Any]:
     """R², the importances and curves of settings; if `thorough`, of groups and pairs as well."""
-    design = make_design(table.settings, response.rows)
+    design = make_design(table.settings, response.rows, response.epochs)
     groups = match_groups(settings.groups, table.settings) if thorough else {}
     asked: dict[str, tuple[str, ...]] = {one.name: (one.name,) for one in table.settings}
     asked |= {_group_key(name): members for name, members in groups.items()}
@@ -116,10 +115,11 @@ def _ranking(
         "epoch": response.epoch,
         "trials": len(response.rows),
         "r2": asdict(judgement.r2),
-        "chance": max(judgement.chance, 0.0),
+        "chance": judgement.chance,
+        "bar": judgement.bar,
     }
     if judgement.r2.low <= 0:
-        return found
+        return found | {"settings": []}
     forests = refit(design, response.values, settings.forest)
     sign = 1 if mode == "max" else -1
     grids = {one.name: make_grid(one, response.rows) for one in table.settings}
@@ -162,7 +162,7 @@ def _row(
     return {
         "setting": setting.name,
         "importance": asdict(judgement.importance[setting.name]),
-        "important": judgement.beats_chance(setting.name),
+        "important": judgement.matters(setting.name),
         "effect": effect,
         "says": words.effect_sentence(effect),
         "curve": {
@@ -200,11 +200,12 @@ def _groups(
     settings: ReportSettings,
     sign: int,
 ) -> list[dict[str, Any]]:
-    pairs = halves(design, response.values, settings.forest)
     by_name = {one.name: one for one in table.settings}
     found = []
     for name, members in groups.items():
-        against_off = contrast(pairs, design, [by_name[one] for one in members], sign)
+        against_off = contrast(
+            design, response.values, [by_name[one] for one in members], sign, settings.forest
+        )
         verdict = None
         if against_off is not None:
             verdict = {**asdict(against_off), "verdict": against_off.verdict}
@@ -213,7 +214,7 @@ def _groups(
                 "group": name,
                 "settings": list(members),
                 "importance": asdict(judgement.importance[_group_key(name)]),
-                "important": judgement.beats_chance(_group_key(name)),
+                "important": judgement.matters(_group_key(name)),
                 "contrast": verdict,
             }
         )

@@ -27,8 +27,12 @@ class Grid:
     encoded: Matrix  # (values, columns of the setting)
 
 
-def make_design(settings: Sequence[Setting], rows: NDArray[np.int64]) -> Design:
-    """The settings of these trials of the table."""
+def make_design(
+    settings: Sequence[Setting],
+    rows: NDArray[np.int64],
+    unranked: NDArray[np.float64] | None = None,
+) -> Design:
+    """The settings of these trials of the table, and a column that belongs to none of them."""
     columns: dict[str, tuple[int, ...]] = {}
     conditional: dict[str, NDArray[np.bool_]] = {}
     parts: list[Matrix] = []
@@ -39,6 +43,8 @@ def make_design(settings: Sequence[Setting], rows: NDArray[np.int64]) -> Design:
         parts.append(part)
         if setting.switch is not None:
             conditional[setting.name] = setting.values.iloc[rows].notna().to_numpy()
+    if unranked is not None:
+        parts.append(unranked[:, None])
     return Design(np.column_stack(parts), columns, conditional)
 
 

@@ -25,6 +25,7 @@ FOLDS = 5
 _BOOTSTRAPS = 1000
 _SHUFFLES = 4
 NOISE = "noise"
+_LEAST = 0.01  # of the variance: less is of no use to anyone, even where it is more than chance
 
 Matrix = NDArray[np.float64]
 
@@ -63,9 +64,14 @@ class Judgement:
     importance: Mapping[str, Estimate]
     chance: float
 
-    def beats_chance(self, name: str) -> bool:
-        """Whether the whole interval lies above what noise reaches."""
-        return self.importance[name].low > max(self.chance, 0.0)
+    @property
+    def bar(self) -> float:
+        """What an interval must lie above: chance, and a hundredth of the variance."""
+        return max(self.chance, _LEAST)
+
+    def matters(self, name: str) -> bool:
+        """Whether the whole interval lies above the bar."""
+        return self.importance[name].low > self.bar
 
 
 def new_forest(settings: ForestSettings, seed: int) -> RandomForestRegressor:

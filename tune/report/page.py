@@ -54,15 +54,15 @@ def _draw(content: Mapping[str, Any]) -> dict[str, Any]:
     ranking = content["ranking"]
     if ranking is None:
         return drawn
-    chance = ranking["chance"]
+    bar = ranking["bar"]
     for name, rows, key in (
         ("importance", ranking["settings"], "setting"),
         ("groups", ranking["groups"], "group"),
     ):
         if rows:
             drawn[name] = {
-                "wide": _uri(draw_importances(rows, key, chance, _WIDE, names_beside=True)),
-                "narrow": _uri(draw_importances(rows, key, chance, _NARROW, names_beside=False)),
+                "wide": _uri(draw_importances(rows, key, bar, _WIDE, names_beside=True)),
+                "narrow": _uri(draw_importances(rows, key, bar, _NARROW, names_beside=False)),
             }
     strongest = [one for one in ranking["settings"] if one["important"]][:_CURVES]
     drawn["curves"] = {

@@ -25,9 +25,9 @@ Row = Mapping[str, Any]
 
 
 def draw_importances(
-    rows: Sequence[Row], key: str, chance: float, width: float, names_beside: bool
+    rows: Sequence[Row], key: str, bar: float, width: float, names_beside: bool
 ) -> bytes:
-    """A point with its interval for each row, named by `row[key]`; what chance reaches is shaded.
+    """A point with its interval for each row, named by `row[key]`; what does not count is shaded.
 
     Names stand beside the rows, or above them where there is no room.
     """
@@ -36,7 +36,7 @@ def draw_importances(
     ax = figure.subplots()
     low = min(0.0, *(row["importance"]["low"] for row in rows))
     high = max(row["importance"]["high"] for row in rows)
-    ax.axvspan(low - (high - low), chance, color=LIGHT, alpha=0.6, linewidth=0, zorder=0)
+    ax.axvspan(low - (high - low), bar, color=LIGHT, alpha=0.6, linewidth=0, zorder=0)
     ax.axvline(0, color=GREY, linewidth=0.8, zorder=1)
     for place, row in enumerate(rows):
         _draw_interval(ax, place, row)

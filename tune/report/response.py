@@ -7,9 +7,10 @@ first that the table allows:
 1. all trials were trained for as many epochs: the metric as it is;
 2. there is a history: the metric of all trials after the same epoch, the last one that (nearly)
    all of them reached. Nobody has been selected by then, so nothing is distorted;
-3. else the mean metric of the trials of about the same number of epochs is subtracted from each.
-   Being stopped is a consequence of bad settings, so this takes a part of true effects away as
-   well, and never adds one.
+3. else what is expected of its number of epochs is subtracted from each: a curve through all
+   trials that only rises, or only falls (isotonic regression). The number is also given to the
+   forest, unranked, so that no setting has to stand in for it. Being stopped is a consequence of
+   bad settings, so this takes a part of true effects away as well.
 
 What may surprise: values that are far worse or better than the rest (a loss that exploded) are
 moved to Tukey's outer fence, three interquartile ranges from the quartiles; a forest minimises
@@ -22,21 +23,20 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.tree import DecisionTreeRegressor
+from sklearn.isotonic import IsotonicRegression
 
 from tune.report.table import Table
 
 How = Literal["same budget", "same epoch", "centred"]
 _NEARLY_ALL = 0.95  # one trial that lost its time elsewhere must not take the rest back to epoch 1
 _FENCE = 3.0  # interquartile ranges
-_SMALLEST_GROUP = 5  # trials whose mean stands for what their budget gives
 
 
 @dataclass(frozen=True)
 class Response:
     """`values[i]` belongs to the trial at `rows[i]` of the table. `epoch` is None where centred.
     `moved` counts outliers; `budget_share` is the share of the metric's variance that went with
-    the number of epochs and was taken out."""
+    the number of epochs and was taken out; `epochs` are then those of each trial."""
 
     rows: NDArray[np.int64]
     values: NDArray[np.float64]
@@ -44,6 +44,7 @@ class Response:
     epoch: int | None
     moved: int = 0
     budget_share: float | None = None
+    epochs: NDArray[np.float64] | None = None
 
 
 def usable_rows(table: Table) -> NDArray[np.int64]:
@@ -67,12 +68,17 @@ def make_response(table: Table, epoch: int | None = None) -> Response:
     if table.history is not None and (epoch is not None or len(set(epochs)) > 1):
         chosen = common_epoch(table) if epoch is None else epoch
         return at_epoch(table, chosen)
-    metric, moved = _fenced(trials["metric"].to_numpy(dtype=float))
+    metric = trials["metric"].to_numpy(dtype=float)
     if len(set(epochs)) <= 1:
-        return Response(rows, metric, "same budget", int(epochs[0]) if len(epochs) else None, moved)
-    means = pd.Series(metric).groupby(_budget_groups(epochs, metric)).transform("mean").to_numpy()
-    share = float(means.var() / metric.var()) if metric.var() > 0 else 0.0
-    return Response(rows, metric - means, "centred", None, moved, share)
+        fenced, moved = _fenced(metric)
+        last = int(epochs[0]) if len(epochs) else None
+        return Response(rows, fenced, "same budget", last, moved)
+    usual = pd.Series(metric).groupby(epochs).transform("median").to_numpy()
+    unusual, moved = _fenced(metric - usual)
+    metric = usual + unusual
+    expected = IsotonicRegression(increasing="auto").fit_transform(epochs, metric)
+    share = float(expected.var() / metric.var()) if metric.var() > 0 else 0.0
+    return Response(rows, metric - expected, "centred", None, moved, share, epochs)
 
 
 def at_epoch(table: Table, epoch: int) -> Response:
@@ -100,13 +106,6 @@ def epoch_reached_by(table: Table, trials: int) -> int:
     reached = history[history["trial"].isin(names)].groupby("epoch")["trial"].nunique()
     enough = reached.index[reached >= max(trials, 1)]
     return int(enough.max()) if len(enough) else 0
-
-
-def _budget_groups(epochs: NDArray[np.float64], metric: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Trials of about the same number of epochs, at least five together: leaves of a tree."""
-    leaf = max(_SMALLEST_GROUP, len(epochs) // 12)
-    tree = DecisionTreeRegressor(min_samples_leaf=leaf, random_state=0)
-    return np.asarray(tree.fit(epochs[:, None], metric).apply(epochs[:, None]))
 
 
 def _fenced(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:

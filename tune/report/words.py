@@ -85,16 +85,16 @@ def budget_sentence(response: Response, metric: str) -> str:
     assert response.budget_share is not None
     return (
         f"Trials were trained for different numbers of epochs, which alone go with "
-        f"{share(response.budget_share)} of the variance of {metric}. From each trial the mean of "
-        "the trials of about as many epochs is subtracted first. Bad settings are why trials are "
-        "stopped, so some of their true effect goes with it: importances here are cautious."
+        f"{share(response.budget_share)} of the variance of {metric}. From each trial what is "
+        "expected of so many epochs is subtracted first. Bad settings are why trials are stopped, "
+        "so some of their true effect goes with it: importances here are cautious."
     )
 
 
 def shown_as(response: Response, metric: str) -> str:
     """What the heights of the pictures are."""
     if response.how == "centred":
-        return f"{metric} against its mean at that budget"
+        return f"{metric} against what its epochs give"
     return f"{metric} after epoch {response.epoch}" if response.epoch else metric
 
 
