@@ -117,7 +117,7 @@ def training(folder: Path) -> dict[str, Any]:
 
 def data(folder: Path) -> dict[str, Any]:
     """Preparation of text and of pictures, undisturbed and with a node lost in the middle."""
-    pairs = generate_pairs(1500, seed=5)
+    pairs = generate_pairs(3000, seed=5)
     for side, name in enumerate(("text.fr", "text.en")):
         (folder / name).write_text("".join(f"{pair[side]}\n" for pair in pairs))
     for number in range(60):
@@ -146,7 +146,7 @@ def data(folder: Path) -> dict[str, Any]:
                 source_lang="fr",
                 target_lang="en",
                 out=str(folder / f"corpus-{name}"),
-                lines_per_block=150,
+                lines_per_block=100,
             )
             prepare(text, progress_of("tokenising" if lost else None))
             found[f"corpus-{name}"] = _hashes(folder / f"corpus-{name}", "corpus")
