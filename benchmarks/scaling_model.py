@@ -47,8 +47,8 @@ class Machines:
     hop_near: float = 5e-6  # assumed: seconds of a message within a node, and between nodes
     hop_far: float = 25e-6
     cores: int = 24  # for each GPU: 192 in a node, as the large clouds have
-    decoding: float = 127.0  # photographs a second of a core: benchmarks.scaling, two-core EPYC
-    views: float = 400.0  # augmented views a second of a worker, which draws them one by one: ditto
+    decoding: float = 82.0  # photographs a second of a core: measured on a busy two-core EPYC
+    views: float = 214.0  # augmented views a second of a worker, one by one: the same
     storage: float = 5e9  # assumed: what a node reads from an object store
 
 

@@ -157,3 +157,5 @@ def test_more_workers_than_the_machine_has_are_refused_at_once(
     assert "--num-workers 64: needs 64 CPUs, this Ray has 4" in capsys.readouterr().err
     assert main([*flags[:-1], "1", "--use-gpu"]) == 2
     assert "leave out --use-gpu" in capsys.readouterr().err
+    assert main([*flags[:-1], "2", "--min-workers", "3"]) == 2
+    assert "--min-workers 3: is more than --num-workers 2" in capsys.readouterr().err
