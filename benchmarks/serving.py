@@ -26,6 +26,7 @@ from benchmarks.server import RunningServer, free_port, local_config, run_config
 
 CLIENTS = (1, 8, 32)
 _DEFAULTS = {
+    "RAY_SERVE_ENABLE_HA_PROXY": "0",
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "",
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "1",
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "1",

@@ -17,6 +17,16 @@ from pathlib import Path
 from serve.api.errors import ANSWERED, REQUEST_ID
 
 SCRIPT = "seqvis-haproxy"
+BINARY = "RAY_SERVE_HAPROXY_BINARY_PATH"  # names the script, on every node
+SWITCHES = {
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    # A request whose gateway died is sent to another: every request may be repeated.
+    "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response junk-response",
+    "RAY_SERVE_HAPROXY_RETRIES": "6",
+    # Only what fits into the buffer is sent again; with 1 MiB HAProxy takes five times as long.
+    "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(128 << 10),
+    "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
+}
 _NOT_OPENED = ("frontend prometheus", "listen stats")  # Ray asks the control socket instead
 _REFUSALS = {
     500: ("internal", "something is wrong here; the log says what, by the request's id"),
@@ -31,7 +41,7 @@ _GOOD_ID = "^[A-Za-z0-9._-]{1,64}$"
 
 
 def environment() -> dict[str, str]:
-    """Switches of Ray that put HAProxy before the gateways; none where the script is missing.
+    """Environment in which Ray puts HAProxy before the gateways; none where the script is missing.
 
     It is where the package is installed, and HAProxy comes with Ray for Linux alone; elsewhere
     Serve's own proxy takes the connections (serve/proxy.py).
@@ -39,16 +49,7 @@ def environment() -> dict[str, str]:
     script = Path(sys.executable).parent / SCRIPT
     if sys.platform != "linux" or not os.access(script, os.X_OK):
         return {}
-    return {
-        "RAY_SERVE_ENABLE_HA_PROXY": "1",
-        "RAY_SERVE_HAPROXY_BINARY_PATH": str(script),
-        # A request whose gateway died is sent to another: every request may be repeated.
-        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response junk-response",
-        "RAY_SERVE_HAPROXY_RETRIES": "6",
-        # Only what fits into the buffer is sent again; with 1 MiB HAProxy takes five times as long.
-        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(128 << 10),
-        "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
-    }
+    return {**SWITCHES, BINARY: str(script)}
 
 
 def mended(configuration: str) -> str:
@@ -108,6 +109,6 @@ def main() -> None:
     arguments = sys.argv[1:]
     file = Path(arguments[arguments.index("-f") + 1])
     file.write_text(mended(file.read_text()))
-    os.environ.pop("RAY_SERVE_HAPROXY_BINARY_PATH", None)  # this script, not what is looked for
+    os.environ.pop(BINARY, None)  # this script, not what is looked for
     binary = get_haproxy_binary()
     os.execv(binary, [binary, *arguments])

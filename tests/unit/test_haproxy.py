@@ -91,15 +91,15 @@ def running(gateways: list[int]) -> Iterator[tuple[str, Path, psutil.Process]]:
             server_state_file=str(folder / "state"),
             metrics_socket_path=str(folder / "metrics.sock"),
             http_options=ray_haproxy.HTTPOptions(host="127.0.0.1", port=port),
-            retry_on=haproxy.environment()["RAY_SERVE_HAPROXY_RETRY_ON"],
-            retries=int(haproxy.environment()["RAY_SERVE_HAPROXY_RETRIES"]),
-            bufsize=int(haproxy.environment()["RAY_SERVE_HAPROXY_TUNE_BUFSIZE"]),
+            retry_on=haproxy.SWITCHES["RAY_SERVE_HAPROXY_RETRY_ON"],
+            retries=int(haproxy.SWITCHES["RAY_SERVE_HAPROXY_RETRIES"]),
+            bufsize=int(haproxy.SWITCHES["RAY_SERVE_HAPROXY_TUNE_BUFSIZE"]),
         )
         file = folder / "haproxy.cfg"
         ray_haproxy.HAProxyApi(
             config, {"gateway": backend}, str(file)
         )._generate_config_file_internal()
-        script = [haproxy.environment()["RAY_SERVE_HAPROXY_BINARY_PATH"], "-db", "-f", str(file)]
+        script = [haproxy.environment()[haproxy.BINARY], "-db", "-f", str(file)]
         process = subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         try:
             wait(lambda: answers(port), process)
