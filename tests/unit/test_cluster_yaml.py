@@ -6,6 +6,7 @@ that Serve's processes would start on without the environment they need.
 
 import copy
 import re
+import shlex
 import tomllib
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,7 @@ from ray.autoscaler.v2.utils import ResourceRequestUtil
 
 from serve.app import ENVIRONMENT
 from serve.config_check import check
+from serve.haproxy import BINARY, SCRIPT, SWITCHES
 
 ROOT = Path(__file__).parents[2]
 PINNED = re.search(
@@ -38,6 +40,7 @@ MANIFESTS = {
     "RayJob": ROOT / "docs" / "cluster" / "rayjob.yaml",
     "RayService": ROOT / "docs" / "cluster" / "rayservice.yaml",
 }
+IMAGES_PYTHON = "/home/ray/anaconda3/bin"  # of rayproject/ray, where pip puts scripts
 Yaml = dict[str, Any]
 
 
@@ -116,14 +119,15 @@ def test_ec2_understands_every_node() -> None:
 
 def environment_of(cluster: Yaml) -> dict[str, str]:
     """What `ray start` finds in its environment: that of the container it runs in."""
-    options = cluster["docker"]["run_options"]
+    options = shlex.split(" ".join(cluster["docker"]["run_options"]))
     given = [option.removeprefix("--env=") for option in options if option.startswith("--env=")]
     return dict(one.split("=", 1) for one in given)
 
 
 def test_every_node_of_the_cluster_has_what_serving_and_the_token_need(cluster: Yaml) -> None:
     environment = environment_of(cluster)
-    assert environment.items() >= ENVIRONMENT.items()
+    assert environment.items() >= {**ENVIRONMENT, **SWITCHES}.items()
+    assert environment[BINARY] == f"{IMAGES_PYTHON}/{SCRIPT}"
     assert environment["RAY_AUTH_MODE"] == "token"
     assert cluster["file_mounts"]["/home/ray/.ray/auth_token"] == "~/.ray/auth_token"
     assert not any("TOKEN" in name for name in environment), "the token is in no configuration"
@@ -259,7 +263,7 @@ def test_the_service_is_what_serve_deploy_takes(tmp_path: Path) -> None:
     assert yaml.safe_load(text) == read(ROOT / "serve" / "config" / "gpu.yaml")
     for container in containers_of(service):
         environment = {one["name"]: one["value"] for one in container["env"]}
-        assert environment == ENVIRONMENT
+        assert environment == {**ENVIRONMENT, **SWITCHES, BINARY: f"{IMAGES_PYTHON}/{SCRIPT}"}
 
 
 def commands_in(text: str) -> Iterator[str]:
