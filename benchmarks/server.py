@@ -78,6 +78,10 @@ class RunningServer:
         psutil.wait_procs(victims, timeout=10)
         return [victim.pid for victim in victims]
 
+    def proxies(self) -> list[psutil.Process]:
+        """The processes of HAProxy; none where Serve's own proxy takes the connections."""
+        return [child for child in self._descendants() if child.name() == "haproxy"]
+
     def memory(self) -> dict[str, int]:
         """Bytes of each deployment's replicas: their own, and their part of what they share."""
         by_process = self.memory_by_process()
@@ -245,7 +249,7 @@ def _running(
     child_environment = {
         **inherited,
         **ENVIRONMENT,
-        **haproxy.environment(),
+        **haproxy.environment(folder),
         **environment,
         "RAY_TMPDIR": str(folder),
         "PYTHONPATH": str(ROOT),

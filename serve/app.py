@@ -13,9 +13,11 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 from pydantic import Field, model_validator
@@ -121,8 +123,15 @@ def serving(settings: Serve) -> Iterator[str]:
     """
     keys_for(settings.keys, settings.host)
     _check_port(settings.host, settings.port)
-    for name, value in {**ENVIRONMENT, **haproxy.environment()}.items():
-        os.environ.setdefault(name, value)
+    with tempfile.TemporaryDirectory(prefix="sv-", dir="/tmp") as folder:  # sockets: a short path
+        for name, value in {**ENVIRONMENT, **haproxy.environment(Path(folder))}.items():
+            os.environ.setdefault(name, value)
+        with _served(settings) as address:
+            yield address
+
+
+@contextmanager
+def _served(settings: Serve) -> Iterator[str]:
     with ray_session(num_cpus=max(4, os.cpu_count() or 1)):
         try:
             serve.start(http_options=HTTPOptions(host=settings.host, port=settings.port))

@@ -27,6 +27,13 @@ SWITCHES = {
     "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(128 << 10),
     "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
 }
+_PLACES = {
+    "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": "haproxy.cfg",
+    "RAY_SERVE_HAPROXY_SOCKET_PATH": "admin.sock",
+    "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": "metrics.sock",
+    "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": ".",
+    "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": "server-state",
+}
 _NOT_OPENED = ("frontend prometheus", "listen stats")  # Ray asks the control socket instead
 _REFUSALS = {
     500: ("internal", "something is wrong here; the log says what, by the request's id"),
@@ -40,16 +47,18 @@ _SECTION = re.compile(r"\S")
 _GOOD_ID = "^[A-Za-z0-9._-]{1,64}$"
 
 
-def environment() -> dict[str, str]:
+def environment(folder: Path | None = None) -> dict[str, str]:
     """Environment in which Ray puts HAProxy before the gateways; none where the script is missing.
 
     It is where the package is installed, and HAProxy comes with Ray for Linux alone; elsewhere
-    Serve's own proxy takes the connections (serve/proxy.py).
+    Serve's own proxy takes the connections (serve/proxy.py). `folder`, of a short path, gets the
+    configuration and the sockets, which Ray otherwise leaves in a folder that everyone may read.
     """
     script = Path(sys.executable).parent / SCRIPT
     if sys.platform != "linux" or not os.access(script, os.X_OK):
         return {}
-    return {**SWITCHES, BINARY: str(script)}
+    places = {name: str(folder / file) for name, file in _PLACES.items()} if folder else {}
+    return {**SWITCHES, **places, BINARY: str(script)}
 
 
 def mended(configuration: str) -> str:

@@ -356,6 +356,17 @@ def test_killing_all_replicas_of_a_part_costs_clients_no_more_than_a_wait(
     assert not {process.pid for process in server.replicas(deployment)} & set(killed)
 
 
+def test_a_killed_proxy_comes_back_by_itself(server: RunningServer) -> None:
+    killed = server.proxies()
+    if not killed:
+        pytest.skip("Serve's own proxy takes the connections here")
+    for process in killed:
+        process.kill()
+    server.wait(server.ready, 60, "nothing takes connections")
+    assert server.proxies()
+    assert not {process.pid for process in server.proxies()} & {one.pid for one in killed}
+
+
 def test_a_dead_translator_does_not_keep_searches_waiting(
     server: RunningServer, translators: Translators
 ) -> None:
