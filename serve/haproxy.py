@@ -26,6 +26,8 @@ SWITCHES = {
     # Only what fits into the buffer is sent again; with 1 MiB HAProxy takes five times as long.
     "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(128 << 10),
     "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
+    # HAProxy knows at once which gateways go, and sends on what one refuses; of itself 30 s.
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
 }
 _PLACES = {
     "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": "haproxy.cfg",
