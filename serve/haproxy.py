@@ -82,6 +82,9 @@ def _lines(lines: list[str]) -> Iterator[str]:
         yield line
         if line.startswith("defaults"):
             yield "    option http-buffer-request"  # a request is sent again only if all of it came
+            # On a connection to a gateway that was used before, HAProxy hangs up on the client
+            # without an answer if the gateway dies of this request and cannot be reached again.
+            yield "    option http-server-close"
             yield from _refusals()
         elif line.startswith("frontend http_frontend"):
             yield from _request_ids()

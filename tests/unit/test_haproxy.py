@@ -60,6 +60,21 @@ class DyingGateway(Gateway):
         self.close_connection = True
 
 
+class MortalGateway(Gateway):
+    """Answers once; the second request kills it, as SIGKILL would: nothing listens any more."""
+
+    answered = 0
+
+    def do_POST(self) -> None:
+        type(self).answered += 1
+        if self.answered == 1:
+            super().do_POST()
+        else:
+            self.server.socket.close()
+            self.connection.shutdown(socket.SHUT_RDWR)
+            self.close_connection = True
+
+
 @contextmanager
 def served(handler: type[Gateway]) -> Iterator[int]:
     """A server of its own thread; its port."""
@@ -155,6 +170,17 @@ def test_a_request_whose_gateway_dies_is_sent_to_another_with_its_body() -> None
                 assert answer.status_code == 200
                 assert answer.content == body
         assert DyingGateway.taken > before
+
+
+def test_a_gateway_that_dies_with_a_request_in_hand_costs_its_client_a_503() -> None:
+    """With connections to gateways kept open, HAProxy would hang up on it without a word."""
+    with served(MortalGateway) as port, running([port]) as (address, _, _):
+        with requests.Session() as client:
+            assert client.post(f"{address}/v1/translate", data=b"{}", timeout=60).ok
+            answer = client.post(f"{address}/v1/translate", data=b"{}", timeout=60)
+        assert answer.status_code == 503
+        assert "retry-after" in answer.headers
+        assert MortalGateway.answered == 2
 
 
 def test_an_upload_that_is_too_large_to_be_kept_is_refused_with_503() -> None:
