@@ -155,7 +155,7 @@ def test_a_translator_is_switched_under_load_without_a_failed_or_mixed_answer(
 def test_a_translator_in_a_deployed_user_config_is_switched_in_and_a_broken_one_refused(
     server: RunningServer, translators: Translators, tmp_path: Path
 ) -> None:
-    before = _pids(server)
+    before = _pids(server, "Translator"), _pids(server, "Gateway")
     kind = Kind(lambda number: Request("/v1/translate", {"text": TEXTS[number % len(TEXTS)]}), 3)
     with Traffic(server.address, {"translate": kind}) as traffic:
         traffic.wait_good(3)
@@ -168,7 +168,7 @@ def test_a_translator_in_a_deployed_user_config_is_switched_in_and_a_broken_one_
         server.wait(lambda: _live(server) == ["default"], 60, "the first is not live again")
         traffic.wait_good(3)
     assert set(kind.outcome.statuses) == {200}, kind.outcome.not_good
-    assert _pids(server) == before
+    assert (_pids(server, "Translator"), _pids(server, "Gateway")) == before
 
 
 def _with_user_config(server: RunningServer, name: str, path: str) -> dict[str, Any]:
@@ -434,8 +434,10 @@ def test_replicas_come_under_load_and_go_without_losing_a_request(
     assert len(server.replicas("Encoder")) == 1
 
 
-def _pids(server: RunningServer) -> dict[str, list[int]]:
+def _pids(server: RunningServer, deployment: str = "") -> dict[str, list[int]]:
+    """Of the replicas of one deployment, or of all."""
     return {
         name: [process.pid for process in processes]
         for name, processes in server.all_replicas().items()
+        if deployment in ("", name)
     }

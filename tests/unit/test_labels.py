@@ -138,7 +138,7 @@ def test_glove_covers_more_of_wordnet_than_the_lessons_vectors(
 def test_sub_words_place_what_is_no_word_but_never_an_id(tmp_path: Path, wordnet: WordNet) -> None:
     (tmp_path / "text.txt").write_text("the boat and the motorboat sail\n" * 50, encoding="utf-8")
     model = fasttext.train_unsupervised(
-        str(tmp_path / "text.txt"), dim=8, epoch=2, minCount=1, bucket=500, verbose=0
+        str(tmp_path / "text.txt"), dim=8, epoch=2, minCount=1, bucket=500, verbose=0, thread=1
     )
     model.save_model(str(tmp_path / "model.bin"))
     build_store(open_source("fasttext", str(tmp_path / "model.bin")), str(tmp_path / "store"), {})
