@@ -13,6 +13,7 @@ from seqvis.text.textfiles import read_sentences, write_sentences
 from seqvis.translation.batches import validation_texts
 from seqvis.translation.evaluate import evaluate
 from seqvis.translation.metrics import Scoring
+from seqvis.translation.products import Precision
 from seqvis.translation.sentences import SearchSettings
 from seqvis.translation.translator import Translator
 
@@ -44,6 +45,8 @@ class EvaluateTranslator(JobSettings):
     """File for the translations, a line each."""
     use_gpu: bool = False
     """Translate on a GPU."""
+    precision: Precision = "float32"
+    """Type of the matrix products. int8, for CPUs, rounds the weights to eight bits."""
 
     @model_validator(mode="after")
     def _one_text(self) -> "EvaluateTranslator":
@@ -55,7 +58,9 @@ class EvaluateTranslator(JobSettings):
 
 def run(settings: EvaluateTranslator) -> dict[str, Any]:
     """Translates, scores and returns the scores."""
-    translator = Translator.load(settings.model, "cuda" if settings.use_gpu else "cpu")
+    translator = Translator.load(
+        settings.model, "cuda" if settings.use_gpu else "cpu", settings.precision
+    )
     search = SearchSettings(beam=settings.beam, length_penalty=settings.length_penalty)
     sources, references = _texts(settings)
     result, translations = evaluate(

@@ -14,6 +14,7 @@ from seqvis.errors import ConfigError
 from seqvis.storage import locate
 from seqvis.text.textfiles import decode_lines, read_sentences, write_sentences
 from seqvis.translation.picture import draw_alignment
+from seqvis.translation.products import Precision
 from seqvis.translation.sentences import SearchSettings
 from seqvis.translation.translator import Translation, Translator
 
@@ -41,6 +42,8 @@ class Translate(JobSettings):
     """Sentences translated at once; the translations do not depend on it."""
     use_gpu: bool = False
     """Translate on a GPU."""
+    precision: Precision = "float32"
+    """Type of the matrix products. int8, for CPUs, rounds the weights to eight bits."""
 
 
 def run(settings: Translate) -> dict[str, Any] | None:
@@ -49,7 +52,9 @@ def run(settings: Translate) -> dict[str, Any] | None:
         raise ConfigError(f"--n-best {settings.n_best}: needs --beam of at least as many")
     if settings.text and settings.input:
         raise ConfigError("--input: cannot be combined with sentences on the command line")
-    translator = Translator.load(settings.model, "cuda" if settings.use_gpu else "cpu")
+    translator = Translator.load(
+        settings.model, "cuda" if settings.use_gpu else "cpu", settings.precision
+    )
     search = SearchSettings(
         beam=settings.beam, n_best=settings.n_best, length_penalty=settings.length_penalty
     )

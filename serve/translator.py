@@ -16,6 +16,7 @@ from ray import serve
 
 from seqvis.config import Settings
 from seqvis.translation.inflight import InflightTranslator
+from seqvis.translation.products import Precision
 from seqvis.translation.sentences import SearchSettings
 from seqvis.translation.settings import InflightSettings
 from seqvis.translation.tickets import Listener, Ticket, Timing
@@ -36,6 +37,9 @@ class TranslatorSettings(Settings):
     """Directory or URI that train_translator wrote."""
     use_gpu: bool = False
     """Decode on a GPU; give the deployment one, or a part of one (ray_actor_options)."""
+    precision: Precision = "float32"
+    """Type of the matrix products: bfloat16, and on a processor int8, are faster and translate some
+    sentences otherwise."""
     threads: int = Field(1, ge=1, le=64)
     """Processor threads of a replica without a GPU."""
     batching: InflightSettings = InflightSettings()
@@ -114,7 +118,7 @@ class TranslatorReplica:
 
     def _load(self, version: Version) -> InflightTranslator:
         device = "cuda" if self._settings.use_gpu else "cpu"
-        translator = Translator.load(version.path, device)
+        translator = Translator.load(version.path, device, self._settings.precision)
         translator.translate([_TRIAL])
         return InflightTranslator(translator, self._settings.batching)
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 
 @dataclass(frozen=True)
@@ -20,38 +19,6 @@ class EncodedSource:
     keys: Tensor  # (batch, source_length, attention_size)
     values: Tensor  # (batch, source_length, value_size)
     padding: Tensor  # (batch, source_length), True where there is no token
-
-    def select(self, rows: Tensor) -> "EncodedSource":
-        """The sentences with these row numbers, in this order; rows may repeat."""
-        return EncodedSource(self.keys[rows], self.values[rows], self.padding[rows])
-
-    def extended(self, other: "EncodedSource") -> "EncodedSource":
-        """These sentences and after them the other ones, all padded to the longest."""
-        length = max(self.padding.shape[1], other.padding.shape[1])
-        ours, theirs = self._padded(length), other._padded(length)
-        return EncodedSource(
-            torch.cat([ours.keys, theirs.keys]),
-            torch.cat([ours.values, theirs.values]),
-            torch.cat([ours.padding, theirs.padding]),
-        )
-
-    def shortened(self, length: int) -> "EncodedSource":
-        """The same without the columns after `length`, which must be padding in every row."""
-        if length >= self.padding.shape[1]:
-            return self
-        return EncodedSource(
-            self.keys[:, :length], self.values[:, :length], self.padding[:, :length]
-        )
-
-    def _padded(self, length: int) -> "EncodedSource":
-        more = length - self.padding.shape[1]
-        if not more:
-            return self
-        return EncodedSource(
-            functional.pad(self.keys, (0, 0, 0, more)),
-            functional.pad(self.values, (0, 0, 0, more)),
-            functional.pad(self.padding, (0, more), value=True),
-        )
 
 
 class AdditiveAttention(nn.Module):

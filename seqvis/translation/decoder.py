@@ -1,9 +1,8 @@
 """The decoder: from an encoded sentence, one word after the other.
 
-`DecoderState` is all that decoding a batch of sentences needs besides the weights. It is a value:
-training, greedy and beam search and the server pass it along, drop finished rows and reorder
-others with `select`, and no two batches can mix. `Decoder.run` takes any number of known words
-in one go; searching is running one word at a time.
+`DecoderState` is all that decoding a batch of sentences needs besides the weights. It is a value
+that training and validation pass along, so no two batches can mix. `Decoder.run` takes any number
+of known words in one go. Translating computes the same a word at a time, faster: `inference`.
 """
 
 from dataclasses import dataclass, replace
@@ -37,23 +36,6 @@ class DecoderState:
     hidden: Tensor  # (decoder_layers, batch, decoder_size)
     source: EncodedSource | None  # None without attention
     regularisation: Regularisation | None = None  # None at evaluation
-
-    def select(self, rows: Tensor) -> "DecoderState":
-        """The sentences with these row numbers, in this order; rows may repeat."""
-        source = self.source.select(rows) if self.source is not None else None
-        return replace(self, hidden=self.hidden[:, rows], source=source)
-
-    def extended(self, other: "DecoderState") -> "DecoderState":
-        """These sentences and after them the other ones; at evaluation only."""
-        source = None
-        if self.source is not None and other.source is not None:
-            source = self.source.extended(other.source)
-        return DecoderState(torch.cat([self.hidden, other.hidden], 1), source)
-
-    def shortened(self, length: int) -> "DecoderState":
-        """The same where no sentence has more than `length` source words."""
-        source = self.source.shortened(length) if self.source is not None else None
-        return replace(self, source=source)
 
 
 @dataclass(frozen=True)

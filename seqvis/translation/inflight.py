@@ -16,16 +16,20 @@ from dataclasses import dataclass
 
 from seqvis.errors import BusyError
 from seqvis.translation.batches import pad_ids
-from seqvis.translation.decode import Encoded, RunningBatch, encode
+from seqvis.translation.decode import ReadSentences, RunningBatch, read_sentences
 from seqvis.translation.sentences import SearchSettings, Sentence
 from seqvis.translation.settings import InflightSettings
 from seqvis.translation.tickets import Listener, Load, RunningText, Ticket, Timing, WaitingText
 from seqvis.translation.translator import Translator
 
+_TOGETHER = 4  # sentences that are worth waiting for, to read them at once
+_PATIENCE = 3  # steps that they are waited for
+_MANY = 8  # rows in hand; with fewer, nothing is waited for
+
 
 @dataclass(frozen=True)
 class _Read:
-    encoded: Encoded
+    ready: ReadSentences
     chosen: list[tuple[Ticket, WaitingText]]  # whose they are, in the same order
 
 
@@ -35,7 +39,7 @@ class InflightTranslator:
     def __init__(self, translator: Translator, settings: InflightSettings | None = None):
         self.translator = translator
         self.settings = settings or InflightSettings()
-        self._batch = RunningBatch(translator.model)
+        self._batch = RunningBatch(translator.inference)
         self._running: dict[Sentence, RunningText] = {}
         self._turns: deque[Ticket] = deque()  # those with sentences that wait
         self._changed = threading.Condition()
@@ -45,6 +49,7 @@ class InflightTranslator:
         self._waiting = self._steps = self._words = self._cancelled = 0
         self._pace = 0.0  # seconds from the end of one sentence to that of the next, smoothed
         self._last_end = 0.0
+        self._step_seconds = 0.0  # of one step, smoothed
         self._closed = False
         self._broken: BaseException | None = None
         self._threads = [
@@ -144,14 +149,14 @@ class InflightTranslator:
             while chosen := self._choose():
                 languages = self.translator.languages
                 source, lengths = pad_ids([languages.source_ids(one.tokens) for _, one in chosen])
-                encoded = encode(
-                    self.translator.model,
+                ready = read_sentences(
+                    self.translator.inference,
                     source.to(self.translator.device),
                     lengths,
                     [ticket.settings for ticket, _ in chosen],
                 )
                 with self._changed:
-                    self._read_ones.append(_Read(encoded, chosen))
+                    self._read_ones.append(_Read(ready, chosen))
                     self._reading = []
                     self._changed.notify_all()
         except BaseException as error:
@@ -164,30 +169,44 @@ class InflightTranslator:
 
         Returns none if nothing will come any more.
         """
-        chosen: list[tuple[Ticket, WaitingText]] = []
         with self._changed:
-            while not (self._turns and self._has_room(self._turns[0])):
-                if self._broken or (self._closed and not self._turns):
-                    return []
-                self._changed.wait()
-            if self._broken:
-                return []
-            while self._turns and len(chosen) < self.settings.joining:
-                ticket = self._turns[0]
-                if not self._has_room(ticket):
-                    break
-                self._rows += ticket.settings.beam
-                self._turns.popleft()
-                chosen.append((ticket, ticket.waiting.popleft()))
-                ticket.running += 1
-                self._waiting -= 1
-                if ticket.waiting:
-                    self._turns.append(ticket)
-            self._reading = chosen
+            while not self._reading:
+                while not self._may_read():
+                    if self._broken or (self._closed and not self._turns):
+                        return []
+                    self._changed.wait()
+                self._gather()
+                self._reading = self._take_turns()
+            return self._reading
+
+    def _take_turns(self) -> list[tuple[Ticket, WaitingText]]:
+        chosen: list[tuple[Ticket, WaitingText]] = []
+        while self._may_read() and len(chosen) < self.settings.joining:
+            ticket = self._turns.popleft()
+            self._rows += ticket.settings.beam
+            chosen.append((ticket, ticket.waiting.popleft()))
+            ticket.running += 1
+            self._waiting -= 1
+            if ticket.waiting:
+                self._turns.append(ticket)
         return chosen
 
-    def _has_room(self, ticket: Ticket) -> bool:
-        return not self._rows or self._rows + ticket.settings.beam <= self.settings.max_rows
+    def _may_read(self) -> bool:
+        """Whether a sentence waits and there is room for it."""
+        if not self._turns or self._broken:
+            return False
+        beam = self._turns[0].settings.beam
+        return not self._rows or self._rows + beam <= self.settings.max_rows
+
+    def _gather(self) -> None:
+        """While many sentences are in hand, waits the time of a few words for more to read at once:
+        read together they cost half as much each."""
+        until = time.monotonic() + _PATIENCE * self._step_seconds
+        while self._waiting < _TOGETHER and self._rows >= _MANY and not self._broken:
+            left = until - time.monotonic()
+            if left <= 0 or self._closed:
+                return
+            self._changed.wait(left)
 
     def _decode(self) -> None:
         """Gives each sentence of the batch a word more, again and again: the decoder's thread."""
@@ -215,8 +234,8 @@ class InflightTranslator:
         """Takes what was read into the batch."""
         while self._read_ones:
             read = self._read_ones.popleft()
-            self._batch.join(read.encoded)
-            for sentence, (ticket, one) in zip(read.encoded.sentences, read.chosen, strict=True):
+            self._batch.join(read.ready)
+            for sentence, (ticket, one) in zip(read.ready.sentences, read.chosen, strict=True):
                 self._running[sentence] = RunningText(ticket, one, sentence)
 
     def _drop_given_up(self) -> None:
@@ -236,10 +255,12 @@ class InflightTranslator:
     def _step(self) -> None:
         self._words += self._batch.rows
         self._steps += 1
+        began = time.monotonic()
         ended = self._batch.step()
         if ended:
             self._leave(ended)
         now = time.monotonic()
+        self._step_seconds += (now - began - self._step_seconds) * 0.1
         for one in self._running.values():
             if not one.first_word:
                 one.first_word = now - one.ticket.came

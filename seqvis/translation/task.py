@@ -34,6 +34,7 @@ from seqvis.translation.batches import (
 from seqvis.translation.decode import search
 from seqvis.translation.dropout import dropout
 from seqvis.translation.forcing import ForcingSettings, draw_coins, probability
+from seqvis.translation.inference import Inference
 from seqvis.translation.languages import Languages, load_languages
 from seqvis.translation.losses import projected_cross_entropy
 from seqvis.translation.metrics import FreeRunningSums, Scoring, free_running_sums, score_texts
@@ -163,11 +164,13 @@ class TranslationTask:
         rows = plan_validation(self.valid, VALIDATION_BATCH)[workers.rank :: workers.count]
         sums = FreeRunningSums(0.0, 0.0, 0, 0, 0)
         forced, texts = 0.0, {}
+        reduced = torch.is_autocast_enabled(workers.device.type)
+        inference = Inference(model, "bfloat16" if reduced else "float32")
         for number in rows:
             batch = make_batch(self.valid, number).to(workers.device)
             sums = sums + free_running_sums(model, batch)
             forced += forced_loss(model, batch)
-            found = search(model, batch.source, batch.source_lengths, SearchSettings())
+            found = search(inference, batch.source, batch.source_lengths, SearchSettings())
             for row, hypotheses in zip(number.tolist(), found, strict=True):
                 texts[row] = self._text(row, hypotheses[0])
         gathered = workers.gather((sums, forced, texts))

@@ -19,8 +19,10 @@ from seqvis.storage import Location
 from seqvis.training.checkpoints import restore_model
 from seqvis.translation.batches import pad_ids
 from seqvis.translation.decode import search
+from seqvis.translation.inference import Inference
 from seqvis.translation.languages import Languages, load_languages
 from seqvis.translation.model import Seq2Seq
+from seqvis.translation.products import Precision
 from seqvis.translation.sentences import Hypothesis, SearchSettings
 from seqvis.translation.settings import ModelSettings
 
@@ -52,14 +54,26 @@ class Translation:
 class Translator:
     """A model with its vocabularies and tokenisers."""
 
-    def __init__(self, model: Seq2Seq, languages: Languages, artifact: Artifact):
+    def __init__(
+        self,
+        model: Seq2Seq,
+        languages: Languages,
+        artifact: Artifact,
+        precision: Precision = "float32",
+    ):
         self.model = model.eval()
+        self.inference = Inference(model, precision)
         self.languages = languages
         self.artifact = artifact
 
     @classmethod
-    def load(cls, uri: str | Location, device: str = "cpu") -> Self:
-        """Opens a translator. Raises ArtifactError if it is incomplete or altered."""
+    def load(
+        cls, uri: str | Location, device: str = "cpu", precision: Precision = "float32"
+    ) -> Self:
+        """Opens a translator.
+
+        Raises ArtifactError if it is incomplete or altered, ConfigError for int8 on a GPU.
+        """
         artifact = artifacts.load(uri, "translator")
         languages = load_languages(artifact)
         settings = settings_from(ModelSettings, artifact.config["model"], artifact.location.uri)
@@ -67,7 +81,7 @@ class Translator:
         model = Seq2Seq(settings, *sizes)
         weights = artifact.file("model.safetensors")
         restore_model(model, load_tensors(weights.read_bytes()), weights.uri)
-        return cls(model.to(device), languages, artifact)
+        return cls(model.to(device), languages, artifact, precision)
 
     @property
     def device(self) -> torch.device:
@@ -94,7 +108,7 @@ class Translator:
         for begin in range(0, len(order), batch_size):
             rows = order[begin : begin + batch_size]
             source, lengths = pad_ids([self.languages.source_ids(tokens[row]) for row in rows])
-            found = search(self.model, source.to(self.device), lengths, chosen)
+            found = search(self.inference, source.to(self.device), lengths, chosen)
             for row, hypotheses in zip(rows, found, strict=True):
                 results[row] = self.translation(texts[row], tokens[row], hypotheses)
         return results

@@ -1,5 +1,6 @@
 """Greedy and beam search, and what becomes of their words."""
 
+import copy
 import itertools
 import random
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from seqvis.text.vocab import BOS, EOS, PAD
 from seqvis.translation.batches import pad_ids
 from seqvis.translation.decode import search
 from seqvis.translation.forcing import ForcingSettings
+from seqvis.translation.inference import Inference
 from seqvis.translation.model import Seq2Seq
 from seqvis.translation.sentences import SearchSettings
 from seqvis.translation.settings import ModelSettings, resolve_variant
@@ -58,7 +60,7 @@ def test_a_wide_beam_finds_the_best_of_all_translations() -> None:
     everything = [[*some, EOS] for n in range(4) for some in itertools.product(words, repeat=n)]
     expected = sorted((log_probability(model, source, ids), ids) for ids in everything)[::-1]
     padded, lengths = pad_ids([source])
-    found = search(model, padded, lengths, settings)[0]
+    found = search(Inference(model), padded, lengths, settings)[0]
     for hypothesis, (score, ids) in zip(found, expected[:3], strict=True):
         assert [*hypothesis.ids, EOS] == ids
         assert hypothesis.score == pytest.approx(score, abs=1e-4)
@@ -71,7 +73,7 @@ def test_a_hypothesis_has_the_score_of_its_words(translator: Translator) -> None
             tokens = translator.languages.source_tokenizer.tokenize(text)
             ids = translator.languages.source_ids(tokens)
             padded, lengths = pad_ids([ids])
-            for one in search(translator.model, padded, lengths, settings)[0]:
+            for one in search(translator.inference, padded, lengths, settings)[0]:
                 words = [*one.ids, EOS] if one.finished else one.ids
                 penalty = ((5 + len(words)) / 6) ** settings.length_penalty
                 expected = log_probability(translator.model, ids, words) / penalty
@@ -181,16 +183,12 @@ def test_empty_and_strange_sentences_are_translated_without_harm(translator: Tra
 
 
 def test_a_translation_that_never_ends_is_cut(translator: Translator) -> None:
-    bias = translator.model.decoder.projection.bias
-    kept = bias.detach().clone()
-    try:
-        with torch.no_grad():
-            bias[EOS] = -1e4
-        for beam in (1, 3):
-            settings = SearchSettings(beam=beam, max_length_factor=1.0)
-            best = translator.translate(["Où est le chat ?"], settings)[0].candidates[0]
-            assert not best.complete
-            assert len(best.tokens) <= len(["Où", "est", "le", "chat", "?", "end"]) + 10
-    finally:
-        with torch.no_grad():
-            bias.copy_(kept)
+    model = copy.deepcopy(translator.model)
+    with torch.no_grad():
+        model.decoder.projection.bias[EOS] = -1e4
+    endless = Translator(model, translator.languages, translator.artifact)
+    for beam in (1, 3):
+        settings = SearchSettings(beam=beam, max_length_factor=1.0)
+        best = endless.translate(["Où est le chat ?"], settings)[0].candidates[0]
+        assert not best.complete
+        assert len(best.tokens) <= len(["Où", "est", "le", "chat", "?", "end"]) + 10

@@ -1,0 +1,92 @@
+"""Matrix products with weights that will not change any more, laid out for the processor once.
+
+In: the weights of a linear layer. Out: a function of rows. What would surprise a reader: on a CPU
+a row's product is the same to the last bit whatever other rows it is multiplied with, which
+PyTorch's own linear layer does not promise, and takes half its time for 4 to 32 rows.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from seqvis.errors import ConfigError
+
+Precision = Literal["float32", "bfloat16", "int8"]
+Product = Callable[[Tensor], Tensor]
+"""(rows, inputs) float32 -> (rows, outputs) float32."""
+
+
+def prepare(weight: Tensor, bias: Tensor | None, precision: Precision) -> Product:
+    """The product with `weight` (outputs, inputs) and the sum with `bias` (outputs,).
+
+    Raises ConfigError for int8 on a GPU.
+    """
+    weight = weight.detach()
+    bias = None if bias is None else bias.detach().float()
+    if precision == "int8":
+        if weight.is_cuda:
+            raise ConfigError("int8 is for CPUs; on a GPU use bfloat16")
+        return _quantised(weight.float(), bias)
+    kind = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    if weight.device.type == "cpu" and torch.backends.mkldnn.is_available():
+        return _packed(weight.to(kind), bias)
+    return _plain(weight.to(kind), bias)
+
+
+def _shape(rows: int) -> int:
+    """Rows that are computed for so many: oneDNN takes about a millisecond to make a kernel for a
+    number of rows that it has not met, and keeps a thousand."""
+    if rows <= 16:
+        return rows
+    return -(-rows // 4) * 4 if rows <= 64 else -(-rows // 32) * 32
+
+
+def _filled(inputs: Tensor) -> Tensor:
+    more = _shape(len(inputs)) - len(inputs)
+    return functional.pad(inputs, (0, 0, 0, more)) if more else inputs
+
+
+def _packed(weight: Tensor, bias: Tensor | None) -> Product:
+    """In the blocks that oneDNN works in; made for any number of rows."""
+    kind = weight.dtype
+    blocks = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
+    added = None if bias is None else bias.to(kind)
+
+    def product(inputs: Tensor) -> Tensor:
+        found: Tensor = torch.ops.mkldnn._linear_pointwise(
+            _filled(inputs.to(kind)), blocks, added, "none", [], ""
+        )
+        return found[: len(inputs)].float()
+
+    return product
+
+
+def _plain(weight: Tensor, bias: Tensor | None) -> Product:
+    kind = weight.dtype
+    added = None if bias is None else bias.to(kind)
+
+    def product(inputs: Tensor) -> Tensor:
+        return functional.linear(inputs.to(kind), weight, added).float()
+
+    return product
+
+
+def _quantised(weight: Tensor, bias: Tensor | None) -> Product:
+    """Eight bits a weight with a scale for each output, and a scale for each row of the inputs.
+
+    Both are symmetric around zero; sums are exact integers.
+    """
+    scales = weight.abs().amax(1).clamp_(min=1e-12) / 127
+    whole = (weight / scales.unsqueeze(1)).round().to(torch.int8).t()
+    added = torch.zeros(len(weight)) if bias is None else bias
+
+    def product(inputs: Tensor) -> Tensor:
+        steps = inputs.abs().amax(1, keepdim=True).clamp_(min=1e-12) / 127
+        rounded = (inputs / steps).round_().to(torch.int8)
+        sums = torch._int_mm(_filled(rounded), whole)[: len(inputs)]
+        return torch.addcmul(added, sums * steps, scales)
+
+    return product

@@ -1,0 +1,154 @@
+"""A model laid out for translating computes what the plain model does, whatever stands beside."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional
+
+from seqvis.errors import ConfigError
+from seqvis.samples.questions import generate_pairs
+from seqvis.text.vocab import BOS, PAD
+from seqvis.translation.batches import pad_ids
+from seqvis.translation.decode import RunningBatch, read_sentences
+from seqvis.translation.forcing import ForcingSettings
+from seqvis.translation.inference import NEVER, Inference
+from seqvis.translation.model import Seq2Seq
+from seqvis.translation.products import Precision, prepare
+from seqvis.translation.sentences import SearchSettings
+from seqvis.translation.settings import ModelSettings, Variant, resolve_variant
+from seqvis.translation.translator import Translator
+
+ROWS = (1, 2, 3, 5, 16, 33)
+
+
+def build(variant: Variant, **options: Any) -> Seq2Seq:
+    torch.manual_seed(0)
+    settings = ModelSettings(embedding_size=12, hidden_size=10, **options)
+    model = Seq2Seq(resolve_variant(variant, settings, ForcingSettings())[0], 40, 30)
+    with torch.no_grad():
+        model.decoder.projection.bias.normal_()
+    return model.eval()
+
+
+def sources(*lengths: int) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(1)
+    return [[*torch.randint(4, 40, (n - 1,), generator=generator).tolist(), 2] for n in lengths]
+
+
+@pytest.mark.parametrize(
+    ("variant", "options"),
+    [
+        ("plain", {}),
+        ("bidir", {"readout": "context"}),
+        ("force", {"decoder_size": 14}),
+        ("attn", {"attention_activation": "relu", "tie_output": False}),
+        ("all", {}),
+        ("all", {"readout": "context", "decoder_size": 14, "attention_size": 9}),
+        ("all", {"bidirectional": "first", "layers": 3, "decoder_layers": 2}),
+    ],
+)
+def test_it_computes_what_the_plain_model_does(variant: Variant, options: dict[str, Any]) -> None:
+    model = build(variant, **options)
+    inference = Inference(model)
+    source, lengths = pad_ids(sources(4, 9, 1, 9, 6))
+    with torch.no_grad():
+        state = model.encode(source, lengths)
+        read = inference.read(source, lengths)
+        torch.testing.assert_close(read.hidden, state.hidden)
+        hidden = read.hidden
+        for words in torch.tensor([[BOS] * 5, [4, 5, 6, 7, 8], [9, 9, 3, 29, 11]]):
+            output, state = model.decoder.run(words.unsqueeze(0), state)
+            step = inference.step(words, hidden, read.source)
+            hidden = step.hidden
+            expected = model.decoder.logits(output.outputs[0])
+            expected[:, list(NEVER)] = -torch.inf
+            torch.testing.assert_close(step.scores, expected)
+            torch.testing.assert_close(step.hidden, state.hidden)
+            assert (step.attention is None) == (output.attention is None)
+            if step.attention is not None and output.attention is not None:
+                torch.testing.assert_close(step.attention, output.attention[0])
+                assert (step.attention[source == PAD] == 0).all()
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+def test_a_row_is_the_same_to_the_last_bit_whatever_other_rows_there_are(
+    precision: Precision,
+) -> None:
+    torch.manual_seed(2)
+    inputs = torch.randn(max(ROWS), 48)
+    product = prepare(torch.randn(300, 48), torch.randn(300), precision)
+    together = product(inputs)
+    for rows in ROWS:
+        assert torch.equal(product(inputs[:rows]), together[:rows])
+        assert torch.equal(product(inputs[-rows:]), together[-rows:])
+
+
+@pytest.mark.parametrize(
+    ("precision", "error"), [("float32", 1e-6), ("bfloat16", 8e-3), ("int8", 2e-2)]
+)
+def test_products_are_as_exact_as_their_precision(precision: Precision, error: float) -> None:
+    torch.manual_seed(3)
+    inputs, weight, bias = torch.randn(20, 64), torch.randn(50, 64), torch.randn(50)
+    exact = functional.linear(inputs.double(), weight.double(), bias.double())
+    found = prepare(weight, bias, precision)(inputs)
+    assert found.dtype == torch.float32
+    assert float((found - exact).norm() / exact.norm()) < error
+    assert torch.isfinite(prepare(weight * 0, None, precision)(inputs * 0)).all()
+
+
+def test_int8_is_for_processors() -> None:
+    class OnGPU(torch.Tensor):
+        is_cuda = True
+
+    with pytest.raises(ConfigError, match="int8"):
+        prepare(torch.zeros(2, 2).as_subclass(OnGPU), None, "int8")
+
+
+def test_autocast_around_it_changes_nothing() -> None:
+    inference = Inference(build("all"))
+    source, lengths = pad_ids(sources(4, 9))
+    plain = inference.read(source, lengths)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = Inference(build("all")).read(source, lengths)
+    assert torch.equal(plain.hidden, cast.hidden)
+
+
+def test_int8_translates_nearly_all_as_float32_does(translator: Translator) -> None:
+    texts = [pair[0] for pair in generate_pairs(150, seed=12)]
+    rounded = Translator(translator.model, translator.languages, translator.artifact, "int8")
+    exact, found = translator.translate(texts), rounded.translate(texts)
+    same = sum(one.text == other.text for one, other in zip(exact, found, strict=True))
+    assert same >= 0.9 * len(texts)
+
+
+@pytest.mark.parametrize("beams", [(1,), (3,), (1, 4, 2)])
+def test_sentences_that_come_and_go_are_translated_as_alone(beams: tuple[int, ...]) -> None:
+    """With one long sentence, whose room is given back when it has left."""
+    inference = Inference(build("all"))
+    texts = sources(*(3 + (7 * n) % 11 for n in range(18)), 60, *(4 + n % 5 for n in range(12)))
+    settings = [SearchSettings(beam=beams[n % len(beams)], n_best=1) for n in range(len(texts))]
+    alone = []
+    for ids, chosen in zip(texts, settings, strict=True):
+        read = read_sentences(inference, *pad_ids([ids]), [chosen])
+        batch = RunningBatch(inference)
+        batch.join(read)
+        while batch.rows:
+            batch.step()
+        alone.append(read.sentences[0].hypotheses[0])
+    batch = RunningBatch(inference)
+    sentences = []
+    for number in range(0, len(texts), 2):
+        group = slice(number, number + 2)
+        read = read_sentences(inference, *pad_ids(texts[group]), settings[group])
+        batch.join(read)
+        sentences += read.sentences
+        for _ in range(3):
+            if batch.rows:
+                batch.step()
+    while batch.rows:
+        batch.step()
+    for sentence, expected in zip(sentences, alone, strict=True):
+        assert sentence.hypotheses[0].ids == expected.ids
+        assert sentence.hypotheses[0].score == pytest.approx(expected.score, abs=1e-4)
+        torch.testing.assert_close(sentence.hypotheses[0].attention, expected.attention)
