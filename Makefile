@@ -3,6 +3,8 @@
 #   make demo    trains a translator of generated questions and a search of drawings, serves both
 #                until Ctrl-C (make demo SERVE=0 ends after training)
 #   make test    runs all tests
+#   make bench   measures each stage beside its reference (docs/performance.md), in 25 minutes;
+#                BENCH_ARGS="--only training --data DIR" and so on
 #   make submit JOB="train_translator --corpus s3://… --out s3://… --num-workers 4 --use-gpu"
 #                sends a job to a cluster and shows its log (docs/cluster.md)
 #
@@ -14,19 +16,23 @@ RUN := $(VENV)/bin/python
 DEMO_OUT ?= runs/demo
 SERVE ?= 1
 TEST_ARGS ?=
+BENCH_ARGS ?=
 JOB ?=
 SUBMIT_ARGS ?=
 
 # OpenMP's threads must not spin while they wait: see jobs/__init__.py.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test lint setup submit clean
+.PHONY: demo test bench lint setup submit clean
 
 demo: $(VENV)/installed
 	$(RUN) -m jobs.demo --out $(DEMO_OUT) $(if $(filter 0,$(SERVE)),--no-serve)
 
 test: $(VENV)/installed
 	$(RUN) -m pytest $(TEST_ARGS)
+
+bench: $(VENV)/peers
+	$(RUN) -m jobs.benchmark $(BENCH_ARGS)
 
 lint: $(VENV)/installed
 	$(RUN) -m ruff check .
@@ -49,6 +55,12 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV): this takes some minutes, once"
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[samples,tune,dev]'
+	@touch $@
+
+# JoeyNMT asks for a protobuf that Ray's other packages refuse, and does not use it.
+$(VENV)/peers: $(VENV)/installed
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[samples,tune,dev,peers]'
+	$(RUN) -m pip install --quiet --no-deps joeynmt==2.3.0
 	@touch $@
 
 clean:

@@ -1,0 +1,125 @@
+"""JoeyNMT with a model of the same sizes, fed with the same sentences: what seqvis is measured by.
+
+JoeyNMT 2.3 (Kreutzer et al. 2019, arXiv 1907.12484): GRU encoder in both directions, GRU decoder
+with Bahdanau attention and input feeding. `make bench` installs it.
+"""
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from seqvis.text.vocab import SPECIALS, Vocabulary
+from seqvis.translation import batches
+from seqvis.translation.batches import pad_ids
+from seqvis.translation.settings import ModelSettings
+
+_UNK, _PAD, _BOS, _EOS = range(4)
+_OF_SEQVIS = np.array([_BOS, _PAD, _EOS, _UNK])  # of BOS, PAD, EOS, UNK
+_CLIP = 1.0
+
+
+class JoeyNMT:
+    """A model, its optimiser, and its ways to train and to translate."""
+
+    def __init__(
+        self,
+        settings: ModelSettings,
+        source: Vocabulary,
+        target: Vocabulary,
+        label_smoothing: float,
+        learning_rate: float = 1e-3,
+    ):
+        from joeynmt.model import build_model
+        from joeynmt.vocabulary import Vocabulary as JoeyVocabulary
+
+        special = SimpleNamespace(
+            unk_token="<unk>", pad_token="<pad>", bos_token="<s>", eos_token="</s>",
+            sep_token=None, lang_tags=[], unk_id=_UNK, pad_id=_PAD, bos_id=_BOS, eos_id=_EOS,
+        )  # fmt: skip
+        sides = []
+        for vocabulary in (source, target):
+            one = JoeyVocabulary([], special)
+            # Its own way to add words compares each with all before it.
+            one._itos += list(vocabulary.words[len(SPECIALS) :])
+            one._stoi = {word: number for number, word in enumerate(one._itos)}
+            sides.append(one)
+        embeddings = {"embedding_dim": settings.embedding_size}
+        rates = settings.dropout
+        config = {
+            "encoder": {
+                "type": "recurrent", "rnn_type": "gru", "embeddings": embeddings,
+                "hidden_size": settings.hidden_size, "num_layers": settings.layers,
+                "bidirectional": True, "dropout": rates.encoder, "emb_dropout": rates.input,
+            },
+            "decoder": {
+                "type": "recurrent", "rnn_type": "gru", "embeddings": embeddings,
+                "hidden_size": settings.decoder_size or settings.embedding_size,
+                "num_layers": settings.decoder_layers or settings.layers, "dropout": rates.decoder,
+                "hidden_dropout": rates.output, "attention": "bahdanau", "init_hidden": "bridge",
+                "input_feeding": True,
+            },
+        }  # fmt: skip
+        self.model: nn.Module = build_model(config, *sides)
+        self.model.loss_function = ("crossentropy", label_smoothing)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=learning_rate)
+
+    def step(self, batch: Any) -> float:
+        """One step on a batch that `training_batch` made; the loss of a word."""
+        self.model.train()
+        total = self.model(return_type="loss", **vars(batch))[0]
+        loss = batch.normalize(total, "tokens")
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), _CLIP)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return float(loss)
+
+    def translate(
+        self, sentences: Sequence[Sequence[int]], batch: int, beam: int
+    ) -> list[list[int]]:
+        """Word ids of seqvis in, with EOS; out, without the specials."""
+        from joeynmt.search import search
+
+        self.model.eval()
+        order = sorted(range(len(sentences)), key=lambda row: -len(sentences[row]))
+        found: list[list[int]] = [[] for _ in sentences]
+        for begin in range(0, len(order), batch):
+            rows = order[begin : begin + batch]
+            source, lengths = pad_ids([sentences[row] for row in rows])
+            given = _batch(source, lengths, None)
+            longest = int(1.5 * source.shape[1]) + 5
+            ids, *_ = search(self.model, given, longest, beam, 1.0, generate_unk=False)
+            for row, words in zip(rows, ids.tolist(), strict=True):
+                end = words.index(_EOS) if _EOS in words else len(words)
+                found[row] = [word for word in words[:end] if word >= len(SPECIALS)]
+        return found
+
+
+def training_batch(batch: batches.Batch) -> Any:
+    """JoeyNMT's form of a batch."""
+    return _batch(batch.source, batch.source_lengths, batch.target)
+
+
+def _batch(source: Tensor, lengths: Tensor, target: Tensor | None) -> Any:
+    from joeynmt.batch import Batch
+
+    order = torch.argsort(lengths, descending=True, stable=True)
+    given = None
+    if target is not None:
+        begin = torch.full((len(target), 1), _BOS)
+        given = torch.cat([begin, _translated(target[order])], 1)
+    return Batch(
+        src=_translated(source[order]), src_length=lengths[order], src_prompt_mask=None,
+        trg=given, trg_prompt_mask=None, indices=torch.arange(len(source)),
+        device=torch.device("cpu"), pad_index=_PAD, eos_index=_EOS, is_train=target is not None,
+    )  # fmt: skip
+
+
+def _translated(ids: Tensor) -> Tensor:
+    """Ids of seqvis as those of JoeyNMT; all but the specials are the same."""
+    table = torch.from_numpy(_OF_SEQVIS)
+    return torch.where(ids < len(table), table[ids.clamp(max=len(table) - 1)], ids)

@@ -1,0 +1,138 @@
+"""What the stages of the benchmark work on, made once and kept: a corpus, and trained models.
+
+With `--data` it is Multi30k, without it questions from the grammar that `make demo` learns from.
+The translators are trained just long enough that their sentences end where they should: lengths
+decide how long translating takes, quality does not.
+"""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from benchmarks.joeynmt_peer import JoeyNMT, training_batch
+from seqvis import artifacts
+from seqvis.config import read_yaml
+from seqvis.samples.questions import write_sample
+from seqvis.training.workers import Workers
+from seqvis.translation import batches
+from seqvis.translation.task import LossSettings, TranslationTask
+from seqvis.translation.train import TrainSettings
+
+PRESET = Path("jobs/presets/multi30k-fr-en.yaml")
+SEED = 42
+
+
+@dataclass(frozen=True)
+class Material:
+    """Paths of what is given, and what is made of it below `work`."""
+
+    work: Path
+    data: Path | None
+    pairs: int = 30_000
+    joeynmt_seconds: float = 150.0
+
+    @cached_property
+    def texts(self) -> dict[str, Path]:
+        """Files of sentences: train.fr, train.en, valid.fr, valid.en."""
+        names = {"train": "train", "valid": "val" if self.data else "heldout"}
+        folder = self.data / "multi30k" if self.data else self.work / "questions"
+        if not self.data and not folder.exists():
+            write_sample(folder, self.pairs)
+        return {
+            f"{part}.{language}": folder / f"{name}.{language}"
+            for part, name in names.items()
+            for language in ("fr", "en")
+        }
+
+    def lines(self, name: str) -> list[str]:
+        return self.texts[name].read_text(encoding="utf-8").splitlines()
+
+    @cached_property
+    def corpus(self) -> artifacts.Artifact:
+        out = self.work / "corpus"
+        if not out.exists():
+            texts = self.texts
+            _job(
+                "prepare_corpus", "--source", texts["train.fr"], "--target", texts["train.en"],
+                "--valid-source", texts["valid.fr"], "--valid-target", texts["valid.en"],
+                "--source-lang", "fr", "--target-lang", "en", "--max-target-length", 0,
+                "--source-percentile", 100, "--target-percentile", 100, "--out", out,
+            )  # fmt: skip
+        return artifacts.load(str(out), "corpus")
+
+    @cached_property
+    def translator(self) -> str:
+        out = self.work / "translator"
+        if not out.exists():
+            _job(
+                "train_translator", "--config", PRESET, "--corpus", self.work / "corpus",
+                "--epochs", 1, "--num-workers", 2, "--out", out,
+            )  # fmt: skip
+        return str(out)
+
+    @cached_property
+    def joeynmt(self) -> JoeyNMT:
+        """Trained for some time, as `translator` is."""
+        path = self.work / "joeynmt.pt"
+        task = self.task("all")
+        peer = new_joeynmt(task)
+        if path.exists():
+            peer.model.load_state_dict(torch.load(path))
+            return peer
+        print(f"training JoeyNMT for {self.joeynmt_seconds:.0f} s", file=sys.stderr, flush=True)
+        until = time.monotonic() + self.joeynmt_seconds
+        for batch in forever(task):
+            peer.step(training_batch(batch))
+            if time.monotonic() > until:
+                break
+        torch.save(peer.model.state_dict(), path)
+        return peer
+
+    def task(self, variant: str, plain_seed: bool = False) -> TranslationTask:
+        """Training as the preset says, or, with `plain_seed`, with the lesson's settings."""
+        given = preset()
+        chosen = TrainSettings(corpus="", out="") if plain_seed else given
+        resolved = chosen.model_copy(update={"variant": variant}).resolved()
+        return TranslationTask(
+            corpus=self.corpus,
+            model_settings=resolved.model,
+            forcing=resolved.forcing,
+            batches_settings=given.batches,
+            loss_settings=LossSettings(count_padding=True) if plain_seed else given.loss,
+            seed=SEED,
+        )
+
+
+def preset() -> TrainSettings:
+    return TrainSettings.model_validate(read_yaml(PRESET) | {"corpus": "", "out": ""})
+
+
+def new_joeynmt(task: TranslationTask) -> JoeyNMT:
+    languages = task.languages
+    return JoeyNMT(
+        task.model_settings,
+        languages.source_vocabulary,
+        languages.target_vocabulary,
+        task.loss_settings.label_smoothing,
+    )
+
+
+def forever(task: TranslationTask) -> Iterator[batches.Batch]:
+    """The training batches of one epoch after the other."""
+    epoch = 0
+    while True:
+        yield from task.batches(epoch, 0, Workers())
+        epoch += 1
+
+
+def _job(name: str, *flags: object) -> None:
+    """Runs a job of the project; its progress goes to standard error."""
+    command = [sys.executable, "-m", f"jobs.{name}", *map(str, flags)]
+    print(" ".join(command[1:]), file=sys.stderr, flush=True)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)

@@ -1,0 +1,119 @@
+"""Embedding pictures: the job's rate beside what decoding and the network alone would allow.
+
+The limit is one processor that decodes a picture as fast as it can and then embeds it as fast as
+it can, times the number of processors. The job's rate is that of the pictures which a longer run
+has more than a shorter one, so that the start of Ray and its workers is not in it.
+"""
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks.instrument import Row, Side, WrongResultError, compare
+from benchmarks.material import Material
+from seqvis.vision.backbones import Backbone, enough, load_backbone
+from seqvis.vision.featuretable import FeatureTable
+from seqvis.vision.images import decode, square, thumbnail
+
+FEW, MANY, SIZE, BATCH = 300, 1500, 224, 64
+NAME = "efficientnet_lite0"
+
+
+def measure(material: Material, rounds: int) -> Iterator[Row]:
+    """One row."""
+    cores = len(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        contents = [_photograph(number) for number in range(MANY)]
+        for kind, count in (("few", FEW), ("many", MANY)):
+            (folder / kind / "x").mkdir(parents=True)
+            for number, content in enumerate(contents[:count]):
+                (folder / kind / "x" / f"{number:05d}.jpg").write_bytes(content)
+        backbone = load_backbone(NAME, "default", SIZE)
+        decoding, embedding = [], []
+
+        def ideal() -> float:
+            threads = torch.get_num_threads()
+            torch.set_num_threads(1)
+            squares, seconds = [], [0.0, 0.0]
+            began = time.perf_counter()
+            for content in contents[:BATCH]:
+                found = decode(content, enough(SIZE))
+                squares.append(square(found.picture, SIZE, "crop"))
+                thumbnail(found.picture)
+            seconds[0] = time.perf_counter() - began
+            pictures = np.stack(squares)
+            backbone.embed(pictures[:8])
+            began = time.perf_counter()
+            backbone.embed(pictures)
+            seconds[1] = time.perf_counter() - began
+            torch.set_num_threads(threads)
+            decoding.append(BATCH / seconds[0])
+            embedding.append(BATCH / seconds[1])
+            return cores * BATCH / sum(seconds)
+
+        def job() -> float:
+            seconds = [_job(folder, kind) for kind in ("few", "many")]
+            return (MANY - FEW) / (seconds[1] - seconds[0])
+
+        sides = [
+            Side("decoding and network alone", ideal),
+            Side("embed_images", job, 0.9),
+        ]
+        row = compare(f"embedding, {NAME}", "pictures/s", sides, rounds)
+        row.checks["decoding alone, one core"] = round(float(np.median(decoding)), 1)
+        row.checks["network alone, one core"] = round(float(np.median(embedding)), 1)
+        row.checks["largest difference of a feature"] = _difference(folder, backbone, contents)
+        yield row
+
+
+def _job(folder: Path, kind: str) -> float:
+    """The seconds in which the job embedded a folder."""
+    out = folder / f"features-{kind}"
+    shutil.rmtree(out, ignore_errors=True)
+    command = [
+        sys.executable, "-m", "jobs.embed_images", "--images", str(folder / kind),
+        "--out", str(out), "--backbone", NAME, "--image-size", str(SIZE),
+        "--batch-size", str(BATCH),
+    ]  # fmt: skip
+    done = subprocess.run(command, check=True, capture_output=True)
+    result = json.loads(done.stdout.splitlines()[-1])
+    return float(result["embedded"]) / float(result["images_per_second"])
+
+
+def _difference(folder: Path, backbone: Backbone, contents: list[bytes]) -> float:
+    """Between the features of the job and of the network alone, which float16 rounds."""
+    stored = FeatureTable.open(str(folder / "features-few")).features[:BATCH]
+    wanted = backbone.embed_files(contents[:BATCH]).features
+    largest = float(np.abs(stored - wanted).max() / np.abs(wanted).max())
+    if largest > 2e-3:
+        raise WrongResultError(f"a feature differs by {largest:.1%} of the largest")
+    return round(largest, 5)
+
+
+def _photograph(number: int) -> bytes:
+    """A JPEG of 500 x 375 with the detail of a photograph."""
+    draw = np.random.default_rng(number)
+    picture = np.zeros((375, 500, 3))
+    for cells in (4, 16, 64, 250):
+        coarse = draw.standard_normal((cells * 3 // 4, cells, 3)) / cells**0.5
+        for channel in range(3):
+            plane = Image.fromarray(coarse[:, :, channel].astype(np.float32))
+            picture[:, :, channel] += np.asarray(
+                plane.resize((500, 375), Image.Resampling.BILINEAR)
+            )
+    picture = (picture - picture.min()) / (picture.max() - picture.min()) * 255
+    stream = io.BytesIO()
+    Image.fromarray(picture.astype(np.uint8)).save(stream, "JPEG", quality=90)
+    return stream.getvalue()

@@ -1,0 +1,113 @@
+"""Training DeViSE's head on stored features, beside a plain PyTorch loop over them in memory.
+
+ImageNet's form: 2,048 features, two layers to 300 numbers, cosine loss (the lesson's head). The
+plain loop draws shuffled batches by index from one tensor; both do the same steps of Adam.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from benchmarks.instrument import Row, Side, WrongResultError, compare, possible
+from benchmarks.material import SEED, Material
+from seqvis.devise.head import HeadSettings
+from seqvis.devise.losses import LossSettings
+from seqvis.devise.task import HeadTask, Pictures
+from seqvis.training.schedules import OptimizerSettings
+from seqvis.training.stepper import Stepper
+from seqvis.training.workers import Workers
+
+PICTURES, FEATURES, LABELS, DIMENSION, BATCH = 40_000, 2048, 1000, 300, 512
+SECONDS = 5.0
+_RATE, _BETAS = 1e-3, (0.9, 0.99)
+
+
+def measure(material: Material, rounds: int) -> Iterator[Row]:
+    """One row."""
+    draw = np.random.default_rng(0)
+    matrix = np.maximum(draw.standard_normal((PICTURES, FEATURES), dtype=np.float32), 0)
+    labels = draw.integers(LABELS, size=PICTURES)
+    targets = draw.standard_normal((LABELS, DIMENSION), dtype=np.float32)
+    targets /= np.linalg.norm(targets, axis=1, keepdims=True)
+    pictures = Pictures(matrix, np.arange(PICTURES), labels)
+    task = HeadTask(
+        pictures, pictures.where(np.arange(1000)), targets, HeadSettings(), "cosine",
+        LossSettings(), BATCH, SEED,
+    )  # fmt: skip
+    goals = possible({"float32": 1.5, "bfloat16": 1.5})
+    steppers = {
+        precision: Stepper(task, OptimizerSettings(), precision, SEED, Workers())
+        for precision in goals
+    }
+    plain = _Plain(steppers["float32"].model, matrix, labels, targets)
+    checks = {"loss, ours and the plain loop's": _same(task, steppers["float32"].model, plain)}
+    sides = [Side("plain loop", plain.run)]
+    for precision, stepper in steppers.items():
+        sides.append(Side(f"seqvis, {precision}", _ours(task, stepper), goals[precision]))
+    yield compare("DeViSE head", "pictures/s", sides, rounds, checks)
+
+
+class _Plain:
+    """What one would write: an index permutation, a Sequential, Adam."""
+
+    def __init__(
+        self, ours: nn.Module, matrix: np.ndarray, labels: np.ndarray, targets: np.ndarray
+    ):
+        self.features, self.labels = torch.from_numpy(matrix), torch.from_numpy(labels)
+        self.targets = torch.from_numpy(targets)
+        self.model = type(ours)(ours.settings, FEATURES, DIMENSION)  # type: ignore[call-arg]
+        self.model.load_state_dict(ours.state_dict())
+        self.optimizer = torch.optim.Adam(self.model.parameters(), _RATE, _BETAS)
+        self.generator = torch.Generator().manual_seed(SEED)
+
+    def loss(self, rows: torch.Tensor) -> torch.Tensor:
+        wanted = self.targets[self.labels[rows]]
+        return (1 - functional.cosine_similarity(self.model(self.features[rows]), wanted)).mean()
+
+    def run(self) -> float:
+        self.model.train()
+        done, began = 0, time.perf_counter()
+        while time.perf_counter() - began < SECONDS:
+            order = torch.randperm(len(self.features), generator=self.generator)
+            for rows in order.split(BATCH):
+                loss = self.loss(rows)
+                self.optimizer.zero_grad()
+                loss.backward()
+                self.optimizer.step()
+                done += len(rows)
+                if time.perf_counter() - began > SECONDS:
+                    break
+        return done / (time.perf_counter() - began)
+
+
+def _ours(task: HeadTask, stepper: Stepper) -> Callable[[], float]:
+    def run() -> float:
+        done, began = 0, time.perf_counter()
+        while time.perf_counter() - began < SECONDS:
+            for number, batch in enumerate(task.batches(0, 0, Workers())):
+                stepper.step(batch, number, 0.0, _RATE, _BETAS[0])
+                done += len(batch.labels)
+                if time.perf_counter() - began > SECONDS:
+                    break
+        return done / (time.perf_counter() - began)
+
+    return run
+
+
+def _same(task: HeadTask, model: nn.Module, plain: _Plain) -> list[float]:
+    """The loss of the first batch by both; they must agree."""
+    batch = next(iter(task.batches(0, 0, Workers())))
+    order = np.random.default_rng((SEED, 0)).permutation(PICTURES)
+    rows = np.array_split(order, task.steps_in_epoch(0))[0]
+    model.eval()
+    plain.model.eval()
+    with torch.no_grad():
+        ours = float(task.loss(model, batch, 0.0).loss)
+        theirs = float(plain.loss(torch.from_numpy(rows)))
+    if abs(ours - theirs) > 1e-4 * abs(theirs):
+        raise WrongResultError(f"the loss is {ours}, the plain loop's {theirs}")
+    return [round(ours, 6), round(theirs, 6)]

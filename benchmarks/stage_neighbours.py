@@ -1,0 +1,224 @@
+"""Nearest neighbours at a recall@10 of 0.99: nmslib as the project uses it, beside other libraries.
+
+Each library has a graph with M 16 and efConstruction 200 built by as many threads, and searches as
+wide as its recall needs, alone and in a batch, with one thread. `Collection.search` is what a user
+of the project calls: with ids, metadata and exact scores. The true neighbours are computed exactly.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.instrument import Row, Side, WrongResultError, compare, rate
+from benchmarks.material import Material
+from benchmarks.search import as_items, correlated_features, glove
+from seqvis.search.collection import Collection
+from seqvis.search.disk import file_hash
+from seqvis.search.exact import best_of, exact_candidates
+from seqvis.search.index import GraphIndex, IndexSettings
+
+K = 10
+RECALL = 0.99
+QUERIES = 1000
+WIDTHS = (20, 30, 40, 50, 60, 80, 100, 120, 150, 200, 300, 400, 600, 800)
+_M, _CONSTRUCTION, _THREADS = 16, 200, 2
+Found = list[np.ndarray]
+
+
+@dataclass
+class Engine:
+    """A library's graph of some vectors."""
+
+    build: Callable[[np.ndarray], None]
+    widen: Callable[[int], None]
+    batch: Callable[[np.ndarray], Found]
+    single: Callable[[np.ndarray], np.ndarray]
+
+
+def measure(material: Material, rounds: int) -> Iterator[Row]:
+    """Rows for 60,000 vectors of 50 and of 300 numbers."""
+    for name, vectors in (
+        ("60,000 of 50", glove(60_000)),
+        ("60,000 of 300", correlated_features(60_000, 300)),
+    ):
+        yield from neighbours(name, vectors, rounds)
+
+
+def measure_million(material: Material, rounds: int) -> Iterator[Row]:
+    """The same for 1,000,000 vectors of 50 numbers, around GloVe's: half an hour and 4 GB."""
+    base = glove(400_000)
+    draw = np.random.default_rng(0)
+    chosen = base[draw.integers(len(base), size=1_000_000)]
+    noise = 0.3 * base.std() * draw.standard_normal(chosen.shape, dtype=np.float32)
+    yield from neighbours("1,000,000 of 50", chosen + noise, rounds)
+
+
+def neighbours(name: str, vectors: np.ndarray, rounds: int) -> Iterator[Row]:
+    """Build, single queries and batches over some vectors; queries are vectors with some noise."""
+    draw = np.random.default_rng(1)
+    queries = vectors[draw.choice(len(vectors), QUERIES, replace=False)]
+    queries = queries + 0.3 * vectors.std() * draw.standard_normal(queries.shape)
+    vectors, queries = _unit(vectors), _unit(queries)
+    truth = [
+        best_of(vectors, rows, query, K)[0][:K]
+        for rows, query in zip(exact_candidates(vectors, queries, K), queries, strict=True)
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        engines = {
+            "hnswlib": _hnswlib(vectors),
+            "faiss": _faiss(vectors),
+            "usearch": _usearch(vectors),
+            "seqvis's graph (nmslib)": _nmslib(Path(folder) / "graph", vectors),
+        }
+        built = {
+            side: rate(len(vectors), lambda engine=engine: engine.build(vectors))
+            for side, engine in engines.items()
+        }
+        recalls = {side: _widen(engine, queries, truth) for side, engine in engines.items()}
+        collection = Collection.build(
+            Path(folder) / "collection", vectors.shape[1], as_items(vectors),
+            settings=IndexSettings(search_width=recalls["seqvis's graph (nmslib)"]["width"]),
+        )  # fmt: skip
+        with collection:
+            yield _best_first(f"build, {name}", "vectors/s", built, {}, 1 / 1.5)
+            single = {
+                side: _rated(lambda engine=engine: [engine.single(query) for query in queries])
+                for side, engine in engines.items()
+            }
+            single["Collection.search"] = _rated(
+                lambda: [collection.search(query, K) for query in queries]
+            )
+            yield _compared(f"one query, {name}", single, rounds, recalls)
+            batch = {
+                side: _rated(lambda engine=engine: engine.batch(queries))
+                for side, engine in engines.items()
+            }
+            batch["Collection.search"] = _rated(lambda: collection.search(queries, K))
+            yield _compared(f"{QUERIES:,} queries, {name}", batch, rounds, recalls)
+
+
+def _rated(work: Callable[[], Any]) -> Callable[[], float]:
+    return lambda: rate(QUERIES, work)
+
+
+def _compared(
+    stage: str, sides: dict[str, Callable[[], float]], rounds: int, checks: dict[str, Any]
+) -> Row:
+    row = compare(stage, "queries/s", [Side(name, run) for name, run in sides.items()], rounds)
+    return _best_first(stage, "queries/s", row.rates, checks, 1.0)
+
+
+def _best_first(
+    stage: str, unit: str, rates: dict[str, Any], checks: dict[str, Any], least: float
+) -> Row:
+    """A row whose reference is the best of the other libraries."""
+    listed = {name: np.atleast_1d(found).tolist() for name, found in rates.items()}
+    others = ["hnswlib", "faiss", "usearch"]
+    others.sort(key=lambda name: -float(np.median(listed[name])))
+    ours = [name for name in listed if name not in others]
+    sides = [Side(name, lambda: 0.0) for name in others]
+    sides += [Side(name, lambda: 0.0, at_least=round(least, 2)) for name in ours]
+    return Row(stage, unit, sides, listed, checks)
+
+
+def _widen(engine: Engine, queries: np.ndarray, truth: Found) -> dict[str, float]:
+    """Searches as wide as the recall needs; the width and the recall."""
+    for width in WIDTHS:
+        engine.widen(width)
+        found = engine.batch(queries)
+        hits = sum(len(set(a[:K]) & set(b)) for a, b in zip(found, truth, strict=True))
+        recall = hits / (K * len(truth))
+        if recall >= RECALL:
+            return {"width": width, "recall": round(recall, 4)}
+    raise WrongResultError(f"recall {recall:.3f} at a width of {WIDTHS[-1]}")
+
+
+def _hnswlib(vectors: np.ndarray) -> Engine:
+    import hnswlib
+
+    index = hnswlib.Index("ip", vectors.shape[1])
+
+    def build(rows: np.ndarray) -> None:
+        index.init_index(len(rows), M=_M, ef_construction=_CONSTRUCTION)
+        index.add_items(rows, num_threads=_THREADS)
+        index.set_num_threads(1)
+
+    def batch(queries: np.ndarray) -> Found:
+        return list(index.knn_query(queries, K)[0].astype(np.int64))
+
+    return Engine(build, index.set_ef, batch, lambda query: index.knn_query(query, K)[0][0])
+
+
+def _faiss(vectors: np.ndarray) -> Engine:
+    import faiss
+
+    index = faiss.IndexHNSWFlat(vectors.shape[1], _M, faiss.METRIC_INNER_PRODUCT)
+    index.hnsw.efConstruction = _CONSTRUCTION
+
+    def build(rows: np.ndarray) -> None:
+        faiss.omp_set_num_threads(_THREADS)
+        index.add(rows)
+        faiss.omp_set_num_threads(1)
+
+    def widen(width: int) -> None:
+        index.hnsw.efSearch = width
+
+    return Engine(
+        build,
+        widen,
+        lambda queries: list(index.search(queries, K)[1]),
+        lambda query: index.search(query[None], K)[1][0],
+    )
+
+
+def _usearch(vectors: np.ndarray) -> Engine:
+    from usearch.index import Index
+
+    index = Index(
+        ndim=vectors.shape[1], metric="ip", dtype="f32", connectivity=_M,
+        expansion_add=_CONSTRUCTION,
+    )  # fmt: skip
+
+    def widen(width: int) -> None:
+        index.expansion_search = width
+
+    def build(rows: np.ndarray) -> None:
+        index.add(np.arange(len(rows)), rows, threads=_THREADS)
+
+    return Engine(
+        build,
+        widen,
+        lambda queries: list(index.search(queries, K, threads=1).keys.astype(np.int64)),
+        lambda query: index.search(query, K).keys,
+    )
+
+
+def _nmslib(path: Path, vectors: np.ndarray) -> Engine:
+    opened: dict[str, GraphIndex] = {}
+
+    def build(rows: np.ndarray) -> None:
+        GraphIndex.build(rows, path, IndexSettings(build_threads=_THREADS))
+
+    def widen(width: int) -> None:
+        settings = IndexSettings(search_width=width)
+        opened["graph"] = GraphIndex.load(path, file_hash(path), *vectors.shape, settings)
+
+    return Engine(
+        build,
+        widen,
+        lambda queries: [_all(rows) for rows in opened["graph"].candidates(queries, K)],
+        lambda query: _all(opened["graph"].candidates(query[None], K)[0]),
+    )
+
+
+def _all(rows: np.ndarray | None) -> np.ndarray:
+    return np.empty(0, dtype=np.int64) if rows is None else rows
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    rows = np.asarray(rows, dtype=np.float32)
+    return np.ascontiguousarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))

@@ -1,0 +1,154 @@
+"""Translating the validation sentences: in batches of 100, one at a time, and with a beam of 5.
+
+The reference is JoeyNMT with a model of the same sizes, trained for about as long on the same
+corpus. Both are given word ids and return word ids; how many words each wrote is in the checks,
+because a model that writes longer sentences works longer. `plain loop` is our own model as it is
+trained, a word at a time for a whole batch until its last sentence has ended. BLEU of the float32
+translations must be matched within a tolerance by the other precisions.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, get_args
+
+import torch
+
+from benchmarks.instrument import Row, Side, WrongResultError, compare, possible, rate
+from benchmarks.joeynmt_peer import JoeyNMT
+from benchmarks.material import Material
+from seqvis.text.vocab import BOS, EOS
+from seqvis.translation.batches import pad_ids
+from seqvis.translation.decode import search
+from seqvis.translation.inference import NEVER
+from seqvis.translation.metrics import score_texts
+from seqvis.translation.products import Precision
+from seqvis.translation.sentences import Hypothesis, SearchSettings
+from seqvis.translation.translator import Translator
+
+TOLERANCE = 0.2  # BLEU, on all sentences
+_FEWER = 3.0  # times as much BLEU may differ on a few sentences
+
+Ids = list[list[int]]
+Translate = Callable[[Sequence[Sequence[int]]], Ids]
+
+
+def measure(material: Material, rounds: int) -> Iterator[Row]:
+    """Rows for greedy search in batches, one at a time, and for a beam of 5."""
+    plain, peer = Translator.load(material.translator), material.joeynmt
+    ours = {
+        precision: Translator.load(material.translator, precision=precision)
+        for precision in get_args(Precision)
+    }
+    lines = list(zip(material.lines("valid.fr"), material.lines("valid.en"), strict=True))
+    random.Random(0).shuffle(lines)
+    kinds: list[tuple[str, int, int, int, dict[str, float]]] = [
+        ("greedy translation", 1000, 100, 1, {"float32": 2, "bfloat16": 4, "int8": 5}),
+        ("one sentence at a time", 100, 1, 1, {"float32": 3, "bfloat16": 3, "int8": 3}),
+        ("beam 5", 200, 100, 5, {"float32": 4, "bfloat16": 4, "int8": 4}),
+    ]
+    for stage, count, batch, beam, least in kinds:
+        goals = possible(least)
+        chosen = lines[:count]
+        tokens = plain.languages.source_tokenizer.tokenize_many([text for text, _ in chosen])
+        given = [plain.languages.source_ids(one) for one in tokens]
+        translate: dict[str, Translate] = {"JoeyNMT": _joeynmt(peer, batch, beam)}
+        if beam == 1:
+            translate["plain loop"] = _plain_loop(plain, batch)
+        for precision in goals:
+            translate[f"seqvis, {precision}"] = _ours(ours[precision], batch, beam)
+        checks = _check(plain, translate, given, tokens, [text for _, text in chosen])
+        sides = [
+            Side(name, _round(side, given), goals.get(name.removeprefix("seqvis, ")))
+            for name, side in translate.items()
+        ]
+        yield compare(stage, "sentences/s", sides, rounds, checks)
+
+
+def _round(translate: Translate, given: Sequence[Sequence[int]]) -> Callable[[], float]:
+    return lambda: rate(len(given), lambda: translate(given))
+
+
+def _joeynmt(peer: JoeyNMT, batch: int, beam: int) -> Translate:
+    return lambda given: peer.translate(given, batch, beam)
+
+
+def _ours(translator: Translator, batch: int, beam: int) -> Translate:
+    return lambda given: _in_batches(
+        given,
+        batch,
+        lambda source, lengths: [
+            found[0].ids
+            for found in search(translator.inference, source, lengths, SearchSettings(beam=beam))
+        ],
+    )
+
+
+def _plain_loop(translator: Translator, batch: int) -> Translate:
+    return lambda given: _in_batches(
+        given, batch, lambda source, lengths: _word_by_word(translator, source, lengths)
+    )
+
+
+@torch.no_grad()
+def _word_by_word(translator: Translator, source: torch.Tensor, lengths: torch.Tensor) -> Ids:
+    """Greedy translations by the model as it is trained."""
+    model = translator.model
+    state = model.encode(source, lengths)
+    words = torch.full((len(source),), BOS)
+    ended = torch.zeros(len(source), dtype=torch.bool)
+    steps: list[torch.Tensor] = []
+    while not ended.all() and len(steps) < 2 * source.shape[1] + 10:
+        output, state = model.decoder.run(words.unsqueeze(0), state)
+        scores = model.decoder.logits(output.outputs[0])
+        scores[:, list(NEVER)] = -torch.inf
+        words = scores.argmax(-1)
+        ended |= words == EOS
+        steps.append(words)
+    return [ids[: ids.index(EOS)] if EOS in ids else ids for ids in torch.stack(steps, 1).tolist()]
+
+
+def _in_batches(
+    given: Sequence[Sequence[int]],
+    batch: int,
+    translate: Callable[[torch.Tensor, torch.Tensor], Sequence[Sequence[int]]],
+) -> Ids:
+    order = sorted(range(len(given)), key=lambda row: len(given[row]))
+    found: Ids = [[] for _ in given]
+    for begin in range(0, len(order), batch):
+        rows = order[begin : begin + batch]
+        source, lengths = pad_ids([list(given[row]) for row in rows])
+        for row, ids in zip(rows, translate(source, lengths), strict=True):
+            found[row] = list(ids)
+    return found
+
+
+def _check(
+    translator: Translator,
+    translate: dict[str, Translate],
+    given: Sequence[Sequence[int]],
+    tokens: Sequence[list[str]],
+    references: Sequence[str],
+) -> dict[str, Any]:
+    """BLEU and words a sentence of each side. Raises WrongResultError if ours lose BLEU."""
+    found: dict[str, Any] = {}
+    texts = {}
+    for name, side in translate.items():
+        ids = side(given)
+        one = [
+            translator.translation("", words, [Hypothesis(list(row), 0.0, None, True)]).text
+            for words, row in zip(tokens, ids, strict=True)
+        ]
+        texts[name] = one
+        found[name] = {
+            "bleu": round(score_texts(one, references, "moses", "en", True).bleu, 2),
+            "words a sentence": round(sum(map(len, ids)) / len(ids), 2),
+        }
+        if name.startswith("seqvis"):
+            pairs = zip(one, texts["seqvis, float32"], strict=True)
+            found[name]["unlike float32"] = sum(a != b for a, b in pairs)
+    base = found["seqvis, float32"]["bleu"]
+    allowed = TOLERANCE * (1 if len(given) >= 1000 else _FEWER)
+    for name, one in found.items():
+        if name != "JoeyNMT" and one["bleu"] < base - allowed:
+            raise WrongResultError(f"{name}: BLEU {one['bleu']}, float32 has {base}")
+    return found
