@@ -7,7 +7,6 @@ list of a thousand does not keep a single sentence waiting; and callbacks are ca
 decoder's thread, so they must be quick.
 """
 
-import contextlib
 import threading
 import time
 from collections import deque
@@ -21,6 +20,7 @@ from seqvis.translation.sentences import SearchSettings, Sentence
 from seqvis.translation.settings import InflightSettings
 from seqvis.translation.tickets import Listener, Load, RunningText, Ticket, Timing, WaitingText
 from seqvis.translation.translator import Translator
+from seqvis.translation.turns import Turns
 
 _TOGETHER = 4  # sentences that are worth waiting for, to read them at once
 _PATIENCE = 3  # steps that they are waited for
@@ -41,12 +41,12 @@ class InflightTranslator:
         self.settings = settings or InflightSettings()
         self._batch = RunningBatch(translator.inference)
         self._running: dict[Sentence, RunningText] = {}
-        self._turns: deque[Ticket] = deque()  # those with sentences that wait
+        self._turns = Turns(self.settings.max_waiting)
         self._changed = threading.Condition()
         self._read_ones: deque[_Read] = deque()  # encoded, to join before the next step
         self._reading: list[tuple[Ticket, WaitingText]] = []
         self._rows = 0  # of what runs, was read or is being read
-        self._waiting = self._steps = self._words = self._cancelled = 0
+        self._steps = self._words = self._cancelled = 0
         self._pace = 0.0  # seconds from the end of one sentence to that of the next, smoothed
         self._last_end = 0.0
         self._step_seconds = 0.0  # of one step, smoothed
@@ -71,7 +71,7 @@ class InflightTranslator:
         Raises BusyError at once if more would wait than may, without taking any.
         """
         came = time.monotonic()
-        if self._queue_length() >= self.settings.max_waiting:  # a refusal should cost nothing
+        if self._turns.full:  # a refusal should cost nothing
             raise self._full()
         tokens = self.translator.languages.source_tokenizer.tokenize_many(texts)
         queued = [
@@ -83,13 +83,10 @@ class InflightTranslator:
         with self._changed:
             if self._broken or self._closed:
                 raise BusyError("the translator is being replaced", retry_after=1.0)
-            length = self._queue_length()
-            if length and length + self._counted(ticket) > self.settings.max_waiting:
+            if not self._turns.admits(ticket):
                 raise self._full()
-            if ticket.waiting:
-                self._waiting += len(ticket.waiting)
-                self._turns.append(ticket)
-                self._changed.notify_all()
+            self._turns.add(ticket)
+            self._changed.notify_all()
         for one in queued:
             if not one.tokens:
                 empty = self.translator.translation(one.text, [], [])
@@ -101,18 +98,14 @@ class InflightTranslator:
         with self._changed:
             if not ticket.given_up:
                 ticket.given_up = True
-                self._cancelled += len(ticket.waiting) + ticket.running
-                self._waiting -= len(ticket.waiting)
-                ticket.waiting.clear()
-                with contextlib.suppress(ValueError):
-                    self._turns.remove(ticket)
+                self._cancelled += self._turns.forget(ticket) + ticket.running
                 self._changed.notify_all()
 
     def load(self) -> Load:
         """What it is doing now."""
         return Load(
             self._batch.rows,
-            self._waiting,
+            self._turns.sentences,
             self.settings.max_rows,
             self._steps,
             self._words,
@@ -122,7 +115,7 @@ class InflightTranslator:
     @property
     def idle(self) -> bool:
         """Whether nothing runs or waits."""
-        return not self._rows and not self._waiting and not self._running
+        return not self._rows and not self._turns and not self._running
 
     @property
     def healthy(self) -> bool:
@@ -182,27 +175,23 @@ class InflightTranslator:
     def _take_turns(self) -> list[tuple[Ticket, WaitingText]]:
         chosen: list[tuple[Ticket, WaitingText]] = []
         while self._may_read() and len(chosen) < self.settings.joining:
-            ticket = self._turns.popleft()
+            ticket, one = self._turns.take()
             self._rows += ticket.settings.beam
-            chosen.append((ticket, ticket.waiting.popleft()))
             ticket.running += 1
-            self._waiting -= 1
-            if ticket.waiting:
-                self._turns.append(ticket)
+            chosen.append((ticket, one))
         return chosen
 
     def _may_read(self) -> bool:
         """Whether a sentence waits and there is room for it."""
         if not self._turns or self._broken:
             return False
-        beam = self._turns[0].settings.beam
-        return not self._rows or self._rows + beam <= self.settings.max_rows
+        return not self._rows or self._rows + self._turns.next_width() <= self.settings.max_rows
 
     def _gather(self) -> None:
         """While many sentences are in hand, waits the time of a few words for more to read at once:
         read together they cost half as much each."""
         until = time.monotonic() + _PATIENCE * self._step_seconds
-        while self._waiting < _TOGETHER and self._rows >= _MANY and not self._broken:
+        while self._turns.sentences < _TOGETHER and self._rows >= _MANY and not self._broken:
             left = until - time.monotonic()
             if left <= 0 or self._closed:
                 return
@@ -295,25 +284,17 @@ class InflightTranslator:
     def _break(self, error: BaseException) -> None:
         with self._changed:
             self._broken = error
-            tickets = {one.ticket for one in self._running.values()} | set(self._turns)
+            tickets = {one.ticket for one in self._running.values()} | self._turns.clear()
             read = [self._reading, *(one.chosen for one in self._read_ones)]
             tickets |= {ticket for chosen in read for ticket, _ in chosen}
             self._running.clear()
             self._read_ones.clear()
-            self._turns.clear()
-            self._waiting = 0
         for ticket in tickets:
             if not ticket.given_up:
                 ticket.listener.failed(error)
 
-    def _queue_length(self) -> int:
-        return sum(self._counted(ticket) for ticket in tuple(self._turns))
-
-    def _counted(self, ticket: Ticket) -> int:
-        """Its sentences that wait; of a long list half a queue, as callers take turns."""
-        return min(len(ticket.waiting), self.settings.max_waiting // 2)
-
     def _full(self) -> BusyError:
         """The refusal, with about how long the queue takes at the pace of the latest sentences."""
-        problem = f"{self._waiting:,} sentences are waiting already"
-        return BusyError(problem, max(1.0, self._waiting * self._pace))
+        waiting = self._turns.sentences
+        problem = f"{waiting:,} sentences are waiting already"
+        return BusyError(problem, max(1.0, waiting * self._pace))

@@ -4,11 +4,13 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from seqvis.errors import BusyError
 from seqvis.samples.questions import generate_pairs
+from seqvis.translation.decode import read_sentences
 from seqvis.translation.inflight import InflightTranslator
 from seqvis.translation.sentences import SearchSettings
 from seqvis.translation.settings import InflightSettings
@@ -153,6 +155,40 @@ def test_a_decoder_that_breaks_tells_everyone(
         assert not inflight.healthy
         with pytest.raises(BusyError):
             inflight.submit(TEXTS[:1], GREEDY, Heard())
+
+
+@pytest.mark.parametrize(("running", "most_readings"), [(12, 3), (0, 6)])
+def test_sentences_are_read_together_while_many_run_and_at_once_while_few_do(
+    translator: Translator, monkeypatch: pytest.MonkeyPatch, running: int, most_readings: int
+) -> None:
+    """Six that come a little after each other, in the time of two steps."""
+    readings: list[int] = []
+
+    def read(model: Any, source: Any, lengths: Any, settings: Any) -> Any:
+        readings.append(len(lengths))
+        return read_sentences(model, source, lengths, settings)
+
+    monkeypatch.setattr("seqvis.translation.inflight.read_sentences", read)
+    with InflightTranslator(translator) as inflight:
+        step = inflight._batch.step
+        monkeypatch.setattr(inflight._batch, "step", lambda: time.sleep(0.1) or step())
+        if running:
+            inflight.submit(TEXTS[:running], GREEDY, Heard())
+        deadline = time.monotonic() + 30
+        while inflight.load().steps < 3 and running:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        readings.clear()
+        heard = [Heard() for _ in range(6)]
+        for number, one in enumerate(heard):
+            inflight.submit([TEXTS[50 + number]], GREEDY, one)
+            time.sleep(0.02)
+        for one in heard:
+            one.wait(1)
+    assert sum(readings) == 6
+    assert len(readings) <= most_readings
+    if not running:
+        assert readings[0] == 1
 
 
 def test_many_threads_may_submit(inflight: InflightTranslator) -> None:
