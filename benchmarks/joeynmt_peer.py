@@ -89,7 +89,7 @@ class JoeyNMT:
         found: list[list[int]] = [[] for _ in sentences]
         for begin in range(0, len(order), batch):
             rows = order[begin : begin + batch]
-            source, lengths = pad_ids([sentences[row] for row in rows])
+            source, lengths = pad_ids([list(sentences[row]) for row in rows])
             given = _batch(source, lengths, None)
             longest = int(1.5 * source.shape[1]) + 5
             ids, *_ = search(self.model, given, longest, beam, 1.0, generate_unk=False)

@@ -110,7 +110,7 @@ class Material:
 
 
 def preset() -> TrainSettings:
-    return TrainSettings.model_validate(read_yaml(PRESET) | {"corpus": "", "out": ""})
+    return TrainSettings.model_validate(read_yaml(str(PRESET)) | {"corpus": "", "out": ""})
 
 
 def new_joeynmt(task: TranslationTask) -> JoeyNMT:

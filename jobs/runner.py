@@ -11,7 +11,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
@@ -61,6 +62,18 @@ def run_job(
     finally:
         if previous is not None:
             signal.signal(signal.SIGTERM, previous)
+
+
+@contextmanager
+def ray_for(num_workers: int) -> Iterator[None]:
+    """Ray for the length of the block; none for 0 workers, whose job need not even import it."""
+    if num_workers == 0:
+        yield
+        return
+    from jobs.ray_session import ray_session
+
+    with ray_session():
+        yield
 
 
 def leave(code: int) -> NoReturn:

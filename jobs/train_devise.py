@@ -1,14 +1,12 @@
 """Trains a DeViSE head that projects pictures' features into the space of word vectors."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any
 
 from pydantic import Field
 
 from jobs.console import training_console
-from jobs.ray_session import ray_session
-from jobs.runner import leave, run_job
+from jobs.runner import leave, ray_for, run_job
 from seqvis.config import JobSettings
 from seqvis.devise.settings import DeviseSettings
 from seqvis.devise.train import train
@@ -37,7 +35,7 @@ def run(settings: TrainDevise) -> dict[str, Any]:
     choices = DeviseSettings.model_validate(
         settings.model_dump(include=set(DeviseSettings.model_fields))
     )
-    with training_console() as report, ray_session() if settings.num_workers else nullcontext():
+    with training_console() as report, ray_for(settings.num_workers):
         metrics = train(
             choices,
             report,

@@ -1,14 +1,12 @@
 """Trains a translator on a prepared corpus, on one or many workers."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any
 
 from pydantic import Field
 
 from jobs.console import training_console
-from jobs.ray_session import ray_session
-from jobs.runner import leave, run_job
+from jobs.runner import leave, ray_for, run_job
 from seqvis.config import JobSettings
 from seqvis.translation.train import TrainSettings, find_rate, train
 
@@ -41,7 +39,7 @@ def run(settings: TrainTranslator) -> dict[str, Any]:
     with training_console() as report:
         if settings.find_lr:
             return find_rate(choices, settings.use_gpu, report)
-        with ray_session() if settings.num_workers else nullcontext():
+        with ray_for(settings.num_workers):
             metrics = train(
                 choices,
                 report,

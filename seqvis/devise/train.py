@@ -28,7 +28,6 @@ from seqvis.devise.task import HeadTask, Pictures
 from seqvis.devise.wordnet import WordNet
 from seqvis.devise.words import KIND
 from seqvis.errors import ConfigError
-from seqvis.plots import plot_curves
 from seqvis.storage import absolute, locate
 from seqvis.training.checkpoints import CheckpointStore
 from seqvis.training.fit import DECISIVE, FitResult, fit
@@ -214,6 +213,8 @@ def _save(
         "vectors_fingerprint": data.vectors.fingerprint(),
         "features_fingerprint": data.table.artifact.fingerprint(),
     }
+    from seqvis.plots import plot_curves  # matplotlib takes a second to load
+
     with artifacts.create(settings.out, KIND, config) as writer:
         writer.metrics.update(json.loads(json.dumps(metrics)))
         write_model(writer, data.labels, tensors, data.space.centre)

@@ -11,6 +11,7 @@ draws what an uninterrupted one would have drawn, and no worker's state must be 
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
@@ -38,6 +39,7 @@ NOTICE_SECONDS = 10.0  # between checkpoints once a node is about to be taken aw
 
 B = TypeVar("B")
 Report = Callable[[dict[str, Any]], None]
+WorkerFunction = Callable[[Any, Workers, Report], None]
 
 # Events with the table of all epochs so far, at which a listener may raise RunStopped.
 DECISIVE = ("epoch", "resumed")
@@ -48,6 +50,14 @@ class RunStopped(BaseException):
 
     The last epoch's checkpoint is on the disk when `fit` raises it; a later call goes on there.
     """
+
+
+def until_stopped(
+    function: WorkerFunction, argument: Any, workers: Workers, report: Report
+) -> None:
+    """Calls a worker's function; it may be ended by RunStopped."""
+    with suppress(RunStopped):
+        function(argument, workers, report)
 
 
 class FitSettings(Settings):

@@ -4,15 +4,12 @@ What a run needs to go on lives beside the result, in `OUT.run/`: checkpoints, m
 curves.png, tensorboard/.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 from seqvis.storage import Location
-from seqvis.training.fit import DECISIVE
-from seqvis.training.ray_trainer import WorkerFunction, run_workers
+from seqvis.training.fit import DECISIVE, Report, WorkerFunction, until_stopped
 from seqvis.training.runlog import RunLog
-
-Report = Callable[[dict[str, Any]], None]
+from seqvis.training.workers import this_worker
 
 
 def launch(
@@ -28,7 +25,8 @@ def launch(
     stoppable: bool = False,
     min_workers: int = 0,
 ) -> dict[str, Any]:
-    """Runs `function(work, …)` in the workers, keeps the run's records, returns its metrics.
+    """Runs `function(work, …)` in the workers (in this process if there are none), keeps the run's
+    records, returns its metrics.
 
     The function's first worker reports {"event": "done", "metrics": …} when the artifact stands.
     With `restart` the checkpoints of an earlier run are deleted. A run that `report` stopped (see
@@ -48,18 +46,23 @@ def launch(
         report(event)
 
     try:
-        run_workers(
-            function,
-            work,
-            listen,
-            num_workers,
-            use_gpu,
-            run / "ray",
-            cpus_per_worker,
-            gpus_per_worker=gpus_per_worker,
-            stoppable=stoppable,
-            min_workers=min_workers,
-        )
+        if num_workers == 0:
+            until_stopped(function, work, this_worker(use_gpu), listen)
+        else:
+            from seqvis.training.ray_trainer import run_workers  # importing Ray takes a second
+
+            run_workers(
+                function,
+                work,
+                listen,
+                num_workers,
+                use_gpu,
+                run / "ray",
+                cpus_per_worker,
+                gpus_per_worker=gpus_per_worker,
+                stoppable=stoppable,
+                min_workers=min_workers,
+            )
     except Exception:
         log.flush()
         raise

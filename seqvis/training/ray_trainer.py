@@ -1,4 +1,4 @@
-"""Runs the training loop in one or many processes on a Ray cluster, with Ray Train.
+"""Runs the training loop in processes on a Ray cluster, with Ray Train.
 
 `run_workers` starts N workers that each call `function(argument, workers, report)` with a process
 group joined, restarts them when one dies, and passes what the first one reports to the caller. Ray
@@ -12,7 +12,6 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -26,11 +25,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from seqvis.cluster import amount, can_grow
 from seqvis.errors import ConfigError, SeqvisError, TrainingError
 from seqvis.storage import Location
-from seqvis.training.fit import DECISIVE, RunStopped
-from seqvis.training.workers import Workers, this_worker
-
-Report = Callable[[dict[str, Any]], None]
-WorkerFunction = Callable[[Any, Workers, Report], None]
+from seqvis.training.fit import DECISIVE, Report, RunStopped, WorkerFunction, until_stopped
+from seqvis.training.workers import this_worker
 
 # Settings of libraries that are read when a process starts; docs/training.md, "On a CPU".
 _WORKER_ENVIRONMENT = {
@@ -62,7 +58,6 @@ def run_workers(
             workers reach.
         argument: its first argument, picklable.
         report: called in this process, from its main thread, with each event.
-        num_workers: 0 runs the function in this process, without Ray.
         storage: directory for Ray Train's own records of the run.
         cpus_per_worker: 0: an equal share of the processors that the cluster has now.
         min_workers: when nodes are lost, training goes on with as many workers as there is room
@@ -76,9 +71,6 @@ def run_workers(
     Raises:
         SeqvisError: what a worker raised; TrainingError if workers died too often.
     """
-    if num_workers == 0:
-        _until_stopped(function, argument, this_worker(use_gpu), report)
-        return
     threads = cpus_per_worker or _share_of_cpus(num_workers)
     gpus = gpus_per_worker if use_gpu else 0
     if min_workers > num_workers:
@@ -174,20 +166,11 @@ def _enter_worker(config: dict[str, Any]) -> None:
             raise RunStopped
 
     try:
-        _until_stopped(config["function"], config["argument"], workers, report)
+        until_stopped(config["function"], config["argument"], workers, report)
     except SeqvisError as error:
         # A restart would meet it again: the caller stops here.
         ray.get(mailbox.tell.remote({"event": "error", "error": error}))
         raise
-
-
-def _until_stopped(
-    function: WorkerFunction, argument: Any, workers: Workers, report: Report
-) -> None:
-    try:
-        function(argument, workers, report)
-    except RunStopped:
-        return
 
 
 def _node_is_drained() -> bool:

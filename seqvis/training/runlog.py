@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from seqvis.plots import plot_curves
 from seqvis.storage import Location
 
 SECONDS_BETWEEN = 20
@@ -42,6 +41,8 @@ class RunLog:
 
     def _write(self, history: list[dict[str, Any]]) -> None:
         """Rewrites `metrics.csv`, `curves.png` and `tensorboard/`."""
+        from seqvis.plots import plot_curves  # matplotlib takes a second to load
+
         self.location.make_directory()
         (self.location / "metrics.csv").write_bytes(history_as_csv(history))
         with tempfile.TemporaryDirectory() as folder:

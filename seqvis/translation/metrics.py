@@ -11,7 +11,6 @@ from typing import Literal
 
 import torch
 from sacrebleu.metrics import BLEU, CHRF
-from sacremoses import MosesPunctNormalizer, MosesTokenizer
 from torch import Tensor
 from torch.nn import functional
 
@@ -60,6 +59,8 @@ def score_texts(
 
 def moses_tokenized(texts: Sequence[str], language: str) -> list[str]:
     """Normalised punctuation, Moses tokens, lower case, no escaping: the published preparation."""
+    from sacremoses import MosesPunctNormalizer, MosesTokenizer  # takes most of a second to load
+
     normalizer = MosesPunctNormalizer(language)
     tokenizer = MosesTokenizer(language)
     return [

@@ -14,7 +14,6 @@ from safetensors.torch import save as save_tensors
 from seqvis import artifacts
 from seqvis.artifacts import Artifact
 from seqvis.config import Settings
-from seqvis.plots import plot_curves, plot_learning_rates
 from seqvis.storage import Location, absolute, locate
 from seqvis.text.wordvectors import WordVectors
 from seqvis.training.checkpoints import CheckpointStore
@@ -120,6 +119,8 @@ def find_rate(settings: TrainSettings, use_gpu: bool, report: Report) -> dict[st
         workers,
         report,
     )
+    from seqvis.plots import plot_learning_rates  # matplotlib takes a second to load
+
     run = run_directory(locate(settings.out))
     run.make_directory()
     with (run / "learning_rates.png").local_output() as path:
@@ -180,6 +181,8 @@ def _save(
         "source_lang": corpus.config["source_lang"],
         "target_lang": corpus.config["target_lang"],
     }
+    from seqvis.plots import plot_curves  # matplotlib takes a second to load
+
     with artifacts.create(out, "translator", config) as writer:
         writer.metrics.update(json.loads(json.dumps(metrics)))
         writer.path("model.safetensors").write_bytes(save_tensors(result.tensors))
