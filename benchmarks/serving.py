@@ -58,7 +58,7 @@ def measure_gateway(seconds: float, rounds: int) -> Figures:
             found: dict[str, list[Figures]] = {name: [] for name in sides}
             for _ in range(rounds):
                 for name, address in sides.items():
-                    found[name].append(_load(address, sentences, clients, seconds))
+                    found[name].append(load(address, sentences, clients, seconds))
             table[f"{clients} clients"] = {name: _median(rows) for name, rows in found.items()}
         for row in table.values():
             for base in ("empty, Serve as it comes", "empty, tuned"):
@@ -82,10 +82,10 @@ def measure_batching(
     """Requests a second in flight at 32 clients, beside one sentence at a time at 4."""
     with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
         in_flight = stack.enter_context(
-            run_config(_batching_config(translator, 256), Path(folder) / "flight")
+            run_config(batching_config(translator, 256), Path(folder) / "flight")
         )
         single = stack.enter_context(
-            run_config(_batching_config(translator, 1), Path(folder) / "single")
+            run_config(batching_config(translator, 1), Path(folder) / "single")
         )
         table: Figures = {}
         for beam in beams:
@@ -100,7 +100,7 @@ def measure_batching(
             for _ in range(rounds):
                 for name, (server, clients) in sides.items():
                     address = server.address
-                    found[name].append(_load(address, sentences, clients, seconds, beam, texts))
+                    found[name].append(load(address, sentences, clients, seconds, beam, texts))
             row: Figures = {name: _median(rows) for name, rows in found.items()}
             base, best = row["one at a time, 4 clients"], row["in flight, 32 clients"]
             row["times as many"] = round(best["per_second"] / base["per_second"], 2)
@@ -127,7 +127,8 @@ def _stub_config() -> Figures:
     return config
 
 
-def _batching_config(translator: str, rows: int) -> Figures:
+def batching_config(translator: str, rows: int) -> Figures:
+    """A server with one replica of a translator, whose batch has so many rows, and one gateway."""
     batching = {"max_rows": rows, "max_waiting": 1000}
     return local_config(
         Path(translator).absolute(),
@@ -141,7 +142,7 @@ def _batching_config(translator: str, rows: int) -> Figures:
     )
 
 
-def _load(
+def load(
     address: str,
     sentences: list[str],
     clients: int,

@@ -5,7 +5,6 @@ it can, times the number of processors. The job's rate is that of the pictures w
 has more than a shorter one, so that the start of Ray and its workers is not in it.
 """
 
-import io
 import json
 import os
 import shutil
@@ -18,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from benchmarks.instrument import Row, Side, WrongResultError, compare
 from benchmarks.material import Material
+from benchmarks.scaling import photograph
 from seqvis.vision.backbones import Backbone, enough, load_backbone
 from seqvis.vision.featuretable import FeatureTable
 from seqvis.vision.images import decode, square, thumbnail
@@ -35,7 +34,7 @@ def measure(material: Material, rounds: int) -> Iterator[Row]:
     cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        contents = [_photograph(number) for number in range(MANY)]
+        contents = [photograph(number) for number in range(MANY)]
         for kind, count in (("few", FEW), ("many", MANY)):
             (folder / kind / "x").mkdir(parents=True)
             for number, content in enumerate(contents[:count]):
@@ -100,20 +99,3 @@ def _difference(folder: Path, backbone: Backbone, contents: list[bytes]) -> floa
     if largest > 2e-3:
         raise WrongResultError(f"a feature differs by {largest:.1%} of the largest")
     return round(largest, 5)
-
-
-def _photograph(number: int) -> bytes:
-    """A JPEG of 500 x 375 with the detail of a photograph."""
-    draw = np.random.default_rng(number)
-    picture = np.zeros((375, 500, 3))
-    for cells in (4, 16, 64, 250):
-        coarse = draw.standard_normal((cells * 3 // 4, cells, 3)) / cells**0.5
-        for channel in range(3):
-            plane = Image.fromarray(coarse[:, :, channel].astype(np.float32))
-            picture[:, :, channel] += np.asarray(
-                plane.resize((500, 375), Image.Resampling.BILINEAR)
-            )
-    picture = (picture - picture.min()) / (picture.max() - picture.min()) * 255
-    stream = io.BytesIO()
-    Image.fromarray(picture.astype(np.uint8)).save(stream, "JPEG", quality=90)
-    return stream.getvalue()
