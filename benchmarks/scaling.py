@@ -36,9 +36,8 @@ from seqvis.translation.prepare import prepare
 from seqvis.translation.prepare_settings import PrepareSettings
 from seqvis.translation.train import TrainSettings, train
 from seqvis.vision.augment import AugmentSettings, augment, augmenter
-from seqvis.vision.backbones import enough
 from seqvis.vision.features import EmbedSettings, embed_images
-from seqvis.vision.images import decode, square
+from seqvis.vision.images import decode, enough, square
 
 COUNTS = (1, 2, 4)
 VOCABULARIES = (6_469, 5_892)  # Multi30k's words that occur twice

@@ -21,9 +21,9 @@ import torch
 from benchmarks.instrument import Row, Side, WrongResultError, compare
 from benchmarks.material import Material
 from benchmarks.scaling import photograph
-from seqvis.vision.backbones import Backbone, enough, load_backbone
+from seqvis.vision.backbones import Backbone, load_backbone
 from seqvis.vision.featuretable import FeatureTable
-from seqvis.vision.images import decode, square, thumbnail
+from seqvis.vision.images import decode, enough, square, thumbnail
 
 FEW, MANY, SIZE, BATCH = 300, 1500, 224, 64
 NAME = "efficientnet_lite0"

@@ -12,7 +12,6 @@ from rich.table import Table
 
 from jobs.runner import leave, run_job
 from seqvis.config import JobSettings
-from seqvis.contact_sheet import Cell, draw_contact_sheet
 from seqvis.errors import ConfigError
 from seqvis.search.candidates import CandidateSet, Word
 from seqvis.search.engine import SearchEngine
@@ -125,6 +124,8 @@ def _title(query: str) -> str:
 
 
 def _draw(engine: SearchEngine, sheet: str, query: str, matches: Sequence[Match]) -> None:
+    from seqvis.contact_sheet import Cell, draw_contact_sheet  # loads matplotlib
+
     cells = [
         Cell(
             engine.collection.thumbnail(match.id),

@@ -13,7 +13,6 @@ from seqvis.config import JobSettings
 from seqvis.errors import ConfigError
 from seqvis.storage import locate
 from seqvis.text.textfiles import decode_lines, read_sentences, write_sentences
-from seqvis.translation.picture import draw_alignment
 from seqvis.translation.products import Precision
 from seqvis.translation.sentences import SearchSettings
 from seqvis.translation.translator import Translation, Translator
@@ -79,6 +78,8 @@ def _sentences(settings: Translate) -> Iterator[str]:
 def _as_lines(translations: Iterator[Translation], settings: Translate) -> Iterator[str]:
     for number, translation in enumerate(translations):
         if number == 0 and settings.attention:
+            from seqvis.translation.picture import draw_alignment  # loads matplotlib
+
             draw_alignment(locate(settings.attention), translation)
         if settings.n_best == 1:
             yield translation.text

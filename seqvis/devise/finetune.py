@@ -31,9 +31,9 @@ from seqvis.training.launch import Report, run_directory
 from seqvis.training.stepper import StepLoss
 from seqvis.training.workers import Workers
 from seqvis.vision.augment import augment, augmenter
-from seqvis.vision.backbones import Backbone, enough, load_recorded
+from seqvis.vision.backbones import Backbone, load_recorded
 from seqvis.vision.featuretable import FeatureTable
-from seqvis.vision.images import BadImage, decode, square
+from seqvis.vision.images import BadImage, decode, enough, square
 from seqvis.vision.listing import list_images
 
 FACTORS = (1 / 1000, 1 / 100, 1.0)  # early half, late half, head

@@ -21,8 +21,8 @@ from seqvis.search.items import PlacedPicture
 from seqvis.search.placing import open_trained
 from seqvis.search.shards import describe
 from seqvis.text.wordvectors import WordVectors
-from seqvis.vision.backbones import Backbone, enough, load_recorded
-from seqvis.vision.images import BadImage, decode, square, thumbnail
+from seqvis.vision.backbones import Backbone, load_recorded
+from seqvis.vision.images import BadImage, decode, enough, square, thumbnail
 
 NOT_KNOWN = "nothing that the model knows"
 

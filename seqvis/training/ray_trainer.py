@@ -7,7 +7,6 @@ goes on where the last one says, on however many workers. When a node is drained
 of it by `Workers.leaving`, and the group is restarted without the node at the drain's deadline.
 """
 
-import asyncio
 import os
 import threading
 import time
@@ -26,6 +25,7 @@ from seqvis.cluster import amount, can_grow
 from seqvis.errors import ConfigError, SeqvisError, TrainingError
 from seqvis.storage import Location
 from seqvis.training.fit import DECISIVE, Report, RunStopped, WorkerFunction, until_stopped
+from seqvis.training.mailbox import Mailbox
 from seqvis.training.workers import this_worker
 
 # Settings of libraries that are read when a process starts; docs/training.md, "On a CPU".
@@ -119,39 +119,11 @@ def run_workers(
         ) from outcome[0]
 
 
-class _Mailbox:
-    """An actor between the first worker and the caller: events there, decisions back."""
-
-    def __init__(self) -> None:
-        self._events: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue()
-        self._waiting: dict[str, asyncio.Future[bool]] = {}
-
-    async def tell(self, event: dict[str, Any]) -> None:
-        await self._events.put(("", event))
-
-    async def ask(self, event: dict[str, Any]) -> bool:
-        """Tells, and returns when the caller has decided: whether to go on."""
-        number = uuid.uuid4().hex
-        self._waiting[number] = asyncio.get_running_loop().create_future()
-        await self._events.put((number, event))
-        return await self._waiting[number]
-
-    async def take(self, seconds: float) -> tuple[str, dict[str, Any]] | None:
-        """The next event and the number to answer it by, "" if nobody waits; None if none came."""
-        try:
-            return await asyncio.wait_for(self._events.get(), seconds)
-        except TimeoutError:
-            return None
-
-    async def answer(self, number: str, go_on: bool) -> None:
-        self._waiting.pop(number).set_result(go_on)
-
-
 def _mailbox_here() -> Any:
     """A mailbox on this process's node: on a worker's, it would be lost with that node."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"num_cpus": 0, "scheduling_strategy": here}
-    return ray.remote(_Mailbox).options(**options).remote()
+    return ray.remote(Mailbox).options(**options).remote()
 
 
 def _enter_worker(config: dict[str, Any]) -> None:

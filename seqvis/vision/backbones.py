@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from seqvis.errors import ArtifactError, ConfigError, SeqvisError
 from seqvis.vision.classifiers import load_classifier
-from seqvis.vision.images import Fit, decode, square
+from seqvis.vision.images import Fit, decode, enough, square
 
 IMAGENET_CLASSES = 1000
 TOP = 10
@@ -148,11 +148,6 @@ class Backbone:
             probabilities, classes = self.classifier(features).softmax(1).topk(TOP)
         tops = classes.int().cpu().numpy(), probabilities.cpu().numpy()
         return features.cpu().numpy(), *tops
-
-
-def enough(image_size: int) -> int:
-    """The shorter side, in pixels, below which no picture is decoded for this size of input."""
-    return max(2 * image_size, 256)
 
 
 def load_backbone(

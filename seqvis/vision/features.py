@@ -11,18 +11,15 @@ only files that are new or have changed, but tries rejected ones again, and give
 all would give; another backbone, size or fit embeds everything anew.
 """
 
-import hashlib
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import ray
 import torch
-from pyarrow import fs
 from pydantic import Field
 
 from seqvis import artifacts
@@ -31,21 +28,19 @@ from seqvis.config import Settings
 from seqvis.errors import ArtifactError, ConfigError
 from seqvis.storage import Location, absolute, locate
 from seqvis.text.corpus import Progress, ignore_progress, quiet_ray_data
-from seqvis.vision import images
-from seqvis.vision.backbones import Backbone, enough, load_backbone
+from seqvis.vision.backbones import Backbone, load_backbone
+from seqvis.vision.decoding import DecodePictures
 from seqvis.vision.featuretable import KIND, FeatureTable
 from seqvis.vision.featurewriter import (
     EMBEDDED,
     NOT_FINITE,
-    SAME,
     Known,
     result_schema,
     write_features,
 )
-from seqvis.vision.images import BadImage, Fit
+from seqvis.vision.images import Fit
 from seqvis.vision.listing import LabelFrom, Listing, list_images
 
-NO_FILE, UNREADABLE = "no such file", "cannot be read"
 FILES_PER_TASK = 64
 
 
@@ -73,51 +68,6 @@ class EmbedSettings(Settings):
     """Processes that run the network; 0: one for each GPU, or for each processor."""
     use_gpu: bool = False
     """One GPU for each worker."""
-
-
-@dataclass(frozen=True)
-class DecodePictures:
-    """The work of a CPU task: files of the listing become squares of pixels and thumbnails."""
-
-    filesystem: fs.FileSystem
-    size: int
-    fit: Fit
-
-    def __call__(self, files: pa.Table) -> pa.Table:
-        rows = [
-            self._decode(place, size, known)
-            for place, size, known in zip(
-                *(files[name].to_pylist() for name in ("place", "size", "known_hash")), strict=True
-            )
-        ]
-        names = ("status", "width", "height", "content_hash", "thumbnail", "pixels")
-        kinds = (pa.string(), pa.int32(), pa.int32(), pa.binary(), pa.binary(), pa.binary())
-        columns = zip(*rows, strict=True)
-        return pa.table({n: pa.array(c, k) for n, k, c in zip(names, kinds, columns, strict=True)})
-
-    def _decode(self, place: str, size: int, known: bytes | None) -> tuple[Any, ...]:
-        nothing = (None,) * 5
-        if size < 0:
-            return (NO_FILE, *nothing)
-        if size > images.MAX_BYTES:
-            return (images.TOO_LARGE, *nothing)
-        try:
-            with self.filesystem.open_input_stream(place) as stream:
-                content = stream.read(images.MAX_BYTES + 1)
-        except FileNotFoundError:
-            return (NO_FILE, *nothing)
-        except OSError:
-            return (UNREADABLE, *nothing)
-        content_hash = hashlib.blake2b(content, digest_size=16).digest()
-        if content_hash == known:
-            return (SAME, *nothing)
-        try:
-            found = images.decode(content, enough(self.size))
-        except BadImage as error:
-            return (error.reason, *nothing)
-        pixels = images.square(found.picture, self.size, self.fit).tobytes()
-        small = images.thumbnail(found.picture)
-        return EMBEDDED, found.width, found.height, content_hash, small, pixels
 
 
 class EmbedPictures:

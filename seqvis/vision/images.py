@@ -91,6 +91,11 @@ def decode(content: bytes, enough: int | None = None) -> Decoded:
         raise BadImage(DAMAGED) from error
 
 
+def enough(image_size: int) -> int:
+    """The shorter side, in pixels, below which no picture is decoded for this size of input."""
+    return max(2 * image_size, 256)
+
+
 def square(picture: Image.Image, size: int, fit: Fit) -> np.ndarray:
     """An RGB picture as uint8 [size, size, 3].
 
