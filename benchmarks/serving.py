@@ -87,6 +87,8 @@ def measure_batching(
         single = stack.enter_context(
             run_config(batching_config(translator, 1), Path(folder) / "single")
         )
+        for server in (in_flight, single):
+            _wait_for(f"{server.address}/v1/translate")
         table: Figures = {}
         for beam in beams:
             different = _differences(in_flight, single, sentences[:200], beam)
