@@ -7,8 +7,10 @@ in a bounded cache and only new ones reach spaCy; that is several times faster t
 tokenising whole lines, gives the same tokens, and keeps spaCy's own memory from growing.
 """
 
+import importlib.util
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, Protocol
+from pathlib import Path
+from typing import Literal, Protocol
 
 from seqvis.config import Settings
 from seqvis.errors import ArtifactError, ConfigError
@@ -54,14 +56,27 @@ class Tokenizer(Protocol):
 def load_tokenizer(settings: TokenizerSettings, model: bytes | None = None) -> Tokenizer:
     """The tokenizer that `settings` describe; `model` holds SentencePiece's model file.
 
-    Raises ConfigError for a language that spaCy does not know, ArtifactError for a bad model.
+    spaCy's rules, which for French take seconds to load, are loaded when the first word is split;
+    ConfigError is raised then if spaCy cannot split the language (`check_language` tells before).
+    Raises ArtifactError for a bad model.
     """
     if settings.kind == "sentencepiece":
         return SentencePieceTokenizer(settings, model)
     if settings.kind == "whitespace":
         return WordTokenizer(settings, lambda: str.split, lambda tokens, _: " ".join(tokens))
-    factory = _spacy_factory(settings.language)
-    return WordTokenizer(settings, factory, join_tokens)
+    return WordTokenizer(settings, lambda: _spacy_splitter(settings.language), join_tokens)
+
+
+def check_language(settings: TokenizerSettings) -> None:
+    """Raises ConfigError if spaCy is to tokenise a language that it does not know.
+
+    It loads nothing for a language that spaCy has a folder of; other names may be spellings of one.
+    """
+    spacy = importlib.util.find_spec("spacy")
+    if settings.kind != "spacy" or spacy is None or spacy.origin is None:
+        return
+    if not (Path(spacy.origin).parent / "lang" / settings.language).is_dir():
+        _spacy_splitter(settings.language)
 
 
 class WordTokenizer:
@@ -75,7 +90,7 @@ class WordTokenizer:
     ):
         self.settings = settings
         self._make_splitter = splitter_factory
-        self._split = splitter_factory()
+        self._split: Callable[[str], list[str]] | None = None
         self._join = joiner
         self._cache: dict[str, tuple[str, ...]] = {}
 
@@ -99,9 +114,9 @@ class WordTokenizer:
         return upper_first(text) if self.settings.lowercase else text
 
     def _analyse(self, word: str) -> tuple[str, ...]:
-        if len(self._cache) >= CACHED_WORDS:
+        if self._split is None or len(self._cache) >= CACHED_WORDS:
             self._cache.clear()
-            self._split = self._make_splitter()  # spaCy keeps every string it has seen
+            self._split = self._make_splitter()  # anew, as spaCy keeps every string it has seen
         tokens = [token for token in self._split(word) if not token.isspace()]
         if self.settings.lowercase:
             tokens = lower_case(tokens, self.settings.case_token)
@@ -203,24 +218,15 @@ def train_sentencepiece(
     return model.getvalue()
 
 
-def _spacy_factory(language: str) -> Callable[[], Callable[[str], list[str]]]:
+def _spacy_splitter(language: str) -> Callable[[str], list[str]]:
+    import spacy
+
     try:
-        _blank_tokenizer(language)
+        tokenizer = spacy.blank(language).tokenizer
     except (ImportError, ValueError, OSError) as error:
         raise ConfigError(
             f"{language}: spaCy cannot tokenise this language "
             f"({str(error).splitlines()[0][:120]}); use a code such as fr, en or de, "
             "or --tokenizer sentencepiece"
         ) from error
-
-    def factory() -> Callable[[str], list[str]]:
-        tokenizer = _blank_tokenizer(language)
-        return lambda word: [token.text for token in tokenizer(word)]
-
-    return factory
-
-
-def _blank_tokenizer(language: str) -> Any:
-    import spacy
-
-    return spacy.blank(language).tokenizer
+    return lambda word: [token.text for token in tokenizer(word)]

@@ -181,7 +181,7 @@ class _Run(Generic[B]):
             progress.position += 1
             meter.add(loss.tokens, self.task.flops(stepper.model, batch))
             progress.seconds = before + time.monotonic() - started
-            if progress.position % 10 == 0 or progress.position == steps:
+            if progress.position % 10 == 0 or progress.position in (1, steps):
                 self._note(pending, rate, steps, meter)
             if progress.position < steps and self._checkpoint_is_due():
                 self._add(pending)

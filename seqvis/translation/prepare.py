@@ -30,7 +30,7 @@ from seqvis.text.corpus import (
     run_items,
 )
 from seqvis.text.filters import Tally
-from seqvis.text.tokenizers import SentencePieceTokenizer, load_tokenizer
+from seqvis.text.tokenizers import SentencePieceTokenizer, check_language
 from seqvis.text.vocab import Vocabulary
 from seqvis.translation import prepare_counts as counts
 from seqvis.translation import prepare_report as report
@@ -78,7 +78,7 @@ def prepare(settings: PrepareSettings, progress: Progress = ignore_progress) -> 
 def _check_tokenizers(settings: PrepareSettings) -> None:
     if settings.tokenizer != "sentencepiece":
         for side in SIDES:
-            load_tokenizer(settings.tokenizer_settings(side))
+            check_language(settings.tokenizer_settings(side))
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from seqvis.artifacts import Artifact
 from seqvis.config import Settings
 from seqvis.errors import ConfigError
-from seqvis.text.vocab import PAD, Vocabulary
+from seqvis.text.vocab import PAD, UNK, Vocabulary
 from seqvis.text.wordvectors import WordVectors, embedding_matrix
 from seqvis.training.stepper import StepLoss
 from seqvis.training.workers import Workers
@@ -193,7 +193,9 @@ class TranslationTask:
 
     def _text(self, row: int, hypothesis: Hypothesis) -> str:
         assert self.valid.source_texts is not None
-        source = self.languages.source_tokenizer.tokenize(self.valid.source_texts[row])
+        source: list[str] = []
+        if UNK in hypothesis.ids:  # then the source's words are needed, and its tokenizer loaded
+            source = self.languages.source_tokenizer.tokenize(self.valid.source_texts[row])
         tokens = self.languages.target_tokens(hypothesis.ids, source, hypothesis.attention)
         return self.languages.target_tokenizer.detokenize(tokens)
 

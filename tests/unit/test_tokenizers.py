@@ -9,6 +9,7 @@ from seqvis.text import tokenizers
 from seqvis.text.tokenizers import (
     SentencePieceTokenizer,
     TokenizerSettings,
+    check_language,
     load_tokenizer,
     train_sentencepiece,
 )
@@ -109,7 +110,11 @@ def test_whitespace_splits_at_spaces_only() -> None:
 
 def test_a_language_that_spacy_does_not_know_is_one_clear_message() -> None:
     with pytest.raises(ConfigError, match=r"qq: spaCy cannot tokenise .*sentencepiece"):
-        load_tokenizer(TokenizerSettings(language="qq"))
+        check_language(TokenizerSettings(language="qq"))
+    with pytest.raises(ConfigError, match=r"qq: spaCy cannot tokenise .*sentencepiece"):
+        load_tokenizer(TokenizerSettings(language="qq")).tokenize("x")
+    for language in ("fr", "en", "ja"):
+        check_language(TokenizerSettings(language=language))
 
 
 CHINESE = ["你好吗？", "今天天气很好。", "我们去学校。", "他在哪里工作？", "这本书很有意思。"] * 20
