@@ -47,7 +47,14 @@ class Workplace:
     def run(self, *flags: str, images: Path | None = None) -> dict[str, Any] | int:
         """The job's JSON line, or its exit code if it failed; `error` has its messages."""
         places = ["--images", str(images or self.images), "--out", str(self.out)]
-        network = ["--backbone", "efficientnet_lite0", "--image-size", str(SIZE)]
+        network = [
+            "--backbone",
+            "efficientnet_lite0",
+            "--image-size",
+            str(SIZE),
+            "--num-workers",
+            "2",
+        ]
         code = main([*places, *network, *flags])
         printed = self._capsys.readouterr()
         self.error = printed.err
