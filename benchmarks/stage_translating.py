@@ -44,7 +44,7 @@ def measure(material: Material, rounds: int) -> Iterator[Row]:
     kinds: list[tuple[str, int, int, int, dict[str, float]]] = [
         ("greedy translation", 1000, 100, 1, {"float32": 2, "bfloat16": 4, "int8": 5}),
         ("one sentence at a time", 100, 1, 1, {"float32": 3, "bfloat16": 3, "int8": 3}),
-        ("beam 5", 200, 100, 5, {"float32": 4, "bfloat16": 4, "int8": 4}),
+        ("beam 5", 100, 100, 5, {"float32": 4, "bfloat16": 4, "int8": 4}),
     ]
     for stage, count, batch, beam, least in kinds:
         goals = possible(least)
