@@ -47,13 +47,14 @@ class JoeyNMT:
             one._itos += list(vocabulary.words[len(SPECIALS) :])
             one._stoi = {word: number for number, word in enumerate(one._itos)}
             sides.append(one)
-        embeddings = {"embedding_dim": settings.embedding_size}
         rates = settings.dropout
+        embeddings = {"embedding_dim": settings.embedding_size}
+        read = {"dropout": rates.input, **embeddings}
         config = {
             "encoder": {
-                "type": "recurrent", "rnn_type": "gru", "embeddings": embeddings,
+                "type": "recurrent", "rnn_type": "gru", "embeddings": read,
                 "hidden_size": settings.hidden_size, "num_layers": settings.layers,
-                "bidirectional": True, "dropout": rates.encoder, "emb_dropout": rates.input,
+                "bidirectional": True, "dropout": rates.encoder,
             },
             "decoder": {
                 "type": "recurrent", "rnn_type": "gru", "embeddings": embeddings,
@@ -76,7 +77,7 @@ class JoeyNMT:
         nn.utils.clip_grad_norm_(self.model.parameters(), _CLIP)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return float(loss)
+        return float(loss.detach())
 
     def translate(
         self, sentences: Sequence[Sequence[int]], batch: int, beam: int

@@ -123,11 +123,11 @@ def new_joeynmt(task: TranslationTask) -> JoeyNMT:
     )
 
 
-def forever(task: TranslationTask) -> Iterator[batches.Batch]:
-    """The training batches of one epoch after the other."""
+def forever(task: TranslationTask, workers: Workers | None = None) -> Iterator[batches.Batch]:
+    """The training batches of one epoch after the other, or this worker's share of them."""
     epoch = 0
     while True:
-        yield from task.batches(epoch, 0, Workers())
+        yield from task.batches(epoch, 0, workers or Workers())
         epoch += 1
 
 

@@ -1,13 +1,17 @@
 """Training steps: `all` beside JoeyNMT, `plain` and `attn` beside the lesson's loop.
 
 All sides train on the same batches with models of the same sizes; the unit is real target words.
+JoeyNMT and the lesson's loop use all cores by PyTorch's threads. seqvis trains as its users do on
+a processor, a worker of one thread for each core; what one process with threads does is shown too.
 The limit is the rate at which the processor multiplies large matrices in the same type, over the
 multiplications that the model needs for a word. That our loss is the lesson's, for equal weights,
 is checked first.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from itertools import islice
 
 import torch
@@ -16,6 +20,7 @@ from benchmarks.instrument import Row, Side, WrongResultError, compare, possible
 from benchmarks.joeynmt_peer import training_batch
 from benchmarks.material import SEED, Material, forever, new_joeynmt
 from benchmarks.seed_peer import SeedTraining
+from benchmarks.training_workers import TrainingWorkers
 from seqvis.training.schedules import OptimizerSettings
 from seqvis.training.stepper import Stepper
 from seqvis.training.workers import Workers
@@ -24,6 +29,7 @@ from seqvis.translation.model import Seq2Seq
 from seqvis.translation.task import TranslationTask
 
 SECONDS = 6.0  # of a side's round
+STEPS = 6  # of a round of several workers
 _TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -51,15 +57,21 @@ def _variant(material: Material, variant: str, goals: dict[str, float], rounds: 
         checks["loss, ours and the lesson's"] = _same_loss(task, model, seed, next(batches))
         reference = Side("the lesson's loop", _stepping(batches, seed.step))
     sides = [reference]
+    workers = ExitStack()
     for precision, least in goals.items():
         stepper = Stepper(task, OptimizerSettings(), precision, SEED, Workers())
         limit = f"its products in {precision}"
         share = 0.6 if variant == "all" else None
         ours = _stepping(batches, lambda batch, on=stepper: on.step(batch, 1, 0.0, 1e-4, 0.8))
-        sides.append(Side(f"seqvis, {precision}", ours, least, limit, share))
+        sides.append(Side(f"seqvis, {precision}, one process", ours))
+        together = workers.enter_context(
+            TrainingWorkers(material, variant, precision, len(os.sched_getaffinity(0)), STEPS)
+        )
+        sides.append(Side(f"seqvis, {precision}", together.run, least, limit, share))
     for precision in goals:
         sides.append(Side(f"its products in {precision}", _product_limit(task, precision)))
-    return compare(f"training step, {variant}", "target words/s", sides, rounds, checks)
+    with workers:
+        return compare(f"training step, {variant}", "target words/s", sides, rounds, checks)
 
 
 def _stepping(batches: Iterator[Batch], step: Callable[[Batch], object]) -> Callable[[], float]:

@@ -29,7 +29,7 @@ from seqvis.training.mailbox import Mailbox
 from seqvis.training.workers import this_worker
 
 # Settings of libraries that are read when a process starts; docs/training.md, "On a CPU".
-_WORKER_ENVIRONMENT = {
+WORKER_ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads take the processor from each other
     "MALLOC_ARENA_MAX": "1",  # Ray's training thread would get a second, slower arena of glibc's
 }
@@ -99,7 +99,7 @@ def run_workers(
             storage_path=storage.path,
             storage_filesystem=storage.filesystem,
             failure_config=FailureConfig(max_failures=max_failures),
-            worker_runtime_env={"env_vars": _WORKER_ENVIRONMENT},  # type: ignore[call-arg]
+            worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},  # type: ignore[call-arg]
         ),
     )
     outcome: list[BaseException] = []
