@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from matplotlib.figure import Figure
+
+from seqvis.translation.products import computes_bfloat16
 
 HEADINGS = ("stage", "side", "rate", "spread", "times", "at least", "of limit", "at least")
 
@@ -125,8 +126,7 @@ def compare(
 
 def possible(goals: Mapping[str, float]) -> dict[str, float]:
     """Of precisions and what they should reach those that this processor computes with."""
-    has_bfloat16 = torch.cpu.get_capabilities().get("avx512_bf16", False)
-    return {name: goal for name, goal in goals.items() if name != "bfloat16" or has_bfloat16}
+    return {name: goal for name, goal in goals.items() if name != "bfloat16" or computes_bfloat16()}
 
 
 def rate(amount: float, work: Callable[[], Any]) -> float:

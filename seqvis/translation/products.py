@@ -22,7 +22,8 @@ Product = Callable[[Tensor], Tensor]
 def prepare(weight: Tensor, bias: Tensor | None, precision: Precision) -> Product:
     """The product with `weight` (outputs, inputs) and the sum with `bias` (outputs,).
 
-    Raises ConfigError for int8 on a GPU.
+    Raises ConfigError for int8 on a GPU, and for bfloat16 on a processor that oneDNN has no
+    bfloat16 products for.
     """
     weight = weight.detach()
     bias = None if bias is None else bias.detach().float()
@@ -31,9 +32,16 @@ def prepare(weight: Tensor, bias: Tensor | None, precision: Precision) -> Produc
             raise ConfigError("int8 is for CPUs; on a GPU use bfloat16")
         return _quantised(weight.float(), bias)
     kind = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    if precision == "bfloat16" and weight.device.type == "cpu" and not computes_bfloat16():
+        raise ConfigError("bfloat16 needs a processor with AVX-512; use float32 or int8")
     if weight.device.type == "cpu" and torch.backends.mkldnn.is_available():
         return _packed(weight.to(kind), bias)
     return _plain(weight.to(kind), bias)
+
+
+def computes_bfloat16() -> bool:
+    """Whether this processor has bfloat16 products."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _shape(rows: int) -> int:

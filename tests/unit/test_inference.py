@@ -14,12 +14,15 @@ from seqvis.translation.decode import RunningBatch, read_sentences
 from seqvis.translation.forcing import ForcingSettings
 from seqvis.translation.inference import NEVER, Inference
 from seqvis.translation.model import Seq2Seq
-from seqvis.translation.products import Precision, prepare
+from seqvis.translation.products import Precision, computes_bfloat16, prepare
 from seqvis.translation.sentences import SearchSettings
 from seqvis.translation.settings import ModelSettings, Variant, resolve_variant
 from seqvis.translation.translator import Translator
 
 ROWS = (1, 2, 3, 5, 16, 33)
+NEEDS_BFLOAT16 = pytest.mark.skipif(
+    not computes_bfloat16(), reason="this processor has no bfloat16 products"
+)
 
 
 def build(variant: Variant, **options: Any) -> Seq2Seq:
@@ -71,7 +74,9 @@ def test_it_computes_what_the_plain_model_does(variant: Variant, options: dict[s
                 assert (step.attention[source == PAD] == 0).all()
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize(
+    "precision", ["float32", pytest.param("bfloat16", marks=NEEDS_BFLOAT16), "int8"]
+)
 def test_a_row_is_the_same_to_the_last_bit_whatever_other_rows_there_are(
     precision: Precision,
 ) -> None:
@@ -85,7 +90,8 @@ def test_a_row_is_the_same_to_the_last_bit_whatever_other_rows_there_are(
 
 
 @pytest.mark.parametrize(
-    ("precision", "error"), [("float32", 1e-6), ("bfloat16", 8e-3), ("int8", 2e-2)]
+    ("precision", "error"),
+    [("float32", 1e-6), pytest.param("bfloat16", 8e-3, marks=NEEDS_BFLOAT16), ("int8", 2e-2)],
 )
 def test_products_are_as_exact_as_their_precision(precision: Precision, error: float) -> None:
     """Twice bfloat16's rounding of 2^-8; for int8, steps of a 127th of a row's largest number."""
@@ -104,6 +110,12 @@ def test_int8_is_for_processors() -> None:
 
     with pytest.raises(ConfigError, match="int8"):
         prepare(torch.zeros(2, 2).as_subclass(OnGPU), None, "int8")
+
+
+def test_bfloat16_is_refused_by_a_processor_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("seqvis.translation.products.computes_bfloat16", lambda: False)
+    with pytest.raises(ConfigError, match="bfloat16 needs a processor"):
+        prepare(torch.zeros(2, 2), None, "bfloat16")
 
 
 def test_autocast_around_it_changes_nothing() -> None:
