@@ -14,7 +14,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from seqvis.translation.products import computes_bfloat16
+from seqvis.translation.products import Precision, computes
 
 HEADINGS = ("stage", "side", "rate", "spread", "times", "at least", "of limit", "at least")
 
@@ -124,9 +124,9 @@ def compare(
     return Row(stage, unit, sides, rates, checks or {})
 
 
-def possible(goals: Mapping[str, float]) -> dict[str, float]:
+def possible(goals: Mapping[Precision, float]) -> dict[Precision, float]:
     """Of precisions and what they should reach those that this processor computes with."""
-    return {name: goal for name, goal in goals.items() if name != "bfloat16" or computes_bfloat16()}
+    return {name: goal for name, goal in goals.items() if computes(name)}
 
 
 def rate(amount: float, work: Callable[[], Any]) -> float:

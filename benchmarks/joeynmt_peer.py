@@ -80,9 +80,18 @@ class JoeyNMT:
         return float(loss.detach())
 
     def translate(
-        self, sentences: Sequence[Sequence[int]], batch: int, beam: int
+        self,
+        sentences: Sequence[Sequence[int]],
+        batch: int,
+        beam: int,
+        lengths: Sequence[int],
     ) -> list[list[int]]:
-        """Word ids of seqvis in, with EOS; out, without the specials."""
+        """Word ids of seqvis in, with EOS; out, without the specials.
+
+        The model is not trained, so how long it writes is given, as if sentence n had become
+        `lengths[n]` words: a greedy batch runs until its longest sentence has ended, which is what
+        JoeyNMT does; a batch of beams, from which it takes ended sentences, as long as their mean.
+        """
         from joeynmt.search import search
 
         self.model.eval()
@@ -90,10 +99,13 @@ class JoeyNMT:
         found: list[list[int]] = [[] for _ in sentences]
         for begin in range(0, len(order), batch):
             rows = order[begin : begin + batch]
-            source, lengths = pad_ids([list(sentences[row]) for row in rows])
-            given = _batch(source, lengths, None)
-            longest = int(1.5 * source.shape[1]) + 5
-            ids, *_ = search(self.model, given, longest, beam, 1.0, generate_unk=False)
+            source, source_lengths = pad_ids([list(sentences[row]) for row in rows])
+            given = _batch(source, source_lengths, None)
+            written = [lengths[row] for row in rows]
+            steps = max(written) if beam == 1 else round(sum(written) / len(written))
+            ids, *_ = search(
+                self.model, given, steps, beam, 1.0, generate_unk=False, min_output_length=steps
+            )
             for row, words in zip(rows, ids.tolist(), strict=True):
                 end = words.index(_EOS) if _EOS in words else len(words)
                 found[row] = [word for word in words[:end] if word >= len(SPECIALS)]

@@ -1,21 +1,18 @@
 """What the stages of the benchmark work on, made once and kept: a corpus, and trained models.
 
 With `--data` it is Multi30k, without it questions from the grammar that `make demo` learns from.
-The translators are trained just long enough that their sentences end where they should: lengths
-decide how long translating takes, quality does not.
+The translator is trained just long enough that its sentences end where they should: lengths decide
+how long translating takes, quality does not.
 """
 
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import torch
-
-from benchmarks.joeynmt_peer import JoeyNMT, training_batch
+from benchmarks.joeynmt_peer import JoeyNMT
 from seqvis import artifacts
 from seqvis.config import read_yaml
 from seqvis.samples.questions import write_sample
@@ -35,7 +32,6 @@ class Material:
     work: Path
     data: Path | None
     pairs: int = 30_000
-    joeynmt_seconds: float = 150.0
 
     @cached_property
     def texts(self) -> dict[str, Path]:
@@ -75,24 +71,6 @@ class Material:
                 "--epochs", 1, "--num-workers", 2, "--out", out,
             )  # fmt: skip
         return str(out)
-
-    @cached_property
-    def joeynmt(self) -> JoeyNMT:
-        """Trained for some time, as `translator` is."""
-        path = self.work / "joeynmt.pt"
-        task = self.task("all")
-        peer = new_joeynmt(task)
-        if path.exists():
-            peer.model.load_state_dict(torch.load(path))
-            return peer
-        print(f"training JoeyNMT for {self.joeynmt_seconds:.0f} s", file=sys.stderr, flush=True)
-        until = time.monotonic() + self.joeynmt_seconds
-        for batch in forever(task):
-            peer.step(training_batch(batch))
-            if time.monotonic() > until:
-                break
-        torch.save(peer.model.state_dict(), path)
-        return peer
 
     def task(self, variant: str, plain_seed: bool = False) -> TranslationTask:
         """Training as the preset says, or, with `plain_seed`, with the lesson's settings."""

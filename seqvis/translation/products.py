@@ -22,26 +22,33 @@ Product = Callable[[Tensor], Tensor]
 def prepare(weight: Tensor, bias: Tensor | None, precision: Precision) -> Product:
     """The product with `weight` (outputs, inputs) and the sum with `bias` (outputs,).
 
-    Raises ConfigError for int8 on a GPU, and for bfloat16 on a processor that oneDNN has no
-    bfloat16 products for.
+    Raises ConfigError for int8 on a GPU, and for a precision that the processor has no products
+    for: they would be many times slower than float32's, or fail.
     """
     weight = weight.detach()
     bias = None if bias is None else bias.detach().float()
     if precision == "int8":
         if weight.is_cuda:
             raise ConfigError("int8 is for CPUs; on a GPU use bfloat16")
+        if not computes("int8"):
+            raise ConfigError("int8 needs a processor with VNNI; use float32")
         return _quantised(weight.float(), bias)
     kind = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    if precision == "bfloat16" and weight.device.type == "cpu" and not computes_bfloat16():
-        raise ConfigError("bfloat16 needs a processor with AVX-512; use float32 or int8")
+    if precision == "bfloat16" and weight.device.type == "cpu" and not computes("bfloat16"):
+        raise ConfigError("bfloat16 needs a processor with AVX-512; use float32")
     if weight.device.type == "cpu" and torch.backends.mkldnn.is_available():
         return _packed(weight.to(kind), bias)
     return _plain(weight.to(kind), bias)
 
 
-def computes_bfloat16() -> bool:
-    """Whether this processor has bfloat16 products."""
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+def computes(precision: Precision) -> bool:
+    """Whether this processor has products of a precision."""
+    if precision == "bfloat16":
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    has = torch.cpu.get_capabilities()
+    return precision == "float32" or any(
+        has.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8")
+    )
 
 
 def _shape(rows: int) -> int:

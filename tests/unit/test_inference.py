@@ -14,14 +14,15 @@ from seqvis.translation.decode import RunningBatch, read_sentences
 from seqvis.translation.forcing import ForcingSettings
 from seqvis.translation.inference import NEVER, Inference
 from seqvis.translation.model import Seq2Seq
-from seqvis.translation.products import Precision, computes_bfloat16, prepare
+from seqvis.translation.products import Precision, computes, prepare
 from seqvis.translation.sentences import SearchSettings
 from seqvis.translation.settings import ModelSettings, Variant, resolve_variant
 from seqvis.translation.translator import Translator
 
 ROWS = (1, 2, 3, 5, 16, 33)
-NEEDS_BFLOAT16 = pytest.mark.skipif(
-    not computes_bfloat16(), reason="this processor has no bfloat16 products"
+NEEDS_BFLOAT16, NEEDS_INT8 = (
+    pytest.mark.skipif(not computes(name), reason=f"this processor has no {name} products")
+    for name in ("bfloat16", "int8")
 )
 
 
@@ -75,7 +76,12 @@ def test_it_computes_what_the_plain_model_does(variant: Variant, options: dict[s
 
 
 @pytest.mark.parametrize(
-    "precision", ["float32", pytest.param("bfloat16", marks=NEEDS_BFLOAT16), "int8"]
+    "precision",
+    [
+        "float32",
+        pytest.param("bfloat16", marks=NEEDS_BFLOAT16),
+        pytest.param("int8", marks=NEEDS_INT8),
+    ],
 )
 def test_a_row_is_the_same_to_the_last_bit_whatever_other_rows_there_are(
     precision: Precision,
@@ -91,7 +97,11 @@ def test_a_row_is_the_same_to_the_last_bit_whatever_other_rows_there_are(
 
 @pytest.mark.parametrize(
     ("precision", "error"),
-    [("float32", 1e-6), pytest.param("bfloat16", 8e-3, marks=NEEDS_BFLOAT16), ("int8", 2e-2)],
+    [
+        ("float32", 1e-6),
+        pytest.param("bfloat16", 8e-3, marks=NEEDS_BFLOAT16),
+        pytest.param("int8", 2e-2, marks=NEEDS_INT8),
+    ],
 )
 def test_products_are_as_exact_as_their_precision(precision: Precision, error: float) -> None:
     """Twice bfloat16's rounding of 2^-8; for int8, steps of a 127th of a row's largest number."""
@@ -112,10 +122,13 @@ def test_int8_is_for_processors() -> None:
         prepare(torch.zeros(2, 2).as_subclass(OnGPU), None, "int8")
 
 
-def test_bfloat16_is_refused_by_a_processor_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("seqvis.translation.products.computes_bfloat16", lambda: False)
-    with pytest.raises(ConfigError, match="bfloat16 needs a processor"):
-        prepare(torch.zeros(2, 2), None, "bfloat16")
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+def test_a_precision_that_the_processor_lacks_is_refused(
+    monkeypatch: pytest.MonkeyPatch, precision: Precision
+) -> None:
+    monkeypatch.setattr("seqvis.translation.products.computes", lambda name: False)
+    with pytest.raises(ConfigError, match=f"{precision} needs a processor"):
+        prepare(torch.zeros(2, 2), None, precision)
 
 
 def test_autocast_around_it_changes_nothing() -> None:
@@ -127,6 +140,7 @@ def test_autocast_around_it_changes_nothing() -> None:
     assert torch.equal(plain.hidden, cast.hidden)
 
 
+@NEEDS_INT8
 def test_int8_translates_nearly_all_as_float32_does(translator: Translator) -> None:
     texts = [pair[0] for pair in generate_pairs(150, seed=12)]
     rounded = Translator(translator.model, translator.languages, translator.artifact, "int8")
