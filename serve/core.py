@@ -62,6 +62,7 @@ class Core:
         self.search = search
         self._wanted: dict[Application, Wanted] = {}
         self._switching = asyncio.Lock()
+        self._looked = asyncio.Event()  # whether it was read at all which models are wanted
 
     async def follow(self) -> None:
         """Keeps up with what is wanted, for ever."""
@@ -70,7 +71,15 @@ class Core:
                 await self.take_up()
             except Exception:  # the head node may be away; what was wanted goes on
                 _log.exception("cannot read which models are wanted")
+                self._looked.set()
             await asyncio.sleep(FOLLOW_EVERY)
+
+    async def looked(self) -> None:
+        """Waits until `follow` has read for the first time which models are wanted.
+
+        Else a gateway that has just come would refuse its first request.
+        """
+        await self._looked.wait()
 
     async def take_up(self) -> None:
         """Reads what is wanted now."""
@@ -78,6 +87,7 @@ class Core:
             wanted = await asyncio.to_thread(self._store.read, application)
             if wanted is not None:
                 self._wanted[application] = wanted
+        self._looked.set()
         if self.search is not None:
             await self.search.find_shards()
 

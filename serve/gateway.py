@@ -67,6 +67,7 @@ class GatewayReplica:
         async def with_following(scope: Any, receive: Any, send: Any) -> None:
             if not following:
                 following.append(asyncio.get_running_loop().create_task(self._core.follow()))
+            await self._core.looked()
             await api(scope, receive, send)
 
         return with_following

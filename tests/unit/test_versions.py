@@ -1,15 +1,20 @@
 """How replicas follow what is wanted: load first, then switch; refuse what is bad; let go late."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from seqvis.errors import ArtifactError
 from serve import versions
-from serve.settings import Version
+from serve.api.errors import UnavailableError
+from serve.core import Core
+from serve.settings import Application, Version
 from serve.versions import Follower, VersionMissingError, Wanted, change, configure, version_key
+from serve.work import Work
 from tests.serving import MemoryStore
 
 A, B, BAD = (Version(name=name, path=f"/models/{name}") for name in ("a", "b", "bad"))
@@ -167,3 +172,35 @@ def test_many_threads_may_ask_while_versions_change() -> None:
         thread.join()
     assert not problems
     follower.stop()
+
+
+class Unreadable(MemoryStore):
+    def read(self, application: Application) -> Wanted | None:
+        raise OSError("the head node is away")
+
+
+@pytest.mark.parametrize("store", [MemoryStore(), Unreadable()])
+def test_a_gateway_that_has_just_come_waits_until_it_has_looked_what_is_live(
+    store: MemoryStore,
+) -> None:
+    """Also where looking failed: then it refuses as one does whose models are not known."""
+
+    class Echo:
+        async def call(self, method: str, version: str, texts: Any, work: Work) -> list[Any]:
+            return [version, *texts]
+
+    async def first_request() -> tuple[str, list[Any]]:
+        core = Core(store, Echo(), None)  # type: ignore[arg-type]
+        following = asyncio.create_task(core.follow())
+        await asyncio.wait_for(core.looked(), 10)
+        try:
+            return await core.translate(["x"], Work(), None)
+        finally:
+            following.cancel()
+
+    if isinstance(store, Unreadable):
+        with pytest.raises(UnavailableError, match="starting"):
+            asyncio.run(first_request())
+    else:
+        configure(store, "translator", [A])
+        assert asyncio.run(first_request()) == ("a", [version_key(A), "x"])
