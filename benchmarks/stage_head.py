@@ -4,6 +4,7 @@ ImageNet's form: 2,048 features, two layers to 300 numbers, cosine loss (the les
 plain loop draws shuffled batches by index from one tensor; both do the same steps of Adam.
 """
 
+import copy
 import time
 from collections.abc import Callable, Iterator
 
@@ -59,8 +60,7 @@ class _Plain:
     ):
         self.features, self.labels = torch.from_numpy(matrix), torch.from_numpy(labels)
         self.targets = torch.from_numpy(targets)
-        self.model = type(ours)(ours.settings, FEATURES, DIMENSION)  # type: ignore[call-arg]
-        self.model.load_state_dict(ours.state_dict())
+        self.model = copy.deepcopy(ours)
         self.optimizer = torch.optim.Adam(self.model.parameters(), _RATE, _BETAS)
         self.generator = torch.Generator().manual_seed(SEED)
 
