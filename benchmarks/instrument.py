@@ -146,7 +146,7 @@ def as_markdown(rows: Sequence[Row]) -> str:
 def chart(rows: Sequence[Row]) -> bytes:
     """A PNG with a bar for each side: how many times the reference, and where it should be."""
     bars = [(row, side) for row in rows for side in row.sides[1:]]
-    figure = Figure(figsize=(9, 0.8 + 0.26 * len(bars) + 0.3 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(9, 1.5 + 0.26 * len(bars) + 0.3 * len(rows)), layout="constrained")
     axes = figure.subplots()
     place, places, names = 0.0, [], []
     for row in rows:

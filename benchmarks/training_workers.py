@@ -36,6 +36,8 @@ class TrainingWorkers:
             process.start()
             self._pipes.append(here)
             self._processes.append(process)
+        for pipe in self._pipes:
+            pipe.recv()  # it is ready, and does not take the processor from others by starting
 
     def run(self) -> float:
         """Makes the steps; real target words a second of all workers together."""
@@ -70,6 +72,7 @@ def _work(
     stepper = Stepper(task, OptimizerSettings(), precision, SEED, workers)
     batches = forever(task, workers)
     stepper.step(next(batches), 0, 0.0, 1e-4, 0.8)
+    pipe.send("ready")
     while steps := pipe.recv():
         words, began = 0, time.perf_counter()
         for number in range(steps):
