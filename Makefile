@@ -3,8 +3,8 @@
 #   make demo    trains a translator of generated questions and a search of drawings, serves both
 #                until Ctrl-C (make demo SERVE=0 ends after training)
 #   make test    runs all tests
-#   make bench   measures each stage beside its reference (docs/performance.md), in 25 minutes;
-#                BENCH_ARGS="--only training --data DIR" and so on
+#   make bench   measures each stage beside its reference (docs/performance.md);
+#                BENCH_ARGS="--only training,head --data DIR" and so on
 #   make submit JOB="train_translator --corpus s3://… --out s3://… --num-workers 4 --use-gpu"
 #                sends a job to a cluster and shows its log (docs/cluster.md)
 #
