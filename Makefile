@@ -2,7 +2,7 @@
 #
 #   make demo    trains a translator of generated questions and a search of drawings, serves both
 #                until Ctrl-C (make demo SERVE=0 ends after training)
-#   make test    runs all tests
+#   make test    runs all tests, two at a time where they do not measure
 #   make bench   measures each stage beside its reference (docs/performance.md);
 #                BENCH_ARGS="--only training,head --data DIR" and so on
 #   make submit JOB="train_translator --corpus s3://… --out s3://… --num-workers 4 --use-gpu"
@@ -15,7 +15,6 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 DEMO_OUT ?= runs/demo
 SERVE ?= 1
-TEST_ARGS ?=
 BENCH_ARGS ?=
 JOB ?=
 SUBMIT_ARGS ?=
@@ -29,7 +28,9 @@ demo: $(VENV)/installed
 	$(RUN) -m jobs.demo --out $(DEMO_OUT) $(if $(filter 0,$(SERVE)),--no-serve)
 
 test: $(VENV)/installed
-	$(RUN) -m pytest $(TEST_ARGS)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest tests/ray tests/unit \
+		--numprocesses auto --maxprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(RUN) -m pytest tests/browser tests/faults
 
 bench: $(VENV)/peers
 	$(RUN) -m jobs.benchmark $(BENCH_ARGS)
