@@ -28,8 +28,8 @@ from seqvis.vision.features import EmbedSettings, embed_images
 from tests.corpora import write_corpus
 from tests.pictures import encoded
 
-DRAIN_SECONDS = 5
-EPOCHS, STEPS = 18, 60  # enough of them that the drain's deadline comes before the end
+DRAIN_SECONDS = 4
+EPOCHS, STEPS = 12, 60  # enough of them that the drain's deadline comes before the end
 STILL = dict.fromkeys(("input", "encoder", "bridge", "decoder", "output"), 0.0)
 
 

@@ -47,14 +47,8 @@ class Workplace:
     def run(self, *flags: str, images: Path | None = None) -> dict[str, Any] | int:
         """The job's JSON line, or its exit code if it failed; `error` has its messages."""
         places = ["--images", str(images or self.images), "--out", str(self.out)]
-        network = [
-            "--backbone",
-            "efficientnet_lite0",
-            "--image-size",
-            str(SIZE),
-            "--num-workers",
-            "2",
-        ]
+        network = ["--backbone", "efficientnet_lite0", "--image-size", str(SIZE)]
+        network += ["--num-workers", "1"]  # each takes seconds to start
         code = main([*places, *network, *flags])
         printed = self._capsys.readouterr()
         self.error = printed.err
@@ -105,7 +99,7 @@ def test_bad_files_are_set_aside_with_their_reason_and_the_good_are_embedded(
         "notes.txt": (b"not a picture", "not an image"),
     }
     place.write(good | {name: content for name, (content, _) in bad.items()})
-    embedded, carried, reasons = place.counts("--batch-size", "3")
+    embedded, carried, reasons = place.counts("--batch-size", "3", "--num-workers", "2")
     assert (embedded, carried) == (5, 0)
     assert sum(reasons.values()) == 4
     table = place.table()
@@ -155,7 +149,7 @@ def test_a_rerun_embeds_only_what_is_new_or_changed(
     assert place.counts() == (0, 16, {})  # the touched file's new time is known now
 
     shutil.rmtree(place.out)
-    assert place.counts() == (16, 0, {})
+    assert place.counts("--num-workers", "2") == (16, 0, {})
     fresh = place.table()
     np.testing.assert_allclose(fresh.features, again.features, rtol=2e-3, atol=2e-3)
     names = ["path", "label", "width", "height", "size", "modified", "content_hash", "thumbnail"]
