@@ -66,9 +66,9 @@ def _job(material: Material, folder: Path, rounds: int) -> Row:
             "--source", folder / "text.fr", "--target", folder / "text.en", "--source-lang", "fr",
             "--target-lang", "en", "--out", folder / "corpus",
         ]  # fmt: skip
-        done = subprocess.run([str(one) for one in command], check=True, capture_output=True)
-        result = json.loads(done.stdout.splitlines()[-1])
-        return float(result["pairs_per_second"]) / len(os.sched_getaffinity(0))
+        subprocess.run([str(one) for one in command], check=True, capture_output=True)
+        report = json.loads((folder / "corpus" / "report.json").read_text())
+        return float(report["pairs_per_second"]) / len(os.sched_getaffinity(0))
 
     sides_compared = [
         Side("spaCy's tokenizers alone", lambda: rate(SAMPLE, tokenise)),

@@ -15,7 +15,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
@@ -99,43 +101,99 @@ def read_pairs(
     longest: int,
 ) -> Iterator[pa.Table]:
     """Tables of `PAIR_SCHEMA` for `count` pairs from row `first` on."""
-    columns: tuple[list[Any], ...] = ([], [], [], [])
-    held = 0
-    pairs = zip(
-        lines.read_lines(source, source_start, count, longest),
-        lines.read_lines(target, target_start, count, longest),
-        strict=False,
+    sources = _texts(lines.read_lines(source, source_start, count, longest), longest)
+    targets = _texts(lines.read_lines(target, target_start, count, longest), longest)
+    parts: list[pa.Table] = []
+    for part in _side_by_side(sources, targets, first):
+        parts.append(part)
+        if sum(one.nbytes for one in parts) > TABLE_BYTES:
+            yield pa.concat_tables(parts)
+            parts = []
+    if parts:
+        yield pa.concat_tables(parts)
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """Lines of one file, without white space at their ends."""
+
+    texts: pa.Array  # of strings, empty where there is a flaw
+    flaws: np.ndarray  # (lines,) one of the four below
+
+    def __getitem__(self, where: slice) -> "_Texts":
+        return _Texts(self.texts[where], self.flaws[where])
+
+
+_NONE, _TOO_LONG, _NOT_UTF8, _BLANK = range(4)
+_PROBLEMS = (
+    None, "source_line_too_long", "target_line_too_long", "source_not_utf8", "target_not_utf8",
+    "blank",
+)  # fmt: skip
+_WHITE_SPACE = "".join(filter(str.isspace, map(chr, range(0x3001))))  # what str.strip takes away
+
+
+def _texts(found: Iterator[list[bytes]], longest: int) -> Iterator[_Texts]:
+    """The lines decoded, a block of them at a time."""
+    for block in found:
+        raw = pa.array(block, pa.binary())
+        flaws = np.zeros(len(block), dtype=np.uint8)
+        flaws[pc.binary_length(raw).to_numpy() > longest] = _TOO_LONG
+        raw = _emptied(raw, flaws != _NONE)
+        try:
+            texts = raw.cast(pa.string())
+        except pa.ArrowInvalid:  # rare: so only then each line is tried
+            flaws[[not _is_utf8(line) for line in raw.to_pylist()]] = _NOT_UTF8
+            texts = _emptied(raw, flaws != _NONE).cast(pa.string())
+        texts = pc.utf8_trim(texts, characters=_WHITE_SPACE)
+        empty = pc.binary_length(texts).to_numpy() == 0
+        flaws[empty & (flaws == _NONE)] = _BLANK
+        yield _Texts(texts, flaws)
+
+
+def _side_by_side(
+    sources: Iterator[_Texts], targets: Iterator[_Texts], first: int
+) -> Iterator[pa.Table]:
+    """Tables of `PAIR_SCHEMA`, as long as both sides have lines."""
+    source, target = next(sources, None), next(targets, None)
+    while source is not None and target is not None:
+        count = min(len(source.flaws), len(target.flaws))
+        yield _table(source[:count], target[:count], first)
+        first += count
+        source = source[count:] if count < len(source.flaws) else next(sources, None)
+        target = target[count:] if count < len(target.flaws) else next(targets, None)
+
+
+def _table(source: _Texts, target: _Texts, first: int) -> pa.Table:
+    """Pairs and what is wrong with them (then their texts are empty)."""
+    problems = np.zeros(len(source.flaws), dtype=np.int8)
+    problems[(source.flaws == _BLANK) | (target.flaws == _BLANK)] = 5
+    for number, (side, flaw) in enumerate(
+        [(source, _TOO_LONG), (target, _TOO_LONG), (source, _NOT_UTF8), (target, _NOT_UTF8)], 1
+    ):
+        problems[(side.flaws == flaw) & ((problems == 0) | (problems == 5))] = number
+    flawed = problems != 0
+    columns = [
+        pa.array(np.arange(first, first + len(problems))),
+        _emptied(source.texts, flawed),
+        _emptied(target.texts, flawed),
+        pa.array(_PROBLEMS, pa.string()).take(pa.array(problems)),
+    ]
+    return pa.table(columns, schema=PAIR_SCHEMA)
+
+
+def _emptied(values: pa.Array, where: np.ndarray) -> pa.Array:
+    """The strings, or bytes, with empty ones in some places."""
+    return (
+        pc.if_else(pa.array(where), pa.scalar(b"", values.type), values) if where.any() else values
     )
-    for row, (source_line, target_line) in enumerate(pairs, first):
-        for column, value in zip(
-            columns, (row, *decode_pair(source_line, target_line, longest)), strict=True
-        ):
-            column.append(value)
-        held += len(source_line) + len(target_line)
-        if held > TABLE_BYTES:
-            yield pa.table(list(columns), schema=PAIR_SCHEMA)
-            columns, held = ([], [], [], []), 0
-    if columns[0]:
-        yield pa.table(list(columns), schema=PAIR_SCHEMA)
 
 
-def decode_pair(source: bytes, target: bytes, longest: int) -> tuple[str, str, str | None]:
-    """Both texts and what is wrong with them (then the texts are empty)."""
-    if len(source) > longest:
-        return "", "", "source_line_too_long"
-    if len(target) > longest:
-        return "", "", "target_line_too_long"
+def _is_utf8(line: bytes) -> bool:
     try:
-        source_text = source.decode().strip()
+        line.decode()
     except UnicodeDecodeError:
-        return "", "", "source_not_utf8"
-    try:
-        target_text = target.decode().strip()
-    except UnicodeDecodeError:
-        return "", "", "target_not_utf8"
-    if not source_text or not target_text:
-        return "", "", "blank"
-    return source_text, target_text, None
+        return False
+    return True
 
 
 def index_files(

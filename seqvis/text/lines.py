@@ -68,8 +68,8 @@ def build_index(
     return LineIndex(location, block_bytes, before, lines)
 
 
-def read_lines(location: Location, start: Start, count: int, longest: int) -> Iterator[bytes]:
-    """Yields `count` lines (fewer at the end of the file) without their line ends.
+def read_lines(location: Location, start: Start, count: int, longest: int) -> Iterator[list[bytes]]:
+    """Yields `count` lines (fewer at the end of the file) without their line ends, some at a time.
 
     A line of more than `longest` bytes comes cut to `longest + 1`, so that a file without any
     line feed cannot fill the memory. A byte order mark at the start of the file is removed.
@@ -82,17 +82,21 @@ def read_lines(location: Location, start: Start, count: int, longest: int) -> It
             block = file.read(READ_BYTES)
             if not block:
                 if remainder and not skip:
-                    yield _trim(remainder)[: longest + 1]
+                    yield [_trim(remainder)[: longest + 1]]
                 return
             if at_start:
                 block = block.removeprefix(BYTE_ORDER_MARK)
                 at_start = False
             block, skip = _skip_lines(block, skip)
-            lines = (remainder + block).split(b"\n")
+            text = remainder + block
+            lines = text.split(b"\n")
             remainder = lines.pop()[: longest + 2]  # room for a carriage return
-            for line in lines[:count]:
-                yield _trim(line)[: longest + 1]
+            lines = lines[:count]
+            if b"\r" in text or max(map(len, lines), default=0) > longest:
+                lines = [_trim(line)[: longest + 1] for line in lines]
             count -= len(lines)
+            if lines:
+                yield lines
 
 
 def _trim(line: bytes) -> bytes:

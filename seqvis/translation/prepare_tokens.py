@@ -14,10 +14,11 @@ from hashlib import blake2b
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from seqvis.storage import Location, storage_errors
-from seqvis.text.filters import Tally, lengths_too_unequal, question_pair
+from seqvis.text.filters import EXAMPLES, Tally, lengths_too_unequal, question_pairs
 from seqvis.text.partitions import write_partitions
 from seqvis.text.punctuation import normalize_punctuation
 from seqvis.text.tokenizers import Tokenizer, TokenizerSettings, load_tokenizer
@@ -124,24 +125,16 @@ def usable_pairs(
     table: pa.Table, settings: PrepareSettings, tally: Tally
 ) -> tuple[list[int], list[str], list[str]]:
     """Rows and texts that can be used; what cannot goes to the tally."""
-    rows: list[int] = []
-    sources: list[str] = []
-    targets: list[str] = []
-    for row, source, target, problem in zip(
-        *(table[name].to_pylist() for name in ("row", "source", "target", "problem")), strict=True
-    ):
-        if problem is not None:
-            tally.drop(problem, row)
-            continue
-        if settings.filter == "questions":
-            found = question_pair(source, target, settings.source_lang, settings.target_lang)
-            if found is None:
-                tally.drop("not_a_question", row)
-                continue
-            source, target = found
-        rows.append(row)
-        sources.append(source)
-        targets.append(target)
+    flawed = table.filter(pc.is_valid(table["problem"])).select(["row", "problem"])
+    for one in flawed.to_pylist():
+        tally.drop(one["problem"], one["row"])
+    good = table.filter(pc.is_null(table["problem"])) if len(flawed) else table
+    if settings.filter == "questions":
+        found = question_pairs(good, settings.source_lang, settings.target_lang)
+        others = np.setdiff1d(good["row"].to_numpy(), found["row"].to_numpy(), assume_unique=True)
+        tally.add("not_a_question", len(others), (others[:EXAMPLES] + 1).tolist())
+        good = found
+    rows, sources, targets = (good[name].to_pylist() for name in ("row", "source", "target"))
     return rows, sources, targets
 
 

@@ -1,6 +1,7 @@
 """Filters, lines of files, partitions, percentiles: the parts of prepare_corpus without Ray."""
 
 import gzip
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import pytest
 from seqvis.errors import DataError, StorageError
 from seqvis.storage import Location, locate
 from seqvis.text import lines
-from seqvis.text.filters import Tally, lengths_too_unequal, question_pair
+from seqvis.text.corpus import read_pairs
+from seqvis.text.filters import Tally, lengths_too_unequal, question_pair, question_pairs
 from seqvis.text.partitions import read_partition, write_partitions
 from seqvis.text.vocab import most_frequent
 from seqvis.translation.prepare_counts import percentile_length
@@ -47,6 +49,44 @@ def test_without_english_any_question_counts() -> None:
     assert question_pair("他在哪里？好。", "Où est-il ?", "zh", "fr") is not None
 
 
+@pytest.mark.parametrize("languages", [("fr", "en"), ("en", "zh"), ("ja", "fr")])
+def test_whole_columns_are_filtered_as_pairs_are(languages: tuple[str, str]) -> None:
+    draw = random.Random(3)
+    pieces = [
+        "Wh",
+        "What",
+        "Qu'est",
+        "é",
+        "？",
+        "。",
+        "?",
+        ".",
+        "!",
+        "\r",
+        "\u2028",
+        "🐈",
+        "他",
+        "?!",
+    ]
+
+    def text() -> str:
+        return "".join(
+            [draw.choice(("Wh", "他 ", "")), *draw.choices(pieces, k=draw.randint(1, 3))]
+        )
+
+    sides = [(text() + "?", text() + "？?") for _ in range(2000)]
+    columns: dict[str, list[object]] = {"row": list(range(len(sides)))}
+    columns |= {name: [side[n] for side in sides] for n, name in enumerate(("source", "target"))}
+    found = question_pairs(pa.table(columns), *languages)
+    expected = [
+        {"row": row, "source": kept[0], "target": kept[1]}
+        for row, side in enumerate(sides)
+        if (kept := question_pair(*side, *languages))
+    ]
+    assert 50 < len(expected) < 1900
+    assert found.to_pylist() == expected
+
+
 def test_unequal_lengths_are_told_apart_from_short_ones() -> None:
     assert lengths_too_unequal(31, 10, 3.0)
     assert not lengths_too_unequal(30, 10, 3.0)
@@ -75,7 +115,11 @@ def read_all(path: Path, block_bytes: int, longest: int = 100) -> list[list[byte
     feeds = [lines.count_line_feeds(place, at, block_bytes) for at in range(0, size, block_bytes)]
     index = lines.build_index(place, block_bytes, size, feeds)
     return [
-        list(lines.read_lines(place, index.start_of(line), index.lines - line, longest))
+        [
+            one
+            for some in lines.read_lines(place, index.start_of(line), index.lines - line, longest)
+            for one in some
+        ]
         for line in range(index.lines)
     ]
 
@@ -91,6 +135,60 @@ def test_any_range_of_lines_is_read_whatever_the_block_size(
     body = content.removesuffix(b"\n") if content.endswith(b"\n") else content
     expected = [line.removesuffix(b"\r") for line in body.split(b"\n")]
     assert read_all(path, block_bytes) == [expected[n:] for n in range(len(expected))]
+
+
+def decoded(source: bytes, target: bytes, longest: int) -> tuple[str, str, str | None]:
+    """Both texts and what is wrong with them, a pair at a time."""
+    for name, line in (("source", source), ("target", target)):
+        if len(line) > longest:
+            return "", "", f"{name}_line_too_long"
+    texts = []
+    for name, line in (("source", source), ("target", target)):
+        try:
+            texts.append(line.decode().strip())
+        except UnicodeDecodeError:
+            return "", "", f"{name}_not_utf8"
+    return (texts[0], texts[1], None) if all(texts) else ("", "", "blank")
+
+
+@pytest.mark.parametrize("read_bytes", [7, 64, 1 << 20])
+def test_pairs_of_odd_lines_are_those_that_are_decoded_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_bytes: int
+) -> None:
+    monkeypatch.setattr(lines, "READ_BYTES", read_bytes)
+    draw = random.Random(5)
+    pieces = [
+        "a",
+        " ",
+        "\t",
+        "\r",
+        "\x0b",
+        "\x1c",
+        "\x85",
+        "\u3000",
+        "\u2028",
+        "\ufeff",
+        "é",
+        "他",
+        "🐈",
+    ]
+    odd = [*(one.encode() for one in pieces), b"\xff", b"\xed\xa0\x80", b"b" * 12]
+    sides = [[b"".join(draw.choices(odd, k=draw.randint(0, 4))) for _ in range(600)] for _ in "ab"]
+    places = []
+    for number, side in enumerate(sides):
+        (tmp_path / f"{number}").write_bytes(b"\n".join(side) + b"\n")
+        places.append(locate(tmp_path / f"{number}"))
+    start = lines.Start(0, 0)
+    tables = list(read_pairs(places[0], start, places[1], start, 7, 599, 15))
+    bodies = [[line.removesuffix(b"\r") for line in side] for side in sides]
+    bodies[0][0] = bodies[0][0].removeprefix(lines.BYTE_ORDER_MARK)
+    bodies[1][0] = bodies[1][0].removeprefix(lines.BYTE_ORDER_MARK)
+    expected = [
+        (row, *decoded(source, target, 15))
+        for row, (source, target) in enumerate(zip(*bodies, strict=True), 7)
+    ][:599]
+    assert {one[3] for one in expected} > {"source_not_utf8", "target_line_too_long", "blank", None}
+    assert [tuple(row.values()) for table in tables for row in table.to_pylist()] == expected
 
 
 def test_reading_in_small_pieces_gives_the_same_lines(
