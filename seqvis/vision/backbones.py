@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from seqvis.errors import ArtifactError, ConfigError, SeqvisError
 from seqvis.vision.classifiers import load_classifier
+from seqvis.vision.folding import folded
 from seqvis.vision.images import Fit, decode, enough, square
 
 IMAGENET_CLASSES = 1000
@@ -56,7 +57,8 @@ class Backbone:
     """A pretrained network that turns pictures into features. Pickles; not safe between threads.
 
     `module` is the torch feature extractor, `classifier` the linear layer that made logits of its
-    features, None if the weights came without.
+    features, None if the weights came without. `embed` works with a copy of `module` that it makes
+    when it is first called: what is learned later it does not see.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Backbone:
         self.dimension = dimension
         self.recorded = dict(recorded)
         self.device = torch.device("cpu")
+        self._folded: nn.Module | None = None
 
     @property
     def name(self) -> str:
@@ -93,6 +96,7 @@ class Backbone:
         """Moves the network to a device; returns itself."""
         self.device = torch.device(device)
         self.module.to(self.device)
+        self._folded = None
         if self.classifier is not None:
             self.classifier.to(self.device)
         return self
@@ -140,9 +144,13 @@ class Backbone:
         batch = torch.from_numpy(np.ascontiguousarray(pictures)).to(self.device)
         on_gpu = self.device.type == "cuda"
         fast = torch.autocast("cuda", torch.bfloat16) if on_gpu else nullcontext()
+        channels_last = batch.permute(0, 3, 1, 2)  # what torch calls so: NHWC, permuted
+        if self._folded is None:
+            noise = torch.rand(3, *pictures.shape[1:3], generator=torch.Generator().manual_seed(0))
+            self._folded = folded(self.module, 255 * noise.unsqueeze(0).to(self.device))
         with torch.inference_mode():
-            with fast:  # a permuted NHWC tensor is what torch calls channels-last
-                features = self.module(batch.permute(0, 3, 1, 2)).float()
+            with fast:
+                features = self._folded(channels_last).float()
             if not self.knows_classes or self.classifier is None:
                 return (features.cpu().numpy(),)
             probabilities, classes = self.classifier(features).softmax(1).topk(TOP)

@@ -62,8 +62,8 @@ class InvertedResidual(nn.Module):
     def forward(self, pictures: Tensor) -> Tensor:
         hidden = pictures
         if self._expand_conv is not None and self._bn0 is not None:
-            hidden = F.relu6(self._bn0(self._expand_conv(hidden)))
-        hidden = F.relu6(self._bn1(self._depthwise_conv(hidden)))
+            hidden = F.relu6(self._bn0(self._expand_conv(hidden)), inplace=True)
+        hidden = F.relu6(self._bn1(self._depthwise_conv(hidden)), inplace=True)
         hidden = self._bn2(self._project_conv(hidden))
         return hidden + pictures if self._adds else hidden
 
@@ -89,8 +89,8 @@ class EfficientNetLite0(nn.Module):
         self._fc = nn.Linear(FEATURES, classes)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        hidden = F.relu6(self._bn0(self._conv_stem(pictures)))
-        hidden = F.relu6(self._bn1(self._conv_head(self._blocks(hidden))))
+        hidden = F.relu6(self._bn0(self._conv_stem(pictures)), inplace=True)
+        hidden = F.relu6(self._bn1(self._conv_head(self._blocks(hidden))), inplace=True)
         logits: Tensor = self._fc(self._dropout(torch.mean(hidden, dim=(2, 3))))
         return logits
 

