@@ -27,7 +27,7 @@ from seqvis.vision.backbones import Backbone, load_backbone
 from seqvis.vision.featuretable import FeatureTable
 from seqvis.vision.images import decode, enough, square, thumbnail
 
-FEW, MANY, SIZE, BATCH = 150, 750, 224, 64
+FEW, MANY, SIZE, BATCH = 128, 512, 224, 64
 NAME = "efficientnet_lite0"
 
 
