@@ -47,15 +47,6 @@ def measure(material: Material, rounds: int) -> Iterator[Row]:
     yield from neighbours("60,000 of 300", correlated_features(60_000, 300), rounds)
 
 
-def measure_million(material: Material, rounds: int) -> Iterator[Row]:
-    """The same for 1,000,000 vectors of 50 numbers, around GloVe's: half an hour and 4 GB."""
-    base = glove(400_000)
-    draw = np.random.default_rng(0)
-    chosen = base[draw.integers(len(base), size=1_000_000)]
-    noise = 0.3 * base.std() * draw.standard_normal(chosen.shape, dtype=np.float32)
-    yield from neighbours("1,000,000 of 50", chosen + noise, rounds)
-
-
 def neighbours(
     name: str, vectors: np.ndarray, rounds: int, with_collection: bool = False
 ) -> Iterator[Row]:
