@@ -175,20 +175,18 @@ class RunningBatch:
                 rows = [begins[n] + place for n in alike for place in range(width)]
                 own = probabilities[torch.tensor(rows, device=probabilities.device)]
             if width == 1:
-                words = _likeliest(own)
-                likeliest = own.gather(1, words.unsqueeze(1)).flatten().tolist()
-                for n, value, word in zip(alike, likeliest, words.tolist(), strict=True):
-                    found[n] = [(value, 0, word)]
-                continue
-            before = [self._running[n].scores for n in alike]
-            totals = torch.tensor(before, device=own.device).view(-1, 1) + own
-            totals = totals.view(len(alike), -1)
-            # Of 2 * width candidates at most width end here, so width go on.
-            values, places = totals.topk(min(2 * width, totals.shape[1]), dim=-1)
+                places = _likeliest(own).unsqueeze(1)
+                values = own.gather(1, places)
+            else:
+                before = [self._running[n].scores for n in alike]
+                totals = torch.tensor(before, device=own.device).view(-1, 1) + own
+                totals = totals.view(len(alike), -1)
+                # Of 2 * width candidates at most width end here, so width go on.
+                values, places = totals.topk(min(2 * width, totals.shape[1]), dim=-1)
             origins, following = places // own.shape[1], places % own.shape[1]
             lists = zip(values.tolist(), origins.tolist(), following.tolist(), strict=True)
-            for n, (several, origin, words_of) in zip(alike, lists, strict=True):
-                found[n] = list(zip(several, origin, words_of, strict=True))
+            for n, (value, origin, word) in zip(alike, lists, strict=True):
+                found[n] = list(zip(value, origin, word, strict=True))
         return [found[n] for n in range(len(self._running))]
 
 

@@ -8,7 +8,7 @@ table, and the words that no translation contains have an infinitely small bias.
 """
 
 import math
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +22,6 @@ from seqvis.translation.model import Seq2Seq
 from seqvis.translation.products import Precision, prepare
 
 NEVER = (BOS, PAD)  # ids that no translation contains
-_NOTHING: AbstractContextManager[None] = nullcontext()
 
 
 @dataclass(frozen=True)
@@ -145,9 +144,7 @@ class Inference:
 
     def _as_told(self) -> AbstractContextManager[None]:
         """Products are of this object's precision, not of an autocast around it."""
-        kind = self.device.type
-        # Entering a context takes a hundredth of a small step.
-        return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else _NOTHING
+        return torch.autocast(self.device.type, enabled=False)
 
     def _attend(self, hidden: Tensor, source: Source) -> Tensor:
         activation = source.keys + self._query(hidden).unsqueeze(1)
@@ -167,30 +164,26 @@ class _Recurrence:
 
     def step(self, from_input: Tensor, hidden: Tensor) -> Tensor:
         """(rows, 3 * size) the input's share of the gates, (rows, size) -> the next states."""
-        parts = (2 * self.size, self.size)
-        input_gates, input_new = torch.split_with_sizes(from_input, parts, 1)
-        hidden_gates, hidden_new = torch.split_with_sizes(self._from_hidden(hidden), parts, 1)
-        reset, update = (input_gates + hidden_gates).sigmoid_().chunk(2, 1)
-        new = torch.addcmul(input_new, reset, hidden_new).tanh_()
+        size = self.size
+        from_hidden = self._from_hidden(hidden)
+        gates = (from_input[:, : 2 * size] + from_hidden[:, : 2 * size]).sigmoid_()
+        reset, update = gates[:, :size], gates[:, size:]
+        new = torch.addcmul(from_input[:, 2 * size :], reset, from_hidden[:, 2 * size :]).tanh_()
         return torch.lerp(new, hidden, update)
 
     def run(self, inputs: Tensor, counts: list[int], reverse: bool) -> tuple[Tensor, Tensor]:
         """(time, batch, features) and how many rows each step has, never more than the step
         before -> states after each step, zero where a row has no step; each row's last state."""
         steps, batch, features = inputs.shape
-        gates = self.from_input(inputs.reshape(-1, features)).view(steps, batch, -1).unbind()
+        gates = self.from_input(inputs.reshape(-1, features)).view(steps, batch, -1)
+        states = inputs.new_zeros(steps, batch, self.size)
         hidden = inputs.new_zeros(batch, self.size)
-        states: list[Tensor] = []
         for step in range(steps - 1, -1, -1) if reverse else range(steps):
             count = counts[step]
-            if count == batch:
-                hidden = self.step(gates[step], hidden)
-                states.append(hidden)
-            else:
-                following = self.step(gates[step][:count], hidden[:count])
-                states.append(functional.pad(following, (0, 0, 0, batch - count)))
-                hidden = torch.cat([following, hidden[count:]])
-        return torch.stack(states[::-1] if reverse else states), hidden
+            following = self.step(gates[step, :count], hidden[:count])
+            states[step, :count] = following
+            hidden = following if count == batch else torch.cat([following, hidden[count:]])
+        return states, hidden
 
 
 class _Reader:

@@ -60,7 +60,7 @@ def _shape(rows: int) -> int:
 
 
 def _filled(inputs: Tensor) -> Tensor:
-    more = _shape(inputs.shape[0]) - inputs.shape[0]
+    more = _shape(len(inputs)) - len(inputs)
     return functional.pad(inputs, (0, 0, 0, more)) if more else inputs
 
 
@@ -69,12 +69,12 @@ def _packed(weight: Tensor, bias: Tensor | None) -> Product:
     kind = weight.dtype
     blocks = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
     added = None if bias is None else bias.to(kind)
-    multiply = torch.ops.mkldnn._linear_pointwise.default  # looked up once: it is called for rows
 
     def product(inputs: Tensor) -> Tensor:
-        rows = inputs.shape[0]
-        found: Tensor = multiply(_filled(inputs.to(kind)), blocks, added, "none", [], "")
-        return (found if found.shape[0] == rows else found[:rows]).float()
+        found: Tensor = torch.ops.mkldnn._linear_pointwise(
+            _filled(inputs.to(kind)), blocks, added, "none", [], ""
+        )
+        return found[: len(inputs)].float()
 
     return product
 
