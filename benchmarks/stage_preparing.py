@@ -1,9 +1,10 @@
 """Preparing a corpus: the job's rate beside spaCy's own tokenising, and the question filter's.
 
 spaCy tokenises the lines of both files, once, and does nothing else; `prepare_corpus` also reads,
-filters, counts, numbers and writes them. Both rates are for one core: the job uses all. The job's
-is that of the pairs which a longer run has more than a shorter one, so that the start of Ray and
-its workers is not in it. The question filter's is of one process, with one question in 20 pairs.
+filters, counts, numbers and writes them. Both rates are for one core: the job uses all. They are
+those of the pairs which a longer run has more than one of a quarter of them, so that the start of
+Ray and its workers is not in it. The question filter's is of one process, with one question in 20
+pairs.
 """
 
 import json
@@ -26,7 +27,8 @@ from seqvis.text.tokenizers import TokenizerSettings, load_tokenizer
 from seqvis.translation.prepare_settings import PrepareSettings
 from seqvis.translation.prepare_tokens import usable_pairs
 
-FEW, MANY, FILTERED = 20_000, 120_000, 400_000
+GENERATED, FILTERED = 120_000, 400_000
+BLOCKS = 8  # of the longer run; the shorter one has a quarter, one for each of two cores
 
 
 def measure(material: Material, rounds: int) -> Iterator[Row]:
@@ -48,12 +50,14 @@ def _job(material: Material, folder: Path, rounds: int) -> Row:
         pairs = list(zip(*sides, strict=True))
         random.Random(0).shuffle(pairs)
     else:
-        pairs = generate_pairs(MANY, 3)
-    pairs = pairs[:MANY]
-    for count in (FEW, len(pairs)):
+        questions = generate_pairs(GENERATED, 3)  # 7,000 a second: the rest are numbered copies
+        pairs = [(f"{n} {fr}", f"{n} {en}") for n in range(4) for fr, en in questions]
+    few = len(pairs) // 4
+    for count in (few, len(pairs)):
         for number, end in enumerate(("fr", "en")):
             text = "".join(f"{pair[number]}\n" for pair in pairs[:count])
             (folder / f"{count}.{end}").write_text(text)
+    block = -(-len(pairs) // BLOCKS)
     pipes = [spacy.blank("fr").tokenizer, spacy.blank("en").tokenizer]
     checks = {"pairs": len(pairs), "lines tokenised as spaCy does": _same_tokens(pairs, pipes)}
 
@@ -61,16 +65,17 @@ def _job(material: Material, folder: Path, rounds: int) -> Row:
         # New ones, as a tokenizer keeps what it has made of a word.
         fresh = [spacy.blank("fr").tokenizer, spacy.blank("en").tokenizer]
 
-        def work() -> None:
+        def work(part: list[tuple[str, str]]) -> None:
             for number, tokenizer in enumerate(fresh):
-                for _ in tokenizer.pipe(pair[number] for pair in pairs):
+                for _ in tokenizer.pipe(pair[number] for pair in part):
                     pass
 
-        return rate(len(pairs), work)
+        work(pairs[:few])
+        return rate(len(pairs) - few, lambda: work(pairs[few:]))
 
     def prepare() -> float:
-        seconds = [_seconds_of_job(folder, count) for count in (FEW, len(pairs))]
-        return (len(pairs) - FEW) / (seconds[1] - seconds[0]) / len(os.sched_getaffinity(0))
+        seconds = [_seconds_of_job(folder, count, block) for count in (few, len(pairs))]
+        return (len(pairs) - few) / (seconds[1] - seconds[0]) / len(os.sched_getaffinity(0))
 
     sides_compared = [
         Side("spaCy's tokenizers alone", tokenise),
@@ -79,12 +84,12 @@ def _job(material: Material, folder: Path, rounds: int) -> Row:
     return compare("preparing a corpus", "pairs/s and core", sides_compared, rounds, checks)
 
 
-def _seconds_of_job(folder: Path, count: int) -> float:
-    """By its own account, for so many pairs."""
+def _seconds_of_job(folder: Path, count: int, block: int) -> float:
+    """By its own account, for so many pairs in blocks of so many."""
     command = [
         sys.executable, "-m", "jobs.prepare_corpus", "--source", folder / f"{count}.fr", "--target",
         folder / f"{count}.en", "--source-lang", "fr", "--target-lang", "en",
-        "--out", folder / "corpus",
+        "--lines-per-block", block, "--out", folder / "corpus",
     ]  # fmt: skip
     subprocess.run([str(one) for one in command], check=True, capture_output=True)
     return float(json.loads((folder / "corpus" / "report.json").read_text())["seconds"])
@@ -125,7 +130,7 @@ def _question_filter(folder: Path, rounds: int) -> Row:
     def ours() -> None:
         places = [locate(str(path)) for path in paths]
         kept["with reading"] = sum(
-            len(usable_pairs(table, settings, Tally())[0])
+            usable_pairs(table, settings, Tally()).num_rows
             for table in read_pairs(
                 places[0], start, places[1], start, 0, FILTERED, settings.max_line_bytes
             )

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -52,14 +53,16 @@ def _question_pattern(language: str) -> re.Pattern[str]:
     return QUESTION_MARKS if language in ("zh", "ja", "ar", "fa", "ur") else ANY_QUESTION
 
 
-def lengths_too_unequal(source: int, target: int, ratio: float, allowance: int = 5) -> bool:
-    """Whether the longer side has more than `ratio` times the tokens of the shorter one.
+def lengths_too_unequal(
+    source: np.ndarray, target: np.ndarray, ratio: float, allowance: int = 5
+) -> np.ndarray:
+    """Where the longer side has more than `ratio` times the tokens of the shorter one.
 
     Pairs whose lengths differ by at most `allowance` tokens pass: "Oui." may be "Yes, I do.".
     A ratio of 0 lets everything pass.
     """
-    shorter, longer = sorted((source, target))
-    return ratio > 0 and longer - shorter > allowance and longer > ratio * shorter
+    shorter, longer = np.minimum(source, target), np.maximum(source, target)
+    return (ratio > 0) & (longer - shorter > allowance) & (longer > ratio * shorter)
 
 
 @dataclass

@@ -5,6 +5,7 @@ the same partition out of every writer's file without reading the others. This i
 are found and words counted with memory that does not grow with the corpus.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -18,12 +19,22 @@ def write_partitions(location: Location, table: pa.Table, numbers: np.ndarray, c
     order = np.argsort(numbers, kind="stable")
     bounds = np.searchsorted(numbers[order], np.arange(count + 1))
     table = table.take(pa.array(order)).combine_chunks()
+    batches = [_one_batch(table.slice(a, b - a)) for a, b in pairwise(bounds)]
+    _write(location, batches)
+
+
+def write_whole(location: Location, table: pa.Table) -> None:
+    """Writes the table as the only partition."""
+    _write(location, [_one_batch(table)])
+
+
+def _write(location: Location, batches: Sequence[pa.RecordBatch]) -> None:
     options = pa.ipc.IpcWriteOptions(compression="zstd")
     with storage_errors(location.uri):
         with location.filesystem.open_output_stream(location.path) as sink:
-            with pa.ipc.new_file(sink, table.schema, options=options) as writer:
-                for first, last in pairwise(bounds):
-                    writer.write_batch(_one_batch(table.slice(first, last - first)))
+            with pa.ipc.new_file(sink, batches[0].schema, options=options) as writer:
+                for batch in batches:
+                    writer.write_batch(batch)
 
 
 def read_partition(location: Location, number: int) -> pa.Table:

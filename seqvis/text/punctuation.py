@@ -4,6 +4,8 @@ In: a line of text. Out: the same line in which variants of one mark are one cha
 `l’homme` and `l'homme` are the same words. Letters and accents are left alone.
 """
 
+import re
+
 _REPLACEMENTS = {
     "'": "‘’‚‛´`ʼ′＇",
     '"': "“”„‟″«»＂",
@@ -14,8 +16,11 @@ _REPLACEMENTS = {
     "": "\u00ad\u200b\u200c\u200d\u2060\ufeff",
 }
 _TABLE = {ord(mark): plain for plain, marks in _REPLACEMENTS.items() for mark in marks}
+_ANY = re.compile(
+    f"[{re.escape(''.join(map(chr, _TABLE)))}]"
+)  # looked for first: translating is slow
 
 
 def normalize_punctuation(text: str) -> str:
     """The text with plain quotes, hyphens, dots and spaces; invisible characters are removed."""
-    return text if text.isascii() and "`" not in text else text.translate(_TABLE)
+    return text.translate(_TABLE) if _ANY.search(text) else text

@@ -98,10 +98,8 @@ class WordTokenizer:
         if self.settings.normalize_punctuation:
             text = normalize_punctuation(text)
         tokens: list[str] = []
-        cache = self._cache
         for word in text.split():
-            found = cache.get(word)
-            tokens.extend(self._analyse(word) if found is None else found)
+            tokens += self.split_word(word)
         return tokens
 
     def tokenize_many(self, texts: Iterable[str]) -> list[list[str]]:
@@ -112,6 +110,11 @@ class WordTokenizer:
             return self._join(restore_case(tokens), self.settings.language)
         text = self._join(tokens, self.settings.language)
         return upper_first(text) if self.settings.lowercase else text
+
+    def split_word(self, word: str) -> tuple[str, ...]:
+        """The tokens of a word without white space in it."""
+        found = self._cache.get(word)
+        return self._analyse(word) if found is None else found
 
     def _analyse(self, word: str) -> tuple[str, ...]:
         if self._split is None or len(self._cache) >= CACHED_WORDS:

@@ -34,10 +34,10 @@ from seqvis.text.tokenizers import SentencePieceTokenizer, check_language
 from seqvis.text.vocab import Vocabulary
 from seqvis.translation import prepare_counts as counts
 from seqvis.translation import prepare_report as report
-from seqvis.translation.prepare_counts import SIDES, PartCounts, WrittenPart
+from seqvis.translation.prepare_counts import PartCounts, WrittenPart
 from seqvis.translation.prepare_pieces import train_models
 from seqvis.translation.prepare_settings import PrepareSettings
-from seqvis.translation.prepare_tokens import StagedPart, TokenizeBlock
+from seqvis.translation.prepare_tokens import SIDES, StagedPart, TokenizeBlock
 
 PARTITION_PAIRS = 300_000  # about 50 MB in the task that handles a partition
 

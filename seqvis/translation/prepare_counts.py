@@ -7,7 +7,6 @@ to the same partition, so each partition is exact on its own.
 """
 
 import zlib
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,10 +17,10 @@ import pyarrow.parquet as pq
 from seqvis.storage import Location
 from seqvis.text.filters import EXAMPLES, Tally
 from seqvis.text.partitions import read_partition, write_partitions
+from seqvis.text.tokencolumns import read_tokens, shortened
 from seqvis.text.vocab import EOS, UNK, Vocabulary, most_frequent
-from seqvis.translation.prepare_tokens import JOINT, StagedPart, write_parquet
+from seqvis.translation.prepare_tokens import SIDES, StagedPart, write_parquet
 
-SIDES = ("source", "target")
 COMPACT_ROWS = 2_000_000  # counts held before equal words are summed
 
 
@@ -70,21 +69,15 @@ def read_kept(
     part: StagedPart,
     number: int,
     partitions: int,
-    columns: list[str] | None = None,
 ) -> pa.Table:
     """The staged rows of training part `number` that `FindDrops` left."""
-    table = _read_staged(scratch, part, columns)
+    table = read_partition(scratch / f"{part.name}.tokens", 0)
     drops = [
         read_partition(scratch / f"drops-{partition}", number)["row"].to_numpy()
         for partition in range(partitions)
     ]
     dropped = np.concatenate(drops) if drops else np.empty(0, np.int64)
     return table.filter(pa.array(~np.isin(table["row"].to_numpy(), dropped)))
-
-
-def _read_staged(scratch: Location, part: StagedPart, columns: list[str] | None) -> pa.Table:
-    location = scratch / f"{part.name}.tokens"
-    return pq.read_table(location.path, filesystem=location.filesystem, columns=columns)
 
 
 @dataclass(frozen=True)
@@ -107,30 +100,22 @@ class CountWords:
 
     def __call__(self, number: int) -> PartCounts:
         part = self.parts[number]
-        columns = ["row", "source", "target", "valid"]
-        table = read_kept(self.scratch, part, number, self.partitions, columns)
+        table = read_kept(self.scratch, part, number, self.partitions)
         valid = table["valid"].to_numpy()
         table = table.filter(pa.array(~valid))
         lengths = [self._count(table, side, part) for side in SIDES]
         return PartCounts(table.num_rows, int(valid.sum()), *lengths)
 
     def _count(self, table: pa.Table, side: str, part: StagedPart) -> np.ndarray:
-        counts: Counter[str] = Counter()
-        lengths = []
-        for joined in table[side].to_pylist():
-            tokens = joined.split(JOINT)
-            counts.update(tokens)
-            lengths.append(len(tokens) + 1)
-        words = pa.table(
-            {
-                "word": pa.array(list(counts), pa.string()),
-                "count": pa.array(list(counts.values()), pa.int64()),
-            }
-        )
-        numbers = np.array([zlib.crc32(word.encode()) % self.partitions for word in counts], int)
+        tokens = read_tokens(table[side])
+        counts = np.bincount(tokens.numbers, minlength=len(tokens.words))
+        seen = np.flatnonzero(counts)
+        words = [tokens.words[number] for number in seen]
+        numbers = np.array([zlib.crc32(word.encode()) % self.partitions for word in words], int)
+        counted = pa.table({"word": pa.array(words, pa.string()), "count": counts[seen]})
         location = self.scratch / f"{part.name}.{side}-counts"
-        write_partitions(location, words, numbers, self.partitions)
-        return np.bincount(np.array(lengths, int))
+        write_partitions(location, counted, numbers, self.partitions)
+        return np.bincount(np.diff(tokens.offsets) + 1)
 
 
 @dataclass(frozen=True)
@@ -241,17 +226,9 @@ class WriteIds:
         )
 
     def _ids(self, table: pa.Table, side: str) -> pa.ListArray:
-        vocabulary = self.vocabularies[side]
-        last = self.limits[side] - 1 if self.partitions else None
-        flat: list[int] = []
-        offsets = [0]
-        for joined in table[side].to_pylist():
-            flat += vocabulary.ids(joined.split(JOINT))[:last]
-            flat.append(EOS)
-            offsets.append(len(flat))
-        return pa.ListArray.from_arrays(
-            pa.array(np.array(offsets, np.int32)), pa.array(np.array(flat, np.uint16))
-        )
+        tokens = read_tokens(table[side])
+        ids = np.array(self.vocabularies[side].ids(tokens.words), np.uint16)
+        return shortened(tokens, self.limits[side] - 1 if self.partitions else None, ids, EOS)
 
 
 def _unknown(ids: pa.ListArray) -> int:

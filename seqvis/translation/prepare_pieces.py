@@ -17,11 +17,11 @@ from seqvis.storage import Location
 from seqvis.text.corpus import AlignedFiles, Progress, read_aligned, run_blocks, run_items
 from seqvis.text.filters import Tally
 from seqvis.text.tokenizers import train_sentencepiece
-from seqvis.translation.prepare_counts import SIDES
 from seqvis.translation.prepare_settings import PrepareSettings
 from seqvis.translation.prepare_tokens import (
-    hash_pair,
-    hash_source,
+    SIDES,
+    hash_pairs,
+    hash_sources,
     in_validation_split,
     usable_pairs,
     write_parquet,
@@ -71,27 +71,16 @@ class _Sample:
     share: float
 
     def __call__(self, table: pa.Table) -> int | str:
-        _, sources, targets = usable_pairs(table, self.settings, Tally())
-        pairs = [
-            (source, target)
-            for source, target in zip(sources, targets, strict=True)
-            if not self._held_out(source)
-        ]
+        pairs = usable_pairs(table, self.settings, Tally()).select(SIDES)
+        if self.settings.valid_source is None:
+            hashes = hash_sources(pairs["source"].to_pylist(), self.settings.seed)
+            pairs = pairs.filter(pa.array(~in_validation_split(hashes, self.settings.valid_share)))
         if self.scratch is None:
-            return len(pairs)
-        bound = self.share * 2.0**64
-        chosen = [pair for pair in pairs if hash_pair(*pair) < bound]
+            return pairs.num_rows
+        chosen = hash_pairs(*(pairs[side].to_pylist() for side in SIDES)) < self.share * 2.0**64
         name = f"sample-{table['row'][0].as_py():014d}"
-        columns = {side: [pair[number] for pair in chosen] for number, side in enumerate(SIDES)}
-        schema = pa.schema([(side, pa.string()) for side in SIDES])
-        write_parquet(self.scratch / name, pa.table(columns, schema=schema))
+        write_parquet(self.scratch / name, pairs.filter(pa.array(chosen)))
         return name
-
-    def _held_out(self, source: str) -> bool:
-        if self.settings.valid_source is not None:
-            return False
-        source_hash = hash_source(source, self.settings.seed)
-        return in_validation_split(source_hash, self.settings.valid_share)
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,15 @@
 """The first work on every block of pairs: filter, tokenise, hash, and set aside on disk.
 
 In: a table of `seqvis.text.corpus.PAIR_SCHEMA`. Out: two scratch files for the block, its
-tokens (Parquet) and its hashes (partitioned), and a small summary. What would surprise a
+tokens and its hashes (partitioned), and a small summary. What would surprise a
 reader: the split and the search for validation sources hash the source without its white space,
 case and typographic punctuation, because sentences that differ only in these can become
 the same tokens, and then one sentence would be on both sides.
 """
 
+import math
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
@@ -19,22 +21,13 @@ import pyarrow.parquet as pq
 
 from seqvis.storage import Location, storage_errors
 from seqvis.text.filters import EXAMPLES, Tally, lengths_too_unequal, question_pairs
-from seqvis.text.partitions import write_partitions
+from seqvis.text.partitions import write_partitions, write_whole
 from seqvis.text.punctuation import normalize_punctuation
+from seqvis.text.tokencolumns import tokenize_column
 from seqvis.text.tokenizers import Tokenizer, TokenizerSettings, load_tokenizer
 from seqvis.translation.prepare_settings import PrepareSettings
 
-JOINT = "\n"  # between the tokens of a staged sentence: no line of a text file can hold it
-STAGED_SCHEMA = pa.schema(
-    [
-        ("row", pa.int64()),
-        ("source", pa.string()),  # tokens, joined by JOINT
-        ("target", pa.string()),
-        ("valid", pa.bool_()),
-        ("source_text", pa.string()),  # null in training rows
-        ("target_text", pa.string()),
-    ]
-)
+SIDES = ("source", "target")
 
 
 @dataclass(frozen=True)
@@ -60,82 +53,79 @@ class TokenizeBlock:
 
     def __call__(self, table: pa.Table) -> StagedPart:
         tally = Tally()
-        rows, sources, targets = usable_pairs(table, self.settings, tally)
-        source_tokens = self._tokenizer("source").tokenize_many(sources)
-        target_tokens = self._tokenizer("target").tokenize_many(targets)
-        staged: dict[str, list[object]] = {name: [] for name in STAGED_SCHEMA.names}
-        hashes: list[tuple[int, int, int]] = []
-        for row, source, target, source_words, target_words in zip(
-            rows, sources, targets, source_tokens, target_tokens, strict=True
-        ):
-            reason = self._drop_reason(len(source_words), len(target_words))
-            if reason is not None:
-                tally.drop(reason, row)
-                continue
-            source_hash = hash_source(source, self.settings.seed)
-            valid = self._is_valid(source_hash)
-            values = (row, JOINT.join(source_words), JOINT.join(target_words), valid)
-            texts = (source, target) if valid else (None, None)
-            for column, value in zip(staged.values(), (*values, *texts), strict=True):
-                column.append(value)
-            hashes.append((source_hash, hash_pair(source, target), row))
-        first_row = table["row"][0].as_py()
-        name = f"{self.prefix}-{first_row:014d}"
-        self._write(name, staged, hashes)
-        return StagedPart(name, first_row, len(hashes), tally)
+        pairs = usable_pairs(table, self.settings, tally)
+        for side in SIDES:
+            tokens = tokenize_column(self._tokenizer(side), pairs[side].combine_chunks())
+            pairs = pairs.append_column(f"{side}_tokens", tokens)
+        pairs = pairs.filter(self._lengths_are_right(pairs, tally))
+        hashes = self._hashes(pairs)
+        valid = pa.array(self._is_valid(hashes["source_hash"].to_numpy()))
+        staged = {"row": pairs["row"], "valid": valid}
+        for side in SIDES:
+            staged[side] = pairs[f"{side}_tokens"]
+            staged[f"{side}_text"] = pc.if_else(valid, pairs[side], None)
+        name = f"{self.prefix}-{table['row'][0].as_py():014d}"
+        numbers = hashes["source_hash"].to_numpy() % np.uint64(self.partitions)
+        write_partitions(
+            self.scratch / f"{name}.hashes", hashes, numbers.astype(np.int64), self.partitions
+        )
+        write_whole(self.scratch / f"{name}.tokens", pa.table(staged))
+        return StagedPart(name, table["row"][0].as_py(), pairs.num_rows, tally)
 
     def _tokenizer(self, side: str) -> Tokenizer:
         model = self.source_model if side == "source" else self.target_model
         return _tokenizer(self.settings.tokenizer_settings(side), model)
 
-    def _drop_reason(self, source: int, target: int) -> str | None:
-        """Why a pair with these numbers of tokens is dropped; validation files keep all."""
-        if source == 0 or target == 0:
-            return "blank"
-        if self.prefix == "valid":
-            return None
-        if 0 < self.settings.max_target_length < target + 1:
-            return "target_too_long"
-        if lengths_too_unequal(source, target, self.settings.max_length_ratio):
-            return "length_ratio"
-        return None
+    def _lengths_are_right(self, pairs: pa.Table, tally: Tally) -> pa.Array:
+        """Which pairs have tokens, and not too many; the others go to the tally.
 
-    def _is_valid(self, source_hash: int) -> bool:
-        if self.settings.valid_source is not None:
-            return self.prefix == "valid"
-        return in_validation_split(source_hash, self.settings.valid_share)
-
-    def _write(
-        self, name: str, staged: dict[str, list[object]], hashes: list[tuple[int, int, int]]
-    ) -> None:
-        columns = np.array(hashes, dtype=np.uint64).reshape(-1, 3)
-        table = pa.table(
-            {
-                "source_hash": columns[:, 0],
-                "pair_hash": columns[:, 1],
-                "row": columns[:, 2].astype(np.int64),
-            }
+        Of validation files all are kept but the blank ones.
+        """
+        rows = pairs["row"].to_numpy()
+        source, target = (
+            pc.list_value_length(pairs[f"{side}_tokens"]).to_numpy() for side in SIDES
         )
-        numbers = (columns[:, 0] % np.uint64(self.partitions)).astype(np.int64)
-        write_partitions(self.scratch / f"{name}.hashes", table, numbers, self.partitions)
-        write_parquet(self.scratch / f"{name}.tokens", pa.table(staged, schema=STAGED_SCHEMA))
+        reasons = {"blank": (source == 0) | (target == 0)}
+        if self.prefix == "train":
+            if self.settings.max_target_length:
+                reasons["target_too_long"] = target + 1 > self.settings.max_target_length
+            ratio = self.settings.max_length_ratio
+            reasons["length_ratio"] = lengths_too_unequal(source, target, ratio)
+        kept = np.ones(len(rows), bool)
+        for reason, wrong in reasons.items():
+            found = rows[kept & wrong]
+            tally.add(reason, len(found), (found[:EXAMPLES] + 1).tolist())
+            kept &= ~wrong
+        return pa.array(kept)
+
+    def _hashes(self, pairs: pa.Table) -> pa.Table:
+        sources, targets = (pairs[side].to_pylist() for side in SIDES)
+        columns = {
+            "source_hash": hash_sources(sources, self.settings.seed),
+            "pair_hash": hash_pairs(sources, targets),
+            "row": pairs["row"],
+        }
+        return pa.table(columns)
+
+    def _is_valid(self, source_hashes: np.ndarray) -> np.ndarray:
+        if self.settings.valid_source is not None:
+            return np.full(len(source_hashes), self.prefix == "valid")
+        return in_validation_split(source_hashes, self.settings.valid_share)
 
 
-def usable_pairs(
-    table: pa.Table, settings: PrepareSettings, tally: Tally
-) -> tuple[list[int], list[str], list[str]]:
-    """Rows and texts that can be used; what cannot goes to the tally."""
+def usable_pairs(table: pa.Table, settings: PrepareSettings, tally: Tally) -> pa.Table:
+    """`row`, `source` and `target` of the pairs that can be used; the others go to the tally."""
     flawed = table.filter(pc.is_valid(table["problem"])).select(["row", "problem"])
     for one in flawed.to_pylist():
         tally.drop(one["problem"], one["row"])
     good = table.filter(pc.is_null(table["problem"])) if len(flawed) else table
+    good = good.select(["row", *SIDES])
     if settings.filter == "questions":
         found = question_pairs(good, settings.source_lang, settings.target_lang)
         others = np.setdiff1d(good["row"].to_numpy(), found["row"].to_numpy(), assume_unique=True)
         tally.add("not_a_question", len(others), (others[:EXAMPLES] + 1).tolist())
         good = found
-    rows, sources, targets = (good[name].to_pylist() for name in ("row", "source", "target"))
-    return rows, sources, targets
+    return good
 
 
 def normalize_source(text: str) -> str:
@@ -145,24 +135,30 @@ def normalize_source(text: str) -> str:
     return "".join(text.split()).casefold()
 
 
-def hash_source(text: str, seed: int) -> int:
-    """64 bits of the normalised source; they decide its side of the split."""
-    return _hash64(normalize_source(text), seed)
+def hash_sources(texts: Sequence[str], seed: int) -> np.ndarray:
+    """(texts,) 64 bits of each normalised source; they decide its side of the split."""
+    return _hash64([normalize_source(text) for text in texts], seed)
 
 
-def hash_pair(source: str, target: str) -> int:
-    """64 bits of the exact texts; with `hash_source` 128 bits that tell pairs apart."""
-    return _hash64(f"{source}\n{target}", 0)
+def hash_pairs(sources: Sequence[str], targets: Sequence[str]) -> np.ndarray:
+    """(pairs,) 64 bits of the exact texts; with `hash_sources` 128 that tell pairs apart."""
+    return _hash64([f"{a}\n{b}" for a, b in zip(sources, targets, strict=True)], 0)
 
 
-def in_validation_split(source_hash: int, share: float) -> bool:
+def in_validation_split(source_hashes: np.ndarray, share: float) -> np.ndarray:
+    """Which sources are held out."""
     # High bits: the low ones choose the partition.
-    return source_hash < share * 2.0**64
+    return source_hashes < np.uint64(math.ceil(share * 2.0**64))
 
 
-def _hash64(text: str, seed: int) -> int:
-    digest = blake2b(text.encode(), digest_size=8, salt=seed.to_bytes(16, "little", signed=True))
-    return int.from_bytes(digest.digest(), "big")
+def _hash64(texts: Sequence[str], seed: int) -> np.ndarray:
+    salted = blake2b(digest_size=8, salt=seed.to_bytes(16, "little", signed=True))
+    digests = bytearray()
+    for text in texts:
+        one = salted.copy()
+        one.update(text.encode())
+        digests += one.digest()
+    return np.frombuffer(digests, ">u8").astype(np.uint64)
 
 
 def write_parquet(location: Location, table: pa.Table) -> None:

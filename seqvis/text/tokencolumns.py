@@ -1,0 +1,84 @@
+"""Columns of tokens: the tokens of many sentences as Arrow lists over a dictionary of words.
+
+In: a column of texts. Out: a column of the same length whose distinct tokens are stored once, so
+that counting and numbering them is work on whole arrays. Each distinct word of a column
+reaches the tokenizer once, however often it stands there.
+"""
+
+from itertools import chain
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from seqvis.text.punctuation import normalize_punctuation
+from seqvis.text.tokenizers import Tokenizer, WordTokenizer
+
+TOKENS = pa.list_(pa.dictionary(pa.int32(), pa.string()))
+
+
+class Tokens(NamedTuple):
+    """What a column of the type `TOKENS` holds."""
+
+    words: list[str]  # the dictionary; some may not occur
+    numbers: np.ndarray  # (tokens,) places in `words`
+    offsets: np.ndarray  # (sentences + 1,) sentence i is numbers[offsets[i]:offsets[i + 1]]
+
+
+def tokenize_column(tokenizer: Tokenizer, texts: pa.Array) -> pa.ListArray:
+    """The tokens of each text, those that `tokenizer.tokenize` finds; of the type `TOKENS`."""
+    if not isinstance(tokenizer, WordTokenizer):
+        return _listed(tokenizer.tokenize_many(texts.to_pylist()))
+    if tokenizer.settings.normalize_punctuation:
+        texts = pa.array(map(normalize_punctuation, texts.to_pylist()), pa.string())
+    words = pc.utf8_split_whitespace(texts)
+    encoded = words.flatten().dictionary_encode()
+    split = _listed([tokenizer.split_word(word) for word in encoded.dictionary.to_pylist()])
+    tokens, starts = split.values.indices.to_numpy(), split.offsets.to_numpy()
+    place = encoded.indices.to_numpy()  # of each word, among the distinct ones
+    ends = np.concatenate([[0], np.cumsum(np.diff(starts)[place])])
+    numbers = tokens[_ranges(starts[place], ends)]
+    offsets = ends[words.offsets.to_numpy() - words.offsets[0].as_py()]
+    return _column(Tokens(split.values.dictionary, numbers, offsets))
+
+
+def read_tokens(column: pa.ChunkedArray) -> Tokens:
+    """The parts of a column of the type `TOKENS`."""
+    lists = column.combine_chunks()
+    offsets = lists.offsets.to_numpy()
+    values = lists.values[offsets[0] : offsets[-1]]
+    return Tokens(values.dictionary.to_pylist(), values.indices.to_numpy(), offsets - offsets[0])
+
+
+def shortened(tokens: Tokens, longest: int | None, values: np.ndarray, end: int) -> pa.ListArray:
+    """Lists of at most `longest` tokens, each as `values[number]`, and an `end` after them."""
+    lengths = np.diff(tokens.offsets)
+    if longest is not None:
+        lengths = np.minimum(lengths, longest)
+    offsets = np.concatenate([[0], np.cumsum(lengths + 1)])
+    flat = np.full(offsets[-1], end, values.dtype)
+    is_token = np.ones(len(flat), bool)
+    is_token[offsets[1:] - 1] = False
+    ends = np.concatenate([[0], np.cumsum(lengths)])
+    flat[is_token] = values[tokens.numbers[_ranges(tokens.offsets[:-1], ends)]]
+    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(flat))
+
+
+def _ranges(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """starts[i], starts[i] + 1, … for ends[i + 1] - ends[i] numbers, one i after the other."""
+    return np.repeat(starts - ends[:-1], np.diff(ends)) + np.arange(ends[-1])
+
+
+def _listed(sentences: list[list[str]] | list[tuple[str, ...]]) -> pa.ListArray:
+    flat = pa.array(chain.from_iterable(sentences), pa.string()).dictionary_encode()
+    ends = np.cumsum([len(tokens) for tokens in sentences], dtype=np.int64)
+    offsets = np.concatenate([[0], ends])
+    return _column(Tokens(flat.dictionary, flat.indices.to_numpy(), offsets))
+
+
+def _column(tokens: Tokens) -> pa.ListArray:
+    values = pa.DictionaryArray.from_arrays(
+        pa.array(tokens.numbers.astype(np.int32, copy=False)), tokens.words
+    )
+    return pa.ListArray.from_arrays(pa.array(tokens.offsets.astype(np.int32)), values)
