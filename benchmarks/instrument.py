@@ -77,8 +77,8 @@ class Row:
             yield [
                 f"{self.stage}, {self.unit}" if number == 0 else "",
                 side.name,
-                f"{self.rate(side.name):,.4g}",
-                f"± {self.spread(side.name):.0%}",
+                _short(self.rate(side.name)),
+                f"± {self.spread(side.name):.0%}" if len(self.rates[side.name]) > 1 else "",
                 f"{self.times(side.name):.2f}",
                 least,
                 "" if share is None else f"{share:.0%}",
@@ -107,6 +107,10 @@ class Row:
             missed = (self.share(side) or 0.0) < side.of_limit
             of_limit = f"{side.of_limit:.0%}{' !' if missed else ''}"
         return least, of_limit
+
+
+def _short(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 1000 else f"{rate:.4g}"
 
 
 def compare(
@@ -150,7 +154,10 @@ def chart(rows: Sequence[Row]) -> bytes:
     axes = figure.subplots()
     place, places, names = 0.0, [], []
     for row in rows:
-        axes.text(0.02, place, row.stage, fontsize=9, fontweight="bold", va="center")
+        axes.text(
+            0.005, place, row.stage, fontsize=9, fontweight="bold", va="center",
+            transform=axes.get_yaxis_transform(),
+        )  # fmt: skip
         place += 1
         for side in row.sides[1:]:
             times = row.times(side.name)

@@ -36,7 +36,7 @@ class Benchmark(JobSettings):
     """Folder with multi30k/train.fr and so on; without it, generated questions."""
     work: str = "runs/benchmark"
     """Local directory for what is prepared and trained once."""
-    rounds: int = Field(3, ge=1)
+    rounds: int = Field(2, ge=1)
     """Turns of each side."""
     threads: int = Field(0, ge=0)
     """PyTorch's threads, of all sides; 0: its own choice."""

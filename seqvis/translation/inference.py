@@ -164,12 +164,7 @@ class _Recurrence:
 
     def step(self, from_input: Tensor, hidden: Tensor) -> Tensor:
         """(rows, 3 * size) the input's share of the gates, (rows, size) -> the next states."""
-        size = self.size
-        from_hidden = self._from_hidden(hidden)
-        gates = (from_input[:, : 2 * size] + from_hidden[:, : 2 * size]).sigmoid_()
-        reset, update = gates[:, :size], gates[:, size:]
-        new = torch.addcmul(from_input[:, 2 * size :], reset, from_hidden[:, 2 * size :]).tanh_()
-        return torch.lerp(new, hidden, update)
+        return _next_states(from_input, self._from_hidden(hidden), hidden)
 
     def run(self, inputs: Tensor, counts: list[int], reverse: bool) -> tuple[Tensor, Tensor]:
         """(time, batch, features) and how many rows each step has, never more than the step
@@ -186,6 +181,37 @@ class _Recurrence:
         return states, hidden
 
 
+def _next_states(from_input: Tensor, from_hidden: Tensor, hidden: Tensor) -> Tensor:
+    """A GRU's step: (..., 3 * size) both shares of the gates, (..., size) -> the next states."""
+    size = hidden.shape[-1]
+    gates = (from_input[..., : 2 * size] + from_hidden[..., : 2 * size]).sigmoid_()
+    reset, update = gates[..., :size], gates[..., size:]
+    new = torch.addcmul(from_input[..., 2 * size :], reset, from_hidden[..., 2 * size :]).tanh_()
+    return torch.lerp(new, hidden, update)
+
+
+class _BothDirections:
+    """Both directions of a layer at once, for a single sentence: half as many operations."""
+
+    def __init__(self, layers: list[GRULayer], recurrences: list[_Recurrence]):
+        self._recurrences = recurrences
+        self._weights = torch.stack([one.weight_hh.detach().float().t() for one in layers])
+        self._biases = torch.stack([one.bias_hh.detach().float() for one in layers]).unsqueeze(1)
+
+    def run(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """(time, 1, features) -> all states, (time, 1, 2 * size), and the last, (1, 2 * size)."""
+        forwards, backwards = (one.from_input(inputs.squeeze(1)) for one in self._recurrences)
+        gates = torch.stack([forwards, backwards.flip(0)], 1).unsqueeze(2)
+        hidden = inputs.new_zeros(2, 1, self._weights.shape[1])
+        states = []
+        for from_input in gates:
+            from_hidden = torch.baddbmm(self._biases, hidden, self._weights)
+            hidden = _next_states(from_input, from_hidden, hidden)
+            states.append(hidden)
+        there, back = torch.stack(states, 1)  # (time, 1, size) each
+        return torch.cat([there, back.flip(0)], -1), torch.cat([hidden[0], hidden[1]], -1)
+
+
 class _Reader:
     """The encoder: sentences sorted by length, so that each step computes real words alone."""
 
@@ -195,6 +221,12 @@ class _Reader:
             [_Recurrence(layer, precision) for layer in _gru_layers(directions)]
             for directions in encoder.layers
         ]
+        self._at_once: list[_BothDirections] = []  # a layer each
+        if precision == "float32" and all(len(one) == 2 for one in self._layers):
+            self._at_once = [
+                _BothDirections(_gru_layers(directions), recurrences)
+                for directions, recurrences in zip(encoder.layers, self._layers, strict=True)
+            ]
         self._bridges = {
             bridge.in_features: prepare(bridge.weight, None, precision)
             for bridge in encoder.bridges.values()
@@ -204,6 +236,8 @@ class _Reader:
 
     def read(self, source: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """As `Encoder.forward`; the states of padding are zero."""
+        if self._at_once and lengths.tolist() == [source.shape[1]]:
+            return self._read_one(source)
         order = torch.argsort(lengths, descending=True, stable=True)
         sorted_lengths = lengths[order]
         counts = (torch.arange(source.shape[1])[:, None] < sorted_lengths).sum(1).tolist()
@@ -215,11 +249,22 @@ class _Reader:
             ]
             states = torch.cat([states for states, _ in runs], -1)
             finals.append(torch.cat([last for _, last in runs], -1))
-        hidden = torch.stack(
+        back = torch.argsort(order)
+        return states[:, back], self._first_states(finals)[:, back]
+
+    def _read_one(self, source: Tensor) -> tuple[Tensor, Tensor]:
+        states = functional.embedding(source.t(), self._table)
+        finals = []
+        for layer in self._at_once:
+            states, last = layer.run(states)
+            finals.append(last)
+        return states, self._first_states(finals)
+
+    def _first_states(self, finals: list[Tensor]) -> Tensor:
+        """The decoder's, from the last ones of the encoder's layers."""
+        return torch.stack(
             [self._bridges[final.shape[-1]](final) for final in finals[-self._bridged :]]
         )
-        back = torch.argsort(order)
-        return states[:, back], hidden[:, back]
 
 
 def _gru_layers(layers: nn.Module) -> list[GRULayer]:
