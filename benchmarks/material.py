@@ -31,7 +31,7 @@ class Material:
 
     work: Path
     data: Path | None
-    pairs: int = 15_000
+    pairs: int = 10_000
 
     @cached_property
     def texts(self) -> dict[str, Path]:

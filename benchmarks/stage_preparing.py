@@ -27,7 +27,7 @@ from seqvis.text.tokenizers import TokenizerSettings, load_tokenizer
 from seqvis.translation.prepare_settings import PrepareSettings
 from seqvis.translation.prepare_tokens import usable_pairs
 
-GENERATED, FILTERED = 120_000, 400_000
+GENERATED, FILTERED = 120_000, 200_000
 BLOCKS = 8  # of the longer run; the shorter one has a quarter, one for each of two cores
 
 

@@ -28,7 +28,7 @@ from seqvis.translation.batches import Batch
 from seqvis.translation.model import Seq2Seq
 from seqvis.translation.task import TranslationTask
 
-SECONDS = 6.0  # of a side's round
+SECONDS = 4.0  # of a side's round
 STEPS = 6  # of a round of several workers
 _TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

@@ -21,6 +21,7 @@ from seqvis.translation.train import TrainSettings
 from tune.search.kinds import TRANSLATOR
 from tune.search.outcome import sweep, write_tables
 from tune.search.records import Trial
+from tune.search.running import Means
 from tune.search.settings import SearchSettings
 from tune.search.space import Space, load_space
 from tune.search.state import Search
@@ -272,6 +273,18 @@ def test_a_loss_that_is_not_finite_fails_its_trial(tmp_path: Path, space: Space)
     assert not search.result(trial.name, 1, float("nan"), 1.0)
     assert trial.status == "failed"
     assert "loss is nan after epoch 1" in trial.errors[0]
+
+
+def test_as_many_trials_run_as_shares_of_the_gpus_fit() -> None:
+    have = {"CPU": 16.0, "GPU": 2.0, "memory": 64e9}
+    shared = {"use_gpu": True, "gpus_per_worker": 0.25}
+    alone = Means(choices(num_workers=0, **shared), have)
+    assert (alone.concurrent, alone.resources) == (8, {"CPU": 2, "GPU": 0.25})
+    worker = Means(choices(num_workers=1, **shared), have)
+    assert (worker.concurrent, worker.cpus_per_worker) == (8, 2)
+    assert "GPU" not in worker.resources  # its worker asks for it
+    assert Means(choices(num_workers=2, use_gpu=True), have).concurrent == 1
+    assert Means(choices(num_workers=0), have).concurrent == 16
 
 
 def test_budgets_of_hours_end_a_search_and_greater_ones_let_it_go_on(

@@ -49,7 +49,7 @@ def run_trials(search: Search, notify: Notify) -> None:
     Raises ConfigError if the cluster cannot run a single one.
     """
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    means = _means(search.settings)
+    means = Means(search.settings, ray.cluster_resources())
     proposals = _Proposals(search, means)
     storage = search.out / "tune"
     storage.delete()
@@ -71,8 +71,8 @@ def run_trials(search: Search, notify: Notify) -> None:
     storage.delete()
 
 
-class _Means:
-    """The processes and processors of a trial, from the settings and the cluster."""
+class Means:
+    """The processes and processors of a trial, from the settings and what the cluster has."""
 
     def __init__(self, settings: SearchSettings, have: dict[str, float]):
         self.num_workers = settings.num_workers
@@ -99,14 +99,10 @@ class _Means:
                 )
 
 
-def _means(settings: SearchSettings) -> _Means:
-    return _Means(settings, ray.cluster_resources())
-
-
 class _Proposals(Searcher):
     """Gives Tune the search's next trial, at most so many at a time."""
 
-    def __init__(self, search: Search, means: _Means):
+    def __init__(self, search: Search, means: Means):
         super().__init__()
         self.search, self.means = search, means
 
