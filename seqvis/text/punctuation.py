@@ -16,9 +16,8 @@ _REPLACEMENTS = {
     "": "\u00ad\u200b\u200c\u200d\u2060\ufeff",
 }
 _TABLE = {ord(mark): plain for plain, marks in _REPLACEMENTS.items() for mark in marks}
-_ANY = re.compile(
-    f"[{re.escape(''.join(map(chr, _TABLE)))}]"
-)  # looked for first: translating is slow
+# Looked for first: translating is slow.
+_ANY = re.compile(f"[{re.escape(''.join(map(chr, _TABLE)))}]")
 
 
 def normalize_punctuation(text: str) -> str:

@@ -45,7 +45,8 @@ def test_a_column_holds_the_tokens_of_each_line(tokenizer: Tokenizer) -> None:
     column = tokenize_column(tokenizer, pa.array(lines))
     assert column.type == TOKENS
     assert column.to_pylist() == tokenizer.tokenize_many(lines)
-    assert len(set(read_tokens(pa.chunked_array([column])).words)) < 400
+    words = read_tokens(pa.chunked_array([column])).words
+    assert len(words) == len(set(words))
 
 
 def test_a_slice_of_texts_is_a_column_of_its_own() -> None:
