@@ -16,6 +16,7 @@ from seqvis.config import Settings
 from seqvis.errors import ArtifactError, ConfigError
 from seqvis.text.detokenize import CAPITALIZED, UPPER, join_tokens, restore_case, upper_first
 from seqvis.text.punctuation import normalize_punctuation
+from seqvis.text.spacyrules import spacy_tokenizer
 
 CACHED_WORDS = 100_000  # at most about 30 MB a tokenizer
 
@@ -222,10 +223,8 @@ def train_sentencepiece(
 
 
 def _spacy_splitter(language: str) -> Callable[[str], list[str]]:
-    import spacy
-
     try:
-        tokenizer = spacy.blank(language).tokenizer
+        tokenizer = spacy_tokenizer(language)
     except (ImportError, ValueError, OSError) as error:
         raise ConfigError(
             f"{language}: spaCy cannot tokenise this language "

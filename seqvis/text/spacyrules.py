@@ -1,0 +1,78 @@
+"""spaCy's tokenizers, loaded in a sixth of the time.
+
+Every process that splits words pays for the loading: each of Ray's workers, a job that translates
+one sentence, a replica. Most of it is for nothing. spaCy's neural part imports PyTorch, which
+splitting by rules does not use; and the French rules are one expression of 266 alternatives that
+nearly all end in the same class of letters, which Python's compiler works through once for each.
+"""
+
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+_LONG = 100_000  # characters of an expression; only the French one has as many
+# An alternative that ends in large classes of characters, and what stands before these.
+_ENDING = re.compile(
+    r"(?P<head>\^(?:[^|()]|\(\?:[^()]*\)){1,80}?)(?P<ending>(?:\[[^]]{300,}\][+*]?)+\$)"
+)
+
+
+def spacy_tokenizer(language: str) -> Any:
+    """The tokenizer of spaCy's blank pipeline.
+
+    Raises ImportError, ValueError or OSError for a language that spaCy cannot split.
+    """
+    with _without_torch():
+        import spacy
+    with _endings_compiled_once():
+        return spacy.blank(language).tokenizer
+
+
+@contextmanager
+def _without_torch() -> Iterator[None]:
+    """Lets spaCy find no PyTorch where none is loaded yet; the process may import it later."""
+    if "torch" in sys.modules:
+        yield
+        return
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules["torch"]
+
+
+@contextmanager
+def _endings_compiled_once() -> Iterator[None]:
+    """spaCy compiles its expressions while a language is imported: a long one is shortened."""
+    plain = re.compile
+
+    def shortened(pattern: Any, flags: Any = 0) -> Any:
+        if isinstance(pattern, str) and len(pattern) > _LONG:
+            pattern = share_endings(pattern)
+        return plain(pattern, flags)
+
+    re.compile = shortened  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        re.compile = plain
+
+
+def share_endings(pattern: str) -> str:
+    """`(?iu)(?:a[…]+$)|(?:b[…]+$)` as `(?iu)(?:a|b)[…]+$`, which matches the same words.
+
+    Another form of expression comes back as it is.
+    """
+    prefix, suffix = "(?iu)(?:", ")"
+    if not (pattern.startswith(prefix) and pattern.endswith(suffix)):
+        return pattern
+    heads: dict[str, list[str]] = defaultdict(list)
+    for alternative in pattern[len(prefix) : -len(suffix)].split(")|(?:"):
+        found = _ENDING.fullmatch(alternative)
+        head, ending = found.group("head", "ending") if found else (alternative, "")
+        heads[ending].append(head)
+    grouped = (f"(?:{'|'.join(those)}){ending}" for ending, those in heads.items())
+    return "(?iu)" + "|".join(grouped)
