@@ -48,6 +48,8 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
 
 def _start_here(num_cpus: int | None) -> None:
     """Starts a Ray on this machine. Raises TrainingError if its processes do not come up."""
+    # Nobody gives notice that this node will be taken away; each training would watch for it.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     try:
         ray.init(
             address="local",

@@ -20,6 +20,7 @@ def ray_cluster() -> Iterator[None]:
     import ray
 
     os.environ.update(CREDENTIALS)  # its workers ask the S3 server of `bucket`
+    os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # as in a job's own local Ray
     ray.init(
         address="local",
         num_cpus=4,

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from seqvis.text.vocab import BOS, PAD
 from seqvis.translation.batches import Batch
+from seqvis.translation.decoder import likeliest
 from seqvis.translation.model import Seq2Seq
 
 Scoring = Literal["text", "moses"]
@@ -113,7 +114,7 @@ def free_running_sums(model: Seq2Seq, batch: Batch) -> FreeRunningSums:
         output, state = model.decoder.run(words.unsqueeze(0), state)
         scores = model.decoder.logits(output.outputs[0]).float()
         losses[step] = functional.cross_entropy(scores, batch.target[:, step], reduction="none")
-        words = scores.argmax(-1)
+        words = likeliest(scores)
         predicted[step] = words
         if bool((words == PAD).all()):
             losses[step + 1 :] = torch.log(torch.tensor(float(scores.shape[-1])))

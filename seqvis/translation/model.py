@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from seqvis.text.vocab import BOS, PAD
-from seqvis.translation.decoder import Decoder, DecoderOutput, DecoderState
+from seqvis.translation.decoder import Decoder, DecoderOutput, DecoderState, likeliest
 from seqvis.translation.encoder import Encoder
 from seqvis.translation.forcing import stretches
 from seqvis.translation.settings import ModelSettings
@@ -86,7 +86,7 @@ class Seq2Seq(nn.Module):
 
     @torch.no_grad()
     def _predict(self, outputs: Tensor) -> Tensor:
-        return self.decoder.logits(outputs).argmax(-1).unsqueeze(0)  # (1, batch)
+        return likeliest(self.decoder.logits(outputs)).unsqueeze(0)  # (1, batch)
 
 
 def _product_sizes(layers: nn.Module) -> int:

@@ -42,6 +42,7 @@ from seqvis.vision.images import Fit
 from seqvis.vision.listing import LabelFrom, Listing, list_images
 
 FILES_PER_TASK = 64
+_FILES_WORTH_A_TASK = 16  # decoding fewer takes less time than starting another process for it
 
 
 class EmbedSettings(Settings):
@@ -65,7 +66,8 @@ class EmbedSettings(Settings):
     batch_size: int = Field(64, ge=1)
     """Pictures that the network embeds at once."""
     num_workers: int = Field(0, ge=0)
-    """Processes that run the network; 0: one for each GPU, or for each processor."""
+    """Processes that run the network; 0: one for each GPU, or for each processor, and no more than
+    have two batches each."""
     use_gpu: bool = False
     """One GPU for each worker."""
 
@@ -156,11 +158,13 @@ def _stream(
     if not files.num_rows:
         return
     cpus = max(1, amount("CPU"))
-    rows = max(1, min(FILES_PER_TASK, -(-files.num_rows // (2 * cpus))))
+    rows = min(FILES_PER_TASK, max(_FILES_WORTH_A_TASK, -(-files.num_rows // (2 * cpus))))
     blocks = [files.slice(first, rows) for first in range(0, files.num_rows, rows)]
     workers = settings.num_workers
     if not workers:
         workers = amount("GPU") if settings.use_gpu else cpus
+        # Each loads PyTorch, which takes as long as some batches do.
+        workers = min(workers, -(-files.num_rows // (2 * settings.batch_size)))
     threads = max(1, cpus // workers)
     # On CPUs a worker reserves less than a decoding task, or Ray Data would fuse the two stages,
     # and nothing at all where the workers' shares could leave no node a whole processor for it.

@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cl
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the README's reader has: my.fr and my.en, photos/LABEL/FILE and photo.jpg."""
     place = tmp_path_factory.mktemp("readme")
-    pairs = generate_pairs(400, seed=1)
+    pairs = sorted(generate_pairs(1200, seed=1), key=lambda pair: len(pair[0]))[:400]
     for side, language in enumerate(("fr", "en")):
         lines = "".join(pair[side] + "\n" for pair in pairs)
         (place / f"my.{language}").write_text(lines, encoding="utf-8")
@@ -77,7 +77,7 @@ def demo_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     """Where a demo left its work, its result, and what it told. Small, so it learns little:
     `make demo` is checked by hand to translate and to find well."""
     out, told, printed = tmp_path_factory.mktemp("demo"), io.StringIO(), io.StringIO()
-    flags = ["--out", str(out), "--pairs", "2500", "--epochs", "1", "--num-workers", "2"]
+    flags = ["--out", str(out), "--pairs", "1500", "--epochs", "1", "--num-workers", "2"]
     with redirect_stdout(printed), redirect_stderr(told):
         assert demo([*flags, "--image-size", "48", "--no-serve"]) == 0
     return out, json.loads(printed.getvalue().splitlines()[-1]), told.getvalue()

@@ -59,7 +59,7 @@ def ray_job(head: Head, *words: str) -> str:
 
 def result_of(head: Head, name: str) -> dict[str, Any]:
     """The last line of the job's log."""
-    return dict(json.loads(ray_job(head, "logs", name).strip().splitlines()[-1]))
+    return dict(json.loads(log_files(head)[name].strip().splitlines()[-1]))
 
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = 120) -> None:

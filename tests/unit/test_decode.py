@@ -145,11 +145,12 @@ def test_a_translation_does_not_depend_on_its_batch(translator: Translator, beam
     assert_independent_of_batches(translator, [pair[0] for pair in generate_pairs(150, 11)], beam)
 
 
-@pytest.mark.parametrize("beam", [1, 5])
+@pytest.mark.parametrize(("beam", "every"), [(1, 1), (5, 4)])
 def test_multi30ks_validation_set_does_not_depend_on_its_batches(
-    captions: tuple[Translator, list[str]], beam: int
+    captions: tuple[Translator, list[str]], beam: int, every: int
 ) -> None:
-    assert_independent_of_batches(*captions, beam)
+    translator, sentences = captions
+    assert_independent_of_batches(translator, sentences[::every], beam)
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +168,7 @@ def captions(
         return [pair for pair in zip(*sides, strict=True) if all(pair)]
 
     valid = pairs("val", None)
-    corpus = write_corpus(folder / "corpus", pairs("train", 4000), valid)
+    corpus = write_corpus(folder / "corpus", pairs("train", 4000), valid[:100])
     settings = TrainSettings(
         corpus=str(corpus), out=str(folder / "translator"), epochs=2, **CAPTIONS
     )
