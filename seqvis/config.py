@@ -146,9 +146,13 @@ def _take_config_flag(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def read_yaml(path: str) -> dict[str, Any]:
-    """The keys and values of a YAML file. Raises ConfigError if it has none or cannot be read."""
+    """The keys and values of a YAML file, a path's or a URI's.
+
+    Raises ConfigError if it has none or cannot be read, DataError or StorageError if an object
+    store does not give it.
+    """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.safe_load(_read(path).decode("utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file; --config needs a YAML file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -160,6 +164,14 @@ def read_yaml(path: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: needs keys and values at its top level")
     return content
+
+
+def _read(path: str) -> bytes:
+    if "://" not in path:
+        return Path(path).read_bytes()
+    from seqvis.storage import locate  # loads PyArrow, which most settings do not need
+
+    return locate(path).read_bytes()
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

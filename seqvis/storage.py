@@ -79,6 +79,17 @@ class Location:
         with storage_errors(self.uri), self.filesystem.open_output_stream(self.path) as stream:
             stream.write(content)
 
+    def replace(self, content: bytes) -> None:
+        """Writes the whole file in one step: a kill leaves the old one or the new one."""
+        if not self.is_local:
+            self.write_bytes(content)
+            return
+        with storage_errors(self.uri):
+            path = Path(self.path)
+            temporary = path.with_name(f".{path.name}.partial")
+            temporary.write_bytes(content)
+            os.replace(temporary, path)
+
     def copy_to(self, target: Path) -> None:
         """Copies this file to a path on the local disk, in pieces."""
         with storage_errors(self.uri, "read"):

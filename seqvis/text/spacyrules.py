@@ -54,7 +54,7 @@ def _endings_compiled_once() -> Iterator[None]:
             pattern = share_endings(pattern)
         return plain(pattern, flags)
 
-    re.compile = shortened  # type: ignore[assignment]
+    re.compile = shortened
     try:
         yield
     finally:

@@ -3,6 +3,7 @@
 import pytest
 
 from benchmarks.chromium import set_viewport
+from seqvis.storage import locate
 from tests.browser.page import Page
 from tests.searches import QUICK, translator, write_search
 from tune.report import write_report
@@ -12,7 +13,8 @@ from tune.report import write_report
 def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Where the page of a report that ranks is."""
     folder = write_search(tmp_path_factory.mktemp("search"), translator(60))
-    done = write_report(folder, folder, metric="loss", mode="min", title="A search", settings=QUICK)
+    place = locate(folder)
+    done = write_report(place, place, metric="loss", mode="min", title="A search", settings=QUICK)
     assert done["important"]
     return (folder / "report.html").as_uri()
 

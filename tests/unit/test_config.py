@@ -7,7 +7,8 @@ import pytest
 from pydantic import Field, ValidationError
 
 from seqvis.config import JobSettings, Settings, settings_from
-from seqvis.errors import ConfigError
+from seqvis.errors import ConfigError, DataError
+from tests.objectstore import Bucket
 
 
 class ModelSettings(Settings):
@@ -129,6 +130,13 @@ def test_an_unknown_yaml_key_comes_with_a_suggestion(tmp_path, text, key, sugges
 def test_a_missing_preset_is_named() -> None:
     (line,) = complaint("--corpus", "c", "--config", "nowhere.yaml")
     assert line.startswith("nowhere.yaml: no such file")
+
+
+def test_a_preset_may_lie_in_a_bucket(bucket: Bucket) -> None:
+    bucket.put("best.yaml", b"epochs: 7\n")
+    assert read("--corpus", "c", "--config", bucket.uri("best.yaml")).epochs == 7
+    with pytest.raises(DataError, match=r"other\.yaml.*: no such file"):
+        read("--corpus", "c", "--config", bucket.uri("other.yaml"))
 
 
 @pytest.mark.parametrize("text", ["a: [1, 2", "- 1\n- 2\n", "just words"])

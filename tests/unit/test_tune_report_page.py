@@ -12,6 +12,8 @@ from xml.etree import ElementTree
 import pytest
 
 from seqvis.errors import DataError
+from seqvis.storage import locate
+from tests.objectstore import Bucket
 from tests.searches import QUICK, translator, trials, write_search
 from tune.report import write_report
 from tune.report.__main__ import main
@@ -62,7 +64,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     table.loc[7, ["status", "metric", "error"]] = ["failed", None, "<script>alert(1)</script>"]
     folder = write_search(tmp_path_factory.mktemp("search"), table, metric="loss", mode="min")
     title = "Dropouts & <others>"
-    write_report(folder, folder, metric="loss", mode="min", title=title, settings=QUICK)
+    write_report(
+        locate(folder), locate(folder), metric="loss", mode="min", title=title, settings=QUICK
+    )
     return folder
 
 
@@ -117,7 +121,9 @@ def test_the_best_trials_come_first_by_the_mode(folder: Path) -> None:
 
 def test_a_page_that_refuses_says_why_and_still_shows_the_trials(tmp_path: Path) -> None:
     folder = write_search(tmp_path / "search", trials([3.0, 1.0, 2.0], {"a": [1, 2, 3]}))
-    result = write_report(folder, tmp_path / "out", metric="bleu", mode="max", title="Short")
+    result = write_report(
+        locate(folder), locate(tmp_path / "out"), metric="bleu", mode="max", title="Short"
+    )
     assert "3 usable trials for 1 setting that varied" in result["refused"][0]
     assert result["important"] == []
     reader = read(tmp_path / "out" / "report.html")
@@ -150,9 +156,24 @@ def test_the_job_asks_for_the_metric_where_no_search_says_it(
     assert main(["--trials", str(folder), "--metric", "bleu", "--mode", "max"]) == 0
 
 
+def test_a_search_in_a_bucket_has_its_report_there(
+    bucket: Bucket, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_search(tmp_path / "search", trials([3.0, 1.0], {"a": [1, 2]}))
+    for file in folder.iterdir():
+        bucket.put(f"search/{file.name}", file.read_bytes())
+    assert main(["--trials", bucket.uri("search")]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["report"] == bucket.uri("search/report.html")
+    assert json.loads(bucket.get("search/report.json"))["trials"]["all"] == 2
+    assert main(["--trials", bucket.uri("search/trials.parquet"), "--out", str(tmp_path)]) == 0
+    for name in ("report.json", "report.html"):
+        assert (tmp_path / name).read_bytes() == bucket.get(f"search/{name}")
+
+
 def test_a_file_that_is_no_table_of_trials_is_refused_by_name(tmp_path: Path) -> None:
     def write(place: Path) -> None:
-        write_report(place, tmp_path, metric="bleu", mode="max", title="None")
+        write_report(locate(place), locate(tmp_path), metric="bleu", mode="max", title="None")
 
     with pytest.raises(DataError, match=r"trials\.parquet: no such file"):
         write(tmp_path)

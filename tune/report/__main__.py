@@ -1,15 +1,14 @@
 """Writes the report of what mattered in a search: report.html and report.json."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from jobs.runner import leave, run_job
 from seqvis.config import JobSettings
 from seqvis.errors import ConfigError
-from seqvis.storage import local_path
+from seqvis.storage import locate
 from tune.report.settings import Mode, ReportSettings
-from tune.report.table import read_search
+from tune.report.table import folder_of, read_search
 from tune.report.writing import write_report
 
 
@@ -31,16 +30,16 @@ class Report(JobSettings):
 
 def run(settings: Report) -> dict[str, Any]:
     """Writes the report and returns where it is and what it found."""
-    trials = local_path(settings.trials)
-    folder = trials if trials.is_dir() else trials.parent
+    trials = locate(settings.trials)
+    folder = folder_of(trials)
     search = read_search(folder)
     metric = settings.metric or search.get("metric")
     mode = settings.mode or search.get("mode")
     if metric is None or mode not in ("max", "min"):
-        raise ConfigError(f"{folder}: search.json does not say; give --metric and --mode")
-    out = folder if settings.out is None else local_path(settings.out)
+        raise ConfigError(f"{folder.uri}: search.json does not say; give --metric and --mode")
+    out = folder if settings.out is None else locate(settings.out)
     return write_report(
-        Path(trials), out, metric=metric, mode=mode, title=settings.title, settings=settings.report
+        trials, out, metric=metric, mode=mode, title=settings.title, settings=settings.report
     )
 
 

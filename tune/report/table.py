@@ -7,16 +7,17 @@ has a certain value (`attention_size` where attention is off) is known by that s
 being empty is counted as the switch's doing and not as its own.
 """
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from seqvis.errors import DataError
+from seqvis.storage import Location
 
 PREFIX = "config/"
 _COLUMNS = ("trial", "status", "epochs", "seconds", "metric", "error")
@@ -62,23 +63,28 @@ class Table:
         return {name: plain(value) for name, value in found.items()}
 
 
-def read_table(trials: Path) -> Table:
+def read_table(trials: Location) -> Table:
     """The table of a search's folder, or of its `trials.parquet`.
 
     Raises DataError if there is no such file, or if it has not the columns of a trials table.
     """
-    path = trials / "trials.parquet" if trials.is_dir() else trials
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; give the folder that a search wrote")
-    frame = _read_parquet(path, _COLUMNS)
+    folder = folder_of(trials)
+    place = folder / "trials.parquet" if folder is trials else trials
+    if not place.exists():
+        raise DataError(f"{place.uri}: no such file; give the folder that a search wrote")
+    frame = _read_parquet(place, _COLUMNS)
     unknown = sorted(set(frame["status"]) - set(_STATUSES))
     if unknown:
-        raise DataError(f"{path}: status {unknown[0]!r} is none of {', '.join(_STATUSES)}")
-    history_path = path.with_name("history.parquet")
+        raise DataError(f"{place.uri}: status {unknown[0]!r} is none of {', '.join(_STATUSES)}")
     history = None
-    if history_path.is_file():
-        history = _read_parquet(history_path, ("trial", "epoch", "metric"))
-    return make_table(frame, read_search(path.parent).get("space", {}), history)
+    if (folder / "history.parquet").exists():
+        history = _read_parquet(folder / "history.parquet", ("trial", "epoch", "metric"))
+    return make_table(frame, read_search(folder).get("space", {}), history)
+
+
+def folder_of(trials: Location) -> Location:
+    """The search's folder, of itself or of its table of trials."""
+    return trials if trials.is_directory() else trials.parent()
 
 
 def make_table(
@@ -181,23 +187,24 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _read_parquet(path: Path, needed: Sequence[str]) -> pd.DataFrame:
+def _read_parquet(place: Location, needed: Sequence[str]) -> pd.DataFrame:
+    content = io.BytesIO(place.read_bytes())
     try:
-        frame = pd.read_parquet(path)
+        frame = pd.read_parquet(content)
     except (OSError, ValueError) as error:  # pyarrow's errors are both
-        raise DataError(f"{path}: not a Parquet file that can be read ({error})") from error
+        raise DataError(f"{place.uri}: not a Parquet file that can be read ({error})") from error
     missing = [name for name in needed if name not in frame.columns]
     if missing:
-        raise DataError(f"{path}: has no column {missing[0]!r}; is it a search's?")
+        raise DataError(f"{place.uri}: has no column {missing[0]!r}; is it a search's?")
     return frame
 
 
-def read_search(folder: Path) -> dict[str, Any]:
+def read_search(folder: Location) -> dict[str, Any]:
     """`search.json` in a folder, or {} if there is none."""
-    path = folder / "search.json"
-    if not path.is_file():
+    place = folder / "search.json"
+    if not place.exists():
         return {}
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, OSError) as error:
-        raise DataError(f"{path}: not JSON with keys and values ({error})") from error
+        return dict(json.loads(place.read_bytes()))
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{place.uri}: not JSON with keys and values ({error})") from error

@@ -5,11 +5,10 @@ scikit-learn and Jinja are loaded only here, when a report is asked for: they ar
 """
 
 import json
-from pathlib import Path
 from typing import Any
 
 from seqvis.errors import ConfigError
-from seqvis.storage import storage_errors
+from seqvis.storage import Location
 from tune.report.settings import Mode, ReportSettings
 from tune.report.table import read_table
 
@@ -17,8 +16,8 @@ _EXTRA = ("sklearn", "jinja2")
 
 
 def write_report(
-    trials: Path,
-    out: Path,
+    trials: Location,
+    out: Location,
     *,
     metric: str,
     mode: Mode,
@@ -45,15 +44,14 @@ def write_report(
     table = read_table(trials)
     content = analyse(table, metric, mode, title, settings or ReportSettings())
     page, data = out / "report.html", out / "report.json"
-    with storage_errors(str(out)):
-        out.mkdir(parents=True, exist_ok=True)
-        data.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
-        page.write_text(render_page(content), encoding="utf-8")
+    out.make_directory()
+    data.replace(json.dumps(content, ensure_ascii=False, indent=1).encode())
+    page.replace(render_page(content).encode())
     ranking = content["ranking"]
     strong = [one["setting"] for one in ranking["settings"] if one["important"]] if ranking else []
     return {
-        "report": str(page),
-        "data": str(data),
+        "report": page.uri,
+        "data": data.uri,
         "trials": content["trials"]["all"],
         "usable": content["trials"]["usable"],
         "r2": content["r2"],

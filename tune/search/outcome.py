@@ -7,8 +7,6 @@ need any more are deleted as soon as their trial ended.
 
 import io
 import math
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -20,7 +18,7 @@ from seqvis.errors import TrainingError
 from seqvis.storage import Location
 from seqvis.training.launch import run_directory
 from tune.report import write_report
-from tune.search.records import Trial, write_whole
+from tune.search.records import Trial
 from tune.search.state import Search
 
 
@@ -112,7 +110,7 @@ def _write_best_settings(search: Search, best: Trial) -> None:
     ]
     lines += [f"# {path}: {value}" for path, value in best.config.items()]
     text = "\n".join(lines) + "\n" + yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
-    write_whole(search.out / "best.yaml", text.encode())
+    (search.out / "best.yaml").replace(text.encode())
 
 
 def _copy_model(search: Search, best: Trial) -> Location | None:
@@ -131,22 +129,15 @@ def _copy_model(search: Search, best: Trial) -> Location | None:
 def _write(place: Location, columns: dict[str, Any]) -> None:
     content = io.BytesIO()
     pq.write_table(pa.table(columns), content)
-    write_whole(place, content.getvalue())
+    place.replace(content.getvalue())
 
 
 def _write_report(search: Search) -> dict[str, Any]:
     """`report.html` and `report.json`; returns where, and what mattered or why it is not said."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)  # the report reads and writes local files only
-        for file in ("trials.parquet", "history.parquet", "search.json"):
-            (folder / file).write_bytes((search.out / file).read_bytes())
-        title = f"What mattered in {search.out.name}"
-        metric, mode = search.settings.metric, search.settings.mode
-        found = write_report(folder, folder, metric=metric, mode=mode, title=title)
-        for file in ("report.html", "report.json"):
-            write_whole(search.out / file, (folder / file).read_bytes())
-    page = (search.out / "report.html").uri
-    return {"report": page, "important": found["important"], "refused": found["refused"]}
+    title = f"What mattered in {search.out.name}"
+    metric, mode = search.settings.metric, search.settings.mode
+    found = write_report(search.out, search.out, metric=metric, mode=mode, title=title)
+    return {name: found[name] for name in ("report", "important", "refused")}
 
 
 def _status(trial: Trial) -> str:

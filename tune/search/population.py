@@ -16,7 +16,7 @@ import numpy as np
 
 from seqvis.storage import Location
 from tune.search.kinds import Kind
-from tune.search.records import Origin, Records, Trial, write_whole
+from tune.search.records import Origin, Records, Trial
 from tune.search.settings import SearchSettings
 from tune.search.space import Config, Parameter, Space
 
@@ -71,7 +71,7 @@ class Population:
             after[after.index(loser.name)] = child.name
         self.generation, self.members = self.generation + 1, after
         content = {"generation": self.generation, "members": after}
-        write_whole(self._place, json.dumps(content).encode())
+        self._place.replace(json.dumps(content).encode())
 
     def _rank(self, trial: Trial) -> float:
         metric = trial.results[-1].metric

@@ -8,7 +8,6 @@ step, and each thing that happens changes one file: a kill at any moment leaves 
 
 import json
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -112,7 +111,7 @@ class Records:
         folder.make_directory()
         place, content = folder / "trial.json", json.dumps(asdict(trial), indent=1).encode()
         if not place.is_local:
-            write_whole(place, content)
+            place.replace(content)
             return
         with storage_errors(place.uri):  # the one file that must outlive a power cut as well
             replace_synced(Path(place.path), content)
@@ -133,18 +132,6 @@ class Records:
             if trial.ended is not None:
                 found.append((trial.ended, trial, None))
         return sorted(found, key=lambda one: one[0])
-
-
-def write_whole(location: Location, content: bytes) -> None:
-    """Replaces a file in one step: a kill leaves the old or the new."""
-    with storage_errors(location.uri):
-        if not location.is_local:
-            location.write_bytes(content)
-            return
-        path = Path(location.path)
-        temporary = path.with_name(f".{path.name}.partial")
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
 
 
 def _read(location: Location) -> Trial:

@@ -14,7 +14,7 @@ from seqvis.storage import Location
 from tune.search.halving import Halving
 from tune.search.kinds import Kind
 from tune.search.population import Population
-from tune.search.records import Records, Result, Status, Trial, write_whole
+from tune.search.records import Records, Result, Status, Trial
 from tune.search.sampling import RandomSampler, Sampler, TpeSampler
 from tune.search.settings import SearchSettings
 from tune.search.space import Space
@@ -194,10 +194,10 @@ class Search:
             "identity": self._identity(),
             "seconds": round(self.seconds(), 1),
         }
-        write_whole(self.out / "search.json", json.dumps(content, indent=1).encode())
+        (self.out / "search.json").replace(json.dumps(content, indent=1).encode())
         if self.halving:
             rungs = json.dumps(self.halving.rungs(), indent=1)
-            write_whole(self.out / "rungs.json", rungs.encode())
+            (self.out / "rungs.json").replace(rungs.encode())
 
     def _identity(self) -> dict[str, object]:
         kept = self.space.base.keys() - self.kind.paths - {"out"}
