@@ -177,20 +177,28 @@ def summary(points: dict[int, Point]) -> dict[str, Any]:
 
 def draw(found: dict[str, dict[str, Any]], path: Path) -> None:
     """A panel for each kind of growth: seconds, and megabytes on a second axis."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
+
     from seqvis.drawing import BLUE, ORANGE, new_figure, save, style
 
     figure = new_figure(10, 3.2 * -(-len(found) // 2))
     for place, (name, one) in enumerate(found.items(), 1):
         axes = figure.add_subplot(-(-len(found) // 2), 2, place)
         points = {int(size): point for size, point in one["points"].items()}
-        other = axes.twinx()
-        for drawn, key, colour in ((axes, "seconds", BLUE), (other, "megabytes", ORANGE)):
-            drawn.loglog(
-                list(points), [point[key] for point in points.values()], "o-", color=colour
-            )
-            drawn.set_ylabel(f"{key}, exponent {one[key]['of the larger']:.2f}", color=colour)
+        sides = ((axes, "seconds", BLUE), (axes.twinx(), "megabytes", ORANGE))
+        for drawn, key, colour in sides:
+            values = [point[key] for point in points.values()]
+            drawn.loglog(list(points), values, "o-", color=colour)
+            wide = max(values) > 4 * min(values)
+            drawn.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if wide else MaxNLocator(4))
+            drawn.yaxis.set_major_formatter("{x:g}")
+            drawn.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_xticks(list(points), [f"{size:,}" for size in points])
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.set_title(TITLES[name], fontsize=10, loc="left")
         style(axes)
+        for drawn, key, colour in sides:
+            drawn.set_ylabel(f"{key}, exponent {one[key]['of the larger']:.2f}", color=colour)
     save(figure, path)
 
 
