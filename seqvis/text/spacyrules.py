@@ -8,11 +8,13 @@ nearly all end in the same class of letters, which Python's compiler works throu
 
 import re
 import sys
+import threading
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+_LOADING = threading.Lock()  # what is changed while loading is changed for all threads
 _LONG = 100_000  # characters of an expression; only the French one has as many
 # An alternative that ends in large classes of characters, and what stands before these.
 _ENDING = re.compile(
@@ -25,10 +27,11 @@ def spacy_tokenizer(language: str) -> Any:
 
     Raises ImportError, ValueError or OSError for a language that spaCy cannot split.
     """
-    with _without_torch():
-        import spacy
-    with _endings_compiled_once():
-        return spacy.blank(language).tokenizer
+    with _LOADING:
+        with _without_torch():
+            import spacy
+        with _endings_compiled_once():
+            return spacy.blank(language).tokenizer
 
 
 @contextmanager
