@@ -52,8 +52,8 @@ class Location:
         """The directory that this file or directory is in."""
         above = self.path.rstrip("/").rpartition("/")[0]
         before, query = _without_query(self.uri)
-        uri = before.rstrip("/").rpartition("/")[0] + query
-        return Location(self.filesystem, above or "/", uri)
+        uri = before.rstrip("/").rpartition("/")[0] if "/" in before else "."
+        return Location(self.filesystem, above or "/", uri + query)
 
     def exists(self) -> bool:
         return self._info().type != fs.FileType.NotFound

@@ -158,6 +158,7 @@ def test_a_rerun_embeds_only_what_is_new_or_changed(
 
 def test_another_backbone_or_an_altered_artifact_embeds_all_anew(place: Workplace) -> None:
     place.write({f"{number}.png": encoded(number) for number in range(3)})
+    assert place.counts()[:2] == (3, 0)
     assert place.counts("--image-size", "40")[:2] == (3, 0)
     assert place.counts("--image-size", "40", "--fit", "pad")[:2] == (3, 0)
     part = next((place.out / "parts").iterdir())

@@ -77,7 +77,7 @@ def demo_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     """Where a demo left its work, its result, and what it told. Small, so it learns little:
     `make demo` is checked by hand to translate and to find well."""
     out, told, printed = tmp_path_factory.mktemp("demo"), io.StringIO(), io.StringIO()
-    flags = ["--out", str(out), "--pairs", "1500", "--epochs", "1", "--num-workers", "0"]
+    flags = ["--out", str(out), "--pairs", "1500", "--epochs", "1", "--num-workers", "2"]
     with redirect_stdout(printed), redirect_stderr(told):
         assert demo([*flags, "--image-size", "48", "--no-serve"]) == 0
     return out, json.loads(printed.getvalue().splitlines()[-1]), told.getvalue()

@@ -145,12 +145,11 @@ def test_a_translation_does_not_depend_on_its_batch(translator: Translator, beam
     assert_independent_of_batches(translator, [pair[0] for pair in generate_pairs(150, 11)], beam)
 
 
-@pytest.mark.parametrize(("beam", "every"), [(1, 1), (5, 4)])
+@pytest.mark.parametrize("beam", [1, 5])
 def test_multi30ks_validation_set_does_not_depend_on_its_batches(
-    captions: tuple[Translator, list[str]], beam: int, every: int
+    captions: tuple[Translator, list[str]], beam: int
 ) -> None:
-    translator, sentences = captions
-    assert_independent_of_batches(translator, sentences[::every], beam)
+    assert_independent_of_batches(*captions, beam)
 
 
 @pytest.fixture(scope="module")

@@ -156,6 +156,17 @@ def test_the_job_asks_for_the_metric_where_no_search_says_it(
     assert main(["--trials", str(folder), "--metric", "bleu", "--mode", "max"]) == 0
 
 
+def test_a_table_in_the_working_directory_has_its_report_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_search(tmp_path / "search", trials([3.0, 1.0], {"a": [1, 2]}))
+    monkeypatch.chdir(folder)
+    assert main(["--trials", "trials.parquet"]) == 0
+    page = Path(json.loads(capsys.readouterr().out.splitlines()[-1])["report"])
+    assert page.resolve() == (folder / "report.html").resolve()
+    assert page.is_file()
+
+
 def test_a_search_in_a_bucket_has_its_report_there(
     bucket: Bucket, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
