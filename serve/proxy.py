@@ -18,6 +18,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve.api.body import Body
 from serve.api.errors import ANSWERED, REQUEST_ID, ApiError, response
 
 IMPORT_PATH = "serve.proxy:middlewares"
@@ -48,11 +49,13 @@ class Resend:
         if not _GOOD_ID.fullmatch(request_id):
             request_id = uuid.uuid4().hex
             headers[REQUEST_ID] = request_id
+        body = Body(receive, Headers(scope=scope), MOST_BYTES)
         try:
-            body = await _read(receive, Headers(scope=scope))
-            if body is not None:
-                await self._ask(scope, body, receive, send, request_id)
+            content = await _read(body)
+            if content is not None:
+                await self._ask(scope, content, receive, send, request_id)
         except ApiError as error:
+            await body.discard()
             await response(error, request_id)(scope, receive, _without_mark(send))
 
     async def _ask(
@@ -126,24 +129,14 @@ def _without_mark(send: Send) -> Send:
     return unmarked
 
 
-async def _read(receive: Receive, headers: Headers) -> bytes | None:
-    """The body; None if the client left. Raises ApiError (413) if it is too long."""
-    length = headers.get("content-length", "0")
-    if not length.isdigit() or int(length) > MOST_BYTES:
-        raise _too_large()
+async def _read(body: Body) -> bytes | None:
+    """All of it; None if the client left. Raises ApiError (413) if it is too long."""
+    body.check_length()
     parts: list[bytes] = []
-    read = 0
     while True:
-        message = await receive()
+        message = await body()
         if message["type"] == "http.disconnect":
             return None
         parts.append(message.get("body", b""))
-        read += len(parts[-1])
-        if read > MOST_BYTES:
-            raise _too_large()
         if not message.get("more_body"):
             return b"".join(parts)
-
-
-def _too_large() -> ApiError:
-    return ApiError(413, f"a request may have {MOST_BYTES:,} bytes at most")

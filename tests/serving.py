@@ -1,11 +1,14 @@
 """The gateway with its parts in one process: the real models and routes, without Ray."""
 
+import socket
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import uvicorn
 from starlette.testclient import TestClient
 
 from seqvis.search.shards import shard_paths
@@ -86,3 +89,15 @@ def served(
     with TestClient(api, base_url=LOCAL, client=("127.0.0.1", 50000)) as client:
         client.portal.call(core.take_up)
         yield Served(client, core, store, seen)
+
+
+@contextmanager
+def listening(app: Any) -> Iterator[str]:
+    """The address of a real server of an ASGI application, on a free port of loopback."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    server.should_exit = True
+    thread.join(10)

@@ -18,6 +18,7 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve.api.body import Body
 from serve.api.errors import ANSWERED, REQUEST_ID, ApiError, as_api_error, response
 from serve.security import Keys, RateLimiter, check_local, presented_key
 
@@ -84,6 +85,7 @@ class Door:
         if not _GOOD_ID.fullmatch(request_id):
             request_id = uuid.uuid4().hex
         scope["state"] = {"request_id": request_id}
+        body = Body(receive, headers, self._body_bytes)
         status = 0
 
         async def send_marked(message: Message) -> None:
@@ -91,12 +93,14 @@ class Door:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 _finish(message, request_id)
+                await body.discard()
             await send(message)
 
         try:
             try:
                 scope["state"]["caller"] = self._let_in(scope, headers)
-                await self._app(scope, self._limited(receive, headers), send_marked)
+                body.check_length()
+                await self._app(scope, body, send_marked)
             except Exception as error:
                 # Starlette raises what it has answered with 500 once more, for the server to see.
                 if not status:
@@ -133,26 +137,6 @@ class Door:
         if wait > 0:
             raise ApiError(429, "this key has used up its requests", retry_after=wait)
         return Caller(holder.name, holder.admin)
-
-    def _limited(self, receive: Receive, headers: Headers) -> Receive:
-        """The body, or ApiError (413) once it is longer than allowed."""
-        length = headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > self._body_bytes:
-            raise self._too_large()
-        read = 0
-
-        async def counted() -> Message:
-            nonlocal read
-            message = await receive()
-            read += len(message.get("body", b""))
-            if read > self._body_bytes:
-                raise self._too_large()
-            return message
-
-        return counted
-
-    def _too_large(self) -> ApiError:
-        return ApiError(413, f"a request may have {self._body_bytes:,} bytes at most")
 
     def _write_log(self, scope: Scope, seen: Seen, request_id: str) -> None:
         line: dict[str, Any] = {

@@ -1,17 +1,15 @@
 """Headless Chromium and the page before it, served with a stub of the interface."""
 
 import json
-import socket
-import threading
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import pytest
-import uvicorn
 
 from benchmarks.chromium import NoChromiumError, find_chromium, open_chromium, set_viewport
 from tests.browser.page import Page
 from tests.browser.stub import Stub, build_app
+from tests.serving import listening
 
 
 @pytest.fixture(scope="package")
@@ -22,14 +20,8 @@ def session_stub() -> Stub:
 @pytest.fixture(scope="package")
 def page_address(session_stub: Stub) -> Iterator[str]:
     """Where the page is served, with the stub behind it, on a free port of loopback."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(build_app(session_stub), log_level="warning", lifespan="off")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
-    server.should_exit = True
-    thread.join(10)
+    with listening(build_app(session_stub)) as address:
+        yield address + "/"
 
 
 @pytest.fixture(scope="package")

@@ -1,0 +1,110 @@
+"""Bodies of refused requests, over real connections that the server closes after its answer."""
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from serve.api import body
+from serve.api.door import Door
+from serve.proxy import Resend
+from serve.security import KeyHolder, Keys, sha256_of
+from tests.serving import listening
+
+KEYS = Keys([KeyHolder(name="a", sha256=sha256_of("right"))])
+SENT = 40 << 20  # more than the buffers of a loopback connection hold
+
+
+async def not_found(scope: Any, receive: Any, send: Any) -> None:
+    """An application that answers without a look at the body."""
+    content = b'{"error": {"code": "not_found"}}'
+    headers = [(b"content-length", str(len(content)).encode()), (b"x-seqvis-gateway", b"1")]
+    await send({"type": "http.response.start", "status": 404, "headers": headers})
+    await send({"type": "http.response.body", "body": content})
+
+
+@pytest.fixture(scope="module")
+def gateway() -> Iterator[str]:
+    door = Door(not_found, KEYS, 1, 12 << 20, lambda _: None, access_log=False)
+    with listening(door) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def proxy() -> Iterator[str]:
+    with listening(Resend(not_found)) as address:
+        yield address
+
+
+def connect(address: str, headers: dict[str, str]) -> socket.socket:
+    """A connection on which a request's headers were sent."""
+    host = urlsplit(address).netloc
+    lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
+    connection = socket.create_connection(tuple(host.split(":")), timeout=30)  # type: ignore[arg-type]
+    head = f"POST /v1/images HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n{''.join(lines)}\r\n"
+    connection.sendall(head.encode())
+    return connection
+
+
+def answer_on(connection: socket.socket) -> tuple[int, str]:
+    """Status and error code of the answer, read until the server closes."""
+    parts = []
+    while part := connection.recv(1 << 16):
+        parts.append(part)
+    head, content = b"".join(parts).split(b"\r\n\r\n", 1)
+    return int(head.split()[1]), json.loads(content)["error"]["code"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "key", "expected"),
+    [
+        (SENT, "right", (413, "too_large")),
+        (SENT, "wrong", (401, "unauthorized")),
+        (11 << 20, "wrong", (401, "unauthorized")),
+        (11 << 20, "right", (404, "not_found")),
+    ],
+)
+def test_a_client_that_is_refused_while_it_sends_gets_the_whole_answer(
+    gateway: str, sent: int, key: str, expected: tuple[int, str]
+) -> None:
+    for _ in range(3):
+        with connect(gateway, {"content-length": str(sent), "x-api-key": key}) as connection:
+            connection.sendall(bytes(sent))
+            assert answer_on(connection) == expected
+
+
+def test_a_body_of_unknown_length_is_refused_so_too(gateway: str) -> None:
+    headers = {"transfer-encoding": "chunked", "x-api-key": "wrong"}
+    with connect(gateway, headers) as connection:
+        for _ in range(SENT >> 20):
+            connection.sendall(b"100000\r\n" + bytes(1 << 20) + b"\r\n")
+        connection.sendall(b"0\r\n\r\n")
+        assert answer_on(connection) == (401, "unauthorized")
+
+
+def test_the_proxys_refusal_arrives_as_well(proxy: str) -> None:
+    for _ in range(3):
+        with connect(proxy, {"content-length": str(SENT)}) as connection:
+            connection.sendall(bytes(SENT))
+            assert answer_on(connection) == (413, "too_large")
+
+
+def test_a_client_that_asks_first_is_refused_before_it_sends(gateway: str) -> None:
+    headers = {"content-length": str(SENT), "x-api-key": "right", "expect": "100-continue"}
+    with connect(gateway, headers) as connection:
+        began = time.monotonic()
+        assert answer_on(connection) == (413, "too_large")
+        assert time.monotonic() - began < 5
+
+
+def test_a_client_that_never_ends_is_not_waited_for(
+    gateway: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(body, "_LINGER", 0.2)
+    with connect(gateway, {"content-length": "100", "x-api-key": "wrong"}) as connection:
+        connection.sendall(b"some")
+        assert answer_on(connection) == (401, "unauthorized")
