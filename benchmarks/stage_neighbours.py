@@ -1,9 +1,10 @@
 """Nearest neighbours at a recall@10 of 0.99: nmslib as the project uses it, beside other libraries.
 
-Each library has a graph with M 16 and efConstruction 200 built by as many threads, and searches as
-wide as its recall needs, alone and in a batch, with one thread. `Collection.search`, shown for the
-vectors of 50, is what a user of the project calls: with ids, metadata and exact scores. The true
-neighbours are computed exactly.
+Each library has a graph with as many connections (HNSW's M: 16 for vectors of 50, 24 for those of
+300, whose graphs of 16 need searches three times as wide) and efConstruction 200, built by as many
+threads, and searches as wide as its recall needs, alone and in a batch, with one thread.
+`Collection.search`, shown for the vectors of 50, is what a user of the project calls: with ids,
+metadata and exact scores. The true neighbours are computed exactly.
 """
 
 import tempfile
@@ -26,8 +27,8 @@ from seqvis.search.index import GraphIndex, IndexSettings
 K = 10
 RECALL = 0.99
 QUERIES = 1000
-WIDTHS = (20, 30, 40, 50, 60, 80, 100, 120, 150, 200, 300, 400, 600, 800)
-_M, _CONSTRUCTION, _THREADS = 16, 200, 2
+WIDTHS = (15, 20, 25, 30, 40, 50, 60, 80, 100, 120, 150, 200, 300, 400, 600, 800)
+_CONSTRUCTION, _THREADS = 200, 2
 Found = list[np.ndarray]
 
 
@@ -44,11 +45,15 @@ class Engine:
 def measure(material: Material, rounds: int) -> Iterator[Row]:
     """Rows for 60,000 vectors of 50 and of 300 numbers."""
     yield from neighbours("60,000 of 50", glove(60_000), rounds, with_collection=True)
-    yield from neighbours("60,000 of 300", correlated_features(60_000, 300), rounds)
+    yield from neighbours("60,000 of 300", correlated_features(60_000, 300), rounds, connections=24)
 
 
 def neighbours(
-    name: str, vectors: np.ndarray, rounds: int, with_collection: bool = False
+    name: str,
+    vectors: np.ndarray,
+    rounds: int,
+    connections: int = 16,
+    with_collection: bool = False,
 ) -> Iterator[Row]:
     """Build, single queries and batches over some vectors; queries are vectors with some noise."""
     draw = np.random.default_rng(1)
@@ -61,10 +66,10 @@ def neighbours(
     ]
     with tempfile.TemporaryDirectory() as folder:
         engines = {
-            "hnswlib": _hnswlib(vectors),
-            "faiss": _faiss(vectors),
-            "usearch": _usearch(vectors),
-            "seqvis's graph (nmslib)": _nmslib(Path(folder) / "graph", vectors),
+            "hnswlib": _hnswlib(vectors, connections),
+            "faiss": _faiss(vectors, connections),
+            "usearch": _usearch(vectors, connections),
+            "seqvis's graph (nmslib)": _nmslib(Path(folder) / "graph", vectors, connections),
         }
         built = {
             side: rate(len(vectors), lambda engine=engine: engine.build(vectors))
@@ -136,13 +141,13 @@ def _widen(engine: Engine, queries: np.ndarray, truth: Found) -> dict[str, float
     raise WrongResultError(f"recall {recall:.3f} at a width of {WIDTHS[-1]}")
 
 
-def _hnswlib(vectors: np.ndarray) -> Engine:
+def _hnswlib(vectors: np.ndarray, connections: int) -> Engine:
     import hnswlib
 
     index = hnswlib.Index("ip", vectors.shape[1])
 
     def build(rows: np.ndarray) -> None:
-        index.init_index(len(rows), M=_M, ef_construction=_CONSTRUCTION)
+        index.init_index(len(rows), M=connections, ef_construction=_CONSTRUCTION)
         index.add_items(rows, num_threads=_THREADS)
         index.set_num_threads(1)
 
@@ -152,10 +157,10 @@ def _hnswlib(vectors: np.ndarray) -> Engine:
     return Engine(build, index.set_ef, batch, lambda query: index.knn_query(query, K)[0][0])
 
 
-def _faiss(vectors: np.ndarray) -> Engine:
+def _faiss(vectors: np.ndarray, connections: int) -> Engine:
     import faiss
 
-    index = faiss.IndexHNSWFlat(vectors.shape[1], _M, faiss.METRIC_INNER_PRODUCT)
+    index = faiss.IndexHNSWFlat(vectors.shape[1], connections, faiss.METRIC_INNER_PRODUCT)
     index.hnsw.efConstruction = _CONSTRUCTION
 
     def build(rows: np.ndarray) -> None:
@@ -174,11 +179,11 @@ def _faiss(vectors: np.ndarray) -> Engine:
     )
 
 
-def _usearch(vectors: np.ndarray) -> Engine:
+def _usearch(vectors: np.ndarray, connections: int) -> Engine:
     from usearch.index import Index
 
     index = Index(
-        ndim=vectors.shape[1], metric="ip", dtype="f32", connectivity=_M,
+        ndim=vectors.shape[1], metric="ip", dtype="f32", connectivity=connections,
         expansion_add=_CONSTRUCTION,
     )  # fmt: skip
 
@@ -196,11 +201,12 @@ def _usearch(vectors: np.ndarray) -> Engine:
     )
 
 
-def _nmslib(path: Path, vectors: np.ndarray) -> Engine:
+def _nmslib(path: Path, vectors: np.ndarray, connections: int) -> Engine:
     opened: dict[str, GraphIndex] = {}
 
     def build(rows: np.ndarray) -> None:
-        GraphIndex.build(rows, path, IndexSettings(build_threads=_THREADS))
+        settings = IndexSettings(connections=connections, build_threads=_THREADS)
+        GraphIndex.build(rows, path, settings)
 
     def widen(width: int) -> None:
         settings = IndexSettings(search_width=width)
