@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from seqvis.translation.products import Precision, computes
 
@@ -148,7 +149,10 @@ def as_markdown(rows: Sequence[Row]) -> str:
 
 
 def chart(rows: Sequence[Row]) -> bytes:
-    """A PNG with a bar for each side: how many times the reference, and where it should be."""
+    """A PNG with a bar for each side: how many times the reference, and where it should be.
+
+    The scale is logarithmic, so bars begin at the reference and go to the side that they differ to.
+    """
     bars = [(row, side) for row in rows for side in row.sides[1:]]
     figure = Figure(figsize=(9, 1.5 + 0.26 * len(bars) + 0.3 * len(rows)), layout="constrained")
     axes = figure.subplots()
@@ -162,8 +166,10 @@ def chart(rows: Sequence[Row]) -> bytes:
         for side in row.sides[1:]:
             times = row.times(side.name)
             mine = side.at_least is not None or side.limit is not None
-            axes.barh(place, times, color="#2f6f9f" if mine else "#b9c2c9", height=0.75)
-            axes.text(times * 1.03, place, f"{times:.2f}", fontsize=8, va="center")
+            colour = "#2f6f9f" if mine else "#b9c2c9"
+            axes.barh(place, times - 1, left=1, color=colour, height=0.75)
+            right = max(1, times, side.at_least or 0)
+            axes.text(right * 1.04, place, f"{times:.2f}", fontsize=8, va="center")
             if side.at_least:
                 axes.plot([side.at_least] * 2, [place - 0.45, place + 0.45], "k-", linewidth=1.6)
             places.append(place)
@@ -172,9 +178,12 @@ def chart(rows: Sequence[Row]) -> bytes:
         place += 0.4
     axes.axvline(1, color="#888888", linewidth=0.8)
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.set_yticks(places, names, fontsize=8)
-    axes.invert_yaxis()
-    axes.set_xlabel("times the reference; a black line: what should be reached")
+    axes.set_ylim(place, -1)
+    axes.set_xlabel("times the reference's rate; a black line: what should be reached")
     for edge in ("top", "right"):
         axes.spines[edge].set_visible(False)
     stream = io.BytesIO()

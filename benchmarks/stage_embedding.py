@@ -68,7 +68,7 @@ def measure(material: Material, rounds: int) -> Iterator[Row]:
             return cores * BATCH / sum(seconds)
 
         def job() -> float:
-            seconds = [_job(folder, kind) for kind in ("few", "many")]
+            seconds = [_job(folder, kind, cores) for kind in ("few", "many")]
             return (MANY - FEW) / (seconds[1] - seconds[0])
 
         sides = [
@@ -96,14 +96,14 @@ def _as_tensor(pictures: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
 
 
-def _job(folder: Path, kind: str) -> float:
-    """The seconds in which the job embedded a folder."""
+def _job(folder: Path, kind: str, workers: int) -> float:
+    """The seconds in which the job, with as many workers for each, embedded a folder."""
     out = folder / f"features-{kind}"
     shutil.rmtree(out, ignore_errors=True)
     command = [
         sys.executable, "-m", "jobs.embed_images", "--images", str(folder / kind),
         "--out", str(out), "--backbone", NAME, "--image-size", str(SIZE),
-        "--batch-size", str(BATCH),
+        "--batch-size", str(BATCH), "--num-workers", str(workers),
     ]  # fmt: skip
     done = subprocess.run(command, check=True, capture_output=True)
     result = json.loads(done.stdout.splitlines()[-1])
