@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -61,7 +62,7 @@ class Sentence(ABC):
 
     @abstractmethod
     def grow(
-        self, candidates: Candidates, attention: Tensor | None
+        self, candidates: Candidates, attention: np.ndarray | None
     ) -> list[tuple[int, int]] | None:
         """Takes the step's candidates; returns the (row, word) that go on, none if it ended.
 
@@ -69,13 +70,14 @@ class Sentence(ABC):
         """
 
     def _hypothesis(
-        self, ids: Sequence[int], score: float, attention: Sequence[Tensor], finished: bool
+        self, ids: Sequence[int], score: float, attention: Sequence[np.ndarray], finished: bool
     ) -> Hypothesis:
-        weights = None
-        if attention:
-            weights = torch.stack([row[: self.length] for row in attention]).float().cpu()
-        penalty = _penalty(len(ids) + finished, self.settings.length_penalty)
-        return Hypothesis(list(ids), score / penalty, weights, finished)
+        """`score` is that of the whole hypothesis, the length penalty in it."""
+        weights = torch.from_numpy(np.stack(attention)) if attention else None
+        return Hypothesis(list(ids), score, weights, finished)
+
+    def _penalised(self, score: float, words: int) -> float:
+        return score / _penalty(words, self.settings.length_penalty)
 
 
 def sentence_of(length: int, settings: SearchSettings) -> Sentence:
@@ -90,14 +92,14 @@ class _Greedy(Sentence):
         super().__init__(length, settings)
         self._ids: list[int] = []
         self._score = 0.0
-        self._attention: list[Tensor] = []
+        self._attention: list[np.ndarray] = []
 
     @property
     def ids(self) -> Sequence[int]:
         return self._ids
 
     def grow(
-        self, candidates: Candidates, attention: Tensor | None
+        self, candidates: Candidates, attention: np.ndarray | None
     ) -> list[tuple[int, int]] | None:
         score, _, word = candidates[0]
         self._score += score
@@ -113,7 +115,8 @@ class _Greedy(Sentence):
         return [(0, word)]
 
     def _end(self, finished: bool) -> None:
-        self.hypotheses = [self._hypothesis(self._ids, self._score, self._attention, finished)]
+        score = self._penalised(self._score, len(self._ids) + finished)
+        self.hypotheses = [self._hypothesis(self._ids, score, self._attention, finished)]
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,7 @@ class _Partial:
     """A hypothesis of a beam that is not finished."""
 
     ids: tuple[int, ...]
-    attention: tuple[Tensor, ...]
+    attention: tuple[np.ndarray, ...]
 
 
 class _Beam(Sentence):
@@ -131,14 +134,14 @@ class _Beam(Sentence):
         super().__init__(length, settings)
         # At first all hypotheses are the same: `scores` lets only one be extended.
         self._partial = [_Partial((), ())] * self.width
-        self._finished: list[Hypothesis] = []
+        self._finished: list[tuple[float, _Partial]] = []
 
     @property
     def ids(self) -> Sequence[int]:
         return self._partial[0].ids
 
     def grow(
-        self, candidates: Candidates, attention: Tensor | None
+        self, candidates: Candidates, attention: np.ndarray | None
     ) -> list[tuple[int, int]] | None:
         grown: list[tuple[float, int, int, _Partial]] = []
         for rank, (score, origin, word) in enumerate(candidates):
@@ -147,7 +150,7 @@ class _Beam(Sentence):
             one = self._partial[origin]
             if word == EOS:
                 if rank < self.width:
-                    self._finished.append(self._hypothesis(one.ids, score, one.attention, True))
+                    self._finished.append((self._penalised(score, len(one.ids) + 1), one))
                 continue
             if len(grown) == self.width:
                 continue
@@ -156,13 +159,15 @@ class _Beam(Sentence):
                 seen = (*seen, attention[origin, : self.length])
             grown.append((score, origin, word, _Partial((*one.ids, word), seen)))
         if self._is_done(grown):
-            if not self._finished:
-                self._finished = [
-                    self._hypothesis(one.ids, score, one.attention, False)
-                    for score, _, _, one in grown
-                ]
-            ordered = sorted(self._finished, key=lambda hypothesis: -hypothesis.score)
-            self.hypotheses = ordered[: self.settings.n_best]
+            finished = bool(self._finished)
+            ended = self._finished or [
+                (self._penalised(score, len(one.ids)), one) for score, _, _, one in grown
+            ]
+            ended.sort(key=lambda scored: -scored[0])
+            self.hypotheses = [
+                self._hypothesis(one.ids, score, one.attention, finished)
+                for score, one in ended[: self.settings.n_best]
+            ]
             return None
         grown += [(-torch.inf, *grown[0][1:])] * (self.width - len(grown))
         self._partial = [one for _, _, _, one in grown]
@@ -177,7 +182,7 @@ class _Beam(Sentence):
         # A longer hypothesis can only lose probability, but a length penalty may make up for it.
         exponent = self.settings.length_penalty
         bound = grown[0][0] / _penalty(self.limit if exponent else 1, exponent)
-        worst = sorted(one.score for one in self._finished)[-self.settings.n_best]
+        worst = sorted(score for score, _ in self._finished)[-self.settings.n_best]
         return bound <= worst
 
 
