@@ -42,10 +42,11 @@ def proxy() -> Iterator[str]:
 
 def connect(address: str, headers: dict[str, str]) -> socket.socket:
     """A connection on which a request's headers were sent."""
-    host = urlsplit(address).netloc
+    parts = urlsplit(address)
+    connection = socket.create_connection((parts.hostname or "", parts.port or 0), timeout=30)
     lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
-    connection = socket.create_connection(tuple(host.split(":")), timeout=30)  # type: ignore[arg-type]
-    head = f"POST /v1/images HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n{''.join(lines)}\r\n"
+    head = "POST /v1/images HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n{}\r\n"
+    head = head.format(parts.netloc, "".join(lines))
     connection.sendall(head.encode())
     return connection
 
