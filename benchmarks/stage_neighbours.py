@@ -1,8 +1,8 @@
 """Nearest neighbours at a recall@10 of 0.99: nmslib as the project uses it, beside other libraries.
 
 Each library has a graph with as many connections (HNSW's M: 16 for vectors of 50, 24 for those of
-300, whose graphs of 16 need searches three times as wide) and efConstruction 200, built by as many
-threads, and searches as wide as its recall needs, alone and in a batch, with one thread.
+300, whose graphs of 16 need searches up to three times as wide) and efConstruction 200, built by as
+many threads, and searches as wide as its recall needs, alone and in a batch, with one thread.
 `Collection.search`, shown for the vectors of 50, is what a user of the project calls: with ids,
 metadata and exact scores. The true neighbours are computed exactly.
 """
