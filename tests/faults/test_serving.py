@@ -36,9 +36,10 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 @pytest.fixture(autouse=True)
 def undisturbed(server: RunningServer) -> Iterator[None]:
-    """Each test begins with a server that is ready, with one translator, and ends with such."""
+    """Each test begins with a server that is ready and has its replicas, and ends with such."""
     server.wait_ready()
     server.wait_replicas("Translator", 1)
+    server.wait_replicas("Index-0", 2)
     yield
     server.wait_ready()
 
@@ -47,9 +48,10 @@ def undisturbed(server: RunningServer) -> Iterator[None]:
 
 
 def test_hostile_pictures_are_refused_with_a_reason_and_no_replica_dies(
-    server: RunningServer,
+    server: RunningServer, collections: Collections
 ) -> None:
     pictures = bad_pictures()
+    _start_encoder(server, collections)
     before = _pids(server)
     routes = ("/v1/search/image", "/v1/images", "/v1/classify")
     asked = [(name, route) for name in pictures for route in routes]
@@ -90,7 +92,6 @@ def test_a_picture_of_many_megabytes_is_answered(server: RunningServer) -> None:
 def test_added_and_deleted_pictures_show_on_every_replica_within_a_second(
     server: RunningServer, collections: Collections
 ) -> None:
-    assert len(server.replicas("Index-0")) == 2
     delays = []
     for number in range(6):
         name = f"visible-{number}"
@@ -428,10 +429,15 @@ def test_replicas_come_under_load_and_go_without_losing_a_request(
     for kind in kinds.values():
         assert set(kind.outcome.statuses) == {200}, kind.outcome.not_good
     assert not faults({"heavy": heavy})
+    _start_encoder(server, collections)
+    assert len(server.replicas("Encoder")) == 1
+
+
+def _start_encoder(server: RunningServer, collections: Collections) -> None:
+    """Asks for a picture's neighbours until they come: the encoder may have no replica yet."""
     answer = persist(server, Request("/v1/search/image", form={"file": collections.picture}))
     assert answer.status_code == 200
     assert answer.json()["matches"]
-    assert len(server.replicas("Encoder")) == 1
 
 
 def _pids(server: RunningServer, deployment: str = "") -> dict[str, list[int]]:
