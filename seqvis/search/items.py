@@ -16,6 +16,7 @@ import numpy as np
 from seqvis.errors import DataError
 
 LONGEST_ID = 4096  # bytes
+_JSON = json.JSONDecoder()
 
 
 @dataclass(frozen=True)
@@ -162,6 +163,12 @@ def encode_metadata(name: str, metadata: Mapping[str, Any]) -> bytes:
         return json.dumps(dict(metadata), ensure_ascii=False, allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise DataError(f"{name}: its metadata cannot be stored ({error}); {remedy}") from error
+
+
+def decode_metadata(content: bytes) -> dict[str, Any]:
+    """What `encode_metadata` wrote; `json.loads` would first guess the encoding of each."""
+    found: dict[str, Any] = _JSON.raw_decode(content.decode())[0]
+    return found
 
 
 def _check_keys(value: Any) -> None:

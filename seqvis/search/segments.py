@@ -13,7 +13,6 @@ them about three times, so segments are limited in size.
 """
 
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from seqvis.search.blobs import Blobs, BlobWriter, load_array
 from seqvis.search.disk import file_hash, sync_directory, sync_file, synced_file
 from seqvis.search.filters import Columns
 from seqvis.search.index import Backend, GraphIndex, IndexSettings
-from seqvis.search.items import Batch
+from seqvis.search.items import Batch, decode_metadata
 
 if TYPE_CHECKING:  # most searches need no torch
     from seqvis.search.device import DeviceRows
@@ -151,8 +150,7 @@ class Segment:
         return self._ids[row].decode()
 
     def metadata(self, row: int) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self._metadata[row])
-        return found
+        return decode_metadata(self._metadata[row])
 
     def thumbnail(self, row: int) -> bytes | None:
         return self._thumbnails[row] or None

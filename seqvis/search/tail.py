@@ -4,14 +4,13 @@ It grows and never changes what it holds: a replaced or deleted row stays and is
 the view (view.py), so that a search that began before goes on undisturbed.
 """
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from seqvis.search.filters import Columns
-from seqvis.search.items import Batch
+from seqvis.search.items import Batch, decode_metadata
 
 
 class Tail:
@@ -48,8 +47,7 @@ class Tail:
         return self._ids[row]
 
     def metadata(self, row: int) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self._metadata[row])
-        return found
+        return decode_metadata(self._metadata[row])
 
     def thumbnail(self, row: int) -> bytes | None:
         return self._thumbnails[row] or None

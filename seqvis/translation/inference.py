@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from seqvis.text.vocab import BOS, PAD
 from seqvis.translation.encoder import Encoder
@@ -164,7 +165,11 @@ class _Recurrence:
 
     def step(self, from_input: Tensor, hidden: Tensor) -> Tensor:
         """(rows, 3 * size) the input's share of the gates, (rows, size) -> the next states."""
-        return _next_states(from_input, self._from_hidden(hidden), hidden)
+        size, from_hidden = self.size, self._from_hidden(hidden)
+        gates = (from_input[:, : 2 * size] + from_hidden[:, : 2 * size]).sigmoid_()
+        reset, update = gates[:, :size], gates[:, size:]
+        new = torch.addcmul(from_input[:, 2 * size :], reset, from_hidden[:, 2 * size :]).tanh_()
+        return torch.lerp(new, hidden, update)
 
     def run(self, inputs: Tensor, counts: list[int], reverse: bool) -> tuple[Tensor, Tensor]:
         """(time, batch, features) and how many rows each step has, never more than the step
@@ -181,52 +186,19 @@ class _Recurrence:
         return states, hidden
 
 
-def _next_states(from_input: Tensor, from_hidden: Tensor, hidden: Tensor) -> Tensor:
-    """A GRU's step: (..., 3 * size) both shares of the gates, (..., size) -> the next states."""
-    size = hidden.shape[-1]
-    gates = (from_input[..., : 2 * size] + from_hidden[..., : 2 * size]).sigmoid_()
-    reset, update = gates[..., :size], gates[..., size:]
-    new = torch.addcmul(from_input[..., 2 * size :], reset, from_hidden[..., 2 * size :]).tanh_()
-    return torch.lerp(new, hidden, update)
-
-
-class _BothDirections:
-    """Both directions of a layer at once, for a single sentence: half as many operations."""
-
-    def __init__(self, layers: list[GRULayer], recurrences: list[_Recurrence]):
-        self._recurrences = recurrences
-        self._weights = torch.stack([one.weight_hh.detach().float().t() for one in layers])
-        self._biases = torch.stack([one.bias_hh.detach().float() for one in layers]).unsqueeze(1)
-
-    def run(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """(time, 1, features) -> all states, (time, 1, 2 * size), and the last, (1, 2 * size)."""
-        forwards, backwards = (one.from_input(inputs.squeeze(1)) for one in self._recurrences)
-        gates = torch.stack([forwards, backwards.flip(0)], 1).unsqueeze(2)
-        hidden = inputs.new_zeros(2, 1, self._weights.shape[1])
-        states = []
-        for from_input in gates:
-            from_hidden = torch.baddbmm(self._biases, hidden, self._weights)
-            hidden = _next_states(from_input, from_hidden, hidden)
-            states.append(hidden)
-        there, back = torch.stack(states, 1)  # (time, 1, size) each
-        return torch.cat([there, back.flip(0)], -1), torch.cat([hidden[0], hidden[1]], -1)
-
-
 class _Reader:
     """The encoder: sentences sorted by length, so that each step computes real words alone."""
 
     def __init__(self, encoder: Encoder, precision: Precision):
         self._table = encoder.embedding.weight.detach().float()
-        self._layers = [
-            [_Recurrence(layer, precision) for layer in _gru_layers(directions)]
-            for directions in encoder.layers
+        layers = [_gru_layers(directions) for directions in encoder.layers]
+        # PyTorch's own loop over the words is one call, and twice as fast, but has one precision.
+        self._whole = [_whole(directions) for directions in layers if precision == "float32"]
+        self._by_steps = [
+            [_Recurrence(layer, precision) for layer in directions]
+            for directions in layers
+            if precision != "float32"
         ]
-        self._at_once: list[_BothDirections] = []  # a layer each
-        if precision == "float32" and all(len(one) == 2 for one in self._layers):
-            self._at_once = [
-                _BothDirections(_gru_layers(directions), recurrences)
-                for directions, recurrences in zip(encoder.layers, self._layers, strict=True)
-            ]
         self._bridges = {
             bridge.in_features: prepare(bridge.weight, None, precision)
             for bridge in encoder.bridges.values()
@@ -236,35 +208,47 @@ class _Reader:
 
     def read(self, source: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """As `Encoder.forward`; the states of padding are zero."""
-        if self._at_once and lengths.tolist() == [source.shape[1]]:
-            return self._read_one(source)
         order = torch.argsort(lengths, descending=True, stable=True)
-        sorted_lengths = lengths[order]
-        counts = (torch.arange(source.shape[1])[:, None] < sorted_lengths).sum(1).tolist()
-        states = functional.embedding(source[order].t(), self._table)
-        finals: list[Tensor] = []
-        for directions in self._layers:
+        inputs = functional.embedding(source[order].t(), self._table)
+        run = self._run_whole if self._whole else self._run_by_steps
+        states, finals = run(inputs, lengths[order])
+        hidden = [self._bridges[final.shape[-1]](final) for final in finals[-self._bridged :]]
+        back = torch.argsort(order)
+        return states[:, back], torch.stack(hidden)[:, back]
+
+    def _run_whole(self, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """States of the last layer (time, batch, features), and each layer's last ones."""
+        packed = pack_padded_sequence(inputs, lengths)
+        finals = []
+        for layer in self._whole:
+            packed, last = layer(packed)
+            finals.append(torch.cat(tuple(last), -1))
+        states, _ = pad_packed_sequence(packed, total_length=len(inputs))
+        return states, finals
+
+    def _run_by_steps(self, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, list[Tensor]]:
+        counts = (torch.arange(len(inputs))[:, None] < lengths).sum(1).tolist()
+        states, finals = inputs, []
+        for directions in self._by_steps:
             runs = [
                 layer.run(states, counts, bool(reverse)) for reverse, layer in enumerate(directions)
             ]
             states = torch.cat([states for states, _ in runs], -1)
             finals.append(torch.cat([last for _, last in runs], -1))
-        back = torch.argsort(order)
-        return states[:, back], self._first_states(finals)[:, back]
+        return states, finals
 
-    def _read_one(self, source: Tensor) -> tuple[Tensor, Tensor]:
-        states = functional.embedding(source.t(), self._table)
-        finals = []
-        for layer in self._at_once:
-            states, last = layer.run(states)
-            finals.append(last)
-        return states, self._first_states(finals)
 
-    def _first_states(self, finals: list[Tensor]) -> Tensor:
-        """The decoder's, from the last ones of the encoder's layers."""
-        return torch.stack(
-            [self._bridges[final.shape[-1]](final) for final in finals[-self._bridged :]]
-        )
+def _whole(directions: list[GRULayer]) -> nn.GRU:
+    """A layer of one direction or of both, with these weights."""
+    first = directions[0]
+    gru = nn.GRU(first.input_size, first.hidden_size, bidirectional=len(directions) == 2)
+    weights = {
+        f"{name}_l0{suffix}": getattr(layer, name).detach().float()
+        for layer, suffix in zip(directions, ("", "_reverse"), strict=False)
+        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    }
+    gru.load_state_dict(weights)
+    return gru.eval()
 
 
 def _gru_layers(layers: nn.Module) -> list[GRULayer]:

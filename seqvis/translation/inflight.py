@@ -22,8 +22,8 @@ from seqvis.translation.tickets import Listener, Load, RunningText, Ticket, Timi
 from seqvis.translation.translator import Translator
 from seqvis.translation.turns import Turns
 
-_TOGETHER = 4  # sentences that are worth waiting for, to read them at once
-_PATIENCE = 3  # steps that they are waited for
+_TOGETHER = 8  # sentences that are worth waiting for, to read them at once
+_PATIENCE = 8  # steps that they are waited for
 _MANY = 8  # rows in hand; with fewer, nothing is waited for
 
 

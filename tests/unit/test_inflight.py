@@ -161,7 +161,7 @@ def test_a_decoder_that_breaks_tells_everyone(
 def test_sentences_are_read_together_while_many_run_and_at_once_while_few_do(
     translator: Translator, monkeypatch: pytest.MonkeyPatch, running: int
 ) -> None:
-    """Steps are taken for a second long, so waiting for company would last three."""
+    """Steps are taken for a second long, so waiting for company would last eight."""
     readings: list[int] = []
 
     def read(model: Any, source: Any, lengths: Any, settings: Any) -> Any:
@@ -183,7 +183,7 @@ def test_sentences_are_read_together_while_many_run_and_at_once_while_few_do(
             wait_until(lambda: inflight.load().rows == running, 30)
         inflight._step_seconds = 1.0
         readings.clear()
-        heard = [Heard() for _ in range(4)]
+        heard = [Heard() for _ in range(8)]
         for number, one in enumerate(heard):
             inflight.submit([TEXTS[50 + number]], GREEDY, one)
             if not running and number == 0:
@@ -191,9 +191,9 @@ def test_sentences_are_read_together_while_many_run_and_at_once_while_few_do(
             time.sleep(0.02)
         for one in heard:
             one.wait(1)
-    assert sum(readings) == 4
+    assert sum(readings) == 8
     if running:
-        assert readings == [4]
+        assert readings == [8]
 
 
 def test_many_threads_may_submit(inflight: InflightTranslator) -> None:
