@@ -239,9 +239,9 @@ class _Reader:
 
 
 def _whole(directions: list[GRULayer]) -> nn.GRU:
-    """A layer of one direction or of both, with these weights."""
-    first = directions[0]
-    gru = nn.GRU(first.input_size, first.hidden_size, bidirectional=len(directions) == 2)
+    """A layer of one direction or of both, with these weights; no random numbers are drawn."""
+    sizes = directions[0].input_size, directions[0].hidden_size
+    gru = nn.GRU(*sizes, bidirectional=len(directions) == 2, device="meta").to_empty(device="cpu")
     weights = {
         f"{name}_l0{suffix}": getattr(layer, name).detach().float()
         for layer, suffix in zip(directions, ("", "_reverse"), strict=False)

@@ -129,12 +129,24 @@ def test_a_search_that_is_killed_loses_no_trial_and_runs_none_twice(
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_population_on_a_ray_train_worker_gives_settings_that_training_takes(
+def test_a_trial_trains_on_a_ray_train_worker(
+    corpus: Path, space: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = flags(corpus, space, tmp_path / "out", "--trials", "1", "--epochs", "1")
+    assert tune_translator([*arguments, "--num-workers", "1", "--cpus-per-worker", "1"]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (result["trials"], result["finished"], result["failed"]) == (1, 1, 0)
+    trained = artifacts.load(str(tmp_path / "out" / "best"), "translator")
+    assert trained.metrics["forced_loss"] == pytest.approx(result["best_metric"])
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_population_gives_settings_that_training_takes(
     corpus: Path, space: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
     arguments = flags(corpus, space, out, "--algorithm", "pbt", "--trials", "2", "--epochs", "2")
-    assert tune_translator([*arguments, "--num-workers", "1", "--cpus-per-worker", "1"]) == 0
+    assert tune_translator([*arguments, "--num-workers", "0"]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (result["trials"], result["finished"], result["stopped"]) == (3, 2, 1)
     child = records(out)["t0003"]

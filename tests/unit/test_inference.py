@@ -144,6 +144,16 @@ def test_autocast_around_it_changes_nothing() -> None:
     assert torch.equal(plain.hidden, cast.hidden)
 
 
+def test_it_draws_no_random_numbers() -> None:
+    """Training goes on alike whether or not a validation came between."""
+    model = build("all")
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    Inference(model)
+    assert torch.equal(torch.rand(1), expected)
+
+
 @NEEDS_INT8
 def test_int8_translates_nearly_all_as_float32_does(translator: Translator) -> None:
     texts = [pair[0] for pair in generate_pairs(150, seed=12)]
