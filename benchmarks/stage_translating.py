@@ -18,7 +18,7 @@ from benchmarks.joeynmt_peer import JoeyNMT
 from benchmarks.material import Material, new_joeynmt
 from seqvis.text.vocab import BOS, EOS
 from seqvis.translation.batches import pad_ids
-from seqvis.translation.decode import search
+from seqvis.translation.decode import search_many
 from seqvis.translation.inference import NEVER
 from seqvis.translation.metrics import score_texts
 from seqvis.translation.products import Precision
@@ -77,14 +77,18 @@ def _joeynmt(peer: JoeyNMT, batch: int, beam: int, written: list[int]) -> Transl
 
 
 def _ours(translator: Translator, batch: int, beam: int) -> Translate:
-    return lambda given: _in_batches(
-        given,
-        batch,
-        lambda source, lengths: [
-            found[0].ids
-            for found in search(translator.inference, source, lengths, SearchSettings(beam=beam))
-        ],
-    )
+    settings = SearchSettings(beam=beam)
+
+    def translate(given: Sequence[Sequence[int]]) -> Ids:
+        order = sorted(range(len(given)), key=lambda row: len(given[row]))
+        sentences = [given[row] for row in order]
+        found: Ids = [[] for _ in given]
+        searched = search_many(translator.inference, sentences, settings, batch)
+        for row, hypotheses in zip(order, searched, strict=True):
+            found[row] = hypotheses[0].ids
+        return found
+
+    return translate
 
 
 def _plain_loop(translator: Translator, batch: int) -> Translate:

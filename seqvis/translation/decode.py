@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from seqvis.text.vocab import BOS
+from seqvis.translation.batches import pad_ids
 from seqvis.translation.decoder import likeliest
 from seqvis.translation.inference import Encoded, Inference
 from seqvis.translation.rows import Rows
@@ -24,6 +25,9 @@ from seqvis.translation.sentences import (
     Sentence,
     sentence_of,
 )
+from seqvis.translation.sidebyside import side_by_side
+
+_FEWEST = 16  # sentences that are worth a thread of their own
 
 
 def search(
@@ -44,6 +48,28 @@ def search(
     while batch.rows:
         batch.step()
     return [sentence.hypotheses for sentence in read.sentences]
+
+
+def search_many(
+    model: Inference,
+    sentences: Sequence[Sequence[int]],
+    settings: SearchSettings,
+    batch_size: int,
+) -> list[list[Hypothesis]]:
+    """Translates any number of sentences, each word ids with `_eos_`; best in order of length.
+
+    On a CPU each of PyTorch's threads searches its share of a batch (sidebyside.py).
+    """
+    threads = torch.get_num_threads() if model.device.type == "cpu" else 1
+    shares = max(1, min(threads, batch_size // _FEWEST))
+    size = -(-batch_size // shares)
+
+    def translate(begin: int) -> list[list[Hypothesis]]:
+        source, lengths = pad_ids([list(ids) for ids in sentences[begin : begin + size]])
+        return search(model, source.to(model.device), lengths, settings)
+
+    found = side_by_side(translate, range(0, len(sentences), size), shares)
+    return [hypotheses for piece in found for hypotheses in piece]
 
 
 @dataclass(frozen=True)

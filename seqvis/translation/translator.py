@@ -17,8 +17,7 @@ from seqvis.artifacts import Artifact
 from seqvis.config import settings_from
 from seqvis.storage import Location
 from seqvis.training.checkpoints import restore_model
-from seqvis.translation.batches import pad_ids
-from seqvis.translation.decode import search
+from seqvis.translation.decode import search_many
 from seqvis.translation.inference import Inference
 from seqvis.translation.languages import Languages, load_languages
 from seqvis.translation.model import Seq2Seq
@@ -98,19 +97,17 @@ class Translator:
         Args:
             texts: one sentence each.
             settings: greedy search by default.
-            batch_size: sentences searched at once. The results do not depend on it, up to the
-                rounding of float32 where two words are equally likely.
+            batch_size: sentences searched at once, by all of PyTorch's threads together. The
+                results do not depend on it, up to the rounding of float32 where two words are
+                equally likely.
         """
-        chosen = settings or SearchSettings()
         tokens = self.languages.source_tokenizer.tokenize_many(texts)
         order = sorted((i for i, found in enumerate(tokens) if found), key=lambda i: len(tokens[i]))
+        ids = [self.languages.source_ids(tokens[row]) for row in order]
+        found = search_many(self.inference, ids, settings or SearchSettings(), batch_size)
         results = [self.translation(text, [], []) for text in texts]
-        for begin in range(0, len(order), batch_size):
-            rows = order[begin : begin + batch_size]
-            source, lengths = pad_ids([self.languages.source_ids(tokens[row]) for row in rows])
-            found = search(self.inference, source.to(self.device), lengths, chosen)
-            for row, hypotheses in zip(rows, found, strict=True):
-                results[row] = self.translation(texts[row], tokens[row], hypotheses)
+        for row, hypotheses in zip(order, found, strict=True):
+            results[row] = self.translation(texts[row], tokens[row], hypotheses)
         return results
 
     def translate_stream(

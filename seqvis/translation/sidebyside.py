@@ -1,0 +1,40 @@
+"""Independent pieces of work side by side, each on one of PyTorch's threads.
+
+In: a function and what to call it with. Out: what it returned, in order. Several threads that share
+each small product wait for each other more than they gain; a thread for each piece keeps them busy.
+What would surprise a reader: how many threads a product has is a setting of the process, so while
+pieces run it is one for every thread that begins to use PyTorch.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+Piece = TypeVar("Piece")
+Result = TypeVar("Result")
+
+_SETTING = threading.Lock()  # held by the one who changed the process's setting
+
+
+def side_by_side(
+    work: Callable[[Piece], Result], pieces: Sequence[Piece], threads: int
+) -> list[Result]:
+    """Calls `work` with each piece, in at most so many threads.
+
+    One after the other, each with all of PyTorch's threads, if there is one piece or one thread, or
+    if another caller is at it.
+    """
+    threads = min(threads, len(pieces))
+    if threads < 2 or not _SETTING.acquire(blocking=False):
+        return [work(piece) for piece in pieces]
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        with ThreadPoolExecutor(threads, thread_name_prefix="piece") as pool:
+            return list(pool.map(work, pieces))
+    finally:
+        torch.set_num_threads(before)
+        _SETTING.release()

@@ -1,0 +1,54 @@
+"""Pieces of work side by side: each with one of PyTorch's threads, as many as there are."""
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from seqvis.translation.sidebyside import side_by_side
+
+
+@pytest.fixture(autouse=True)
+def two_threads() -> Iterator[None]:
+    """PyTorch has two threads before, and after whatever happens."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    left = torch.get_num_threads()
+    torch.set_num_threads(before)
+    assert left == 2
+
+
+def test_pieces_run_at_once_on_a_thread_each_and_come_back_in_order() -> None:
+    together = threading.Barrier(2, timeout=20)
+
+    def work(piece: int) -> tuple[int, int]:
+        together.wait()
+        return piece, torch.get_num_threads()
+
+    assert side_by_side(work, range(6), 2) == [(piece, 1) for piece in range(6)]
+
+
+@pytest.mark.parametrize(("pieces", "threads"), [(1, 2), (3, 1), (0, 2)])
+def test_alone_a_piece_has_all_threads(pieces: int, threads: int) -> None:
+    def work(piece: int) -> tuple[int, int]:
+        assert threading.current_thread() is threading.main_thread()
+        return piece, torch.get_num_threads()
+
+    assert side_by_side(work, range(pieces), threads) == [(piece, 2) for piece in range(pieces)]
+
+
+def test_a_second_caller_goes_on_meanwhile_by_itself() -> None:
+    inner = side_by_side(lambda piece: side_by_side(lambda deep: deep * 10, range(3), 2), [0, 1], 2)
+    assert inner == [[0, 10, 20]] * 2
+
+
+def test_an_error_of_a_piece_is_raised() -> None:
+    def work(piece: int) -> int:
+        if piece == 1:
+            raise ValueError("piece 1")
+        return piece
+
+    with pytest.raises(ValueError, match="piece 1"):
+        side_by_side(work, range(4), 2)
