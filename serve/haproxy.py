@@ -10,6 +10,7 @@ listens, and a client is told when to come again, in the interface's form.
 import json
 import os
 import re
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from serve.api.errors import ANSWERED, REQUEST_ID
 
 SCRIPT = "seqvis-haproxy"
 BINARY = "RAY_SERVE_HAPROXY_BINARY_PATH"  # names the script, on every node
+FALLBACK_PORT = "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT"
 SWITCHES = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     # A request whose gateway died is sent to another: every request may be repeated.
@@ -55,12 +57,18 @@ def environment(folder: Path | None = None) -> dict[str, str]:
     It is where the package is installed, and HAProxy comes with Ray for Linux alone; elsewhere
     Serve's own proxy takes the connections (serve/proxy.py). `folder`, of a short path, gets the
     configuration and the sockets, which Ray otherwise leaves in a folder that everyone may read.
+    A server with a folder also has a port of its own for what HAProxy asks while no gateway runs:
+    at Ray's, the same for all, another server of the machine would answer.
     """
     script = Path(sys.executable).parent / SCRIPT
     if sys.platform != "linux" or not os.access(script, os.X_OK):
         return {}
-    places = {name: str(folder / file) for name, file in _PLACES.items()} if folder else {}
-    return {**SWITCHES, **places, BINARY: str(script)}
+    own = {}
+    if folder:
+        own = {name: str(folder / file) for name, file in _PLACES.items()}
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            own[FALLBACK_PORT] = str(probe.getsockname()[1])
+    return {**SWITCHES, **own, BINARY: str(script)}
 
 
 def mended(configuration: str) -> str:

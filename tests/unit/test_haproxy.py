@@ -208,3 +208,12 @@ def test_a_configuration_is_mended_once() -> None:
 def test_without_the_script_serves_own_proxy_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     assert haproxy.environment() == {}
+
+
+def test_a_server_with_a_folder_has_a_fallback_of_its_own(tmp_path: Path) -> None:
+    """At the usual port another server of the machine would answer for it."""
+    port = int(haproxy.environment(tmp_path)[haproxy.FALLBACK_PORT])
+    assert port != 8500
+    with socket.create_server(("127.0.0.1", port)):
+        pass  # it is free
+    assert haproxy.FALLBACK_PORT not in haproxy.environment()
