@@ -58,7 +58,7 @@ def search_many(
 ) -> list[list[Hypothesis]]:
     """Translates any number of sentences, each word ids with `_eos_`; best in order of length.
 
-    On a CPU each of PyTorch's threads searches its share of a batch (sidebyside.py).
+    On a CPU PyTorch's threads search shares of a batch side by side (sidebyside.py).
     """
     threads = torch.get_num_threads() if model.device.type == "cpu" else 1
     shares = max(1, min(threads, batch_size // _FEWEST))

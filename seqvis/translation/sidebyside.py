@@ -1,9 +1,9 @@
-"""Independent pieces of work side by side, each on one of PyTorch's threads.
+"""Independent pieces of work side by side, each with its part of PyTorch's threads.
 
 In: a function and what to call it with. Out: what it returned, in order. Several threads that share
-each small product wait for each other more than they gain; a thread for each piece keeps them busy.
+each small product wait for each other more than they gain; pieces of their own keep them busy.
 What would surprise a reader: how many threads a product has is a setting of the process, so while
-pieces run it is one for every thread that begins to use PyTorch.
+pieces run it is less for every thread that begins to use PyTorch.
 """
 
 import threading
@@ -32,7 +32,7 @@ def side_by_side(
         return [work(piece) for piece in pieces]
     before = torch.get_num_threads()
     try:
-        torch.set_num_threads(1)
+        torch.set_num_threads(max(1, before // threads))
         with ThreadPoolExecutor(threads, thread_name_prefix="piece") as pool:
             return list(pool.map(work, pieces))
     finally:

@@ -1,4 +1,4 @@
-"""Pieces of work side by side: each with one of PyTorch's threads, as many as there are."""
+"""Pieces of work side by side: each with its part of PyTorch's threads."""
 
 import threading
 from collections.abc import Iterator
@@ -28,6 +28,14 @@ def test_pieces_run_at_once_on_a_thread_each_and_come_back_in_order() -> None:
         return piece, torch.get_num_threads()
 
     assert side_by_side(work, range(6), 2) == [(piece, 1) for piece in range(6)]
+
+
+def test_pieces_share_all_threads() -> None:
+    torch.set_num_threads(4)
+    try:
+        assert side_by_side(lambda piece: torch.get_num_threads(), range(2), 2) == [2, 2]
+    finally:
+        torch.set_num_threads(2)
 
 
 @pytest.mark.parametrize(("pieces", "threads"), [(1, 2), (3, 1), (0, 2)])
