@@ -92,10 +92,18 @@ def test_a_run_whose_worker_is_killed_recovers_by_itself(corpus: Path, tmp_path:
     assert artifacts.load(str(tmp_path / "out"), "translator").metrics["bleu"] > 0
 
 
-def test_a_run_that_is_interrupted_leaves_what_was_and_goes_on_later(
-    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("sent", "code", "message"),
+    [(signal.SIGINT, 130, "error: interrupted;"), (signal.SIGTERM, 143, "error: stopped;")],
+)
+def test_a_run_that_is_stopped_leaves_what_was_and_goes_on_later(
+    corpus: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    sent: signal.Signals,
+    code: int,
+    message: str,
 ) -> None:
-    """By Ctrl-C; `ray job stop`, which sends SIGTERM, is in test_submit."""
     out = tmp_path / "out"
     flags = ["--corpus", str(corpus), "--out", str(out), *SMALL, "--batches.size", "16"]
     here = ["--num-workers", "0"]
@@ -117,10 +125,10 @@ def test_a_run_that_is_interrupted_leaves_what_was_and_goes_on_later(
     for line in process.stderr:
         if line.split()[:1] == ["1"]:  # the table's row of the first epoch
             break
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     error = process.stderr.read()
-    assert process.wait(timeout=60) == 130
-    assert error.splitlines()[-1].startswith("error: interrupted;")
+    assert process.wait(timeout=60) == code
+    assert error.splitlines()[-1].startswith(message)
     assert "Traceback" not in error
     assert artifacts.load(str(out), "translator").fingerprint() == earlier
     deadline = time.monotonic() + 30
