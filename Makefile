@@ -28,9 +28,10 @@ demo: $(VENV)/installed
 	$(RUN) -m jobs.demo --out $(DEMO_OUT) $(if $(filter 0,$(SERVE)),--no-serve)
 
 test: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(RUN) -m pytest tests/ray tests/browser tests/unit \
+	OMP_NUM_THREADS=1 $(RUN) -m pytest \
+		tests/ray tests/browser tests/unit tests/faults/test_crashes.py \
 		--numprocesses auto --maxprocesses 2 --dist loadfile --no-loadscope-reorder
-	$(RUN) -m pytest tests/faults
+	$(RUN) -m pytest tests/faults/test_serving.py
 
 bench: $(VENV)/peers
 	$(RUN) -m jobs.benchmark $(BENCH_ARGS)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from seqvis.translation.products import Precision, prepare
+from seqvis.translation.products import Precision, computes, prepare
 
 ROWS = (1, 4, 8, 16, 20, 32, 64)
 
@@ -28,7 +28,7 @@ def measure(outputs: int, inputs: int, rounds: int) -> dict[int, dict[str, float
     sides: dict[str, Callable[[Tensor], Tensor]] = {
         "linear": lambda rows: functional.linear(rows, weight, bias)
     }
-    for precision in get_args(Precision):
+    for precision in filter(computes, get_args(Precision)):
         sides[precision] = prepare(weight, bias, precision)
     found: dict[int, dict[str, float]] = {}
     for rows in ROWS:

@@ -17,3 +17,9 @@ def amount(resource: str) -> int:
 def can_grow() -> bool:
     """Whether nodes may be added, so that work that does not fit is waited for, not refused."""
     return len(ray.nodes()) > 1 or amount("CPU") == 0
+
+
+def ends_with_this_process() -> bool:
+    """Whether this process started the Ray, as a job does without a cluster."""
+    node = ray._private.worker._global_node
+    return node is not None and bool(node.is_head())

@@ -21,7 +21,7 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.execution.context import get_train_context
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from seqvis.cluster import amount, can_grow
+from seqvis.cluster import amount, can_grow, ends_with_this_process
 from seqvis.errors import ConfigError, SeqvisError, TrainingError
 from seqvis.storage import Location
 from seqvis.training.fit import DECISIVE, Report, RunStopped, WorkerFunction, until_stopped
@@ -79,7 +79,7 @@ def run_workers(
     if min_workers:
         os.environ.setdefault(*_START_TIMEOUT)
     mailbox = _mailbox_here()
-    trainer = TorchTrainer(
+    trainer = _Trainer(
         _enter_worker,
         train_loop_config={
             "function": function,
@@ -117,6 +117,22 @@ def run_workers(
             f"the workers died {max_failures + 1} times and were not started again; the last "
             f"error: {outcome[0]}"
         ) from outcome[0]
+
+
+class _Trainer(TorchTrainer):
+    """TorchTrainer without those of its actors that would do nothing here.
+
+    Each is a process that imports Ray Train before the workers may begin: one hands out Ray's
+    datasets, of which there are none, and one clears up on a cluster behind a controller that was
+    killed. A later Ray without this method or these names starts them again.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        idle = {"DatasetsCallback"}
+        if ends_with_this_process():
+            idle.add("PlacementGroupCleanerCallback")
+        callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
+        return [one for one in callbacks if type(one).__name__ not in idle]
 
 
 def _mailbox_here() -> Any:

@@ -1,7 +1,7 @@
 """The records of a run: a table of epochs as CSV, curves as a picture, TensorBoard's files.
 
-All are made anew from the whole history, so that a resumed run has no gap and nothing twice: after
-an epoch, but not more often than every twenty seconds, since that takes one or two.
+All are made anew from the whole history, so that a resumed run has no gap and nothing twice: at the
+end, and before it after an epoch every twenty seconds, since that takes one or two.
 """
 
 import csv
@@ -24,7 +24,7 @@ class RunLog:
     def __init__(self, location: Location):
         self.location = location
         self._history: list[dict[str, Any]] = []
-        self._written_at = 0.0
+        self._written_at = time.monotonic()
 
     def note(self, history: list[dict[str, Any]]) -> None:
         """Takes the table of all epochs so far, and writes it if the last time was long ago."""

@@ -9,6 +9,10 @@ there or wholly absent, and search and get must work. The next child goes on wit
 collection. The last line of standard output is JSON.
 
     python -m tests.faults.crash_collection --kills 200
+    python -m tests.faults.crash_collection --each-step add
+
+With `--each-step` a forked child dies at each step of one change in turn, until a child gets
+through without dying.
 """
 
 import argparse
@@ -22,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +39,7 @@ from seqvis.search.items import Item
 DIMENSION = 6
 SETTINGS = IndexSettings(exact_below=30, construction_width=20, build_threads=1)
 Model = dict[str, int]  # id -> version
+KINDS = ("add", "delete", "compact", "load", "snapshot")
 STEPS = ("write", "fsync", "replace", "rename", "link", "unlink", "mkdir", "ftruncate", "rmdir")
 
 
@@ -229,10 +235,56 @@ def crash(folder: Path, kills: int, seed: int, report: Callable[[str], None]) ->
     return {"kills": kills, "acknowledged": changes, "killed_amid": amid, "faults": 0}
 
 
+def die_at_each_step(folder: Path, kind: str) -> dict[str, Any]:
+    """Kills a change of a kind at its first step, its second, and so on. Raises LostError."""
+    before: Model = {f"item-{number}": 1 for number in range(40)}
+    with Collection.create(folder / "collection", DIMENSION, settings=SETTINGS) as collection:
+        collection.add([item(name, 1) for name in before])
+        collection.compact()
+    survived, step = False, 0
+    while not survived:
+        step += 1
+        names = [f"item-{number}" for number in range(step % 7, 60, 7)]
+        change = {"kind": kind, "version": step + 1}
+        if kind in ("add", "load"):
+            change["add"] = names
+        if kind == "delete":
+            change["delete"] = names
+        with Collection.open(folder / "collection") as collection:
+            collection.add([item(f"item-{step % 40}", 1000 + step)])
+            before = {name: _version(collection, name) for name in collection.ids()}
+        survived = _dies_at(folder / "collection", change, step) == 0
+        check_folder(folder, (before, apply(before, change)), random.Random(step))
+    return {"kind": kind, "steps": step, "faults": 0}
+
+
+def _version(collection: Collection, name: str) -> int:
+    stored = collection.get(name)
+    assert stored is not None
+    return int(stored.metadata["version"])
+
+
+def _dies_at(path: Path, change: dict[str, Any], step: int) -> int:
+    """Makes the change in a forked child that dies at `step`; its exit code, 0 if it lived."""
+    process = os.fork()
+    if process == 0:
+        try:
+            die_at_step(step, random.Random(step))
+            perform(Collection.open(path), change)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    if code not in (0, 9):
+        raise LostError(f"the child ended otherwise than by dying at step {step}: {code}")
+    return code
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--kills", type=int, default=200, help="children to kill (200)")
     parser.add_argument("--seed", type=int, default=0, help="of all that is random (0)")
+    parser.add_argument("--each-step", choices=KINDS, help="kill this change at each of its steps")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--version", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--die-at", type=int, help=argparse.SUPPRESS)
@@ -241,7 +293,11 @@ def main() -> int:
         child(flags.child, flags.seed, flags.version, flags.die_at)
         return 0
     with tempfile.TemporaryDirectory() as folder:
-        result = crash(Path(folder), flags.kills, flags.seed, lambda t: print(t, file=sys.stderr))
+        if flags.each_step:
+            result = die_at_each_step(Path(folder), flags.each_step)
+        else:
+            report = partial(print, file=sys.stderr)
+            result = crash(Path(folder), flags.kills, flags.seed, report)
     print(json.dumps(result))
     return 0
 

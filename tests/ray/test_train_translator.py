@@ -1,7 +1,6 @@
 """train_translator through its own main, on a real Ray with two workers."""
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -24,32 +23,13 @@ from tests.corpora import write_corpus
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 SMALL = ["--model.embedding-size", "32", "--model.hidden-size", "24", "--fit.precision", "float32"]
-STILL = [
-    f"--model.dropout.{kind}=0" for kind in ("input", "encoder", "bridge", "decoder", "output")
-]
+STILL = dict.fromkeys(("input", "encoder", "bridge", "decoder", "output"), 0.0)
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pairs = generate_pairs(1300, seed=3)
     return write_corpus(tmp_path_factory.mktemp("corpus") / "corpus", pairs[100:], pairs[:100])
-
-
-def test_two_workers_see_the_losses_that_one_sees_at_the_same_batch_size(
-    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    found = []
-    for workers in ("2", "0"):
-        out = tmp_path / workers
-        flags = ["--corpus", str(corpus), "--out", str(out), "--epochs", "2", "--variant", "all"]
-        flags += ["--num-workers", workers, "--cpus-per-worker", "1", *SMALL, *STILL]
-        assert main(flags) == 0
-        result = json.loads(capsys.readouterr().out.splitlines()[-1])
-        assert result["out"] == str(out)
-        found.append(result)
-    for key in ("train_loss", "forced_loss"):
-        assert found[0][key] == pytest.approx(found[1][key], rel=1e-3)
-    assert Translator.load(str(tmp_path / "2")).translate(["Où est le chat ?"])[0].text
 
 
 def _training_processes() -> list[int]:
@@ -62,7 +42,9 @@ def _training_processes() -> list[int]:
     return sorted(found)
 
 
-def test_a_run_whose_worker_is_killed_recovers_by_itself(corpus: Path, tmp_path: Path) -> None:
+def test_two_workers_see_the_losses_that_one_sees_also_after_one_was_killed(
+    corpus: Path, tmp_path: Path
+) -> None:
     events: list[dict[str, Any]] = []
     killed: list[int] = []
 
@@ -72,69 +54,75 @@ def test_a_run_whose_worker_is_killed_recovers_by_itself(corpus: Path, tmp_path:
             killed.append(_training_processes()[-1])
             os.kill(killed[0], signal.SIGKILL)
 
-    settings = TrainSettings.model_validate(
-        {
-            "corpus": str(corpus),
-            "out": str(tmp_path / "out"),
-            "epochs": 4,
-            "batches": {"size": 16},
-            "model": {"embedding_size": 32, "hidden_size": 24},
-            "fit": {"precision": "float32"},
-            "samples": 0,
-        }
-    )
-    train(settings, report, num_workers=2, cpus_per_worker=1)
+    def settings(name: str) -> TrainSettings:
+        return TrainSettings.model_validate(
+            {
+                "corpus": str(corpus),
+                "out": str(tmp_path / name),
+                "variant": "all",
+                "epochs": 3,
+                "batches": {"size": 32},
+                "model": {"embedding_size": 32, "hidden_size": 24, "dropout": STILL},
+                "fit": {"precision": "float32"},
+                "samples": 0,
+            }
+        )
+
+    train(settings("two"), report, num_workers=2, cpus_per_worker=1)
     assert killed
     notes = [event["text"] for event in events if event["event"] == "note"]
     assert any("going on from" in note for note in notes)
-    history = [event["history"] for event in events if event["event"] == "epoch"][-1]
-    assert [row["epoch"] for row in history] == [1, 2, 3, 4]
-    assert artifacts.load(str(tmp_path / "out"), "translator").metrics["bleu"] > 0
+    found = [event["history"] for event in events if event["event"] == "epoch"][-1]
+    expected: list[dict[str, Any]] = []
+    train(settings("one"), lambda event: expected.extend(event.get("history", [])[-1:]), 0)
+    assert [row["epoch"] for row in found] == [row["epoch"] for row in expected] == [1, 2, 3]
+    for ours, theirs in zip(found, expected, strict=True):
+        for key in ("train_loss", "forced_loss"):
+            assert ours[key] == pytest.approx(theirs[key], rel=1e-3)
+    assert Translator.load(str(tmp_path / "two")).translate(["Où est le chat ?"])[0].text
 
 
-@pytest.mark.parametrize(
-    ("sent", "code", "message"),
-    [(signal.SIGINT, 130, "error: interrupted;"), (signal.SIGTERM, 143, "error: stopped;")],
-)
 def test_a_run_that_is_stopped_leaves_what_was_and_goes_on_later(
-    corpus: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    sent: signal.Signals,
-    code: int,
-    message: str,
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Stopped by Ctrl-C after an epoch, by SIGTERM after the next, and then let be."""
     out = tmp_path / "out"
     flags = ["--corpus", str(corpus), "--out", str(out), *SMALL, "--batches.size", "16"]
     here = ["--num-workers", "0"]
     assert main([*flags, "--epochs", "1", *here]) == 0
     earlier = artifacts.load(str(out), "translator").fingerprint()
     flags += ["--epochs", "5", "--cpus-per-worker", "1"]
-    command = [sys.executable, "-m", "jobs.train_translator", *flags]
-    command += ["--num-workers", "1", "--restart"]
+    command = [sys.executable, "-m", "jobs.train_translator", *flags, "--num-workers", "1"]
     address = {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
-    process = subprocess.Popen(
-        command,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | address,
-        # A shell's background jobs, this test among them, are born deaf to Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    assert process.stderr
-    for line in process.stderr:
-        if line.split()[:1] == ["1"]:  # the table's row of the first epoch
-            break
-    process.send_signal(sent)
-    error = process.stderr.read()
-    assert process.wait(timeout=60) == code
-    assert error.splitlines()[-1].startswith(message)
-    assert "Traceback" not in error
-    assert artifacts.load(str(out), "translator").fingerprint() == earlier
-    deadline = time.monotonic() + 30
-    while _training_processes():
-        assert time.monotonic() < deadline, "a worker goes on"
-        time.sleep(0.2)
+    for more, epoch, sent, code, message in (
+        (["--restart"], "1", signal.SIGINT, 130, "error: interrupted;"),
+        ([], "2", signal.SIGTERM, 143, "error: stopped;"),
+    ):
+        process = subprocess.Popen(
+            [*command, *more],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | address,
+            # A shell's background jobs, this test among them, are born deaf to Ctrl-C.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        assert process.stderr
+        told = ""
+        for line in process.stderr:
+            told += line
+            if line.split()[:1] == [epoch]:  # the table's row of this epoch
+                break
+        process.send_signal(sent)
+        told += process.stderr.read()
+        assert process.wait(timeout=60) == code
+        assert told.splitlines()[-1].startswith(message)
+        assert "Traceback" not in told
+        assert ("going on from" in told) == (not more)
+        assert artifacts.load(str(out), "translator").fingerprint() == earlier
+        deadline = time.monotonic() + 30
+        while _training_processes():
+            assert time.monotonic() < deadline, "a worker goes on"
+            time.sleep(0.2)
     capsys.readouterr()
     assert main([*flags, *here]) == 0
     assert "going on from" in capsys.readouterr().err
