@@ -46,7 +46,8 @@ class EvaluateTranslator(JobSettings):
     use_gpu: bool = False
     """Translate on a GPU."""
     precision: Precision = "float32"
-    """Type of the matrix products. int8, for CPUs, rounds the weights to eight bits."""
+    """Type of the matrix products. For CPUs alone: float16, whose weights are rounded to sixteen
+    bits, and int8."""
 
     @model_validator(mode="after")
     def _one_text(self) -> "EvaluateTranslator":

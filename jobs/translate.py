@@ -42,7 +42,8 @@ class Translate(JobSettings):
     use_gpu: bool = False
     """Translate on a GPU."""
     precision: Precision = "float32"
-    """Type of the matrix products. int8, for CPUs, rounds the weights to eight bits."""
+    """Type of the matrix products. For CPUs alone: float16, whose weights are rounded to sixteen
+    bits, and int8."""
 
 
 def run(settings: Translate) -> dict[str, Any] | None:

@@ -38,8 +38,8 @@ class TranslatorSettings(Settings):
     use_gpu: bool = False
     """Decode on a GPU; give the deployment one, or a part of one (ray_actor_options)."""
     precision: Precision = "float32"
-    """Type of the matrix products: bfloat16, and on a processor int8, are faster and translate some
-    sentences otherwise."""
+    """Type of the matrix products: bfloat16, and on a processor float16 and int8, are faster and
+    translate some sentences otherwise."""
     threads: int = Field(1, ge=1, le=64)
     """Processor threads of a replica without a GPU."""
     batching: InflightSettings = InflightSettings()

@@ -3,7 +3,8 @@
 In: the weights of a linear layer. Out: a function of rows. What would surprise a reader: on a CPU
 a row's product is the same to the last bit whatever other rows it is multiplied with, which
 PyTorch's own linear layer does not give, and takes half to two thirds of its time. A row without
-others, in float32, is multiplied in another way, which is quicker and rounds otherwise.
+others, in float32, is multiplied in another way, which is quicker and rounds otherwise; float16's
+products, which are FBGEMM's, depend on the number of rows in float32's last digits.
 """
 
 from collections.abc import Callable
@@ -15,28 +16,30 @@ from torch.nn import functional
 
 from seqvis.errors import ConfigError
 
-Precision = Literal["float32", "bfloat16", "int8"]
+Precision = Literal["float32", "bfloat16", "float16", "int8"]
 Product = Callable[[Tensor], Tensor]
 """(rows, inputs) float32 -> (rows, outputs) float32."""
+
+_NEEDS = {"bfloat16": "AVX-512", "float16": "AVX2", "int8": "VNNI"}
 
 
 def prepare(weight: Tensor, bias: Tensor | None, precision: Precision) -> Product:
     """The product with `weight` (outputs, inputs) and the sum with `bias` (outputs,).
 
-    Raises ConfigError for int8 on a GPU, and for a precision that the processor has no products
-    for: they would be many times slower than float32's, or fail.
+    Raises ConfigError for float16 and int8 on a GPU, and for a precision that the processor has no
+    products for: they would be many times slower than float32's, or fail.
     """
     weight = weight.detach()
     bias = None if bias is None else bias.detach().float()
+    if weight.is_cuda and precision in ("float16", "int8"):
+        raise ConfigError(f"{precision} is for CPUs; on a GPU use bfloat16")
+    if not weight.is_cuda and not computes(precision):
+        raise ConfigError(f"{precision} needs a processor with {_NEEDS[precision]}; use float32")
     if precision == "int8":
-        if weight.is_cuda:
-            raise ConfigError("int8 is for CPUs; on a GPU use bfloat16")
-        if not computes("int8"):
-            raise ConfigError("int8 needs a processor with VNNI; use float32")
         return _quantised(weight.float(), bias)
+    if precision == "float16":
+        return _halved(weight.float(), bias)
     kind = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    if precision == "bfloat16" and weight.device.type == "cpu" and not computes("bfloat16"):
-        raise ConfigError("bfloat16 needs a processor with AVX-512; use float32")
     if weight.device.type == "cpu" and torch.backends.mkldnn.is_available():
         return _packed(weight.to(kind), bias)
     return _plain(weight.to(kind), bias)
@@ -47,6 +50,10 @@ def computes(precision: Precision) -> bool:
     if precision == "bfloat16":
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     has = torch.cpu.get_capabilities()
+    if precision == "float16":
+        there = hasattr(torch.ops.quantized, "linear_dynamic_fp16")
+        engines = torch.backends.quantized.supported_engines
+        return there and "fbgemm" in engines and bool(has.get("avx2"))
     return precision == "float32" or any(
         has.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8")
     )
@@ -90,6 +97,17 @@ def _plain(weight: Tensor, bias: Tensor | None) -> Product:
 
     def product(inputs: Tensor) -> Tensor:
         return functional.linear(inputs.to(kind), weight, added).float()
+
+    return product
+
+
+def _halved(weight: Tensor, bias: Tensor | None) -> Product:
+    """Weights of sixteen bits, of which half as many bytes are read; sums are float32 (FBGEMM)."""
+    packed = torch.ops.quantized.linear_prepack_fp16(weight.contiguous(), bias)
+
+    def product(inputs: Tensor) -> Tensor:
+        found: Tensor = torch.ops.quantized.linear_dynamic_fp16(inputs, packed)
+        return found
 
     return product
 

@@ -20,9 +20,9 @@ from seqvis.translation.settings import ModelSettings, Variant, resolve_variant
 from seqvis.translation.translator import Translator
 
 ROWS = (2, 3, 5, 16, 33)
-NEEDS_BFLOAT16, NEEDS_INT8 = (
+NEEDS_BFLOAT16, NEEDS_FLOAT16, NEEDS_INT8 = (
     pytest.mark.skipif(not computes(name), reason=f"this processor has no {name} products")
-    for name in ("bfloat16", "int8")
+    for name in ("bfloat16", "float16", "int8")
 )
 
 
@@ -99,16 +99,28 @@ def test_a_row_is_the_same_to_the_last_bit_in_whatever_company(
     torch.testing.assert_close(product(inputs[5:6]), together[5:6])  # alone, nearly
 
 
+@NEEDS_FLOAT16
+def test_float16_is_nearly_the_same_in_whatever_company() -> None:
+    torch.manual_seed(2)
+    inputs = torch.randn(max(ROWS), 48)
+    product = prepare(torch.randn(300, 48), torch.randn(300), "float16")
+    together = product(inputs)
+    for rows in (1, *ROWS):
+        torch.testing.assert_close(product(inputs[:rows]), together[:rows])
+
+
 @pytest.mark.parametrize(
     ("precision", "error"),
     [
         ("float32", 1e-6),
         pytest.param("bfloat16", 8e-3, marks=NEEDS_BFLOAT16),
+        pytest.param("float16", 5e-4, marks=NEEDS_FLOAT16),
         pytest.param("int8", 2e-2, marks=NEEDS_INT8),
     ],
 )
 def test_products_are_as_exact_as_their_precision(precision: Precision, error: float) -> None:
-    """Twice bfloat16's rounding of 2^-8; for int8, steps of a 127th of a row's largest number."""
+    """Twice bfloat16's rounding of 2^-8, once float16's of 2^-11; for int8, steps of a 127th of a
+    row's largest number."""
     torch.manual_seed(3)
     inputs, weight, bias = torch.randn(20, 64), torch.randn(50, 64), torch.randn(50)
     exact = functional.linear(inputs.double(), weight.double(), bias.double())
@@ -118,15 +130,16 @@ def test_products_are_as_exact_as_their_precision(precision: Precision, error: f
     assert torch.isfinite(prepare(weight * 0, None, precision)(inputs * 0)).all()
 
 
-def test_int8_is_for_processors() -> None:
+@pytest.mark.parametrize("precision", ["float16", "int8"])
+def test_some_precisions_are_for_processors(precision: Precision) -> None:
     class OnGPU(torch.Tensor):
         is_cuda = True
 
-    with pytest.raises(ConfigError, match="int8"):
-        prepare(torch.zeros(2, 2).as_subclass(OnGPU), None, "int8")
+    with pytest.raises(ConfigError, match=f"{precision} is for CPUs"):
+        prepare(torch.zeros(2, 2).as_subclass(OnGPU), None, precision)
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+@pytest.mark.parametrize("precision", ["bfloat16", "float16", "int8"])
 def test_a_precision_that_the_processor_lacks_is_refused(
     monkeypatch: pytest.MonkeyPatch, precision: Precision
 ) -> None:
@@ -154,10 +167,15 @@ def test_it_draws_no_random_numbers() -> None:
     assert torch.equal(torch.rand(1), expected)
 
 
-@NEEDS_INT8
-def test_int8_translates_nearly_all_as_float32_does(translator: Translator) -> None:
+@pytest.mark.parametrize(
+    "precision",
+    [pytest.param("float16", marks=NEEDS_FLOAT16), pytest.param("int8", marks=NEEDS_INT8)],
+)
+def test_rounded_weights_translate_nearly_all_as_float32_does(
+    translator: Translator, precision: Precision
+) -> None:
     texts = [pair[0] for pair in generate_pairs(150, seed=12)]
-    rounded = Translator(translator.model, translator.languages, translator.artifact, "int8")
+    rounded = Translator(translator.model, translator.languages, translator.artifact, precision)
     exact, found = translator.translate(texts), rounded.translate(texts)
     same = sum(one.text == other.text for one, other in zip(exact, found, strict=True))
     assert same >= 0.9 * len(texts)
