@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +77,20 @@ class Location:
                 return bytes(stream.read())
 
     def write_bytes(self, content: bytes) -> None:
-        with storage_errors(self.uri), self.filesystem.open_output_stream(self.path) as stream:
+        """Writes the file; of an object store's an interruption leaves the old or the new one.
+
+        A store takes what was written when the stream is closed for the whole, and Ctrl-C closes
+        it; so the writing is done in a thread, which Ctrl-C does not reach and which is waited for.
+        """
+        with storage_errors(self.uri):
+            if self.is_local:
+                self._write(content)
+                return
+            with ThreadPoolExecutor(1) as thread:
+                thread.submit(self._write, content).result()
+
+    def _write(self, content: bytes) -> None:
+        with self.filesystem.open_output_stream(self.path) as stream:
             stream.write(content)
 
     def replace(self, content: bytes) -> None:

@@ -1,7 +1,11 @@
 """Artifacts in an S3 bucket, over a real S3 server: jobs read and write them by URI."""
 
 import json
+import os
+import signal
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -195,3 +199,25 @@ def test_a_writer_that_is_not_the_last_leaves_nothing(bucket: Bucket) -> None:
     with create(bucket.uri("corpus"), "corpus", {}) as writer:
         writer.path("a").write_bytes(b"whole")
     assert len(bucket.paths("corpus")) == 2
+
+
+def test_a_file_in_a_bucket_is_whole_although_its_writing_is_interrupted(bucket: Bucket) -> None:
+    place = locate(bucket.uri("trial.json"))
+    place.write_bytes(b"old")
+
+    class Interrupting:
+        """The bucket, where Ctrl-C is pressed as soon as a file is opened."""
+
+        def open_output_stream(self, path: str) -> Any:
+            stream = place.filesystem.open_output_stream(path)
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)
+            return stream
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have muted it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            replace(place, filesystem=Interrupting()).replace(b"new")  # type: ignore[arg-type]
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert bucket.get("trial.json") == b"new"
