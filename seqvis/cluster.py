@@ -1,4 +1,4 @@
-"""What the Ray cluster has, and whether it may get more: needs an initialised Ray.
+"""What the Ray cluster has, whether it may get more, and whose it is: needs an initialised Ray.
 
 What would surprise a reader: a cluster with an autoscaler has nothing but its head when the first
 job comes, so "not there" must not be taken for "never". Ray does not say whether there is an
