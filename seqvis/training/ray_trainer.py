@@ -32,6 +32,9 @@ from seqvis.training.workers import this_worker
 WORKER_ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads take the processor from each other
     "MALLOC_ARENA_MAX": "1",  # Ray's training thread would get a second, slower arena of glibc's
+    # Freed memory is kept for the next step, whose large tensors would each be new pages.
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
 }
 # Seconds that an elastic group waits for its processors. For some seconds Ray counts those of a
 # lost node, and waits for them a minute before it counts again.

@@ -14,19 +14,22 @@ from torch.nn import functional
 from seqvis.text.vocab import PAD
 from seqvis.translation.attending import LayerWeights, attend_and_step
 from seqvis.translation.attention import AdditiveAttention, EncodedSource
-from seqvis.translation.dropout import drop_weight, drop_words, dropout, mask_like
+from seqvis.translation.dropout import drop_weight, drop_words, mask_like
 from seqvis.translation.gru import GRULayer, product_type
 from seqvis.translation.settings import ModelSettings
 
 
 @dataclass(frozen=True)
 class Regularisation:
-    """What training draws once a batch: dropped words and weights, variational masks."""
+    """What training draws once a batch: dropped words and weights, masks of all steps.
+
+    Masks have one step for all where dropout is variational. So the same steps can be run twice.
+    """
 
     table: Tensor  # (vocabulary, embedding_size)
     weights: list[Tensor]  # recurrent weights of each layer
-    input_mask: Tensor | None  # (batch, embedding_size)
-    layer_masks: list[Tensor]  # (batch, decoder_size) before the second, third … layer
+    input_mask: Tensor | None  # (steps or 1, batch, embedding_size)
+    layer_masks: list[Tensor]  # (steps or 1, batch, decoder_size) before the second, third … layer
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class DecoderState:
     hidden: Tensor  # (decoder_layers, batch, decoder_size)
     source: EncodedSource | None  # None without attention
     regularisation: Regularisation | None = None  # None at evaluation
+    step: int = 0  # steps that were run
 
 
 @dataclass(frozen=True)
@@ -77,42 +81,47 @@ class Decoder(nn.Module):
         if settings.tie_output:
             self.projection.weight = self.embedding.weight
 
-    def start(self, states: Tensor, hidden: Tensor, padding: Tensor) -> DecoderState:
+    def start(
+        self, states: Tensor, hidden: Tensor, padding: Tensor, steps: int = 0
+    ) -> DecoderState:
         """The state before the first word.
 
         Args:
             states: (source_length, batch, state_size), the encoder's.
             hidden: (decoder_layers, batch, decoder_size), from the bridge.
             padding: (batch, source_length), True where there is no word.
+            steps: how many can be run with dropout; none are needed at evaluation.
         """
         source = None
         if self.attention is not None:
             by_sentence = states.transpose(0, 1)
             keys = self.attention.keys(by_sentence)
             source = EncodedSource(keys, self.mix_context(by_sentence), padding)
-        return DecoderState(hidden.float(), source, self._regularise(hidden[0]))
+        return DecoderState(hidden.float(), source, self._regularise(hidden[0], steps))
 
     def run(self, words: Tensor, state: DecoderState) -> tuple[DecoderOutput, DecoderState]:
         """Feeds known words: words (steps, batch) ids -> outputs of those steps, state after."""
-        inputs = self._embed(words, state.regularisation)
+        inputs = self._embed(words, state)
         if self.attention is None:
             states, hidden = self._run_fused(inputs, state)
             attention, mixed = None, inputs
         else:
             states, hidden, attention, mixed = self._run_attending(inputs, state)
         output = DecoderOutput(self._read_out(states, mixed), states, attention)
-        return output, replace(state, hidden=hidden)
+        return output, replace(state, hidden=hidden, step=state.step + len(words))
 
     def logits(self, outputs: Tensor) -> Tensor:
         """(…, embedding_size) -> scores of all words (…, vocabulary), not normalised."""
         return self.projection(outputs)
 
-    def _embed(self, words: Tensor, drawn: Regularisation | None) -> Tensor:
-        table = self.embedding.weight if drawn is None else drawn.table
-        embedded = functional.embedding(words, table, padding_idx=PAD)
-        if drawn is not None and drawn.input_mask is not None:
-            return embedded * drawn.input_mask
-        return dropout(embedded, self.settings.dropout.decoder_input, self.training, False)
+    def _embed(self, words: Tensor, state: DecoderState) -> Tensor:
+        drawn = state.regularisation
+        if drawn is None:
+            return functional.embedding(words, self.embedding.weight, padding_idx=PAD)
+        embedded = functional.embedding(words, drawn.table, padding_idx=PAD)
+        if drawn.input_mask is None:
+            return embedded
+        return embedded * _of_steps(drawn.input_mask, state.step, len(words))
 
     def _run_fused(self, inputs: Tensor, state: DecoderState) -> tuple[Tensor, Tensor]:
         hidden = []
@@ -155,14 +164,8 @@ class Decoder(nn.Module):
     def _masks(self, steps: int, state: DecoderState) -> list[Tensor]:
         """Dropout masks between the layers: (steps or 1, batch, size) each, [] at evaluation."""
         drawn = state.regularisation
-        rate = self.settings.dropout.decoder
-        if drawn is None or rate == 0:
-            return []
-        if drawn.layer_masks:
-            return [mask.unsqueeze(0) for mask in drawn.layer_masks]
-        shape = (steps, *state.hidden.shape[1:])
-        below = range(len(self.layers) - 1)
-        return [mask_like(state.hidden.new_empty(shape), rate) for _ in below]
+        masks = [] if drawn is None else drawn.layer_masks
+        return [_of_steps(mask, state.step, steps) for mask in masks]
 
     def _read_out(self, states: Tensor, mixed: Tensor) -> Tensor:
         if self.readout is None:
@@ -177,20 +180,23 @@ class Decoder(nn.Module):
         weights = [layer.weight_hh for layer in layers] if drawn is None else drawn.weights
         return list(zip(layers, weights, strict=True))
 
-    def _regularise(self, like: Tensor) -> Regularisation | None:
+    def _regularise(self, like: Tensor, steps: int) -> Regularisation | None:
         if not self.training:
             return None
         rates = self.settings.dropout
         layers = [layer for layer in self.layers if isinstance(layer, GRULayer)]
         weights = [drop_weight(layer.weight_hh, rates.weight, True) for layer in layers]
-        input_mask = None
-        masks: list[Tensor] = []
-        if rates.variational:
-            features = like.new_empty(len(like), self.settings.embedding_size)
-            input_mask = mask_like(features, rates.decoder_input)
-            masks = [mask_like(like, rates.decoder) for _ in layers[1:]]
+        drawn = 1 if rates.variational else steps
+        features = like.new_empty(drawn, len(like), self.settings.embedding_size)
+        input_mask = mask_like(features, rates.decoder_input) if rates.decoder_input else None
+        states = like.new_empty(drawn, *like.shape)
+        masks = [mask_like(states, rates.decoder) for _ in layers[1:] if rates.decoder]
         table = drop_words(self.embedding.weight, rates.embedding, True)
         return Regularisation(table, weights, input_mask, masks)
+
+
+def _of_steps(mask: Tensor, first: int, steps: int) -> Tensor:
+    return mask if len(mask) == 1 else mask[first : first + steps]
 
 
 def likeliest(scores: Tensor) -> Tensor:

@@ -2,19 +2,162 @@
 
 The scores of all words for all tokens of a batch are its largest tensor by far (1,700 tokens and
 6,000 words: 40 MB in float32). They are never kept: a few hundred tokens at a time are
-projected, scored and turned into gradients while they are in the cache.
+projected, scored and turned into gradients while they are in the cache. The same scores say which
+word is the likeliest, for a decoder that feeds on its own words.
 """
 
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
+from seqvis.text.vocab import PAD
+from seqvis.translation.decoder import likeliest
 from seqvis.translation.gru import product_type
 
 _TOKENS_AT_ONCE = 256
+# Gradients of scores that are kept until the weight's product, which reads and writes the whole
+# gradient of the weight: of so many tokens, or less if they would be more than so many numbers.
+_TOKENS_KEPT, _NUMBERS_KEPT = 1024, 10_000_000
 _NEGLIGIBLE = 1e-14  # probability whose gradient float32 sums would not show
+_ROWS = 8  # oneDNN makes a kernel for each number of rows: only multiples are multiplied
+
+
+class ProjectedCrossEntropy:
+    """Sum over tokens of the cross-entropy of `softmax(outputs @ weight.T + bias)`.
+
+    Tokens are given a few at a time; what the sum is differentiated by comes at the end.
+
+    Args:
+        weight: (words, size). bias: (words,).
+        smoothing: label smoothing (Szegedy et al. 2016), as in `torch.nn.functional`.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor, smoothing: float = 0.0):
+        self._given = (weight, bias)
+        self._weight = weight.detach().to(product_type(weight))
+        self._bias = bias.detach().float()
+        self._smoothing = smoothing
+        self._differentiates = torch.is_grad_enabled()
+        self._plain = self._bias.new_zeros(())
+        self._smooth = self._bias.new_zeros(())
+        self._of_outputs: list[Tensor] = []
+        self._of_weight = torch.zeros_like(self._weight, dtype=torch.float32).t().contiguous()
+        self._of_bias = torch.zeros_like(self._bias)
+        words, size = weight.shape
+        kept = max(2 * _TOKENS_AT_ONCE, min(_TOKENS_KEPT, _NUMBERS_KEPT // words))
+        self._outputs = self._weight.new_empty(kept, size)
+        self._gradients = self._weight.new_empty(kept, words)
+        self._kept = 0
+
+    @torch.no_grad()
+    def add(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The likeliest words (tokens,) after outputs (tokens, size) with targets (tokens,)."""
+        found = []
+        for begin in range(0, len(outputs), _TOKENS_AT_ONCE):
+            part = slice(begin, begin + _TOKENS_AT_ONCE)
+            found.append(self._add(outputs[part], targets[part].unsqueeze(1)))
+        return torch.cat(found) if found else targets
+
+    def _add(self, outputs: Tensor, right: Tensor) -> Tensor:
+        rows = len(outputs)
+        if self._kept + _TOKENS_AT_ONCE > len(self._outputs):
+            self._differentiate_weight()
+        part = slice(self._kept, self._kept + rows + -rows % _ROWS)
+        given = self._outputs[part]
+        given[:rows] = outputs
+        given[rows:] = 0
+        scores = _multiply(given, self._weight.t()).float().add_(self._bias)[:rows]
+        best = likeliest(scores).unsqueeze(1)
+        probabilities = torch.softmax(scores, -1)
+        normaliser = scores.gather(1, best) - probabilities.gather(1, best).log()
+        self._plain += (normaliser - scores.gather(1, right)).sum()
+        if self._smoothing:
+            self._smooth += (normaliser.squeeze(1) - scores.mean(-1)).sum()
+        if self._differentiates:
+            self._differentiate(probabilities, right, part)
+        return best.squeeze(1)
+
+    def _differentiate(self, probabilities: Tensor, right: Tensor, part: slice) -> None:
+        gradient = probabilities
+        if self._weight.dtype == torch.float32:
+            # Products with numbers below float32's normal range are many times slower.
+            functional.threshold(gradient, _NEGLIGIBLE, 0.0, inplace=True)
+        if self._smoothing:
+            gradient -= self._smoothing / len(self._weight)
+        less = torch.full_like(right, self._smoothing - 1, dtype=torch.float32)
+        gradient.scatter_add_(1, right, less)
+        self._of_bias += gradient.sum(0)
+        rows = len(gradient)
+        kept = self._gradients[part]
+        kept[:rows] = gradient
+        kept[rows:] = 0
+        self._of_outputs.append(_multiply(kept, self._weight)[:rows])
+        self._kept = part.stop
+
+    def _differentiate_weight(self) -> None:
+        outputs, gradients = self._outputs[: self._kept], self._gradients[: self._kept]
+        self._of_weight += _multiply(outputs.t(), gradients)
+        self._kept = 0
+
+    def of(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """The smoothed sum, with gradients, and the plain sum (negative log-likelihood in nats)
+        without, of what was added; `outputs` (tokens, size) are the same in the same order."""
+        if self._kept:
+            self._differentiate_weight()
+        loss = (1 - self._smoothing) * self._plain + self._smoothing * self._smooth
+        if not self._differentiates:
+            return loss, self._plain
+        of_outputs = torch.cat(self._of_outputs) if self._of_outputs else torch.zeros_like(outputs)
+        given = (of_outputs, self._of_weight, self._of_bias)
+        return _Differentiated.apply(loss, *given, outputs, *self._given), self._plain
+
+
+class _Differentiated(torch.autograd.Function):
+    """A loss whose gradients are known."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        loss: Tensor,
+        of_outputs: Tensor,
+        of_weight: Tensor,  # transposed
+        of_bias: Tensor,
+        outputs: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+    ) -> Tensor:
+        ctx.save_for_backward(of_outputs, of_weight, of_bias)
+        ctx.types = (outputs.dtype, weight.dtype, bias.dtype)
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        of_outputs, of_weight, of_bias = ctx.saved_tensors
+        scale = gradients[0]
+        scaled = torch.empty(of_weight.t().shape, dtype=torch.float32, device=of_weight.device)
+        torch.mul(of_weight.t(), scale, out=scaled)
+        found = (of_outputs * scale, scaled, of_bias * scale)
+        return (
+            None,
+            None,
+            None,
+            None,
+            *(one.to(kind) for one, kind in zip(found, ctx.types, strict=True)),
+        )
+
+
+def _multiply(left: Tensor, right: Tensor) -> Tensor:
+    """left (rows, inner) @ right (inner, columns).
+
+    In float32 PyTorch gives it to MKL, which on AMD's processors is slower than oneDNN, by up to a
+    half where `left` is transposed (docs/performance.md).
+    """
+    if left.dtype != torch.float32 or left.is_cuda or not torch.backends.mkldnn.is_available():
+        return left @ right
+    found: Tensor = torch.ops.mkldnn._linear_pointwise(left, right.t(), None, "none", [], "")
+    return found
 
 
 def projected_cross_entropy(
@@ -30,49 +173,65 @@ def projected_cross_entropy(
         The smoothed sum, with gradients, and the plain sum (negative log-likelihood in nats)
         without.
     """
-    product = product_type(outputs)
-    return _ProjectedCrossEntropy.apply(
-        outputs.to(product), weight.to(product), bias, targets, smoothing
-    )
+    loss = ProjectedCrossEntropy(weight, bias, smoothing)
+    loss.add(outputs.detach(), targets)
+    return loss.of(outputs)
 
 
-class _ProjectedCrossEntropy(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, outputs: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, smoothing: float
-    ) -> tuple[Tensor, Tensor]:
-        words = weight.shape[0]
-        of_outputs = torch.empty_like(outputs)
-        of_weight = torch.zeros_like(weight, dtype=torch.float32)
-        of_bias = torch.zeros_like(bias)
-        plain = outputs.new_zeros((), dtype=torch.float32)
-        smooth = outputs.new_zeros((), dtype=torch.float32)
-        transposed = weight.t()
-        for begin in range(0, len(outputs), _TOKENS_AT_ONCE):
-            chunk = outputs[begin : begin + _TOKENS_AT_ONCE]
-            right = targets[begin : begin + _TOKENS_AT_ONCE].unsqueeze(1)
-            scores = (chunk @ transposed).float().add_(bias)
-            logarithms = torch.log_softmax(scores, -1)
-            plain -= logarithms.gather(1, right).sum()
-            if smoothing:
-                smooth -= logarithms.mean(-1).sum()
-            # Products with numbers below float32's normal range are many times slower.
-            gradient = functional.threshold(logarithms.exp_(), _NEGLIGIBLE, 0.0, inplace=True)
-            if smoothing:
-                gradient -= smoothing / words
-            gradient.scatter_add_(
-                1, right, torch.full_like(right, smoothing - 1, dtype=torch.float32)
-            )
-            of_bias += gradient.sum(0)
-            gradient = gradient.to(weight.dtype)
-            torch.mm(gradient, weight, out=of_outputs[begin : begin + _TOKENS_AT_ONCE])
-            of_weight += gradient.t() @ chunk
-        ctx.save_for_backward(of_outputs, of_weight.to(weight.dtype), of_bias)
-        ctx.mark_non_differentiable(plain)
-        return (1 - smoothing) * plain + smoothing * smooth, plain
+class SequenceLoss:
+    """The loss of a batch of sentences, step by step where the decoder feeds on its own words.
 
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        of_outputs, of_weight, of_bias = ctx.saved_tensors
-        scale = gradients[0]
-        return of_outputs * scale, of_weight * scale, of_bias * scale, None, None
+    Args:
+        projection: from outputs to the scores of words.
+        targets: (steps, batch) ids of the right words.
+        counted: (steps, batch) bool: where the loss is taken. A sentence's come first.
+        mask: dropout of the outputs, (steps or 1, batch, size), or None.
+        smoothing: label smoothing.
+    """
+
+    def __init__(
+        self,
+        projection: nn.Linear,
+        targets: Tensor,
+        counted: Tensor,
+        mask: Tensor | None,
+        smoothing: float,
+    ):
+        self._sum = ProjectedCrossEntropy(projection.weight, projection.bias, smoothing)
+        self._targets, self._counted, self._mask = targets, counted, mask
+        self._step = 0
+
+    def choose(self, outputs: Tensor) -> Tensor:
+        """Takes the outputs of the next steps (steps, batch, size).
+
+        Returns:
+            The likeliest words after the last of them, (batch,): `_pad_` for sentences whose loss
+            is not taken there, since none of what they are fed matters.
+        """
+        begin, end = self._step, self._step + len(outputs)
+        self._step = end
+        counted = self._counted[begin:end]
+        dropped = self._dropped(outputs, begin)
+        found = self._sum.add(dropped[counted], self._targets[begin:end][counted])
+        words = torch.full_like(self._targets[0], PAD)
+        last = counted[-1]
+        words[last] = found[len(found) - int(last.sum()) :]
+        return words
+
+    def of(self, outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss with gradients, the plain sum without, and the outputs after dropout.
+
+        Args:
+            outputs: (steps, batch, size) of all steps, those that `choose` took included.
+        """
+        dropped = self._dropped(outputs, 0)
+        counted = self._counted[self._step :]
+        rest = dropped.detach()[self._step :][counted]
+        self._sum.add(rest, self._targets[self._step :][counted])
+        return *self._sum.of(dropped[self._counted]), dropped
+
+    def _dropped(self, outputs: Tensor, begin: int) -> Tensor:
+        if self._mask is None:
+            return outputs
+        mask = self._mask
+        return outputs * (mask if len(mask) == 1 else mask[begin : begin + len(outputs)])

@@ -5,7 +5,8 @@ Word ids of both sides in, decoder outputs out; what is done with them (loss, se
 sentence's translation does not depend on the batch it is in.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,9 @@ from seqvis.translation.decoder import Decoder, DecoderOutput, DecoderState, lik
 from seqvis.translation.encoder import Encoder
 from seqvis.translation.forcing import stretches
 from seqvis.translation.settings import ModelSettings
+
+Choose = Callable[[Tensor], Tensor]
+"""The outputs of a run of steps (steps, batch, size) -> the words that follow it (batch,)."""
 
 
 class Seq2Seq(nn.Module):
@@ -35,36 +39,57 @@ class Seq2Seq(nn.Module):
         settings = settings.model_copy(update={"decoder_layers": decoder_layers})
         self.decoder = Decoder(settings, target_vocabulary, self.encoder.output_size)
 
-    def encode(self, source: Tensor, lengths: Tensor) -> DecoderState:
-        """source (batch, source_length), lengths (batch,) on the CPU -> the decoder's start."""
+    def encode(self, source: Tensor, lengths: Tensor, steps: int = 0) -> DecoderState:
+        """source (batch, source_length), lengths (batch,) on the CPU -> the decoder's start, in
+        training for so many steps."""
         states, hidden = self.encoder(source, lengths)
-        return self.decoder.start(states, hidden, source == PAD)
+        return self.decoder.start(states, hidden, source == PAD, steps)
 
     def forward(
-        self, source: Tensor, lengths: Tensor, target: Tensor, forced: Tensor
+        self,
+        source: Tensor,
+        lengths: Tensor,
+        target: Tensor,
+        forced: Tensor,
+        choose: Choose | None = None,
     ) -> DecoderOutput:
         """Runs the decoder along a target, fed with its words or with its own predictions.
+
+        Where it feeds on its own words, these are found first, without gradients; then all steps
+        are run in one go, with the same dropout.
 
         Args:
             source: (batch, source_length) word ids.
             lengths: (batch,) real source words, on the CPU.
             target: (batch, steps) word ids.
             forced: (steps,) bool on the CPU: True where the decoder is fed the target's previous
-                word, False where its own likeliest. The first step is fed `_bos_` always.
+                word, False where its own. The first step is fed `_bos_` always.
+            choose: finds the word after a run of steps; by default the likeliest.
 
         Returns:
             Outputs of all steps, padding included.
         """
-        state = self.encode(source, lengths)
-        right = torch.cat([torch.full_like(target[:, :1], BOS), target[:, :-1]], 1).t()
-        parts: list[DecoderOutput] = []
-        for begin, end in stretches(forced):
-            words = right[begin:end]
-            if begin:
-                words = torch.cat([self._predict(parts[-1].outputs[-1]), words[1:]])
-            part, state = self.decoder.run(words, state)
-            parts.append(part)
-        return _join(parts)
+        state = self.encode(source, lengths, target.shape[1])
+        words = torch.cat([torch.full_like(target[:, :1], BOS), target[:, :-1]], 1).t()
+        parts = stretches(forced)
+        if len(parts) > 1:
+            words = self._fed(words, parts, state, choose or self._likeliest)
+        return self.decoder.run(words, state)[0]
+
+    @torch.no_grad()
+    def _fed(
+        self, right: Tensor, parts: list[tuple[int, int]], state: DecoderState, choose: Choose
+    ) -> Tensor:
+        """`right` (steps, batch) with the decoder's own word at the start of each part but the
+        first."""
+        words = right.clone()
+        for (begin, end), (following, _) in pairwise(parts):
+            output, state = self.decoder.run(words[begin:end], state)
+            words[following] = choose(output.outputs)
+        return words
+
+    def _likeliest(self, outputs: Tensor) -> Tensor:
+        return likeliest(self.decoder.logits(outputs[-1]))
 
     def flops_per_word(self) -> tuple[int, int]:
         """Floating-point operations of one forward pass for a source and for a target word.
@@ -84,22 +109,7 @@ class Seq2Seq(nn.Module):
             target += self.decoder.readout.weight.numel()
         return 2 * (recurrent + bridge_and_keys), 2 * target
 
-    @torch.no_grad()
-    def _predict(self, outputs: Tensor) -> Tensor:
-        return likeliest(self.decoder.logits(outputs)).unsqueeze(0)  # (1, batch)
-
 
 def _product_sizes(layers: nn.Module) -> int:
     names = ("weight_ih", "weight_hh")
     return sum(p.numel() for name, p in layers.named_parameters() if name.endswith(names))
-
-
-def _join(parts: Sequence[DecoderOutput]) -> DecoderOutput:
-    if len(parts) == 1:
-        return parts[0]
-    attention = [part.attention for part in parts if part.attention is not None]
-    return DecoderOutput(
-        torch.cat([part.outputs for part in parts]),
-        torch.cat([part.states for part in parts]),
-        torch.cat(attention) if attention else None,
-    )

@@ -32,11 +32,11 @@ from seqvis.translation.batches import (
     plan_validation,
 )
 from seqvis.translation.decode import search
-from seqvis.translation.dropout import dropout
+from seqvis.translation.dropout import mask_like
 from seqvis.translation.forcing import ForcingSettings, draw_coins, probability
 from seqvis.translation.inference import Inference
 from seqvis.translation.languages import Languages, load_languages
-from seqvis.translation.losses import projected_cross_entropy
+from seqvis.translation.losses import SequenceLoss, projected_cross_entropy
 from seqvis.translation.metrics import FreeRunningSums, Scoring, free_running_sums, score_texts
 from seqvis.translation.model import Seq2Seq
 from seqvis.translation.pairmaps import training_pairs
@@ -130,26 +130,26 @@ class TranslationTask:
         # All workers throw the same coins: the model's seed is the worker's, this one is not.
         generator = torch.Generator().manual_seed(self.seed + round(epoch * 1e6))
         coins = draw_coins(steps, probability(self.forcing, float(int(epoch))), generator)
-        output = model(batch.source, batch.source_lengths, batch.target, coins)
         rates = self.model_settings.dropout
-        dropped = dropout(output.outputs, rates.output, model.training, rates.variational)
         by_step = batch.target.t()
         counted = torch.ones_like(by_step, dtype=torch.bool)
         if not self.loss_settings.count_padding:
             counted = by_step != PAD
         projection = model.decoder.projection
-        total, plain = projected_cross_entropy(
-            dropped[counted],
-            projection.weight,
-            projection.bias,
-            by_step[counted],
-            self.loss_settings.label_smoothing,
-        )
+        mask = None
+        if model.training and rates.output:
+            drawn = 1 if rates.variational else steps
+            like = projection.bias.new_empty(drawn, len(batch.target), projection.in_features)
+            mask = mask_like(like, rates.output)
+        smoothing = self.loss_settings.label_smoothing
+        losses = SequenceLoss(projection, by_step, counted, mask, smoothing)
+        output = model(batch.source, batch.source_lengths, batch.target, coins, losses.choose)
+        total, plain, dropped = losses.of(output.outputs)
         everyone = batch.positions if self.loss_settings.count_padding else batch.target_words
         # Gradients are averaged over workers; this makes that the mean over all their words.
         loss = total * (batch.workers / everyone)
         loss = loss + _activation_penalty(dropped, output.states, by_step != PAD, rates)
-        return StepLoss(loss, plain.detach(), int(counted.sum()))
+        return StepLoss(loss, plain, int(counted.sum()))
 
     def flops(self, model: nn.Module, batch: Batch) -> float:
         assert isinstance(model, Seq2Seq)
