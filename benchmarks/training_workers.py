@@ -14,6 +14,7 @@ import torch
 from torch import distributed, multiprocessing
 
 from benchmarks.material import SEED, Material, forever
+from seqvis.allocator import keep_freed_memory
 from seqvis.training.ray_trainer import WORKER_ENVIRONMENT
 from seqvis.training.schedules import OptimizerSettings
 from seqvis.training.stepper import Stepper
@@ -66,6 +67,7 @@ def _work(
     meeting: str,
 ) -> None:
     torch.set_num_threads(1)
+    keep_freed_memory()
     distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=count)
     workers = Workers(rank, count)
     task = material.task(variant, plain_seed=variant != "all")

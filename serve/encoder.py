@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from ray import serve
 
+from seqvis.allocator import keep_freed_memory
 from seqvis.errors import BusyError, QueryError
 from seqvis.search.candidates import CandidateSet
 from seqvis.search.items import PlacedPicture
@@ -42,6 +43,7 @@ class EncoderReplica:
     ):
         """`parts`: the other deployments of the application, so that Serve starts them too."""
         torch.set_num_threads(settings.threads)
+        keep_freed_memory()
         self._settings = settings
         self._metrics = EncoderMetrics()
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="network")

@@ -14,6 +14,7 @@ import torch
 from pydantic import Field
 from ray import serve
 
+from seqvis.allocator import keep_freed_memory
 from seqvis.config import Settings
 from seqvis.translation.inflight import InflightTranslator
 from seqvis.translation.products import Precision
@@ -50,6 +51,7 @@ class TranslatorReplica:
 
     def __init__(self, settings: TranslatorSettings, store: Store | None = None):
         torch.set_num_threads(settings.threads)
+        keep_freed_memory()
         self._settings = settings
         self._metrics = TranslatorMetrics()
         store = store or HeadStore()

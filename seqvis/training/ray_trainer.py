@@ -21,6 +21,7 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.execution.context import get_train_context
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from seqvis.allocator import keep_freed_memory
 from seqvis.cluster import amount, can_grow, ends_with_this_process
 from seqvis.errors import ConfigError, SeqvisError, TrainingError
 from seqvis.storage import Location
@@ -32,9 +33,6 @@ from seqvis.training.workers import this_worker
 WORKER_ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads take the processor from each other
     "MALLOC_ARENA_MAX": "1",  # Ray's training thread would get a second, slower arena of glibc's
-    # Freed memory is kept for the next step, whose large tensors would each be new pages.
-    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
 }
 # Seconds that an elastic group waits for its processors. For some seconds Ray counts those of a
 # lost node, and waits for them a minute before it counts again.
@@ -147,6 +145,7 @@ def _mailbox_here() -> Any:
 
 def _enter_worker(config: dict[str, Any]) -> None:
     torch.set_num_threads(config["threads"])
+    keep_freed_memory()
     mailbox = config["mailbox"]
     workers = replace(this_worker(config["use_gpu"]), leaving=_node_is_drained)
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seqvis.translation.elementwise import tanh_
 from seqvis.translation.gru import gates_backward, gates_forward
 
 
@@ -203,7 +204,7 @@ class _AttendingSteps(torch.autograd.Function):
 def _activate(keys: Tensor, query: Tensor, rectify: bool, activation: Tensor) -> None:
     """Fills `activation` (batch, source, size) with that of keys + query (batch, 1, size)."""
     torch.add(keys, query, out=activation)
-    activation.relu_() if rectify else activation.tanh_()
+    activation.relu_() if rectify else tanh_(activation)
 
 
 def _activation_gradient(gradient: Tensor, activation: Tensor, rectify: bool) -> Tensor:

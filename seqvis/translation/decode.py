@@ -28,6 +28,7 @@ from seqvis.translation.sentences import (
 from seqvis.translation.sidebyside import side_by_side
 
 _FEWEST = 16  # sentences that are worth a thread of their own
+_BLOCK = 128  # words whose highest score is looked at before themselves
 
 
 def search(
@@ -206,13 +207,42 @@ class RunningBatch:
                 places = likeliest(own).unsqueeze(1)
                 values = own.gather(1, places)
             else:
-                before = [self._running[n].scores for n in alike]
-                totals = torch.tensor(before, device=own.device).view(-1, 1) + own
-                totals = totals.view(len(alike), -1)
+                before = torch.tensor([self._running[n].scores for n in alike], device=own.device)
                 # Of 2 * width candidates at most width end here, so width go on.
-                values, places = totals.topk(min(2 * width, totals.shape[1]), dim=-1)
+                values, places = highest(own.unflatten(0, before.shape), before, 2 * width)
             origins, following = places // own.shape[1], places % own.shape[1]
             lists = zip(values.tolist(), origins.tolist(), following.tolist(), strict=True)
             for n, (value, origin, word) in zip(alike, lists, strict=True):
                 found[n] = list(zip(value, origin, word, strict=True))
         return [found[n] for n in range(len(self._running))]
+
+
+def highest(probabilities: Tensor, before: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The highest of each sentence's `before + probabilities`, and where they are.
+
+    On a CPU only the blocks of words with the highest maxima are sorted: a maximum takes a
+    vectorised pass, PyTorch's `topk` of everything twenty times as long.
+
+    Args:
+        probabilities: (sentences, width, vocabulary). before: (sentences, width).
+        count: how many; fewer if there are fewer.
+
+    Returns:
+        Values and places in (width, vocabulary), flattened: (sentences, count) each, highest first.
+    """
+    _, width, words = probabilities.shape
+    blocks = words // _BLOCK
+    if probabilities.is_cuda or blocks < count:
+        totals = (before.unsqueeze(2) + probabilities).flatten(1)
+        values, places = totals.topk(min(count, totals.shape[1]))
+        return values, places
+    whole = blocks * _BLOCK
+    maxima = probabilities[..., :whole].unflatten(2, (blocks, _BLOCK)).amax(3)
+    chosen = (before.unsqueeze(2) + maxima).flatten(1).topk(count).indices
+    begins = chosen // blocks * words + chosen % blocks * _BLOCK
+    inside = (begins.unsqueeze(2) + torch.arange(_BLOCK)).flatten(1)
+    outside = (torch.arange(width).unsqueeze(1) * words + torch.arange(whole, words)).flatten()
+    places = torch.cat([inside, outside.expand(len(inside), -1)], 1)
+    totals = before.gather(1, places // words) + probabilities.flatten(1).gather(1, places)
+    values, order = totals.topk(count)
+    return values, places.gather(1, order)

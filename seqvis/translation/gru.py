@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from seqvis.translation.elementwise import tanh_
+
 
 class GRULayer(nn.Module):
     """One direction of one GRU layer (Cho et al. 2014, in cuDNN's form, as `torch.nn.GRU`)."""
@@ -128,7 +130,8 @@ def gates_forward(from_input: Tensor, from_hidden: Tensor, hidden: Tensor, kept:
     torch.add(from_input[:, : 2 * size], from_hidden[:, : 2 * size], out=both).sigmoid_()
     new_hidden = kept[:, 3 * size :].copy_(from_hidden[:, 2 * size :])
     new = kept[:, 2 * size : 3 * size]
-    torch.addcmul(from_input[:, 2 * size :].float(), both[:, :size], new_hidden, out=new).tanh_()
+    torch.addcmul(from_input[:, 2 * size :].float(), both[:, :size], new_hidden, out=new)
+    tanh_(new)
     return torch.lerp(new, hidden, both[:, size:])
 
 

@@ -17,6 +17,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from seqvis.text.vocab import BOS, PAD
+from seqvis.translation.elementwise import tanh_
 from seqvis.translation.encoder import Encoder
 from seqvis.translation.gru import GRULayer
 from seqvis.translation.model import Seq2Seq
@@ -139,7 +140,7 @@ class Inference:
             states.append(features)
         if self._readout is not None:
             if self._reads_context:
-                features = self._readout(torch.cat([features, mixed], -1)).tanh_()
+                features = tanh_(self._readout(torch.cat([features, mixed], -1)))
             else:
                 features = self._readout(features)
         return Step(self._projection(features), torch.stack(states), attention)
@@ -150,7 +151,7 @@ class Inference:
 
     def _attend(self, hidden: Tensor, source: Source) -> Tensor:
         activation = source.keys + self._query(hidden).unsqueeze(1)
-        activation = activation.relu_() if self._rectify else activation.tanh_()
+        activation = activation.relu_() if self._rectify else tanh_(activation)
         rows, length, size = activation.shape
         scores = (activation.view(-1, size) @ self._scorer).view(rows, length)
         return torch.softmax(scores.add_(source.blocked), -1)
@@ -169,7 +170,7 @@ class _Recurrence:
         size, from_hidden = self.size, self._from_hidden(hidden)
         gates = (from_input[:, : 2 * size] + from_hidden[:, : 2 * size]).sigmoid_()
         reset, update = gates[:, :size], gates[:, size:]
-        new = torch.addcmul(from_input[:, 2 * size :], reset, from_hidden[:, 2 * size :]).tanh_()
+        new = tanh_(torch.addcmul(from_input[:, 2 * size :], reset, from_hidden[:, 2 * size :]))
         return torch.lerp(new, hidden, update)
 
     def run(self, inputs: Tensor, counts: list[int], reverse: bool) -> tuple[Tensor, Tensor]:

@@ -23,6 +23,7 @@ import torch
 from pydantic import Field
 
 from seqvis import artifacts
+from seqvis.allocator import keep_freed_memory
 from seqvis.cluster import amount, can_grow
 from seqvis.config import Settings
 from seqvis.errors import ArtifactError, ConfigError
@@ -77,6 +78,7 @@ class EmbedPictures:
 
     def __init__(self, backbone: Any, use_gpu: bool, threads: int):
         torch.set_num_threads(threads)
+        keep_freed_memory()
         loaded: Backbone = ray.get(backbone)
         self._backbone = loaded.to("cuda" if use_gpu else "cpu")
 

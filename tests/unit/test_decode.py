@@ -13,7 +13,7 @@ import torch
 from seqvis.samples.questions import generate_pairs
 from seqvis.text.vocab import BOS, EOS, PAD
 from seqvis.translation.batches import pad_ids
-from seqvis.translation.decode import search
+from seqvis.translation.decode import highest, search
 from seqvis.translation.forcing import ForcingSettings
 from seqvis.translation.inference import Inference
 from seqvis.translation.model import Seq2Seq
@@ -64,6 +64,20 @@ def test_a_wide_beam_finds_the_best_of_all_translations() -> None:
     for hypothesis, (score, ids) in zip(found, expected[:3], strict=True):
         assert [*hypothesis.ids, EOS] == ids
         assert hypothesis.score == pytest.approx(score, abs=1e-4)
+
+
+@pytest.mark.parametrize("words", [30, 1000, 1280, 1300])
+def test_the_highest_of_a_beam_are_those_of_a_plain_sort(words: int) -> None:
+    """With few words and many, with and without a last block that is not full."""
+    generator = torch.Generator().manual_seed(words)
+    probabilities = torch.randn(7, 3, words, generator=generator)
+    probabilities[:, :, 1] = -torch.inf
+    before = torch.tensor([[0.0, -torch.inf, -torch.inf]] * 3 + [[0.0, -1.0, -2.5]] * 4)
+    values, places = highest(probabilities, before, 6)
+    totals = (before.unsqueeze(2) + probabilities).flatten(1)
+    expected = totals.sort(1, descending=True)
+    assert torch.equal(values, expected.values[:, :6])
+    assert torch.equal(places, expected.indices[:, :6])
 
 
 def test_a_hypothesis_has_the_score_of_its_words(translator: Translator) -> None:

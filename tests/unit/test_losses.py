@@ -1,10 +1,21 @@
-"""The fused cross-entropy against PyTorch's."""
+"""The fused cross-entropy against PyTorch's, and a decoder's own words against a plain loop."""
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional
 
-from seqvis.translation.losses import projected_cross_entropy
+from seqvis.text.vocab import BOS, PAD
+from seqvis.translation.batches import pad_ids
+from seqvis.translation.dropout import mask_like
+from seqvis.translation.forcing import ForcingSettings
+from seqvis.translation.losses import (
+    ProjectedCrossEntropy,
+    SequenceLoss,
+    projected_cross_entropy,
+)
+from seqvis.translation.model import Seq2Seq
+from seqvis.translation.settings import DropoutSettings, ModelSettings, resolve_variant
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -27,3 +38,89 @@ def test_loss_and_gradients_equal_pytorchs_over_several_chunks(smoothing: float)
     expected = torch.autograd.grad(expected_loss * 0.5, [outputs, weight, bias])
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_tokens_given_in_uneven_parts_give_the_same() -> None:
+    """More than are kept at once, in parts that are no multiples of the rows multiplied."""
+    torch.manual_seed(1)
+    outputs = torch.randn(3000, 16, requires_grad=True)
+    weight = torch.randn(50, 16, requires_grad=True)
+    bias = torch.randn(50, requires_grad=True)
+    targets = torch.randint(50, (3000,))
+    parts = [3, 700, 256, 1, 1500, 540]
+    sums, words, begin = ProjectedCrossEntropy(weight, bias, 0.1), [], 0
+    for rows in parts:
+        end = begin + rows
+        words.append(sums.add(outputs[begin:end].detach(), targets[begin:end]))
+        begin = end
+    loss, _ = sums.of(outputs)
+    found = torch.autograd.grad(loss, [outputs, weight, bias])
+    scores = outputs @ weight.t() + bias
+    expected = functional.cross_entropy(scores, targets, reduction="sum", label_smoothing=0.1)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-3)
+    wanted = torch.autograd.grad(expected, [outputs, weight, bias])
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)
+    assert torch.equal(torch.cat(words), scores.argmax(1))
+
+
+def test_bfloat16_gives_nearly_the_same() -> None:
+    torch.manual_seed(2)
+    outputs, weight, bias = torch.randn(300, 16), torch.randn(50, 16), torch.randn(50)
+    given = [one.requires_grad_() for one in (outputs, weight, bias)]
+    targets = torch.randint(50, (300,))
+    exact, _ = projected_cross_entropy(outputs, weight, bias, targets, 0.1)
+    wanted = torch.autograd.grad(exact, given)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, _ = projected_cross_entropy(outputs, weight, bias, targets, 0.1)
+    found = torch.autograd.grad(loss, given)
+    assert loss.item() == pytest.approx(exact.item(), rel=0.01)
+    for one, other in zip(found, wanted, strict=True):
+        assert one.dtype == torch.float32
+        assert float((one - other).norm()) < 0.02 * float(other.norm())
+
+
+@pytest.mark.parametrize("variant", ["plain", "all"])
+@pytest.mark.parametrize("count_padding", [False, True])
+def test_a_decoder_that_feeds_on_its_own_words_learns_as_in_a_plain_loop(
+    variant: str, count_padding: bool
+) -> None:
+    """Same words, loss and gradients, with dropout everywhere, if each step is run once, with
+    gradients, and scored by PyTorch."""
+    torch.manual_seed(3)
+    rates = DropoutSettings(input=0.2, decoder_input=0.2, encoder=0.2, decoder=0.3, output=0.3)
+    sizes = ModelSettings(embedding_size=12, hidden_size=10, dropout=rates)
+    settings, _ = resolve_variant(variant, sizes, ForcingSettings())  # type: ignore[arg-type]
+    model = Seq2Seq(settings, 40, 30).train()
+    source, lengths = pad_ids([[5, 6, 2], [7, 8, 9, 10, 2], [11, 12, 13, 2]])
+    target, _ = pad_ids([[5, 6, 7, 2], [7, 8, 2], [9, 10, 11, 12, 13, 2]])
+    by_step = target.t()
+    counted = torch.ones_like(by_step, dtype=torch.bool) if count_padding else by_step != PAD
+    coins = torch.tensor([True, False, True, True, False, False])
+    projection = model.decoder.projection
+    mask = mask_like(torch.empty(6, 3, 12), rates.output)
+    parameters = [one for one in model.parameters() if one.requires_grad]
+
+    def plain() -> Tensor:
+        torch.manual_seed(4)
+        state = model.encode(source, lengths, 6)
+        words, total = torch.full((3,), BOS), torch.zeros(())
+        for step in range(6):
+            output, state = model.decoder.run(words.unsqueeze(0), state)
+            scores = projection(output.outputs[0] * mask[step])
+            losses = functional.cross_entropy(
+                scores, by_step[step], reduction="none", label_smoothing=0.1
+            )
+            total = total + losses[counted[step]].sum()
+            words = by_step[step] if step < 5 and coins[step + 1] else scores.argmax(1)
+        return total
+
+    expected = plain()
+    wanted = torch.autograd.grad(expected, parameters)
+    torch.manual_seed(4)
+    losses = SequenceLoss(projection, by_step, counted, mask, 0.1)
+    loss, _, _ = losses.of(model(source, lengths, target, coins, losses.choose).outputs)
+    torch.testing.assert_close(loss, expected)
+    found = torch.autograd.grad(loss, parameters)
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from ray import tune
 
+from seqvis.allocator import keep_freed_memory
 from seqvis.config import settings_from
 from seqvis.errors import SeqvisError
 from seqvis.training.fit import DECISIVE, RunStopped
@@ -69,6 +70,7 @@ class _Sitting:
         kind = KINDS[work.kind]
         if work.num_workers == 0:
             torch.set_num_threads(max(1, work.cpus_per_worker))
+            keep_freed_memory()
         settings = settings_from(kind.settings, work.settings, "the proposed settings")
         kind.train(
             settings,

@@ -1,0 +1,22 @@
+"""How the C library manages this process's memory.
+
+PyTorch takes a large tensor's memory from the C library, and glibc returns it to the system as
+soon as the tensor is gone, so that the next one of the same size costs a page fault for each 4 KiB:
+for a training step up to a seventh of its time.
+"""
+
+import ctypes
+import sys
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+_NEVER = 1 << 30
+
+
+def keep_freed_memory() -> None:
+    """Lets this process keep what it frees for what it needs next; other C libraries are left."""
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_MMAP_THRESHOLD, _NEVER)
+        mallopt(_TRIM_THRESHOLD, _NEVER)
