@@ -59,7 +59,8 @@ def search_many(
 ) -> list[list[Hypothesis]]:
     """Translates any number of sentences, each word ids with `_eos_`; best in order of length.
 
-    On a CPU PyTorch's threads search shares of a batch side by side (sidebyside.py).
+    On a CPU PyTorch's threads search shares of a batch side by side (sidebyside.py), and one alone
+    a batch that is small: several would wait longer for each other at each product than they gain.
     """
     threads = torch.get_num_threads() if model.device.type == "cpu" else 1
     shares = max(1, min(threads, batch_size // _FEWEST))
@@ -69,7 +70,8 @@ def search_many(
         source, lengths = pad_ids([list(ids) for ids in sentences[begin : begin + size]])
         return search(model, source.to(model.device), lengths, settings)
 
-    found = side_by_side(translate, range(0, len(sentences), size), shares)
+    small = min(size, len(sentences)) < _FEWEST and model.device.type == "cpu"
+    found = side_by_side(translate, range(0, len(sentences), size), shares, small)
     return [hypotheses for piece in found for hypotheses in piece]
 
 

@@ -20,19 +20,22 @@ _SETTING = threading.Lock()  # held by the one who changed the process's setting
 
 
 def side_by_side(
-    work: Callable[[Piece], Result], pieces: Sequence[Piece], threads: int
+    work: Callable[[Piece], Result], pieces: Sequence[Piece], threads: int, small: bool = False
 ) -> list[Result]:
     """Calls `work` with each piece, in at most so many threads.
 
-    One after the other, each with all of PyTorch's threads, if there is one piece or one thread, or
-    if another caller is at it.
+    One after the other if there is one piece or one thread; then each has all of PyTorch's threads,
+    or, if it is `small`, one. The same, with as many as there are, if another caller is at it.
     """
-    threads = min(threads, len(pieces))
-    if threads < 2 or not _SETTING.acquire(blocking=False):
-        return [work(piece) for piece in pieces]
+    threads = max(1, min(threads, len(pieces)))
     before = torch.get_num_threads()
+    each = 1 if small else max(1, before // threads)
+    if (threads, each) == (1, before) or not _SETTING.acquire(blocking=False):
+        return [work(piece) for piece in pieces]
     try:
-        torch.set_num_threads(max(1, before // threads))
+        torch.set_num_threads(each)
+        if threads == 1:
+            return [work(piece) for piece in pieces]
         with ThreadPoolExecutor(threads, thread_name_prefix="piece") as pool:
             return list(pool.map(work, pieces))
     finally:

@@ -47,6 +47,12 @@ def test_alone_a_piece_has_all_threads(pieces: int, threads: int) -> None:
     assert side_by_side(work, range(pieces), threads) == [(piece, 2) for piece in range(pieces)]
 
 
+@pytest.mark.parametrize(("pieces", "threads"), [(1, 2), (3, 1), (4, 2)])
+def test_a_small_piece_has_one_thread(pieces: int, threads: int) -> None:
+    found = side_by_side(lambda piece: torch.get_num_threads(), range(pieces), threads, small=True)
+    assert found == [1] * pieces
+
+
 def test_a_second_caller_goes_on_meanwhile_by_itself() -> None:
     inner = side_by_side(lambda piece: side_by_side(lambda deep: deep * 10, range(3), 2), [0, 1], 2)
     assert inner == [[0, 10, 20]] * 2
