@@ -180,7 +180,7 @@ def starts_of(model: Seq2Seq, source: int, target: int) -> int:
     """Operations of a forced step forward and backward, at these lengths; the encoder, which
     cuDNN runs in a few, is not counted."""
     words = torch.randint(4, 100, (2, target))
-    encoded = model.encode(torch.randint(4, 100, (2, source)), torch.full((2,), source))
+    encoded = model.encode(torch.randint(4, 100, (2, source)), torch.full((2,), source), target)
     with _Starts() as counted:
         output, _ = model.decoder.run(words.t(), encoded)
         output.outputs.sum().backward()

@@ -43,9 +43,9 @@ class ProjectedCrossEntropy:
         self._plain = self._bias.new_zeros(())
         self._smooth = self._bias.new_zeros(())
         self._of_outputs: list[Tensor] = []
-        self._of_weight = torch.zeros_like(self._weight, dtype=torch.float32).t().contiguous()
-        self._of_bias = torch.zeros_like(self._bias)
         words, size = weight.shape
+        self._of_weight = self._bias.new_zeros(size, words)  # transposed
+        self._of_bias = torch.zeros_like(self._bias)
         kept = max(2 * _TOKENS_AT_ONCE, min(_TOKENS_KEPT, _NUMBERS_KEPT // words))
         self._outputs = self._weight.new_empty(kept, size)
         self._gradients = self._weight.new_empty(kept, words)
@@ -184,7 +184,7 @@ class SequenceLoss:
     Args:
         projection: from outputs to the scores of words.
         targets: (steps, batch) ids of the right words.
-        counted: (steps, batch) bool: where the loss is taken. A sentence's come first.
+        counted: (steps, batch) bool: where the loss is taken; in a sentence up to some step.
         mask: dropout of the outputs, (steps or 1, batch, size), or None.
         smoothing: label smoothing.
     """
