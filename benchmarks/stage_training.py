@@ -1,7 +1,8 @@
 """Training steps: `all` beside JoeyNMT, `plain` and `attn` beside the lesson's loop.
 
 All sides train on the same batches with models of the same sizes; the unit is real target words.
-JoeyNMT and the lesson's loop use all cores by PyTorch's threads. seqvis trains as its users do on
+JoeyNMT and the lesson's loop use all cores by PyTorch's threads, and profit from the freed memory
+that a job's process keeps (seqvis/allocator.py). seqvis trains as its users do on
 a processor, a worker of one thread for each core; what one process with threads does is shown too.
 The limit is the rate at which the processor multiplies large matrices in the same type, over the
 multiplications that the model needs for a word. That our loss is the lesson's, for equal weights,
