@@ -222,8 +222,8 @@ class RunningBatch:
 def highest(probabilities: Tensor, before: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The highest of each sentence's `before + probabilities`, and where they are.
 
-    On a CPU only the blocks of words with the highest maxima are sorted: a maximum takes a
-    vectorised pass, PyTorch's `topk` of everything twenty times as long.
+    On a CPU only the blocks of words with the highest maxima are sorted, which takes a quarter of
+    the time of PyTorch's `topk` of everything (docs/performance.md).
 
     Args:
         probabilities: (sentences, width, vocabulary). before: (sentences, width).

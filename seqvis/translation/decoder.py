@@ -196,7 +196,10 @@ class Decoder(nn.Module):
 
 
 def _of_steps(mask: Tensor, first: int, steps: int) -> Tensor:
-    return mask if len(mask) == 1 else mask[first : first + steps]
+    if len(mask) == 1:
+        return mask
+    assert first + steps <= len(mask), "more steps are run than dropout was drawn for"
+    return mask[first : first + steps]
 
 
 def likeliest(scores: Tensor) -> Tensor:
