@@ -154,12 +154,14 @@ class RunningBatch:
         """Gives each sentence one word more; returns those that ended and so left the batch."""
         assert self._rows is not None
         assert self._running
-        words = torch.tensor(self._words, device=self._model.device)
+        unused = [BOS] * (self._rows.shown - self.rows)
+        words = torch.tensor(self._words + unused, device=self._model.device)
         found = self._model.step(words, self._rows.hidden, self._rows.source)
         # Sentences cut their rows out of it, which takes NumPy a tenth of the time.
         attention = None if found.attention is None else found.attention.float().cpu().numpy()
         places, begin = [], 0
-        for sentence, candidates in zip(self._running, self._candidates(found.scores), strict=True):
+        candidates_of = self._candidates(found.scores[: self.rows])
+        for sentence, candidates in zip(self._running, candidates_of, strict=True):
             seen = None if attention is None else attention[begin : begin + sentence.width]
             grown = sentence.grow(candidates, seen)
             staying = None if grown is None else [(begin + row, word) for row, word in grown]

@@ -59,16 +59,17 @@ def computes(precision: Precision) -> bool:
     )
 
 
-def _shape(rows: int) -> int:
-    """Rows that are computed for so many: oneDNN takes about a millisecond to make a kernel for a
-    number of rows that it has not met, and keeps a thousand."""
+def rows_computed(rows: int) -> int:
+    """How many rows a processor computes for so many: oneDNN takes about a millisecond to make a
+    kernel for a number of rows that it has not met, and keeps a thousand."""
     if rows <= 16:
         return rows
     return -(-rows // 4) * 4 if rows <= 64 else -(-rows // 32) * 32
 
 
 def _filled(inputs: Tensor) -> Tensor:
-    more = _shape(len(inputs)) - len(inputs)
+    rows = inputs.shape[0]  # `len` of a tensor takes ten times as long
+    more = rows_computed(rows) - rows
     return functional.pad(inputs, (0, 0, 0, more)) if more else inputs
 
 
@@ -81,12 +82,12 @@ def _packed(weight: Tensor, bias: Tensor | None) -> Product:
     columns = weight.t().contiguous() if kind == torch.float32 else None
 
     def product(inputs: Tensor) -> Tensor:
-        if len(inputs) == 1 and columns is not None:
+        rows = inputs.shape[0]
+        if rows == 1 and columns is not None:
             return inputs @ columns if added is None else torch.addmm(added, inputs, columns)
-        found: Tensor = torch.ops.mkldnn._linear_pointwise(
-            _filled(inputs.to(kind)), blocks, added, "none", [], ""
-        )
-        return found[: len(inputs)].float()
+        filled = _filled(inputs.to(kind))
+        found: Tensor = torch.ops.mkldnn._linear_pointwise(filled, blocks, added, "none", [], "")
+        return found.float() if filled.shape[0] == rows else found[:rows].float()
 
     return product
 

@@ -2,7 +2,8 @@
 
 In: sentences that were read. Out: views of the rows in use. What would surprise a reader: all of
 it changes in place. A sentence that leaves costs the copy of one that takes its place, not of all
-that stay, and one that comes is written behind the others.
+that stay, and one that comes is written behind the others. On a CPU the views have as many rows as
+the products compute anyway (products.py); those beyond `count` hold whatever was there before.
 """
 
 import math
@@ -11,17 +12,18 @@ import torch
 from torch import Tensor
 
 from seqvis.translation.inference import Encoded, Source
+from seqvis.translation.products import rows_computed
 
 _ROOM = 1.5  # how much more is made than is needed at the moment
 
 
 class Rows:
-    """Hidden states, and what attention reads, of `count` rows."""
+    """Hidden states, and what attention reads, of `count` rows; `shown` are in the views."""
 
     def __init__(self, encoded: Encoded):
         """Empty, for sentences like these."""
         layers, _, size = encoded.hidden.shape
-        self.count = 0
+        self.count = self.shown = 0
         self._hidden = encoded.hidden.new_empty(layers, 0, size)
         self._length = 0  # the longest source in use
         self._source: Source | None = None
@@ -34,15 +36,15 @@ class Rows:
 
     @property
     def hidden(self) -> Tensor:
-        """(decoder_layers, count, decoder_size)."""
-        return self._hidden[:, : self.count]
+        """(decoder_layers, shown, decoder_size)."""
+        return self._hidden[:, : self.shown]
 
     @property
     def source(self) -> Source | None:
         """What attention reads, as wide as the longest source in use."""
         if self._source is None:
             return None
-        count, length = self.count, self._length
+        count, length = self.shown, self._length
         one = self._source
         return Source(
             one.keys[:count, :length], one.values[:count, :length], one.blocked[:count, :length]
@@ -59,8 +61,9 @@ class Rows:
                 source = Source(*(part.repeat_interleave(repeats, 0) for part in parts))
         begin, end = self.count, self.count + hidden.shape[1]
         length = 0 if source is None else source.blocked.shape[1]
-        self._make_room(end, max(length, self._length))
-        self.count, self._length = end, max(length, self._length)
+        self._make_room(self._computed(end), max(length, self._length))
+        self._length = max(length, self._length)
+        self._set_count(end)
         self._hidden[:, begin:end] = hidden
         if self._source is not None and source is not None:
             self._source.keys[begin:end, :length] = source.keys
@@ -70,8 +73,10 @@ class Rows:
 
     def go_on(self, hidden: Tensor, origins: list[int]) -> None:
         """The states after a step: row n goes on from `hidden`'s row `origins[n]`."""
-        self.count = len(origins)
-        if origins != list(range(hidden.shape[1])):
+        self._set_count(len(origins))
+        if origins == list(range(self.count)):
+            hidden = hidden[:, : self.count]
+        else:
             hidden = hidden[:, torch.tensor(origins, device=hidden.device)]
         self._hidden[:, : self.count] = hidden
 
@@ -88,6 +93,12 @@ class Rows:
             if 2 * length < self._source.blocked.shape[1]:  # a very long sentence has left
                 self._make(self._hidden.shape[1], length)
 
+    def _computed(self, rows: int) -> int:
+        return rows if self._hidden.is_cuda else rows_computed(rows)
+
+    def _set_count(self, rows: int) -> None:
+        self.count, self.shown = rows, self._computed(rows)
+
     def _make_room(self, rows: int, length: int) -> None:
         there = self._hidden.shape[1]
         wide = 0 if self._source is None else self._source.blocked.shape[1]
@@ -99,7 +110,7 @@ class Rows:
 
     def _make(self, rows: int, length: int) -> None:
         """Memory of this size, with what is in use; zeros elsewhere, so that nothing is NaN."""
-        old = self.hidden
+        old = self._hidden[:, : self.count]
         self._hidden = old.new_zeros(old.shape[0], rows, old.shape[2])
         self._hidden[:, : self.count] = old
         if self._source is not None:

@@ -4,7 +4,6 @@ So a list of a thousand does not keep a single sentence waiting. Not locked: the
 it, only `full` and `length` may be asked without.
 """
 
-import contextlib
 from collections import deque
 
 from seqvis.translation.tickets import Ticket, WaitingText
@@ -53,15 +52,17 @@ class Turns:
     def forget(self, ticket: Ticket) -> int:
         """Drops what waits of a request; how many sentences that were."""
         forgotten = len(ticket.waiting)
-        self.sentences -= forgotten
-        ticket.waiting.clear()
-        with contextlib.suppress(ValueError):
+        if forgotten:  # else it is not in the queue any more
+            self.sentences -= forgotten
+            ticket.waiting.clear()
             self._tickets.remove(ticket)
         return forgotten
 
     def clear(self) -> set[Ticket]:
         """Drops everything; the requests that waited."""
         waited = set(self._tickets)
+        for ticket in waited:
+            ticket.waiting.clear()
         self._tickets.clear()
         self.sentences = 0
         return waited
