@@ -44,10 +44,10 @@ class Rows:
         """What attention reads, as wide as the longest source in use."""
         if self._source is None:
             return None
-        count, length = self.shown, self._length
+        rows, length = self.shown, self._length
         one = self._source
         return Source(
-            one.keys[:count, :length], one.values[:count, :length], one.blocked[:count, :length]
+            one.keys[:rows, :length], one.values[:rows, :length], one.blocked[:rows, :length]
         )
 
     def append(self, encoded: Encoded, widths: list[int]) -> None:

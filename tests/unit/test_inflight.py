@@ -146,13 +146,15 @@ def test_empty_sentences_are_answered_without_the_decoder(inflight: InflightTran
 def test_a_decoder_that_breaks_tells_everyone(
     translator: Translator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with InflightTranslator(translator) as inflight:
+    with InflightTranslator(translator, InflightSettings(max_rows=1)) as inflight:
         monkeypatch.setattr(inflight._batch, "step", lambda: 1 / 0)
         one = Heard()
-        inflight.submit(TEXTS[:3], GREEDY, one)
+        ticket = inflight.submit(TEXTS[:3], GREEDY, one)
         one.wait(1)
         assert isinstance(one.errors[0], ZeroDivisionError)
         assert not inflight.healthy
+        inflight.cancel(ticket)  # as whoever asked does; two of its sentences still waited
+        assert inflight.load().waiting == 0
         with pytest.raises(BusyError):
             inflight.submit(TEXTS[:1], GREEDY, Heard())
 
