@@ -20,6 +20,7 @@ from seqvis.text.vocab import BOS, EOS
 from seqvis.translation.batches import pad_ids
 from seqvis.translation.decode import search_many
 from seqvis.translation.inference import NEVER
+from seqvis.translation.languages import SourceSentence
 from seqvis.translation.metrics import score_texts
 from seqvis.translation.products import Precision
 from seqvis.translation.sentences import Hypothesis, SearchSettings
@@ -49,15 +50,15 @@ def measure(material: Material, rounds: int) -> Iterator[Row]:
     for stage, count, batch, beam, least in kinds:
         goals = possible(least)
         chosen = lines[:count]
-        tokens = plain.languages.source_tokenizer.tokenize_many([text for text, _ in chosen])
-        given = [plain.languages.source_ids(one) for one in tokens]
+        sources = plain.read([text for text, _ in chosen])
+        given = [list(source.ids) for source in sources]
         written = [len(ids) + 1 for ids in _ours(plain, batch, beam)(given)]  # with the end mark
         translate: dict[str, Translate] = {"JoeyNMT": _joeynmt(peer, batch, beam, written)}
         if beam == 1:
             translate["plain loop"] = _plain_loop(plain, batch)
         for precision in goals:
             translate[f"seqvis, {precision}"] = _ours(ours[precision], batch, beam)
-        checks = _check(plain, translate, given, tokens, [text for _, text in chosen])
+        checks = _check(plain, translate, sources, [text for _, text in chosen])
         sides = [
             Side(name, _round(side, given), _goal(goals, name)) for name, side in translate.items()
         ]
@@ -137,18 +138,17 @@ def _in_batches(
 def _check(
     translator: Translator,
     translate: dict[str, Translate],
-    given: Sequence[Sequence[int]],
-    tokens: Sequence[list[str]],
+    sources: Sequence[SourceSentence],
     references: Sequence[str],
 ) -> dict[str, Any]:
     """BLEU and words a sentence of each side. Raises WrongResultError if ours lose BLEU."""
     found: dict[str, Any] = {}
     texts = {}
     for name, side in translate.items():
-        ids = side(given)
+        ids = side([list(source.ids) for source in sources])
         one = [
-            translator.translation("", words, [Hypothesis(list(row), 0.0, None, True)]).text
-            for words, row in zip(tokens, ids, strict=True)
+            translator.translation(source, [Hypothesis(list(row), 0.0, None, True)]).text
+            for source, row in zip(sources, ids, strict=True)
         ]
         texts[name] = one
         found[name] = {
@@ -159,7 +159,7 @@ def _check(
         pairs = zip(one, texts["seqvis, float32"], strict=True)
         found[name]["unlike float32"] = sum(a != b for a, b in pairs)
     base = found["seqvis, float32"]["bleu"]
-    allowed = TOLERANCE * (1 if len(given) >= 1000 else _FEWER)
+    allowed = TOLERANCE * (1 if len(sources) >= 1000 else _FEWER)
     for name, one in found.items():
         if name.startswith("seqvis") and one["bleu"] < base - allowed:
             raise WrongResultError(f"{name}: BLEU {one['bleu']}, float32 has {base}")

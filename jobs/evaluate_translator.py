@@ -37,8 +37,8 @@ class EvaluateTranslator(JobSettings):
     scoring: Scoring = "text"
     """text: sacreBLEU on the texts as they are; moses: both sides Moses-normalised, tokenised
     and lowercased first, as published for Multi30k."""
-    lowercase: bool = False
-    """Compare without case, with --scoring text."""
+    lowercase: bool | None = None
+    """Compare without case, with --scoring text; default: as the translator was trained."""
     batch_size: int = Field(64, ge=1)
     """Sentences translated at once."""
     output: str | None = None

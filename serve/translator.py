@@ -201,6 +201,7 @@ def as_json(translation: Translation, attention: bool) -> dict[str, Any]:
     return {
         "source": translation.source,
         "source_tokens": translation.source_tokens,
+        "unknown_words": translation.unknown,
         "text": translation.text,
         "candidates": candidates,
     }

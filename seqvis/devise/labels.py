@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from seqvis.devise.wordnet import WordNet
+from seqvis.text.punctuation import clean_text
 from seqvis.text.wordvectors import WordVectors
 
 EXACT, LOWER, FURTHER = "exact name", "lower case", "further name"
@@ -67,7 +68,9 @@ def label_vectors(labels: Sequence[str], vectors: WordVectors, wordnet: WordNet)
     """The word vector of each label, of unit length, and how it was found."""
     rows = np.zeros((len(labels), vectors.dimension), dtype=np.float32)
     names, how = [], []
-    all_lemmas = [wordnet.lemmas(label) if label in wordnet else (label,) for label in labels]
+    all_lemmas = [
+        wordnet.lemmas(label) if label in wordnet else (clean_text(label),) for label in labels
+    ]
     words = _Words(vectors, all_lemmas)
     for number, lemmas in enumerate(all_lemmas):
         vector, way = _find(lemmas, words)

@@ -8,7 +8,7 @@ quote). What is lost for good: whether the writer put a space around a dash or a
 import re
 from collections.abc import Iterable, Sequence
 
-CAPITALIZED, UPPER = "_cap_", "_up_"
+CAPITALIZED, UPPER = CASE_TOKENS = ("_cap_", "_up_")
 
 _CLOSING = re.compile(r"[.,;:?!%…)\]}»”]+|\.{2,}|°|™|®|[.,:]\d+")
 _FRENCH_SPACED = re.compile(r"[;:?!%»]+")  # French puts a space before these
@@ -73,7 +73,7 @@ def restore_case(tokens: Iterable[str]) -> list[str]:
     restored: list[str] = []
     mark = ""
     for token in tokens:
-        if token in (CAPITALIZED, UPPER):
+        if token in CASE_TOKENS:
             mark = token
             continue
         restored.append(_with_case(token, mark))

@@ -34,6 +34,20 @@ def spacy_tokenizer(language: str) -> Any:
             return spacy.blank(language).tokenizer
 
 
+def add_lower_cased_exceptions(tokenizer: Any) -> None:
+    """Let the rules for `C++` or `:D` hold for their lower-cased form too.
+
+    Abbreviations such as `Wash.` are left out: `wash.` is a word at the end of a sentence.
+    """
+    from spacy.attrs import ORTH
+
+    exceptions = dict(tokenizer.rules)
+    for text, parts in exceptions.items():
+        abbreviates = text.endswith(".") and text.rstrip(".").isalpha()
+        if text.lower() not in exceptions and not abbreviates:
+            tokenizer.add_special_case(text.lower(), [{ORTH: p[ORTH].lower()} for p in parts])
+
+
 @contextmanager
 def _without_torch() -> Iterator[None]:
     """Lets spaCy find no PyTorch where none is loaded yet; the process may import it later."""

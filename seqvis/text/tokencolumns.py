@@ -12,8 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from seqvis.text.punctuation import normalize_punctuation
-from seqvis.text.tokenizers import Tokenizer, WordTokenizer
+from seqvis.text.tokenizers import Tokenizer, WordTokenizer, clean_line
 
 TOKENS = pa.list_(pa.dictionary(pa.int32(), pa.string()))
 
@@ -30,8 +29,8 @@ def tokenize_column(tokenizer: Tokenizer, texts: pa.Array) -> pa.ListArray:
     """The tokens of each text, those that `tokenizer.tokenize` finds; of the type `TOKENS`."""
     if not isinstance(tokenizer, WordTokenizer):
         return _listed(tokenizer.tokenize_many(texts.to_pylist()))
-    if tokenizer.settings.normalize_punctuation:
-        texts = pa.array(map(normalize_punctuation, texts.to_pylist()), pa.string())
+    settings = tokenizer.settings
+    texts = pa.array([clean_line(text, settings) for text in texts.to_pylist()], pa.string())
     words = pc.utf8_split_whitespace(texts)
     encoded = words.flatten().dictionary_encode()
     split = _listed([tokenizer.split_word(word) for word in encoded.dictionary.to_pylist()])

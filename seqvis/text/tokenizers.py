@@ -1,22 +1,31 @@
 """Text to tokens and back: spaCy's rules for a language, SentencePiece, or plain white space.
 
 In: a line of text. Out: its tokens, lower-cased if asked for; `detokenize` gives readable text
-back. No model is downloaded: spaCy's blank pipelines hold only rules. What would surprise a
-reader: spaCy's rules look at one white-space separated word at a time, so words are looked up
-in a bounded cache and only new ones reach spaCy; that is several times faster than
-tokenising whole lines, gives the same tokens, and keeps spaCy's own memory from growing.
+back. No model is downloaded: spaCy's blank pipelines hold only rules. Those look at one
+white-space separated word at a time, so words are looked up in a bounded cache and only new
+words reach spaCy: that is several times faster than tokenising whole lines and keeps spaCy's own
+memory from growing. A word is split in its lower-cased form, so that DON'T and don't are split
+at the same place.
 """
 
 import importlib.util
 from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from seqvis.config import Settings
 from seqvis.errors import ArtifactError, ConfigError
-from seqvis.text.detokenize import CAPITALIZED, UPPER, join_tokens, restore_case, upper_first
-from seqvis.text.punctuation import normalize_punctuation
-from seqvis.text.spacyrules import spacy_tokenizer
+from seqvis.text.detokenize import (
+    CAPITALIZED,
+    CASE_TOKENS,
+    UPPER,
+    join_tokens,
+    restore_case,
+    upper_first,
+)
+from seqvis.text.punctuation import clean_text, normalize_punctuation
+from seqvis.text.spacyrules import add_lower_cased_exceptions, spacy_tokenizer
 
 CACHED_WORDS = 100_000  # at most about 30 MB a tokenizer
 
@@ -31,9 +40,15 @@ class TokenizerSettings(Settings):
     lowercase: bool = True
     """lower-case the text"""
     case_token: bool = False
-    """put _cap_ or _up_ before a word that lower-casing changed"""
+    """put _cap_ or _up_ before a capitalised or all-capital word; words like iPhone stay as they
+    are"""
     normalize_punctuation: bool = False
     """map curly quotes, dashes, the ellipsis and odd spaces to plain characters first"""
+
+    @property
+    def keeps_case(self) -> bool:
+        """Whether the tokens tell capitals from small letters."""
+        return self.case_token or not self.lowercase
 
 
 class Tokenizer(Protocol):
@@ -47,6 +62,10 @@ class Tokenizer(Protocol):
 
     def tokenize_many(self, texts: Iterable[str]) -> list[list[str]]:
         """The tokens of many lines."""
+        ...
+
+    def read(self, text: str) -> tuple[list[str], list[str]]:
+        """The tokens of one line, and each as the text writes it; "" for a case token."""
         ...
 
     def detokenize(self, tokens: Sequence[str]) -> str:
@@ -80,6 +99,13 @@ def check_language(settings: TokenizerSettings) -> None:
         _spacy_splitter(settings.language)
 
 
+class SplitWord(NamedTuple):
+    """The tokens of a word, and each as the text writes it; "" for a case token."""
+
+    tokens: tuple[str, ...]
+    written: tuple[str, ...]
+
+
 class WordTokenizer:
     """Splits each white-space separated word by rules; words come from a bounded cache."""
 
@@ -93,18 +119,22 @@ class WordTokenizer:
         self._make_splitter = splitter_factory
         self._split: Callable[[str], list[str]] | None = None
         self._join = joiner
-        self._cache: dict[str, tuple[str, ...]] = {}
+        self._cache: dict[str, SplitWord] = {}
 
     def tokenize(self, text: str) -> list[str]:
-        if self.settings.normalize_punctuation:
-            text = normalize_punctuation(text)
-        tokens: list[str] = []
-        for word in text.split():
-            tokens += self.split_word(word)
-        return tokens
+        return self.read(text)[0]
 
     def tokenize_many(self, texts: Iterable[str]) -> list[list[str]]:
         return [self.tokenize(text) for text in texts]
+
+    def read(self, text: str) -> tuple[list[str], list[str]]:
+        tokens: list[str] = []
+        written: list[str] = []
+        for word in clean_line(text, self.settings).split():
+            split = self._split_word(word)
+            tokens += split.tokens
+            written += split.written
+        return tokens, written
 
     def detokenize(self, tokens: Sequence[str]) -> str:
         if self.settings.case_token:
@@ -114,18 +144,32 @@ class WordTokenizer:
 
     def split_word(self, word: str) -> tuple[str, ...]:
         """The tokens of a word without white space in it."""
-        found = self._cache.get(word)
-        return self._analyse(word) if found is None else found
+        return self._split_word(word).tokens
 
-    def _analyse(self, word: str) -> tuple[str, ...]:
+    def _split_word(self, word: str) -> "SplitWord":
+        return self._cache.get(word) or self._analyse(word)
+
+    def _analyse(self, word: str) -> "SplitWord":
+        tokens: list[str] = []
+        written: list[str] = []
+        for part in self._parts(word):
+            marked = cased(part, self.settings)
+            tokens += marked
+            written += ["", part] if len(marked) > 1 else [part]
+        split = SplitWord(tuple(tokens), tuple(written))
+        self._cache[word] = split
+        return split
+
+    def _parts(self, word: str) -> list[str]:
         if self._split is None or len(self._cache) >= CACHED_WORDS:
             self._cache.clear()
             self._split = self._make_splitter()  # anew, as spaCy keeps every string it has seen
-        tokens = [token for token in self._split(word) if not token.isspace()]
-        if self.settings.lowercase:
-            tokens = lower_case(tokens, self.settings.case_token)
-        self._cache[word] = tuple(tokens)
-        return self._cache[word]
+        lowered = word.lower()
+        parts = [part for part in self._split(lowered) if not part.isspace()]
+        if lowered == word or "".join(parts) != lowered or len(lowered) != len(word):
+            return parts if lowered == word else [p for p in self._split(word) if not p.isspace()]
+        ends = list(accumulate(map(len, parts)))
+        return [word[end - len(part) : end] for part, end in zip(parts, ends, strict=True)]
 
 
 class SentencePieceTokenizer:
@@ -158,6 +202,10 @@ class SentencePieceTokenizer:
         lines = [prepare_text(text, self.settings) for text in texts]
         return list(self._processor.encode(lines, out_type=str, num_threads=1)) if lines else []
 
+    def read(self, text: str) -> tuple[list[str], list[str]]:
+        tokens = self.tokenize(text)
+        return tokens, ["" if token in CASE_TOKENS else token for token in tokens]
+
     def detokenize(self, tokens: Sequence[str]) -> str:
         text = self._processor.decode_pieces(list(tokens))
         if self.settings.case_token:
@@ -165,31 +213,35 @@ class SentencePieceTokenizer:
         return upper_first(text) if self.settings.lowercase else text
 
 
+def clean_line(text: str, settings: TokenizerSettings) -> str:
+    """The line as it is split: clean, with plain punctuation if the settings ask for it."""
+    text = clean_text(text)
+    return normalize_punctuation(text) if settings.normalize_punctuation else text
+
+
 def prepare_text(text: str, settings: TokenizerSettings) -> str:
     """The line as SentencePiece sees it: punctuation and case treated, words apart."""
-    if settings.normalize_punctuation:
-        text = normalize_punctuation(text)
+    text = clean_line(text, settings)
     if not settings.lowercase:
         return text
     if not settings.case_token:
         return text.lower()
-    return " ".join(lower_case(text.split(), case_token=True))
+    return " ".join(token for word in text.split() for token in cased(word, settings))
 
 
-def lower_case(tokens: Sequence[str], case_token: bool) -> list[str]:
-    """Lower-cases tokens; with `case_token`, marks each that was capitalised or all upper case."""
-    if not case_token:
-        return [token.lower() for token in tokens]
-    marked: list[str] = []
-    for token in tokens:
-        lowered = token.lower()
-        if lowered != token:
-            if len(token) > 1 and token.isupper():
-                marked.append(UPPER)
-            elif token == upper_first(lowered):
-                marked.append(CAPITALIZED)
-        marked.append(lowered)
-    return marked
+def cased(part: str, settings: TokenizerSettings) -> list[str]:
+    """The token of a part of a word, after a case token if it has one.
+
+    With case tokens, a part whose capitals no case token describes (iPhone) stays as it is.
+    """
+    if not settings.lowercase:
+        return [part]
+    lowered = part.lower()
+    if lowered == part or not settings.case_token:
+        return [lowered]
+    if part == upper_first(lowered):
+        return [CAPITALIZED, lowered]
+    return [UPPER, lowered] if lowered.upper() == part else [part]
 
 
 def train_sentencepiece(
@@ -231,4 +283,5 @@ def _spacy_splitter(language: str) -> Callable[[str], list[str]]:
             f"({str(error).splitlines()[0][:120]}); use a code such as fr, en or de, "
             "or --tokenizer sentencepiece"
         ) from error
+    add_lower_cased_exceptions(tokenizer)
     return lambda word: [token.text for token in tokenizer(word)]

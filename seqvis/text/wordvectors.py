@@ -16,6 +16,7 @@ would read gigabytes; `open(..., verify=True)` does check.
 import os
 import shutil
 import tempfile
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -26,6 +27,7 @@ from seqvis.artifacts import Artifact, load
 from seqvis.errors import ArtifactError, StorageError
 from seqvis.storage import Location, locate
 from seqvis.text.detokenize import CAPITALIZED, UPPER
+from seqvis.text.punctuation import clean_text, normalize_punctuation
 from seqvis.text.subwords import Subwords
 from seqvis.text.vocab import PAD, SPECIALS, Vocabulary
 
@@ -96,7 +98,7 @@ class WordVectors:
         number = self._number(word)
         if number is not None:
             return np.array(self._vectors[self._rows[number]], dtype=np.float32)
-        return self.subwords.vector(word) if self.subwords is not None else None
+        return self.subwords.vector(clean_text(word)) if self.subwords is not None else None
 
     def find(self, words: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Vectors of `words`, float32 [n, dimension], and which were found, bool [n].
@@ -120,6 +122,15 @@ class WordVectors:
         return self._text[begin : int(self._ends[number])].tobytes()
 
     def _number(self, word: str) -> int | None:
+        """The word's place, as it stands or in another form of the same characters."""
+        number = self._search(word)
+        if number is None and not word.isascii():
+            clean = clean_text(word)
+            for form in (clean, normalize_punctuation(clean), unicodedata.normalize("NFD", clean)):
+                number = self._search(form) if number is None and form != word else number
+        return number
+
+    def _search(self, word: str) -> int | None:
         """Binary search: about 21 comparisons in 2.5 million words."""
         try:
             wanted = word.encode()

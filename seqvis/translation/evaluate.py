@@ -22,7 +22,7 @@ def evaluate(
     references: list[str],
     search: SearchSettings,
     scoring: Scoring = "text",
-    lowercase: bool = False,
+    lowercase: bool | None = None,
     batch_size: int = 64,
 ) -> tuple[dict[str, Any], list[str]]:
     """BLEU, chrF, both of the seed's losses and accuracy, and the translations.
@@ -30,7 +30,8 @@ def evaluate(
     `loss` is per real target word, `loss_with_padding` per position of batches of 200 sentences
     sorted by length as the seed validates, `accuracy` the share of real words that were the
     likeliest; in all three the model feeds on its own words. `forced_loss` gives it the right
-    previous word. Pairs with an empty side take part in BLEU and chrF alone.
+    previous word. Pairs with an empty side take part in BLEU and chrF alone. Without `lowercase`
+    being set, case counts if the translator was trained with it, as in training's validation.
 
     Raises DataError if there are not as many references as sources, or no sentences.
     """
@@ -43,6 +44,8 @@ def evaluate(
     translations = [one.text for one in translator.translate(sources, search, batch_size)]
     seconds = time.perf_counter() - started
     language = str(translator.artifact.config["target_lang"])
+    if lowercase is None:
+        lowercase = not translator.languages.keep_case
     scores = score_texts(translations, references, scoring, language, lowercase)
     result = {
         "bleu": round(scores.bleu, 2),
@@ -58,11 +61,11 @@ def evaluate(
 def losses(translator: Translator, sources: list[str], references: list[str]) -> dict[str, float]:
     """The seed's losses and accuracy, and the loss with the right words fed."""
     languages = translator.languages
-    tokens = languages.source_tokenizer.tokenize_many(sources)
+    read = [languages.read(text) for text in sources]
     pairs = [
-        (languages.source_ids(source), languages.target_ids(reference))
-        for source, reference in zip(tokens, references, strict=True)
-        if source and reference.strip()
+        (list(source.ids), languages.target_ids(reference))
+        for source, reference in zip(read, references, strict=True)
+        if source.tokens and reference.strip()
     ]
     # Longest first, as the seed's SortSampler has it; its padding decides loss_with_padding.
     pairs.sort(key=lambda pair: -len(pair[1]))

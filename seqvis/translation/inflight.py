@@ -73,12 +73,9 @@ class InflightTranslator:
         came = time.monotonic()
         if self._turns.full:  # a refusal should cost nothing
             raise self._full()
-        tokens = self.translator.languages.source_tokenizer.tokenize_many(texts)
-        queued = [
-            WaitingText(index, text, found)
-            for index, (text, found) in enumerate(zip(texts, tokens, strict=True))
-        ]
-        waiting = deque(one for one in queued if one.tokens)
+        sources = self.translator.read(texts)
+        queued = [WaitingText(index, source) for index, source in enumerate(sources)]
+        waiting = deque(one for one in queued if one.source.tokens)
         ticket = Ticket(settings, listener, partial, came, waiting)
         with self._changed:
             if self._broken or self._closed:
@@ -88,8 +85,8 @@ class InflightTranslator:
             self._turns.add(ticket)
             self._changed.notify_all()
         for one in queued:
-            if not one.tokens:
-                empty = self.translator.translation(one.text, [], [])
+            if not one.source.tokens:
+                empty = self.translator.translation(one.source, [])
                 listener.translated(one.index, empty, Timing(0.0, 0.0, 0))
         return ticket
 
@@ -140,8 +137,7 @@ class InflightTranslator:
         """Encodes what waits, as much at once as came meanwhile: the reader's thread."""
         try:
             while chosen := self._choose():
-                languages = self.translator.languages
-                source, lengths = pad_ids([languages.source_ids(one.tokens) for _, one in chosen])
+                source, lengths = pad_ids([list(one.source.ids) for _, one in chosen])
                 ready = read_sentences(
                     self.translator.inference,
                     source.to(self.translator.device),
@@ -261,9 +257,7 @@ class InflightTranslator:
             if done.ticket.given_up:
                 continue
             done.ticket.running -= 1
-            translation = self.translator.translation(
-                done.waiting.text, done.waiting.tokens, sentence.hypotheses
-            )
+            translation = self.translator.translation(done.waiting.source, sentence.hypotheses)
             words = len(sentence.hypotheses[0].ids)
             timing = Timing(done.first_word, now - done.ticket.came, words)
             done.ticket.listener.translated(done.waiting.index, translation, timing)
@@ -278,8 +272,7 @@ class InflightTranslator:
 
     def _text_so_far(self, one: RunningText) -> str:
         languages = self.translator.languages
-        tokens = languages.target_tokens(list(one.sentence.ids), one.waiting.tokens, None)
-        return languages.target_tokenizer.detokenize(tokens)
+        return languages.target_text(list(one.sentence.ids), one.waiting.source, None)[1]
 
     def _break(self, error: BaseException) -> None:
         with self._changed:

@@ -1,21 +1,44 @@
 """Both sides' tokenisers and vocabularies: between readable text and word ids.
 
 A corpus and the translators trained on it hold the same files for this, so one function opens
-either.
+either. `Languages.read` is how a translator reads a sentence: a word that the vocabulary does not
+know is tried in other spellings, and what stays unknown is copied into the translation.
 """
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 
 from torch import Tensor
 
 from seqvis.artifacts import Artifact
 from seqvis.config import settings_from
+from seqvis.text.detokenize import CASE_TOKENS, upper_first
+from seqvis.text.punctuation import clean_text, is_pictograph, spellings, split_pictographs
 from seqvis.text.tokenizers import Tokenizer, TokenizerSettings, load_tokenizer
 from seqvis.text.vocab import EOS, SPECIALS, UNK, Vocabulary
 
 LANGUAGE_FILES = ("source.vocab", "target.vocab", "tokenizers.json", "source.spm", "target.spm")
+
+
+@dataclass(frozen=True)
+class SourceSentence:
+    """A source sentence as the model reads it and as it was written."""
+
+    text: str
+    tokens: tuple[str, ...]  # what the columns of the attention stand for
+    written: tuple[str, ...]  # each token as the text has it; "" for a case token
+    ids: tuple[int, ...]  # of the tokens; `_eos_` last
+    pictographs: tuple[tuple[int, str], ...] = ()  # set aside, with the tokens before each
+
+    @property
+    def unknown(self) -> list[str]:
+        """The words that the model does not know, as written."""
+        return [self.written[place] for place in self.unknown_places()]
+
+    def unknown_places(self) -> list[int]:
+        return [place for place, number in enumerate(self.ids) if number == UNK]
 
 
 @dataclass(frozen=True)
@@ -27,31 +50,148 @@ class Languages:
     source_vocabulary: Vocabulary
     target_vocabulary: Vocabulary
 
-    def source_ids(self, tokens: Sequence[str]) -> list[int]:
-        """Ids of a source sentence's tokens, `_eos_` last."""
-        return [*self.source_vocabulary.ids(tokens), EOS]
+    @property
+    def keep_case(self) -> bool:
+        """Whether translations have capitals from the model, so that scores should see them."""
+        return self.target_tokenizer.settings.keeps_case
+
+    def read(self, text: str) -> SourceSentence:
+        """Read a sentence for translation.
+
+        Emoji and other pictographs that the vocabulary does not hold are set aside. An unknown
+        word is replaced by its nearest spelling with fewer unknown tokens, if there is one. A
+        sentence all in capitals is read in small letters as far as those are known.
+        """
+        sentence = self.read_as_prepared(text)
+        if UNK in sentence.ids or self._strange(sentence.tokens) or self._all_capitals(text):
+            return self._read_word_by_word(text)
+        return sentence
+
+    def read_as_prepared(self, text: str) -> SourceSentence:
+        """Read a sentence exactly as `prepare_corpus` does."""
+        return self._sentence(text, *self.source_tokenizer.read(text))
 
     def target_ids(self, text: str) -> list[int]:
         """Ids of a target text, `_eos_` last."""
         return [*self.target_vocabulary.ids(self.target_tokenizer.tokenize(text)), EOS]
 
-    def target_tokens(
-        self, ids: Sequence[int], source_tokens: Sequence[str], attention: Tensor | None
-    ) -> list[str]:
-        """The words of a translation.
+    def target_text(
+        self, ids: Sequence[int], source: SourceSentence, attention: Tensor | None
+    ) -> tuple[list[str], str]:
+        """The words of a translation, and its text.
 
-        A word that the model does not know is replaced by the source word that it attends to
-        most (Luong et al. 2015, section 3.2), and left out if there is no attention.
+        A word that the model does not know is replaced by the unknown source word that it attends
+        to most (after Luong et al. 2015, section 3.2), in the source's spelling; without attention
+        the unknown words of both sides belong together in their order. `attention` is
+        (words, source tokens + 1).
         """
-        tokens = []
-        for place, number in enumerate(ids):
+        unknown = source.unknown_places()
+        tokens: list[str] = []
+        written: list[tuple[int, str]] = []  # with the row of the attention
+        for row, number in enumerate(ids):
             if number == UNK:
-                if attention is not None and len(source_tokens):
-                    weights = attention[place, : len(source_tokens)]
-                    tokens.append(source_tokens[int(weights.argmax())])
+                weights = None if attention is None else attention[row]
+                place = _copied_place(weights, unknown, source)
+                if place is None:
+                    continue
+                if place in unknown:
+                    unknown.remove(place)
+                if written and written[-1][1] in CASE_TOKENS:
+                    written.pop()  # the copy keeps its own capitals
+                tokens.append(source.written[place])
             elif number >= len(SPECIALS):
                 tokens.append(self.target_vocabulary.words[number])
-        return tokens
+            else:
+                continue
+            written.append((row, tokens[-1]))
+        words = [word for _, word in written]
+        for before, pictograph in reversed(source.pictographs):
+            place = _place_after(before, source, attention, [row for row, _ in written])
+            words.insert(place, pictograph)
+        return tokens, self.target_tokenizer.detokenize(words)
+
+    def _read_word_by_word(self, text: str) -> SourceSentence:
+        capitals = self._all_capitals(text)
+        tokens: list[str] = []
+        written: list[str] = []
+        pictographs: list[tuple[int, str]] = []
+        for word in clean_text(text).split():
+            for piece in split_pictographs(word):
+                if is_pictograph(piece) and self._strange(self.source_tokenizer.tokenize(piece)):
+                    pictographs.append((len(tokens), piece))
+                    continue
+                spelled = self._known_spelling(piece, capitals, first=not tokens)
+                for token, form in zip(*self.source_tokenizer.read(spelled), strict=True):
+                    if token not in CASE_TOKENS or token in self.source_vocabulary:
+                        tokens.append(token)
+                        written.append(form)
+        return replace(self._sentence(text, tokens, written), pictographs=tuple(pictographs))
+
+    def _known_spelling(self, word: str, capitals: bool, first: bool) -> str:
+        """The word, or its nearest spelling that leaves the least unknown."""
+        small = [form.lower() for form in (word, *spellings(word))]
+        capitalized = [upper_first(form) for form in small]
+        if capitals:
+            for form in capitalized if first else small:
+                if not self._strange(self.source_tokenizer.tokenize(form)):
+                    return form
+        fewest = self._strange(self.source_tokenizer.tokenize(word))
+        best = word
+        if not fewest:
+            return word
+        for form in chain(spellings(word), small, capitalized):
+            strange = self._strange(self.source_tokenizer.tokenize(form))
+            if strange < fewest:
+                best, fewest = form, strange
+            if not fewest:
+                break
+        return best
+
+    def _all_capitals(self, text: str) -> bool:
+        """Whether a sentence of several words is all in capitals, and the model would see that."""
+        if not (text.isupper() and self.source_tokenizer.settings.keeps_case):
+            return False
+        return sum(len(word) > 1 and word.isupper() for word in text.split()) > 1
+
+    def _strange(self, tokens: Sequence[str]) -> int:
+        """How many characters the model has not learnt: unknown words, bytes of SentencePiece."""
+        known = self.source_vocabulary
+        return sum(
+            len(token)
+            for token in tokens
+            if (token not in known or token.startswith("<0x")) and token not in CASE_TOKENS
+        )
+
+    def _sentence(self, text: str, tokens: list[str], written: list[str]) -> SourceSentence:
+        ids = self.source_vocabulary.ids(tokens)
+        return SourceSentence(text, tuple(tokens), tuple(written), (*ids, EOS))
+
+
+def _copied_place(
+    weights: Tensor | None, unknown: Sequence[int], source: SourceSentence
+) -> int | None:
+    """The source token that an unknown word of the translation is a copy of."""
+    if weights is None:
+        return unknown[0] if unknown else None
+    seen = len(weights) - 1  # the last column is `_eos_`; a source in training may be cut
+    places = [place for place in unknown if place < seen] or [
+        place for place, form in enumerate(source.written[:seen]) if form
+    ]
+    return max(places, key=lambda place: float(weights[place])) if places else None
+
+
+def _place_after(
+    before: int, source: SourceSentence, attention: Tensor | None, rows: Sequence[int]
+) -> int:
+    """Where in a translation a pictograph belongs that stands after `before` source tokens."""
+    if before == 0:
+        return 0
+    if before < len(source.tokens) and attention is not None:
+        nearest = attention.argmax(dim=1).tolist()
+        places = [place for place, row in enumerate(rows) if nearest[row] == before - 1]
+        if places:
+            return places[-1] + 1
+    return len(rows)
 
 
 def load_languages(artifact: Artifact) -> Languages:

@@ -177,16 +177,21 @@ class _Build:
         )
         items = [(side, number) for side in SIDES for number in range(partitions)]
         totals = list(run_items(items, work, "building vocabularies", self.progress))
-        vocabularies = {}
+        best, occurrences = {}, {}
         for side in SIDES:
             of_side = [total for total in totals if total.side == side]
-            best = counts.merge_tops(self.scratch, of_side, settings.max_vocabulary)
+            best[side] = counts.merge_tops(self.scratch, of_side, settings.max_vocabulary)
+            occurrences[side] = sum(total.occurrences for total in of_side)
             model = models[side]
             if model is not None:  # every sub-word has an id, seen or not
                 tokenizer = SentencePieceTokenizer(settings.tokenizer_settings(side), model)
-                best = {piece: best.get(piece, 0) for piece in tokenizer.pieces()}
-            vocabularies[side] = Vocabulary.build(best, settings.max_vocabulary, min_count=0)
-        return vocabularies
+                best[side] = {piece: best[side].get(piece, 0) for piece in tokenizer.pieces()}
+        if settings.tokenizer != "sentencepiece":
+            best = counts.without_some_rare(best, occurrences, settings.unknown_share)
+        return {
+            side: Vocabulary.build(best[side], settings.max_vocabulary, min_count=0)
+            for side in SIDES
+        }
 
     def _write_ids(
         self,

@@ -7,7 +7,7 @@ to the same partition, so each partition is exact on its own.
 """
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -177,6 +177,35 @@ def merge_tops(scratch: Location, totals: Sequence[WordTotals], max_size: int) -
         best.update(zip(table["word"].to_pylist(), table["count"].to_pylist(), strict=True))
         best = dict(most_frequent(best, max_size))
     return best
+
+
+def without_some_rare(
+    counts: Mapping[str, dict[str, int]], occurrences: Mapping[str, int], share: float
+) -> dict[str, dict[str, int]]:
+    """Leave some of the words that occur once out, so that they become `_unk_` in training.
+
+    Up to `share` of all words of a side, at most half of those that occur once; the words that are
+    left out already count. The choice is by hash, so a name is left out on both sides or on none.
+
+    Args:
+        counts: of each side, how often the words of its vocabulary occur.
+        occurrences: of each side, all words of its training text.
+    """
+    kept_share = 0.5
+    for side, words in counts.items():
+        once = sum(count == 1 for count in words.values())
+        already = occurrences[side] - sum(words.values())
+        wanted = max(0.0, share * occurrences[side] - already)
+        kept_share = min(kept_share, wanted / max(1, once))
+    limit = kept_share * 2.0**32
+    return {
+        side: {
+            word: count
+            for word, count in words.items()
+            if count > 1 or zlib.crc32(word.encode()) >= limit
+        }
+        for side, words in counts.items()
+    }
 
 
 @dataclass(frozen=True)

@@ -46,10 +46,11 @@ class PrepareSettings(Settings):
     """spacy: rules by language; sentencepiece: learned sub-words; whitespace: split at spaces"""
     lowercase: bool = True
     """lower-case the text"""
-    case_token: bool = False
-    """put _cap_ or _up_ before a word that lower-casing changed"""
+    case_token: bool = True
+    """keep case: put _cap_ or _up_ before a lower-cased word; without it capitals are lost"""
     normalize_punctuation: bool = False
-    """map curly quotes, dashes and odd spaces to plain characters before tokenising"""
+    """map curly quotes, dashes and odd spaces to plain characters before tokenising; without it
+    they are kept, and a translator maps a form that it does not know to the one that it knows"""
     sentencepiece_size: int = Field(8_000, ge=300, le=LARGEST)
     """most sub-words of a SentencePiece model, 256 of them single bytes"""
     sentencepiece_joint: bool = False
@@ -61,6 +62,9 @@ class PrepareSettings(Settings):
     """most words of a vocabulary, the four specials not counted"""
     min_count: int = Field(1, ge=1)
     """a word must occur this often in the training part"""
+    unknown_share: float = Field(0.01, ge=0, le=0.2)
+    """show up to this share of the training words as `_unk_`, taken from half of those that occur
+    once, so that the model learns to copy words that it does not know; 0: none"""
     source_percentile: float = Field(97, gt=0, le=100)
     """sources are cut at the length that this percentage of them does not exceed"""
     target_percentile: float = Field(99, gt=0, le=100)

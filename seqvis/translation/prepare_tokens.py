@@ -1,10 +1,9 @@
 """The first work on every block of pairs: filter, tokenise, hash, and set aside on disk.
 
 In: a table of `seqvis.text.corpus.PAIR_SCHEMA`. Out: two scratch files for the block, its
-tokens and its hashes (partitioned), and a small summary. What would surprise a
-reader: the split and the search for validation sources hash the source without its white space,
-case and typographic punctuation, because sentences that differ only in these can become
-the same tokens, and then one sentence would be on both sides.
+tokens and its hashes (partitioned), and a small summary. The split and the search for validation
+sources hash the source without its white space, case and typographic punctuation: sentences
+that differ only in these can become the same tokens, and then one sentence would be on both sides.
 """
 
 import math
@@ -22,7 +21,7 @@ import pyarrow.parquet as pq
 from seqvis.storage import Location, storage_errors
 from seqvis.text.filters import EXAMPLES, Tally, lengths_too_unequal, question_pairs
 from seqvis.text.partitions import write_partitions, write_whole
-from seqvis.text.punctuation import normalize_punctuation
+from seqvis.text.punctuation import clean_text, normalize_punctuation
 from seqvis.text.tokencolumns import tokenize_column
 from seqvis.text.tokenizers import Tokenizer, TokenizerSettings, load_tokenizer
 from seqvis.translation.prepare_settings import PrepareSettings
@@ -120,6 +119,9 @@ def usable_pairs(table: pa.Table, settings: PrepareSettings, tally: Tally) -> pa
         tally.drop(one["problem"], one["row"])
     good = table.filter(pc.is_null(table["problem"])) if len(flawed) else table
     good = good.select(["row", *SIDES])
+    for place, side in enumerate(SIDES, 1):
+        texts = pa.array(map(clean_text, good[side].to_pylist()), pa.string())
+        good = good.set_column(place, side, texts)
     if settings.filter == "questions":
         found = question_pairs(good, settings.source_lang, settings.target_lang)
         others = np.setdiff1d(good["row"].to_numpy(), found["row"].to_numpy(), assume_unique=True)

@@ -35,7 +35,7 @@ from seqvis.translation.decode import search
 from seqvis.translation.dropout import mask_like
 from seqvis.translation.forcing import ForcingSettings, draw_coins, probability
 from seqvis.translation.inference import Inference
-from seqvis.translation.languages import Languages, load_languages
+from seqvis.translation.languages import Languages, SourceSentence, load_languages
 from seqvis.translation.losses import SequenceLoss, projected_cross_entropy
 from seqvis.translation.metrics import FreeRunningSums, Scoring, free_running_sums, score_texts
 from seqvis.translation.model import Seq2Seq
@@ -181,7 +181,11 @@ class TranslationTask:
         translations = [everything[row] for row in range(len(self.valid))]
         references = self.valid.target_texts or []
         scores = score_texts(
-            translations, references, self.scoring, self.corpus.config["target_lang"], True
+            translations,
+            references,
+            self.scoring,
+            self.corpus.config["target_lang"],
+            not self.languages.keep_case,
         )
         return {
             **total.means(),
@@ -193,11 +197,10 @@ class TranslationTask:
 
     def _text(self, row: int, hypothesis: Hypothesis) -> str:
         assert self.valid.source_texts is not None
-        source: list[str] = []
+        source = SourceSentence("", (), (), ())
         if UNK in hypothesis.ids:  # then the source's words are needed, and its tokenizer loaded
-            source = self.languages.source_tokenizer.tokenize(self.valid.source_texts[row])
-        tokens = self.languages.target_tokens(hypothesis.ids, source, hypothesis.attention)
-        return self.languages.target_tokenizer.detokenize(tokens)
+            source = self.languages.read_as_prepared(self.valid.source_texts[row])
+        return self.languages.target_text(hypothesis.ids, source, hypothesis.attention)[1]
 
     def _samples(self, translations: list[str]) -> list[dict[str, str]]:
         """The same few sentences each epoch, spread over the validation part."""

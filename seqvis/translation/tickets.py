@@ -3,6 +3,7 @@
 from collections import deque
 from dataclasses import dataclass, field
 
+from seqvis.translation.languages import SourceSentence
 from seqvis.translation.sentences import SearchSettings, Sentence
 from seqvis.translation.translator import Translation
 
@@ -44,8 +45,7 @@ class Listener:
 @dataclass(eq=False)
 class WaitingText:
     index: int
-    text: str
-    tokens: list[str]
+    source: SourceSentence
 
 
 @dataclass(eq=False)

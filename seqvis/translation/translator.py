@@ -6,7 +6,7 @@ by length, searches in batches and puts the results back into the order they cam
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, overload
 
 import torch
 from safetensors.torch import load as load_tensors
@@ -19,7 +19,7 @@ from seqvis.storage import Location
 from seqvis.training.checkpoints import restore_model
 from seqvis.translation.decode import search_many
 from seqvis.translation.inference import Inference
-from seqvis.translation.languages import Languages, load_languages
+from seqvis.translation.languages import Languages, SourceSentence, load_languages
 from seqvis.translation.model import Seq2Seq
 from seqvis.translation.products import Precision
 from seqvis.translation.sentences import Hypothesis, SearchSettings
@@ -44,6 +44,7 @@ class Translation:
     source: str
     source_tokens: list[str]
     candidates: list[Candidate]
+    unknown: list[str]  # words of the source that the model does not know, as written
 
     @property
     def text(self) -> str:
@@ -86,34 +87,56 @@ class Translator:
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
+    @overload
+    def translate(  # type: ignore[overload-overlap]
+        self, texts: str, settings: SearchSettings | None = None, batch_size: int = 64
+    ) -> Translation: ...
+    @overload
+    def translate(
+        self, texts: Sequence[str], settings: SearchSettings | None = None, batch_size: int = 64
+    ) -> list[Translation]: ...
     def translate(
         self,
-        texts: Sequence[str],
+        texts: str | Sequence[str],
         settings: SearchSettings | None = None,
         batch_size: int = 64,
-    ) -> list[Translation]:
-        """Translates sentences; an empty one stays empty.
+    ) -> Translation | list[Translation]:
+        """Translates a sentence, or a list of sentences; an empty one stays empty.
 
         Args:
-            texts: one sentence each.
+            texts: a sentence, which gives one translation, or a list of them, which gives a list.
             settings: greedy search by default.
             batch_size: sentences searched at once, by all of PyTorch's threads together. The
                 results do not depend on it, up to the rounding of float32 where two words are
                 equally likely.
         """
-        tokens = self.languages.source_tokenizer.tokenize_many(texts)
-        order = sorted((i for i, found in enumerate(tokens) if found), key=lambda i: len(tokens[i]))
-        ids = [self.languages.source_ids(tokens[row]) for row in order]
+        if isinstance(texts, str):
+            return self.translate([texts], settings, batch_size)[0]
+        sources = self.read(texts)
+        results = [self.translation(source, []) for source in sources]
+        order = [row for row, source in enumerate(sources) if source.tokens]
+        order.sort(key=lambda row: len(sources[row].tokens))
+        ids = [list(sources[row].ids) for row in order]
         found = search_many(self.inference, ids, settings or SearchSettings(), batch_size)
-        results = [self.translation(text, [], []) for text in texts]
         for row, hypotheses in zip(order, found, strict=True):
-            results[row] = self.translation(texts[row], tokens[row], hypotheses)
+            results[row] = self.translation(sources[row], hypotheses)
         return results
+
+    def read(self, texts: Sequence[str]) -> list[SourceSentence]:
+        """Read sentences as the model sees them. Raises TypeError for anything but text."""
+        if isinstance(texts, str):
+            raise TypeError("give a list of sentences, not a single text")
+        for text in texts:
+            if not isinstance(text, str):
+                raise TypeError(f"a sentence is a str, not {type(text).__name__}: {text!r:.80}")
+        return [self.languages.read(text) for text in texts]
 
     def translate_stream(
         self, lines: Iterable[str], settings: SearchSettings | None = None, batch_size: int = 64
     ) -> Iterator[Translation]:
         """Translates any number of lines, a few batches at a time, in order."""
+        if isinstance(lines, str):
+            raise TypeError("give lines of text, not a single text")
         waiting: list[str] = []
         for line in lines:
             waiting.append(line)
@@ -123,15 +146,18 @@ class Translator:
         if waiting:
             yield from self.translate(waiting, settings, batch_size)
 
-    def translation(
-        self, text: str, tokens: list[str], hypotheses: Sequence[Hypothesis]
-    ) -> Translation:
-        """What was found for a tokenised sentence, as text; no tokens: an empty translation."""
-        if not tokens:
-            return Translation(text, [], [Candidate("", [], 0.0, None, True)])
-        return Translation(text, tokens, [self._candidate(tokens, one) for one in hypotheses])
+    def translation(self, source: SourceSentence, hypotheses: Sequence[Hypothesis]) -> Translation:
+        """The hypotheses for a sentence as text.
 
-    def _candidate(self, source_tokens: list[str], one: Hypothesis) -> Candidate:
-        tokens = self.languages.target_tokens(one.ids, source_tokens, one.attention)
-        text = self.languages.target_tokenizer.detokenize(tokens)
-        return Candidate(text, tokens, one.score, one.attention, one.finished)
+        A sentence without tokens has an empty translation, or the pictographs it consists of.
+        """
+        candidates = [self._candidate(source, hypothesis) for hypothesis in hypotheses]
+        if not source.tokens:
+            _, text = self.languages.target_text([], source, None)
+            candidates = [Candidate(text, [], 0.0, None, True)]
+        return Translation(source.text, list(source.tokens), candidates, source.unknown)
+
+    def _candidate(self, source: SourceSentence, hypothesis: Hypothesis) -> Candidate:
+        ids, attention = hypothesis.ids, hypothesis.attention
+        tokens, text = self.languages.target_text(ids, source, attention)
+        return Candidate(text, tokens, hypothesis.score, attention, hypothesis.finished)

@@ -62,6 +62,8 @@ class Candidate(BaseModel):
 class Translation(BaseModel):
     source: str
     source_tokens: list[str]
+    unknown_words: list[str]
+    """Words of the source that the model has not learnt, as written; it copies what it can."""
     text: str
     """The best translation."""
     candidates: list[Candidate]

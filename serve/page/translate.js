@@ -127,6 +127,11 @@ class Panel {
 
   #choose(translation, candidate) {
     this.output.textContent = candidate.text;
+    const unknown = translation.unknown_words;
+    if (unknown.length) {
+      const note = `New to this model, and copied where it could: ${unknown.join(", ")}`;
+      this.output.append(element("span", { className: "note" }, note));
+    }
     if (!candidate.complete) this.output.append(element("span", { className: "cut" }, " … cut at the longest length"));
     this.attention.show(align(translation.source_tokens, candidate));
   }

@@ -128,6 +128,7 @@ def translation(text: str, n_best: int) -> dict[str, Any]:
     return {
         "source": text,
         "source_tokens": source,
+        "unknown_words": [],
         "text": candidates[0]["text"],
         "candidates": candidates,
     }

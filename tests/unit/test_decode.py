@@ -84,8 +84,7 @@ def test_a_hypothesis_has_the_score_of_its_words(translator: Translator) -> None
     texts = [pair[0] for pair in generate_pairs(20, seed=9)]
     for settings in (SearchSettings(), SearchSettings(beam=3, n_best=3, length_penalty=0.7)):
         for text in texts:
-            tokens = translator.languages.source_tokenizer.tokenize(text)
-            ids = translator.languages.source_ids(tokens)
+            ids = list(translator.languages.read(text).ids)
             padded, lengths = pad_ids([ids])
             for one in search(translator.inference, padded, lengths, settings)[0]:
                 words = [*one.ids, EOS] if one.finished else one.ids
@@ -111,12 +110,6 @@ def test_attention_has_a_row_a_word_and_sums_to_one(translator: Translator) -> N
         torch.testing.assert_close(best.attention.sum(1), torch.ones(len(best.tokens)))
 
 
-def test_an_unknown_word_is_replaced_by_the_word_it_attends_to(translator: Translator) -> None:
-    attention = torch.tensor([[0.1, 0.8, 0.1], [0.7, 0.2, 0.1]])
-    tokens = translator.languages.target_tokens([3, 4], ["le", "zyx"], attention)
-    assert tokens == ["zyx", translator.languages.target_vocabulary.words[4]]
-
-
 def _best(translator: Translator, texts: Sequence[str], batch: int, beam: int) -> list[Candidate]:
     found = translator.translate(list(texts), SearchSettings(beam=beam), batch)
     return [one.candidates[0] for one in found]
@@ -125,7 +118,7 @@ def _best(translator: Translator, texts: Sequence[str], batch: int, beam: int) -
 def _is_tie(translator: Translator, text: str, one: str, other: str) -> bool:
     """Whether two greedy translations part at two words that are equally likely."""
     languages = translator.languages
-    source = languages.source_ids(languages.source_tokenizer.tokenize(text))
+    source = list(languages.read(text).ids)
     ids = [languages.target_ids(translation) for translation in (one, other)]
     parting = next((i for i, (a, b) in enumerate(zip(*ids, strict=False)) if a != b), None)
     if parting is None:

@@ -108,7 +108,7 @@ def test_the_losses_of_plain_are_those_of_the_lessons_steps(
     translator = Translator.load(out)
     languages = translator.languages
     lines = [Path(name).read_text().splitlines() for name in files]
-    sources = [languages.source_ids(languages.source_tokenizer.tokenize(one)) for one in lines[0]]
+    sources = [list(languages.read(text).ids) for text in lines[0]]
     target, _ = pad_ids([languages.target_ids(one) for one in lines[1]])
     logits = seed_forward(translator.model, sources, target.shape[1])
     expected = float(seed_loss(logits, target.t()))
