@@ -20,7 +20,7 @@ from jobs.ray_session import ray_session
 from jobs.runner import leave, run_job
 from seqvis.config import JobSettings, read_yaml
 from seqvis.samples.drawings import ATTRIBUTION
-from seqvis.samples.questions import write_sample
+from seqvis.samples.questions import Pair, typed_questions, write_sample
 from seqvis.storage import local_path, locate
 from seqvis.text.textfiles import read_sentences
 from seqvis.translation.evaluate import evaluate
@@ -72,7 +72,6 @@ def run(settings: Demo) -> dict[str, Any]:
                     source_lang="fr",
                     target_lang="en",
                     filter="questions",
-                    case_token=True,
                     out=f"{folder}/corpus",
                 ),
                 progress,
@@ -118,6 +117,7 @@ def _show(folder: Path) -> dict[str, Any]:
     for row in range(0, len(sources), max(1, len(sources) // SHOWN)):
         right = "=" if translations[row] == references[row] else "!"
         _say(f"   {sources[row]}\n {right} {translations[row]}")
+    typed = _show_typed(translator, typed_questions(list(zip(sources, references, strict=True))))
     picture = folder / "attention.png"
     longest = max(sources, key=len)
     draw_alignment(locate(picture), translator.translate([longest])[0])
@@ -126,7 +126,26 @@ def _show(folder: Path) -> dict[str, Any]:
         f"   which French words each English word was made from: {picture}"
     )
     shown = ("bleu", "chrf", "sentences", "sentences_per_second", "signature")
-    return {**{key: scores[key] for key in shown}, "out": str(folder), "attention": str(picture)}
+    return {
+        **{key: scores[key] for key in shown},
+        "typed": typed,
+        "out": str(folder),
+        "attention": str(picture),
+    }
+
+
+def _show_typed(translator: Translator, questions: dict[str, list[Pair]]) -> dict[str, str]:
+    """Translates held-out questions as people type them; how many of each kind are right."""
+    _say("   the same kind of question as people type it")
+    right = {}
+    for kind, pairs in questions.items():
+        translations = [one.text for one in translator.translate([source for source, _ in pairs])]
+        same = [a == b for a, (_, b) in zip(translations, pairs, strict=True)]
+        right[kind] = f"{sum(same)} of {len(pairs)}"
+        _say(f"   {kind}: {right[kind]} right")
+        for row in (0, len(pairs) // 2, len(pairs) - 1):
+            _say(f"   {pairs[row][0]}\n {'=' if same[row] else '!'} {translations[row]}")
+    return right
 
 
 def _say_what_next(folder: Path) -> None:

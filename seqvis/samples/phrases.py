@@ -27,6 +27,20 @@ NAMES = {
     "Sophie": True, "Antoine": False, "Claire": True, "Marc": False, "Élise": True, "Émile": False,
 }  # fmt: skip
 CITIES = ("Paris", "Lyon", "Rome", "Berlin", "Madrid", "Toulouse", "Amsterdam", "Chicago")
+# Parts of invented names, each seen about once: from them a model learns to copy a name.
+_NAME_STARTS = (
+    "Al", "Bor", "Bran", "Cas", "Dar", "Del", "Drag", "Ek", "Fen", "Gor", "Hel", "Ib", "Jar", "Kal",
+    "Kol", "Lor", "Mal", "Mir", "Nad", "Nil", "Or", "Osk", "Pav", "Rad", "Sam", "Stan", "Tam",
+    "Tor", "Ul", "Vas", "Wil", "Jon", "Zel", "Zor", "Él", "Év",
+)  # fmt: skip
+_NAME_MIDDLES = (
+    "a", "e", "i", "o", "u", "ani", "ebi", "imo", "olu", "ande", "ere", "isti", "omo", "uva",
+    "abri", "elo", "igo", "ostre",
+)  # fmt: skip
+_NAME_ENDS = {
+    False: ("n", "k", "s", "r", "mir", "slav", "ton", "rick", "dor", "var", "niew", "bert"),
+    True: ("na", "ka", "ra", "lia", "nia", "sha", "dra", "line", "vette", "rine", "mila", "tta"),
+}
 _POSSESSIVES = {  # masculine, feminine, plural -> English
     ("mon", "ma", "mes"): "my",
     ("ton", "ta", "tes"): "your",
@@ -102,7 +116,7 @@ def phrase_of(rng: random.Random, noun: Noun, determined: bool = False) -> Phras
     if draw < 0.30 and not determined:
         return _indefinite(bare)
     if draw < 0.62:
-        return _definite(bare)
+        return _counted(rng, bare) if bare.plural and rng.random() < 0.2 else _definite(bare)
     if draw < 0.74:
         return _demonstrative(bare)
     return _possessive(rng, bare) if draw < 0.88 else _possessed(rng, bare)
@@ -111,9 +125,19 @@ def phrase_of(rng: random.Random, noun: Noun, determined: bool = False) -> Phras
 def named_or_kin(rng: random.Random) -> Phrase:
     """A person by name, or by family."""
     if rng.random() < 0.6:
+        return named(rng)
+    return noun_phrase(rng, frozenset({"kin"}))
+
+
+def named(rng: random.Random) -> Phrase:
+    """A person by name: mostly one of `NAMES`, else one that is invented."""
+    if rng.random() < 0.6:
         name = rng.choice(tuple(NAMES))
         return Phrase(name, name, feminine=NAMES[name], noun=name)
-    return noun_phrase(rng, frozenset({"kin"}))
+    feminine = rng.random() < 0.5
+    ends = _NAME_ENDS[feminine]
+    name = rng.choice(_NAME_STARTS) + rng.choice(_NAME_MIDDLES) + rng.choice(ends)
+    return Phrase(name, name, feminine=feminine, noun=name)
 
 
 def bare_phrase(rng: random.Random, noun: Noun) -> "Bare":
@@ -182,6 +206,12 @@ def _definite(bare: Bare) -> Phrase:
     return bare.phrase(_with_article(bare), f"the {bare.english}")
 
 
+def _counted(rng: random.Random, bare: Bare) -> Phrase:
+    """ "les 347 chats", "the 347 cats": a number is copied as a name is."""
+    number = rng.randint(2, 2999)
+    return bare.phrase(f"les {number} {bare.french}", f"the {number} {bare.english}")
+
+
 def _with_article(bare: Bare) -> str:
     if bare.plural:
         return f"les {bare.french}"
@@ -233,8 +263,7 @@ def _possessed(rng: random.Random, bare: Bare) -> Phrase:
     """ "la voiture du médecin", "the doctor's car". The possessor has no possessor itself."""
     draw = rng.random()
     if draw < 0.45:
-        name = rng.choice(tuple(NAMES))
-        owner = Phrase(name, name, noun=name)
+        owner = named(rng)
     else:
         kin = draw < 0.65
         noun = rng.choice(nouns_of(frozenset({"kin" if kin else "person"})))

@@ -6,14 +6,17 @@ from the training part by combination: a tenth of all pairs of words that can me
 its subject, its object or its question word; a noun and an adjective) are reserved by a hash.
 A held-out question has at least one reserved pair, a training question has none, while each
 word by itself occurs in training (of the few rare forms that chance left out, `write_sample`
-drops the held-out sentence). So a model that translates the held-out part has learnt
+drops the held-out sentence). Names are invented, for a model to learn that names are copied.
+So a model that translates the held-out part has learnt
 words and grammar, not sentences. The same arguments give the same pairs on every machine.
 """
 
 import hashlib
 import random
 import re
-from collections.abc import Iterator
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -28,11 +31,15 @@ from seqvis.samples.clauses import (
     french,
 )
 from seqvis.samples.lexicon import load_lexicon
-from seqvis.samples.phrases import Combination
+from seqvis.samples.phrases import NAMES, Combination
 from seqvis.storage import locate
 
 Pair = tuple[str, str]
 
+_NEW_NAMES = (
+    "Zbigniew", "Ngozi", "Siobhán", "McAllister", "Xiomara", "Bjørn", "Priya", "Tchaïkovski",
+    "Nguyễn", "LaToya", "Kowalczyk", "Jean-Loup", "Wolfgang", "Beyoncé", "Hiroshi", "Szymborska",
+)  # fmt: skip
 OTHER_SHARE = 0.03  # of the training lines: statements and "how", which a question filter drops
 
 
@@ -47,28 +54,67 @@ def generate_pairs(count: int, seed: int, held_out: bool = False) -> list[Pair]:
 def write_sample(
     folder: Path, count: int = 40_000, seed: int = 1, held_out_count: int = 2_000
 ) -> None:
-    """Writes train.fr, train.en (`count` lines) and heldout.fr, heldout.en into `folder`.
+    """Writes three pairs of files into `folder`: train.fr and train.en (`count` lines), heldout.*
+    and typed.* (held-out questions as people type them, see `typed_questions`).
 
     Of the training lines, 3 % are statements and "how" questions, for a filter to drop. Every
-    word of the held-out part occurs in a "wh" question of the training part; with few training
+    word of the held-out part occurs in two "wh" questions of the training part; with few training
     lines fewer held-out questions meet this, and their file is shorter. Raises StorageError.
     """
     others = round(OTHER_SHARE * count)
     train = generate_pairs(count - others, seed)
-    known = [{word for pair in train for word in words(pair[side])} for side in (0, 1)]
+    seen = [Counter(word for pair in train for word in words(pair[side])) for side in (0, 1)]
     held_out = [
         pair
-        for pair in generate_pairs(held_out_count + held_out_count // 4, seed, held_out=True)
-        if all(known[side].issuperset(words(pair[side])) for side in (0, 1))
+        for pair in generate_pairs(2 * held_out_count, seed, held_out=True)
+        if all(seen[side][word] > 1 for side in (0, 1) for word in words(pair[side]))
     ]
     rng = random.Random(f"other lines {seed}")
     train += [_draw_other(rng) for _ in range(others)]
     rng.shuffle(train)
     locate(folder).make_directory()
-    for name, pairs in (("train", train), ("heldout", held_out[:held_out_count])):
+    held_out = held_out[:held_out_count]
+    typed = [pair for pairs in typed_questions(held_out).values() for pair in pairs]
+    for name, pairs in (("train", train), ("heldout", held_out), ("typed", typed)):
         for side, language in enumerate(("fr", "en")):
             text = "".join(pair[side] + "\n" for pair in pairs)
             (locate(folder) / f"{name}.{language}").write_bytes(text.encode())
+
+
+def typed_questions(held_out: Sequence[Pair]) -> dict[str, list[Pair]]:
+    """Questions of the held-out part as people type them, by what is different about them.
+
+    Typographic apostrophes and spaces, capitals throughout, accents in two characters, and names
+    that no training question has; the translation of a name is the name.
+    """
+    short = sorted(held_out, key=lambda pair: len(pair[0]))[: len(held_out) // 2]
+    elided = [pair for pair in short if "'" in pair[0]]
+    accented = [pair for pair in short if unicodedata.normalize("NFD", pair[0]) != pair[0]]
+    known = re.compile(rf"\b({'|'.join(NAMES)})\b")
+    named = [
+        pair
+        for pair in short
+        if len(known.findall(pair[0])) == 1 and not re.search(r"(d'|que |qu')[AÉ]", pair[0])
+    ]
+    return {
+        "apostrophes": [
+            (source.replace("'", "’").replace(" ?", "\u00a0?"), target)
+            for source, target in _spread(elided)
+        ],
+        "capitals": [(source.upper(), target) for source, target in _spread(short)],
+        "accents": [
+            (unicodedata.normalize("NFD", source), target) for source, target in _spread(accented)
+        ],
+        "names": [
+            (known.sub(name, source), known.sub(name, target))
+            for name, (source, target) in zip(_NEW_NAMES, _spread(named), strict=False)
+        ],
+    }
+
+
+def _spread(pairs: Sequence[Pair]) -> list[Pair]:
+    """As many pairs as there are new names, from all parts of the list."""
+    return list(pairs[:: max(1, len(pairs) // len(_NEW_NAMES))])[: len(_NEW_NAMES)]
 
 
 def words(sentence: str) -> list[str]:

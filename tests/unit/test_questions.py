@@ -286,7 +286,7 @@ def adjective_pairs(pairs: list[tuple[str, str]]) -> Counter[tuple[str, str]]:
 
 def test_some_pairs_of_words_occur_in_the_held_out_part_only(train, others) -> None:
     in_held_out = adjective_pairs(generate_pairs(10_000, seed=1, held_out=True))
-    in_train = adjective_pairs(train + others[0])
+    in_train = adjective_pairs(train + others[0] + others[1])
     frequent = {pair for pair, count in in_held_out.items() if count >= 5}
     reserved = {pair for pair in frequent if in_train[pair] == 0}
     assert len(reserved) >= 5
