@@ -4,7 +4,7 @@
 #                until Ctrl-C (make demo SERVE=0 ends after training)
 #   make test    runs all tests, two at a time where they do not measure
 #   make bench   measures each stage beside its reference (docs/performance.md);
-#                BENCH_ARGS="--only training,head --data DIR" and so on
+#                BENCH_ARGS="--only training --only head --data DIR" and so on
 #   make submit JOB="train_translator --corpus s3://… --out s3://… --num-workers 4 --use-gpu"
 #                sends a job to a cluster and shows its log (docs/cluster.md)
 #

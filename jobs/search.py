@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Self
+from typing import Any
 
 from pydantic import Field, model_validator
 from rich.console import Console
@@ -47,13 +47,6 @@ class Search(JobSettings):
     """The collection's word vectors, if they were moved."""
     sheet: str | None = None
     """PNG file for a picture of what was found."""
-
-    @classmethod
-    def from_command_line(cls, arguments: Sequence[str]) -> Self:
-        """As every job's; `--k` is read as `-k`, the form that argparse gives a single letter."""
-        return super().from_command_line(
-            [word[1:] if word.partition("=")[0] == "--k" else word for word in arguments]
-        )
 
     @model_validator(mode="after")
     def _one_query(self) -> "Search":

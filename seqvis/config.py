@@ -4,23 +4,26 @@ Each component declares its own `Settings` beside its code; a job nests them int
 `JobSettings`. Flags are the tree's paths in kebab case (`--model.hidden-size`, unit and default
 in `--help`); a YAML file given by `--config` has the same tree. Flags win over YAML, YAML over
 defaults. An unknown flag or key is an error, never ignored.
+
+One argument is one value, taken to the letter: nothing is split at commas or read as JSON. A flag
+that takes several values is given once for each. pydantic-settings and argparse declare the flags
+and write the help; the words are read here, because both would interpret them.
 """
 
 import argparse
 import difflib
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, cast
+from types import NoneType
+from typing import Any, Self, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_settings import (
-    BaseSettings,
-    CliSettingsSource,
-    InitSettingsSource,
-    SettingsConfigDict,
-)
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 
 from seqvis.errors import ConfigError
 
@@ -60,45 +63,25 @@ class JobSettings(BaseSettings):
         Raises ConfigError with one line for every unknown, missing or invalid flag or key.
         Prints the help and raises SystemExit(0) on `--help`.
         """
-        arguments, presets = _take_config_flag(list(arguments))
-        from_yaml: dict[str, Any] = {}
-        for preset in presets:
-            from_yaml = merge(from_yaml, read_yaml(preset))
-        parser = _Parser(prog=_program_name(cls), allow_abbrev=False, description=_help_text(cls))
-        parser.add_argument("--config", metavar="FILE", help="YAML file with settings; may repeat")
-        unknown: list[str] = []
-
-        def parse(self: argparse.ArgumentParser, args: Sequence[str]) -> argparse.Namespace:
-            namespace, rest = argparse.ArgumentParser.parse_known_args(self, args)
-            unknown.extend(rest)
-            return namespace
-
-        command_line: CliSettingsSource[Any] = CliSettingsSource(
-            cls, root_parser=parser, parse_args_method=parse
-        )
-        command_line(args=list(arguments))
-        problems = [_unknown_flag(flag, parser) for flag in unknown if flag.startswith("-")]
-        problems += [
-            f"{word}: is not preceded by a flag"
-            for before, word in zip(["", *unknown], unknown, strict=False)
-            if word[:1] != "-" and before[:1] != "-"  # else it is the value of an unknown flag
-        ]
-        defaults = InitSettingsSource(cls, init_kwargs=from_yaml)
-
-        class Sources(cls):  # type: ignore[valid-type, misc]
-            @classmethod
-            def settings_customise_sources(cls, *_: Any, **__: Any) -> tuple[Any, ...]:
-                return command_line, defaults
-
-        Sources.__name__, Sources.__doc__ = cls.__name__, cls.__doc__
+        given, problems = _read_words(_parser_for(cls), _checked_text(arguments))
+        values: dict[str, Any] = {}
+        for preset in given.pop("config", []):
+            values = merge(values, read_yaml(preset))
+        for name, words in given.items():
+            value = _value_of(cls, name, words, problems)
+            for part in reversed(name.split(".")):
+                value = {part: value}
+            values = merge(values, value)
+        # BaseSettings would take such keys as its own parameters.
+        reserved = [key for key in values if not isinstance(key, str) or key.startswith("_")]
+        problems += [f"{key}: no such key" for key in reserved]
         try:
-            merged = Sources()
+            settings = cls(**{key: values[key] for key in values if key not in reserved})
         except ValidationError as error:
             problems += [_explain(detail, cls) for detail in error.errors()]
         if problems:
             raise ConfigError("\n".join(problems))
-        values = {name: getattr(merged, name) for name in cls.model_fields}
-        return cast(Self, cls.model_construct(**values))
+        return settings
 
 
 def settings_from(cls: type[Settings], values: Any, where: str) -> Any:
@@ -110,9 +93,29 @@ def settings_from(cls: type[Settings], values: Any, where: str) -> Any:
         raise ConfigError(f"{where}: {details}") from error
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        raise ConfigError(f"{message}; see --help")
+_SEVERAL_FLAGS = "Give the flag once for each value."
+_SEVERAL_ARGUMENTS = "Each argument is one value; put -- before those that begin with a dash."
+
+
+def _parser_for(cls: type[JobSettings]) -> argparse.ArgumentParser:
+    """The flags of `cls` as pydantic-settings makes them, with help for those that repeat."""
+    parser = argparse.ArgumentParser(prog=_program_name(cls), description=_help_text(cls))
+    parser.add_argument(
+        "--config", metavar="FILE", action="append", help="YAML file with settings; may repeat"
+    )
+    CliSettingsSource(cls, root_parser=parser)
+    for action in parser._actions:
+        if action.nargs in ("*", "+"):
+            action.help = " ".join([str(action.help), _SEVERAL_ARGUMENTS])
+        elif isinstance(action, argparse._AppendAction) and action.dest != "config":
+            named = get_origin(_field_at(cls, action.dest).annotation) is dict
+            action.metavar = "NAME=VALUE" if named else "VALUE"
+            action.help = " ".join([str(action.help), _SEVERAL_FLAGS])
+        elif action.option_strings and action.option_strings[0] == f"-{action.dest}":
+            # argparse's form of a single letter; --k is written like the other flags
+            action.option_strings = [*action.option_strings, f"--{action.dest}"]
+            parser._option_string_actions[f"--{action.dest}"] = action
+    return parser
 
 
 def _program_name(cls: type[JobSettings]) -> str:
@@ -125,24 +128,95 @@ def _help_text(cls: type[JobSettings]) -> str:
     return (cls.__doc__ or "").strip()
 
 
-def _take_config_flag(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Separates `--config FILE` and `--config=FILE` from the other arguments."""
-    rest: list[str] = []
-    presets: list[str] = []
-    position = 0
-    while position < len(arguments):
-        word = arguments[position]
-        if word == "--config":
-            if position + 1 == len(arguments):
-                raise ConfigError("--config: needs the path of a YAML file")
-            presets.append(arguments[position + 1])
-            position += 1
-        elif word.startswith("--config="):
-            presets.append(word.removeprefix("--config="))
+def _checked_text(arguments: Sequence[str]) -> Sequence[str]:
+    """The arguments. Raises ConfigError if one was not UTF-8: Python makes surrogates of that."""
+    for word in arguments:
+        try:
+            word.encode()
+        except UnicodeEncodeError as error:
+            shown = word.encode("utf-8", "backslashreplace").decode().replace("\\udc", "\\x")
+            raise ConfigError(
+                f"{shown}: is not UTF-8; write arguments in UTF-8, and rename a file whose name "
+                f"is in another encoding"
+            ) from error
+    return arguments
+
+
+# A word that begins like a flag; "-", "-5" and "- Non, dit-il" are values.
+_FLAG = re.compile(r"--?[^\W\d_]\S*")
+
+
+def _read_words(
+    parser: argparse.ArgumentParser, arguments: Sequence[str]
+) -> tuple[dict[str, list[Any]], list[str]]:
+    """What was given for each setting, and the problems. A value may begin with a dash, unless it
+    is itself a flag of the job."""
+    flags = parser._option_string_actions
+    given: dict[str, list[Any]] = {}
+    loose: list[str] = []
+    problems: list[str] = []
+    words = deque(arguments)
+    while words:
+        word = words.popleft()
+        name, equals, value = word.partition("=")
+        action = flags.get(name)
+        if word == "--":
+            loose += words
+            break
+        if action is None:
+            if not _FLAG.fullmatch(word):
+                loose.append(word)
+                continue
+            problems.append(f"{name}: no such flag{_suggestion(name, list(flags))}; see --help")
+            if not equals and words and not _FLAG.fullmatch(words[0]):
+                words.popleft()  # the value of the unknown flag
+        elif action.dest == "help":
+            parser.print_help()
+            parser.exit()
+        elif action.nargs == 0:
+            if equals:
+                problems.append(f"{word}: this flag takes no value; write {name} alone")
+            given[action.dest] = [not name.startswith("--no-")]
+        elif equals:
+            given.setdefault(action.dest, []).append(value)
+        elif words and words[0] != "--" and words[0].partition("=")[0] not in flags:
+            given.setdefault(action.dest, []).append(words.popleft())
         else:
-            rest.append(word)
-        position += 1
-    return rest, presets
+            problems.append(_missing_value(name, words))
+    positional = next((one for one in parser._actions if not one.option_strings), None)
+    if positional is not None and loose:
+        given[positional.dest] = loose
+    else:
+        problems += [f"{word}: is not preceded by a flag; see --help" for word in loose]
+    return given, problems
+
+
+def _missing_value(name: str, following: Sequence[str]) -> str:
+    if name == "--config":
+        return f"{name}: needs the path of a YAML file"
+    if not following:
+        return f"{name}: needs a value"
+    word = following[0]
+    return f"{name}: needs a value; write {name}={word} if {word} is the value"
+
+
+def _value_of(cls: type[BaseModel], name: str, words: Sequence[Any], problems: list[str]) -> Any:
+    """What the words after a flag stand for, by the type of its field; pydantic converts them."""
+    annotation = _field_at(cls, name).annotation
+    kind = get_origin(annotation)
+    if kind in (tuple, list):
+        return list(words)
+    if kind is dict:
+        named: dict[str, list[str]] = {}
+        for word in words:
+            key, equals, value = word.partition("=")
+            if not key or not equals:
+                problems.append(f"--{name} {word}: needs the form NAME=VALUE")
+            named.setdefault(key, []).append(value)
+        return named
+    last = words[-1]
+    types = get_args(annotation)
+    return None if last == "None" and NoneType in types and str not in types else last
 
 
 def read_yaml(path: str) -> dict[str, Any]:
@@ -183,12 +257,6 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _unknown_flag(flag: str, parser: argparse.ArgumentParser) -> str:
-    name = flag.split("=", 1)[0]
-    known = [option for action in parser._actions for option in action.option_strings]
-    return f"{name}: no such flag{_suggestion(name, known)}; see --help"
-
-
 def _suggestion(name: str, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f", did you mean {close[0]}?" if close else ""
@@ -196,34 +264,43 @@ def _suggestion(name: str, known: Sequence[str]) -> str:
 
 def _explain(detail: Any, cls: type[BaseModel]) -> str:
     path = [str(part) for part in detail["loc"]]
-    flag = "--" + ".".join(path).replace("_", "-")
+    flag = _flag(part for part in detail["loc"] if isinstance(part, str))
     if detail["type"] == "extra_forbidden":
-        known = _fields_at(cls, path[:-1])
+        known = list(_fields_at(cls, path[:-1]))
         return f"{'.'.join(path)}: no such key{_suggestion(path[-1], known)}"
     if detail["type"] == "missing":
         return f"{flag}: is needed{_describe_field(cls, path)}"
+    if detail["type"] == "model_type":
+        first = _flag([*path, next(iter(_fields_at(cls, path)), "name")])
+        return f"{flag}: is a group of settings; give them by their own flags, such as {first}"
     message = str(detail["msg"]).removeprefix("Value error, ")
     given = detail.get("input")
     shown = "" if isinstance(given, dict) else f" (given: {given!r})"
     return f"{flag}: {message[:1].lower()}{message[1:]}{shown}" if path else message
 
 
-def _fields_at(cls: type[BaseModel], path: Sequence[str]) -> list[str]:
+def _flag(path: Iterable[str]) -> str:
+    return "--" + ".".join(path).replace("_", "-")
+
+
+def _field_at(cls: type[BaseModel], name: str) -> FieldInfo:
+    """The field of a dotted name, which a group of settings, or the alias of a field, may be."""
+    *groups, last = name.split(".")
+    fields = _fields_at(cls, groups)
+    aliases = {field.alias: field for field in fields.values()}
+    return fields[last] if last in fields else aliases[last]
+
+
+def _fields_at(cls: type[BaseModel], path: Sequence[str]) -> dict[str, FieldInfo]:
     model: Any = cls
     for part in path:
         field = model.model_fields.get(part)
         model = field.annotation if field else None
         if not (isinstance(model, type) and issubclass(model, BaseModel)):
-            return []
-    return list(model.model_fields)
+            return {}
+    return model.model_fields
 
 
 def _describe_field(cls: type[BaseModel], path: Sequence[str]) -> str:
-    model: Any = cls
-    for part in path[:-1]:
-        field = model.model_fields.get(part)
-        if field is None or not hasattr(field.annotation, "model_fields"):
-            return ""
-        model = field.annotation
-    field = model.model_fields.get(path[-1])
+    field = _fields_at(cls, path[:-1]).get(path[-1])
     return f": {field.description}" if field is not None and field.description else ""
