@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from jobs.runner import leave, run_job
 from seqvis.config import JobSettings
 from seqvis.devise.model import DeviseModel
+from seqvis.errors import DataError
 from seqvis.search.building import PictureItems
 from seqvis.search.collection import Collection
 from seqvis.search.placing import open_trained
@@ -27,7 +28,9 @@ class Keep(JobSettings):
     """Features that embed_images wrote: add their pictures; those with the same path are
     replaced."""
     delete: tuple[str, ...] = ()
-    """Ids of pictures to delete."""
+    """Ids of pictures to delete. If one is not there, nothing is deleted."""
+    missing_ok: bool = False
+    """Pass over ids that are not there (for --delete)."""
     compact: bool = False
     """Merge all segments and recent changes into one; drop what was deleted."""
     recall: bool = False
@@ -50,7 +53,7 @@ class Keep(JobSettings):
     @model_validator(mode="after")
     def _one_action(self) -> "Keep":
         names = ("add", "delete", "compact", "recall", "snapshot", "restore", "split")
-        if sum(bool(getattr(self, name)) for name in names) > 1:
+        if sum(getattr(self, name) not in (None, False, ()) for name in names) > 1:
             raise ValueError(f"give one of --{', --'.join(names[:-1])} and --{names[-1]}")
         if (self.split is None) != (self.out is None):
             raise ValueError("--split and --out go together")
@@ -59,37 +62,47 @@ class Keep(JobSettings):
 
 def run(settings: Keep) -> dict[str, Any]:
     """Does the one thing that was asked for and returns what the collection holds then."""
-    if settings.restore:
+    if settings.restore is not None:
         with Collection.restore(settings.restore, settings.collection) as collection:
             return {"restored": settings.restore, **collection.statistics()}
-    if settings.split and settings.out:
+    if settings.split is not None and settings.out is not None:
         return {"shards": split(settings.collection, settings.split, settings.out)}
-    changes = bool(settings.add or settings.delete or settings.compact)
+    changes = settings.add is not None or bool(settings.delete) or settings.compact
     with Collection.open(settings.collection, read_only=not changes) as collection:
         return {**_act(collection, settings), **collection.statistics()}
 
 
 def _act(collection: Collection, settings: Keep) -> dict[str, Any]:
-    if settings.add:
+    if settings.add is not None:
         return _add(collection, open_trained(DeviseModel, collection, settings.model), settings)
     if settings.delete:
-        return {"deleted": collection.delete(settings.delete)}
+        return _delete(collection, settings)
     if settings.compact:
         return {"compacted": collection.compact(everything=True)}
     if settings.recall:
         return collection.recall_report(k=10, queries=settings.queries)
-    if settings.snapshot:
+    if settings.snapshot is not None:
         collection.snapshot(settings.snapshot)
         return {"snapshot": settings.snapshot}
     return {"dimension": collection.dimension, "backend": collection.backend}
 
 
 def _add(collection: Collection, model: DeviseModel, settings: Keep) -> dict[str, Any]:
-    assert settings.add
+    assert settings.add is not None
     table = FeatureTable.open(settings.add)
     items = PictureItems(model, table, settings.columns)
     collection.load(items)
     return {"added": len(table) - items.left_out, "left_out": items.left_out}
+
+
+def _delete(collection: Collection, settings: Keep) -> dict[str, Any]:
+    missing = [name for name in settings.delete if name not in collection]
+    if missing and not settings.missing_ok:
+        raise DataError(
+            f"{settings.collection}: has no picture {', '.join(map(repr, missing))}, so nothing "
+            f"was deleted; --missing-ok passes over such ids"
+        )
+    return {"deleted": collection.delete(settings.delete)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,5 +1,6 @@
 """build_index, search and collection through their main: what is built, found, kept and refused."""
 
+import dataclasses
 import io
 import json
 import shutil
@@ -160,6 +161,23 @@ def test_a_picture_file_and_a_stored_one_find_pictures(
     assert "000050.jpg" not in [found["id"] for found in result["results"]]
 
 
+def test_a_value_of_a_filter_is_taken_to_the_letter(copy: Path, job: Job) -> None:
+    titles = ["Paris, France", "[x]", "{", 'a "b"', "a=b", "", "-1 C"]
+    with Collection.open(copy) as collection:
+        items = [collection.get(name) for name in sorted(collection.ids())[: len(titles)]]
+        collection.add(
+            [
+                dataclasses.replace(item, metadata={**item.metadata, "title": title})
+                for item, title in zip(items, titles, strict=True)
+                if item is not None
+            ]
+        )
+    for title in titles:
+        flags = ["--collection", copy, "--text", "boat", "--where", f"title={title}"]
+        found = job(search.main, *flags)[1]["results"]
+        assert [one["title"] for one in found] == [title]
+
+
 def test_filters_and_least_score(built: Path, job: Job) -> None:
     flags = ["--collection", built, "--text", "boat", "--k", 99]
     _, result, _ = job(search.main, *flags, "--where", "name=dog", "--where", "width=8")
@@ -229,7 +247,8 @@ def test_pictures_are_added_deleted_and_compacted(
     world: World, copy: Path, tmp_path: Path, job: Job
 ) -> None:
     code, result, _ = job(
-        keep.main, "--collection", copy, "--delete", "000001.jpg", "--delete", "nowhere"
+        *(keep.main, "--collection", copy, "--delete", "000001.jpg", "--delete", "nowhere"),
+        "--missing-ok",
     )
     assert (code, result["deleted"], result["items"]) == (0, 1, 71)
     found = job(search.main, "--collection", copy, "--text", "dog", "--k", 99)[1]["results"]
@@ -245,6 +264,31 @@ def test_pictures_are_added_deleted_and_compacted(
             item = collection.get(path)
             assert item is not None
             np.testing.assert_allclose(item.vector, expected[row], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [["nowhere"], ["000001.jpg", "nowhere"], ["000001.jpg, 000002.jpg"], ["[x]"], ["None"], ['"']],
+)
+def test_an_id_that_is_not_there_is_named_and_nothing_is_deleted(
+    wanted: list[str], copy: Path, job: Job
+) -> None:
+    flags = [flag for name in wanted for flag in ("--delete", name)]
+    code, result, error = job(keep.main, "--collection", copy, *flags)
+    assert (code, result) == (1, {})
+    assert f"has no picture {wanted[-1]!r}, so nothing was deleted" in error
+    assert "--missing-ok" in error
+    assert job(keep.main, "--collection", copy)[1]["items"] == 72
+    code, result, _ = job(keep.main, "--collection", copy, *flags, "--missing-ok")
+    assert (code, result["deleted"]) == (0, len(wanted) - 1)
+
+
+def test_an_empty_path_is_an_error_not_no_action(copy: Path, job: Job) -> None:
+    for flag in ("--add", "--snapshot", "--restore"):
+        code, result, error = job(keep.main, "--collection", copy, flag, "")
+        assert code in (1, 2), flag
+        assert "error: " in error
+        assert result == {}
 
 
 def test_a_snapshot_is_restored_and_recall_is_measured(
