@@ -2,8 +2,9 @@
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from io import BufferedIOBase
+from typing import Any, cast
 
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
@@ -12,14 +13,17 @@ from jobs.runner import leave, run_job
 from seqvis.config import JobSettings
 from seqvis.errors import ConfigError
 from seqvis.storage import locate
-from seqvis.text.textfiles import decode_lines, read_sentences, write_sentences
+from seqvis.text.textfiles import lines_at_hand, read_sentences, write_sentences
 from seqvis.translation.products import Precision
 from seqvis.translation.sentences import SearchSettings
 from seqvis.translation.translator import Translation, Translator
 
 
 class Translate(JobSettings):
-    """Translates a sentence, a file (--input), or standard input; one sentence a line."""
+    """Translates a sentence, a file (--input), or standard input; one sentence a line.
+
+    Of standard input each line is translated when it is there, without waiting for the end.
+    """
 
     model: str
     """Directory or URI that train_translator wrote."""
@@ -50,7 +54,7 @@ def run(settings: Translate) -> dict[str, Any] | None:
     """Translates; the result is None where the translations themselves are the output."""
     if settings.n_best > settings.beam:
         raise ConfigError(f"--n-best {settings.n_best}: needs --beam of at least as many")
-    if settings.text and settings.input:
+    if settings.text and settings.input is not None:
         raise ConfigError("--input: cannot be combined with sentences on the command line")
     translator = Translator.load(
         settings.model, "cuda" if settings.use_gpu else "cpu", settings.precision
@@ -58,22 +62,26 @@ def run(settings: Translate) -> dict[str, Any] | None:
     search = SearchSettings(
         beam=settings.beam, n_best=settings.n_best, length_penalty=settings.length_penalty
     )
-    lines = _as_lines(
-        translator.translate_stream(_sentences(settings), search, settings.batch_size), settings
-    )
+    lines = _as_lines(_translations(translator, search, settings), settings)
     if settings.output is None:
         for line in lines:
-            print(line, flush=not settings.input)
+            print(line, flush=settings.input is None)
         return None
     return {"sentences": write_sentences(locate(settings.output), lines), "out": settings.output}
 
 
-def _sentences(settings: Translate) -> Iterator[str]:
-    if settings.text:
-        return iter(settings.text)
-    if settings.input:
-        return read_sentences(locate(settings.input))
-    return decode_lines(sys.stdin.buffer, "standard input")
+def _translations(
+    translator: Translator, search: SearchSettings, settings: Translate
+) -> Iterator[Translation]:
+    groups: Iterable[Iterable[str]] = [settings.text]
+    if settings.input is not None:
+        groups = [read_sentences(locate(settings.input))]
+    elif not settings.text:
+        groups = lines_at_hand(
+            cast(BufferedIOBase, sys.stdin.buffer), "standard input", 16 * settings.batch_size
+        )
+    for lines in groups:
+        yield from translator.translate_stream(lines, search, settings.batch_size)
 
 
 def _as_lines(translations: Iterator[Translation], settings: Translate) -> Iterator[str]:

@@ -5,8 +5,8 @@ separates lines. For files that are translated or scored; corpora are read by `c
 """
 
 import io
+import select
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO
 
 from seqvis.errors import DataError
 from seqvis.storage import Location, storage_errors
@@ -18,21 +18,66 @@ def read_sentences(location: Location) -> Iterator[str]:
     check_text_file(location)
     compression = "gzip" if is_gzip(location) else None
     with location.filesystem.open_input_stream(location.path, compression=compression) as stream:
-        yield from decode_lines(io.BufferedReader(stream), location.uri)
+        for number, line in enumerate(io.BufferedReader(stream), 1):
+            yield _decode(line, number, location.uri)
 
 
-def decode_lines(stream: BinaryIO, name: str) -> Iterator[str]:
-    """Lines of an open binary stream called `name`."""
-    for number, line in enumerate(stream, 1):
-        content = line.rstrip(b"\n").removesuffix(b"\r")
-        if number == 1:
-            content = content.removeprefix(BYTE_ORDER_MARK)
-        try:
-            yield content.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"{name}: line {number} is not valid UTF-8; convert the file"
-            ) from error
+def lines_at_hand(stream: io.BufferedIOBase, name: str, at_most: int) -> Iterator[list[str]]:
+    """Lines of an open pipe, terminal or file, in groups of at most so many.
+
+    A group ends where the next line would have to be waited for: someone who sends a line and
+    pauses is answered, while a file or a fast pipe gives full groups. DataError as for
+    `read_sentences`, after the lines before the bad one.
+    """
+    group: list[str] = []
+    number = 0
+    for line in _lines_and_pauses(stream):
+        if line is not None:
+            number += 1
+            try:
+                group.append(_decode(line, number, name))
+            except DataError:
+                if group:
+                    yield group
+                raise
+        if group and (line is None or len(group) == at_most):
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _lines_and_pauses(stream: io.BufferedIOBase) -> Iterator[bytes | None]:
+    """Lines, and None where reading on would wait."""
+    rest = b""
+    while True:
+        if not _is_ready(stream):
+            yield None
+        block = stream.read1(1 << 16)
+        if not block:
+            break
+        *lines, rest = (rest + block).split(b"\n")
+        yield from lines
+    if rest:
+        yield rest
+
+
+def _is_ready(stream: io.BufferedIOBase) -> bool:
+    """Whether reading would return at once."""
+    try:
+        return bool(select.select([stream], [], [], 0)[0])
+    except io.UnsupportedOperation:  # a stream in memory
+        return True
+
+
+def _decode(line: bytes, number: int, name: str) -> str:
+    content = line.removesuffix(b"\n").removesuffix(b"\r")
+    if number == 1:
+        content = content.removeprefix(BYTE_ORDER_MARK)
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{name}: line {number} is not valid UTF-8; convert the file") from error
 
 
 def write_sentences(location: Location, sentences: Iterable[str]) -> int:

@@ -2,6 +2,9 @@
 
 import io
 import json
+import os
+import select
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,9 @@ from jobs.evaluate_translator import main as evaluate
 from jobs.train_devise import main as train_devise
 from jobs.train_translator import main as train
 from jobs.translate import main as translate
+from seqvis.errors import DataError
 from seqvis.samples.questions import generate_pairs
+from seqvis.text.textfiles import lines_at_hand
 from seqvis.text.vocab import PAD
 from seqvis.translation.batches import pad_ids
 from seqvis.translation.train import TrainSettings
@@ -57,6 +62,96 @@ def test_sentences_a_file_and_standard_input_give_the_same(
     monkeypatch.setattr("sys.stdin", stdin)
     assert translate(["--model", model]) == 0
     assert capsys.readouterr().out.splitlines() == spoken
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "Où travaille ta sœur, Paul ?",
+        'Qui a dit "oui" ?',
+        "[Musique] Où est le chat ?",
+        "Où est\nle chat ?",
+        "{",
+        "- Où est le chat ?",
+    ],
+)
+def test_one_argument_is_one_sentence(sentence: str, translator: Translator, capsys) -> None:
+    model = translator.artifact.location.path
+    assert translate(["--model", model, sentence, "", "Où est le chat ?", ""]) == 0
+    expected = translator.translate([sentence, "Où est le chat ?"])
+    assert capsys.readouterr().out.split("\n") == [expected[0].text, "", expected[1].text, "", ""]
+    assert translate(["--model", model, "--", sentence]) == 0
+    assert capsys.readouterr().out == f"{expected[0].text}\n"
+
+
+def test_a_line_is_translated_while_input_pauses(
+    model: str, translator: Translator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = ["Où est le chat ?", "Quand dort la tortue ?"]
+    answers: list[str] = []
+    (our_in, their_in), (our_out, their_out) = os.pipe(), os.pipe()
+
+    def talk() -> None:
+        with open(their_in, "wb", buffering=0) as stream, open(our_out) as replies:
+            for line in lines:
+                stream.write(f"{line}\n".encode())
+                if not select.select([replies], [], [], 20)[0]:
+                    return  # no answer before the end of input
+                answers.append(replies.readline())
+
+    person = threading.Thread(target=talk)
+    person.start()
+    with open(our_in) as stdin, open(their_out, "w") as stdout:
+        monkeypatch.setattr("sys.stdin", stdin)
+        monkeypatch.setattr("sys.stdout", stdout)
+        code = translate(["--model", model])
+    person.join()
+    assert code == 0
+    assert answers == [f"{one.text}\n" for one in translator.translate(lines)]
+
+
+def _groups(*pieces: bytes, at_most: int = 100) -> list[list[str]]:
+    """What a reader of a pipe gets who takes a group after each piece that is written."""
+    readable, writable = os.pipe()
+    found: list[list[str]] = []
+    with open(readable, "rb") as stream:
+        groups = lines_at_hand(stream, "standard input", at_most)
+        for piece in pieces:
+            os.write(writable, piece)
+            found.append(next(groups))
+        os.close(writable)
+        return [*found, *groups]
+
+
+def test_lines_of_a_pipe_come_in_groups() -> None:
+    assert _groups(b"a\nb\r\n", b"c\n") == [["a", "b"], ["c"]]
+    assert _groups(b"a\nb\nc\nd", b"e\n", at_most=2) == [["a", "b"], ["c", "de"]]
+    assert _groups(b"\xef\xbb\xbfa\n\n", b"\n", b"b\nno end") == [
+        ["a", ""],
+        [""],
+        ["b"],
+        ["no end"],
+    ]
+    assert _groups() == []
+    letter = "é".encode()
+    assert _groups(b"a\n" + letter[:1], letter[1:] + b"\n") == [["a"], ["é"]]
+
+
+def test_a_fast_pipe_and_a_file_give_full_groups(tmp_path: Path) -> None:
+    content = b"".join(b"line %d\n" % number for number in range(5000))
+    (tmp_path / "lines").write_bytes(content)
+    with open(tmp_path / "lines", "rb") as stream:
+        sizes = [len(group) for group in lines_at_hand(stream, "x", 1500)]
+    assert sizes == [1500, 1500, 1500, 500]
+    assert [len(group) for group in _groups(content[: 1 << 12], at_most=100)][:3] == [100] * 3
+    assert [len(g) for g in lines_at_hand(io.BytesIO(content), "x", 4000)] == [4000, 1000]
+
+
+def test_lines_before_one_that_is_not_utf8_are_kept() -> None:
+    with pytest.raises(DataError, match="standard input: line 3 is not valid UTF-8"):
+        _groups(b"a\nb\nO\xf9\n")
+    groups = lines_at_hand(io.BytesIO(b"a\nb\nO\xf9\n"), "x", 9)
+    assert next(groups) == ["a", "b"]
 
 
 def test_n_best_is_json_with_scores(model: str, capsys: Capture) -> None:
