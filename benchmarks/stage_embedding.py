@@ -7,7 +7,6 @@ its workers is not in it.
 """
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -23,6 +22,7 @@ import torch
 from benchmarks.instrument import Row, Side, WrongResultError, compare
 from benchmarks.material import Material
 from benchmarks.scaling import photograph
+from seqvis.allocator import usable_processors
 from seqvis.vision.backbones import Backbone, load_backbone
 from seqvis.vision.featuretable import FeatureTable
 from seqvis.vision.images import decode, enough, square, thumbnail
@@ -35,7 +35,7 @@ def measure(material: Material, rounds: int) -> Iterator[Row]:
     """One row."""
     import timm
 
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_processors()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         contents = [photograph(number) for number in range(MANY)]

@@ -8,7 +8,6 @@ pairs.
 """
 
 import json
-import os
 import random
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from benchmarks.instrument import Row, Side, WrongResultError, compare, rate
 from benchmarks.material import Material
+from seqvis.allocator import usable_processors
 from seqvis.samples.questions import generate_pairs
 from seqvis.storage import locate
 from seqvis.text.corpus import read_pairs
@@ -75,7 +75,7 @@ def _job(material: Material, folder: Path, rounds: int) -> Row:
 
     def prepare() -> float:
         seconds = [_seconds_of_job(folder, count, block) for count in (few, len(pairs))]
-        return (len(pairs) - few) / (seconds[1] - seconds[0]) / len(os.sched_getaffinity(0))
+        return (len(pairs) - few) / (seconds[1] - seconds[0]) / usable_processors()
 
     sides_compared = [
         Side("spaCy's tokenizers alone", tokenise),

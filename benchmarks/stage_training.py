@@ -9,7 +9,6 @@ multiplications that the model needs for a word. That our loss is the lesson's, 
 is checked first.
 """
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -22,6 +21,7 @@ from benchmarks.joeynmt_peer import training_batch
 from benchmarks.material import SEED, Material, forever, new_joeynmt
 from benchmarks.seed_peer import SeedTraining
 from benchmarks.training_workers import TrainingWorkers
+from seqvis.allocator import usable_processors
 from seqvis.training.schedules import OptimizerSettings
 from seqvis.training.stepper import Stepper
 from seqvis.training.workers import Workers
@@ -66,7 +66,7 @@ def _variant(material: Material, variant: str, goals: dict[str, float], rounds: 
         ours = _stepping(batches, lambda batch, on=stepper: on.step(batch, 1, 0.0, 1e-4, 0.8))
         sides.append(Side(f"seqvis, {precision}, one process", ours))
         together = workers.enter_context(
-            TrainingWorkers(material, variant, precision, len(os.sched_getaffinity(0)), STEPS)
+            TrainingWorkers(material, variant, precision, usable_processors(), STEPS)
         )
         sides.append(Side(f"seqvis, {precision}", together.run, least, limit, share))
     for precision in goals:

@@ -1,4 +1,4 @@
-"""How the C library manages this process's memory.
+"""What this process takes of the machine: memory, as the C library manages it, and processors.
 
 PyTorch takes a large tensor's memory from the C library, and glibc returns it to the system as
 soon as the tensor is gone, so that the next one of the same size costs a page fault for each 4 KiB:
@@ -6,6 +6,7 @@ for a training step up to a seventh of its time.
 """
 
 import ctypes
+import os
 import sys
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
@@ -20,3 +21,10 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_MMAP_THRESHOLD, _NEVER)
         mallopt(_TRIM_THRESHOLD, _NEVER)
+
+
+def usable_processors() -> int:
+    """How many processors this process may run on; all of them where the system does not say."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

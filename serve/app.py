@@ -27,6 +27,7 @@ from ray.serve.config import HTTPOptions
 
 from jobs.ray_session import ray_session
 from jobs.runner import leave, run_job
+from seqvis.allocator import usable_processors
 from seqvis.config import JobSettings
 from seqvis.errors import ConfigError, ServingError
 from seqvis.search.shards import shard_paths
@@ -132,7 +133,7 @@ def serving(settings: Serve) -> Iterator[str]:
 
 @contextmanager
 def _served(settings: Serve) -> Iterator[str]:
-    with ray_session(num_cpus=max(4, os.cpu_count() or 1)):
+    with ray_session(num_cpus=max(4, usable_processors())):
         try:
             serve.start(http_options=HTTPOptions(host=settings.host, port=settings.port))
             _start(list(_applications(settings)))

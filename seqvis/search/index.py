@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
+from seqvis.allocator import usable_processors
 from seqvis.config import Settings
 from seqvis.errors import ArtifactError, DataError
 from seqvis.search.disk import file_hash
@@ -41,7 +42,7 @@ class IndexSettings(Settings):
     """Threads that search for a batch of queries."""
 
     def threads(self) -> int:
-        return self.build_threads or min(8, len(os.sched_getaffinity(0)))
+        return self.build_threads or min(8, usable_processors())
 
 
 class GraphIndex:

@@ -1,9 +1,14 @@
-"""A process that keeps what it frees asks the system for no page twice."""
+"""What a process takes of the machine: memory that it keeps, processors that it may use."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from seqvis.allocator import usable_processors
+from seqvis.search.index import IndexSettings
 
 _PROGRAM = """
 import resource, torch
@@ -29,3 +34,23 @@ def test_freed_memory_is_used_again() -> None:
     )
     usual, kept = map(int, done.stdout.split())
     assert kept < usual / 10
+
+
+def test_a_system_without_affinities_uses_all_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # as on macOS
+    monkeypatch.setattr(os, "cpu_count", lambda: 5)
+    assert usable_processors() == 5
+    assert IndexSettings().threads() == 5
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert usable_processors() == 1
+
+
+def test_no_other_code_asks_for_affinities() -> None:
+    root = Path(__file__).parents[2]
+    asking = [
+        path.relative_to(root).as_posix()
+        for folder in ("seqvis", "jobs", "serve", "tune", "benchmarks")
+        for path in (root / folder).rglob("*.py")
+        if "sched_getaffinity" in path.read_text(encoding="utf-8")
+    ]
+    assert asking == ["seqvis/allocator.py"]
