@@ -15,6 +15,7 @@ from seqvis.artifacts import check_destination
 from seqvis.config import JobSettings
 from seqvis.errors import ConfigError
 from seqvis.storage import locate
+from seqvis.text.languagecodes import LanguageCode
 from seqvis.text.tokenizers import TokenizerSettings, load_tokenizer
 from seqvis.text.vectorbuilding import WantedWords, build_store, read_wanted_words
 from seqvis.text.vectorsources import open_source
@@ -57,8 +58,8 @@ class BuildVectorsSettings(JobSettings):
     """rows that the n-grams of unknown words share; 4 x dimension bytes each (training)"""
     lowercase: bool = True
     """lower-case the text (training; a corpus given by --vocabulary decides for itself)"""
-    language: str | None = None
-    """language code of the text, for its tokenizer (training; likewise)"""
+    language: LanguageCode | None = None
+    """language code of the text, such as fr or fra, for its tokenizer (training; likewise)"""
 
 
 def run(settings: BuildVectorsSettings) -> dict[str, Any]:

@@ -6,13 +6,18 @@ splitting by rules does not use; and the French rules are one expression of 266 
 nearly all end in the same class of letters, which Python's compiler works through once for each.
 """
 
+import importlib.util
 import re
 import sys
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+# spaCy's name of a language where it is not the canonical code.
+SPACY_NAMES = {"mul": "xx", "no": "nb", "fil": "tl", "ku": "kmr"}
 
 _LOADING = threading.Lock()  # what is changed while loading is changed for all threads
 _LONG = 100_000  # characters of an expression; only the French one has as many
@@ -31,7 +36,20 @@ def spacy_tokenizer(language: str) -> Any:
         with _without_torch():
             import spacy
         with _endings_compiled_once():
-            return spacy.blank(language).tokenizer
+            return spacy.blank(SPACY_NAMES.get(language, language)).tokenizer
+
+
+def spacy_folder() -> Path:
+    """spaCy's folder, found without importing it."""
+    spec = importlib.util.find_spec("spacy")
+    if spec is None or spec.origin is None:
+        raise ImportError("spaCy is not installed")
+    return Path(spec.origin).parent
+
+
+def has_rules(language: str) -> bool:
+    """Whether spaCy has a folder for the language; some of them need another package."""
+    return (spacy_folder() / "lang" / SPACY_NAMES.get(language, language)).is_dir()
 
 
 def add_lower_cased_exceptions(tokenizer: Any) -> None:

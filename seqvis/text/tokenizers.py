@@ -8,11 +8,11 @@ memory from growing. A word is split in its lower-cased form, so that DON'T and 
 at the same place.
 """
 
-import importlib.util
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
-from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Annotated, Literal, NamedTuple, Protocol
+
+from pydantic import AfterValidator
 
 from seqvis.config import Settings
 from seqvis.errors import ArtifactError, ConfigError
@@ -24,8 +24,9 @@ from seqvis.text.detokenize import (
     restore_case,
     upper_first,
 )
+from seqvis.text.languagecodes import canonical_or_same
 from seqvis.text.punctuation import clean_text, normalize_punctuation
-from seqvis.text.spacyrules import add_lower_cased_exceptions, spacy_tokenizer
+from seqvis.text.spacyrules import add_lower_cased_exceptions, has_rules, spacy_tokenizer
 
 CACHED_WORDS = 100_000  # at most about 30 MB a tokenizer
 
@@ -35,7 +36,7 @@ class TokenizerSettings(Settings):
 
     kind: Literal["spacy", "sentencepiece", "whitespace"] = "spacy"
     """spacy: rules by language; sentencepiece: learned sub-words; whitespace: split at spaces"""
-    language: str
+    language: Annotated[str, AfterValidator(canonical_or_same)]
     """language code, such as fr or en"""
     lowercase: bool = True
     """lower-case the text"""
@@ -90,12 +91,9 @@ def load_tokenizer(settings: TokenizerSettings, model: bytes | None = None) -> T
 def check_language(settings: TokenizerSettings) -> None:
     """Raises ConfigError if spaCy is to tokenise a language that it does not know.
 
-    It loads nothing for a language that spaCy has a folder of; other names may be spellings of one.
+    It loads nothing for a language that spaCy has a folder of.
     """
-    spacy = importlib.util.find_spec("spacy")
-    if settings.kind != "spacy" or spacy is None or spacy.origin is None:
-        return
-    if not (Path(spacy.origin).parent / "lang" / settings.language).is_dir():
+    if settings.kind == "spacy" and not has_rules(settings.language):
         _spacy_splitter(settings.language)
 
 

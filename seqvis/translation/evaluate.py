@@ -43,7 +43,7 @@ def evaluate(
     started = time.perf_counter()
     translations = [one.text for one in translator.translate(sources, search, batch_size)]
     seconds = time.perf_counter() - started
-    language = str(translator.artifact.config["target_lang"])
+    language = translator.languages.target_tokenizer.settings.language
     if lowercase is None:
         lowercase = not translator.languages.keep_case
     scores = score_texts(translations, references, scoring, language, lowercase)

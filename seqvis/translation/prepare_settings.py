@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from seqvis.config import Settings
+from seqvis.text.languagecodes import LanguageCode
 from seqvis.text.tokenizers import TokenizerSettings
 from seqvis.text.vocab import LARGEST
 
@@ -16,10 +17,10 @@ class PrepareSettings(Settings):
     """text file in the language to translate from, one sentence per line; path or URI, .gz too"""
     target: str
     """its translation: line n of both files belong together"""
-    source_lang: str
-    """language code of the source, such as fr"""
-    target_lang: str
-    """language code of the target, such as en"""
+    source_lang: LanguageCode
+    """language code of the source: ISO 639 or BCP 47, such as fr, fra or fr-CA (stored as fr)"""
+    target_lang: LanguageCode
+    """language code of the target, such as en, eng or en_GB (stored as en)"""
     out: str
     """directory for the corpus; on several machines a URI or a folder they all share"""
     valid_source: str | None = None

@@ -180,13 +180,9 @@ class TranslationTask:
         everything = {row: text for one in gathered for row, text in one[2].items()}
         translations = [everything[row] for row in range(len(self.valid))]
         references = self.valid.target_texts or []
-        scores = score_texts(
-            translations,
-            references,
-            self.scoring,
-            self.corpus.config["target_lang"],
-            not self.languages.keep_case,
-        )
+        language = self.languages.target_tokenizer.settings.language
+        lowercase = not self.languages.keep_case
+        scores = score_texts(translations, references, self.scoring, language, lowercase)
         return {
             **total.means(),
             "forced_loss": sum(one[1] for one in gathered) / max(1, total.words),

@@ -281,7 +281,8 @@ def test_bad_input_gives_one_message_and_leaves_the_earlier_result(
     place.write(source, target)
     message = assert_fails(place, capsys, "--filter", "questions")
     assert "no pair is left (not_a_question dropped 50)" in message
-    assert "qq: spaCy cannot" in assert_fails(place, capsys, code=2, langs=("qq", "en"))
+    assert "sw: spaCy cannot" in assert_fails(place, capsys, code=2, langs=("sw", "en"))
+    assert "did you mean en?" in assert_fails(place, capsys, code=2, langs=("fr", "english"))
     place.names = ("text.fr", "nothing.en")
     assert "nothing.en: no such file" in assert_fails(place, capsys)
     (place.folder / "nothing.en").write_bytes(gzip.compress(b"a\n" * 5000)[:-12])
