@@ -1,10 +1,12 @@
 """Scores of translations, and the seed's losses of a model that feeds on its own words.
 
 BLEU and chrF are sacreBLEU's, on readable text or as JoeyNMT's and nmtpytorch's papers score
-(Moses-normalised, tokenised, lowercased); the signature says which. The losses let the model run
-free, as it will in use: each step is fed the likeliest word of the step before.
+(Moses-normalised, tokenised, lowercased); the signature says which, and how the text was split into
+words. The losses let the model run free, as it will in use: each step is fed the likeliest word of
+the step before.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -20,6 +22,17 @@ from seqvis.translation.decoder import likeliest
 from seqvis.translation.model import Seq2Seq
 
 Scoring = Literal["text", "moses"]
+
+# sacreBLEU's default tokenizer splits at spaces: in these languages a whole sentence would be one
+# word. The first tokenizer that can be loaded is used.
+_UNSPACED = (
+    (("zh",), "zh zho chi cmn yue wuu hsn hak gan nan cdo lzh"),
+    (("ja-mecab", "char"), "ja jpn"),
+    (("ko-mecab", "char"), "ko kor"),
+    (("char",), "th tha nod tts kxm lo lao km khm"),  # Thai and its relatives, Lao, Khmer
+    (("char",), "my mya bur rki shn mnw khb"),  # Burmese, Rakhine, Shan, Mon, Tai Lü
+    (("char",), "bo bod tib adx khg dz dzo sip lbj"),  # Tibetan languages, Dzongkha
+)
 
 
 @dataclass(frozen=True)
@@ -39,23 +52,44 @@ def score_texts(
     """BLEU and chrF of translations against one reference each.
 
     Args:
-        scoring: text: sacreBLEU's own tokeniser on the texts as they are; moses: both sides are
-            Moses-normalised, tokenised and lowercased first, and split at spaces.
-        language: of the text, for the Moses tokeniser.
+        scoring: text: sacreBLEU's tokenizer for the language on the texts as they are; moses: both
+            sides are Moses-normalised, tokenised and lowercased first, then split at spaces, or by
+            sacreBLEU's tokenizer if the language is written without them.
+        language: code of the texts' language, such as fr, zh-CN or jpn.
         lowercase: compare without case; moses always does.
     """
     if scoring == "moses":
         translations = moses_tokenized(translations, language)
         references = moses_tokenized(references, language)
-        bleu = BLEU(tokenize="none", force=True)
+        bleu = _bleu(language, default="none", force=True)
     else:
-        bleu = BLEU(lowercase=lowercase)
+        bleu = _bleu(language, default="13a", lowercase=lowercase)
     chrf = CHRF(lowercase=lowercase and scoring == "text")
     bleu_score = bleu.corpus_score(list(translations), [list(references)])
     chrf_score = chrf.corpus_score(list(translations), [list(references)])
     prefix = f"moses({language}) | " if scoring == "moses" else ""
     signature = f"{prefix}BLEU {bleu.get_signature()} | chrF {chrf.get_signature()}"
     return TextScores(bleu_score.score, chrf_score.score, signature)
+
+
+def _bleu(language: str, default: str, **options: bool) -> BLEU:
+    """BLEU with the tokenizer for `language`, or with `default` where spaces separate words."""
+    *preferred, last = _tokenizers(language) or (default,)
+    for name in preferred:
+        try:
+            return BLEU(tokenize=name, **options)
+        except (RuntimeError, AssertionError):  # its dictionary is missing, or another edition
+            continue
+    return BLEU(tokenize=last, **options)
+
+
+def _tokenizers(language: str) -> tuple[str, ...]:
+    """sacreBLEU's tokenizers for a language without spaces, best first; none for any other.
+
+    `language` is an ISO 639 code of two or three letters; regions and scripts are ignored.
+    """
+    code = re.split("[-_]", language.strip().lower())[0]
+    return next((names for names, codes in _UNSPACED if code in codes.split()), ())
 
 
 def moses_tokenized(texts: Sequence[str], language: str) -> list[str]:
