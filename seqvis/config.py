@@ -25,7 +25,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 
-from seqvis.errors import ConfigError
+from seqvis import encodings
+from seqvis.errors import ConfigError, DataError
 
 
 class Settings(BaseModel):
@@ -226,13 +227,17 @@ def read_yaml(path: str) -> dict[str, Any]:
     store does not give it.
     """
     try:
-        content = yaml.safe_load(_read(path).decode("utf-8"))
+        raw = _read(path)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file; --config needs a YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML ({error})") from error
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    try:
+        content = yaml.safe_load(encodings.decode(raw, path))
+    except DataError as error:
+        raise ConfigError(str(error)) from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML ({error})") from error
     if content is None:
         return {}
     if not isinstance(content, dict):

@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
+from seqvis import encodings
 from seqvis.config import Settings
 from seqvis.errors import ConfigError, SeqvisError
 from seqvis.storage import locate
@@ -257,8 +258,8 @@ class _StrictLoader(yaml.SafeLoader):
 def read_yaml_strictly(path: str) -> Any:
     """The content of a YAML or JSON file. ConfigError if unreadable or if a key stands twice."""
     try:
-        return yaml.load(locate(path).read_bytes().decode("utf-8"), _StrictLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        return yaml.load(encodings.decode(locate(path).read_bytes(), path), _StrictLoader)
+    except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML ({error})") from error
     except (SeqvisError, OSError) as error:
         reason = str(error).removeprefix(f"{path}: ")

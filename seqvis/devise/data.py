@@ -19,6 +19,7 @@ from seqvis.devise.wordnet import WordNet
 from seqvis.devise.words import LabelSpace
 from seqvis.errors import ArtifactError, ConfigError, DataError
 from seqvis.storage import locate
+from seqvis.text.textfiles import read_text
 from seqvis.text.wordvectors import WordVectors
 from seqvis.vision.featuretable import FeatureTable
 
@@ -49,10 +50,7 @@ class TrainingData:
 
 def read_labels(uri: str) -> list[str]:
     """Labels in a text file, one a line; empty lines and lines that begin with # are skipped."""
-    try:
-        lines = locate(uri).read_bytes().decode("utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{uri}: is not UTF-8 text; it needs a label a line") from error
+    lines = read_text(locate(uri)).split("\n")
     labels = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     if not labels:
         raise DataError(f"{uri}: names no label")

@@ -1,9 +1,9 @@
 """Two aligned text files as a Ray Data set of sentence pairs, read by line ranges.
 
-In: two locations, plain or gzip. Out: blocks of pairs (row number, two texts, what is wrong
+In: two locations, plain or compressed. Out: blocks of pairs (row number, two texts, what is wrong
 with the pair if anything), each from one read task that seeks to its lines in both files. Pass
 one counts line feeds by byte block in parallel; pass two reads. No process ever holds more than
-one block. What would surprise a reader: gzip cannot be entered in the middle, so such a file is
+one block. A compressed file cannot be entered in the middle, so it is
 first streamed by one task into a plain scratch file; that costs its plain size on the disk and
 about a second for every 100 MB.
 """
@@ -139,10 +139,9 @@ def _texts(found: Iterator[list[bytes]], longest: int) -> Iterator[_Texts]:
         flaws = np.zeros(len(block), dtype=np.uint8)
         flaws[pc.binary_length(raw).to_numpy() > longest] = _TOO_LONG
         raw = _emptied(raw, flaws != _NONE)
-        try:
-            texts = raw.cast(pa.string())
-        except pa.ArrowInvalid:  # rare: so only then each line is tried
-            flaws[[not _is_utf8(line) for line in raw.to_pylist()]] = _NOT_UTF8
+        texts = _decoded(raw)
+        if texts is None:  # rare: so only then each line is tried
+            flaws[[not _is_text(line) for line in raw.to_pylist()]] = _NOT_UTF8
             texts = _emptied(raw, flaws != _NONE).cast(pa.string())
         texts = pc.utf8_trim(texts, characters=_WHITE_SPACE)
         empty = pc.binary_length(texts).to_numpy() == 0
@@ -188,12 +187,21 @@ def _emptied(values: pa.Array, where: np.ndarray) -> pa.Array:
     )
 
 
-def _is_utf8(line: bytes) -> bool:
+def _decoded(raw: pa.Array) -> pa.Array | None:
+    """The lines as strings; None if any is not UTF-8, or holds a NUL byte as no text does."""
+    if pc.any(pc.match_substring(raw, "\0")).as_py():
+        return None
     try:
-        line.decode()
+        return raw.cast(pa.string())
+    except pa.ArrowInvalid:
+        return None
+
+
+def _is_text(line: bytes) -> bool:
+    try:
+        return "\0" not in line.decode()
     except UnicodeDecodeError:
         return False
-    return True
 
 
 def index_files(
@@ -205,16 +213,14 @@ def index_files(
 ) -> AlignedFiles:
     """Pass one: counts the lines of both files.
 
-    `scratch` takes the plain text of gzip files. Raises DataError for a file that is missing,
-    empty, damaged or UTF-16, and for files of unequal length unless `allow_unequal`.
+    `scratch` takes the plain text of compressed files. Raises DataError for a file that is
+    missing, empty, damaged or no text in UTF-8, and for files of unequal length unless
+    `allow_unequal`.
     """
     for location in (source, target):
         lines.check_text_file(location)
     places = _decompress((source, target), scratch, progress)
     sizes = [place.size() for place in places]
-    for size, named in zip(sizes, (source, target), strict=True):
-        if size == 0:  # an empty text, compressed
-            raise DataError(f"{named.uri}: is empty; it needs one sentence per line")
     work = [
         (number, block, offset, min(COUNT_BLOCK_BYTES, size - offset))
         for number, size in enumerate(sizes)
@@ -242,9 +248,9 @@ def index_files(
 
 
 def _decompress(files: Sequence[Location], scratch: Location, progress: Progress) -> list[Location]:
-    """Where the plain text of each file is: in `scratch` if the file is gzip."""
+    """Where the plain text of each file is: in `scratch` if the file is compressed."""
     places = list(files)
-    packed = [number for number, file in enumerate(files) if lines.is_gzip(file)]
+    packed = [number for number, file in enumerate(files) if lines.is_packed(file)]
     for number in packed:
         places[number] = scratch / f"{number}.txt"
 

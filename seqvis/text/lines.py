@@ -7,17 +7,22 @@ one number per block of the file, not one per line; reading a range starts at th
 it and skips the few lines between, which costs at most one block of reading.
 """
 
+import io
+import lzma
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from pyarrow import NativeFile
+from pyarrow import CompressedInputStream, NativeFile
 
+from seqvis import encodings
+from seqvis.encodings import BYTE_ORDER_MARK
 from seqvis.errors import DataError
 from seqvis.storage import Location, storage_errors
 
 READ_BYTES = 1 << 20
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
@@ -114,53 +119,106 @@ def _skip_lines(block: bytes, skip: int) -> tuple[bytes, int]:
 
 
 def check_text_file(location: Location) -> int:
-    """The size in bytes. Raises DataError if it is missing, empty, a directory or UTF-16."""
+    """The size in bytes. Raises DataError if it is missing, empty, or no text in UTF-8."""
+    with open_text(location):
+        return location.size()
+
+
+@contextmanager
+def open_text(location: Location) -> Iterator["io.BufferedReader[_Unpacked]"]:
+    """The bytes of a text file from after its byte order mark, unpacked if it is compressed.
+
+    Raises DataError if the file is missing, empty or damaged, or if its beginning is no text in
+    UTF-8; whoever decodes the rest must check it too.
+    """
+    with open_unpacked(location) as stream:
+        head = stream.peek(encodings.HEAD_BYTES)
+        encodings.check_text(head, location.uri)
+        if head.startswith(BYTE_ORDER_MARK):
+            stream.read(len(BYTE_ORDER_MARK))
+        if not stream.peek(1):
+            raise DataError(f"{location.uri}: is empty; give a file with text")
+        yield stream
+
+
+@contextmanager
+def open_unpacked(location: Location) -> Iterator["io.BufferedReader[_Unpacked]"]:
+    """The bytes of any file, unpacked if its content is gzip, bzip2, xz, zstd or lz4.
+
+    `peek` gives the first `HEAD_BYTES`. Raises DataError if the file is missing or damaged, or if
+    it is named as a compressed file and is none.
+    """
     if location.is_directory():
-        raise DataError(f"{location.uri}: is a directory; a text file is needed")
-    size = location.size()
-    if size == 0:
-        raise DataError(f"{location.uri}: is empty; it needs one sentence per line")
-    with open_input(location) as file:
-        head = file.read(2)
-    if head in (b"\xff\xfe", b"\xfe\xff"):
-        raise DataError(
-            f"{location.uri}: is UTF-16; convert it: iconv -f UTF-16 -t UTF-8 in.txt > out.txt"
-        )
-    return size
+        raise DataError(f"{location.uri}: is a directory; a file is needed")
+    location.size()  # raises DataError if there is no such file
+    with _open(location) as file, _unpacked(file, location) as raw:
+        with io.BufferedReader(raw, encodings.HEAD_BYTES) as stream:
+            yield stream
 
 
-def open_input(location: Location) -> NativeFile:
-    """Opens a file for random access. Raises DataError if it cannot be read."""
+def is_packed(location: Location) -> bool:
+    """Whether the file is compressed: judged by its first bytes, not by its name."""
+    with _open(location) as file:
+        return encodings.packing(file.read(16)) is not None
+
+
+def decompress(compressed: Location, plain: Location) -> int:
+    """Streams a compressed text into `plain` and returns the bytes written.
+
+    Takes one core and holds about 1 MB. Raises DataError if the file is cut off or damaged,
+    StorageError if the disk is full.
+    """
+    written = 0
+    with open_text(compressed) as stream, storage_errors(plain.uri):
+        with plain.filesystem.open_output_stream(plain.path) as output:
+            while block := stream.read(READ_BYTES):
+                output.write(block)
+                written += len(block)
+    return written
+
+
+def _open(location: Location) -> NativeFile:
     try:
         return location.filesystem.open_input_file(location.path)
     except OSError as error:
         raise DataError(f"{location.uri}: cannot be read ({error})") from error
 
 
-def is_gzip(location: Location) -> bool:
-    """Whether the file is compressed: judged by its first bytes, not by its name."""
-    with open_input(location) as file:
-        return bool(file.read(2) == b"\x1f\x8b")
+def _unpacked(file: NativeFile, location: Location) -> "_Unpacked":
+    form = encodings.packing(file.read(16))
+    file.seek(0)
+    if form is None:
+        suffix = next((end for end in encodings.SUFFIXES if location.name.endswith(end)), None)
+        if suffix is not None and location.size():
+            raise DataError(
+                f"{location.uri}: is not a {encodings.SUFFIXES[suffix]} file, as its name says; "
+                f"fetch it again, or take {suffix} off its name if it is plain text"
+            )
+        return _Unpacked(file, "", location.uri)
+    if form == "xz":
+        return _Unpacked(lzma.open(file), form, location.uri)
+    return _Unpacked(CompressedInputStream(file, form), form, location.uri)
 
 
-def decompress(compressed: Location, plain: Location) -> int:
-    """Streams a gzip file into `plain` and returns the bytes written. One core, about 1 MB held.
+class _Unpacked(io.RawIOBase):
+    """A stream whose errors name the file."""
 
-    Raises DataError if the file is cut off or damaged, StorageError if the disk is full.
-    """
-    written = 0
-    stream = compressed.filesystem.open_input_stream(compressed.path, compression="gzip")
-    with storage_errors(plain.uri), plain.filesystem.open_output_stream(plain.path) as output:
-        while block := _read_compressed(stream, compressed):
-            output.write(block)
-            written += len(block)
-    return written
+    def __init__(self, stream: Any, form: str, uri: str):
+        super().__init__()
+        self._stream, self._form, self._uri = stream, form, uri
 
+    def readable(self) -> bool:
+        return True
 
-def _read_compressed(stream: NativeFile, compressed: Location) -> bytes:
-    try:
-        return bytes(stream.read(READ_BYTES))
-    except OSError as error:
-        raise DataError(
-            f"{compressed.uri}: damaged or cut off gzip file ({error}); fetch it again"
-        ) from error
+    def readinto(self, buffer: Any) -> int:
+        filled = 0  # the buffer is filled: `peek` is to give all of a file's head
+        try:
+            while filled < len(buffer) and (block := self._stream.read(len(buffer) - filled)):
+                buffer[filled : filled + len(block)] = block
+                filled += len(block)
+        except (OSError, EOFError, lzma.LZMAError) as error:
+            what = f"damaged or cut off {self._form} file; " if self._form else ""
+            raise DataError(
+                f"{self._uri}: {what}cannot be read to its end ({error}); fetch it again"
+            ) from error
+        return filled

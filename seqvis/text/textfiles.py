@@ -1,25 +1,62 @@
 """A text file's sentences, one a line, read and written as a stream.
 
-In: a location, plain or gzip. Out: lines without their ends. As in `lines`, only the line feed
-separates lines. For files that are translated or scored; corpora are read by `corpus`.
+As in `lines`, only the line feed separates lines. For files that are translated, scored or
+trained on, and for short lists; corpora are read by `corpus`.
 """
 
 import io
 import select
 from collections.abc import Iterable, Iterator
 
+from seqvis import encodings
+from seqvis.encodings import BYTE_ORDER_MARK, BadLines
 from seqvis.errors import DataError
 from seqvis.storage import Location, storage_errors
-from seqvis.text.lines import BYTE_ORDER_MARK, check_text_file, is_gzip
+from seqvis.text.lines import open_text
 
 
-def read_sentences(location: Location) -> Iterator[str]:
-    """Lines of a UTF-8 file. Raises DataError naming the file and line if one is not UTF-8."""
-    check_text_file(location)
-    compression = "gzip" if is_gzip(location) else None
-    with location.filesystem.open_input_stream(location.path, compression=compression) as stream:
-        for number, line in enumerate(io.BufferedReader(stream), 1):
-            yield _decode(line, number, location.uri)
+def read_sentences(location: Location, bad: BadLines | None = None) -> Iterator[str]:
+    """Lines of a UTF-8 file, which may be compressed.
+
+    Raises DataError naming the file and line if one is not UTF-8. With `bad` such lines are left
+    out instead and are found there in the end.
+    """
+    with open_text(location) as stream:
+        yield from decode_lines(stream, location.uri, bad)
+
+
+def undecodable_lines(location: Location, enough: int = 1000) -> BadLines:
+    """The first lines of a file that are not UTF-8."""
+    bad = BadLines()
+    for _ in read_sentences(location, bad):
+        if bad.count >= enough:
+            break
+    return bad
+
+
+def read_text(location: Location) -> str:
+    """The whole text of a UTF-8 file, which may be compressed. Raises DataError as above."""
+    with open_text(location) as stream:
+        return encodings.decode(stream.read(), location.uri)
+
+
+def decode_lines(
+    lines: Iterable[bytes], name: str, bad: BadLines | None = None, seen: BadLines | None = None
+) -> Iterator[str]:
+    """Lines of a binary file called `name`; `bad` as for `read_sentences`.
+
+    Whoever passes a file in pieces keeps `seen`, which counts its lines.
+    """
+    seen = bad or seen or BadLines()
+    for line in lines:
+        if seen.lines == 0:
+            encodings.check_text(line[: encodings.HEAD_BYTES], name)
+            line = line.removeprefix(BYTE_ORDER_MARK)
+        text = seen.decode(line.removesuffix(b"\n").removesuffix(b"\r"))
+        if text is not None:
+            yield text
+        elif bad is None:
+            seen.check(name, 0)
 
 
 def lines_at_hand(stream: io.BufferedIOBase, name: str, at_most: int) -> Iterator[list[str]]:
@@ -30,12 +67,11 @@ def lines_at_hand(stream: io.BufferedIOBase, name: str, at_most: int) -> Iterato
     `read_sentences`, after the lines before the bad one.
     """
     group: list[str] = []
-    number = 0
+    seen = BadLines()
     for line in _lines_and_pauses(stream):
         if line is not None:
-            number += 1
             try:
-                group.append(_decode(line, number, name))
+                group += decode_lines([line], name, seen=seen)
             except DataError:
                 if group:
                     yield group
@@ -68,16 +104,6 @@ def _is_ready(stream: io.BufferedIOBase) -> bool:
         return bool(select.select([stream], [], [], 0)[0])
     except io.UnsupportedOperation:  # a stream in memory
         return True
-
-
-def _decode(line: bytes, number: int, name: str) -> str:
-    content = line.removesuffix(b"\n").removesuffix(b"\r")
-    if number == 1:
-        content = content.removeprefix(BYTE_ORDER_MARK)
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{name}: line {number} is not valid UTF-8; convert the file") from error
 
 
 def write_sentences(location: Location, sentences: Iterable[str]) -> int:

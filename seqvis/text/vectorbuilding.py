@@ -17,6 +17,7 @@ from seqvis.artifacts import create, load
 from seqvis.config import settings_from
 from seqvis.errors import ConfigError, DataError
 from seqvis.storage import Location, locate
+from seqvis.text.textfiles import read_text
 from seqvis.text.tokenizers import Tokenizer, TokenizerSettings, load_tokenizer
 from seqvis.text.vectorsources import Block, VectorSource
 from seqvis.text.vectorwriter import VectorWriter, vector_writer
@@ -42,14 +43,11 @@ def read_wanted_words(uri: str, side: str | None) -> WantedWords:
     location = locate(uri)
     if location.is_directory():
         return _corpus_words(location, side)
-    content = location.read_bytes()
-    if content.startswith("\n".join(SPECIALS).encode()):
-        words: Sequence[str] = Vocabulary.from_bytes(content, uri).words
+    content = read_text(location)
+    if content.startswith("\n".join(SPECIALS)):
+        words: Sequence[str] = Vocabulary.from_bytes(content.encode(), uri).words
     else:
-        try:
-            words = [line.rstrip("\r") for line in content.decode().split("\n")]
-        except UnicodeDecodeError as error:
-            raise DataError(f"{uri}: is not UTF-8 text ({error}); convert it first") from error
+        words = [line.rstrip("\r") for line in content.split("\n")]
     return _wanted(words, uri, None)
 
 

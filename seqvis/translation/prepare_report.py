@@ -11,8 +11,10 @@ import numpy as np
 
 from seqvis.artifacts import ArtifactWriter
 from seqvis.errors import DataError
+from seqvis.storage import locate
 from seqvis.text.corpus import AlignedFiles
 from seqvis.text.filters import Tally
+from seqvis.text.textfiles import undecodable_lines
 from seqvis.text.vocab import SPECIALS, Vocabulary
 from seqvis.translation.prepare_counts import (
     SIDES,
@@ -62,7 +64,7 @@ def check_bad_lines(
         if bad > settings.max_bad_share * pairs:
             worst = max(reasons, key=lambda reason: tally.counts.get(reason, 0))
             what, remedy = (
-                ("valid UTF-8", "convert it: iconv -f LATIN1 -t UTF-8 in.txt > out.txt")
+                ("valid UTF-8", undecodable_lines(locate(name)).advice())
                 if worst.endswith("utf8")
                 else (f"at most {settings.max_line_bytes} bytes", "raise --max-line-bytes")
             )

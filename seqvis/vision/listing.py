@@ -22,6 +22,7 @@ from pyarrow import fs
 
 from seqvis.errors import DataError
 from seqvis.storage import Location, locate
+from seqvis.text.textfiles import read_text
 
 LabelFrom = Literal["folder", "name", "none"]
 OWN_COLUMNS = ("path", "place", "label", "size", "modified")
@@ -130,19 +131,18 @@ def _list_table(location: Location) -> Listing:
 
 
 def _read_table(location: Location) -> pa.Table:
-    with location.filesystem.open_input_file(location.path) as file:
-        try:
-            if location.name.endswith(".parquet"):
+    try:
+        with location.filesystem.open_input_file(location.path) as file:
+            if file.read(4) == b"PAR1":
                 return pq.read_table(file)
-            as_text = {"uri": pa.string(), "label": pa.string()}
-            return pa_csv.read_csv(
-                file, convert_options=pa_csv.ConvertOptions(column_types=as_text)
-            )
-        except pa.ArrowInvalid as error:
-            raise DataError(
-                f"{location.uri}: is neither a folder nor a table of images in CSV or Parquet "
-                f"({str(error).splitlines()[0]})"
-            ) from error
+        content = pa.BufferReader(read_text(location).encode())
+        as_text = {"uri": pa.string(), "label": pa.string()}
+        return pa_csv.read_csv(content, convert_options=pa_csv.ConvertOptions(column_types=as_text))
+    except pa.ArrowInvalid as error:
+        raise DataError(
+            f"{location.uri}: is neither a folder nor a table of images in CSV or Parquet "
+            f"({str(error).splitlines()[0]})"
+        ) from error
 
 
 def _check_uris(location: Location, uris: list[str | None]) -> None:
