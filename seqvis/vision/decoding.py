@@ -13,9 +13,8 @@ from pyarrow import fs
 
 from seqvis.vision import images
 from seqvis.vision.featurewriter import EMBEDDED, SAME
+from seqvis.vision.foldertree import NO_FILE, UNREADABLE
 from seqvis.vision.images import BadImage, Fit, enough
-
-NO_FILE, UNREADABLE = "no such file", "cannot be read"
 
 
 @dataclass(frozen=True)

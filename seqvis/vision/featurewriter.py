@@ -98,9 +98,9 @@ def write_features(
 
     Raises DataError if a feature is not finite, or if no picture is left.
     """
-    counts = Counts()
+    rejected = list(listing.aside)
+    counts = Counts(rejected=Counter(reason for _, reason in rejected))
     stream = _Stream(results)
-    rejected: list[tuple[str, str]] = []
     paths = listing.table["path"]
     with _PartWriter(writer) as parts:
         for first in range(0, len(listing), GROUP_ROWS):
@@ -202,8 +202,8 @@ def _check_any(listing: Listing, counts: Counts) -> None:
     if not counts.images:
         reasons = ", ".join(f"{count} {reason}" for reason, count in counts.rejected.most_common())
         raise DataError(
-            f"{listing.uri}: none of its {len(listing)} files is a picture that can be used "
-            f"({reasons})"
+            f"{listing.uri}: none of its {len(listing) + len(listing.aside)} files is a picture "
+            f"that can be used ({reasons})"
         )
 
 

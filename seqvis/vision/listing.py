@@ -10,7 +10,6 @@ and any further columns of a table. What would surprise a reader: every file cou
 name, because only its content tells whether it is a picture; hidden files and folders do not.
 """
 
-import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,15 +22,14 @@ from pyarrow import fs
 from seqvis.errors import DataError
 from seqvis.storage import Location, locate
 from seqvis.text.textfiles import read_text
+from seqvis.vision.foldertree import read_tree
+from seqvis.vision.layouts import labels_of, wnid_at_start
 
 LabelFrom = Literal["folder", "name", "none"]
 OWN_COLUMNS = ("path", "place", "label", "size", "modified")
 RESERVED = (  # what the artifact's tables add to these
     "width", "height", "content_hash", "features", "top_classes", "top_probabilities", "thumbnail",
 )  # fmt: skip
-
-_SPLITS = {"train", "training", "val", "valid", "validation", "test"}
-_WNID = re.compile(r"(n\d{8})(?:[_.]|$)")
 
 
 @dataclass(frozen=True)
@@ -42,6 +40,7 @@ class Listing:
     filesystem: fs.FileSystem
     table: pa.Table
     extra: tuple[str, ...]  # names of a table's further columns
+    aside: tuple[tuple[str, str], ...] = ()  # what cannot be listed: printable path, reason
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -61,38 +60,28 @@ def list_images(images: Location, label_from: LabelFrom = "folder") -> Listing:
 
 
 def _list_folder(folder: Location, label_from: LabelFrom) -> Listing:
-    selector = fs.FileSelector(folder.path, recursive=True)
-    prefix = len(folder.path.rstrip("/")) + 1
-    found = []
-    for info in folder.filesystem.get_file_info(selector):
-        path = info.path[prefix:]
-        hidden = path.startswith(".") or "/." in path
-        if info.type == fs.FileType.File and not hidden:
-            found.append((path, info.path, _label(path, label_from), *_state(info)))
-    if not found:
+    tree = read_tree(folder)
+    files = tree.files
+    if not files and not tree.aside:
         raise DataError(f"{folder.uri}: holds no images; give the folder that they are in or below")
-    if label_from == "name" and not any(row[2] for row in found):
+    labels = [""] * len(files)
+    if label_from == "name":
+        labels = [wnid_at_start(file.path.rsplit("/", 1)[-1]) or "" for file in files]
+    elif label_from == "folder":
+        labels = labels_of(folder, files)
+    if label_from == "name" and not any(labels):
         raise DataError(
             f"{folder.uri}: no file's name starts with a WordNet id such as n01440764_; "
             f"use --label-from folder or none"
         )
-    found.sort()
-    columns = dict(zip(OWN_COLUMNS, zip(*found, strict=True), strict=True))
-    table = pa.table({name: list(values) for name, values in columns.items()})
-    return Listing(folder.uri, folder.filesystem, table, ())
-
-
-def _label(path: str, label_from: LabelFrom) -> str:
-    *folders, name = path.split("/")
-    if label_from == "none":
-        return ""
-    if label_from == "name":
-        wnid = _WNID.match(name)
-        return wnid.group(1) if wnid else ""
-    if len(folders) > 1 and folders[-1] == "images":  # Tiny ImageNet: train/<label>/images/
-        folders = folders[:-1]
-    label = folders[-1] if folders else ""
-    return "" if len(folders) == 1 and label in _SPLITS else label
+    columns = {
+        "path": pa.array([file.path for file in files], pa.string()),
+        "place": pa.array([file.place for file in files], pa.string()),
+        "label": pa.array(labels, pa.string()),
+        "size": pa.array([file.size for file in files], pa.int64()),
+        "modified": pa.array([file.modified for file in files], pa.int64()),
+    }
+    return Listing(folder.uri, folder.filesystem, pa.table(columns), (), tuple(tree.aside))
 
 
 def _list_table(location: Location) -> Listing:
