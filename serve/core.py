@@ -379,8 +379,12 @@ class Core:
 
 
 def image_path(name: str) -> str:
-    """Where the thumbnail of a picture is."""
-    return f"/v1/images/{quote(name, safe='/')}"
+    """Where a picture's thumbnail is, and what to DELETE.
+
+    The id is in the query: in the path, clients and proxies resolve `..`, merge slashes and decode
+    percent signs, and so reach another picture.
+    """
+    return f"/v1/images?id={quote(name, safe='')}"
 
 
 def _matches(found: Sequence[Match]) -> list[dict[str, Any]]:

@@ -8,13 +8,14 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from hashlib import blake2b
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, FastAPI, File, Form, Request, UploadFile
+from fastapi import APIRouter, Depends, FastAPI, File, Form, Request, UploadFile
+from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.responses import Response, StreamingResponse
 
 import seqvis
 from seqvis.search.items import check_ids, encode_metadata
 from serve.api import schema
-from serve.api.checks import check_k, check_texts, content_of, mapping_of
+from serve.api.checks import check_k, check_texts, content_of, given_id, mapping_of
 from serve.api.door import Caller, Door, Seen
 from serve.api.errors import ApiError
 from serve.api.pages import add_pages
@@ -25,12 +26,24 @@ from serve.settings import Application, GatewaySettings, Limits
 from serve.work import Work
 
 Candidates = Literal["labels", "classes", "wordnet"]
+Picture = Annotated[str, Depends(given_id)]
+
+
+class _WholePath(PathConvertor):
+    """The rest of a path, line feeds included.
+
+    Starlette's own pattern stops before a line feed at the end, so that a request to delete
+    "b.jpg\\n" would delete "b.jpg".
+    """
+
+    regex = "(?s:.*)"
 
 
 def build_api(
     core: Core, settings: GatewaySettings, keys: Keys | None, seen: Callable[[Seen], None]
 ) -> Any:
     """The whole interface as an ASGI application."""
+    register_url_convertor("path", _WholePath())
     api = FastAPI(
         title="seqvis",
         version=seqvis.__version__,
@@ -137,15 +150,17 @@ def _searching(core: Core, limits: Limits) -> APIRouter:
 
 def _pictures(core: Core, limits: Limits) -> APIRouter:
     router = APIRouter(prefix="/v1", tags=["pictures"])
+    jpeg = {"content": {"image/jpeg": {}}, "description": "The thumbnail"}
 
-    @router.get(
-        "/images/{id:path}",
-        response_class=Response,
-        responses={200: {"content": {"image/jpeg": {}}, "description": "The thumbnail"}},
-    )
-    async def thumbnail(id: str, request: Request) -> Response:  # noqa: A002
-        """A stored picture, its longer side at most 128 pixels."""
-        content = await core.thumbnail(check_ids([id])[0])
+    @router.get("/images", response_class=Response, responses={200: jpeg})
+    @router.get("/images/{id:path}", response_class=Response, responses={200: jpeg})
+    async def thumbnail(picture: Picture, request: Request) -> Response:
+        """A stored picture, its longer side at most 128 pixels.
+
+        Give the id as the query parameter `id`, as `image` in answers does. In the path, clients
+        and proxies change ids such as `a/../b.jpg` or `/b.jpg` before they arrive.
+        """
+        content = await core.thumbnail(picture)
         tag = f'"{blake2b(content, digest_size=12).hexdigest()}"'
         headers = {"etag": tag, "cache-control": "private, max-age=60"}
         if request.headers.get("if-none-match") == tag:
@@ -176,12 +191,17 @@ def _pictures(core: Core, limits: Limits) -> APIRouter:
         added = await core.add(await content_of(file, limits), picture, about)
         return _json({"id": added, "image": image_path(added)}, 201)
 
+    @router.delete("/images", response_model=None, responses=_ok(schema.DeleteAnswer))
     @router.delete("/images/{id:path}", response_model=None, responses=_ok(schema.DeleteAnswer))
-    async def delete(id: str) -> Response:  # noqa: A002
-        """Deletes a picture; searches no longer find it within a second."""
-        if not await core.delete(check_ids([id])[0]):
-            raise ApiError(404, f"{id}: no picture has this id")
-        return _json({"id": id, "deleted": True})
+    async def delete(picture: Picture) -> Response:
+        """Deletes a picture; searches no longer find it within a second.
+
+        Give the id as the query parameter `id`, as `image` in answers does: in the path, another
+        id may arrive than was meant.
+        """
+        if not await core.delete(picture):
+            raise ApiError(404, f"{picture}: no picture has this id")
+        return _json({"id": picture, "deleted": True})
 
     return router
 

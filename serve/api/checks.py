@@ -2,9 +2,11 @@
 
 import json
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
-from fastapi import UploadFile
+from fastapi import Request, UploadFile
 
+from seqvis.search.items import check_ids
 from serve.api.errors import ApiError
 from serve.api.schema import TranslateRequest
 from serve.settings import Limits
@@ -31,6 +33,21 @@ def check_k(k: int, limits: Limits) -> None:
     """Raises ApiError (422) for more matches than are allowed."""
     if k > limits.matches:
         raise ApiError(422, f"k is {k:,}; at most {limits.matches:,} is allowed here")
+
+
+def given_id(request: Request, id: str) -> str:  # noqa: A002
+    """The picture's id, from the path or the query.
+
+    Raises ApiError (422) if it is not UTF-8: Starlette replaces what it cannot decode, so that
+    another picture's id could be meant. Raises DataError if it is no id.
+    """
+    if "\ufffd" in id:
+        raw = request.scope.get("raw_path", b"") + b"?" + request.scope["query_string"]
+        try:
+            unquote_to_bytes(raw).decode()
+        except UnicodeDecodeError:
+            raise ApiError(422, "the id is not UTF-8, percent-encoded") from None
+    return check_ids([id])[0]
 
 
 async def content_of(file: UploadFile, limits: Limits) -> bytes:

@@ -101,6 +101,9 @@ export class Api {
 /** The server's paths begin with "/", but the page may stand behind a proxy's prefix. */
 const address = (path) => new URL(path.replace(/^\//, ""), document.baseURI).href;
 
+/** A picture's address. In the query, because browsers and proxies rewrite paths such as "a/../b". */
+export const imagePath = (id) => `v1/images?id=${encodeURIComponent(id)}`;
+
 const asJson = (body) => ({
   method: "POST",
   headers: { "Content-Type": "application/json" },

@@ -1,6 +1,7 @@
 // Adds pictures to the collection and deletes them. A deleted picture that was added from this page
 // can be put back, since its file is still here; of any other, only its thumbnail is.
 
+import { imagePath } from "./api.js";
 import { byId, chip } from "./dom.js";
 import { nameOf } from "./gallery.js";
 
@@ -53,7 +54,7 @@ export class Editor {
 
   async #delete(id, name) {
     try {
-      await this.api.delete(`v1/images/${id.split("/").map(encodeURIComponent).join("/")}`, { onWait: this.message.wait });
+      await this.api.delete(imagePath(id), { onWait: this.message.wait });
     } catch (error) {
       this.message.fail(error);
       return;

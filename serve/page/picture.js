@@ -1,6 +1,7 @@
 // The picture that is searched by, beneath the search field: what it is (its nearest words, each a
 // search), and for a picture of the user's the form that adds it to the collection.
 
+import { imagePath } from "./api.js";
 import { chip, element, figure } from "./dom.js";
 
 const KINDS = [
@@ -26,7 +27,7 @@ export class Picture {
     this.query = query;
     const name = query.kind === "like" ? query.name ?? query.id : query.file.name || "pasted picture";
     const img = element("img", { alt: name, width: 96, height: 96 });
-    if (query.kind === "like") this.api.showImage(img, `v1/images/${query.id.split("/").map(encodeURIComponent).join("/")}`);
+    if (query.kind === "like") this.api.showImage(img, imagePath(query.id));
     else {
       this.url = URL.createObjectURL(query.file);
       img.onerror = () => img.classList.add("missing");

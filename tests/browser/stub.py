@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import FastAPI, File, Form, Request, Response, UploadFile
+from fastapi import FastAPI, File, Form, Query, Request, Response, UploadFile
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from PIL import Image
+
+from serve.core import image_path
 
 PAGE = Path(__file__).parents[2] / "serve" / "page"
 POLICY = (
@@ -84,7 +86,7 @@ class Stub:
     def _match(self, score: float, id_: str) -> dict[str, Any]:
         name = self.pictures[id_][0]
         metadata = {"name": name, "label": name, "path": id_}
-        return {"id": id_, "score": score, "metadata": metadata, "image": f"/v1/images/{id_}"}
+        return {"id": id_, "score": score, "metadata": metadata, "image": image_path(id_)}
 
 
 def cosine(one: Point, other: Point) -> float:
@@ -227,8 +229,8 @@ def build_app(stub: Stub) -> FastAPI:
         scored = sorted(((cosine(point, at), word) for word, at in WORDS.items()), reverse=True)
         return {"model": "stub", "words": [{"word": word, "score": s} for s, word in scored[:k]]}
 
-    @app.get("/v1/images/{name:path}")
-    def thumbnail(name: str) -> Response:
+    @app.get("/v1/images")
+    def thumbnail(name: Annotated[str, Query(alias="id")]) -> Response:
         if name not in stub.pictures:
             return failure(404, "not_found", f"{name}: no picture has this id")
         return Response(jpeg(stub.pictures[name][1]), media_type="image/jpeg")
@@ -242,10 +244,10 @@ def build_app(stub: Stub) -> FastAPI:
         stub.added += 1
         name = id or f"added/{stub.added}.jpg"
         stub.pictures[name] = (label, colour_of(await file.read()))
-        return JSONResponse({"id": name, "image": f"/v1/images/{name}"}, 201)
+        return JSONResponse({"id": name, "image": image_path(name)}, 201)
 
-    @app.delete("/v1/images/{name:path}", response_model=None)
-    def delete(name: str) -> dict[str, Any] | JSONResponse:
+    @app.delete("/v1/images", response_model=None)
+    def delete(name: Annotated[str, Query(alias="id")]) -> dict[str, Any] | JSONResponse:
         if stub.pictures.pop(name, None) is None:
             return failure(404, "not_found", f"{name}: no picture has this id")
         return {"id": name, "deleted": True}

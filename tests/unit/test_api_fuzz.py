@@ -36,7 +36,13 @@ WITH_BODY = [
     "POST /v1/images",
     "PUT /v1/models/{application}",
 ]
-WITHOUT_BODY = ["GET /v1/images/{id}", "DELETE /v1/images/{id}", "GET /v1/models"]
+WITHOUT_BODY = [
+    "GET /v1/images",
+    "GET /v1/images/{id}",
+    "DELETE /v1/images",
+    "DELETE /v1/images/{id}",
+    "GET /v1/models",
+]
 CASES = [(name, kind) for name in WITH_BODY for kind in GenerationMode] + [
     (name, GenerationMode.POSITIVE)
     for name in WITHOUT_BODY  # any text is an id
