@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from io import BufferedIOBase
 from typing import Any, cast
@@ -17,6 +18,8 @@ from seqvis.text.textfiles import lines_at_hand, read_sentences, write_sentences
 from seqvis.translation.products import Precision
 from seqvis.translation.sentences import SearchSettings
 from seqvis.translation.translator import Translation, Translator
+
+_MOST_UNKNOWN = 20  # unknown words that are named
 
 
 class Translate(JobSettings):
@@ -62,12 +65,19 @@ def run(settings: Translate) -> dict[str, Any] | None:
     search = SearchSettings(
         beam=settings.beam, n_best=settings.n_best, length_penalty=settings.length_penalty
     )
-    lines = _as_lines(_translations(translator, search, settings), settings)
+    unknown: Counter[str] = Counter()
+    lines = _as_lines(_translations(translator, search, settings), settings, unknown)
     if settings.output is None:
         for line in lines:
             print(line, flush=settings.input is None)
+        if unknown:
+            print(_unknown_words(unknown), file=sys.stderr)
         return None
-    return {"sentences": write_sentences(locate(settings.output), lines), "out": settings.output}
+    return {
+        "sentences": write_sentences(locate(settings.output), lines),
+        "unknown_words": dict(unknown.most_common(_MOST_UNKNOWN)),
+        "out": settings.output,
+    }
 
 
 def _translations(
@@ -84,8 +94,12 @@ def _translations(
         yield from translator.translate_stream(lines, search, settings.batch_size)
 
 
-def _as_lines(translations: Iterator[Translation], settings: Translate) -> Iterator[str]:
+def _as_lines(
+    translations: Iterator[Translation], settings: Translate, unknown: Counter[str]
+) -> Iterator[str]:
+    """The lines to write; counts the words that the model does not know in `unknown`."""
     for number, translation in enumerate(translations):
+        unknown.update(translation.unknown)
         if number == 0 and settings.attention:
             from seqvis.translation.picture import draw_alignment  # loads matplotlib
 
@@ -93,8 +107,21 @@ def _as_lines(translations: Iterator[Translation], settings: Translate) -> Itera
         if settings.n_best == 1:
             yield translation.text
             continue
-        found = [{"text": one.text, "score": round(one.score, 4)} for one in translation.candidates]
-        yield json.dumps({"source": translation.source, "translations": found}, ensure_ascii=False)
+        result = {
+            "source": translation.source,
+            "unknown_words": translation.unknown,
+            "translations": [
+                {"text": candidate.text, "score": round(candidate.score, 4)}
+                for candidate in translation.candidates
+            ],
+        }
+        yield json.dumps(result, ensure_ascii=False)
+
+
+def _unknown_words(unknown: Counter[str]) -> str:
+    shown = [word for word, _ in unknown.most_common(_MOST_UNKNOWN)]
+    more = f" and {len(unknown) - len(shown):,} more" if len(unknown) > len(shown) else ""
+    return f"new to the model, and copied where it could: {', '.join(shown)}{more}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

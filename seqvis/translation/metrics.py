@@ -9,13 +9,14 @@ the step before.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from sacrebleu.metrics import BLEU, CHRF
 from torch import Tensor
 from torch.nn import functional
 
+from seqvis.text.punctuation import clean_text
 from seqvis.text.vocab import BOS, PAD
 from seqvis.translation.batches import Batch
 from seqvis.translation.decoder import likeliest
@@ -57,7 +58,10 @@ def score_texts(
             sacreBLEU's tokenizer if the language is written without them.
         language: code of the texts' language, such as fr, zh-CN or jpn.
         lowercase: compare without case; moses always does.
+
+    Both sides are composed and freed of invisible characters first (`clean_text`).
     """
+    translations, references = ([*map(clean_text, side)] for side in (translations, references))
     if scoring == "moses":
         translations = moses_tokenized(translations, language)
         references = moses_tokenized(references, language)
@@ -72,7 +76,7 @@ def score_texts(
     return TextScores(bleu_score.score, chrf_score.score, signature)
 
 
-def _bleu(language: str, default: str, **options: bool) -> BLEU:
+def _bleu(language: str, default: str, **options: Any) -> BLEU:
     """BLEU with the tokenizer for `language`, or with `default` where spaces separate words."""
     *preferred, last = _tokenizers(language) or (default,)
     for name in preferred:

@@ -128,7 +128,7 @@ def stored(server: Server) -> Server:
 
 
 def by_urllib(method: str, url: str) -> Any:
-    with urlopen(Request(url, method=method), timeout=60) as answer:  # noqa: S310
+    with urlopen(Request(url, method=method), timeout=60) as answer:
         return SimpleNamespace(status_code=answer.status, content=answer.read())
 
 

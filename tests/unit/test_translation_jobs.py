@@ -20,6 +20,8 @@ from seqvis.samples.questions import generate_pairs
 from seqvis.text.textfiles import lines_at_hand
 from seqvis.text.vocab import PAD
 from seqvis.translation.batches import pad_ids
+from seqvis.translation.evaluate import evaluate as score
+from seqvis.translation.sentences import SearchSettings
 from seqvis.translation.train import TrainSettings
 from seqvis.translation.train import train as fit_translator
 from seqvis.translation.translator import Translator
@@ -56,7 +58,8 @@ def test_sentences_a_file_and_standard_input_give_the_same(
     spoken = capsys.readouterr().out.splitlines()
     out = tmp_path / "out.en"
     assert translate(["--model", model, "--input", files[0], "--output", str(out)]) == 0
-    assert json.loads(capsys.readouterr().out) == {"sentences": 200, "out": str(out)}
+    result = json.loads(capsys.readouterr().out)
+    assert (result["sentences"], result["out"]) == (200, str(out))
     assert out.read_text().splitlines()[:5] == spoken
     stdin = io.TextIOWrapper(io.BytesIO("\r\n".join(lines[:5]).encode()))
     monkeypatch.setattr("sys.stdin", stdin)
@@ -160,6 +163,39 @@ def test_n_best_is_json_with_scores(model: str, capsys: Capture) -> None:
     assert found["source"] == "Où est le chat ?"
     assert len(found["translations"]) == 3
     assert translate(["--model", model, "--n-best", "3", "x"]) == 2
+
+
+def test_unknown_words_are_named(model: str, tmp_path: Path, capsys: Capture) -> None:
+    typed = ["Où travaille Zbigniew ?", "Où est le chat ?", "Zbigniew et eBay dorment ?"]
+    assert translate(["--model", model, typed[0], typed[1]]) == 0
+    assert "Zbigniew" in capsys.readouterr().err
+    assert translate(["--model", model, typed[1]]) == 0
+    assert "Zbigniew" not in capsys.readouterr().err
+    assert translate(["--model", model, "--beam", "2", "--n-best", "2", typed[2]]) == 0
+    assert {"Zbigniew", "eBay"} <= set(json.loads(capsys.readouterr().out)["unknown_words"])
+    (tmp_path / "in").write_text("\n".join(typed) + "\n")
+    flags = ["--model", model, "--input", str(tmp_path / "in"), "--output", str(tmp_path / "out")]
+    assert translate(flags) == 0
+    unknown = json.loads(capsys.readouterr().out)["unknown_words"]
+    assert (unknown["Zbigniew"], unknown["eBay"]) == (2, 1)
+
+
+def test_a_string_is_one_sentence_and_anything_but_text_is_refused(translator: Translator) -> None:
+    alone = translator.translate("Où est le chat ?")
+    assert alone.text == translator.translate(["Où est le chat ?"])[0].text
+    for wrong in (b"O", ["a", 3], [None]):
+        with pytest.raises(TypeError, match="sentence is a str"):
+            translator.translate(wrong)  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match="lines of text"):
+        next(translator.translate_stream("Où est le chat ?"))
+
+
+def test_training_and_evaluation_score_with_case_alike(translator: Translator) -> None:
+    evaluated, _ = score(translator, ["Où est le chat ?"], ["x"], SearchSettings())
+    assert translator.languages.keep_case is False
+    assert "case:lc" in evaluated["signature"]
+    lowercase = score(translator, ["Où ?"], ["x"], SearchSettings(), lowercase=False)[0]
+    assert "case:mixed" in lowercase["signature"]
 
 
 def test_the_attention_picture_is_drawn(model: str, tmp_path: Path, capsys: Capture) -> None:
