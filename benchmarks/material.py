@@ -58,7 +58,7 @@ class Material:
                 "prepare_corpus", "--source", texts["train.fr"], "--target", texts["train.en"],
                 "--valid-source", texts["valid.fr"], "--valid-target", texts["valid.en"],
                 "--source-lang", "fr", "--target-lang", "en", "--max-target-length", 0,
-                "--no-case-token", "--unknown-share", 0,
+                "--no-case-token", "--unknown-share", 0, "--uncased-share", 0,
                 "--source-percentile", 100, "--target-percentile", 100, "--out", out,
             )  # fmt: skip
         return artifacts.load(str(out), "corpus")

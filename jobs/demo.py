@@ -46,7 +46,7 @@ class Demo(JobSettings):
     """Question pairs to generate."""
     num_workers: int = Field(2, ge=0)
     """Ray Train workers."""
-    epochs: int = Field(3, ge=1)
+    epochs: int = Field(4, ge=1)
     """Passes over the questions."""
     image_size: int = Field(144, ge=32, le=512)
     """Side of the drawings, in pixels."""

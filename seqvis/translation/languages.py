@@ -8,13 +8,12 @@ know is tried in other spellings, and what stays unknown is copied into the tran
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 
 from torch import Tensor
 
 from seqvis.artifacts import Artifact
 from seqvis.config import settings_from
-from seqvis.text.detokenize import CASE_TOKENS, upper_first
+from seqvis.text.detokenize import CAPITALIZED, CASE_TOKENS, upper_first
 from seqvis.text.punctuation import clean_text, is_pictograph, spellings, split_pictographs
 from seqvis.text.tokenizers import Tokenizer, TokenizerSettings, load_tokenizer
 from seqvis.text.vocab import EOS, SPECIALS, UNK, Vocabulary
@@ -59,7 +58,7 @@ class Languages:
         """Read a sentence for translation.
 
         Emoji and other pictographs that the vocabulary does not hold are set aside. An unknown
-        word is replaced by its nearest spelling with fewer unknown tokens, if there is one. A
+        word is replaced by its nearest spelling that leaves less unknown, if there is one. A
         sentence all in capitals is read in small letters as far as those are known.
         """
         sentence = self.read_as_prepared(text)
@@ -120,31 +119,41 @@ class Languages:
                 if is_pictograph(piece) and self._strange(self.source_tokenizer.tokenize(piece)):
                     pictographs.append((len(tokens), piece))
                     continue
-                spelled = self._known_spelling(piece, capitals, first=not tokens)
+                spelled = self._known_spelling(piece, capitals)
                 for token, form in zip(*self.source_tokenizer.read(spelled), strict=True):
-                    if token not in CASE_TOKENS or token in self.source_vocabulary:
-                        tokens.append(token)
-                        written.append(form)
+                    if token in CASE_TOKENS and token not in self.source_vocabulary:
+                        continue
+                    if self._is_unmarked_name(token, form, tokens):
+                        tokens.append(CAPITALIZED)
+                        written.append("")
+                    tokens.append(token)
+                    written.append(form)
         return replace(self._sentence(text, tokens, written), pictographs=tuple(pictographs))
 
-    def _known_spelling(self, word: str, capitals: bool, first: bool) -> str:
+    def _is_unmarked_name(self, token: str, form: str, before: Sequence[str]) -> bool:
+        """Whether an unknown word with capitals, such as McDonald, has no case token before it.
+
+        With one it looks as the names do from which the model has learnt to copy.
+        """
+        known = self.source_vocabulary
+        marked = bool(before) and before[-1] in CASE_TOKENS
+        return not marked and form != form.lower() and token not in known and CAPITALIZED in known
+
+    def _known_spelling(self, word: str, capitals: bool) -> str:
         """The word, or its nearest spelling that leaves the least unknown."""
+        fewest = self._strange(self.source_tokenizer.tokenize(word))
+        if not (fewest or capitals):
+            return word
+        best = word
         small = [form.lower() for form in (word, *spellings(word))]
-        capitalized = [upper_first(form) for form in small]
         if capitals:
-            for form in capitalized if first else small:
+            for form in small:
                 if not self._strange(self.source_tokenizer.tokenize(form)):
                     return form
-        fewest = self._strange(self.source_tokenizer.tokenize(word))
-        best = word
-        if not fewest:
-            return word
-        for form in chain(spellings(word), small, capitalized):
+        for form in (*spellings(word), *small, *map(upper_first, small)):
             strange = self._strange(self.source_tokenizer.tokenize(form))
             if strange < fewest:
                 best, fewest = form, strange
-            if not fewest:
-                break
         return best
 
     def _all_capitals(self, text: str) -> bool:

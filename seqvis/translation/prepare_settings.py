@@ -66,6 +66,9 @@ class PrepareSettings(Settings):
     unknown_share: float = Field(0.01, ge=0, le=0.2)
     """show up to this share of the training words as `_unk_`, taken from half of those that occur
     once, so that the model learns to copy words that it does not know; 0: none"""
+    uncased_share: float = Field(0.05, ge=0, le=1)
+    """show this share of the training sources in small letters, so that text typed without
+    capitals, or in capitals alone, is understood; 0: none"""
     source_percentile: float = Field(97, gt=0, le=100)
     """sources are cut at the length that this percentage of them does not exceed"""
     target_percentile: float = Field(99, gt=0, le=100)

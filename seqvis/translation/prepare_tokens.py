@@ -54,7 +54,8 @@ class TokenizeBlock:
         tally = Tally()
         pairs = usable_pairs(table, self.settings, tally)
         for side in SIDES:
-            tokens = tokenize_column(self._tokenizer(side), pairs[side].combine_chunks())
+            texts = self._with_some_uncased(pairs) if side == "source" else pairs[side]
+            tokens = tokenize_column(self._tokenizer(side), texts.combine_chunks())
             pairs = pairs.append_column(f"{side}_tokens", tokens)
         pairs = pairs.filter(self._lengths_are_right(pairs, tally))
         hashes = self._hashes(pairs)
@@ -96,6 +97,17 @@ class TokenizeBlock:
             tally.add(reason, len(found), (found[:EXAMPLES] + 1).tolist())
             kept &= ~wrong
         return pa.array(kept)
+
+    def _with_some_uncased(self, pairs: pa.Table) -> pa.ChunkedArray:
+        """The sources, a share of those for training in small letters."""
+        share = self.settings.uncased_share
+        if not (share and self.settings.tokenizer_settings("source").keeps_case):
+            return pairs["source"]
+        hashes = self._hashes(pairs)
+        chosen = hashes["pair_hash"].to_numpy() < share * 2.0**64
+        chosen &= ~self._is_valid(hashes["source_hash"].to_numpy())
+        lowered = pa.array([text.lower() for text in pairs["source"].to_pylist()], pa.string())
+        return pc.if_else(pa.array(chosen), lowered, pairs["source"])
 
     def _hashes(self, pairs: pa.Table) -> pa.Table:
         sources, targets = (pairs[side].to_pylist() for side in SIDES)

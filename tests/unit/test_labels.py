@@ -1,6 +1,8 @@
 """WordNet's nouns, and where labels lie among words."""
 
+import unicodedata
 from pathlib import Path
+from typing import Literal
 
 import fasttext
 import numpy as np
@@ -36,6 +38,20 @@ def store(folder: Path, words: list[str]) -> WordVectors:
     file = write_vec_file(folder / "words.vec", word_vectors(words))
     build_store(open_source("vec", str(file)), str(folder / "store"), {})
     return WordVectors.open(str(folder / "store"))
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_labels_and_words_meet_however_their_accents_are_written(
+    form: Literal["NFC", "NFD"], tmp_path: Path, wordnet: WordNet
+) -> None:
+    names = ["café", "crème brûlée", "chou-fleur", "naïf"]
+    parts = ["café", "crème", "brûlée", "chou-fleur", "naïf"]
+    vectors = store(tmp_path, [unicodedata.normalize(form, word) for word in parts])
+    for other in ("NFC", "NFD"):
+        labels = [unicodedata.normalize(other, name) for name in names]
+        assert label_vectors(labels, vectors, wordnet).found.all()
+    assert label_vectors(["ca\u00adfé", "na\u200bïf"], vectors, wordnet).found.all()
+    assert not label_vectors(["cafe"], vectors, wordnet).found.any()
 
 
 def test_wordnet_knows_every_noun_and_what_it_is_a_kind_of(wordnet: WordNet) -> None:

@@ -54,7 +54,7 @@ def ids(languages: Languages, *words: str) -> list[int]:
         ("\ufeffOù est\u2060 le cœur\u200e de Paul ?", "Où est le cœur de Paul ?"),
         ("J’aime Marie — un peu.", "J'aime Marie - un peu."),
         ("Où est le ｃœur de Ｐaul ？", "Où est le cœur de Paul ?"),
-        ("QUI EST L’AVOCAT D’ÉMILE ?", "Qui est l'avocat d'émile ?"),
+        ("QUI EST L’AVOCAT D’ÉMILE ?", "qui est l'avocat d'émile ?"),
     ],
 )
 def test_ways_to_type_a_sentence_are_read_as_the_one_that_is_known(typed: str, plain: str) -> None:
@@ -85,13 +85,27 @@ def test_the_case_tokens_that_the_vocabulary_lacks_are_left_out() -> None:
 
 def test_a_capitalised_form_falls_back_to_small_letters_where_case_is_kept_as_is() -> None:
     languages = build(lowercase=False, case_token=False)
-    for typed in ("OÙ EST le Cœur ?", "OÙ EST LE CŒUR ?"):
-        assert languages.read(typed).tokens == ("Où", "est", "le", "cœur", "?")
+    assert languages.read("OÙ EST le Cœur ?").tokens == ("Où", "est", "le", "cœur", "?")
+    assert languages.read("EST LE CŒUR DE PAUL ?").tokens == (
+        "est",
+        "le",
+        "cœur",
+        "de",
+        "Paul",
+        "?",
+    )
 
 
 def test_unknown_words_are_named_as_they_were_written() -> None:
     read = build().read("Où est iPhone-Zbigniew, l'ÉCOLE ?")
     assert read.unknown == ["iPhone", "Zbigniew", ",", "ÉCOLE"]
+
+
+def test_unknown_names_look_to_the_model_like_those_it_has_learnt_to_copy() -> None:
+    languages = build()
+    for typed in ("Où est Zbigniew ?", "Où est McAllister ?", "Où est eBay ?", "Où est NASA ?"):
+        assert languages.read(typed).ids == languages.read("Où est Zbigniew ?").ids
+    assert languages.read("Où est 347 ?").ids != languages.read("Où est Zbigniew ?").ids
 
 
 def test_a_copy_has_the_spelling_of_the_source_and_its_own_capitals() -> None:

@@ -8,12 +8,13 @@ import re
 import subprocess
 import sys
 import time
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from seqvis.samples.questions import generate_pairs, write_sample
+from seqvis.samples.questions import generate_pairs, words, write_sample
 
 COUNT = 40_000
 
@@ -324,6 +325,37 @@ def test_the_training_file_has_a_few_lines_for_the_filter_to_drop(folder: Path) 
     dropped = [english for _, english in pairs if not english.startswith("Wh")]
     assert any(english.endswith(".") for english in dropped)
     assert any(english.startswith("How ") for english in dropped)
+
+
+def test_typed_questions_are_held_out_ones_in_another_spelling(folder: Path) -> None:
+    known_words = {
+        word
+        for code in ("fr", "en")
+        for line in lines(folder / f"train.{code}")
+        for word in words(line)
+    }
+    held_out = dict(zip(lines(folder / "heldout.fr"), lines(folder / "heldout.en"), strict=True))
+    typed = list(zip(lines(folder / "typed.fr"), lines(folder / "typed.en"), strict=True))
+    straight = str.maketrans({"’": "'", "\u00a0": " "})
+    plain = {
+        unicodedata.normalize("NFC", source.translate(straight)).lower(): target
+        for source, target in typed
+    }
+    known = {source.lower(): target for source, target in held_out.items()}
+    same = [source for source, target in plain.items() if known.get(source) == target]
+    named = [source for source in plain if source not in known]
+    assert len(same) >= 45
+    assert 14 <= len(named) <= 16
+    for source, target in typed[-len(named) :]:
+        name = next(word for word in words(target) if word not in known_words)
+        assert name in source
+
+
+def test_most_names_and_numbers_occur_once_and_alike_on_both_sides(train) -> None:
+    sides = [Counter(word for pair in train for word in words(pair[side])) for side in (0, 1)]
+    once = [{word for word, count in side.items() if count == 1} for side in sides]
+    assert len(once[0] & once[1]) > 1500
+    assert sum(word.isdigit() for word in once[0] & once[1]) > 300
 
 
 def test_a_small_sample_is_written_too(tmp_path: Path) -> None:
