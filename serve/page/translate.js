@@ -29,6 +29,7 @@ class Panel {
     this.input = byId("source");
     this.output = byId("translation");
     this.said = byId("translation-said");
+    this.unknown = byId("unknown-words");
     this.candidates = byId("candidates");
     this.message = new Message(byId("translator-message"));
     this.attention = new Attention(this.languages);
@@ -117,6 +118,9 @@ class Panel {
     this.candidates.querySelector(".list").replaceChildren(
       ...found.map((candidate, place) => this.#choice(translation, candidate, place)),
     );
+    const unknown = translation?.unknown_words ?? [];
+    this.unknown.hidden = !unknown.length;
+    this.unknown.textContent = `New to this model, and copied where it could: ${unknown.join(", ")}`;
     this.said.textContent = translation ? `Translation: ${translation.text}` : "";
     if (found.length) this.#choose(translation, found[0]);
     else {
@@ -127,11 +131,6 @@ class Panel {
 
   #choose(translation, candidate) {
     this.output.textContent = candidate.text;
-    const unknown = translation.unknown_words;
-    if (unknown.length) {
-      const note = `New to this model, and copied where it could: ${unknown.join(", ")}`;
-      this.output.append(element("span", { className: "note" }, note));
-    }
     if (!candidate.complete) this.output.append(element("span", { className: "cut" }, " … cut at the longest length"));
     this.attention.show(align(translation.source_tokens, candidate));
   }

@@ -130,7 +130,7 @@ def translation(text: str, n_best: int) -> dict[str, Any]:
     return {
         "source": text,
         "source_tokens": source,
-        "unknown_words": [],
+        "unknown_words": [word for word in words if word.isalpha() and word.lower() not in FRENCH],
         "text": candidates[0]["text"],
         "candidates": candidates,
     }

@@ -44,6 +44,15 @@ def test_typing_on_gives_the_older_request_up(page: Page, stub: Stub) -> None:
     assert page.text("#translator-message") == ""
 
 
+def test_words_that_the_model_does_not_know_are_named(page: Page) -> None:
+    page.open_ready()
+    page.type_sentence("Où travaille Zbigniew ?")
+    page.until(lambda: page.text("#unknown-words").endswith(": Zbigniew"))
+    page.type_sentence("Où travaille ta sœur ?")
+    page.until(lambda: page.text("#translation") == "Where works sister your ?")
+    assert not page.one("#unknown-words").is_displayed()
+
+
 def test_an_emptied_field_shows_no_translation(page: Page) -> None:
     page.open_ready()
     page.one("#source").send_keys(Keys.CONTROL, "a")
