@@ -94,7 +94,7 @@ def test_pairs_stay_aligned_whatever_odd_lines_stand_between_them(place: Workpla
     with (place.folder / "text.fr").open("rb+") as file:  # one file lacks its last line feed
         file.truncate((place.folder / "text.fr").stat().st_size - 1)
     flags = ("--max-line-bytes", "200", "--max-bad-share", "0.2", "--target-percentile", "100")
-    assert place.run(*flags, "--source-percentile", "100") == 0
+    assert place.run(*flags, "--source-percentile", "100", "--unknown-share", "0") == 0
     rows = place.rows("train") + place.rows("valid")
     assert sorted(row["row"] for row in rows) == [
         n for n in range(67) if n not in (20, 21, 24, 25, 26)
@@ -163,10 +163,11 @@ def test_vocabulary_and_ids_are_those_of_a_straightforward_computation(place: Wo
     source, target = sentences(200)
     source = [line + " Oui." * (number % 7) for number, line in enumerate(source)]
     place.write(source, target)
-    assert place.run("--max-vocabulary", "25", "--min-count", "2", "--source-percentile", "50") == 0
+    flags = ("--max-vocabulary", "25", "--min-count", "2", "--source-percentile", "50")
+    assert place.run(*flags, "--uncased-share", "0") == 0
     rows = {row["row"]: row for row in place.rows("train")}
     for side, lines, language in (("source", source, "fr"), ("target", target, "en")):
-        tokenizer = load_tokenizer(TokenizerSettings(language=language))
+        tokenizer = load_tokenizer(TokenizerSettings(language=language, case_token=True))
         tokens = {row: tokenizer.tokenize(lines[row]) for row in rows}
         counts: dict[str, int] = {}
         for sentence in tokens.values():
@@ -180,6 +181,24 @@ def test_vocabulary_and_ids_are_those_of_a_straightforward_computation(place: Wo
         assert load(str(place.folder / "corpus"), "corpus").metrics[f"max_{side}_length"] == limit
         for row, sentence in tokens.items():
             assert rows[row][side] == [*vocabulary.ids(sentence)[: limit - 1], EOS]
+
+
+def test_some_rare_words_become_unknown_and_some_sources_lose_their_capitals(
+    place: Workplace,
+) -> None:
+    place.write(*sentences(600))
+    assert place.run("--source-percentile", "100", "--target-percentile", "100") == 0
+    train, valid = place.rows("train"), place.rows("valid")
+    unknown = [{row["row"] for row in train if UNK in row[side]} for side in ("source", "target")]
+    assert unknown[0] == unknown[1]  # the numbers, which both sides have
+    tokens = sum(len(row["target"]) - 1 for row in train)
+    assert 0.006 < len(unknown[1]) / tokens < 0.014  # a hundredth, chosen by hash
+    marked = {part: [] for part in ("train", "valid")}
+    for part, rows in (("train", train), ("valid", valid)):
+        marked[part] = [text_of(place, row, "source").startswith("_cap_ ") for row in rows]
+    assert 0.01 < marked["train"].count(False) / len(train) < 0.1
+    assert all(marked["valid"])
+    assert all(text_of(place, row, "target").startswith("_cap_ ") for row in train)
 
 
 def test_the_users_validation_files_are_kept_whole_and_leave_the_training_part(
@@ -212,7 +231,7 @@ def test_the_question_filter_keeps_questions_and_counts_the_rest(place: Workplac
     )
     assert place.run("--filter", "questions") == 0
     rows = place.rows("train")
-    assert text_of(place, rows[0], "target").startswith("where is the")
+    assert text_of(place, rows[0], "target").startswith("_cap_ where is the")
     assert text_of(place, rows[0], "target").endswith("?")
     assert place.report()["dropped"]["not_a_question"]["pairs"] == 40
     assert place.rows("valid")[0]["target_text"].endswith("?")
