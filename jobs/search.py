@@ -1,10 +1,11 @@
 """Searches a collection by words, by a picture or by a stored one; or names a picture."""
 
 import json
+import math
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 from pydantic import Field, model_validator
 from rich.console import Console
@@ -37,7 +38,8 @@ class Search(JobSettings):
     min_score: float | None = Field(None, ge=-1, le=1)
     """Least cosine of a picture that is found, from -1 to 1."""
     where: tuple[str, ...] = ()
-    """Filters such as label=n02084071, all of which must hold; of one key given twice, either."""
+    """Filters such as label=n02084071, all of which must hold; of one key given twice, either. A
+    list holds each of its values. A field that no picture has is an error."""
     candidates: CandidateSet = "classes"
     """Words for --classify: classes (ImageNet's 1,000), wordnet (all nouns), labels (the
     model's own)."""
@@ -105,10 +107,28 @@ def _filters(given: Sequence[str]) -> dict[str, list[Any]]:
         key, equals, value = one.partition("=")
         if not key or not equals:
             raise ConfigError(f"--where {one}: needs the form key=value, such as label=n02084071")
-        where.setdefault(key, []).append(value)
-        with suppress(ValueError, RecursionError):
-            where[key].append(json.loads(value, parse_constant=str))
+        where.setdefault(key, []).extend([value, *_meanings(value)])
     return where
+
+
+def _meanings(text: str) -> list[Any]:
+    """The values that a text may stand for besides itself: JSON's, or TRUE, 07 and .5 as in CSV."""
+    with suppress(ValueError, RecursionError):
+        return [json.loads(text, parse_constant=_refuse, parse_float=_number)]
+    if text.lower() in ("true", "false"):
+        return [text.lower() == "true"]
+    with suppress(ValueError):
+        return [_number(text)]
+    return []
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _refuse(text)
+
+
+def _refuse(text: str) -> NoReturn:
+    raise ValueError(f"{text}: JSON has no such number")
 
 
 def _title(query: str) -> str:

@@ -10,11 +10,16 @@
     ├── BusyError               a server that has all the work it can bear; says when to come again
     └── QueryError              a search query that cannot be read, or that names nothing known
         ├── UnknownWordError    a query with a word that has no vector; says which ones are near
+        ├── UnknownFieldError   a filter by a field that no picture has; says which there are
         └── BadPictureError     a query's picture that cannot be used; says why, in few words
 
 A message names the file or the value, and says what to do. Anything else that is raised is a
 defect of seqvis and keeps its traceback.
 """
+
+from difflib import get_close_matches
+
+_SHOWN = 20  # fields of a collection that a message lists
 
 
 class SeqvisError(Exception):
@@ -71,6 +76,33 @@ class UnknownWordError(QueryError):
 
     def __reduce__(self) -> tuple[type["UnknownWordError"], tuple[str, tuple[str, ...]]]:
         return type(self), (self.word, self.suggestions)
+
+
+class UnknownFieldError(QueryError):
+    """A filter asks for fields that no item has.
+
+    `missing` holds these fields, `fields` those that there are, `suggestions` those of near
+    spelling to the first that is missing.
+    """
+
+    def __init__(self, missing: tuple[str, ...], fields: tuple[str, ...]):
+        first = missing[0]
+        lower = {field.lower(): field for field in fields}
+        near = get_close_matches(first.lower(), lower, n=3)
+        self.suggestions = tuple(lower[one] for one in near)
+        hint = f"; did you mean {', '.join(self.suggestions)}?" if near else ""
+        there = ", ".join(fields[:_SHOWN]) + (", …" if len(fields) > _SHOWN else "")
+        has = f"they have {there}" if fields else "they have no metadata"
+        super().__init__(
+            f"{first}: no picture has this field, so the filter finds none; {has}{hint}"
+        )
+        self.missing = missing
+        self.fields = fields
+
+    def __reduce__(
+        self,
+    ) -> tuple[type["UnknownFieldError"], tuple[tuple[str, ...], tuple[str, ...]]]:
+        return type(self), (self.missing, self.fields)
 
 
 class BadPictureError(QueryError):

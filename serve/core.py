@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from seqvis.errors import QueryError, SeqvisError
+from seqvis.errors import QueryError, SeqvisError, UnknownFieldError
 from seqvis.search.items import Match
 from seqvis.search.shards import merge, shard_of
 from serve.api.errors import ApiError, UnavailableError
@@ -48,6 +48,11 @@ class SearchParts:
         described = await self._index(0).call("describe")
         for about in described["versions"].values():
             self.shards = [self._index(shard) for shard in range(about["shards"])]
+
+    async def nearest(self, k: int, method: str, *arguments: Any) -> list[Match]:
+        """The best `k` matches of all shards. Raises UnknownFieldError if all shards do."""
+        calls = [_matches_of(shard.call(method, *arguments)) for shard in self.shards]
+        return merge(await asyncio.gather(*calls), k)
 
     def owner(self, name: str) -> Part:
         return self.shards[shard_of(name, len(self.shards))]
@@ -129,15 +134,7 @@ class Core:
 
         async def ask(version: Version) -> list[Match]:
             key = version_key(version)
-            return merge(
-                await asyncio.gather(
-                    *(
-                        shard.call("search_words", key, query, k, min_score, where)
-                        for shard in search.shards
-                    )
-                ),
-                k,
-            )
+            return await search.nearest(k, "search_words", key, query, k, min_score, where)
 
         model, found = await self._ask("search", name, ask)
         return model, _matches(found)
@@ -366,16 +363,15 @@ class Core:
     ) -> list[Match]:
         if not np.isfinite(vector).all():
             raise QueryError("the picture's place is not finite")
-        key = version_key(version)
-        return merge(
-            await asyncio.gather(
-                *(
-                    shard.call("search_vector", key, vector, k, min_score, where)
-                    for shard in self._search().shards
-                )
-            ),
-            k,
-        )
+        search, key = self._search(), version_key(version)
+        return await search.nearest(k, "search_vector", key, vector, k, min_score, where)
+
+
+async def _matches_of(asked: Awaitable[list[Match]]) -> list[Match] | UnknownFieldError:
+    try:
+        return await asked
+    except UnknownFieldError as error:
+        return error
 
 
 def image_path(name: str) -> str:

@@ -7,6 +7,7 @@ with their number. What would surprise a reader: ConSE cannot place a picture al
 classes it does not know; such pictures are left out and counted.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,14 +33,14 @@ class PictureItems:
     """The pictures of a features table as items of a collection, in the table's order."""
 
     def __init__(self, model: DeviseModel, table: FeatureTable, columns: Sequence[str] = ()):
-        """`columns`: further columns to keep as metadata.
+        """`columns`: further columns to keep as metadata; a column `name` replaces the label's.
 
         Raises ArtifactError if the features are of another backbone than the model's, or lack a
         column.
         """
         self._model = model
         self._table = table
-        self._metadata = ("label", "path", "width", "height", *columns)
+        self._metadata = list(dict.fromkeys(("label", "path", "width", "height", *columns)))
         self._names = dict(zip(model.space.labels, model.space.names, strict=True))
         self._wordnet = WordNet.load()
         self.left_out = 0  # pictures that the model could not place, of those that were read
@@ -57,10 +58,10 @@ class PictureItems:
             vectors = self._model.project_embedded(self._embedded(block))
             placed = np.linalg.norm(vectors, axis=1) > 0
             self.left_out += int((~placed).sum())
-            metadata = block.select(list(self._metadata)).to_pylist()
+            metadata = [_with_null(row) for row in block.select(self._metadata).to_pylist()]
             thumbnails = block["thumbnail"]
             for row in np.flatnonzero(placed).tolist():
-                about = metadata[row] | {"name": self.name(metadata[row]["label"])}
+                about = {"name": self.name(metadata[row]["label"])} | metadata[row]
                 yield Item(about["path"], vectors[row], about, thumbnails[row].as_py())
 
     def name(self, label: str) -> str:
@@ -109,6 +110,18 @@ def build_collection(
         "features_fingerprint": table.artifact.fingerprint(),
     }
     return Collection.build(out, model.dimension, items, backend, config, settings)
+
+
+def _with_null(value: Any) -> Any:
+    """A table's value without numbers that JSON has not got: NaN, which means that none is known,
+    becomes null, and infinity the text inf."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    if isinstance(value, dict):
+        return {key: _with_null(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_with_null(inner) for inner in value]
+    return value
 
 
 def _matrix(column: pa.ChunkedArray, width: int) -> np.ndarray:

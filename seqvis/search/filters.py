@@ -1,9 +1,10 @@
-"""Which items a search may return: by values of their metadata.
+"""Filters: which items a search may return, by values of their metadata.
 
-In: `where`, a mapping of a metadata key to a value, or to a list of values of which any will do
-(all keys must agree), or a function of the metadata. Out: a mask of rows. A number equals the
-same number written otherwise (1 and 1.0), true is no number, and an item without the key never
-agrees, not even with None.
+A filter is a mapping of metadata keys to a value, or to a list of values of which any will do (all
+keys must agree), or a function of the metadata. An item whose value is a list agrees with each
+value in the list, and with the list itself. Numbers are equal however they are written (1 and
+1.0), but a number is not its text and true is not 1. An item without the key never agrees, not
+even with None. Dates and the like are compared as they are stored (`items.json_value`).
 """
 
 import json
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from seqvis.errors import DataError
+from seqvis.search.items import json_value
 
 Where = Mapping[str, Any] | Callable[[dict[str, Any]], bool]
 
@@ -21,13 +23,16 @@ Where = Mapping[str, Any] | Callable[[dict[str, Any]], bool]
 class Columns:
     """The values of metadata keys by row, numbered; read when a filter first asks for a key.
 
-    The first filter by a key parses all metadata (about 3 µs a row), later ones do not.
+    The first filter by a key parses all metadata (about 3 µs a row), later ones do not. Which keys
+    there are is noted meanwhile, so a key that no row has costs nothing again.
     """
 
     def __init__(self, metadata: Callable[[int], dict[str, Any]]):
         self._metadata = metadata
         self._lock = threading.Lock()
-        self._columns: dict[str, tuple[np.ndarray, dict[str, int]]] = {}
+        self._columns: dict[str, _Column] = {}
+        self._keys: set[str] = set()  # of the rows before `_seen`
+        self._seen = 0
 
     def mask(self, where: Where, rows: int) -> np.ndarray:
         """Which of the first `rows` rows agree with `where`, bool (rows)."""
@@ -36,29 +41,75 @@ class Columns:
             return np.fromiter(found, bool, rows)
         mask = np.ones(rows, dtype=bool)
         for key, wanted in where.items():
-            codes, numbers = self._column(key, rows)
-            accepted = np.zeros(len(numbers) + 1, dtype=bool)  # the last is for code -1
-            for value in _any_of(wanted):
-                accepted[numbers.get(_canonical(value), -1)] = True
-            accepted[-1] = False
+            with self._lock:
+                column = self._column(key, rows)
+                if column is None:
+                    return np.zeros(rows, dtype=bool)
+                codes, accepted = column.codes[:rows], column.accepted(_any_of(wanted))
             mask &= accepted[codes]
         return mask
 
-    def _column(self, key: str, rows: int) -> tuple[np.ndarray, dict[str, int]]:
+    def has(self, key: str, rows: int) -> bool:
+        """Whether one of the first `rows` rows has the key."""
         with self._lock:
-            codes, numbers = self._columns.get(key, (np.empty(0, dtype=np.int32), {}))
-            if len(codes) < rows:
-                numbers = dict(numbers)  # a search that has the old one goes on undisturbed
-                new = [self._code(key, row, numbers) for row in range(len(codes), rows)]
-                codes = np.concatenate([codes, np.array(new, dtype=np.int32)])
-                self._columns[key] = codes, numbers
-            return codes[:rows], numbers
+            return self._column(key, rows) is not None
 
-    def _code(self, key: str, row: int, numbers: dict[str, int]) -> int:
-        metadata = self._metadata(row)
-        if key not in metadata:
-            return -1
-        return numbers.setdefault(_canonical(metadata[key]), len(numbers))
+    def keys(self) -> set[str]:
+        """The keys of all rows that were read."""
+        with self._lock:
+            return set(self._keys)
+
+    def _column(self, key: str, rows: int) -> "_Column | None":
+        """The column of a key as far as `rows`, at least; None if no row has the key."""
+        column = self._columns.get(key)
+        if column is None:
+            column = _Column()
+            if key not in self._keys:
+                column.extend([-1] * self._seen)
+        codes = []
+        for row in range(len(column.codes), rows):
+            metadata = self._metadata(row)
+            if row >= self._seen:
+                self._keys.update(metadata)
+            codes.append(column.code(metadata[key]) if key in metadata else -1)
+        self._seen = max(self._seen, rows)
+        if key not in self._keys:
+            return None
+        column.extend(codes)
+        self._columns[key] = column
+        return column
+
+
+class _Column:
+    """One key's values: each row's value as a code, -1 where the row has not got the key."""
+
+    def __init__(self) -> None:
+        self.codes = np.empty(0, dtype=np.int32)
+        self._numbers: dict[str, int] = {}  # each distinct value's code
+        self._holding: dict[str, list[int]] = {}  # the codes of the lists that hold a value
+
+    def extend(self, codes: list[int]) -> None:
+        if codes:
+            self.codes = np.concatenate([self.codes, np.array(codes, dtype=np.int32)])
+
+    def code(self, value: Any) -> int:
+        text = _canonical(value)
+        if text in self._numbers:
+            return self._numbers[text]
+        code = self._numbers[text] = len(self._numbers)
+        if isinstance(value, list):
+            for member in {_canonical(one) for one in value}:
+                self._holding.setdefault(member, []).append(code)
+        return code
+
+    def accepted(self, wanted: list[Any]) -> np.ndarray:
+        """For each code, the last being that of -1, whether it is or holds a wanted value."""
+        mask = np.zeros(len(self._numbers) + 1, dtype=bool)
+        for value in [_canonical(json_value(one)) for one in wanted]:
+            if value in self._numbers:
+                mask[self._numbers[value]] = True
+            mask[self._holding.get(value, [])] = True
+        return mask
 
 
 def check_where(where: Any) -> Where | None:
@@ -70,7 +121,7 @@ def check_where(where: Any) -> Where | None:
     for key, wanted in where.items():
         for value in _any_of(wanted):
             try:
-                _canonical(value)
+                _canonical(json_value(value))
             except (TypeError, ValueError) as error:
                 raise DataError(f"the filter {key}={value!r} cannot match: {error}") from error
     return where or None
@@ -81,6 +132,15 @@ def _any_of(wanted: Any) -> list[Any]:
 
 
 def _canonical(value: Any) -> str:
+    """One text for all ways to write the same value of JSON."""
+    return json.dumps(_without_points(value), sort_keys=True, allow_nan=False)
+
+
+def _without_points(value: Any) -> Any:
     if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return json.dumps(value, sort_keys=True, allow_nan=False)
+        return int(value)
+    if isinstance(value, list):
+        return [_without_points(one) for one in value]
+    if isinstance(value, dict):
+        return {key: _without_points(one) for key, one in value.items()}
+    return value

@@ -8,8 +8,11 @@ length is read out of bounds, and a NaN makes every later search wrong.
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date, time, timedelta
+from decimal import Decimal
 from itertools import islice
 from typing import Any, NamedTuple
+from uuid import UUID
 
 import numpy as np
 
@@ -154,33 +157,46 @@ def check_queries(vectors: np.ndarray, dimension: int) -> np.ndarray:
 
 
 def encode_metadata(name: str, metadata: Mapping[str, Any]) -> bytes:
-    """The metadata as JSON. Raises DataError naming the item if JSON cannot hold it exactly."""
-    remedy = "use strings, numbers, true, false, null, lists and objects only"
+    """The metadata as JSON. Raises DataError naming the item if it cannot be written as JSON."""
+    remedy = "use text, numbers, true, false, null, dates, lists and objects only"
     if not isinstance(metadata, Mapping):
         raise DataError(f"{name}: its metadata is no mapping of names to values; {remedy}")
     try:
-        _check_keys(dict(metadata))
-        return json.dumps(dict(metadata), ensure_ascii=False, allow_nan=False).encode()
+        return json.dumps(json_value(metadata), ensure_ascii=False, allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise DataError(f"{name}: its metadata cannot be stored ({error}); {remedy}") from error
+
+
+def json_value(value: Any) -> Any:
+    """A value of metadata as JSON has it, so that storing and filtering agree.
+
+    Dates and times become ISO 8601, durations seconds, bytes hexadecimal digits, and decimals
+    numbers where these are exact, else text. Raises TypeError for a key that is no text, which
+    json.dumps would turn into text without a word.
+    """
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise TypeError(f"the key {key!r} is no string")
+        return {key: json_value(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_value(inner) for inner in value]
+    if isinstance(value, date | time):  # a datetime is a date
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, Decimal):
+        number = float(value)
+        return number if Decimal(repr(number)) == value else str(value)
+    if isinstance(value, bytes):
+        return value.hex()
+    return str(value) if isinstance(value, UUID) else value
 
 
 def decode_metadata(content: bytes) -> dict[str, Any]:
     """What `encode_metadata` wrote; `json.loads` would first guess the encoding of each."""
     found: dict[str, Any] = _JSON.raw_decode(content.decode())[0]
     return found
-
-
-def _check_keys(value: Any) -> None:
-    """json.dumps would turn the key 1 into "1" without a word."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            if not isinstance(key, str):
-                raise TypeError(f"the key {key!r} is no string")
-            _check_keys(inner)
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            _check_keys(inner)
 
 
 def _check_vector(item: Item, dimension: int) -> np.ndarray:

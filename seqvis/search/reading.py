@@ -18,6 +18,7 @@ from seqvis.search.index import Backend
 from seqvis.search.items import Item, Match, check_ids, check_queries
 from seqvis.search.opening import Opened, WriterLock, open_files
 from seqvis.search.recall import count_found, measure_recall
+from seqvis.search.shards import SHARD
 from seqvis.search.state import stamp
 from seqvis.search.view import View
 
@@ -87,7 +88,8 @@ class OpenCollection:
 
         `vectors` (dimension) gives list[Match], (q, dimension) gives list[list[Match]]. `where`
         is a filter (filters.py), `min_score` the least cosine. Raises DataError if a vector is
-        of another dimension, not finite or zero, or `k` is below 1.
+        of another dimension, not finite or zero, or `k` is below 1; UnknownFieldError if the
+        filter names a field that no item has.
         """
         view = self._view
         queries = check_queries(vectors, view.dimension)
@@ -95,7 +97,10 @@ class OpenCollection:
             raise DataError(f"k is {k}; ask for at least 1 match")
         if min_score is not None and min_score != min_score:
             raise DataError("min_score is NaN; give a cosine between -1 and 1")
-        answers = view.search(queries, int(k), check_where(where), min_score)
+        chosen = check_where(where)
+        if not len(view) and SHARD not in self.config:
+            chosen = None  # no fields to compare with; an empty shard leaves that to `merge`
+        answers = view.search(queries, int(k), chosen, min_score)
         return answers[0] if np.ndim(vectors) == 1 else answers
 
     def recall_report(self, k: int = 10, queries: int = 1000) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from seqvis.artifacts import FORMAT_VERSION, MANIFEST
-from seqvis.errors import ArtifactError, DataError
+from seqvis.errors import ArtifactError, DataError, UnknownFieldError
 from seqvis.search.index import Backend
 from seqvis.search.items import Match, best_first
 from seqvis.search.state import SHARDED, kind_of, read_state
@@ -46,15 +46,26 @@ def shard_of(name: str, shards: int) -> int:
     return int.from_bytes(digest, "little") % shards
 
 
-def merge(answers: Sequence[Sequence[Match]], k: int) -> list[Match]:
+def merge(answers: Sequence[Sequence[Match] | UnknownFieldError], k: int) -> list[Match]:
     """One answer of those of the shards, each best first, as `Collection.search` gives them.
 
     If each shard was asked for `k` matches and is searched exactly, it is the answer of the
     unsharded collection: the same ids and scores in the same order, ties included, since these are
     ordered by id everywhere. Shards searched by graphs find at least as much of the truth as one
     large graph (each looks at as many candidates), but not always the same.
+
+    A shard whose items all lack a field of the filter raises UnknownFieldError; give the error as
+    its answer. So does an empty shard. It is raised here if no shard has the field.
     """
-    return list(islice(heapq.merge(*answers, key=best_first), k))
+    unknown = [one for one in answers if isinstance(one, UnknownFieldError)]
+    found = [one for one in answers if not isinstance(one, UnknownFieldError)]
+    if unknown and not found:
+        nowhere = set.intersection(*(set(one.missing) for one in unknown))
+        missing = tuple(field for field in unknown[0].missing if field in nowhere)
+        fields = set[str]().union(*(one.fields for one in unknown))
+        if missing and fields:  # without any, all shards are empty, and so is the answer
+            raise UnknownFieldError(missing, tuple(sorted(fields)))
+    return list(islice(heapq.merge(*found, key=best_first), k))
 
 
 def describe(path: str | Path) -> Description:

@@ -8,11 +8,13 @@ until enough are left, and where that would be many, the admitted rows are searc
 So a filtered search returns what an exact one would, up to the recall of the graph.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from seqvis.errors import UnknownFieldError
 from seqvis.search.exact import Nearest, best_of, exact_candidates
 from seqvis.search.filters import Where
 from seqvis.search.items import Match
@@ -103,11 +105,25 @@ class View:
         decided by their ids. A graph finds what it finds: of rows that tie for the last places any
         may be among its candidates.
         """
+        if isinstance(where, Mapping):
+            self._check_fields(where)
         found = [(part, _nearest(part, queries, k, where)) for part in self.parts if part.alive]
         return [
             _merged([(part, *nearest[number]) for part, nearest in found], k, min_score)
             for number in range(len(queries))
         ]
+
+    def _check_fields(self, where: Mapping[str, Any]) -> None:
+        """Raises UnknownFieldError if a filter names a field of no item, as misspelt ones do."""
+        parts = [part for part in self.parts if part.alive]
+        missing = tuple(
+            key
+            for key in where
+            if not any(part.store.columns.has(key, part.rows) for part in parts)
+        )
+        if missing:
+            fields = set[str]().union(*(part.store.columns.keys() for part in parts))
+            raise UnknownFieldError(missing, tuple(sorted(fields)))
 
     def exact(self) -> "View":
         """The same rows without graphs: the reference that recall is measured against."""

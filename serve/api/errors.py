@@ -19,6 +19,7 @@ from seqvis.errors import (
     QueryError,
     SeqvisError,
     StorageError,
+    UnknownFieldError,
     UnknownWordError,
 )
 
@@ -77,6 +78,15 @@ def as_api_error(error: BaseException) -> ApiError:
             str(error),
             "unknown_word",
             word=error.word,
+            suggestions=list(error.suggestions),
+        )
+    if isinstance(error, UnknownFieldError):
+        return ApiError(
+            422,
+            str(error),
+            "unknown_field",
+            field=error.missing[0],
+            fields=list(error.fields),
             suggestions=list(error.suggestions),
         )
     if isinstance(error, BadPictureError):

@@ -80,7 +80,8 @@ class _SearchRequest(Strict):
     min_score: float | None = Field(None, ge=-1, le=1)
     """Least cosine of a picture that counts."""
     where: dict[str, Scalar | list[Scalar]] | None = None
-    """Only pictures whose metadata has these values; of a list any will do."""
+    """Only pictures whose metadata has these values; of a list any will do. A picture whose own
+    value is a list has each of its values."""
     model: ModelName | None = None
     """Name of a live version; left out, one is chosen by the shares."""
 

@@ -160,6 +160,20 @@ def test_an_unknown_word_suggests_others(both: Served) -> None:
     assert "boat" in found["suggestions"]
 
 
+def test_an_unknown_field_of_a_filter_is_named_with_those_that_there_are(both: Served) -> None:
+    where = {"name": "boat", "hieght": 8}
+    file = {"file": ("a.png", draw(1, seed=7), "image/png")}
+    for path, asked in (
+        ("/v1/search/text", {"json": {"query": "boat", "where": where}}),
+        ("/v1/search/like", {"json": {"id": "000003.jpg", "where": where}}),
+        ("/v1/search/image", {"files": file, "data": {"where": json.dumps(where)}}),
+    ):
+        found = error_of(both.client.post(path, **asked), 422, "unknown_field")  # type: ignore[arg-type]
+        assert found["field"] == "hieght"
+        assert found["suggestions"][0] == "height"
+        assert {"label", "name", "path", "width", "height"} <= set(found["fields"])
+
+
 @pytest.mark.parametrize("query", ["", "boat +", "dog - dog", '"dog', "x" * 1001])
 def test_queries_that_cannot_be_read_are_refused(both: Served, query: str) -> None:
     answer = both.client.post("/v1/search/text", json={"query": query})

@@ -1,6 +1,8 @@
 """build_index, search and collection through their main: what is built, found, kept and refused."""
 
 import dataclasses
+import datetime
+import decimal
 import io
 import json
 import shutil
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -95,6 +98,121 @@ def test_further_columns_become_metadata(world: World, tmp_path: Path, job: Job)
     assert code == 1
     assert "has no column colour" in error
     assert not (tmp_path / "d").exists()
+
+
+def with_columns(world: World, out: Path, columns: dict[str, Any]) -> Path:
+    """The world's features with further columns, as a table of images brings them."""
+    table = FeatureTable.open(str(world.features))
+    rows = pq.read_table(io.BytesIO((world.features / "parts/part-00000.parquet").read_bytes()))
+    for name, values in columns.items():
+        rows = rows.append_column(name, values)
+    with artifacts.create(str(out), "features", table.artifact.config) as writer:
+        content = io.BytesIO()
+        pq.write_table(rows, content)
+        writer.path("parts/part-00000.parquet").write_bytes(content.getvalue())
+        writer.metrics["images"] = len(rows)
+    return out
+
+
+HOUR = datetime.timezone(datetime.timedelta(hours=1))
+KINDS: dict[str, tuple[pa.DataType, Any, Any, list[str]]] = {
+    # column: Arrow's type, a value, what it becomes, texts that find it
+    "day": (pa.date32(), datetime.date(2024, 2, 29), "2024-02-29", ["2024-02-29"]),
+    "day64": (pa.date64(), datetime.date(1969, 1, 1), "1969-01-01", ["1969-01-01"]),
+    "taken": (
+        pa.timestamp("s"),
+        datetime.datetime(2024, 1, 2, 3, 4, 5),
+        "2024-01-02T03:04:05",
+        ["2024-01-02T03:04:05"],
+    ),
+    "nanos": (
+        pa.timestamp("ns"),
+        1_000_000_001,
+        "1970-01-01T00:00:01.000000001",
+        ["1970-01-01T00:00:01.000000001"],
+    ),
+    "zoned": (
+        pa.timestamp("us", "+01:00"),
+        datetime.datetime(2024, 1, 2, 3, tzinfo=HOUR),
+        "2024-01-02T03:00:00+01:00",
+        ["2024-01-02T03:00:00+01:00"],
+    ),
+    "clock": (pa.time32("s"), datetime.time(3, 4), "03:04:00", ["03:04:00"]),
+    "lasted": (pa.duration("ms"), datetime.timedelta(seconds=90), 90.0, ["90", "90.0"]),
+    "price": (pa.decimal128(8, 2), decimal.Decimal("12.50"), 12.5, ["12.5", "12.50"]),
+    "exact": (
+        pa.decimal128(30, 5),
+        decimal.Decimal("1234567890123456789.12345"),
+        "1234567890123456789.12345",
+        ["1234567890123456789.12345"],
+    ),
+    "hash": (pa.binary(), b"\x00\xff\n", "00ff0a", ["00ff0a"]),
+    "unknown": (pa.float64(), float("nan"), None, ["null"]),
+    "endless": (pa.float32(), float("-inf"), "-inf", ["-inf"]),
+    "half": (pa.float16(), np.float16(0.5), 0.5, [".5", "0.50", "5e-1"]),
+    "code": (pa.int64(), 1234, 1234, ["1234", "01234", "1234.0"]),
+    "flag": (pa.bool_(), True, True, ["true", "True", "TRUE"]),
+    "kind": (pa.dictionary(pa.int8(), pa.string()), "red", "red", ["red"]),
+    "tags": (pa.list_(pa.string()), ["a", "b=c, d"], ["a", "b=c, d"], ["a", "b=c, d"]),
+    "years": (pa.list_(pa.date32()), [datetime.date(2024, 1, 1)], ["2024-01-01"], ["2024-01-01"]),
+    "shares": (pa.list_(pa.float32()), [0.5, float("nan")], [0.5, None], [".5", "null"]),
+    "camera": (
+        pa.struct({"make": pa.string(), "since": pa.date32()}),
+        {"make": "X", "since": datetime.date(2020, 1, 1)},
+        {"make": "X", "since": "2020-01-01"},
+        ['{"since": "2020-01-01", "make": "X"}'],
+    ),
+    "pairs": (pa.map_(pa.int8(), pa.string()), [(1, "x")], [[1, "x"]], ['[1.0, "x"]']),
+    "title": (pa.string(), 'Paris, "=France"', 'Paris, "=France"', ['Paris, "=France"']),
+    "empty": (pa.null(), None, None, ["null"]),
+    "name": (pa.string(), "my name", "my name", ["my name"]),
+}
+
+
+def test_columns_of_every_kind_become_metadata_that_filters_find(
+    world: World, tmp_path: Path, job: Job
+) -> None:
+    columns = {
+        name: pa.array([value, *[None] * 71], kind) for name, (kind, value, _, _) in KINDS.items()
+    }
+    features = with_columns(world, tmp_path / "features", columns)
+    flags = [flag for name in KINDS for flag in ("--columns", name)]
+    code, _, error = job(
+        build_index.main,
+        *("--model", world.model, "--features", features, "--out", tmp_path / "c", *flags),
+    )
+    assert code == 0, error
+    with Collection.open(tmp_path / "c") as collection:
+        item = collection.get("000000.jpg")
+        assert item is not None
+        assert {name: item.metadata[name] for name in KINDS} == {
+            name: stored for name, (_, _, stored, _) in KINDS.items()
+        }
+        for name, (_, _, _, texts) in KINDS.items():
+            for text in texts:
+                where = search._filters([f"{name}={text}"])
+                found = {match.id for match in collection.search(item.vector, 99, where)}
+                assert "000000.jpg" in found, (name, text)
+                assert len(found) == 1 or text == "null"
+        collection.delete(list(collection.ids()))
+    code, result, error = job(
+        keep.main, "--collection", tmp_path / "c", "--add", features, "--columns", "taken"
+    )
+    assert (code, result["added"]) == (0, 72), error
+
+
+@pytest.mark.parametrize(
+    ("field", "suggestion"), [("nmae", "name"), ("Label", "label"), ("height ", "height")]
+)
+def test_a_misspelt_field_is_named_with_those_that_there_are(
+    field: str, suggestion: str, built: Path, job: Job
+) -> None:
+    query = ["--collection", built, "--text", "boat"]
+    code, result, error = job(search.main, *query, "--where", "name=boat", "--where", f"{field}=1")
+    assert (code, result) == (1, {})
+    assert f"{field}: no picture has this field" in error
+    assert "label, name, path, width" in " ".join(error.split())
+    assert f"did you mean {suggestion}?" in " ".join(error.split())
 
 
 def test_features_of_another_backbone_are_refused(world: World, tmp_path: Path, job: Job) -> None:

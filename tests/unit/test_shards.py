@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from seqvis.artifacts import MANIFEST
-from seqvis.errors import ArtifactError, ConfigError, DataError, StorageError
+from seqvis.errors import ArtifactError, ConfigError, DataError, StorageError, UnknownFieldError
 from seqvis.search.collection import Collection
 from seqvis.search.index import IndexSettings
 from seqvis.search.items import Item, Match
@@ -48,11 +48,39 @@ def make(path: Path, given: list[Item], backend: Any = "exact") -> Path:
 
 
 def ask(paths: list[Path], query: np.ndarray, k: int, **limits: Any) -> list[Match]:
-    answers = []
+    answers: list[list[Match] | UnknownFieldError] = []
     for path in paths:
         with Collection.open(path, read_only=True) as shard:
-            answers.append(shard.search(query, k, **limits))
+            try:
+                answers.append(shard.search(query, k, **limits))
+            except UnknownFieldError as error:
+                answers.append(error)
     return merge(answers, k)
+
+
+def test_a_field_is_unknown_only_if_no_shard_has_it(tmp_path: Path) -> None:
+    given = [Item(f"{n}", np.ones(DIMENSION), {"n": n, f"only {n}": n}) for n in range(12)]
+    with Collection.build(tmp_path / "c", DIMENSION, given) as whole:
+        held = split(tmp_path / "c", 3, tmp_path / "shards")
+        assert 0 in held, "also an empty shard has no say in which fields there are"
+        paths, query = shard_paths(tmp_path / "shards"), np.ones(DIMENSION)
+        for where in ({"only 7": 7}, {"only 7": [7, 8]}, {f"only {n}": n for n in range(12)}):
+            assert ask(paths, query, 20, where=where) == whole.search(query, 20, where=where)
+        for where in ({"only 12": 12}, {"m": 7, "n": 7}):
+            errors = []
+            for search in (
+                lambda w: ask(paths, query, 20, where=w),
+                lambda w: whole.search(query, 20, w),
+            ):
+                with pytest.raises(UnknownFieldError) as caught:
+                    search(where)
+                errors.append(caught.value)
+            assert str(errors[0]) == str(errors[1])
+            assert errors[0].fields == errors[1].fields
+        for path in paths:
+            with Collection.open(path) as shard:
+                shard.delete(list(shard.ids()))
+        assert ask(paths, query, 20, where={"n": 1}) == []
 
 
 @pytest.mark.parametrize("distinct", [None, 7])
