@@ -19,7 +19,8 @@ defect of seqvis and keeps its traceback.
 
 from difflib import get_close_matches
 
-_SHOWN = 20  # fields of a collection that a message lists
+_COMPARED = 1000  # fields of a collection among which the one that was meant is looked for
+_SHOWN = 20  # of which a message lists
 
 
 class SeqvisError(Exception):
@@ -87,15 +88,12 @@ class UnknownFieldError(QueryError):
 
     def __init__(self, missing: tuple[str, ...], fields: tuple[str, ...]):
         first = missing[0]
-        lower = {field.lower(): field for field in fields}
-        near = get_close_matches(first.lower(), lower, n=3)
-        self.suggestions = tuple(lower[one] for one in near)
-        hint = f"; did you mean {', '.join(self.suggestions)}?" if near else ""
+        lower = {field.lower(): field for field in fields[:_COMPARED]}
+        self.suggestions = tuple(lower[one] for one in get_close_matches(first.lower(), lower))
+        hint = f"; did you mean {', '.join(self.suggestions)}?" if self.suggestions else ""
         there = ", ".join(fields[:_SHOWN]) + (", …" if len(fields) > _SHOWN else "")
         has = f"they have {there}" if fields else "they have no metadata"
-        super().__init__(
-            f"{first}: no picture has this field, so the filter finds none; {has}{hint}"
-        )
+        super().__init__(f"{first[:100]!r}: no picture has such a field to filter by; {has}{hint}")
         self.missing = missing
         self.fields = fields
 

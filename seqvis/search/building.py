@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from seqvis.devise.model import DeviseModel
 from seqvis.devise.wordnet import WordNet
-from seqvis.errors import ArtifactError
+from seqvis.errors import ArtifactError, DataError
 from seqvis.search.collection import Collection
 from seqvis.search.index import Backend, IndexSettings
 from seqvis.search.items import Item
@@ -50,7 +50,7 @@ class PictureItems:
             table.columns(missing)  # says which, and what there is
 
     def __iter__(self) -> Iterator[Item]:
-        """Raises ArtifactError if a feature is not finite."""
+        """Raises ArtifactError if a feature is not finite, DataError for a date out of range."""
         self.left_out = 0
         for begin in range(0, len(self._table), _BLOCK):
             rows = np.arange(begin, min(begin + _BLOCK, len(self._table)))
@@ -58,7 +58,7 @@ class PictureItems:
             vectors = self._model.project_embedded(self._embedded(block))
             placed = np.linalg.norm(vectors, axis=1) > 0
             self.left_out += int((~placed).sum())
-            metadata = [_with_null(row) for row in block.select(self._metadata).to_pylist()]
+            metadata = self._rows(block)
             thumbnails = block["thumbnail"]
             for row in np.flatnonzero(placed).tolist():
                 about = {"name": self.name(metadata[row]["label"])} | metadata[row]
@@ -73,6 +73,21 @@ class PictureItems:
     def _wanted(self) -> list[str]:
         tops = TOP_COLUMNS if self._model.needs_classes else ()
         return list(dict.fromkeys((*_COLUMNS, *self._metadata, "features", *tops)))
+
+    def _rows(self, block: pa.Table) -> list[dict[str, Any]]:
+        columns = []
+        for name in self._metadata:
+            column = block[name]
+            if pa.types.is_float32(column.type):  # 0.1, not the nearest float64 0.10000000149
+                column = column.cast(pa.string()).cast(pa.float64())
+            try:
+                columns.append([_with_null(value) for value in column.to_pylist()])
+            except (ArithmeticError, LookupError, ValueError) as error:
+                raise DataError(
+                    f"{self._table.artifact.location.uri}: column {name} has a value of the type "
+                    f"{column.type} that is out of range ({error}); leave it out of --columns"
+                ) from error
+        return [dict(zip(self._metadata, row, strict=True)) for row in zip(*columns, strict=True)]
 
     def _embedded(self, block: pa.Table) -> Embedded:
         features = _matrix(block["features"], self._table.dimension).astype(np.float32)

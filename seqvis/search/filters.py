@@ -3,14 +3,17 @@
 A filter is a mapping of metadata keys to a value, or to a list of values of which any will do (all
 keys must agree), or a function of the metadata. An item whose value is a list agrees with each
 value in the list, and with the list itself. Numbers are equal however they are written (1 and
-1.0), but a number is not its text and true is not 1. An item without the key never agrees, not
-even with None. Dates and the like are compared as they are stored (`items.json_value`).
+1.0), and texts whether accents are composed or not, but a number is not its text and true is not 1.
+An item without the key never agrees, not even with None. Dates and the like are compared as they
+are stored (`items.json_value`).
 """
 
 import json
+import reprlib
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 
@@ -122,8 +125,9 @@ def check_where(where: Any) -> Where | None:
         for value in _any_of(wanted):
             try:
                 _canonical(json_value(value))
-            except (TypeError, ValueError) as error:
-                raise DataError(f"the filter {key}={value!r} cannot match: {error}") from error
+            except (TypeError, ValueError, RecursionError) as error:
+                shown = reprlib.repr(value)
+                raise DataError(f"the filter {key}={shown} cannot match: {error}") from error
     return where or None
 
 
@@ -133,7 +137,8 @@ def _any_of(wanted: Any) -> list[Any]:
 
 def _canonical(value: Any) -> str:
     """One text for all ways to write the same value of JSON."""
-    return json.dumps(_without_points(value), sort_keys=True, allow_nan=False)
+    text = json.dumps(_without_points(value), sort_keys=True, allow_nan=False, ensure_ascii=False)
+    return normalize("NFC", text)
 
 
 def _without_points(value: Any) -> Any:

@@ -27,6 +27,8 @@ REQUEST_ID = "x-request-id"
 ANSWERED = "x-seqvis-gateway"
 """Marks what the gateway itself answered; the proxy's middleware takes it off."""
 
+_MOST_FIELDS = 100  # of a collection, named where a filter asks for one that is not there
+
 _CODES = {
     400: "bad_request",
     401: "unauthorized",
@@ -86,7 +88,7 @@ def as_api_error(error: BaseException) -> ApiError:
             str(error),
             "unknown_field",
             field=error.missing[0],
-            fields=list(error.fields),
+            fields=list(error.fields[:_MOST_FIELDS]),
             suggestions=list(error.suggestions),
         )
     if isinstance(error, BadPictureError):
@@ -117,5 +119,6 @@ def response(error: ApiError, request_id: str) -> Response:
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
-    body = json.dumps(content, ensure_ascii=False)
+    # Of a lone surrogate, which a client may have sent, the escape is left, as JSON writes it.
+    body = json.dumps(content, ensure_ascii=False).encode(errors="backslashreplace")
     return Response(body, error.status, headers, media_type="application/json")

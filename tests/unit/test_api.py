@@ -174,6 +174,14 @@ def test_an_unknown_field_of_a_filter_is_named_with_those_that_there_are(both: S
         assert {"label", "name", "path", "width", "height"} <= set(found["fields"])
 
 
+@pytest.mark.parametrize("field", ["\ud800", "", "a" * 5000, "label\n"])
+def test_a_field_that_is_no_text_is_unknown_too(both: Served, field: str) -> None:
+    file = {"file": ("a.png", draw(1, seed=7), "image/png")}
+    form = {"where": json.dumps({field: 1})}
+    answer = both.client.post("/v1/search/image", files=file, data=form)
+    assert error_of(answer, 422, "unknown_field")["field"] == field
+
+
 @pytest.mark.parametrize("query", ["", "boat +", "dog - dog", '"dog', "x" * 1001])
 def test_queries_that_cannot_be_read_are_refused(both: Served, query: str) -> None:
     answer = both.client.post("/v1/search/text", json={"query": query})

@@ -149,6 +149,7 @@ KINDS: dict[str, tuple[pa.DataType, Any, Any, list[str]]] = {
     "hash": (pa.binary(), b"\x00\xff\n", "00ff0a", ["00ff0a"]),
     "unknown": (pa.float64(), float("nan"), None, ["null"]),
     "endless": (pa.float32(), float("-inf"), "-inf", ["-inf"]),
+    "share": (pa.float32(), 0.1, 0.1, ["0.1", ".10"]),
     "half": (pa.float16(), np.float16(0.5), 0.5, [".5", "0.50", "5e-1"]),
     "code": (pa.int64(), 1234, 1234, ["1234", "01234", "1234.0"]),
     "flag": (pa.bool_(), True, True, ["true", "True", "TRUE"]),
@@ -202,6 +203,23 @@ def test_columns_of_every_kind_become_metadata_that_filters_find(
 
 
 @pytest.mark.parametrize(
+    ("kind", "value"),
+    [(pa.timestamp("s"), 10**13), (pa.date32(), 10**8), (pa.timestamp("s", "Mars/Base"), 1)],
+)
+def test_a_date_that_does_not_exist_is_an_error_that_names_the_column(
+    kind: pa.DataType, value: int, world: World, tmp_path: Path, job: Job
+) -> None:
+    columns = {"taken": pa.array([value] * 72, kind)}
+    features = with_columns(world, tmp_path / "features", columns)
+    flags = ["--model", world.model, "--features", features, "--out", tmp_path / "c"]
+    code, _, error = job(build_index.main, *flags, "--columns", "taken")
+    assert code == 1
+    assert "column taken has a value of the type" in " ".join(error.split())
+    assert "Traceback" not in error
+    assert job(build_index.main, *flags, "--recall-queries", 0)[0] == 0
+
+
+@pytest.mark.parametrize(
     ("field", "suggestion"), [("nmae", "name"), ("Label", "label"), ("height ", "height")]
 )
 def test_a_misspelt_field_is_named_with_those_that_there_are(
@@ -210,7 +228,7 @@ def test_a_misspelt_field_is_named_with_those_that_there_are(
     query = ["--collection", built, "--text", "boat"]
     code, result, error = job(search.main, *query, "--where", "name=boat", "--where", f"{field}=1")
     assert (code, result) == (1, {})
-    assert f"{field}: no picture has this field" in error
+    assert f"{field!r}: no picture has such a field" in error
     assert "label, name, path, width" in " ".join(error.split())
     assert f"did you mean {suggestion}?" in " ".join(error.split())
 
