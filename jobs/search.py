@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -95,7 +96,7 @@ def _search(
 
 
 def _classify(engine: SearchEngine, picture: str, settings: Search) -> list[Word]:
-    stored = picture in engine.collection and not locate(picture).exists()
+    stored = picture in engine.collection and not os.path.exists(picture)  # an id may be a URI
     content = picture if stored else locate(picture).read_bytes()
     return engine.classify(content, settings.k, settings.candidates)
 
@@ -150,10 +151,16 @@ def _draw(engine: SearchEngine, sheet: str, query: str, matches: Sequence[Match]
         draw_contact_sheet(locate(sheet), query, cells)
 
 
+def _printable(text: str) -> str:
+    """The text without line feeds and what else a terminal would obey, which ids may contain."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+
+
 def _show(query: str, rows: Sequence[tuple[str, str, str]]) -> None:
-    table = Table("score", "name", "id", title=query if rows else f"{query}: nothing found")
+    title = _printable(query)
+    table = Table("score", "name", "id", title=title if rows else f"{title}: nothing found")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(_printable, row))
     Console(stderr=True, markup=False, highlight=False).print(table)
 
 

@@ -427,6 +427,25 @@ def test_an_empty_path_is_an_error_not_no_action(copy: Path, job: Job) -> None:
         assert result == {}
 
 
+@pytest.mark.parametrize(
+    "name", ["../b.jpg", "a\nb.jpg", "\x1b[2J.jpg", "weird://b.jpg", "%2e%2e", "cafe\u0301", " "]
+)
+def test_pictures_of_odd_ids_are_found_named_and_deleted(name: str, copy: Path, job: Job) -> None:
+    with Collection.open(copy) as collection:
+        item = collection.get("000050.jpg")
+        assert item is not None
+        collection.add([dataclasses.replace(item, id=name)])
+    flags = ["--collection", copy, "--k", 1]
+    code, result, shown = job(search.main, *flags, "--like", "000050.jpg")
+    assert (code, result["results"][0]["id"]) == (0, name)
+    assert "\x1b[2J" not in shown
+    code, result, _ = job(search.main, *flags, f"--like={name}")
+    assert (code, result["results"][0]["id"]) == (0, "000050.jpg")
+    assert job(search.main, *flags, f"--classify={name}")[0] == 0
+    code, result, _ = job(keep.main, "--collection", copy, f"--delete={name}")
+    assert (code, result["deleted"], result["items"]) == (0, 1, 72)
+
+
 def test_a_snapshot_is_restored_and_recall_is_measured(
     copy: Path, tmp_path: Path, job: Job
 ) -> None:
