@@ -64,11 +64,11 @@ class Columns:
 
     def _column(self, key: str, rows: int) -> "_Column | None":
         """The column of a key as far as `rows`, at least; None if no row has the key."""
+        if key not in self._keys and rows <= self._seen:
+            return None
         column = self._columns.get(key)
         if column is None:
-            column = _Column()
-            if key not in self._keys:
-                column.extend([-1] * self._seen)
+            column = _Column(rows=0 if key in self._keys else self._seen)
         codes = []
         for row in range(len(column.codes), rows):
             metadata = self._metadata(row)
@@ -86,8 +86,9 @@ class Columns:
 class _Column:
     """One key's values: each row's value as a code, -1 where the row has not got the key."""
 
-    def __init__(self) -> None:
-        self.codes = np.empty(0, dtype=np.int32)
+    def __init__(self, rows: int):
+        """`rows`: how many rows are known not to have the key."""
+        self.codes = np.full(rows, -1, dtype=np.int32)
         self._numbers: dict[str, int] = {}  # each distinct value's code
         self._holding: dict[str, list[int]] = {}  # the codes of the lists that hold a value
 
