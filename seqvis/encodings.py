@@ -195,14 +195,16 @@ def _encoding_advice(sample: bytes) -> str:
             if len(sample) - error.start > 4:
                 continue
             text = sample[: error.start].decode(python_name)
-        oddities = _share_of_oddities(text)
+        capitals, small = (sum(map(test, text)) for test in (str.isupper, str.islower))
+        # KOI8-R and CP1251 have the same letters: read as the other, text is in capitals.
+        oddities = _share_of_oddities(text) + 0.1 * (capitals > small)
         if best is None or oddities < best[0]:
             best = oddities, name, text
     if best is None or best[0] > 0.2:
         return "its encoding is not known: save it as UTF-8 with the program that wrote it"
     _, name, text = best
     words = dict.fromkeys(re.findall(r"\S*[^\x00-\x7f]\S*", text))
-    shown = ", ".join(sorted([word[:24] for word in words][:20], key=len)[-3:])
+    shown = ", ".join(sorted([word.strip(".,;:!?")[:24] for word in words][:20], key=len)[-3:])
     return (
         f"as {name} it reads {shown}: if that is right, {_conversion(name)}; "
         "otherwise give iconv the encoding that it was saved in"

@@ -15,6 +15,7 @@ from typing import Self
 
 import numpy as np
 
+from seqvis.encodings import packing
 from seqvis.errors import DataError
 from seqvis.text.subwords import Subwords
 
@@ -37,10 +38,6 @@ class FastTextFile:
     def dimension(self) -> int:
         return int(self.matrix.shape[1])
 
-    @property
-    def undecodable(self) -> int:
-        return sum(word is None for word in self.words)
-
     @classmethod
     def open(cls, path: Path) -> Self:
         """Raises DataError, naming the file, if it is not a whole, unquantized fastText model."""
@@ -57,10 +54,14 @@ class FastTextFile:
     def _read(cls, path: Path, content: mmap, size: int) -> Self:
         magic, version = struct.unpack_from("<2i", content) if size >= 8 else (0, 0)
         if magic != _MAGIC:
-            raise DataError(
-                f"{path}: is not a fastText .bin file; a text file of vectors needs "
-                f"--format vec or --format glove"
+            form = packing(content[:16])
+            remedy = (
+                f"it is compressed ({form}): unpack it first, it is read from the disk as it stands"
+                if form
+                else "a text file of vectors, or word2vec's binary form, needs --format vec, "
+                "one without a first line of two numbers --format glove"
             )
+            raise DataError(f"{path}: is not a fastText .bin file; {remedy}")
         if version not in (11, 12):
             raise DataError(f"{path}: has fastText version {version}; 11 and 12 can be read")
         settings = _SETTINGS.unpack_from(content, 8)

@@ -19,12 +19,13 @@ from seqvis.errors import ConfigError, DataError
 from seqvis.storage import Location, locate
 from seqvis.text.textfiles import read_text
 from seqvis.text.tokenizers import Tokenizer, TokenizerSettings, load_tokenizer
-from seqvis.text.vectorsources import Block, VectorSource
+from seqvis.text.vectorblocks import Block, VectorSource
 from seqvis.text.vectorwriter import VectorWriter, vector_writer
 from seqvis.text.vocab import SPECIALS, Vocabulary
 from seqvis.text.wordvectors import KIND, is_marker
 
 MISSING = "missing.txt"
+MAX_BAD_SHARE = 0.01  # as for a corpus
 
 
 @dataclass(frozen=True)
@@ -81,20 +82,26 @@ def build_store(
     max_words: int | None = None,
     precision: str = "float32",
     keep_subwords: bool = True,
+    max_bad_share: float = MAX_BAD_SHARE,
     progress: Callable[[int], None] = lambda words: None,
 ) -> dict[str, Any]:
     """Writes the store and returns its metrics, besides counts of missing and skipped words.
 
     `wanted` restricts it to these words (and their lower-cased forms); `max_words` takes only the
     first words of the source. `progress` is called with the number of words stored so far.
-    Raises DataError if nothing is left.
+    Entries without a usable vector are left out and counted. Raises DataError if they are more
+    than `max_bad_share` of what was read, or if nothing is left.
     """
     selection = None if wanted is None else {*wanted, *(word.lower() for word in wanted)}
     with create(out, KIND, config) as artifact:
         with vector_writer(artifact, source.dimension, precision) as store:
+            read = duplicates = 0
             for block in _first_words(source, max_words):
-                store.add(*_restrict(block, selection))
+                read += len(block.words)
+                chosen = _restrict(block, selection)
+                duplicates += len(chosen.words) - store.add(*chosen)
                 progress(len(store))
+            source.left_out.check(source.name, read, max_bad_share)
             made, missing = _fill_in(store, source, wanted or ())
             if keep_subwords and source.subwords is not None:
                 store.add_subwords(source.subwords)
@@ -111,20 +118,34 @@ def build_store(
         artifact.metrics |= {
             "missing": len(missing),
             "from_subwords": made,
-            "skipped": source.skipped,
+            "skipped": source.left_out.total,
+            "left_out": source.left_out.as_dict(),
+            "duplicates": duplicates,  # the first entry of a word is the one that is kept
         }
         return {name: value for name, value in artifact.metrics.items() if name != "subwords"}
 
 
 def _first_words(source: VectorSource, limit: int | None) -> Iterable[Block]:
     seen = 0
-    for block in source.blocks():
+    for block in (_finite(block, source) for block in source.blocks()):
         if limit is not None and seen + len(block.words) >= limit:
             kept = np.arange(len(block.words)) < limit - seen
             yield _take(block, kept)
             return
         seen += len(block.words)
         yield block
+
+
+def _finite(block: Block, source: VectorSource) -> Block:
+    """The words whose vectors have neither NaN nor infinity; the others count as left out."""
+    good = np.isfinite(block.vectors).all(axis=1)
+    if good.all():
+        return block
+    kept = good if block.rows is None else good[block.rows]
+    source.left_out.add(
+        "not_finite", [word for word, keep in zip(block.words, kept, strict=True) if not keep]
+    )
+    return _take(block, kept)
 
 
 def _restrict(block: Block, selection: set[str] | None) -> Block:

