@@ -64,6 +64,10 @@ def check_text(head: bytes, name: str) -> None:
         raise DataError(f"{name}: is {wide}; {_conversion(wide)}")
     if has_controls(head):
         raise DataError(f"{name}: is a binary file, not text; give a plain text file in UTF-8")
+
+
+def check_line_ends(head: bytes, name: str) -> None:
+    """Raises DataError if a file that is read by lines has the carriage returns of old Macs."""
     if b"\r" in head.rstrip(b"\r") and b"\n" not in head:
         raise DataError(
             f"{name}: its lines end in carriage returns alone, as on old Macs; convert it: "
@@ -72,8 +76,13 @@ def check_text(head: bytes, name: str) -> None:
 
 
 def decode(content: bytes, name: str) -> str:
-    """The text of a whole small file. Raises DataError, naming the first bad line, if not UTF-8."""
+    """The text of a whole small file, whatever its line ends.
+
+    Raises DataError, naming the first bad line, if it is not UTF-8.
+    """
     check_text(content[:HEAD_BYTES], name)
+    if b"\n" not in content:
+        content = content.replace(b"\r", b"\n")
     bad = BadLines()
     for line in content.split(b"\n"):
         bad.decode(line)
@@ -123,8 +132,11 @@ class BadLines:
 
     def advice(self) -> str:
         """How to mend a file with these lines."""
-        if self._good > self.count:
-            return "its other lines are UTF-8: correct these lines or remove them"
+        if 20 * self._good > self.count:  # by chance, other encodings are UTF-8 in no such number
+            return (
+                "other lines are in UTF-8, which a conversion of the whole file would damage: "
+                "correct these lines or remove them"
+            )
         if self._sample.isascii():
             return r"it holds NUL bytes: remove them: tr -d '\000' < in.txt > out.txt"
         return _encoding_advice(bytes(self._sample))

@@ -139,7 +139,7 @@ def _texts(found: Iterator[list[bytes]], longest: int) -> Iterator[_Texts]:
         flaws = np.zeros(len(block), dtype=np.uint8)
         flaws[pc.binary_length(raw).to_numpy() > longest] = _TOO_LONG
         raw = _emptied(raw, flaws != _NONE)
-        texts = _decoded(raw)
+        texts = None if b"\0" in b"".join(block) else _decoded(raw)
         if texts is None:  # rare: so only then each line is tried
             flaws[[not _is_text(line) for line in raw.to_pylist()]] = _NOT_UTF8
             texts = _emptied(raw, flaws != _NONE).cast(pa.string())
@@ -188,9 +188,7 @@ def _emptied(values: pa.Array, where: np.ndarray) -> pa.Array:
 
 
 def _decoded(raw: pa.Array) -> pa.Array | None:
-    """The lines as strings; None if any is not UTF-8, or holds a NUL byte as no text does."""
-    if pc.any(pc.match_substring(raw, "\0")).as_py():
-        return None
+    """The lines as strings; None if any is not UTF-8."""
     try:
         return raw.cast(pa.string())
     except pa.ArrowInvalid:
@@ -198,6 +196,7 @@ def _decoded(raw: pa.Array) -> pa.Array | None:
 
 
 def _is_text(line: bytes) -> bool:
+    """Whether the line is UTF-8 without NUL bytes, which no text has."""
     try:
         return "\0" not in line.decode()
     except UnicodeDecodeError:

@@ -134,6 +134,7 @@ def open_text(location: Location) -> Iterator["io.BufferedReader[_Unpacked]"]:
     with open_unpacked(location) as stream:
         head = stream.peek(encodings.HEAD_BYTES)
         encodings.check_text(head, location.uri)
+        encodings.check_line_ends(head, location.uri)
         if head.startswith(BYTE_ORDER_MARK):
             stream.read(len(BYTE_ORDER_MARK))
         if not stream.peek(1):

@@ -12,7 +12,7 @@ from seqvis import encodings
 from seqvis.encodings import BYTE_ORDER_MARK, BadLines
 from seqvis.errors import DataError
 from seqvis.storage import Location, storage_errors
-from seqvis.text.lines import open_text
+from seqvis.text.lines import open_text, open_unpacked
 
 
 def read_sentences(location: Location, bad: BadLines | None = None) -> Iterator[str]:
@@ -36,8 +36,11 @@ def undecodable_lines(location: Location, enough: int = 1000) -> BadLines:
 
 def read_text(location: Location) -> str:
     """The whole text of a UTF-8 file, which may be compressed. Raises DataError as above."""
-    with open_text(location) as stream:
-        return encodings.decode(stream.read(), location.uri)
+    with open_unpacked(location) as stream:
+        text = encodings.decode(stream.read(), location.uri)
+    if not text:
+        raise DataError(f"{location.uri}: is empty; give a file with text")
+    return text
 
 
 def decode_lines(
@@ -51,6 +54,7 @@ def decode_lines(
     for line in lines:
         if seen.lines == 0:
             encodings.check_text(line[: encodings.HEAD_BYTES], name)
+            encodings.check_line_ends(line, name)
             line = line.removeprefix(BYTE_ORDER_MARK)
         text = seen.decode(line.removesuffix(b"\n").removesuffix(b"\r"))
         if text is not None:
