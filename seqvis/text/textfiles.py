@@ -97,7 +97,7 @@ def _lines_and_pauses(stream: io.BufferedIOBase) -> Iterator[bytes | None]:
         if not block:
             break
         *lines, rest = (rest + block).split(b"\n")
-        yield from lines
+        yield from (line + b"\n" for line in lines)
     if rest:
         yield rest
 
