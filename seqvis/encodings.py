@@ -25,7 +25,7 @@ _PACKED = {
 _UNREADABLE = (
     (re.compile(rb"PK\x03\x04|PK\x05\x06"), "a zip archive or an office document",
      "unpack it, or save the document as plain text in UTF-8"),
-    (re.compile(rb"7z\xbc\xaf\x27\x1c|Rar!\x1a\x07"), "an archive", "unpack it first"),
+    (re.compile(rb"7z\xbc\xaf\x27\x1c|Rar!\x1a\x07|\x1f\x9d"), "an archive", "unpack it first"),
     (re.compile(rb"[\s\S]{257}ustar"), "a tar archive", "unpack it first"),
     (re.compile(rb"%PDF-|\xd0\xcf\x11\xe0|\{\\rtf"), "a document, not plain text",
      "save it as plain text in UTF-8"),
@@ -177,7 +177,9 @@ def _decodes(content: bytes, encoding: str) -> bool:
         if len(content) - error.start > 4:
             return False
         text = content[: error.start].decode(encoding)
-    return not any(unicodedata.category(char) in ("Cn", "Co") for char in set(text))
+    return "\0" not in text and not any(
+        unicodedata.category(char) in ("Cn", "Co") for char in set(text)
+    )
 
 
 def _conversion(encoding: str) -> str:

@@ -54,7 +54,7 @@ class FastTextFile:
     def _read(cls, path: Path, content: mmap, size: int) -> Self:
         magic, version = struct.unpack_from("<2i", content) if size >= 8 else (0, 0)
         if magic != _MAGIC:
-            form = packing(content[:16])
+            form = "zip" if content[:4] == b"PK\x03\x04" else packing(content[:16])
             remedy = (
                 f"it is compressed ({form}): unpack it first, it is read from the disk as it stands"
                 if form

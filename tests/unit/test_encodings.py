@@ -81,6 +81,8 @@ NOT_TEXT = {
     "UTF-32": (TEXTS["de"].encode("utf-32"), "is UTF-32; convert it"),
     "a zip archive": (archive("zip", b"a\n"), "is a zip archive"),
     "a tar archive": (archive("tar", b"a\n"), "is a tar archive"),
+    "a database": (b"SQLite format 3\0" + bytes(100), "is a binary file"),
+    "a file of compress": (b"\x1f\x9d\x90abc\n", "is an archive"),
     "a PDF": (b"%PDF-1.7\nabc\n", "is a document"),
     "a picture": (b"\xff\xd8\xff\xe0\0\x10JFIF\0" + bytes(range(32)) * 20, "is a binary file"),
 }
@@ -108,7 +110,8 @@ def test_the_lines_of_old_macs_are_refused_with_the_command(reader: str, tmp_pat
     assert r"tr '\r' '\n' < in.txt > out.txt" in found
     for content in (b"only one\r", b"a\rb\n"):  # here line feeds separate lines
         path.write_bytes(content)
-        READERS[reader](path)
+        if reader != "a corpus":  # which would start Ray
+            READERS[reader](path)
 
 
 @pytest.mark.parametrize("reader", [name for name in READERS if name != "a corpus"])

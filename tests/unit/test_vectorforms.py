@@ -185,6 +185,7 @@ def test_vectors_in_another_encoding_are_refused(
 def test_archives_and_compressed_models_name_the_remedy(tmp_path: Path) -> None:
     (tmp_path / "glove.zip").write_bytes(b"PK\x03\x04" + bytes(60))
     assert "glove.zip: is a zip archive" in refused(tmp_path / "glove.zip", "glove")
+    assert "compressed (zip): unpack it first" in refused(tmp_path / "glove.zip", "fasttext")
     (tmp_path / "cc.bin.gz").write_bytes(gzip.compress(bytes(100)))
     assert "compressed (gzip): unpack it first" in refused(tmp_path / "cc.bin.gz", "fasttext")
 
