@@ -64,13 +64,14 @@ def write_features(
     top_classes: np.ndarray | None = None,
     top_probabilities: np.ndarray | None = None,
     images: str = "nowhere",
+    paths: Sequence[str] | None = None,
 ) -> Path:
     """A features artifact as `embed_images` writes it, one part, pictures in the given order."""
     stream = io.BytesIO()
     Image.new("RGB", (8, 8), "red").save(stream, "JPEG")
     count = len(labels)
     columns: dict[str, object] = {
-        "path": [f"{number:06d}.jpg" for number in range(count)],
+        "path": list(paths or (f"{number:06d}.jpg" for number in range(count))),
         "label": list(labels),
         "width": [8] * count,
         "height": [8] * count,

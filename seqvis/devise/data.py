@@ -5,12 +5,13 @@ dropped here, before anything else sees them.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from seqvis.devise.labels import LabelVectors, label_vectors
+from seqvis.devise.labels import is_wnid, label_vectors
 from seqvis.devise.model import same_backbone
 from seqvis.devise.settings import DeviseSettings
 from seqvis.devise.space import Space
@@ -22,8 +23,18 @@ from seqvis.storage import locate
 from seqvis.text.textfiles import read_text
 from seqvis.text.wordvectors import WordVectors
 from seqvis.vision.featuretable import FeatureTable
+from seqvis.vision.layouts import split_of
 
 SHOWN = 3  # labels that a message names
+
+
+@dataclass(frozen=True)
+class DroppedLabel:
+    """A label without a word vector, whose pictures are left out."""
+
+    label: str
+    tried: tuple[str, ...]  # its names and their words, none of which has a vector
+    pictures: int
 
 
 @dataclass(frozen=True)
@@ -40,7 +51,8 @@ class TrainingData:
     train_rows: np.ndarray  # rows of the table that `train` holds
     valid_table: FeatureTable
     valid_rows: np.ndarray
-    without_vector: list[str]
+    without_vector: list[DroppedLabel]
+    kept_out: int  # pictures of the table below folders for tests, which are neither
 
     @property
     def targets(self) -> np.ndarray:
@@ -62,15 +74,25 @@ def load_data(settings: DeviseSettings) -> TrainingData:
     table = FeatureTable.open(settings.features)
     vectors = WordVectors.open(settings.vectors)
     unseen = read_labels(settings.unseen) if settings.unseen else []
-    present = sorted(set(table.labels) - {""})
-    if not present:
+    if not set(table.labels) - {""}:
         raise DataError(
             f"{settings.features}: its pictures have no labels; embed them from a tree with a "
-            f"folder for each label, or from a table"
+            f"folder for each label, or with a table labels.csv of files and labels beside them"
         )
-    _check_unseen(unseen, present, settings)
+    splits = Splits.of(table)
+    trained = Counter(table.labels[row] for row in splits.train)
+    present = sorted(set(trained) - {""})
+    _check_unseen(unseen, sorted(set(table.labels) - {""}), settings)
     space = Space.of(vectors, settings.centred)
-    found = _find_labels(present, unseen, vectors, settings)
+    everything = label_vectors(sorted({*present, *unseen}), vectors, WordNet.load())
+    dropped = [
+        DroppedLabel(label, tried, trained[label])
+        for label, tried in zip(everything.labels, everything.failed, strict=True)
+        if tried
+    ]
+    if len(dropped) == len(everything.labels):
+        raise DataError(_no_vectors(dropped, settings))
+    found = everything.take(np.flatnonzero(everything.found))
     kept_apart = set(unseen)
     seen = [label for label in found.labels if label not in kept_apart]
     if len(seen) < 2:
@@ -81,8 +103,7 @@ def load_data(settings: DeviseSettings) -> TrainingData:
     order = sorted(range(len(found.labels)), key=lambda row: found.labels[row] in kept_apart)
     ordered = found.take(order)
     labels = LabelSpace.of(ordered, space, np.arange(len(order)) < len(seen))
-    rows = _rows_of(table, seen)
-    train_rows, valid_table, valid_rows = _split(table, rows, seen, settings)
+    train_rows, valid_table, valid_rows = _split(table, splits, seen, settings)
     return TrainingData(
         _pictures(table, train_rows, seen),
         _pictures(valid_table, valid_rows, seen),
@@ -94,7 +115,8 @@ def load_data(settings: DeviseSettings) -> TrainingData:
         train_rows,
         valid_table,
         valid_rows,
-        sorted(set(present) - set(found.labels)),
+        dropped,
+        len(splits.test),
     )
 
 
@@ -113,26 +135,55 @@ def _check_unseen(unseen: Sequence[str], present: Sequence[str], settings: Devis
         )
 
 
-def _find_labels(
-    present: Sequence[str],
-    unseen: Sequence[str],
-    vectors: WordVectors,
-    settings: DeviseSettings,
-) -> LabelVectors:
-    labels = sorted(set(present) | set(unseen))
-    everything = label_vectors(labels, vectors, WordNet.load())
-    missing = [label for label, found in zip(labels, everything.found, strict=True) if not found]
-    if len(missing) == len(labels):
-        raise DataError(
-            f"{settings.vectors}: has a vector for none of the {len(labels)} labels of "
-            f"{settings.features} ({_some(labels)}); take word vectors of the labels' language"
-        )
-    return everything.take(np.flatnonzero(everything.found))
+def _no_vectors(dropped: Sequence[DroppedLabel], settings: DeviseSettings) -> str:
+    labels = [one.label for one in dropped]
+    tried = "; ".join(f"{one.label}: {', '.join(one.tried)}" for one in dropped[:SHOWN])
+    remedy = "give the folders names that are words, or take word vectors of the labels' language"
+    if not any(letter.isalpha() for label in labels for letter in label):
+        remedy = "numbers are no words: name the folders, or the labels of the table, by words"
+    elif all(is_wnid(label) for label in labels):
+        remedy = "WordNet's names are English words: take English word vectors"
+    return (
+        f"{settings.vectors}: has a vector for none of the {len(labels)} labels of "
+        f"{settings.features} (tried for {tried}); {remedy}"
+    )
 
 
-def _rows_of(table: FeatureTable, labels: Sequence[str]) -> np.ndarray:
+@dataclass(frozen=True)
+class Splits:
+    """Rows of a table by the folders train, valid and test that its pictures are in.
+
+    Pictures outside such folders count as `train`. If that leaves none to train on, those of
+    `valid` are trained on, or else those of `test`.
+    """
+
+    train: np.ndarray
+    valid: np.ndarray
+    test: np.ndarray
+
+    @classmethod
+    def of(cls, table: FeatureTable) -> "Splits":
+        kinds = np.array([split_of(path) or "train" for path in table.paths], dtype=object)
+        train, valid, test = (np.flatnonzero(kinds == name) for name in ("train", "valid", "test"))
+        none = np.array([], dtype=int)
+        if not len(train):
+            train, valid = valid, none
+        if not len(train):
+            train, test = test, none
+        return cls(train, valid, test)
+
+    def held_out(self, table: FeatureTable, labels: Sequence[str], share: float) -> np.ndarray:
+        """The rows with these labels to validate with: those of a folder, else by a hash."""
+        rows = _rows_of(table, labels, self.valid)
+        if len(rows):
+            return rows
+        rows = _rows_of(table, labels, self.train)
+        return np.array([row for row in rows if _hash_share(table.paths[row]) < share], dtype=int)
+
+
+def _rows_of(table: FeatureTable, labels: Sequence[str], among: np.ndarray) -> np.ndarray:
     wanted = set(labels)
-    return np.array([row for row, label in enumerate(table.labels) if label in wanted], dtype=int)
+    return np.array([row for row in among if table.labels[row] in wanted], dtype=int)
 
 
 def _pictures(table: FeatureTable, rows: np.ndarray, labels: Sequence[str]) -> Pictures:
@@ -142,26 +193,26 @@ def _pictures(table: FeatureTable, rows: np.ndarray, labels: Sequence[str]) -> P
 
 
 def _split(
-    table: FeatureTable, rows: np.ndarray, seen: Sequence[str], settings: DeviseSettings
+    table: FeatureTable, splits: Splits, seen: Sequence[str], settings: DeviseSettings
 ) -> tuple[np.ndarray, FeatureTable, np.ndarray]:
     """Rows to train on, and the rows of a table to validate with."""
+    rows = _rows_of(table, seen, splits.train)
     if settings.validation_features is None:
-        held_out = np.array(
-            [_hash_share(table.paths[row]) < settings.validation_share for row in rows], dtype=bool
-        )
-        if held_out.all() or not held_out.any():
+        held_out = splits.held_out(table, seen, settings.validation_share)
+        kept = np.setdiff1d(rows, held_out)
+        if not len(kept) or not len(held_out):
             raise DataError(
                 f"{settings.features}: {len(rows)} pictures are too few to hold some out; give "
                 f"--validation-features"
             )
-        return rows[~held_out], table, rows[held_out]
+        return kept, table, held_out
     other = FeatureTable.open(settings.validation_features)
     if not same_backbone(other.artifact.config["backbone"], table.artifact.config["backbone"]):
         raise ArtifactError(
             f"{settings.validation_features}: was embedded with another backbone than "
             f"{settings.features}; embed both alike"
         )
-    valid_rows = _rows_of(other, seen)
+    valid_rows = _rows_of(other, seen, np.arange(len(other)))
     if not len(valid_rows):
         raise DataError(f"{settings.validation_features}: none of its labels is trained")
     return rows, other, valid_rows

@@ -2,8 +2,9 @@
 
 In: labels (wnids or plain names) and a store of word vectors. Out: `LabelVectors`, with how each
 label was found. In this order: the first name as it stands, in lower case, further names of the
-synset, the mean of the words of a name of several, fastText's sub-words. What would surprise a
-reader: a label without a vector stays in the list, with a row of zeros; `found` says so.
+synset, the mean of the words of a name of several, fastText's sub-words. A plain name that is not
+found as it stands is tidied first: `001.Goldfish`, `cat (2)`, `GermanShepherd`. A label without a
+vector stays in the list, with a row of zeros; `found` says so.
 """
 
 import re
@@ -16,10 +17,11 @@ import numpy as np
 from seqvis.devise.wordnet import WordNet
 from seqvis.text.punctuation import clean_text
 from seqvis.text.wordvectors import WordVectors
+from seqvis.vision.layouts import wnid_at_start
 
 EXACT, LOWER, FURTHER = "exact name", "lower case", "further name"
-MEAN, SUBWORDS, NONE = "mean of words", "sub-words", "not found"
-WAYS = (EXACT, LOWER, FURTHER, MEAN, SUBWORDS, NONE)
+TIDIED, MEAN, SUBWORDS, NONE = "tidied name", "mean of words", "sub-words", "not found"
+WAYS = (EXACT, LOWER, FURTHER, TIDIED, MEAN, SUBWORDS, NONE)
 
 SEED_COVERAGE = 49_469  # of WordNet's nouns in lesson 11's fastText vectors
 
@@ -27,6 +29,10 @@ MANY = 2000  # labels
 
 _BETWEEN_WORDS = re.compile(r"[\s_\-/'’]+")
 _WNID = re.compile(r"n\d{8}")
+_IN_BRACKETS = re.compile(r"\([^()]*\)|\[[^][]*\]|\{[^{}]*\}")
+_NUMBERING = re.compile(r"^\W*\d+[\W_]+(?=\w)|[\W_]+\d{1,2}\W*$")
+_CASE_CHANGES = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_NO_LETTERS = re.compile(r"[^\w\s'’-]+|_")
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,7 @@ class LabelVectors:
     names: list[str]  # to be read
     vectors: np.ndarray  # float32 [labels, dimension], of unit length; zeros where not found
     how: list[str]  # one of WAYS
+    failed: list[tuple[str, ...]]  # names and words without a vector; empty where one was found
 
     @property
     def found(self) -> np.ndarray:
@@ -56,6 +63,7 @@ class LabelVectors:
             [self.names[row] for row in rows],
             self.vectors[np.asarray(rows, dtype=int)],
             [self.how[row] for row in rows],
+            [self.failed[row] for row in rows],
         )
 
 
@@ -67,26 +75,59 @@ def is_wnid(label: str) -> bool:
 def label_vectors(labels: Sequence[str], vectors: WordVectors, wordnet: WordNet) -> LabelVectors:
     """The word vector of each label, of unit length, and how it was found."""
     rows = np.zeros((len(labels), vectors.dimension), dtype=np.float32)
-    names, how = [], []
-    all_lemmas = [
-        wordnet.lemmas(label) if label in wordnet else (clean_text(label),) for label in labels
-    ]
-    words = _Words(vectors, all_lemmas)
-    for number, lemmas in enumerate(all_lemmas):
-        vector, way = _find(lemmas, words)
+    names, how, failed = [], [], []
+    all_names = [_names(label, wordnet) for label in labels]
+    words = _Words(vectors, [(*lemmas, *tidied) for lemmas, tidied in all_names])
+    for number, (lemmas, tidied) in enumerate(all_names):
+        vector, way = _find_name(lemmas, words)
+        name = lemmas[0]
+        if vector is None:
+            vector, way = _find(tidied or lemmas, words)
+            if tidied and vector is not None:
+                name = tidied[0]
+                if name != lemmas[0].replace("_", " "):
+                    way = TIDIED
         length = 0.0 if vector is None else float(np.linalg.norm(vector))
         if vector is not None and length > 0:
             rows[number] = vector / length
         else:
             way = NONE
-        names.append(lemmas[0].replace("_", " "))
+        names.append(name.replace("_", " "))
         how.append(way)
-    return LabelVectors(list(labels), names, rows, how)
+        failed.append(_failed((*lemmas, *tidied), words) if way == NONE else ())
+    return LabelVectors(list(labels), names, rows, how, failed)
 
 
-def phrase_vector(phrase: str, vectors: WordVectors) -> np.ndarray | None:
-    """The vector of a name of one or several words, as labels are looked up; None if none."""
-    return _find((phrase,), _Words(vectors, [(phrase,)]))[0]
+def tidied(name: str) -> str:
+    """A name without numbering, brackets and punctuation, its words apart; "" if nothing is left.
+
+    `001.Goldfish`, `cat (2)`, `crane (bird)` and `GermanShepherd` become `Goldfish`, `cat`, `crane`
+    and `German Shepherd`.
+    """
+    without = _IN_BRACKETS.sub(" ", name)
+    if any(letter.isalpha() for letter in without):
+        name = without
+    name = _CASE_CHANGES.sub(" ", _NUMBERING.sub(" ", name))
+    words = (word.strip("-'’") for word in _NO_LETTERS.sub(" ", name).split())
+    name = " ".join(word for word in words if word)
+    return name if any(letter.isalpha() for letter in name) else ""
+
+
+def _names(label: str, wordnet: WordNet) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names that a label is looked up by as they stand, and those to try after that."""
+    wnid = wnid_at_start(label)
+    if wnid in wordnet:
+        return wordnet.lemmas(str(wnid)), ()
+    name = clean_text(label)
+    alternatives = (tidied(part) for part in re.split("[,;|]", name))  # "tench, Tinca tinca"
+    found = dict.fromkeys(one for one in (*alternatives, tidied(name)) if one)
+    return (name,), () if is_wnid(label) else tuple(found)
+
+
+def _failed(names: Sequence[str], vectors: "_Words") -> tuple[str, ...]:
+    """The names, and those of their words that have no vector either."""
+    words = [word for name in names for word in _BETWEEN_WORDS.split(name)]
+    return tuple(dict.fromkeys((*names, *(word for word in words if vectors.unit(word) is None))))
 
 
 class _Words:
@@ -124,7 +165,8 @@ def _forms(lemma: str) -> set[str]:
     return forms | {part.lower() for part in parts}
 
 
-def _find(lemmas: Sequence[str], vectors: _Words) -> tuple[np.ndarray | None, str]:
+def _find_name(lemmas: Sequence[str], vectors: _Words) -> tuple[np.ndarray | None, str]:
+    """The vector of one of the names as vector files write it."""
     for place, lemma in enumerate(lemmas):
         for form in _spellings(lemma):
             if form in vectors:
@@ -132,6 +174,13 @@ def _find(lemmas: Sequence[str], vectors: _Words) -> tuple[np.ndarray | None, st
         for form in _spellings(lemma.lower()):
             if form in vectors:
                 return vectors.vector(form), FURTHER if place else LOWER
+    return None, NONE
+
+
+def _find(lemmas: Sequence[str], vectors: _Words) -> tuple[np.ndarray | None, str]:
+    vector, way = _find_name(lemmas, vectors)
+    if vector is not None:
+        return vector, way
     for lemma in lemmas:
         mean = _mean_of_words(lemma, vectors)
         if mean is not None:

@@ -60,9 +60,10 @@ class DeviseSettings(Settings):
     unseen: str | None = None
     """Text file of labels, one a line, whose pictures are kept from training."""
     validation_features: str | None = None
-    """Features of pictures to validate with; default: a share of those in --features."""
+    """Features of pictures to validate with; default: those of --features below folders named
+    valid or val, or else a share of them."""
     validation_share: float = Field(0.1, gt=0, lt=0.9)
-    """Share of the pictures that is held out, by their paths, without --validation-features."""
+    """Share of the pictures that is held out, by their paths, where nothing else says which."""
     centred: bool = True
     """Take the mean of frequent words' vectors away before comparing."""
     epochs: int = Field(10, ge=1)

@@ -8,6 +8,7 @@ checkpoints of its own below `OUT.run/`, so that an interrupted run goes on in t
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,8 @@ from seqvis.training.launch import Report, launch, run_directory
 from seqvis.training.runlog import history_as_csv
 from seqvis.training.workers import Workers
 
+DROPPED = "dropped_labels.json"
+
 Project = Callable[[np.ndarray], np.ndarray]
 
 
@@ -57,11 +60,8 @@ def train(
     out = locate(settings.out)
     artifacts.check_destination(out, KIND)
     # What is wrong with the data is said before any process is started; it is not kept meanwhile.
-    missing = load_data(settings).without_vector
-    if missing:
-        text = f"labels without a word vector, left out: {', '.join(missing[:5])}"
-        more = len(missing) - 5
-        report({"event": "note", "text": text + (f" and {more} more" if more > 0 else "")})
+    for text in _left_out(load_data(settings)):
+        report({"event": "note", "text": text})
     if settings.method == "conse" and settings.finetune.epochs:
         raise ConfigError("--finetune.epochs: conse has no head to fine-tune; leave it out")
     return launch(
@@ -218,12 +218,30 @@ def _save(
     with artifacts.create(settings.out, KIND, config) as writer:
         writer.metrics.update(json.loads(json.dumps(metrics)))
         write_model(writer, data.labels, tensors, data.space.centre)
+        writer.write_json(DROPPED, [asdict(one) for one in data.without_vector])
         if content is not None:
             writer.path(BACKBONE).write_bytes(content)
         if history:
             writer.path("metrics.csv").write_bytes(history_as_csv(history))
             with writer.local_file("curves.png") as path:
                 plot_curves(path, history)
+
+
+def _left_out(data: TrainingData) -> list[str]:
+    """What is said before training of pictures that it does not see."""
+    notes = []
+    dropped = data.without_vector
+    if dropped:
+        tried = "; ".join(f"{one.label} (tried {', '.join(one.tried)})" for one in dropped[:5])
+        more = f" and {len(dropped) - 5} more" if len(dropped) > 5 else ""
+        pictures = sum(one.pictures for one in dropped)
+        notes.append(
+            f"{len(dropped)} labels have no word vector and are left out with their {pictures} "
+            f"pictures: {tried}{more}; the model's {DROPPED} lists all"
+        )
+    if data.kept_out:
+        notes.append(f"{data.kept_out} pictures below a folder for tests are left out")
+    return notes
 
 
 def _without_epochs(report: Report) -> Report:

@@ -202,8 +202,8 @@ def _check_any(listing: Listing, counts: Counts) -> None:
     if not counts.images:
         reasons = ", ".join(f"{count} {reason}" for reason, count in counts.rejected.most_common())
         raise DataError(
-            f"{listing.uri}: none of its {len(listing) + len(listing.aside)} files is a picture "
-            f"that can be used ({reasons})"
+            f"{listing.uri}: none of its {counts.rejected.total()} files is a picture that can be "
+            f"used ({reasons})"
         )
 
 

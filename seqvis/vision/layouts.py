@@ -59,7 +59,9 @@ def wnid_at_start(name: str) -> str | None:
 
 def split_of(path: str) -> Split | None:
     """What the innermost folder that is named so says: train, valid or test."""
-    for folder in reversed(path.split("/")[:-1]):
+    folders = path.split("/")[:-1]
+    label = _label_folder(folders)
+    for folder in reversed(folders if label is None else folders[:label]):
         found = _SPLIT.fullmatch(folder)
         if found:
             return _split_name(found)
@@ -68,12 +70,23 @@ def split_of(path: str) -> Split | None:
 
 def folder_label(path: str) -> str:
     """The label that a picture's folders give, "" if they give none."""
-    for folder in reversed(path.split("/")[:-1]):
-        if _SPLIT.fullmatch(folder):
-            return ""
-        if not _CONTAINER.fullmatch(folder):
-            return wnid_at_start(folder) or folder
-    return ""
+    folders = path.split("/")[:-1]
+    place = _label_folder(folders)
+    return "" if place is None else wnid_at_start(folders[place]) or folders[place]
+
+
+def _label_folder(folders: Sequence[str]) -> int | None:
+    """Which folder is a label: the innermost, but for those that are named after a split.
+
+    Within a split a label may have such a name: `valid/train/1.jpg` shows a train.
+    """
+    for place in reversed(range(len(folders))):
+        if _SPLIT.fullmatch(folders[place]):
+            within = place > 0 and _SPLIT.fullmatch(folders[place - 1])
+            return place if within else None
+        if not _CONTAINER.fullmatch(folders[place]):
+            return place
+    return None
 
 
 def labels_of(folder: Location, files: Sequence[FoundFile]) -> list[str]:

@@ -13,16 +13,24 @@ from safetensors.torch import load_file
 
 from jobs import evaluate_devise, train_devise
 from seqvis.devise.calibrate import calibrate
+from seqvis.devise.data import load_data
 from seqvis.devise.losses import cosine_loss, hinge_rank_loss, softmax_loss
 from seqvis.devise.metrics import harmonic, hits, ranks
 from seqvis.devise.model import DeviseModel
+from seqvis.devise.settings import DeviseSettings
 from seqvis.devise.space import unit
 from seqvis.devise.task import Pictures
-from seqvis.errors import SeqvisError
+from seqvis.errors import DataError, SeqvisError
 from seqvis.text.vectorbuilding import build_store
 from seqvis.text.vectorsources import open_source
 from seqvis.vision.featuretable import FeatureTable
-from tests.pictures import picture_features, word_vectors, write_features, write_vec_file
+from tests.pictures import (
+    FEATURES,
+    picture_features,
+    word_vectors,
+    write_features,
+    write_vec_file,
+)
 
 Job = Callable[..., tuple[int, dict[str, Any], str]]
 
@@ -317,6 +325,92 @@ def test_what_cannot_be_trained_on_is_one_clear_message(
     assert len(complaints) == 1
     assert message in complaints[0]
     assert not (tmp_path / "model").exists()
+
+
+def settings_of(data: Path, folder: Path, **more: object) -> DeviseSettings:
+    places = {"features": folder / "features", "vectors": data / "vectors", "out": folder / "out"}
+    return DeviseSettings.model_validate({name: str(p) for name, p in places.items()} | more)
+
+
+def labelled(folder: Path, by_path: dict[str, str]) -> None:
+    """Features that show nothing, of pictures with these paths and labels."""
+    order = sorted(by_path)
+    noise = np.random.default_rng(0).normal(size=(len(order), FEATURES)).astype("f4")
+    write_features(folder / "features", [by_path[path] for path in order], noise, paths=order)
+
+
+@pytest.mark.parametrize("valid", ["valid", "Validation", "sub/val"])
+def test_folders_named_train_and_valid_are_never_mixed(
+    data: Path, tmp_path: Path, valid: str
+) -> None:
+    places = [f"sub/{split}/{label}" for split in ("train", "test") for label in ("dog", "cat")]
+    places += [f"{valid}/{label}" for label in ("dog", "cat", "horse")]  # no horse in training
+    paths = {f"{place}/{n}.jpg": place.rsplit("/", 1)[-1] for place in places for n in range(40)}
+    labelled(tmp_path, paths)
+    found = load_data(settings_of(data, tmp_path))
+    assert found.seen == ["cat", "dog"]
+    assert found.kept_out == 80
+    trained = {found.table.paths[row] for row in found.train_rows}
+    held_out = {found.valid_table.paths[row] for row in found.valid_rows}
+    assert trained == {path for path in paths if path.startswith("sub/train/")}
+    assert held_out == {path for path in paths if f"{valid}/dog" in path or f"{valid}/cat" in path}
+    other = load_data(settings_of(data, tmp_path, validation_features=str(tmp_path / "features")))
+    assert {other.table.paths[row] for row in other.train_rows} == trained
+
+
+@pytest.mark.parametrize("names", [("test",), ("valid",), ("train",), ("",), ("valid", "test")])
+def test_without_two_splits_a_share_is_held_out(
+    data: Path, tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    paths = {
+        f"{n}/{lb}/{i}.jpg".lstrip("/"): lb
+        for n in names
+        for lb in ("dog", "cat")
+        for i in range(40)
+    }
+    labelled(tmp_path, paths)
+    found = load_data(settings_of(data, tmp_path))
+    assert len(found.train_rows) + len(found.valid_rows) == 80
+    assert 0 < len(found.valid_rows) < 20
+    assert not set(found.train_rows) & set(found.valid_rows)
+    used = [found.table.paths[row] for row in (*found.train_rows, *found.valid_rows)]
+    assert all(path.startswith(names[0]) for path in used)
+
+
+def test_the_model_lists_each_label_that_was_dropped(data: Path, tmp_path: Path, job: Job) -> None:
+    labels = ["01. Dog", "cat (2)", "Zorblax_boat", "n99999999"]
+    labelled(tmp_path, {f"{label}/{n}.jpg": label for label in labels for n in range(20)})
+    out = tmp_path / "out"
+    given = ["--features", tmp_path / "features", "--vectors", data / "vectors", "--out", out]
+    code, _, error = job(train_devise.main, *given, "--epochs", 1, "--head.hidden", 0)
+    assert code == 0, error
+    assert "Zorblax_boat (tried Zorblax_boat, Zorblax boat, Zorblax)" in error
+    assert json.loads((out / "dropped_labels.json").read_text()) == [
+        {
+            "label": "Zorblax_boat",
+            "tried": ["Zorblax_boat", "Zorblax boat", "Zorblax"],
+            "pictures": 20,
+        },
+        {"label": "n99999999", "tried": ["n99999999"], "pictures": 20},
+    ]
+    assert DeviseModel.open(out).space.names == ["Dog", "cat"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "remedy"),
+    [
+        (("0", "17"), "numbers are no words"),
+        (("n99999999", "n02084732"), "WordNet's names are English words"),
+        (("Zorblax cat", "Hund"), "names that are words, or take word vectors of the labels'"),
+    ],
+)
+def test_labels_without_any_vector_have_a_remedy_that_fits(
+    data: Path, tmp_path: Path, labels: tuple[str, str], remedy: str
+) -> None:
+    labelled(tmp_path, {f"{label}/{n}.jpg": label for label in labels for n in range(3)})
+    with pytest.raises(DataError, match=remedy) as caught:
+        load_data(settings_of(data, tmp_path))
+    assert f"{labels[0]}: {labels[0]}" in str(caught.value)  # the form that was tried
 
 
 def test_features_or_vectors_of_another_kind_are_refused(

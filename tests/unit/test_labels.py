@@ -16,6 +16,7 @@ from seqvis.devise.labels import (
     NONE,
     SEED_COVERAGE,
     SUBWORDS,
+    TIDIED,
     label_vectors,
 )
 from seqvis.devise.metrics import HierarchicalPrecision
@@ -127,8 +128,60 @@ def test_labels_are_found_in_the_order_of_what_is_nearest_to_their_name(
     np.testing.assert_allclose(np.linalg.norm(found.vectors[found.found], axis=1), 1, atol=1e-6)
     assert not found.vectors[5].any()
     assert found.coverage() == {
-        "labels": 8, "found": 6, EXACT: 3, LOWER: 1, FURTHER: 0, MEAN: 2, SUBWORDS: 0, NONE: 2,
+        "labels": 8, "found": 6, EXACT: 3, LOWER: 1, FURTHER: 0, TIDIED: 0, MEAN: 2, SUBWORDS: 0,
+        NONE: 2,
     }  # fmt: skip
+    assert found.failed[5] == ("fire quark", "quark")
+    assert found.failed[6] == ("cat", "true_cat", "true")
+    assert found.failed[:5] == [()] * 5
+
+
+def test_labels_as_folders_are_called_are_tidied_before_they_are_given_up(
+    tmp_path: Path, wordnet: WordNet
+) -> None:
+    vectors = store(
+        tmp_path, ["goldfish", "cat", "crane", "dog", "german", "shepherd", "003", "café"]
+    )
+    expected = {
+        f"{DOG}-hound": ("dog", EXACT),
+        f"{DOG} dog": ("dog", EXACT),
+        "001.Goldfish": ("Goldfish", TIDIED),
+        "12 - cat": ("cat", TIDIED),
+        "003_crane": ("crane", TIDIED),  # not half a number
+        "cat (2)": ("cat", TIDIED),
+        "cat_03": ("cat", TIDIED),
+        "crane (bird) [old]": ("crane", TIDIED),
+        "(dog)": ("dog", TIDIED),
+        "dog.": ("dog", TIDIED),
+        "#Dog!": ("Dog", TIDIED),
+        "goldfish, Carassius auratus": ("goldfish", TIDIED),
+        "GermanShepherd": ("German Shepherd", TIDIED),
+        "german_shepherd": ("german shepherd", MEAN),
+        "German-Shepherd": ("German-Shepherd", MEAN),
+        "cafe\u0301": ("café", EXACT),
+        "003": ("003", EXACT),
+    }
+    found = label_vectors(list(expected), vectors, wordnet)
+    assert dict(zip(expected, zip(found.names, found.how, strict=True), strict=True)) == expected
+    assert found.labels == list(expected)
+    dog = unit(vectors.vector("dog")[None])[0]
+    for label in (f"{DOG}-hound", "(dog)", "dog."):
+        np.testing.assert_allclose(found.vectors[list(expected).index(label)], dog, atol=1e-6)
+
+
+def test_a_label_that_is_given_up_says_which_forms_failed(tmp_path: Path, wordnet: WordNet) -> None:
+    vectors = store(tmp_path, ["dog", "val"])
+    labels = ["007.Zorblax dog (2)", "12345", "n99999999", "001", "(2)"]
+    found = label_vectors(labels, vectors, wordnet)
+    assert found.how == [NONE] * 5
+    assert found.failed[0] == (
+        "007.Zorblax dog (2)",
+        "Zorblax dog",
+        "007.Zorblax",
+        "(2)",
+        "Zorblax",
+    )
+    assert found.failed[1:] == [("12345",), ("n99999999",), ("001",), ("(2)",)]
 
 
 def test_a_synset_is_found_by_its_further_names(tmp_path: Path, wordnet: WordNet) -> None:

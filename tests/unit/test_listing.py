@@ -146,6 +146,9 @@ def test_a_wnid_at_a_names_beginning_is_the_label(tmp_path: Path) -> None:
 
 
 def test_folders_of_a_split_or_of_nothing_but_images_are_no_labels(tmp_path: Path) -> None:
+    write(tmp_path, "valid/train/g.jpg")
+    assert labels(tmp_path) == {"valid/train/g.jpg": "train"}  # the vehicle
+    (tmp_path / "valid" / "train" / "g.jpg").unlink()
     names = ["val2017/a.jpg", "images/b.jpg", "set/Test/images/c.jpg", "Data/CLS-LOC/test/d.jpg"]
     write(tmp_path, *names, "validation/crash test/e.jpg", "train/data/dog/images/f.jpg")
     found = labels(tmp_path)
@@ -256,5 +259,7 @@ def test_a_paths_innermost_split_counts() -> None:
         "valid.jpg": None,
         "crash test/1.jpg": None,
         "trainers/1.jpg": None,
+        "valid/train/1.jpg": "valid",
+        "train/test/images/1.jpg": "train",
     }
     assert {path: split_of(path) for path in cases} == cases
