@@ -39,11 +39,43 @@ def bomb(side: int = 30_000) -> bytes:
     return png((side, side, 1, 0), b"").replace(zlib.compress(b""), zeros)
 
 
+LARGE = (20_000, 25_000)  # more pixels than even a JPEG may have
+
+
+def announcing(kind: str, size: tuple[int, int] = LARGE) -> bytes:
+    """A small picture whose header says that it has this size."""
+    width, height = size
+    if kind == "PPM":
+        return b"P6 %d %d 255\n" % size + bytes(300)
+    if kind == "PSD":
+        head = struct.pack(">4sH6xHIIHH", b"8BPS", 1, 3, height, width, 8, 3)
+        return head + bytes(12) + struct.pack(">H", 0) + bytes(300)
+    if kind == "ICO":
+        frame = png((width, height, 1, 0), b"")
+        return struct.pack("<HHHBBBBHHII", 0, 1, 1, 0, 0, 0, 0, 1, 32, len(frame), 22) + frame
+    content = bytearray(encoded(Image.new("RGB", (16, 16), "red"), kind))
+    if kind == "TIFF":
+        for tag, value in ((256, width), (257, height)):
+            at = content.index(struct.pack("<HHI", tag, 4, 1))
+            content[at + 8 : at + 12] = struct.pack("<I", value)
+        return bytes(content)
+    places = {
+        "JPEG": (content.find(b"\xff\xc0") + 5, ">HH", size[::-1]),
+        "GIF": (6, "<HH", size),
+        "BMP": (18, "<ii", size),
+        "JPEG2000": (content.find(b"ihdr") + 4, ">II", size[::-1]),
+        "AVIF": (content.find(b"ispe") + 8, ">II", size),
+    }
+    at, form, values = places[kind]
+    content[at : at + struct.calcsize(form)] = struct.pack(form, *values)
+    return bytes(content)
+
+
 def webp_of_wrong_size() -> bytes:
-    """A WebP of 16 x 16 pixels that says it had 51 million."""
+    """A WebP of 16 x 16 pixels that says it had 122 million."""
     small = encoded(Image.new("RGB", (16, 16)), "WEBP")
     assert struct.unpack("<HH", small[26:30]) == (16, 16)
-    return small[:26] + struct.pack("<HH", 10_000, 5_100) + small[30:]
+    return small[:26] + struct.pack("<HH", 16_000, 7_600) + small[30:]
 
 
 def gif_with_huge_frame() -> bytes:
@@ -83,19 +115,18 @@ def bad_pictures() -> dict[str, bytes]:
         "zeros": b"\0" * 500,
         "svg": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
         "bomb": bomb(),
-        "too wide": png((60_000, 900, 1, 0), b""),
+        "too wide": png((60_000, 2_100, 1, 0), b""),
         "no pixels": png((600, 900, 1, 0), b""),
         "webp of a wrong size": webp_of_wrong_size(),
         "gif with a huge frame": gif_with_huge_frame(),
         "tiff with a huge tile": tiff_with_huge_tile(),
         "floating point": encoded(Image.fromarray(np.zeros((3, 3), np.float32)), "TIFF"),
     }
-    for kind in ("PPM", "PCX", "TGA", "ICNS", "EPS"):
+    for kind in ("PCX", "TGA", "ICNS", "EPS"):
         pictures[f"{kind} is not on the list"] = encoded(Image.new("RGB", (64, 64), "red"), kind)
     for kind in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"):
         whole = encoded(Image.fromarray(noise(200, 150)), kind)
         pictures[f"half a {kind}"] = whole[: len(whole) // 2]
-    for kind in ("GIF", "TIFF", "BMP", "JPEG"):
-        large = Image.new("L", (10_000, 5_100))
-        pictures[f"{kind} of too many pixels"] = encoded(large, kind)
+    for kind in ("GIF", "TIFF", "BMP", "JPEG", "JPEG2000", "AVIF", "PPM", "PSD", "ICO"):
+        pictures[f"{kind} of too many pixels"] = announcing(kind)
     return pictures

@@ -268,10 +268,10 @@ def _files(
 
 def _decoded(file: Location, image_size: int) -> Any:
     try:
-        return decode(file.read_bytes(), enough=enough(image_size)).picture
+        return decode(file.read_bytes(), enough(image_size), max_pixels=None).picture
     except BadImage as error:
         raise DataError(
-            f"{file.uri}: {error.reason}, though it was sound when its features were made; put it "
+            f"{file.uri}: {error}, though it was sound when its features were made; put it "
             f"back, or embed the images anew"
         ) from error
 

@@ -134,11 +134,7 @@ class PicturePlacer:
 
 
 def _unusable(error: BadImage) -> BadPictureError:
-    return BadPictureError(
-        f"the query's picture cannot be used: {error.reason}; give a JPEG, PNG or another "
-        f"usual format",
-        error.reason,
-    )
+    return BadPictureError(f"the query's picture cannot be used: {error}", error.reason)
 
 
 def _not_known() -> BadPictureError:

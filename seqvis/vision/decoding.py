@@ -13,7 +13,7 @@ from pyarrow import fs
 
 from seqvis.vision import images
 from seqvis.vision.featurewriter import EMBEDDED, SAME
-from seqvis.vision.foldertree import NO_FILE, UNREADABLE
+from seqvis.vision.foldertree import NO_FILE, REMEDIES, UNREADABLE
 from seqvis.vision.images import BadImage, Fit, enough
 
 
@@ -24,6 +24,7 @@ class DecodePictures:
     filesystem: fs.FileSystem
     size: int
     fit: Fit
+    max_pixels: int
 
     def __call__(self, files: pa.Table) -> pa.Table:
         rows = [
@@ -32,31 +33,35 @@ class DecodePictures:
                 *(files[name].to_pylist() for name in ("place", "size", "known_hash")), strict=True
             )
         ]
-        names = ("status", "width", "height", "content_hash", "thumbnail", "pixels")
-        kinds = (pa.string(), pa.int32(), pa.int32(), pa.binary(), pa.binary(), pa.binary())
+        names = ["status", "format", "remedy", "width", "height", "content_hash", "thumbnail"]
+        names += ["pixels"]
+        kinds = (*(pa.string(),) * 3, *(pa.int32(),) * 2, *(pa.binary(),) * 3)
         columns = zip(*rows, strict=True)
         return pa.table({n: pa.array(c, k) for n, k, c in zip(names, kinds, columns, strict=True)})
 
     def _decode(self, place: str, size: int, known: bytes | None) -> tuple[Any, ...]:
-        nothing = (None,) * 5
         if size < 0:
-            return (NO_FILE, *nothing)
-        if size > images.MAX_BYTES:
-            return (images.TOO_LARGE, *nothing)
+            return _rejected(NO_FILE)
         try:
+            images.check_bytes(size, self.max_pixels)
             with self.filesystem.open_input_stream(place) as stream:
-                content = stream.read(images.MAX_BYTES + 1)
+                content = stream.read(images.BYTES_A_PIXEL * self.max_pixels + 1)
+            content_hash = hashlib.blake2b(content, digest_size=16).digest()
+            if content_hash == known:
+                return (SAME, *(None,) * 7)
+            found = images.decode(content, enough(self.size), self.max_pixels)
         except FileNotFoundError:
-            return (NO_FILE, *nothing)
+            return _rejected(NO_FILE)
         except OSError:
-            return (UNREADABLE, *nothing)
-        content_hash = hashlib.blake2b(content, digest_size=16).digest()
-        if content_hash == known:
-            return (SAME, *nothing)
-        try:
-            found = images.decode(content, enough(self.size))
+            return _rejected(UNREADABLE)
         except BadImage as error:
-            return (error.reason, *nothing)
+            more = ", or raise --max-pixels" if error.reason in images.OF_LIMITS else ""
+            return _rejected(error.reason, error.kind, error.remedy + more)
         pixels = images.square(found.picture, self.size, self.fit).tobytes()
         small = images.thumbnail(found.picture)
-        return EMBEDDED, found.width, found.height, content_hash, small, pixels
+        about = found.width, found.height, content_hash
+        return (EMBEDDED, None, None, *about, small, pixels)
+
+
+def _rejected(reason: str, kind: str = "", remedy: str | None = None) -> tuple[Any, ...]:
+    return (reason, kind, REMEDIES[reason] if remedy is None else remedy, *(None,) * 5)

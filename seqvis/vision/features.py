@@ -3,12 +3,13 @@
 In: `EmbedSettings`. Out: the features artifact (`seqvis.vision.featuretable`). The stages:
 
     list files -> read, decode, cut to size (CPU tasks) -> backbone (actors on GPUs or CPUs)
-               -> merge with what an earlier run at the same place knows -> Parquet parts
+               -> pieces in OUT.run
+    pieces, and what an earlier run at the same place knows -> Parquet parts
 
 Pictures stream through in the order of their paths, a few hundred at a time; only the list of
-files is ever held whole, about 100 bytes each. What would surprise a reader: a second run embeds
-only files that are new or have changed, but tries rejected ones again, and gives what one run over
-all would give; another backbone, size or fit embeds everything anew.
+files is ever held whole, about 100 bytes each. A second run embeds only files that are new or have
+changed, but tries rejected ones again, and gives what one run over all would give. So does a run
+after one that was interrupted. Another backbone, size or fit embeds everything anew.
 """
 
 import time
@@ -36,13 +37,17 @@ from seqvis.vision.featurewriter import (
     EMBEDDED,
     NOT_FINITE,
     Known,
+    keep_results,
     result_schema,
     write_features,
 )
-from seqvis.vision.images import Fit
+from seqvis.vision.images import MAX_PIXELS, Fit
 from seqvis.vision.listing import LabelFrom, Listing, list_images
+from seqvis.vision.pieces import Pieces
 
 FILES_PER_TASK = 64
+_LEAST_BATCH = 8
+_PASSED_ON = ("format", "remedy", "width", "height", "content_hash", "thumbnail")
 _FILES_WORTH_A_TASK = 16  # decoding fewer takes less time than starting another process for it
 
 
@@ -64,6 +69,8 @@ class EmbedSettings(Settings):
     """How pictures become square: crop (the middle), stretch, or pad (with white)."""
     label_from: LabelFrom = "folder"
     """folder (the innermost one's name), name (n01440764_x.JPEG has label n01440764), or none."""
+    max_pixels: int = Field(MAX_PIXELS, ge=1)
+    """Pictures with more pixels are set aside; JPEGs may have four times as many."""
     batch_size: int = Field(64, ge=1)
     """Pictures that the network embeds at once."""
     num_workers: int = Field(0, ge=0)
@@ -96,7 +103,7 @@ class EmbedPictures:
         place[good] = np.arange(len(good))
         take = pa.array(place, mask=place < 0)
         columns = {"status": pa.array(status, pa.string())}
-        columns |= {n: table[n] for n in ("width", "height", "content_hash", "thumbnail")}
+        columns |= {n: table[n] for n in _PASSED_ON}
         columns["features"] = _lists(features, pa.float16()).take(take)
         if embedded.top_classes is not None and embedded.top_probabilities is not None:
             classes = embedded.top_classes.astype(np.int16)
@@ -129,12 +136,16 @@ def embed_images(settings: EmbedSettings, progress: Progress = ignore_progress) 
         "dimension": backbone.dimension,
     }
     schema = result_schema(backbone.dimension, backbone.knows_classes)
-    known = Known.of(listing, _earlier(out, config))
+    pieces = Pieces(out, config)
+    known = Known.of(listing, [pieces.earlier(), _earlier(out, config)])
+    started = time.monotonic()
+    with closing(_stream(settings, backbone, listing, known, progress)) as results:
+        outcome = keep_results(results, listing, known, pieces, schema)
+    seconds = time.monotonic() - started
     with artifacts.create(out, KIND, config) as writer:
-        started = time.monotonic()
-        with closing(_stream(settings, backbone, listing, known, progress)) as results:
-            counts = write_features(writer, listing, known, results, schema)
-        seconds = time.monotonic() - started
+        progress("writing features", 0, len(listing))
+        embedded = Known.of(listing, [pieces.written()])
+        counts = write_features(writer, listing, known, embedded, outcome, schema)
         summary = {
             "images": counts.images,
             "embedded": counts.embedded,
@@ -143,6 +154,7 @@ def embed_images(settings: EmbedSettings, progress: Progress = ignore_progress) 
             "images_per_second": round(counts.embedded / seconds, 1),
         }
         writer.metrics.update(summary)
+    pieces.delete()
     return summary
 
 
@@ -168,6 +180,8 @@ def _stream(
         # Each loads PyTorch, which takes as long as some batches do.
         workers = min(workers, -(-files.num_rows // (2 * settings.batch_size)))
     threads = max(1, cpus // workers)
+    # At least ten steps of progress: no result of a batch is seen before its last picture's.
+    batch = min(settings.batch_size, max(_LEAST_BATCH, -(-files.num_rows // (10 * workers))))
     # On CPUs a worker reserves less than a decoding task, or Ray Data would fuse the two stages,
     # and nothing at all where the workers' shares could leave no node a whole processor for it.
     nodes = sum(node["Alive"] and node["Resources"].get("CPU", 0) >= 1 for node in ray.nodes())
@@ -175,7 +189,9 @@ def _stream(
     share: dict[str, Any] = {"num_cpus": 0.5 if spare else 0}
     if settings.use_gpu:
         share = {"num_gpus": 1}
-    decode = DecodePictures(listing.filesystem, backbone.image_size, backbone.fit)
+    decode = DecodePictures(
+        listing.filesystem, backbone.image_size, backbone.fit, settings.max_pixels
+    )
 
     def decode_block(table: pa.Table) -> pa.Table:
         return decode(table)
@@ -187,15 +203,18 @@ def _stream(
         embedded = decoded.map_batches(
             EmbedPictures,
             fn_constructor_args=(ray.put(backbone), settings.use_gpu, threads),
-            batch_size=settings.batch_size,
+            batch_size=batch,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=workers),
             **share,
         )
         done = 0
-        progress("embedding images", 0, files.num_rows)
+        progress("starting workers", 0, workers)  # takes longer than some hundred pictures
         batches: Any = embedded.iter_batches(batch_size=None, batch_format="pyarrow")
         for table in batches:
+            if not done:
+                progress("starting workers", workers, workers)
+                progress("embedding images", 0, files.num_rows)
             done += table.num_rows
             progress("embedding images", done, files.num_rows)
             yield table

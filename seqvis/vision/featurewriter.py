@@ -1,13 +1,13 @@
-"""New features and those of an earlier run become the parts of one artifact, in a single pass.
+"""New features and those of earlier runs become the parts of one artifact, sorted by path.
 
-In: the listing, what the earlier artifact knows of its files, and a stream of results for the other
-files, both in the listing's order. Out: Parquet parts, sorted by path, as if all had been embedded
-at once. What would surprise a reader: a file whose time changed but not its size is read again,
-and if its content proves to be the same (status `SAME`) its features are carried over after all.
+`keep_results` takes the stream of results and writes what is good of it into pieces, which outlive
+the process; `write_features` merges these with what was known before, as if all had been embedded
+at once. A file whose time changed but not its size is read again, and if its content proves to be
+the same (status `SAME`) its features are carried over after all.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -20,7 +20,9 @@ from seqvis.artifacts import ArtifactWriter
 from seqvis.errors import DataError
 from seqvis.storage import storage_errors
 from seqvis.vision.featuretable import PARTS, REJECTED, FeatureTable
+from seqvis.vision.foldertree import REMEDIES
 from seqvis.vision.listing import Listing
+from seqvis.vision.pieces import Pieces
 
 EMBEDDED, SAME, NOT_FINITE = "embedded", "same", "not finite"  # any other status is a reason
 
@@ -42,31 +44,57 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Known:
-    """What an earlier artifact knows of the listed files."""
+class Outcome:
+    """What became of each listed file."""
 
-    table: FeatureTable | None
-    row: np.ndarray  # int64 [files]: the file's row in `table`, -1 if it has none
+    status: np.ndarray  # str [files]; None where the file was not looked at again
+    remedies: dict[int, tuple[str, str]]  # of rejected files: the format, and what to do
+
+
+@dataclass(frozen=True)
+class Known:
+    """What earlier artifacts and pieces know of the listed files."""
+
+    tables: tuple[FeatureTable, ...]
+    table: np.ndarray  # int [files]: which of `tables` has the file, -1 if none
+    row: np.ndarray  # int64 [files]: the file's row in that table
     unchanged: np.ndarray  # bool [files]: path, size and time are the same
     content_hash: pa.Array  # binary [files]: set where only the time differs, else null
 
     @classmethod
-    def of(cls, listing: Listing, table: FeatureTable | None) -> "Known":
-        count = len(listing)
-        if table is None:
-            no_hash = pa.nulls(count, pa.binary())
-            return cls(None, np.full(count, -1), np.zeros(count, bool), no_hash)
-        old = table.columns(["path", "size", "modified", "content_hash"]).combine_chunks()
-        found = pc.index_in(listing.table["path"].combine_chunks(), old["path"].combine_chunks())
-        row = found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
-        same = {
-            name: (old[name].to_numpy()[row] == listing.table[name].to_numpy()) & (row >= 0)
-            for name in ("size", "modified")
-        }
-        unchanged = same["size"] & same["modified"]
-        in_doubt = same["size"] & ~unchanged
-        hashes = old["content_hash"].take(pa.array(row, mask=~in_doubt)).combine_chunks()
-        return cls(table, row, unchanged, hashes)
+    def of(cls, listing: Listing, tables: Sequence[FeatureTable | None]) -> "Known":
+        """Where several tables have a file, the first that has it unchanged counts."""
+        count, kept = len(listing), tuple(table for table in tables if table is not None)
+        table, row = np.full(count, -1), np.full(count, -1)
+        unchanged = np.zeros(count, bool)
+        hashes = np.full(count, None, dtype=object)
+        for number, one in enumerate(kept):
+            old = one.columns(["path", "size", "modified", "content_hash"]).combine_chunks()
+            paths = old["path"].combine_chunks()
+            found = pc.index_in(listing.table["path"].combine_chunks(), paths)
+            found = found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+            size, time = (
+                (old[name].to_numpy()[found] == listing.table[name].to_numpy()) & (found >= 0)
+                for name in ("size", "modified")
+            )
+            better = size & ~unchanged & (time | (table < 0))
+            table[better], row[better] = number, found[better]
+            unchanged |= size & time
+            in_doubt = np.flatnonzero(better & ~time)
+            hashes[better] = None
+            hashes[in_doubt] = old["content_hash"].take(pa.array(found[in_doubt])).to_pylist()
+        return cls(kept, table, row, unchanged, pa.array(hashes, pa.binary()))
+
+    def take(self, files: np.ndarray, schema: pa.Schema) -> tuple[pa.Table, np.ndarray]:
+        """Stored columns of these files, and which file each row is of, in some order."""
+        tables, order = [schema.empty_table()], [np.array([], dtype=int)]
+        for number, table in enumerate(self.tables):
+            mine = files[self.table[files] == number]
+            mine = mine[np.argsort(self.row[mine])]
+            if len(mine):
+                tables.append(table.take(self.row[mine], schema.names).cast(schema))
+                order.append(mine)
+        return pa.concat_tables(tables), np.concatenate(order)
 
 
 def result_schema(dimension: int, with_classes: bool) -> pa.Schema:
@@ -87,50 +115,80 @@ def result_schema(dimension: int, with_classes: bool) -> pa.Schema:
     )
 
 
+def keep_results(
+    results: Iterable[pa.Table], listing: Listing, known: Known, pieces: Pieces, schema: pa.Schema
+) -> Outcome:
+    """Writes good results into pieces; returns what became of the files.
+
+    `results` has a row for each file that is not `known.unchanged`, in the listing's order. Raises
+    DataError if a feature is not finite. What is held is written even if `results` raises.
+    """
+    status = np.full(len(listing), None, dtype=object)
+    remedies: dict[int, tuple[str, str]] = {}
+    wanted = np.flatnonzero(~known.unchanged)
+    names = ("path", "size", "modified")
+    done = 0
+    try:
+        for table in results:
+            files = wanted[done : done + table.num_rows]
+            done += table.num_rows
+            status[files] = table["status"].to_pylist()
+            told = zip(table["format"].to_pylist(), table["remedy"].to_pylist(), strict=True)
+            remedies |= {
+                int(file): (kind, remedy)
+                for file, (kind, remedy) in zip(files, told, strict=True)
+                if remedy
+            }
+            for file in files[status[files] == NOT_FINITE]:
+                raise DataError(
+                    f"{listing.table['path'][int(file)]}: the backbone's features of this picture "
+                    f"are not finite numbers; its weights are damaged or too large for float16"
+                )
+            good = pa.array(status[files] == EMBEDDED)
+            rows = table.select(schema.names).cast(schema)
+            for name, column in zip(names, listing.table.select(names).take(files), strict=True):
+                rows = rows.append_column(name, column)
+            pieces.add(rows.filter(good))
+    finally:
+        pieces.flush()
+    return Outcome(status, remedies)
+
+
 def write_features(
     writer: ArtifactWriter,
     listing: Listing,
     known: Known,
-    results: Iterator[pa.Table],
+    embedded: Known,
+    outcome: Outcome,
     schema: pa.Schema,
 ) -> Counts:
-    """Writes parts and rejected files. `results` has a row a file that is not `known.unchanged`.
+    """Writes parts and rejected files. Raises DataError if no picture is left.
 
-    Raises DataError if a feature is not finite, or if no picture is left.
+    Args:
+        known: what was known before; `outcome` says what became of the other files.
+        embedded: what the pieces of this run hold.
     """
-    rejected = list(listing.aside)
-    counts = Counts(rejected=Counter(reason for _, reason in rejected))
-    stream = _Stream(results)
+    status = outcome.status
+    is_new = status == EMBEDDED
+    is_old = known.unchanged | (status == SAME)
     paths = listing.table["path"]
+    rejected = [(path, reason, "", REMEDIES[reason]) for path, reason in listing.aside]
+    for file in np.flatnonzero(~is_new & ~is_old):
+        kind, remedy = outcome.remedies[int(file)]
+        rejected.append((paths[int(file)].as_py(), str(status[file]), kind, remedy))
+    reasons = Counter(reason for _, reason, _, _ in rejected)
+    counts = Counts(int(is_new.sum()), int(is_old.sum()), reasons)
+    _check_any(listing, counts)
     with _PartWriter(writer) as parts:
         for first in range(0, len(listing), GROUP_ROWS):
             rows = np.arange(first, min(first + GROUP_ROWS, len(listing)))
-            carried = known.unchanged[rows]
-            fresh = stream.take(int((~carried).sum()))
-            status = np.array(fresh["status"].to_pylist() if fresh else [], dtype=object)
-            new_rows = rows[~carried]
-            embedded = status == EMBEDDED
-            old_rows = np.sort(np.concatenate([rows[carried], new_rows[status == SAME]]))
-            for place in np.flatnonzero(~embedded & (status != SAME)):
-                path = paths[int(new_rows[place])].as_py()
-                if status[place] == NOT_FINITE:
-                    raise DataError(
-                        f"{path}: the backbone's features of this picture are not finite numbers; "
-                        f"its weights are damaged or too large for float16"
-                    )
-                rejected.append((path, str(status[place])))
-            tables = [schema.empty_table()]
-            if fresh:
-                tables.append(fresh.select(schema.names).filter(pa.array(embedded)).cast(schema))
-            if known.table is not None and len(old_rows):
-                tables.append(known.table.take(known.row[old_rows], schema.names).cast(schema))
-            kept = np.concatenate([new_rows[embedded], old_rows])
+            new, new_rows = embedded.take(rows[is_new[rows]], schema)
+            old, old_rows = known.take(rows[is_old[rows]], schema)
+            kept = np.concatenate([new_rows, old_rows])
             order = np.argsort(kept)
-            parts.write(_with_listing(listing, kept[order], pa.concat_tables(tables).take(order)))
-            counts.embedded += int(embedded.sum())
-            counts.carried += len(old_rows)
-            counts.rejected.update(status[~embedded & (status != SAME)].tolist())
-    _check_any(listing, counts)
+            parts.write(
+                _with_listing(listing, kept[order], pa.concat_tables([new, old]).take(order))
+            )
     _write_rejected(writer, rejected)
     return counts
 
@@ -142,26 +200,6 @@ def _with_listing(listing: Listing, rows: np.ndarray, results: pa.Table) -> pa.T
     columns |= {name: results[name] for name in results.column_names}
     columns |= {name: listed[name] for name in names[4:]}
     return pa.table(columns)
-
-
-class _Stream:
-    """Takes exact numbers of rows from tables of any size."""
-
-    def __init__(self, tables: Iterator[pa.Table]):
-        self._tables = tables
-        self._held: pa.Table | None = None
-
-    def take(self, count: int) -> pa.Table | None:
-        """The next `count` rows; None for 0."""
-        taken: list[pa.Table] = []
-        while count:
-            if self._held is None or not self._held.num_rows:
-                self._held = next(self._tables)
-            piece = self._held.slice(0, count)
-            self._held = self._held.slice(piece.num_rows)
-            count -= piece.num_rows
-            taken.append(piece)
-        return pa.concat_tables(taken) if taken else None
 
 
 class _PartWriter:
@@ -207,12 +245,12 @@ def _check_any(listing: Listing, counts: Counts) -> None:
         )
 
 
-def _write_rejected(writer: ArtifactWriter, rejected: list[tuple[str, str]]) -> None:
+def _write_rejected(writer: ArtifactWriter, rejected: list[tuple[str, str, str, str]]) -> None:
     location = writer.path(REJECTED)
     table = pa.table(
         {
-            "path": pa.array([path for path, _ in rejected], pa.string()),
-            "reason": pa.array([reason for _, reason in rejected], pa.string()),
+            name: pa.array([row[place] for row in rejected], pa.string())
+            for place, name in enumerate(("path", "reason", "format", "remedy"))
         }
     )
     with storage_errors(writer.destination.uri):

@@ -1,38 +1,52 @@
 """Safe decoding of pictures from strangers, and their reduction to what a network takes.
 
-In: the bytes of one file. Out: a picture in 8-bit RGB, turned the right way up, or `BadImage` with
-a short reason that never varies with the file, so that reasons can be counted. What would surprise
-a reader: the name of a file counts for nothing, its content decides; of an animation (GIF, WebP,
-APNG) and of a TIFF with several pages only the first picture is used; transparency becomes white;
-colour profiles are ignored.
+In: the bytes of one file. Out: a picture in 8-bit RGB, turned the right way up, or `BadImage`,
+whose short reason never varies with the file, so that reasons can be counted. The name of a file
+counts for nothing, its content decides. Of an animation (GIF, WebP, AVIF, APNG) and of a TIFF with
+several pages only the first picture is used; transparency becomes white; colour profiles and texts
+are ignored.
 """
 
+import hashlib
 import io
+import struct
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")  # nothing else is ever opened
-MAX_PIXELS = 50_000_000
-MAX_BYTES = 64 << 20
+from seqvis.vision.formats import OPENED, format_of
+
+MAX_PIXELS = 120_000_000  # current cameras have up to 102 million
+JPEG_ALLOWANCE = 4  # times as many for a JPEG, of which at most MAX_PIXELS are made
+BYTES_A_PIXEL = 3  # of the greatest file
+SPARING_ABOVE = 50_000_000  # pixels: a larger picture is made small in bands
 THUMBNAIL_SIDE = 128
 
 EMPTY = "empty file"
 TOO_LARGE = "file too large"
 NOT_AN_IMAGE = "not an image"
+NOT_OPENED = "format that is not opened"
 TOO_MANY_PIXELS = "too many pixels"
 DAMAGED = "truncated or damaged"
 UNSUPPORTED = "unsupported kind of pixels"
+OF_LIMITS = (TOO_LARGE, TOO_MANY_PIXELS)  # reasons that depend on `max_pixels`
+
+_REMEDIES = {
+    EMPTY: "copy it again from where it was made",
+    NOT_AN_IMAGE: "give a picture, such as a JPEG or PNG",
+    NOT_OPENED: "convert it to JPEG or PNG",
+    DAMAGED: "copy it again from where it was made, or open it in an editor and save it anew",
+    UNSUPPORTED: "save it with 8 bits for each of red, green and blue",
+}
+Image.MAX_IMAGE_PIXELS = None  # `_check_size` judges: Pillow's limit would be one for all callers
 
 Fit = Literal["crop", "stretch", "pad"]
 
-_SIGNATURES = (
-    b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*",
-    b"II+\0", b"MM\0+",
-)  # fmt: skip
+_END_OF_JPEG = b"\xff\xd9"
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -48,18 +62,28 @@ _TILE_WIDTH, _TILE_LENGTH = 322, 323
 
 
 class BadImage(Exception):  # noqa: N818  it says what the file is, and is expected
-    """A file that cannot be used as a picture; `reason` is one of this module's few texts."""
+    """A file that cannot be used as a picture.
 
-    def __init__(self, reason: str):
-        super().__init__(reason)
+    `reason` is one of this module's few texts, `kind` the file's format if it is known, and
+    `remedy` what to do.
+    """
+
+    def __init__(self, reason: str, kind: str = "", remedy: str = ""):
         self.reason = reason
+        self.kind = kind
+        self.remedy = remedy or _REMEDIES[reason]
+        what = f"{reason} ({kind})" if kind else reason
+        super().__init__(f"{what}; {self.remedy}")
+
+    def __reduce__(self) -> tuple[type["BadImage"], tuple[str, str, str]]:
+        return type(self), (self.reason, self.kind, self.remedy)
 
 
 @dataclass(frozen=True)
 class Decoded:
     """A picture in RGB the right way up, and the file's size in pixels after turning.
 
-    The picture is smaller than width x height where `decode` was told that less is enough.
+    The picture is smaller than width x height where less was enough for the caller of `decode`.
     """
 
     picture: Image.Image
@@ -67,28 +91,73 @@ class Decoded:
     height: int
 
 
-def decode(content: bytes, enough: int | None = None) -> Decoded:
+def decode(
+    content: bytes, enough: int | None = None, max_pixels: int | None = MAX_PIXELS
+) -> Decoded:
     """The picture in `content`. Raises BadImage if there is none that can be trusted.
 
     With `enough` a JPEG whose shorter side is at least twice as long is decoded at a half, a
-    quarter or an eighth of its size, never below `enough` pixels: many times faster.
+    quarter or an eighth of its size, never below `enough` pixels: many times faster. It may then
+    have `JPEG_ALLOWANCE` times `max_pixels`, unless it is progressive, which needs memory for all.
+    Other large pictures are reduced as far. Without `max_pixels` there is no limit.
     """
     if not content:
         raise BadImage(EMPTY)
-    if len(content) > MAX_BYTES:
-        raise BadImage(TOO_LARGE)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return _decode(content, enough)
-    except BadImage:
-        raise
-    except UnidentifiedImageError as error:
-        raise BadImage(DAMAGED if _looks_like_one(content) else NOT_AN_IMAGE) from error
-    except Image.DecompressionBombError as error:
-        raise BadImage(TOO_MANY_PIXELS) from error
-    except Exception as error:  # a stranger's bytes make Pillow's parsers raise every kind there is
-        raise BadImage(DAMAGED) from error
+    name = format_of(content)
+    check_bytes(len(content), max_pixels, name)
+    if name not in OPENED:
+        raise BadImage(NOT_OPENED if name not in ("", "web page") else NOT_AN_IMAGE, name)
+    failure: Exception | None = None
+    for attempt in _attempts(content, name):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                found = [_decode(one, name, enough, max_pixels) for one in attempt]
+        except BadImage:
+            raise
+        except UnidentifiedImageError as error:
+            failure = failure or error
+        except Exception as error:  # a stranger's bytes make Pillow raise every kind there is
+            failure = failure or error
+        else:
+            if all(one.picture == found[0].picture for one in found):
+                return found[0]
+    raise BadImage(DAMAGED, name) from failure
+
+
+def check_bytes(count: int, max_pixels: int | None, name: str = "") -> None:
+    """Raises BadImage for a file of so many bytes that it is not even read."""
+    if max_pixels is not None and count > BYTES_A_PIXEL * max_pixels:
+        most = BYTES_A_PIXEL * max_pixels / 1e6
+        raise BadImage(
+            TOO_LARGE,
+            name,
+            f"its {count / 1e6:,.0f} MB are more than {most:,.0f} MB: save it smaller",
+        )
+
+
+def _attempts(content: bytes, name: str) -> Iterator[tuple[bytes, ...]]:
+    """Versions of a file to decode, the next only if one fails; those of one must look alike."""
+    yield (content,)
+    if name == "PNG":
+        yield (_without_texts(content),)
+    if name == "JPEG":
+        # Whether only the marker of its end is missing: bytes before that change nothing if so,
+        # but become pixels where some are missing.
+        body = content.rstrip(b"\xff")
+        bytes_more = hashlib.sha512(b"noise").digest().replace(b"\xff", b"\xfe")
+        yield body + _END_OF_JPEG, body + bytes_more + _END_OF_JPEG
+
+
+def _without_texts(content: bytes) -> bytes:
+    """A PNG without its texts and its colour profile, which may be larger than Pillow reads."""
+    kept, at = [content[:8]], 8
+    while at + 8 <= len(content):
+        length, kind = struct.unpack(">I4s", content[at : at + 8])
+        if kind not in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"):
+            kept.append(content[at : at + 12 + length])
+        at += 12 + length
+    return b"".join(kept)
 
 
 def enough(image_size: int) -> int:
@@ -125,32 +194,64 @@ def thumbnail(picture: Image.Image) -> bytes:
     return stream.getvalue()
 
 
-def _decode(content: bytes, enough: int | None) -> Decoded:
-    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-        _check_size(image)
+def _decode(content: bytes, name: str, enough: int | None, max_pixels: int | None) -> Decoded:
+    if name == "ICO" and max_pixels is not None:  # Pillow decodes it when it opens it
+        for size in _icon_sizes(content):
+            if size[0] * size[1] > max_pixels:
+                raise _too_many(name, size, max_pixels)
+    with Image.open(io.BytesIO(content), formats=(name,)) as image:
         full_size = image.size
-        reduced = image.format == "JPEG"
-        if reduced and enough is not None:
+        if enough is not None and name == "JPEG":
             image.draft(image.mode, (enough, enough))
+        if max_pixels is not None:
+            _check_size(image, name, full_size, max_pixels)
         full_scale, inverted = _grey_scale(image)
         image.load()
         # After loading: a TIFF is turned by Pillow itself, which then drops the tag.
         orientation = _orientation(image)
-        picture = _to_rgb(image, full_scale, inverted)
+        if name != "JPEG":
+            full_size = image.size
+        try:
+            picture = _small_rgb(image, full_scale, inverted, enough)
+        except BadImage as error:
+            raise BadImage(error.reason, name) from error
     if orientation in _TURNS:
         picture = picture.transpose(_TURNS[orientation])
-    width, height = picture.size
-    if reduced:
-        width, height = full_size[::-1] if orientation >= 5 else full_size
+    width, height = full_size[::-1] if orientation >= 5 else full_size
     return Decoded(picture, width, height)
 
 
-def _check_size(image: Image.Image) -> None:
-    width, height = image.size
+def _check_size(image: Image.Image, name: str, full_size: tuple[int, int], max_pixels: int) -> None:
+    """Raises BadImage if decoding would make more pixels, or read more of a JPEG, than it may."""
+    sizes = [image.size]
     tags = getattr(image, "tag_v2", {})
-    tile = int(tags.get(_TILE_WIDTH, 0)) * int(tags.get(_TILE_LENGTH, 0))
-    if max(width * height, tile) > MAX_PIXELS:  # a tile is decoded whole, however small the picture
-        raise BadImage(TOO_MANY_PIXELS)
+    if tags:  # a tile is decoded whole, however small the picture
+        sizes.append((int(tags.get(_TILE_WIDTH, 0)), int(tags.get(_TILE_LENGTH, 0))))
+    allowance = JPEG_ALLOWANCE if image.size != full_size else 1
+    if {"progressive", "progression"} & set(image.info):
+        allowance = 1
+    width, height = max(sizes, key=lambda size: size[0] * size[1])
+    if width * height <= max_pixels and full_size[0] * full_size[1] <= allowance * max_pixels:
+        return
+    largest = max(full_size, (width, height), key=lambda size: size[0] * size[1])
+    raise _too_many(name, largest, allowance * max_pixels)
+
+
+def _too_many(name: str, size: tuple[int, int], limit: int) -> BadImage:
+    text = f"its {size[0]} x {size[1]} pixels are more than {limit / 1e6:g} million: scale it down"
+    return BadImage(TOO_MANY_PIXELS, name, text)
+
+
+def _icon_sizes(content: bytes) -> Iterator[tuple[int, int]]:
+    """What an icon's pictures say of themselves; the icon's own list cannot name more than 256."""
+    for entry in range(int.from_bytes(content[4:6], "little")):
+        at = int.from_bytes(content[18 + 16 * entry : 22 + 16 * entry], "little")
+        head = content[at : at + 24].ljust(24, b"\0")
+        if format_of(head) == "PNG":
+            yield struct.unpack(">II", head[16:24])
+        else:
+            width, height = struct.unpack("<ii", head[4:12])
+            yield abs(width), abs(height)  # twice the height: a mask follows
 
 
 def _orientation(image: Image.Image) -> int:
@@ -167,6 +268,21 @@ def _grey_scale(image: Image.Image) -> tuple[int, bool]:
     bits = int(tags.get(_BITS, (16,))[0])
     signed = tags.get(_SAMPLE_FORMAT, (1,))[0] == 2
     return (1 << (bits - signed)) - 1, tags.get(_PHOTOMETRIC, 1) == 0
+
+
+def _small_rgb(
+    image: Image.Image, full_scale: int, inverted: bool, enough: int | None
+) -> Image.Image:
+    """The picture in RGB; a large one about as small as is enough, without a copy of it all."""
+    width, height = image.size
+    factor = min(width, height) // enough if enough else 1
+    if factor < 2 or width * height <= SPARING_ABOVE:
+        return _to_rgb(image, full_scale, inverted)
+    small = Image.new("RGB", (-(-width // factor), -(-height // factor)))
+    for top in range(0, height, 16 * factor):
+        band = image.crop((0, top, width, min(height, top + 16 * factor)))
+        small.paste(_to_rgb(band, full_scale, inverted).reduce(factor), (0, top // factor))
+    return small
 
 
 def _to_rgb(image: Image.Image, full_scale: int, inverted: bool) -> Image.Image:
@@ -205,8 +321,3 @@ def _scaled(width: int, height: int, longest: int) -> tuple[int, int]:
     """The size with the same proportions whose longer side is `longest`."""
     ratio = longest / max(width, height)
     return max(1, round(width * ratio)), max(1, round(height * ratio))
-
-
-def _looks_like_one(content: bytes) -> bool:
-    webp = content[:4] == b"RIFF" and content[8:12] == b"WEBP"
-    return webp or content.startswith(_SIGNATURES)

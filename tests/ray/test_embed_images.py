@@ -20,6 +20,7 @@ from seqvis import artifacts
 from seqvis.errors import ArtifactError
 from seqvis.vision import featurewriter
 from seqvis.vision.backbones import load_backbone, load_recorded
+from seqvis.vision.features import EmbedSettings, embed_images
 from seqvis.vision.featuretable import FeatureTable
 from tests.objectstore import Bucket
 from tests.pictures import encoded
@@ -154,6 +155,32 @@ def test_a_rerun_embeds_only_what_is_new_or_changed(
     np.testing.assert_allclose(fresh.features, again.features, rtol=2e-3, atol=2e-3)
     names = ["path", "label", "width", "height", "size", "modified", "content_hash", "thumbnail"]
     assert fresh.columns(names).equals(again.columns(names))
+
+
+def test_an_interrupted_first_run_is_gone_on_with(place: Workplace) -> None:
+    place.write({f"cat/{number:02d}.png": encoded(number) for number in range(40)})
+    settings = EmbedSettings(
+        images=str(place.images),
+        out=str(place.out),
+        backbone="efficientnet_lite0",
+        image_size=SIZE,
+        num_workers=1,
+    )
+    seen: list[tuple[str, int, int]] = []
+
+    def interrupt(stage: str, done: int, total: int) -> None:
+        seen.append((stage, done, total))
+        if stage == "embedding images" and done >= 16:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        embed_images(settings, interrupt)
+    assert ("embedding images", 8, 40) in seen  # there is progress to be seen
+    assert not place.out.exists()
+    embedded, carried, _ = place.counts()
+    assert (embedded + carried, carried >= 8) == (40, True)
+    assert not place.out.with_name("features.run").exists()
+    assert place.table().paths == [f"cat/{number:02d}.png" for number in range(40)]
 
 
 def test_another_backbone_or_an_altered_artifact_embeds_all_anew(place: Workplace) -> None:
