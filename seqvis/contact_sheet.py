@@ -152,7 +152,7 @@ class _Sheet:
 def _fit(picture: bytes) -> NDArray[np.uint8] | None:
     """The picture within the square, uint8 (height, width, 3); None if it cannot be decoded."""
     try:
-        image = decode(picture).picture
+        image = decode(picture, enough=SIDE).picture
     except BadImage:
         return None
     scale = SIDE / max(image.size)

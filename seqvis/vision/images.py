@@ -13,7 +13,7 @@ import struct
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -47,6 +47,7 @@ Image.MAX_IMAGE_PIXELS = None  # `_check_size` judges: Pillow's limit would be o
 Fit = Literal["crop", "stretch", "pad"]
 
 _END_OF_JPEG = b"\xff\xd9"
+_START_OF_CODESTREAM, _CODING_STYLE = b"\xff\x4f\xff\x51", b"\xff\x52"  # of JPEG 2000
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -99,7 +100,8 @@ def decode(
     With `enough` a JPEG whose shorter side is at least twice as long is decoded at a half, a
     quarter or an eighth of its size, never below `enough` pixels: many times faster. It may then
     have `JPEG_ALLOWANCE` times `max_pixels`, unless it is progressive, which needs memory for all.
-    Other large pictures are reduced as far. Without `max_pixels` there is no limit.
+    JPEG 2000 is halved likewise, and other large pictures are reduced after decoding. Without
+    `max_pixels` there is no limit.
     """
     if not content:
         raise BadImage(EMPTY)
@@ -201,15 +203,19 @@ def _decode(content: bytes, name: str, enough: int | None, max_pixels: int | Non
                 raise _too_many(name, size, max_pixels)
     with Image.open(io.BytesIO(content), formats=(name,)) as image:
         full_size = image.size
+        halvings = 0
         if enough is not None and name == "JPEG":
             image.draft(image.mode, (enough, enough))
+        if name == "JPEG2000":
+            halvings = _halvings(content, full_size, enough)
+            cast(Any, image).reduce = halvings  # which Pillow's types do not know
         if max_pixels is not None:
-            _check_size(image, name, full_size, max_pixels)
+            _check_size(image, name, full_size, halvings, max_pixels)
         full_scale, inverted = _grey_scale(image)
         image.load()
         # After loading: a TIFF is turned by Pillow itself, which then drops the tag.
         orientation = _orientation(image)
-        if name != "JPEG":
+        if name != "JPEG" and not halvings:
             full_size = image.size
         try:
             picture = _small_rgb(image, full_scale, inverted, enough)
@@ -221,12 +227,27 @@ def _decode(content: bytes, name: str, enough: int | None, max_pixels: int | Non
     return Decoded(picture, width, height)
 
 
-def _check_size(image: Image.Image, name: str, full_size: tuple[int, int], max_pixels: int) -> None:
+def _halvings(content: bytes, size: tuple[int, int], enough: int | None) -> int:
+    """How often a JPEG 2000 can be halved when it is decoded, and still be as large as enough."""
+    start = content.find(_CODING_STYLE, content.find(_START_OF_CODESTREAM) + 4)
+    levels = content[start + 9 : start + 10] if start >= 0 else b""
+    found = max(0, min((min(size) // enough).bit_length() - 1 if enough else 0, *levels))
+    # Pillow rounds the sides that OpenJPEG rounds up, and refuses what differs from its own.
+    while any(-(-side >> found) != (side + (1 << found >> 1)) >> found for side in size):
+        found -= 1
+    return found
+
+
+def _check_size(
+    image: Image.Image, name: str, full_size: tuple[int, int], halvings: int, max_pixels: int
+) -> None:
     """Raises BadImage if decoding would make more pixels, or read more of a JPEG, than it may."""
     sizes = [image.size]
     tags = getattr(image, "tag_v2", {})
     if tags:  # a tile is decoded whole, however small the picture
         sizes.append((int(tags.get(_TILE_WIDTH, 0)), int(tags.get(_TILE_LENGTH, 0))))
+    if name == "JPEG2000" and not halvings:
+        max_pixels //= 4  # its decoder needs four times the memory of others for each
     allowance = JPEG_ALLOWANCE if image.size != full_size else 1
     if {"progressive", "progression"} & set(image.info):
         allowance = 1
