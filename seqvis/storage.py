@@ -161,12 +161,22 @@ def locate(uri: str | os.PathLike[str]) -> Location:
     """The location that a path or URI names. Raises DataError if its scheme is not known."""
     text = os.fspath(uri)
     if "://" not in text:
-        return Location(fs.LocalFileSystem(), str(Path(text).expanduser().absolute()), text)
+        path = str(Path(text).expanduser().absolute())
+        _check_utf8(path)
+        return Location(fs.LocalFileSystem(), path, text)
     try:
         filesystem, path = fs.FileSystem.from_uri(text)
     except Exception as error:  # pyarrow raises several kinds for a bad scheme, host or bucket
         raise DataError(f"{text}: not a location that can be opened ({error})") from error
     return Location(filesystem, path.rstrip("/"), text)
+
+
+def _check_utf8(path: str) -> None:
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+        raise DataError(f"{shown}: is no name in UTF-8; rename it") from error
 
 
 def local_path(uri: str | os.PathLike[str]) -> Path:

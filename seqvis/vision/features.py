@@ -46,7 +46,7 @@ from seqvis.vision.listing import LabelFrom, Listing, list_images
 from seqvis.vision.pieces import Pieces
 
 FILES_PER_TASK = 64
-_LEAST_BATCH = 8
+_STEPS = 10  # of progress
 _PASSED_ON = ("format", "remedy", "width", "height", "content_hash", "thumbnail")
 _FILES_WORTH_A_TASK = 16  # decoding fewer takes less time than starting another process for it
 
@@ -68,7 +68,8 @@ class EmbedSettings(Settings):
     fit: Fit = "crop"
     """How pictures become square: crop (the middle), stretch, or pad (with white)."""
     label_from: LabelFrom = "folder"
-    """folder (the innermost one's name), name (n01440764_x.JPEG has label n01440764), or none."""
+    """folder (the innermost one's name, or a table such as labels.csv), name (n01440764_x.JPEG has
+    label n01440764), or none."""
     max_pixels: int = Field(MAX_PIXELS, ge=1)
     """Pictures with more pixels are set aside; JPEGs may have four times as many."""
     batch_size: int = Field(64, ge=1)
@@ -172,7 +173,10 @@ def _stream(
     if not files.num_rows:
         return
     cpus = max(1, amount("CPU"))
-    rows = min(FILES_PER_TASK, max(_FILES_WORTH_A_TASK, -(-files.num_rows // (2 * cpus))))
+    # Ten steps at least, where there are enough files: no result is seen before its task's last.
+    tasks = max(_STEPS, 2 * cpus)
+    rows = min(FILES_PER_TASK, max(_FILES_WORTH_A_TASK, -(-files.num_rows // tasks)))
+    batch = min(settings.batch_size, max(_FILES_WORTH_A_TASK, -(-files.num_rows // _STEPS)))
     blocks = [files.slice(first, rows) for first in range(0, files.num_rows, rows)]
     workers = settings.num_workers
     if not workers:
@@ -180,8 +184,6 @@ def _stream(
         # Each loads PyTorch, which takes as long as some batches do.
         workers = min(workers, -(-files.num_rows // (2 * settings.batch_size)))
     threads = max(1, cpus // workers)
-    # At least ten steps of progress: no result of a batch is seen before its last picture's.
-    batch = min(settings.batch_size, max(_LEAST_BATCH, -(-files.num_rows // (10 * workers))))
     # On CPUs a worker reserves less than a decoding task, or Ray Data would fuse the two stages,
     # and nothing at all where the workers' shares could leave no node a whole processor for it.
     nodes = sum(node["Alive"] and node["Resources"].get("CPU", 0) >= 1 for node in ray.nodes())

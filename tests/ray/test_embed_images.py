@@ -170,15 +170,15 @@ def test_an_interrupted_first_run_is_gone_on_with(place: Workplace) -> None:
 
     def interrupt(stage: str, done: int, total: int) -> None:
         seen.append((stage, done, total))
-        if stage == "embedding images" and done >= 16:
+        if stage == "embedding images" and done >= 32:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         embed_images(settings, interrupt)
-    assert ("embedding images", 8, 40) in seen  # there is progress to be seen
+    assert ("embedding images", 16, 40) in seen  # there is progress to be seen
     assert not place.out.exists()
     embedded, carried, _ = place.counts()
-    assert (embedded + carried, carried >= 8) == (40, True)
+    assert (embedded + carried, carried >= 16) == (40, True)
     assert not place.out.with_name("features.run").exists()
     assert place.table().paths == [f"cat/{number:02d}.png" for number in range(40)]
 

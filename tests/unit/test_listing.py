@@ -59,6 +59,17 @@ def test_names_that_are_not_utf8_are_set_aside_and_the_rest_is_listed(tmp_path: 
     assert "dog/coffee.jpg" in paths(listed(tmp_path))  # a good name for it
 
 
+def test_a_folder_whose_own_name_is_not_utf8_has_a_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = os.fsencode(tmp_path) + b"/caf\xe9"
+    os.mkdir(folder)
+    monkeypatch.chdir(os.fsdecode(folder))
+    for given in (".", os.fsdecode(folder)):
+        with pytest.raises(DataError, match=r"caf\\xe9: is no name in UTF-8; rename it"):
+            locate(given)
+
+
 def test_link_cycles_list_each_file_once(tmp_path: Path) -> None:
     root = tmp_path / "root"
     write(root, "a/1.jpg", "b/deep/2.jpg")
