@@ -25,6 +25,7 @@ from seqvis.text.detokenize import (
     upper_first,
 )
 from seqvis.text.languagecodes import canonical_or_same
+from seqvis.text.protected import by_character, is_protected, protecting
 from seqvis.text.punctuation import clean_text, normalize_punctuation
 from seqvis.text.spacyrules import add_lower_cased_exceptions, has_rules, spacy_tokenizer
 
@@ -84,8 +85,12 @@ def load_tokenizer(settings: TokenizerSettings, model: bytes | None = None) -> T
     if settings.kind == "sentencepiece":
         return SentencePieceTokenizer(settings, model)
     if settings.kind == "whitespace":
-        return WordTokenizer(settings, lambda: str.split, lambda tokens, _: " ".join(tokens))
-    return WordTokenizer(settings, lambda: _spacy_splitter(settings.language), join_tokens)
+        return WordTokenizer(settings, lambda: str.split, lambda tokens: join_tokens(tokens, None))
+    return WordTokenizer(
+        settings,
+        lambda: _spacy_splitter(settings.language),
+        lambda tokens: join_tokens(tokens, settings.language),
+    )
 
 
 def check_language(settings: TokenizerSettings) -> None:
@@ -111,7 +116,7 @@ class WordTokenizer:
         self,
         settings: TokenizerSettings,
         splitter_factory: Callable[[], Callable[[str], list[str]]],
-        joiner: Callable[[Sequence[str], str], str],
+        joiner: Callable[[Sequence[str]], str],
     ):
         self.settings = settings
         self._make_splitter = splitter_factory
@@ -136,8 +141,8 @@ class WordTokenizer:
 
     def detokenize(self, tokens: Sequence[str]) -> str:
         if self.settings.case_token:
-            return self._join(restore_case(tokens), self.settings.language)
-        text = self._join(tokens, self.settings.language)
+            return self._join(restore_case(tokens))
+        text = self._join(tokens)
         return upper_first(text) if self.settings.lowercase else text
 
     def split_word(self, word: str) -> tuple[str, ...]:
@@ -230,9 +235,10 @@ def prepare_text(text: str, settings: TokenizerSettings) -> str:
 def cased(part: str, settings: TokenizerSettings) -> list[str]:
     """The token of a part of a word, after a case token if it has one.
 
-    With case tokens, a part whose capitals no case token describes (iPhone) stays as it is.
+    With case tokens, a part whose capitals no case token describes (iPhone) stays as it is, and
+    without them a placeholder or an address does.
     """
-    if not settings.lowercase:
+    if not settings.lowercase or is_protected(part):
         return [part]
     lowered = part.lower()
     if lowered == part or not settings.case_token:
@@ -274,7 +280,8 @@ def train_sentencepiece(
 
 def _spacy_splitter(language: str) -> Callable[[str], list[str]]:
     try:
-        tokenizer = spacy_tokenizer(language)
+        # spaCy's Chinese is single characters, those of Latin words and numbers too.
+        tokenizer = spacy_tokenizer("mul" if language == "zh" else language)
     except (ImportError, ValueError, OSError) as error:
         raise ConfigError(
             f"{language}: spaCy cannot tokenise this language "
@@ -282,4 +289,8 @@ def _spacy_splitter(language: str) -> Callable[[str], list[str]]:
             "or --tokenizer sentencepiece"
         ) from error
     add_lower_cased_exceptions(tokenizer)
-    return lambda word: [token.text for token in tokenizer(word)]
+
+    def split(word: str) -> list[str]:
+        return [token.text for token in tokenizer(word)]
+
+    return protecting(by_character(split) if language == "zh" else split)
