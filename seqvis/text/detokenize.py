@@ -6,18 +6,23 @@ same places most of the time.
 
 from collections.abc import Iterable, Sequence
 
+from seqvis.text.learnedspacing import LearnedSpacing
 from seqvis.text.spacing import separators
 
 CAPITALIZED, UPPER = CASE_TOKENS = ("_cap_", "_up_")
 
 
-def join_tokens(tokens: Sequence[str], language: str | None) -> str:
+def join_tokens(
+    tokens: Sequence[str], language: str | None, learned: LearnedSpacing | None = None
+) -> str:
     """One line of text from the tokens of a sentence in `language` (a code such as `fr`).
 
-    With None a space stands between all of them.
+    With None a space stands between all of them. `learned` corrects what the rules say.
     """
-    pairs = zip(separators(tokens, language), tokens, strict=True)
-    return "".join(separator + token for separator, token in pairs)
+    found = separators(tokens, language)
+    if learned is not None:
+        found = learned.correct(tokens, found)
+    return "".join(before + token for before, token in zip(found, tokens, strict=True))
 
 
 def restore_case(tokens: Iterable[str]) -> list[str]:

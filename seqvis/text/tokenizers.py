@@ -25,6 +25,7 @@ from seqvis.text.detokenize import (
     upper_first,
 )
 from seqvis.text.languagecodes import canonical_or_same
+from seqvis.text.learnedspacing import LearnedSpacing
 from seqvis.text.protected import by_character, is_protected, protecting
 from seqvis.text.punctuation import clean_text, normalize_punctuation
 from seqvis.text.spacyrules import add_lower_cased_exceptions, has_rules, spacy_tokenizer
@@ -75,8 +76,12 @@ class Tokenizer(Protocol):
         ...
 
 
-def load_tokenizer(settings: TokenizerSettings, model: bytes | None = None) -> Tokenizer:
+def load_tokenizer(
+    settings: TokenizerSettings, model: bytes | None = None, spacing: LearnedSpacing | None = None
+) -> Tokenizer:
     """The tokenizer that `settings` describe; `model` holds SentencePiece's model file.
+
+    `spacing` is what a corpus taught about putting text back; SentencePiece needs none.
 
     spaCy's rules, which for French take seconds to load, are loaded when the first word is split;
     ConfigError is raised then if spaCy cannot split the language (`check_language` tells before).
@@ -85,11 +90,13 @@ def load_tokenizer(settings: TokenizerSettings, model: bytes | None = None) -> T
     if settings.kind == "sentencepiece":
         return SentencePieceTokenizer(settings, model)
     if settings.kind == "whitespace":
-        return WordTokenizer(settings, lambda: str.split, lambda tokens: join_tokens(tokens, None))
+        return WordTokenizer(
+            settings, lambda: str.split, lambda tokens: join_tokens(tokens, None, spacing)
+        )
     return WordTokenizer(
         settings,
         lambda: _spacy_splitter(settings.language),
-        lambda tokens: join_tokens(tokens, settings.language),
+        lambda tokens: join_tokens(tokens, settings.language, spacing),
     )
 
 

@@ -14,11 +14,15 @@ from torch import Tensor
 from seqvis.artifacts import Artifact
 from seqvis.config import settings_from
 from seqvis.text.detokenize import CAPITALIZED, CASE_TOKENS, upper_first
+from seqvis.text.learnedspacing import LearnedSpacing
 from seqvis.text.punctuation import clean_text, is_pictograph, spellings, split_pictographs
 from seqvis.text.tokenizers import Tokenizer, TokenizerSettings, load_tokenizer
 from seqvis.text.vocab import EOS, SPECIALS, UNK, Vocabulary
 
-LANGUAGE_FILES = ("source.vocab", "target.vocab", "tokenizers.json", "source.spm", "target.spm")
+LANGUAGE_FILES = (
+    "source.vocab", "target.vocab", "tokenizers.json", "source.spm", "target.spm",
+    "target.spacing.json",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -213,7 +217,11 @@ def load_languages(artifact: Artifact) -> Languages:
         settings = settings_from(TokenizerSettings, stored[side], where)
         name = f"{side}.spm"
         model = artifact.file(name).read_bytes() if name in artifact.files else None
-        tokenizers.append(load_tokenizer(settings, model))
+        name = f"{side}.spacing.json"
+        spacing = None  # as in artifacts of before
+        if name in artifact.files:
+            spacing = LearnedSpacing.from_bytes(artifact.file(name).read_bytes())
+        tokenizers.append(load_tokenizer(settings, model, spacing))
         location = artifact.file(f"{side}.vocab")
         vocabularies.append(Vocabulary.from_bytes(location.read_bytes(), location.uri))
     return Languages(tokenizers[0], tokenizers[1], vocabularies[0], vocabularies[1])

@@ -10,6 +10,7 @@ reader: no process, this one included, ever holds more than a block of lines or 
 hashes or words; the number of partitions grows with the corpus, their size does not.
 """
 
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,7 +38,16 @@ from seqvis.translation import prepare_report as report
 from seqvis.translation.prepare_counts import PartCounts, WrittenPart
 from seqvis.translation.prepare_pieces import train_models
 from seqvis.translation.prepare_settings import PrepareSettings
+from seqvis.translation.prepare_spacing import (
+    KEPT,
+    SAMPLE,
+    LearnSpacing,
+    Spacing,
+    SpacingSample,
+)
 from seqvis.translation.prepare_tokens import SIDES, StagedPart, TokenizeBlock
+
+_log = logging.getLogger(__name__)
 
 PARTITION_PAIRS = 300_000  # about 50 MB in the task that handles a partition
 
@@ -82,6 +92,19 @@ def _check_tokenizers(settings: PrepareSettings) -> None:
 
 
 @dataclass(frozen=True)
+class _SumWordsOrLearn:
+    """Two kinds of work that need nothing of each other, in one run of Ray Data."""
+
+    sum_words: counts.SumWords
+    learn_spacing: LearnSpacing
+
+    def __call__(self, item: SpacingSample | tuple[str, int]) -> Spacing | counts.WordTotals:
+        if isinstance(item, SpacingSample):
+            return self.learn_spacing(item)
+        return self.sum_words(item)
+
+
+@dataclass(frozen=True)
 class _Build:
     """One run: what its stages share."""
 
@@ -106,7 +129,7 @@ class _Build:
         lengths = self._count_words(train, partitions)
         valid_pairs = sum(part.rows for part in valid.parts) if valid else lengths.valid_pairs
         report.check_not_empty(settings, train.tally, valid, lengths.train_pairs, valid_pairs)
-        vocabularies = self._build_vocabularies(train, partitions, models)
+        vocabularies, spacing = self._build_vocabularies(train, partitions, models, lengths.sampled)
         limits = {
             "source": counts.percentile_length(lengths.source_lengths, settings.source_percentile),
             "target": counts.percentile_length(lengths.target_lengths, settings.target_percentile),
@@ -114,11 +137,11 @@ class _Build:
         written = self._write_ids(train, partitions, vocabularies, limits)
         if valid is not None:
             written += self._write_ids(valid, 0, vocabularies, limits)
-        self._write_tokenizers(vocabularies, models)
+        self._write_tokenizers(vocabularies, models, spacing)
         result = report.Result(
             settings, files, train.tally, valid.files if valid else None,
             valid.tally if valid else None, lengths, limits, vocabularies, tuple(written),
-            time.monotonic() - started,
+            spacing, time.monotonic() - started,
         )  # fmt: skip
         return report.write(self.writer, result)
 
@@ -131,9 +154,11 @@ class _Build:
     def _tokenize(
         self, files: AlignedFiles, prefix: str, partitions: int, models: Models
     ) -> Staged:
+        learns = prefix == "train" and self.settings.tokenizer != "sentencepiece"
         work = TokenizeBlock(
-            self.settings, self.scratch, prefix, partitions, models["source"], models["target"]
-        )
+            self.settings, self.scratch, prefix, partitions, models["source"], models["target"],
+            min(1.0, KEPT / files.pairs) if learns else 0.0,
+        )  # fmt: skip
         dataset = read_aligned(files, self.settings.lines_per_block, self.settings.max_line_bytes)
         parts = list(run_blocks(dataset, work, "tokenising", files.pairs, self.progress))
         parts.sort(key=lambda part: part.first_row)
@@ -157,7 +182,9 @@ class _Build:
             train.tally.merge(tally)
 
     def _count_words(self, train: Staged, partitions: int) -> PartCounts:
-        work = counts.CountWords(self.scratch, train.parts, partitions)
+        rows = sum(part.rows for part in train.parts)
+        share = min(1.0, SAMPLE / max(rows, 1))
+        work = counts.CountWords(self.scratch, train.parts, partitions, share)
         total = PartCounts(0, 0, np.zeros(1, int), np.zeros(1, int))
         for part in run_items(range(len(train.parts)), work, "counting words", self.progress):
             total = PartCounts(
@@ -165,18 +192,27 @@ class _Build:
                 total.valid_pairs + part.valid_pairs,
                 _add(total.source_lengths, part.source_lengths),
                 _add(total.target_lengths, part.target_lengths),
+                total.sampled + part.sampled,
             )
         return total
 
     def _build_vocabularies(
-        self, train: Staged, partitions: int, models: Models
-    ) -> dict[str, Vocabulary]:
+        self, train: Staged, partitions: int, models: Models, sampled: tuple[str, ...]
+    ) -> tuple[dict[str, Vocabulary], Spacing | None]:
         settings = self.settings
-        work = counts.SumWords(
+        sum_words = counts.SumWords(
             self.scratch, train.parts, settings.max_vocabulary, settings.min_count
         )
-        items = [(side, number) for side in SIDES for number in range(partitions)]
-        totals = list(run_items(items, work, "building vocabularies", self.progress))
+        work = _SumWordsOrLearn(sum_words, LearnSpacing(settings.tokenizer_settings("target")))
+        items: list[Any] = [(side, number) for side in SIDES for number in range(partitions)]
+        if settings.tokenizer != "sentencepiece":
+            items.insert(0, SpacingSample(sampled))  # takes longest
+        totals, spacing = [], None
+        for result in run_items(items, work, "building vocabularies", self.progress):
+            if isinstance(result, Spacing):
+                spacing = result
+            else:
+                totals.append(result)
         best, occurrences = {}, {}
         for side in SIDES:
             of_side = [total for total in totals if total.side == side]
@@ -188,10 +224,11 @@ class _Build:
                 best[side] = {piece: best[side].get(piece, 0) for piece in tokenizer.pieces()}
         if settings.tokenizer != "sentencepiece":
             best = counts.without_some_rare(best, occurrences, settings.unknown_share)
-        return {
+        vocabularies = {
             side: Vocabulary.build(best[side], settings.max_vocabulary, min_count=0)
             for side in SIDES
         }
+        return vocabularies, spacing
 
     def _write_ids(
         self,
@@ -206,8 +243,15 @@ class _Build:
         )
         return list(run_items(range(len(staged.parts)), work, "writing ids", self.progress))
 
-    def _write_tokenizers(self, vocabularies: dict[str, Vocabulary], models: Models) -> None:
+    def _write_tokenizers(
+        self, vocabularies: dict[str, Vocabulary], models: Models, spacing: Spacing | None
+    ) -> None:
         settings = self.settings
+        if spacing is not None:
+            self.writer.path("target.spacing.json").write_bytes(spacing.learned.to_bytes())
+            warning = spacing.warning(settings.tokenizer_settings("target"))
+            if warning is not None:
+                _log.warning("warning: %s", warning)
         for side in SIDES:
             self.writer.path(f"{side}.vocab").write_bytes(vocabularies[side].to_bytes())
             model = models[side]

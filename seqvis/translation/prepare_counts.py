@@ -9,6 +9,7 @@ to the same partition, so each partition is exact on its own.
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +20,7 @@ from seqvis.text.filters import EXAMPLES, Tally
 from seqvis.text.partitions import read_partition, write_partitions
 from seqvis.text.tokencolumns import read_tokens, shortened
 from seqvis.text.vocab import EOS, UNK, Vocabulary, most_frequent
+from seqvis.translation.prepare_spacing import in_sample
 from seqvis.translation.prepare_tokens import SIDES, StagedPart, write_parquet
 
 COMPACT_ROWS = 2_000_000  # counts held before equal words are summed
@@ -88,6 +90,7 @@ class PartCounts:
     valid_pairs: int
     source_lengths: np.ndarray  # (longest + 1,) training sentences of each length
     target_lengths: np.ndarray
+    sampled: tuple[str, ...] = ()  # target texts of training pairs, to learn spaces from
 
 
 @dataclass(frozen=True)
@@ -97,14 +100,17 @@ class CountWords:
     scratch: Location
     parts: tuple[StagedPart, ...]
     partitions: int
+    sampled_share: float  # of the training pairs' target texts that were kept
 
     def __call__(self, number: int) -> PartCounts:
         part = self.parts[number]
         table = read_kept(self.scratch, part, number, self.partitions)
         valid = table["valid"].to_numpy()
         table = table.filter(pa.array(~valid))
-        lengths = [self._count(table, side, part) for side in SIDES]
-        return PartCounts(table.num_rows, int(valid.sum()), *lengths)
+        source_lengths, target_lengths = (self._count(table, side, part) for side in SIDES)
+        texts = table["target_text"].drop_null().to_pylist()
+        sampled = tuple(compress(texts, in_sample(texts, self.sampled_share)))
+        return PartCounts(table.num_rows, int(valid.sum()), source_lengths, target_lengths, sampled)
 
     def _count(self, table: pa.Table, side: str, part: StagedPart) -> np.ndarray:
         tokens = read_tokens(table[side])

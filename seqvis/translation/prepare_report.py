@@ -23,6 +23,7 @@ from seqvis.translation.prepare_counts import (
     percentile_length,
 )
 from seqvis.translation.prepare_settings import PrepareSettings
+from seqvis.translation.prepare_spacing import Spacing
 
 BAD_LINES = (
     ("source_not_utf8", "source_line_too_long"),
@@ -52,6 +53,7 @@ class Result:
     limits: dict[str, int]
     vocabularies: dict[str, Vocabulary]
     written: tuple[WrittenPart, ...]
+    spacing: Spacing | None
     seconds: float
 
 
@@ -150,6 +152,12 @@ def as_dict(result: Result, metrics: dict[str, Any]) -> dict[str, Any]:
         "seconds": round(result.seconds, 2),
         "pairs_per_second": round(files.pairs / max(result.seconds, 1e-9), 1),
     }
+    if result.spacing is not None:
+        report["put_back"] = {
+            "sentences": result.spacing.measured,
+            "exact": result.spacing.exact,
+            "corrections_of_rules": len(result.spacing.learned),
+        }
     if result.valid_files is not None and result.valid_tally is not None:
         report["kept"] = metrics["train_pairs"]
         report["valid_pairs_read"] = result.valid_files.pairs
@@ -198,6 +206,10 @@ def as_text(report: dict[str, Any]) -> str:
                 f"median {percentiles['50']}, longest {percentiles['100']}, with end mark",
             ),
         ]
+    if "put_back" in report:
+        put_back = report["put_back"]
+        note = f"of {put_back['sentences']:,} in a sample"
+        lines.append(_row("target spaces put back exactly", put_back["exact"], note))
     lines.append(_row("seconds", report["seconds"], f"{report['pairs_per_second']:,} pairs/s"))
     return "\n".join(lines)
 

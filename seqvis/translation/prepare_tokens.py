@@ -25,6 +25,7 @@ from seqvis.text.punctuation import clean_text, normalize_punctuation
 from seqvis.text.tokencolumns import tokenize_column
 from seqvis.text.tokenizers import Tokenizer, TokenizerSettings, load_tokenizer
 from seqvis.translation.prepare_settings import PrepareSettings
+from seqvis.translation.prepare_spacing import in_sample
 
 SIDES = ("source", "target")
 
@@ -49,6 +50,7 @@ class TokenizeBlock:
     partitions: int
     source_model: bytes | None = None
     target_model: bytes | None = None
+    sampled_share: float = 0.0  # of the target texts, kept to learn spaces from
 
     def __call__(self, table: pa.Table) -> StagedPart:
         tally = Tally()
@@ -60,10 +62,12 @@ class TokenizeBlock:
         pairs = pairs.filter(self._lengths_are_right(pairs, tally))
         hashes = self._hashes(pairs)
         valid = pa.array(self._is_valid(hashes["source_hash"].to_numpy()))
+        sampled = pa.array(in_sample(pairs["target"].to_pylist(), self.sampled_share), pa.bool_())
+        texts_kept = {"source": valid, "target": pc.or_(valid, sampled)}
         staged = {"row": pairs["row"], "valid": valid}
         for side in SIDES:
             staged[side] = pairs[f"{side}_tokens"]
-            staged[f"{side}_text"] = pc.if_else(valid, pairs[side], None)
+            staged[f"{side}_text"] = pc.if_else(texts_kept[side], pairs[side], None)
         name = f"{self.prefix}-{table['row'][0].as_py():014d}"
         numbers = hashes["source_hash"].to_numpy() % np.uint64(self.partitions)
         write_partitions(

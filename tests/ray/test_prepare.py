@@ -120,6 +120,7 @@ def test_block_sizes_and_gzip_change_nothing(
     place: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, target = sentences(300)
+    target = [line.replace(".", "\u202f!") for line in target]
     source[100:110], target[100:110] = source[:10], target[:10]
     place.write(source, target)
     assert place.run(out="one") == 0
@@ -138,7 +139,12 @@ def test_block_sizes_and_gzip_change_nothing(
     assert len(load(str(place.folder / "many"), "corpus").names_below("train")) == 9
     for side in ("source", "target"):
         assert place.words(side, "one") == place.words(side, "many") == place.words(side, "packed")
+    files = [place.folder / name / "target.spacing.json" for name in ("one", "many", "packed")]
+    assert "\u202f" in files[0].read_text()
+    assert len({file.read_bytes() for file in files}) == 1
     reports = [place.report(name) for name in ("one", "many", "packed")]
+    assert reports[0]["put_back"] == reports[1]["put_back"] == reports[2]["put_back"]
+    assert reports[0]["put_back"]["exact"] == reports[0]["put_back"]["sentences"] > 10
     assert reports[0]["dropped"] == reports[1]["dropped"] == reports[2]["dropped"]
     assert reports[0]["dropped"] == {"duplicate": {"pairs": 10, "first_lines": [101, 102, 103]}}
 

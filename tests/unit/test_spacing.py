@@ -8,7 +8,7 @@ import pytest
 from seqvis.samples.questions import generate_pairs
 from seqvis.text.protected import is_protected
 from seqvis.text.spacing import RULED, separators
-from seqvis.text.spacyrules import spacy_tokenizer
+from seqvis.text.spacyrules import add_lower_cased_exceptions, spacy_tokenizer
 from seqvis.text.tokenizers import Tokenizer, TokenizerSettings, load_tokenizer
 from tests.sentences import SENTENCES
 
@@ -90,8 +90,16 @@ def test_tokens_of_real_text_are_spacys(shared_data: Path, language: str) -> Non
 
 def assert_tokens_are_spacys(texts: list[str], language: str) -> None:
     whole = spacy_tokenizer(language)
-    expected = [[t.text for t in whole(text) if not t.text.isspace()] for text in texts]
-    assert tokenizer_for(language).tokenize_many(texts) == expected
+    add_lower_cased_exceptions(whole)
+    expected = [[t.text for t in whole(text.lower()) if not t.text.isspace()] for text in texts]
+    assert tokenizer_for(language, lowercase=True).tokenize_many(texts) == expected
+
+
+def test_placeholders_and_addresses_keep_their_capitals() -> None:
+    for settings in ({"case_token": False}, {"case_token": True}):
+        tokenizer = load_tokenizer(TokenizerSettings(language="en", lowercase=True, **settings))
+        text = "See {userName}, %1$S, {NAME} or http://a.b/Cd_E?F=g."
+        assert tokenizer.detokenize(tokenizer.tokenize(text)) == text
 
 
 def test_words_and_numbers_stay_whole_between_chinese_characters() -> None:
