@@ -8,6 +8,7 @@ memory from growing. A word is split in its lower-cased form, so that DON'T and 
 at the same place.
 """
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 from typing import Annotated, Literal, NamedTuple, Protocol
@@ -29,6 +30,9 @@ from seqvis.text.learnedspacing import LearnedSpacing
 from seqvis.text.protected import by_character, is_protected, protecting
 from seqvis.text.punctuation import clean_text, normalize_punctuation
 from seqvis.text.spacyrules import add_lower_cased_exceptions, has_rules, spacy_tokenizer
+
+_WORD = re.compile(r"\S+")
+_MARKED = re.compile(rf"(?:({'|'.join(CASE_TOKENS)})\s*)+(\S*)")  # the last mark and its word
 
 CACHED_WORDS = 100_000  # at most about 30 MB a tokenizer
 
@@ -150,7 +154,7 @@ class WordTokenizer:
         if self.settings.case_token:
             return self._join(restore_case(tokens))
         text = self._join(tokens)
-        return upper_first(text) if self.settings.lowercase else text
+        return _capitalised(text, tokens) if self.settings.lowercase else text
 
     def split_word(self, word: str) -> tuple[str, ...]:
         """The tokens of a word without white space in it."""
@@ -219,8 +223,14 @@ class SentencePieceTokenizer:
     def detokenize(self, tokens: Sequence[str]) -> str:
         text = self._processor.decode_pieces(list(tokens))
         if self.settings.case_token:
-            return " ".join(restore_case(text.split()))
-        return upper_first(text) if self.settings.lowercase else text
+            return _MARKED.sub(lambda marked: "".join(restore_case(marked.groups())), text).rstrip()
+        return _capitalised(text, text.split()) if self.settings.lowercase else text
+
+
+def _capitalised(text: str, words: Iterable[str]) -> str:
+    """The text with a capital at its start, unless that is a placeholder or an address."""
+    first = next((word for word in words if any(map(str.isalnum, word))), "")
+    return text if is_protected(first) else upper_first(text)
 
 
 def clean_line(text: str, settings: TokenizerSettings) -> str:
@@ -236,7 +246,8 @@ def prepare_text(text: str, settings: TokenizerSettings) -> str:
         return text
     if not settings.case_token:
         return text.lower()
-    return " ".join(token for word in text.split() for token in cased(word, settings))
+    # No-break spaces stay: the pieces are to give them back.
+    return _WORD.sub(lambda word: " ".join(cased(word[0], settings)), text)
 
 
 def cased(part: str, settings: TokenizerSettings) -> list[str]:
@@ -273,6 +284,7 @@ def train_sentencepiece(
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=(prepare_text(line, settings) for line in lines),
         model_writer=model,
+        normalization_rule_name="identity",  # the default would turn ？ into ? and … into ...
         vocab_size=size,
         hard_vocab_limit=False,
         byte_fallback=True,
