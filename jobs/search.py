@@ -140,13 +140,7 @@ def _title(query: str) -> str:
 def _draw(engine: SearchEngine, sheet: str, query: str, matches: Sequence[Match]) -> None:
     from seqvis.contact_sheet import Cell, draw_contact_sheet  # loads matplotlib
 
-    cells = [
-        Cell(
-            engine.collection.thumbnail(match.id),
-            f"{match.metadata.get('name') or match.id}\n{match.score:.3f}",
-        )
-        for match in matches
-    ]
+    cells = [Cell(engine.collection.thumbnail(match.id), _caption(match)) for match in matches]
     if cells:
         draw_contact_sheet(locate(sheet), query, cells)
 
@@ -154,6 +148,12 @@ def _draw(engine: SearchEngine, sheet: str, query: str, matches: Sequence[Match]
 def _printable(text: str) -> str:
     """The text without line feeds and what else a terminal would obey, which ids may contain."""
     return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+
+
+def _caption(match: Match) -> str:
+    """The label's name, which is often a folder's, then the file's own name and the score."""
+    lines = [str(match.metadata.get("name") or ""), _title(match.id), f"{match.score:.3f}"]
+    return "\n".join(_printable(line) for line in lines if line)
 
 
 def _show(query: str, rows: Sequence[tuple[str, str, str]]) -> None:

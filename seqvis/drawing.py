@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Text
 
-from seqvis.storage import storage_errors
+from seqvis.storage import locate
 
 DPI = 100
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
@@ -67,12 +67,11 @@ def to_svg(figure: Figure) -> bytes:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes the figure as a PNG. Raises StorageError if the disk does not take it."""
+    """Writes the figure as a PNG, whole or not at all. StorageError if the disk is full or so."""
     _set_fonts(figure)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=DPI)
-    with storage_errors(str(path)):
-        path.write_bytes(picture.getvalue())
+    locate(path).replace(picture.getvalue())
 
 
 def _set_fonts(figure: Figure) -> None:

@@ -94,15 +94,19 @@ class Location:
             stream.write(content)
 
     def replace(self, content: bytes) -> None:
-        """Writes the whole file in one step: a kill leaves the old one or the new one."""
+        """Writes the whole file in one step: a kill or a full disk leaves the old one."""
         if not self.is_local:
             self.write_bytes(content)
             return
         with storage_errors(self.uri):
             path = Path(self.path)
             temporary = path.with_name(f".{path.name}.partial")
-            temporary.write_bytes(content)
-            os.replace(temporary, path)
+            try:
+                temporary.write_bytes(content)
+                os.replace(temporary, path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
 
     def copy_to(self, target: Path) -> None:
         """Copies this file to a path on the local disk, in pieces."""

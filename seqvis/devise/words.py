@@ -42,13 +42,14 @@ class LabelSpace:
     @classmethod
     def read(cls, artifact: Artifact) -> "LabelSpace":
         """The labels that a model's artifact holds."""
-        table = pq.read_table(io.BytesIO(artifact.file(LABELS).read_bytes()))
+        # `read_table` and `to_numpy` would load pandas, which takes as long as all the rest.
+        table = pq.ParquetFile(io.BytesIO(artifact.file(LABELS).read_bytes())).read()
         vectors = table["vector"].combine_chunks()
         return cls(
             table["label"].to_pylist(),
             table["name"].to_pylist(),
-            vectors.flatten().to_numpy().reshape(len(table), -1),
-            table["seen"].to_numpy(),
+            np.from_dlpack(vectors.flatten()).reshape(len(table), -1),
+            np.array(table["seen"].to_pylist(), dtype=bool),
             table["how"].to_pylist(),
         )
 

@@ -2,33 +2,36 @@
 
 In: a collection that build_index made. Out: `Match`es of the collection, or `Word`s. The engine
 only puts together what can also live in different processes: the collection, what places words
-(placing.py) and what places pictures (pictures.py). What would surprise a reader: the first picture
-is slower than the next, since the backbone is loaded then.
+(placing.py) and what places pictures (pictures.py). PyTorch and the backbone are loaded when the
+first picture comes, which takes seconds; words and stored pictures need neither.
 """
 
+from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from seqvis.devise.model import DeviseModel
-from seqvis.devise.words import open_vectors
+from seqvis.devise.words import TrainedWords, open_vectors
 from seqvis.errors import DataError, QueryError
 from seqvis.search.candidates import CandidateSet, Word
 from seqvis.search.collection import Collection
 from seqvis.search.filters import Where
 from seqvis.search.items import Item, Match
-from seqvis.search.pictures import PicturePlacer
 from seqvis.search.placing import WordPlacer, open_trained
+from seqvis.text.wordvectors import WordVectors
+
+if TYPE_CHECKING:
+    from seqvis.search.pictures import PicturePlacer
 
 
 class SearchEngine:
     """Queries of a collection. Safe to share between threads; close it, or use it in a `with`."""
 
-    def __init__(self, collection: Collection, words: WordPlacer, pictures: PicturePlacer):
+    def __init__(self, collection: Collection, words: WordPlacer, vectors: WordVectors):
         self.collection = collection
         self.words = words
-        self.pictures = pictures
+        self._vectors = vectors
 
     @classmethod
     def open(
@@ -41,12 +44,21 @@ class SearchEngine:
         """
         opened = Collection.open(collection, read_only=True)
         try:
-            trained = open_trained(DeviseModel, opened, model)
+            trained = open_trained(TrainedWords, opened, model)
             store = open_vectors(trained, vectors)
-            return cls(opened, WordPlacer(trained, store, vectors), PicturePlacer(trained, store))
+            return cls(opened, WordPlacer(trained, store, vectors), store)
         except BaseException:
             opened.close()
             raise
+
+    @cached_property
+    def pictures(self) -> "PicturePlacer":
+        """What places pictures. ArtifactError if the model's weights cannot be used."""
+        from seqvis.devise.model import DeviseModel  # these load torch
+        from seqvis.search.pictures import PicturePlacer
+
+        where = self.words.model.artifact.location.uri
+        return PicturePlacer(open_trained(DeviseModel, self.collection, where), self._vectors)
 
     def close(self) -> None:
         self.collection.close()

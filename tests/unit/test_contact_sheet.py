@@ -1,6 +1,7 @@
 """Sheets are read back with Pillow; pictures in one colour show where each was put."""
 
 import io
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -142,3 +143,20 @@ def test_a_place_that_takes_no_file_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "sheet.png").mkdir()
     with pytest.raises(StorageError, match=r"sheet\.png"):
         draw_contact_sheet(locate(tmp_path / "sheet.png"), "boat", [Cell(square(RED), "x")])
+
+
+def test_a_full_disk_leaves_no_empty_sheet_and_the_old_one_stays(tmp_path: Path) -> None:
+    cells = [Cell(square(RED), "x")]
+    for there in (b"", b"the old sheet"):
+        path = tmp_path / "sheet.png"
+        path.unlink(missing_ok=True)
+        if there:
+            path.write_bytes(there)
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        try:
+            with pytest.raises(StorageError, match=r"sheet\.png"):
+                draw_contact_sheet(locate(path), "boat", cells)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert [file.read_bytes() for file in tmp_path.iterdir()] == ([there] if there else [])

@@ -6,6 +6,8 @@ import decimal
 import io
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from jobs import collection as keep
 from seqvis import artifacts
 from seqvis.devise.model import DeviseModel
 from seqvis.search.collection import Collection
+from seqvis.search.items import Match
 from seqvis.search.shards import merge, shard_paths
 from seqvis.vision.backbones import load_backbone
 from seqvis.vision.featuretable import FeatureTable
@@ -282,6 +285,32 @@ def test_words_find_pictures(built: Path, tmp_path: Path, job: Job) -> None:
     assert scores == sorted(scores, reverse=True)
     assert result["results"][0]["id"] in shown
     assert Image.open(sheet).width > 4 * 128
+
+
+def test_a_sheet_names_the_label_and_the_file(
+    built: Path, tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[str] = []
+    monkeypatch.setattr(
+        "seqvis.contact_sheet.draw_contact_sheet",
+        lambda location, title, cells: drawn.extend(cell.caption for cell in cells),
+    )
+    flags = ["--collection", built, "--text", "boat", "--k", 3, "--sheet", tmp_path / "s.png"]
+    found = job(search.main, *flags)[1]["results"]
+    assert [caption.split("\n")[:2] for caption in drawn] == [["boat", one["id"]] for one in found]
+    assert search._caption(Match("photos/2024/a.jpg", 0.5, {})) == "a.jpg\n0.500"
+
+
+def test_words_are_searched_without_what_only_pictures_need(built: Path) -> None:
+    code = (
+        "import sys\n"
+        "from jobs.search import main\n"
+        "for query in (['--text', 'boat - dog'], ['--like', '000001.jpg']):\n"
+        "    assert main(['--collection', sys.argv[1], *query]) == 0\n"
+        "heavy = {'torch', 'ray', 'matplotlib', 'spacy', 'pandas', 'PIL', 'torchvision'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(built)], check=True, capture_output=True)
 
 
 def test_a_picture_file_and_a_stored_one_find_pictures(
