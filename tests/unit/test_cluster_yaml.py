@@ -158,6 +158,25 @@ def test_the_cluster_installs_the_pinned_ray_and_nothing_of_rays_own(cluster: Ya
         assert prepared[command] == cluster[command]
 
 
+def installs_of(path: Path) -> list[str]:
+    """The commands of a cluster's or an image's file that install the project."""
+    text = re.sub(r"\\\n|\n {4}", " ", path.read_text(encoding="utf-8"))
+    return [line for line in text.splitlines() if "pip install" in line and "--editable" in line]
+
+
+@pytest.mark.parametrize(
+    "path", [*CLUSTERS.values(), ROOT / "docs" / "cluster" / "Dockerfile"], ids=lambda p: p.name
+)
+def test_every_node_has_all_extras_that_jobs_need(path: Path) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = set(project["optional-dependencies"]) - {"dev", "peers"}  # tests and benchmarks
+    assert needed >= {"samples", "tune"}
+    (command,) = installs_of(path)
+    found = re.search(r"--editable '\.\[(.+)\]'", command)
+    assert found
+    assert set(found[1].split(",")) == needed
+
+
 def launches(path: Path, wanted: Mapping[str, float], lately_failed: str = "") -> dict[str, int]:
     """Which nodes Ray's autoscaler starts for a demand, while only the head runs."""
     config = AutoscalingConfig(read(path), skip_content_hash=True)

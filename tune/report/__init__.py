@@ -5,6 +5,6 @@ which settings mattered. What may surprise: the report prefers silence to a gues
 trials, or where the forest explains nothing, it ranks nothing.
 """
 
-from tune.report.writing import ReportSettings, write_report
+from tune.report.writing import NEEDS, ReportSettings, write_report
 
-__all__ = ["ReportSettings", "write_report"]
+__all__ = ["NEEDS", "ReportSettings", "write_report"]

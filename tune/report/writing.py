@@ -7,12 +7,12 @@ scikit-learn and Jinja are loaded only here, when a report is asked for: they ar
 import json
 from typing import Any
 
-from seqvis.errors import ConfigError
+from seqvis.extras import require_extra
 from seqvis.storage import Location
 from tune.report.settings import Mode, ReportSettings
 from tune.report.table import read_table
 
-_EXTRA = ("sklearn", "jinja2")
+NEEDS = ("sklearn", "jinja2")  # of the extra `tune`
 
 
 def write_report(
@@ -31,16 +31,10 @@ def write_report(
     more than chance, strongest first, and why nothing was ranked, if so. Raises DataError for a
     table that is none, ConfigError if the extra `tune` is not installed.
     """
-    try:
-        from tune.report.analysis import analyse
-        from tune.report.page import render_page
-    except ModuleNotFoundError as error:
-        missing = str(error.name).partition(".")[0]
-        if missing not in _EXTRA:
-            raise
-        raise ConfigError(
-            f"{missing}: not installed; the report needs it: pip install 'seqvis[tune]'"
-        ) from error
+    require_extra("tune", *NEEDS)
+    from tune.report.analysis import analyse
+    from tune.report.page import render_page
+
     table = read_table(trials)
     content = analyse(table, metric, mode, title, settings or ReportSettings())
     page, data = out / "report.html", out / "report.json"

@@ -9,7 +9,9 @@ from typing import Any
 from jobs.ray_session import ray_session
 from seqvis.config import JobSettings
 from seqvis.errors import ConfigError
+from seqvis.extras import require_extra
 from seqvis.storage import Location, absolute, locate
+from tune import report
 from tune.search.display import search_display
 from tune.search.kinds import Kind
 from tune.search.outcome import finish, sweep, write_tables
@@ -23,6 +25,8 @@ def run_search(kind: Kind, flags: JobSettings) -> dict[str, Any]:
     """Runs the search that a job's flags describe, or goes on with it."""
     values = flags.model_dump()
     settings = SearchSettings.model_validate(_only(values, SearchSettings))
+    # The report is written after all trials: what it needs is asked for before the first.
+    require_extra("tune", *report.NEEDS, *(["optuna"] if settings.algorithm == "tpe" else []))
     base = _only(values, kind.settings)
     for name in kind.paths:
         if base[name] is not None:

@@ -6,7 +6,6 @@ records gives a sampler in the state of the one that was lost.
 
 from typing import Any, Protocol
 
-from seqvis.errors import ConfigError
 from tune.search.space import Config, Space
 
 
@@ -37,14 +36,9 @@ class TpeSampler:
     """Optuna's TPE through Ray Tune's OptunaSearch."""
 
     def __init__(self, space: Space, seed: int, mode: str):
-        """Raises ConfigError if Optuna is not installed."""
-        try:
-            import optuna
-            from ray.tune.search.optuna import OptunaSearch
-        except ImportError as error:
-            raise ConfigError(
-                "--algorithm tpe: needs Optuna: pip install 'seqvis[tune]'"
-            ) from error
+        import optuna  # of the extra `tune`
+        from ray.tune.search.optuna import OptunaSearch
+
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         domains: dict[str, Any] = {one.path: one.domain() for one in space.parameters}
         self.space = space
