@@ -19,8 +19,9 @@ class EmbedImages(JobSettings, EmbedSettings):  # type: ignore[misc]  # two kind
 
 def run(settings: EmbedImages) -> dict[str, Any]:
     """Embeds the images; returns how many, how fast, and what was rejected."""
-    with ray_session(), stage_progress() as progress:
-        summary = embed_images(EmbedSettings.model_validate(settings.model_dump()), progress)
+    choices = EmbedSettings.model_validate(settings.model_dump())
+    with stage_progress() as progress:
+        summary = embed_images(choices, progress, ray_session)
     return {**summary, "out": settings.out}
 
 

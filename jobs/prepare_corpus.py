@@ -21,8 +21,9 @@ class PrepareCorpus(JobSettings, PrepareSettings):  # type: ignore[misc]  # two 
 
 def run(settings: PrepareCorpus) -> dict[str, Any]:
     """Prepares the corpus; returns its metrics and where it is."""
-    with ray_session(), stage_progress() as progress:
-        metrics = prepare(PrepareSettings.model_validate(settings.model_dump()), progress)
+    choices = PrepareSettings.model_validate(settings.model_dump())
+    with stage_progress() as progress:
+        metrics = prepare(choices, progress, ray_session)
     corpus = load(settings.out, "corpus", verify=False)
     report = json.loads(corpus.file("report.json").read_bytes())
     print(as_text(report), file=sys.stderr)

@@ -65,11 +65,8 @@ def run_job(
 
 
 @contextmanager
-def ray_for(num_workers: int) -> Iterator[None]:
-    """Ray for the length of the block; none for 0 workers, whose job need not even import it."""
-    if num_workers == 0:
-        yield
-        return
+def ray_on_demand() -> Iterator[None]:
+    """`ray_session` for jobs that may need no Ray: it is imported when the block begins."""
     from jobs.ray_session import ray_session
 
     with ray_session():

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import Field
 
 from jobs.console import training_console
-from jobs.runner import leave, ray_for, run_job
+from jobs.runner import leave, ray_on_demand, run_job
 from seqvis.config import JobSettings
 from seqvis.devise.settings import DeviseSettings
 from seqvis.devise.train import train
@@ -35,7 +35,7 @@ def run(settings: TrainDevise) -> dict[str, Any]:
     choices = DeviseSettings.model_validate(
         settings.model_dump(include=set(DeviseSettings.model_fields))
     )
-    with training_console() as report, ray_for(settings.num_workers):
+    with training_console() as report:
         metrics = train(
             choices,
             report,
@@ -44,6 +44,7 @@ def run(settings: TrainDevise) -> dict[str, Any]:
             settings.cpus_per_worker,
             settings.restart,
             min_workers=settings.min_workers,
+            session=ray_on_demand,
         )
     return {**metrics, "out": settings.out}
 

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import Field
 
 from jobs.console import training_console
-from jobs.runner import leave, ray_for, run_job
+from jobs.runner import leave, ray_on_demand, run_job
 from seqvis.config import JobSettings
 from seqvis.translation.train import TrainSettings, find_rate, train
 
@@ -39,16 +39,16 @@ def run(settings: TrainTranslator) -> dict[str, Any]:
     with training_console() as report:
         if settings.find_lr:
             return find_rate(choices, settings.use_gpu, report)
-        with ray_for(settings.num_workers):
-            metrics = train(
-                choices,
-                report,
-                settings.num_workers,
-                settings.use_gpu,
-                settings.cpus_per_worker,
-                settings.restart,
-                min_workers=settings.min_workers,
-            )
+        metrics = train(
+            choices,
+            report,
+            settings.num_workers,
+            settings.use_gpu,
+            settings.cpus_per_worker,
+            settings.restart,
+            min_workers=settings.min_workers,
+            session=ray_on_demand,
+        )
     return {**metrics, "out": settings.out}
 
 

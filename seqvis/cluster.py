@@ -6,7 +6,14 @@ autoscaler. A head without processors can do no work itself, so it is the sign o
 several nodes.
 """
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
 import ray
+
+# What starts or joins a Ray when it is entered. Whoever takes one enters it once everything that a
+# user gave has been checked, since starting takes ten seconds.
+Session = Callable[[], AbstractContextManager[None]]
 
 
 def amount(resource: str) -> int:

@@ -27,10 +27,11 @@ from ray.serve.config import HTTPOptions
 
 from jobs.ray_session import ray_session
 from jobs.runner import leave, run_job
+from seqvis import artifacts
 from seqvis.allocator import usable_processors
 from seqvis.config import JobSettings
 from seqvis.errors import ConfigError, ServingError
-from seqvis.search.shards import shard_paths
+from seqvis.search.shards import describe, shard_paths
 from serve import gateway as gateways
 from serve import haproxy, proxy
 from serve import search as searches
@@ -123,6 +124,7 @@ def serving(settings: Serve) -> Iterator[str]:
     artifact cannot be used.
     """
     keys_for(settings.keys, settings.host)
+    _check_models(settings)
     _check_port(settings.host, settings.port)
     with tempfile.TemporaryDirectory(prefix="sv-", dir="/tmp") as folder:  # sockets: a short path
         for name, value in {**ENVIRONMENT, **haproxy.environment(Path(folder))}.items():
@@ -190,6 +192,14 @@ def _applications(settings: Serve) -> Iterator[RunTarget]:
         )
     )
     yield RunTarget(app, "gateway", "/", _LOGGING)
+
+
+def _check_models(settings: Serve) -> None:
+    """Raises ArtifactError for what is missing, before Ray is started, which takes ten seconds."""
+    if settings.translator:
+        artifacts.load(_absolute(settings.translator), "translator", verify=False)
+    if settings.collection:
+        describe(_absolute(settings.collection))
 
 
 def _check_port(host: str, port: int) -> None:

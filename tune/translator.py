@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from jobs.runner import leave, run_job
-from seqvis import artifacts
 from seqvis.config import JobSettings
-from seqvis.translation.train import TrainSettings
+from seqvis.translation.train import TrainSettings, check_inputs
 from tune.search.job import run_search
 from tune.search.kinds import TRANSLATOR
 from tune.search.settings import SearchSettings
@@ -28,7 +27,7 @@ class TuneTranslator(JobSettings, TrainSettings, SearchSettings):  # type: ignor
 
 def run(settings: TuneTranslator) -> dict[str, Any]:
     """Searches and returns the best trial."""
-    artifacts.load(settings.corpus, "corpus")  # before any process is started
+    check_inputs(settings)  # before any process is started
     return run_search(TRANSLATOR, settings)
 
 

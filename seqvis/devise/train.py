@@ -8,8 +8,9 @@ checkpoints of its own below `OUT.run/`, so that an interrupted run goes on in t
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -36,6 +37,9 @@ from seqvis.training.launch import Report, launch, run_directory
 from seqvis.training.runlog import history_as_csv
 from seqvis.training.workers import Workers
 
+if TYPE_CHECKING:
+    from seqvis.cluster import Session  # loads Ray
+
 DROPPED = "dropped_labels.json"
 
 Project = Callable[[np.ndarray], np.ndarray]
@@ -51,11 +55,13 @@ def train(
     gpus_per_worker: float = 1.0,
     stoppable: bool = False,
     min_workers: int = 0,
+    session: "Session" = nullcontext,
 ) -> dict[str, Any]:
     """Trains a model, going on where an earlier call with the same `out` was interrupted.
 
     Returns the best epoch's metrics; none if `report` stopped it, for which it must be `stoppable`
-    (see `run_workers`). Raises SeqvisError for anything a user can mend.
+    (see `run_workers`). Workers need an initialised Ray, or a `session` that
+    starts one. Raises SeqvisError for anything a user can mend.
     """
     out = locate(settings.out)
     artifacts.check_destination(out, KIND)
@@ -76,6 +82,7 @@ def train(
         gpus_per_worker=gpus_per_worker,
         stoppable=stoppable,
         min_workers=min_workers,
+        session=session,
     )
 
 

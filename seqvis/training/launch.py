@@ -4,12 +4,16 @@ What a run needs to go on lives beside the result, in `OUT.run/`: checkpoints, m
 curves.png, tensorboard/.
 """
 
-from typing import Any
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
 
 from seqvis.storage import Location
 from seqvis.training.fit import DECISIVE, Report, WorkerFunction, until_stopped
 from seqvis.training.runlog import RunLog
 from seqvis.training.workers import this_worker
+
+if TYPE_CHECKING:
+    from seqvis.cluster import Session  # loads Ray
 
 
 def launch(
@@ -24,9 +28,10 @@ def launch(
     gpus_per_worker: float = 1.0,
     stoppable: bool = False,
     min_workers: int = 0,
+    session: "Session" = nullcontext,
 ) -> dict[str, Any]:
     """Runs `function(work, …)` in the workers (in this process if there are none), keeps the run's
-    records, returns its metrics.
+    records, returns its metrics. Workers need an initialised Ray, or a `session` that starts one.
 
     The function's first worker reports {"event": "done", "metrics": …} when the artifact stands.
     With `restart` the checkpoints of an earlier run are deleted. A run that `report` stopped (see
@@ -51,18 +56,19 @@ def launch(
         else:
             from seqvis.training.ray_trainer import run_workers  # importing Ray takes a second
 
-            run_workers(
-                function,
-                work,
-                listen,
-                num_workers,
-                use_gpu,
-                run / "ray",
-                cpus_per_worker,
-                gpus_per_worker=gpus_per_worker,
-                stoppable=stoppable,
-                min_workers=min_workers,
-            )
+            with session():
+                run_workers(
+                    function,
+                    work,
+                    listen,
+                    num_workers,
+                    use_gpu,
+                    run / "ray",
+                    cpus_per_worker,
+                    gpus_per_worker=gpus_per_worker,
+                    stoppable=stoppable,
+                    min_workers=min_workers,
+                )
     except Exception:
         log.flush()
         raise

@@ -13,6 +13,7 @@ hashes or words; the number of partitions grows with the corpus, their size does
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ import numpy as np
 
 from seqvis import artifacts
 from seqvis.artifacts import ArtifactWriter
+from seqvis.cluster import Session
 from seqvis.storage import Location, locate
 from seqvis.text.corpus import (
     AlignedFiles,
@@ -31,6 +33,7 @@ from seqvis.text.corpus import (
     run_items,
 )
 from seqvis.text.filters import Tally
+from seqvis.text.lines import check_text_file
 from seqvis.text.tokenizers import SentencePieceTokenizer, check_language
 from seqvis.text.vocab import Vocabulary
 from seqvis.translation import prepare_counts as counts
@@ -63,20 +66,25 @@ class Staged:
     tally: Tally
 
 
-def prepare(settings: PrepareSettings, progress: Progress = ignore_progress) -> dict[str, Any]:
+def prepare(
+    settings: PrepareSettings,
+    progress: Progress = ignore_progress,
+    session: Session = nullcontext,
+) -> dict[str, Any]:
     """Makes the corpus at `settings.out` and returns its metrics.
 
-    Needs an initialised Ray. Raises DataError for input that cannot be used, ConfigError for a
-    language that has no tokenizer, StorageError if `out` cannot be written; then what stood at
-    `out` before is still there.
+    Needs an initialised Ray, or a `session` that starts one. Raises DataError for input that cannot
+    be used, ConfigError for a language that has no tokenizer, StorageError if `out` cannot be
+    written; then what stood at `out` before is still there.
     """
     started = time.monotonic()
     _check_tokenizers(settings)
+    _check_files(settings)
     config = settings.model_dump(mode="json")
     config["tokenizer_settings"] = {
         side: settings.tokenizer_settings(side).model_dump() for side in SIDES
     }
-    with artifacts.create(settings.out, "corpus", config) as writer:
+    with session(), artifacts.create(settings.out, "corpus", config) as writer:
         scratch = _folder(writer, "scratch")
         build = _Build(settings, writer, scratch, progress)
         summary = build.run(started)
@@ -89,6 +97,13 @@ def _check_tokenizers(settings: PrepareSettings) -> None:
     if settings.tokenizer != "sentencepiece":
         for side in SIDES:
             check_language(settings.tokenizer_settings(side))
+
+
+def _check_files(settings: PrepareSettings) -> None:
+    artifacts.check_destination(locate(settings.out), "corpus")
+    given = settings.source, settings.target, settings.valid_source, settings.valid_target
+    for uri in filter(None, given):
+        check_text_file(locate(uri))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ to go on lives beside the result, in `OUT.run/`: checkpoints, metrics.csv, curve
 """
 
 import json
-from typing import Any
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 from safetensors.torch import save as save_tensors
@@ -15,6 +16,7 @@ from seqvis import artifacts
 from seqvis.artifacts import Artifact
 from seqvis.config import Settings
 from seqvis.storage import Location, absolute, locate
+from seqvis.text.wordvectors import KIND as VECTORS
 from seqvis.text.wordvectors import WordVectors
 from seqvis.training.checkpoints import CheckpointStore
 from seqvis.training.fit import FitResult, FitSettings, fit
@@ -29,6 +31,9 @@ from seqvis.translation.languages import LANGUAGE_FILES
 from seqvis.translation.metrics import Scoring
 from seqvis.translation.settings import ModelSettings, Variant, resolve_variant
 from seqvis.translation.task import LossSettings, TranslationTask
+
+if TYPE_CHECKING:
+    from seqvis.cluster import Session  # loads Ray
 
 
 class TrainSettings(Settings):
@@ -82,15 +87,17 @@ def train(
     gpus_per_worker: float = 1.0,
     stoppable: bool = False,
     min_workers: int = 0,
+    session: "Session" = nullcontext,
 ) -> dict[str, Any]:
     """Trains a translator, going on where an earlier call with the same `out` was interrupted.
 
     Returns the metrics of the best epoch; none if `report` stopped it, for which it must be
-    `stoppable` (see `run_workers`). Raises SeqvisError for anything a user can mend.
+    `stoppable` (see `run_workers`). Workers need an initialised Ray, or a `session` that starts
+    one. Raises SeqvisError for anything a user can mend.
     """
     out = locate(settings.out)
     artifacts.check_destination(out, "translator")
-    artifacts.load(settings.corpus, "corpus")  # before any process is started
+    check_inputs(settings)  # before any process is started
     return launch(
         train_worker,
         _with_absolute_paths(settings.resolved()),
@@ -103,7 +110,15 @@ def train(
         gpus_per_worker=gpus_per_worker,
         stoppable=stoppable,
         min_workers=min_workers,
+        session=session,
     )
+
+
+def check_inputs(settings: TrainSettings) -> None:
+    """Raises ArtifactError if the corpus or the word vectors are missing or damaged."""
+    artifacts.load(settings.corpus, "corpus")
+    for uri in filter(None, (settings.vectors_source, settings.vectors_target)):
+        artifacts.load(uri, VECTORS, verify=False)
 
 
 def find_rate(settings: TrainSettings, use_gpu: bool, report: Report) -> dict[str, Any]:

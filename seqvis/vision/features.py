@@ -14,7 +14,7 @@ after one that was interrupted. Another backbone, size or fit embeds everything 
 
 import time
 from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from pydantic import Field
 
 from seqvis import artifacts
 from seqvis.allocator import keep_freed_memory
-from seqvis.cluster import amount, can_grow
+from seqvis.cluster import Session, amount, can_grow
 from seqvis.config import Settings
 from seqvis.errors import ArtifactError, ConfigError
 from seqvis.storage import Location, absolute, locate
@@ -114,18 +114,21 @@ class EmbedPictures:
         return pa.table(columns)
 
 
-def embed_images(settings: EmbedSettings, progress: Progress = ignore_progress) -> dict[str, Any]:
+def embed_images(
+    settings: EmbedSettings,
+    progress: Progress = ignore_progress,
+    session: Session = nullcontext,
+) -> dict[str, Any]:
     """Makes the features at `settings.out` and returns what became of the files.
 
     `images_per_second` is that of the embedded ones, with the seconds in which workers start.
-    Needs an initialised Ray. Raises DataError for images or weights that cannot be used,
-    ConfigError for a backbone or size that does not exist, StorageError if `out` cannot be written;
-    then what stood at `out` before is still there.
+    Needs an initialised Ray, or a `session` that starts one. Raises DataError for images or weights
+    that cannot be used, ConfigError for a backbone or size that does not exist, StorageError if
+    `out` cannot be written; then what stood at `out` before is still there.
     """
     source, out = locate(settings.images), locate(settings.out)
     _check_places(source, out)
     artifacts.check_destination(out, KIND)
-    _check_gpus(settings)
     backbone = load_backbone(settings.backbone, settings.weights, settings.image_size, settings.fit)
     progress("listing files", 0, 1)
     listing = list_images(source, settings.label_from)
@@ -139,10 +142,12 @@ def embed_images(settings: EmbedSettings, progress: Progress = ignore_progress) 
     schema = result_schema(backbone.dimension, backbone.knows_classes)
     pieces = Pieces(out, config)
     known = Known.of(listing, [pieces.earlier(), _earlier(out, config)])
-    started = time.monotonic()
-    with closing(_stream(settings, backbone, listing, known, progress)) as results:
-        outcome = keep_results(results, listing, known, pieces, schema)
-    seconds = time.monotonic() - started
+    with session():
+        _check_gpus(settings)
+        started = time.monotonic()
+        with closing(_stream(settings, backbone, listing, known, progress)) as results:
+            outcome = keep_results(results, listing, known, pieces, schema)
+        seconds = time.monotonic() - started
     with artifacts.create(out, KIND, config) as writer:
         progress("writing features", 0, len(listing))
         embedded = Known.of(listing, [pieces.written()])
