@@ -19,9 +19,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from pydantic import Field, model_validator
 from ray import serve
+from ray._private import worker
 from ray.serve.api import RunTarget
 from ray.serve.config import HTTPOptions
 
@@ -53,6 +55,7 @@ ENVIRONMENT = {
     "RAY_worker_niceness": "0",
 }
 
+_CONTROLLERS_END = "Task ServeController.graceful_shutdown failed"
 _LOGGING = {"enable_access_log": False, "encoding": "JSON"}  # the gateway writes its own
 
 
@@ -134,8 +137,28 @@ def serving(settings: Serve) -> Iterator[str]:
 
 
 @contextmanager
+def _quiet_end() -> Iterator[None]:
+    """Keeps back the line by which Ray reports that Serve's controller ended.
+
+    The call that ends the controller cannot return, so Ray says that the task failed and will be
+    retried. Everything else that Ray reports is printed.
+    """
+    show = worker.print_to_stdstream
+
+    def show_others(data: dict[str, Any], ignore_prefix: bool) -> None:
+        if not any(_CONTROLLERS_END in line for line in data["lines"]):
+            show(data, ignore_prefix)
+
+    worker.print_to_stdstream = show_others
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = show
+
+
+@contextmanager
 def _served(settings: Serve) -> Iterator[str]:
-    with ray_session(num_cpus=max(4, usable_processors())):
+    with _quiet_end(), ray_session(num_cpus=max(4, usable_processors())):
         try:
             serve.start(http_options=HTTPOptions(host=settings.host, port=settings.port))
             _start(list(_applications(settings)))

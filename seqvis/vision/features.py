@@ -15,6 +15,7 @@ after one that was interrupted. Another backbone, size or fit embeds everything 
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager, nullcontext
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,10 @@ import pyarrow as pa
 import ray
 import torch
 from pydantic import Field
+from ray import cloudpickle
+from ray.data._internal.execution.operators.actor_pool_map_operator import (
+    ActorPoolMapOperator,
+)
 
 from seqvis import artifacts
 from seqvis.allocator import keep_freed_memory
@@ -87,7 +92,7 @@ class EmbedPictures:
     def __init__(self, backbone: Any, use_gpu: bool, threads: int):
         torch.set_num_threads(threads)
         keep_freed_memory()
-        loaded: Backbone = ray.get(backbone)
+        loaded: Backbone = ray.get(cloudpickle.loads(backbone))
         self._backbone = loaded.to("cuda" if use_gpu else "cpu")
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -203,13 +208,13 @@ def _stream(
     def decode_block(table: pa.Table) -> pa.Table:
         return decode(table)
 
-    with quiet_ray_data(), _in_order():
+    with quiet_ray_data(), _actors_by_value(), _in_order():
         decoded = ray.data.from_arrow(blocks).map_batches(
             decode_block, batch_size=None, batch_format="pyarrow"
         )
         embedded = decoded.map_batches(
             EmbedPictures,
-            fn_constructor_args=(ray.put(backbone), settings.use_gpu, threads),
+            fn_constructor_args=(cloudpickle.dumps(ray.put(backbone)), settings.use_gpu, threads),
             batch_size=batch,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=workers),
@@ -260,6 +265,23 @@ def _check_gpus(settings: EmbedSettings) -> None:
 
 def _lists(values: np.ndarray, kind: pa.DataType) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel(), kind), values.shape[1])
+
+
+@contextmanager
+def _actors_by_value() -> Iterator[None]:
+    """Ray Data makes its actors from values, not from objects in its store.
+
+    Of the latter Ray prints an error for each actor, since one that is restarted may find its
+    arguments lost (Ray's issue 53727). The values are small: the backbone stays in the store.
+    """
+    given = {"_map_transformer_ref": "_map_transformer", "_data_context_ref": "data_context"}
+    for name, value in given.items():
+        setattr(ActorPoolMapOperator, name, property(attrgetter(value)))
+    try:
+        yield
+    finally:
+        for name in given:
+            delattr(ActorPoolMapOperator, name)  # which uncovers the inherited one
 
 
 @contextmanager
