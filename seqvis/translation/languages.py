@@ -85,23 +85,20 @@ class Languages:
 
         A word that the model does not know is replaced by the unknown source word that it attends
         to most (after Luong et al. 2015, section 3.2), in the source's spelling; without attention
-        the unknown words of both sides belong together in their order. `attention` is
+        the unknown words of both sides belong together in their order. An unknown name or number
+        that is not copied so takes the place of the word that attends to it most. `attention` is
         (words, source tokens + 1).
         """
-        unknown = source.unknown_places()
+        copies = _copies(ids, source, attention)
+        if attention is not None:
+            copies |= self._names(ids, source, attention, copies)
         tokens: list[str] = []
         written: list[tuple[int, str]] = []  # with the row of the attention
         for row, number in enumerate(ids):
-            if number == UNK:
-                weights = None if attention is None else attention[row]
-                place = _copied_place(weights, unknown, source)
-                if place is None:
-                    continue
-                if place in unknown:
-                    unknown.remove(place)
+            if row in copies:
+                tokens.append(source.written[copies[row]])
                 if written and written[-1][1] in CASE_TOKENS:
                     written.pop()  # the copy keeps its own capitals
-                tokens.append(source.written[place])
             elif number >= len(SPECIALS):
                 tokens.append(self.target_vocabulary.words[number])
             else:
@@ -112,6 +109,28 @@ class Languages:
             place = _place_after(before, source, attention, [row for row, _ in written])
             words.insert(place, pictograph)
         return tokens, self.target_tokenizer.detokenize(words)
+
+    def _names(
+        self, ids: Sequence[int], source: SourceSentence, attention: Tensor, copies: dict[int, int]
+    ) -> dict[int, int]:
+        """By row of the translation, the unknown names and numbers that nothing is a copy of."""
+        words = self.target_vocabulary.words
+        rows = [
+            row
+            for row, number in enumerate(ids)
+            if number >= len(SPECIALS)
+            and words[number] not in CASE_TOKENS
+            and any(map(str.isalnum, words[number]))
+        ]
+        found: dict[int, int] = {}
+        for place in sorted(set(source.unknown_places()) - set(copies.values())):
+            form = source.written[place]
+            is_name = form != form.lower() or any(map(str.isdigit, form))
+            if is_name and place < attention.shape[1] - 1 and rows:
+                row = max(rows, key=lambda row: float(attention[row, place]))
+                rows.remove(row)
+                found[row] = place
+        return found
 
     def _read_word_by_word(self, text: str) -> SourceSentence:
         capitals = self._all_capitals(text)
@@ -180,17 +199,24 @@ class Languages:
         return SourceSentence(text, tuple(tokens), tuple(written), (*ids, EOS))
 
 
-def _copied_place(
-    weights: Tensor | None, unknown: Sequence[int], source: SourceSentence
-) -> int | None:
-    """The source token that an unknown word of the translation is a copy of."""
-    if weights is None:
-        return unknown[0] if unknown else None
-    seen = len(weights) - 1  # the last column is `_eos_`; a source in training may be cut
-    places = [place for place in unknown if place < seen] or [
-        place for place, form in enumerate(source.written[:seen]) if form
-    ]
-    return max(places, key=lambda place: float(weights[place])) if places else None
+def _copies(ids: Sequence[int], source: SourceSentence, attention: Tensor | None) -> dict[int, int]:
+    """By row of the unknown words of a translation, the source tokens that they are copies of."""
+    free = source.unknown_places()
+    copies: dict[int, int] = {}
+    for row in [row for row, number in enumerate(ids) if number == UNK]:
+        if attention is None:
+            places = free[:1]
+        else:
+            seen = attention.shape[1] - 1  # the last is `_eos_`; a source in training may be cut
+            places = [place for place in free or source.unknown_places() if place < seen]
+            places = places or [place for place, form in enumerate(source.written[:seen]) if form]
+        if places:
+            weights = None if attention is None else attention[row]
+            place = max(places, key=lambda place: 0.0 if weights is None else float(weights[place]))
+            copies[row] = place
+            if place in free:
+                free.remove(place)
+    return copies
 
 
 def _place_after(

@@ -118,6 +118,18 @@ def test_a_copy_has_the_spelling_of_the_source_and_its_own_capitals() -> None:
     assert languages.target_text(words, source, weights)[1] == "Where is eBay's McZyx?"
 
 
+def test_names_and_numbers_are_never_lost_where_the_model_chose_another_word() -> None:
+    languages = build()
+    source = languages.read("Où est McZyx 347 xyz ?")
+    name, number, other = (source.tokens.index(word) for word in ("McZyx", "347", "xyz"))
+    words = ids(languages, "where", "is", "_cap_", "paul", "heart", "'s", "?")
+    weights = attention(languages, source, [0, 1, 2, name, number, other, other])
+    weights[6, name] = 0.95  # a mark is no word to replace
+    assert languages.target_text(words, source, weights)[1] == "where is McZyx 347's?"
+    assert "xyz" in source.unknown
+    assert languages.target_text(words, source, None)[1] == "where is Paul heart's?"
+
+
 def test_a_known_word_is_never_copied_while_an_unknown_one_is_there() -> None:
     languages = build()
     source = languages.read("Où est le cœur de Zbigniew ?")
