@@ -9,13 +9,13 @@ from jobs.console import training_console
 from jobs.runner import leave, ray_on_demand, run_job
 from seqvis.config import JobSettings
 from seqvis.devise.settings import DeviseSettings
-from seqvis.devise.train import train
+from seqvis.devise.train import find_rate, train
 
 
 class TrainDevise(JobSettings, DeviseSettings):  # type: ignore[misc]
     """Trains a DeViSE head that projects pictures' features into the space of word vectors.
 
-    Interrupted, the same command goes on where it was.
+    Interrupted, the same command goes on where it was; finished, one with more epochs does.
     """
 
     num_workers: int = Field(0, ge=0)
@@ -28,14 +28,18 @@ class TrainDevise(JobSettings, DeviseSettings):  # type: ignore[misc]
     """Processors of each worker; 0: an equal share of all."""
     restart: bool = False
     """Begin anew, deleting the checkpoints in OUT.run."""
+    find_lr: bool = False
+    """Only look for a learning rate of the head: a short run, its plot and a suggestion."""
 
 
 def run(settings: TrainDevise) -> dict[str, Any]:
-    """Trains and returns the best epoch's metrics."""
+    """Trains and returns the best epoch's metrics, or the suggested learning rate."""
     choices = DeviseSettings.model_validate(
         settings.model_dump(include=set(DeviseSettings.model_fields))
     )
     with training_console() as report:
+        if settings.find_lr:
+            return find_rate(choices, settings.use_gpu, report)
         metrics = train(
             choices,
             report,

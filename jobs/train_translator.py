@@ -14,7 +14,7 @@ from seqvis.translation.train import TrainSettings, find_rate, train
 class TrainTranslator(JobSettings, TrainSettings):  # type: ignore[misc]
     """Trains a translator on a prepared corpus, on one or many workers.
 
-    Interrupted, the same command goes on where it was.
+    Interrupted, the same command goes on where it was; finished, one with more epochs does.
     """
 
     num_workers: int = Field(1, ge=0)

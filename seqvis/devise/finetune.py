@@ -25,9 +25,10 @@ from seqvis.devise.settings import DeviseSettings
 from seqvis.devise.task import SHOWN_HITS
 from seqvis.errors import DataError
 from seqvis.storage import Location, locate
-from seqvis.training.checkpoints import CheckpointStore
+from seqvis.training.checkpoints import CheckpointStore, check_identity
 from seqvis.training.fit import FitResult, fit
 from seqvis.training.launch import Report, run_directory
+from seqvis.training.messages import Names
 from seqvis.training.stepper import StepLoss
 from seqvis.training.workers import Workers
 from seqvis.vision.augment import augment, augmenter
@@ -37,6 +38,7 @@ from seqvis.vision.images import BadImage, decode, enough, square
 from seqvis.vision.listing import list_images
 
 FACTORS = (1 / 1000, 1 / 100, 1.0)  # early half, late half, head
+NAMES = Names("finetune.epochs", "finetune.learning_rate")
 READERS = 4  # least number of threads that read and decode files ahead of the network
 
 
@@ -75,6 +77,7 @@ def finetune(
 
     Raises DataError if the pictures are no longer where the features say.
     """
+    checkpoints = _checkpoints(settings)
     where = data.table.artifact.location.uri
     task = _FinetuneTask(
         settings,
@@ -84,17 +87,17 @@ def finetune(
         _files(settings, data.table, data.train_rows, data.train.labels),
         _files(settings, data.valid_table, data.valid_rows, data.valid.labels),
     )
-    run = run_directory(locate(settings.out))
     rates = settings.optimizer.model_copy(update={"learning_rate": settings.finetune.learning_rate})
     result = fit(
         task,
         settings.finetune.epochs,
         settings.fit,
         rates,
-        CheckpointStore(run / "checkpoints" / "finetune"),
+        checkpoints,
         workers,
         report,
-        settings.identity() | {"finetune": settings.finetune.model_dump(exclude={"images"})},
+        _identity(settings),
+        NAMES,
     )
     parts: dict[str, dict[str, Tensor]] = {"head": {}, "network": {}}
     for name, tensor in result.tensors.items():
@@ -102,6 +105,25 @@ def finetune(
         if rest:  # not the colours' mean and deviation, which the backbone brings itself
             parts[part][rest] = tensor
     return Tuned(result, parts["head"], parts["network"])
+
+
+def check_earlier(settings: DeviseSettings) -> None:
+    """Raise ConfigError if an earlier fine-tuning of this run was begun with other settings.
+
+    To be called before the head is trained: a head that is trained further is another one, which
+    what was fine-tuned from the earlier head cannot go on with.
+    """
+    checkpoints = _checkpoints(settings)
+    if (location := checkpoints.latest()) is not None:
+        check_identity(checkpoints.read(location), _identity(settings), NAMES.epochs, location.uri)
+
+
+def _checkpoints(settings: DeviseSettings) -> CheckpointStore:
+    return CheckpointStore(run_directory(locate(settings.out)) / "checkpoints" / "finetune")
+
+
+def _identity(settings: DeviseSettings) -> dict[str, Any]:
+    return settings.identity() | {"finetune": settings.finetune.model_dump(exclude={"images"})}
 
 
 class _Together(nn.Module):
@@ -221,6 +243,9 @@ class _FinetuneTask:
         total = np.sum(workers.gather(sums), axis=0)
         hits = {f"hit@{k}": float(n / total[0]) for k, n in zip(SHOWN_HITS, total[2:], strict=True)}
         return {"loss": float(total[1] / total[0]), **hits}
+
+    def schedules(self, epoch: int) -> dict[str, float]:
+        return {}
 
     def flops(self, model: nn.Module, batch: _Batch) -> float:
         weights = sum(parameter.numel() for parameter in model.parameters())

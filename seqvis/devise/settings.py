@@ -33,7 +33,8 @@ class FinetuneSettings(Settings):
     """Training the backbone on, together with the head, after the head alone."""
 
     epochs: int = Field(0, ge=0)
-    """Passes over the pictures; 0: the backbone stays as it is."""
+    """Passes over the pictures; 0: the backbone stays as it is. More than before go on as with
+    --epochs."""
     images: str | None = None
     """Where the pictures lie now, if not where embed_images read them."""
     batch_size: int = Field(64, ge=2)
@@ -67,7 +68,7 @@ class DeviseSettings(Settings):
     centred: bool = True
     """Take the mean of frequent words' vectors away before comparing."""
     epochs: int = Field(10, ge=1)
-    """Passes over the features."""
+    """Passes over the features. A run that is given more goes on at the last rate of its cycle."""
     batch_size: int = Field(256, ge=2)
     """Pictures in a batch, over all workers."""
     head: HeadSettings = HeadSettings(dropout=0.5)
@@ -80,8 +81,7 @@ class DeviseSettings(Settings):
     finetune: FinetuneSettings = FinetuneSettings()
 
     def identity(self) -> dict[str, Any]:
-        """What must stay the same for a run to go on: all but places."""
-        places = {"features", "vectors", "out", "unseen", "validation_features", "finetune"}
-        dump = self.model_dump(exclude=places)
-        dump["fit"].pop("checkpoint_minutes")
-        return dump
+        """What must stay the same for a head's run to go on: all but places and other stages."""
+        places = {"features", "vectors", "out", "unseen", "validation_features"}
+        stages = {"fit", "calibration", "finetune"}
+        return self.model_dump(exclude=places | stages) | {"fit": self.fit.identity()}

@@ -135,6 +135,9 @@ class HeadTask:
         result: dict[str, Any] = workers.from_first(metrics)
         return result
 
+    def schedules(self, epoch: int) -> dict[str, float]:
+        return {}
+
     def flops(self, model: nn.Module, batch: Batch) -> float:
         weights = sum(parameter.numel() for parameter in model.parameters())
         scores = self.targets.size if self.loss_name != "cosine" else 0

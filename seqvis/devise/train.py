@@ -21,7 +21,7 @@ from seqvis import artifacts
 from seqvis.devise.calibrate import Calibration, calibrate
 from seqvis.devise.conse import class_points
 from seqvis.devise.data import TrainingData, load_data
-from seqvis.devise.finetune import finetune
+from seqvis.devise.finetune import check_earlier, finetune
 from seqvis.devise.head import Head
 from seqvis.devise.model import BACKBONE, write_model
 from seqvis.devise.settings import DeviseSettings
@@ -34,6 +34,7 @@ from seqvis.storage import absolute, locate
 from seqvis.training.checkpoints import CheckpointStore
 from seqvis.training.fit import DECISIVE, FitResult, fit
 from seqvis.training.launch import Report, launch, run_directory
+from seqvis.training.lr_finder import plot_rate_search
 from seqvis.training.runlog import history_as_csv
 from seqvis.training.workers import Workers
 
@@ -86,6 +87,19 @@ def train(
     )
 
 
+def find_rate(settings: DeviseSettings, use_gpu: bool, report: Report) -> dict[str, Any]:
+    """Runs the learning-rate finder on the head in this process; its plot goes into `OUT.run/`."""
+    if settings.method == "conse":
+        raise ConfigError("--find-lr: conse trains nothing, so it has no learning rate")
+    data = load_data(settings)
+    for text in _left_out(data):
+        report({"event": "note", "text": text})
+    task = _task(settings, data.train, data.valid, data.targets)
+    run = run_directory(locate(settings.out))
+    precision, seed = settings.fit.precision, settings.fit.seed
+    return plot_rate_search(task, settings.optimizer, precision, seed, use_gpu, run, report)
+
+
 def train_worker(settings: DeviseSettings, workers: Workers, report: Report) -> None:
     """What each worker does. The first one writes the model."""
     data = load_data(settings)
@@ -95,11 +109,14 @@ def train_worker(settings: DeviseSettings, workers: Workers, report: Report) -> 
         )
         if workers.is_first:
             known = {"unseen_bonus": 0.0, "seen_labels": len(data.seen)}
-            _save(settings, data, {"classes": torch.from_numpy(points)}, known, [], None)
+            _save(settings, data, {"classes": torch.from_numpy(points)}, known, None, None)
             report({"event": "done", "metrics": known})
         return
+    if settings.finetune.epochs:
+        check_earlier(settings)
     calibration = _calibration(settings, data, workers, report)
-    result = _fit(settings, data.train, data.valid, data.targets, "head", workers, report)
+    task = _task(settings, data.train, data.valid, data.targets)
+    result = _fit(settings, task, "head", settings.identity(), workers, report)
     head, backbone = result.tensors, None
     if settings.finetune.epochs:
         tuned = finetune(settings, data, head, workers, report)
@@ -115,7 +132,7 @@ def train_worker(settings: DeviseSettings, workers: Workers, report: Report) -> 
         if calibration:
             metrics["held_out_labels"] = calibration.harmonic | calibration.among_unseen
         weights = {f"head.{name}": tensor for name, tensor in head.items()}
-        _save(settings, data, weights, metrics, result.history, backbone)
+        _save(settings, data, weights, metrics, result, backbone)
         report({"event": "done", "metrics": metrics})
 
 
@@ -133,8 +150,9 @@ def _calibration(
     def train_head(number: int, train: Pictures, valid: Pictures, targets: np.ndarray) -> Project:
         report({"event": "note", "text": f"calibration, fold {number + 1} of {chosen.folds}"})
         quiet = _without_epochs(report)
-        stage = f"fold-{number + 1}"
-        result = _fit(settings, train, valid, targets, stage, workers, quiet)
+        task = _task(settings, train, valid, targets)
+        identity = settings.identity() | {"calibration": {"folds": chosen.folds}}
+        result = _fit(settings, task, f"fold-{number + 1}", identity, workers, quiet)
         return _projection(settings, result.tensors, data)
 
     calibration = calibrate(
@@ -157,16 +175,10 @@ def _calibration(
     return calibration
 
 
-def _fit(
-    settings: DeviseSettings,
-    train: Pictures,
-    valid: Pictures,
-    targets: np.ndarray,
-    stage: str,
-    workers: Workers,
-    report: Report,
-) -> FitResult:
-    task = HeadTask(
+def _task(
+    settings: DeviseSettings, train: Pictures, valid: Pictures, targets: np.ndarray
+) -> HeadTask:
+    return HeadTask(
         train,
         valid,
         targets,
@@ -176,6 +188,16 @@ def _fit(
         settings.batch_size,
         settings.fit.seed,
     )
+
+
+def _fit(
+    settings: DeviseSettings,
+    task: HeadTask,
+    stage: str,
+    identity: dict[str, Any],
+    workers: Workers,
+    report: Report,
+) -> FitResult:
     run = run_directory(locate(settings.out))
     return fit(
         task,
@@ -185,7 +207,7 @@ def _fit(
         CheckpointStore(run / "checkpoints" / stage),
         workers,
         report,
-        settings.identity(),
+        identity,
     )
 
 
@@ -207,7 +229,7 @@ def _save(
     data: TrainingData,
     tensors: dict[str, Tensor],
     metrics: dict[str, Any],
-    history: list[dict[str, Any]],
+    result: FitResult | None,
     backbone: dict[str, Tensor] | None,
 ) -> None:
     recorded = dict(data.table.artifact.config["backbone"])
@@ -228,10 +250,10 @@ def _save(
         writer.write_json(DROPPED, [asdict(one) for one in data.without_vector])
         if content is not None:
             writer.path(BACKBONE).write_bytes(content)
-        if history:
-            writer.path("metrics.csv").write_bytes(history_as_csv(history))
+        if result is not None:
+            writer.path("metrics.csv").write_bytes(history_as_csv(result.history))
             with writer.local_file("curves.png") as path:
-                plot_curves(path, history)
+                plot_curves(path, result.history, result.best["epoch"])
 
 
 def _left_out(data: TrainingData) -> list[str]:

@@ -164,29 +164,30 @@ class WordVectors:
 
 def embedding_matrix(
     vocabulary: Vocabulary, vectors: WordVectors, generator_seed: int
-) -> tuple[np.ndarray, list[str]]:
-    """An embedding that starts from word vectors, and the words that have none.
+) -> np.ndarray:
+    """An embedding that starts from word vectors.
 
     Returns float32 [len(vocabulary), dimension], a row for each id. Vectors are divided by the
     store's standard deviation (lesson 11 multiplies by 3 where it is 0.29), which puts them on
     the scale of the rows of words without a vector, drawn from a normal(0, 1) distribution. The
     padding row (1) is zeros. A word is looked up as it stands, then in lower case, then by its
-    sub-words; specials and case tokens always get random rows and are not listed as missing.
+    sub-words; specials and case tokens always get random rows.
     """
     generator = np.random.default_rng(generator_seed)
     matrix = generator.standard_normal((len(vocabulary), vectors.dimension), dtype=np.float32)
     scale = np.float32(1.0 / (vectors.standard_deviation or 1.0))  # 0: all numbers are equal
-    missing = []
     for row, word in enumerate(vocabulary.words):
-        if is_marker(word):
-            continue
-        vector = vector_in_any_case(vectors, word)
-        if vector is None:
-            missing.append(word)
-        else:
+        vector = None if is_marker(word) else vector_in_any_case(vectors, word)
+        if vector is not None:
             matrix[row] = vector * scale
     matrix[PAD] = 0.0
-    return matrix, missing
+    return matrix
+
+
+def words_without_vector(vocabulary: Vocabulary, vectors: WordVectors) -> list[str]:
+    """The words whose rows `embedding_matrix` draws at random; no specials and case tokens."""
+    words = (word for word in vocabulary.words if not is_marker(word))
+    return [word for word in words if vector_in_any_case(vectors, word) is None]
 
 
 def vector_in_any_case(vectors: WordVectors, word: str) -> np.ndarray | None:

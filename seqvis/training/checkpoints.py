@@ -154,22 +154,37 @@ def restore_optimizer(
         }
 
 
-def check_identity(
-    snapshot: Snapshot, identity: Mapping[str, Any], fingerprint: str, where: str
-) -> None:
-    """Raises ConfigError if the checkpoint is of other data or was made with other settings."""
-    remedy = "give --restart to begin anew, or another --out"
+_REMEDY = "give --restart to begin anew, or another --out"
+
+
+def check_fingerprint(snapshot: Snapshot, fingerprint: str, other: str, where: str) -> None:
+    """Raise ConfigError if the checkpoint is of other data, which the message calls `other`."""
     if snapshot.state["fingerprint"] != fingerprint:
-        raise ConfigError(f"{where}: is a checkpoint of another corpus; {remedy}")
+        raise ConfigError(f"{where}: is a checkpoint of {other}; {_REMEDY}")
+
+
+def check_identity(
+    snapshot: Snapshot, identity: Mapping[str, Any], may_grow: str, where: str
+) -> None:
+    """Raise ConfigError, naming all settings that differ, if the run was begun with others.
+
+    The setting `may_grow` may be greater than it was. Settings that only the checkpoint has are
+    those of an earlier version, or such as a run may go on without.
+    """
     stored, wanted = _flatten(snapshot.state["identity"]), _flatten(identity)
-    differing = sorted(
-        key for key in stored.keys() | wanted.keys() if stored.get(key) != wanted.get(key)
-    )
+    differing = [
+        f"{key} was {stored.get(key)!r}, is {value!r}"
+        for key, value in sorted(wanted.items())
+        if stored.get(key) != value and not (key == may_grow and value > stored[key])
+    ]
     if differing:
-        shown = ", ".join(
-            f"{key} was {stored.get(key)!r}, is {wanted.get(key)!r}" for key in differing[:4]
-        )
-        raise ConfigError(f"{where}: was started with other settings ({shown}); {remedy}")
+        shown = "; ".join(differing)
+        raise ConfigError(f"{where}: was started with other settings ({shown}); {_REMEDY}")
+
+
+def planned_epochs(snapshot: Snapshot, name: str) -> int:
+    """How many epochs the run was to have when the checkpoint was written; `name`: the setting."""
+    return int(_flatten(snapshot.state["identity"])[name])
 
 
 def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -4,15 +4,15 @@ A `Task` brings the model, the batches, the loss of a batch and the validation; 
 mixed precision, clipping, 1cycle, early stopping, checkpoints, exact resume, throughput and
 model-flop utilisation. It knows nothing of Ray; `ray_trainer` runs it in many processes.
 
-What would surprise a reader: all randomness is a function of seed, step and worker. Before each
-step the random generator is seeded anew, so a run that is resumed in the middle of an epoch
-draws what an uninterrupted one would have drawn, and no worker's state must be collected.
+All randomness is a function of seed, step and worker: the random generator is seeded anew before
+each step, so a run that is resumed in the middle of an epoch draws what an uninterrupted one would
+have drawn, and no worker's state must be collected.
 """
 
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
 import torch
@@ -20,16 +20,20 @@ from pydantic import Field
 from torch import Tensor
 
 from seqvis.config import Settings
-from seqvis.errors import ConfigError, TrainingError
+from seqvis.errors import TrainingError
+from seqvis.training import messages
 from seqvis.training.checkpoints import (
     CheckpointStore,
     Snapshot,
+    check_fingerprint,
     check_identity,
     model_tensors,
     optimizer_tensors,
+    planned_epochs,
     restore_model,
     restore_optimizer,
 )
+from seqvis.training.progress import Progress, check_monitor
 from seqvis.training.schedules import OptimizerSettings, learning_rate, momentum
 from seqvis.training.stepper import StepLoss, Stepper, Task
 from seqvis.training.throughput import Throughput
@@ -68,28 +72,16 @@ class FitSettings(Settings):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of the matrix products; auto: bfloat16 where the hardware has it."""
     monitor: str = "bleu"
-    """Validation metric that picks the best epoch; names with loss: lower is better."""
+    """Validation metric that picks the best epoch; names with loss: lower is better. Of equal ones
+    the epoch with the lower loss is taken, then the later one."""
     patience: int = Field(0, ge=0)
     """Stop after this many epochs without a better one; 0: never."""
     checkpoint_minutes: float = Field(5.0, gt=0)
     """Minutes between checkpoints within an epoch."""
 
-
-@dataclass
-class Progress:
-    """Where a run stands; saved in each checkpoint."""
-
-    step: int = 0  # optimiser steps done
-    epoch: int = 0
-    position: int = 0  # batches of this epoch done
-    seconds: float = 0.0  # spent so far, over all sittings
-    epoch_total: float = 0.0  # sum of the training loss in this epoch
-    epoch_tokens: float = 0.0
-    history: list[dict[str, Any]] = field(default_factory=list)
-    best_step: int | None = None
-    best_score: float | None = None
-    bad_epochs: int = 0
-    finished: bool = False
+    def identity(self) -> dict[str, Any]:
+        """What must stay the same for a run to go on."""
+        return self.model_dump(exclude={"precision", "patience", "checkpoint_minutes"})
 
 
 @dataclass(frozen=True)
@@ -111,58 +103,67 @@ def fit(
     workers: Workers,
     report: Report,
     identity: dict[str, Any],
+    names: messages.Names = messages.NAMES,
 ) -> FitResult:
     """Trains from the newest checkpoint, or from the beginning, to the end.
 
     Args:
-        epochs: passes over the training data.
-        identity: what must not change between sittings of a run (settings, fingerprints).
+        epochs: passes over the training data. More than before lengthen a run: the learning rate's
+            cycle ends where it was to end at first, and the further epochs run at its final rate.
+        identity: what must not change between sittings of a run, but for `names.epochs`, which may
+            grow.
         report: is given an event, a dict with "event", for each thing worth showing.
 
     Raises:
         RunStopped: `report` raised it at an epoch.
-        ConfigError: the checkpoint belongs to a run with another identity.
+        ConfigError: the checkpoint belongs to a run with another identity, or the monitor is no
+            metric of the task's.
         TrainingError: the loss is not finite.
         StorageError: a checkpoint cannot be written.
     """
-    return _Run(task, epochs, settings, optimizer, checkpoints, workers, report, identity).run()
+    return _Run(
+        task, epochs, settings, optimizer, checkpoints, workers, report, identity, names
+    ).run()
 
 
+@dataclass
 class _Run(Generic[B]):
-    def __init__(
-        self,
-        task: Task[B],
-        epochs: int,
-        settings: FitSettings,
-        optimizer: OptimizerSettings,
-        checkpoints: CheckpointStore,
-        workers: Workers,
-        report: Report,
-        identity: dict[str, Any],
-    ):
-        self.task, self.epochs, self.settings, self.optimizer = task, epochs, settings, optimizer
-        self.checkpoints, self.workers, self.identity = checkpoints, workers, identity
-        self.report = report if workers.is_first else _ignore
-        self.stepper = Stepper(task, optimizer, settings.precision, settings.seed, workers)
-        self.progress = Progress()
+    task: Task[B]
+    epochs: int
+    settings: FitSettings
+    optimizer: OptimizerSettings
+    checkpoints: CheckpointStore
+    workers: Workers
+    report: Report
+    identity: dict[str, Any]
+    names: messages.Names
+
+    def __post_init__(self) -> None:
+        if not self.workers.is_first:
+            self.report = _ignore
+        precision, seed = self.settings.precision, self.settings.seed
+        self.stepper = Stepper(self.task, self.optimizer, precision, seed, self.workers)
+        self.progress = Progress(schedule_epochs=self.epochs)
         self.saved_at = time.monotonic()
         self.warned = False  # that a node is about to be taken away
         self._resume()
 
     def run(self) -> FitResult:
         progress = self.progress
-        while progress.epoch < self.epochs and not progress.finished:
+        while progress.epoch < self.epochs and not self._stopped_early():
             self._train_epoch()
             self._finish_epoch()
         self.checkpoints.wait()
+        for text in messages.ending(progress, self.epochs, self.settings.monitor):
+            self._say(text)
         best = self._best_snapshot()
         tensors = {
             name.removeprefix("model."): tensor
             for name, tensor in best.tensors.items()
             if name.startswith("model.")
         }
-        row = next(row for row in progress.history if row["step"] == progress.best_step)
-        return FitResult(tensors, progress.history, row, progress.seconds)
+        assert progress.best is not None
+        return FitResult(tensors, progress.history, progress.best, progress.seconds)
 
     def _train_epoch(self) -> None:
         progress, stepper = self.progress, self.stepper
@@ -173,7 +174,7 @@ class _Run(Generic[B]):
         pending: list[StepLoss] = []
         for batch in self.task.batches(progress.epoch, progress.position, self.workers):
             at = progress.epoch + progress.position / steps
-            share = at / self.epochs
+            share = at / progress.schedule_epochs
             rate = learning_rate(self.optimizer, share)
             loss = stepper.step(batch, progress.step, at, rate, momentum(self.optimizer, share))
             pending.append(loss)
@@ -213,10 +214,8 @@ class _Run(Generic[B]):
             return
         total = float(torch.stack([loss.total for loss in pending]).sum())
         if not torch.isfinite(torch.tensor(total)):
-            raise TrainingError(
-                f"the training loss is not finite at step {self.progress.step}; lower "
-                f"--optimizer.learning-rate or --optimizer.clip-norm and start anew with --restart"
-            )
+            kind, step = self.stepper.product_type, self.progress.step
+            raise TrainingError(messages.diverged(step, self.optimizer, kind, self.names))
         self.progress.epoch_total += total
         self.progress.epoch_tokens += sum(loss.tokens for loss in pending)
         pending.clear()
@@ -230,54 +229,44 @@ class _Run(Generic[B]):
         sums = self.workers.gather((progress.epoch_total, progress.epoch_tokens))
         progress.seconds += time.monotonic() - started
         shown = {key: value for key, value in metrics.items() if not isinstance(value, float)}
+        share = (progress.epoch + 1) / progress.schedule_epochs
         row = {
             "epoch": progress.epoch + 1,
             "step": progress.step,
             "train_loss": sum(total for total, _ in sums) / max(1.0, sum(n for _, n in sums)),
             **{key: value for key, value in metrics.items() if isinstance(value, float)},
-            "learning_rate": learning_rate(self.optimizer, (progress.epoch + 1) / self.epochs),
+            "learning_rate": learning_rate(self.optimizer, share),
+            "momentum": momentum(self.optimizer, share),
+            **self.task.schedules(progress.epoch),
             "seconds": round(progress.seconds, 1),
             **self.speed,
         }
-        progress.history.append(row)
-        self._judge(row)
+        check_monitor(self.settings.monitor, {"train_loss", *metrics} - shown.keys())
+        progress.add(row, self.settings.monitor)
         progress.epoch += 1
         progress.position = 0
         progress.epoch_total = progress.epoch_tokens = 0.0
         self._save()
-        self._announce({"event": "epoch", "history": progress.history, **shown})
+        self._announce("epoch", shown)
 
-    def _announce(self, event: dict[str, Any]) -> None:
+    def _announce(self, event: str, shown: dict[str, Any]) -> None:
         """Reports a decisive event; all workers stop if the listener says so."""
+        best = self.progress.best
+        content = {"history": self.progress.history, "best_epoch": best["epoch"] if best else None}
         stopped = False
         try:
-            self.report(event)
+            self.report({"event": event, **content, **shown})
         except RunStopped:
             stopped = True
         if self.workers.from_first(stopped):
             self.checkpoints.wait()
             raise RunStopped
 
-    def _judge(self, row: dict[str, Any]) -> None:
-        progress, monitor = self.progress, self.settings.monitor
-        if monitor not in row:
-            known = ", ".join(sorted(key for key in row if key not in ("epoch", "step")))
-            raise ConfigError(
-                f"--fit.monitor: {monitor} is no validation metric; there are {known}"
-            )
-        score = -row[monitor] if "loss" in monitor else row[monitor]
-        if progress.best_score is None or score > progress.best_score:
-            progress.best_score, progress.best_step, progress.bad_epochs = score, progress.step, 0
-            return
-        progress.bad_epochs += 1
-        if self.settings.patience and progress.bad_epochs >= self.settings.patience:
-            progress.finished = True
-            self.report(
-                {
-                    "event": "note",
-                    "text": f"stopped early: no better {monitor} in {progress.bad_epochs} epochs",
-                }
-            )
+    def _stopped_early(self) -> bool:
+        return 0 < self.settings.patience <= self.progress.bad_epochs
+
+    def _say(self, text: str) -> None:
+        self.report({"event": "note", "text": text})
 
     def _checkpoint_is_due(self) -> bool:
         # The workers need not agree: the first one alone saves, and nothing is collected.
@@ -289,7 +278,7 @@ class _Run(Generic[B]):
         if not self.warned:
             self.warned = True
             text = "a node is about to be taken away: saving a checkpoint at step"
-            self.report({"event": "note", "text": f"{text} {self.progress.step}"})
+            self._say(f"{text} {self.progress.step}")
             return True
         return waited > NOTICE_SECONDS
 
@@ -298,6 +287,8 @@ class _Run(Generic[B]):
             return
         progress, model = self.progress, self.stepper.model
         weights = {f"model.{name}": tensor for name, tensor in model_tensors(model).items()}
+        kept = optimizer_tensors(model, self.stepper.optimizer)
+        moments = {f"optimizer.{name}": tensor for name, tensor in kept.items()}
         # The other workers' sums of an unfinished epoch are taken to be like this one's.
         sums = {
             "epoch_total": progress.epoch_total * self.workers.count,
@@ -310,27 +301,36 @@ class _Run(Generic[B]):
             # The generator is seeded before each step from these two and the worker's rank.
             "random": {"seed": self.settings.seed, "step": progress.step},
         }
-        snapshot = Snapshot({**weights, **self._optimizer_tensors()}, state)
+        snapshot = Snapshot({**weights, **moments}, state)
         self.checkpoints.save(snapshot, progress.step, progress.best_step)
         self.saved_at = time.monotonic()
-
-    def _optimizer_tensors(self) -> dict[str, Tensor]:
-        tensors = optimizer_tensors(self.stepper.model, self.stepper.optimizer)
-        return {f"optimizer.{name}": tensor for name, tensor in tensors.items()}
 
     def _resume(self) -> None:
         location = self.checkpoints.latest()
         if location is None:
             return
         snapshot = self.checkpoints.read(location)
-        check_identity(snapshot, self.identity, self.task.fingerprint(), location.uri)
+        check_identity(snapshot, self.identity, self.names.epochs, location.uri)
+        data = "another corpus" if self.task.unit == "tokens" else "other pictures, labels or words"
+        check_fingerprint(snapshot, self.task.fingerprint(), data, location.uri)
         self._restore(snapshot, location.uri)
-        self.progress = Progress(**snapshot.state["progress"])
+        progress = self.progress = Progress.of(snapshot.state["progress"])
         if not self.workers.is_first:  # the first one has the sums of all
-            self.progress.epoch_total = self.progress.epoch_tokens = 0.0
-        text = f"going on from {location.uri} (epoch {self.progress.epoch + 1}, batch "
-        self.report({"event": "note", "text": f"{text}{self.progress.position + 1})"})
-        self._announce({"event": "resumed", "history": self.progress.history})
+            progress.epoch_total = progress.epoch_tokens = 0.0
+        text = f"going on from {location.uri} (epoch {progress.epoch + 1}, batch "
+        self._say(f"{text}{progress.position + 1})")
+        self._lengthen(planned_epochs(snapshot, self.names.epochs))
+        self._announce("resumed", {})
+
+    def _lengthen(self, before: int) -> None:
+        """Takes on more epochs than the run had `before`."""
+        progress = self.progress
+        # Earlier versions did not lengthen runs, so their checkpoints do not say this.
+        progress.schedule_epochs = progress.schedule_epochs or before
+        if self.epochs > before:
+            progress.bad_epochs = 0  # who asks for more epochs wants some to be tried
+            optimizer, names = self.optimizer, self.names
+            self._say(messages.lengthened(before, self.epochs, progress, optimizer, names))
 
     def _restore(self, snapshot: Snapshot, where: str) -> None:
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}}

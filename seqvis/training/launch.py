@@ -7,6 +7,7 @@ curves.png, tensorboard/.
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
+from seqvis.artifacts import MANIFEST
 from seqvis.storage import Location
 from seqvis.training.fit import DECISIVE, Report, WorkerFunction, until_stopped
 from seqvis.training.runlog import RunLog
@@ -40,12 +41,15 @@ def launch(
     run = run_directory(out)
     if restart:
         run.delete()
+    elif (out / MANIFEST).exists() and not (run / "checkpoints").exists():
+        text = f"{out.uri}: holds a finished model, which is replaced at the end; {run.uri} has no "
+        report({"event": "note", "text": f"{text}checkpoint to go on from"})
     log = RunLog(run)
     done: dict[str, Any] = {}
 
     def listen(event: dict[str, Any]) -> None:
         if event["event"] in DECISIVE:
-            log.note(event["history"])
+            log.note(event["history"], event["best_epoch"])
         if event["event"] == "done":
             done.update(event["metrics"])
         report(event)

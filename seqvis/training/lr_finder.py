@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqvis.errors import TrainingError
+from seqvis.storage import Location
 from seqvis.training.schedules import OptimizerSettings
 from seqvis.training.stepper import Stepper, Task
-from seqvis.training.workers import Workers
+from seqvis.training.workers import Workers, this_worker
 
 _SMOOTHING = 0.95
 _EXPLODED = 3.0  # times the best smoothed loss
@@ -75,9 +76,32 @@ def find_learning_rate(
     )
 
 
+def plot_rate_search(
+    task: Task[Any],
+    optimizer: OptimizerSettings,
+    precision: str,
+    seed: int,
+    use_gpu: bool,
+    run: Location,
+    report: Callable[[dict[str, Any]], None],
+) -> dict[str, Any]:
+    """Look for a learning rate in this process and draw what was seen into the directory `run`.
+
+    Returns the suggested rate and where the plot is.
+    """
+    found = find_learning_rate(task, optimizer, precision, seed, this_worker(use_gpu), report)
+    from seqvis.plots import plot_learning_rates  # matplotlib takes a second to load
+
+    run.make_directory()
+    plot = run / "learning_rates.png"
+    with plot.local_output() as path:
+        plot_learning_rates(path, found.rates, found.losses, found.smoothed, found.suggestion)
+    return {"learning_rate": found.suggestion, "plot": plot.uri}
+
+
 def _steepest(rates: list[float], smoothed: list[float]) -> float:
     if len(rates) < 3 or min(smoothed) >= smoothed[0]:
-        raise TrainingError("the loss fell at no learning rate; check the corpus and the model")
+        raise TrainingError("the loss fell at no learning rate; check the data and the model")
     lowest = int(np.argmin(smoothed))
     slopes = np.gradient(np.array(smoothed[: max(3, lowest + 1)]))
     return float(f"{rates[int(np.argmin(slopes))]:.2g}")

@@ -24,11 +24,12 @@ class RunLog:
     def __init__(self, location: Location):
         self.location = location
         self._history: list[dict[str, Any]] = []
+        self._best_epoch: int | None = None
         self._written_at = time.monotonic()
 
-    def note(self, history: list[dict[str, Any]]) -> None:
+    def note(self, history: list[dict[str, Any]], best_epoch: int | None) -> None:
         """Takes the table of all epochs so far, and writes it if the last time was long ago."""
-        self._history = history
+        self._history, self._best_epoch = history, best_epoch
         if time.monotonic() - self._written_at > SECONDS_BETWEEN:
             self.flush()
 
@@ -47,7 +48,7 @@ class RunLog:
         (self.location / "metrics.csv").write_bytes(history_as_csv(history))
         with tempfile.TemporaryDirectory() as folder:
             picture = Path(folder) / "curves.png"
-            plot_curves(picture, history)
+            plot_curves(picture, history, self._best_epoch)
             (self.location / "curves.png").write_bytes(picture.read_bytes())
             self._write_tensorboard(Path(folder) / "tensorboard", history)
 

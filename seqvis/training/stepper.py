@@ -53,6 +53,9 @@ class Task(Protocol[B]):
     def evaluate(self, model: nn.Module, workers: Workers) -> dict[str, Any]:
         """Validation metrics, floats; strings and lists (samples) are passed to the report."""
 
+    def schedules(self, epoch: int) -> dict[str, float]:
+        """What the task itself varies over training, at this epoch; for the table of epochs."""
+
     def flops(self, model: nn.Module, batch: B) -> float:
         """Floating-point operations of a training step on the batch."""
 

@@ -17,9 +17,14 @@ from torch import Tensor, nn
 
 from seqvis.artifacts import Artifact
 from seqvis.config import Settings
-from seqvis.errors import ConfigError
+from seqvis.errors import ConfigError, DataError
 from seqvis.text.vocab import PAD, UNK, Vocabulary
-from seqvis.text.wordvectors import WordVectors, embedding_matrix
+from seqvis.text.wordvectors import (
+    WordVectors,
+    embedding_matrix,
+    is_marker,
+    words_without_vector,
+)
 from seqvis.training.stepper import StepLoss
 from seqvis.training.workers import Workers
 from seqvis.translation.batches import (
@@ -37,7 +42,13 @@ from seqvis.translation.forcing import ForcingSettings, draw_coins, probability
 from seqvis.translation.inference import Inference
 from seqvis.translation.languages import Languages, SourceSentence, load_languages
 from seqvis.translation.losses import SequenceLoss, projected_cross_entropy
-from seqvis.translation.metrics import FreeRunningSums, Scoring, free_running_sums, score_texts
+from seqvis.translation.metrics import (
+    FreeRunningSums,
+    Scoring,
+    TextScores,
+    free_running_sums,
+    score_texts,
+)
 from seqvis.translation.model import Seq2Seq
 from seqvis.translation.pairmaps import training_pairs
 from seqvis.translation.sentences import Hypothesis, SearchSettings
@@ -99,6 +110,31 @@ class TranslationTask:
                 embedding.weight.mul_(self.model_settings.embedding_deviation)
         return model
 
+    def missing_vectors(self) -> list[str]:
+        """What to say of words that the given word vectors lack, a line for each side.
+
+        Raises DataError if they lack all words of a side.
+        """
+        sides = (
+            ("--vectors-source", self.languages.source_vocabulary, self.vectors_source),
+            ("--vectors-target", self.languages.target_vocabulary, self.vectors_target),
+        )
+        lines = []
+        for flag, vocabulary, vectors in sides:
+            missing = words_without_vector(vocabulary, vectors) if vectors is not None else []
+            words = sum(not is_marker(word) for word in vocabulary.words)
+            if missing and len(missing) == words:
+                raise DataError(
+                    f"{flag}: has a vector for none of the corpus's {words:,} words; is it of the "
+                    f"right language?"
+                )
+            if missing:
+                lines.append(
+                    f"{flag}: {len(missing):,} of {words:,} words have no vector and begin at "
+                    f"random, such as {', '.join(missing[:5])}"
+                )
+        return lines
+
     def parameter_groups(self, model: nn.Module) -> list[tuple[list[nn.Parameter], float]]:
         return [(list(model.parameters()), 1.0)]
 
@@ -151,6 +187,11 @@ class TranslationTask:
         loss = loss + _activation_penalty(dropped, output.states, by_step != PAD, rates)
         return StepLoss(loss, plain, int(counted.sum()))
 
+    def schedules(self, epoch: int) -> dict[str, float]:
+        if self.forcing.schedule is None:
+            return {}
+        return {"teacher_forcing": probability(self.forcing, float(epoch))}
+
     def flops(self, model: nn.Module, batch: Batch) -> float:
         assert isinstance(model, Seq2Seq)
         source, target = model.flops_per_word()
@@ -180,9 +221,7 @@ class TranslationTask:
         everything = {row: text for one in gathered for row, text in one[2].items()}
         translations = [everything[row] for row in range(len(self.valid))]
         references = self.valid.target_texts or []
-        language = self.languages.target_tokenizer.settings.language
-        lowercase = not self.languages.keep_case
-        scores = score_texts(translations, references, self.scoring, language, lowercase)
+        scores = self._scores(translations, references)
         return {
             **total.means(),
             "forced_loss": sum(one[1] for one in gathered) / max(1, total.words),
@@ -190,6 +229,16 @@ class TranslationTask:
             "chrf": scores.chrf,
             "samples": self._samples(translations),
         }
+
+    @property
+    def signature(self) -> str:
+        """How validation BLEU and chrF are computed, in sacreBLEU's words."""
+        return self._scores(["."], ["."]).signature
+
+    def _scores(self, translations: list[str], references: list[str]) -> TextScores:
+        language = self.languages.target_tokenizer.settings.language
+        lowercase = not self.languages.keep_case
+        return score_texts(translations, references, self.scoring, language, lowercase)
 
     def _text(self, row: int, hypothesis: Hypothesis) -> str:
         assert self.valid.source_texts is not None
@@ -249,6 +298,6 @@ def _fill(
             f"{flag}: has {vectors.dimension} dimensions, the model's embeddings have "
             f"{embedding.embedding_dim}; set --model.embedding-size {vectors.dimension}"
         )
-    matrix, _ = embedding_matrix(vocabulary, vectors, seed)
+    matrix = embedding_matrix(vocabulary, vectors, seed)
     with torch.no_grad():
         embedding.weight.copy_(torch.from_numpy(matrix))

@@ -21,10 +21,10 @@ from seqvis.text.wordvectors import WordVectors
 from seqvis.training.checkpoints import CheckpointStore
 from seqvis.training.fit import FitResult, FitSettings, fit
 from seqvis.training.launch import Report, launch, run_directory
-from seqvis.training.lr_finder import find_learning_rate
+from seqvis.training.lr_finder import plot_rate_search
 from seqvis.training.runlog import history_as_csv
 from seqvis.training.schedules import OptimizerSettings
-from seqvis.training.workers import Workers, this_worker
+from seqvis.training.workers import Workers
 from seqvis.translation.batches import BatchSettings
 from seqvis.translation.forcing import ForcingSettings
 from seqvis.translation.languages import LANGUAGE_FILES
@@ -47,7 +47,7 @@ class TrainSettings(Settings):
     """Of the seed: plain, bidir (encoder in both directions), force (teacher forcing), attn
     (attention and forcing), all."""
     epochs: int = Field(12, ge=1)
-    """Passes over the corpus."""
+    """Passes over the corpus. A run that is given more goes on at the last rate of its cycle."""
     vectors_source: str | None = None
     """Word vectors of the source language, from build_vectors, to start from."""
     vectors_target: str | None = None
@@ -71,10 +71,8 @@ class TrainSettings(Settings):
 
     def identity(self) -> dict[str, Any]:
         """What must stay the same for a run to go on: all but places and appearances."""
-        places = {"corpus", "out", "samples", "vectors_source", "vectors_target"}
-        dump = self.resolved().model_dump(exclude=places)
-        dump["fit"].pop("checkpoint_minutes")
-        return dump
+        places = {"corpus", "out", "samples", "vectors_source", "vectors_target", "fit"}
+        return self.resolved().model_dump(exclude=places) | {"fit": self.fit.identity()}
 
 
 def train(
@@ -97,10 +95,15 @@ def train(
     """
     out = locate(settings.out)
     artifacts.check_destination(out, "translator")
-    check_inputs(settings)  # before any process is started
+    resolved = _with_absolute_paths(settings.resolved())
+    # What is wrong with the corpus or the vectors is said before any process is started.
+    check_inputs(settings)
+    if settings.vectors_source or settings.vectors_target:
+        for text in make_task(resolved).missing_vectors():
+            report({"event": "note", "text": text})
     return launch(
         train_worker,
-        _with_absolute_paths(settings.resolved()),
+        resolved,
         out,
         report,
         num_workers,
@@ -124,23 +127,9 @@ def check_inputs(settings: TrainSettings) -> None:
 def find_rate(settings: TrainSettings, use_gpu: bool, report: Report) -> dict[str, Any]:
     """Runs the learning-rate finder in this process; its plot goes into `OUT.run/`."""
     settings = settings.resolved()
-    workers = this_worker(use_gpu)
-    fit_settings = settings.fit
-    result = find_learning_rate(
-        make_task(settings),
-        settings.optimizer,
-        fit_settings.precision,
-        fit_settings.seed,
-        workers,
-        report,
-    )
-    from seqvis.plots import plot_learning_rates  # matplotlib takes a second to load
-
-    run = run_directory(locate(settings.out))
-    run.make_directory()
-    with (run / "learning_rates.png").local_output() as path:
-        plot_learning_rates(path, result.rates, result.losses, result.smoothed, result.suggestion)
-    return {"learning_rate": result.suggestion, "plot": (run / "learning_rates.png").uri}
+    task, run = make_task(settings), run_directory(locate(settings.out))
+    precision, seed = settings.fit.precision, settings.fit.seed
+    return plot_rate_search(task, settings.optimizer, precision, seed, use_gpu, run, report)
 
 
 def train_worker(settings: TrainSettings, workers: Workers, report: Report) -> None:
@@ -159,6 +148,7 @@ def train_worker(settings: TrainSettings, workers: Workers, report: Report) -> N
     )
     if workers.is_first:
         metrics = {key: value for key, value in result.best.items() if key != "step"}
+        metrics["signature"] = task.signature
         metrics["parameters"] = sum(tensor.numel() for tensor in result.tensors.values())
         _save(out, settings, task.corpus, result, metrics)
         report({"event": "done", "metrics": metrics})
@@ -206,7 +196,7 @@ def _save(
             if name in corpus.files:
                 writer.path(name).write_bytes(corpus.file(name).read_bytes())
         with writer.local_file("curves.png") as path:
-            plot_curves(path, result.history)
+            plot_curves(path, result.history, result.best["epoch"])
 
 
 def _with_absolute_paths(settings: TrainSettings) -> TrainSettings:

@@ -218,6 +218,55 @@ def test_a_run_that_was_cut_off_ends_with_the_weights_of_one_that_was_not(
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_a_finished_model_is_given_more_epochs_with_its_calibration(
+    data: Path, tmp_path: Path, job: Job
+) -> None:
+    out = tmp_path / "model"
+    more = ["--calibration.folds", 2]
+    code, _, error = job(train_devise.main, *flags(data, out, *more, "--epochs", 2))
+    assert code == 0, error
+    changed = ["--fit.patience", 9, "--calibration.at", 1]  # which no head depends on
+    code, result, error = job(train_devise.main, *flags(data, out, *more, *changed, "--epochs", 4))
+    assert code == 0, error
+    assert error.count("--epochs was 2, is 4") == 3  # the head and two folds
+    with (out / "metrics.csv").open() as lines:
+        table = list(csv.DictReader(lines))
+    assert [row["epoch"] for row in table] == ["1", "2", "3", "4"]
+    assert len({row["learning_rate"] for row in table[1:]}) == 1
+    assert "harmonic@1" in result["held_out_labels"]
+    wrong = ["--head.dropout", 0.1, "--epochs", 3, "--calibration.folds", 3]
+    code, _, error = job(train_devise.main, *flags(data, out, *wrong))
+    assert code == 2
+    assert "fold-1/step-" in error
+    for change in (
+        "calibration.folds was 2, is 3",
+        "epochs was 4, is 3",
+        "dropout was 0.5, is 0.1",
+    ):
+        assert change in error
+    code, _, error = job(
+        train_devise.main, *flags(data, out, "--epochs", 4, "--calibration.folds", 0)
+    )
+    assert code == 0, error
+
+
+def test_the_finder_suggests_a_rate_for_the_head_and_draws_it(
+    data: Path, tmp_path: Path, job: Job
+) -> None:
+    out = tmp_path / "model"
+    code, result, error = job(train_devise.main, *flags(data, out, "--find-lr"))
+    assert code == 0, error
+    assert 1e-4 < result["learning_rate"] < 1
+    plot = tmp_path / "model.run" / "learning_rates.png"
+    assert result["plot"] == str(plot)
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert not out.exists()
+    conse = flags(data, out, "--find-lr", "--method", "conse")
+    code, _, error = job(train_devise.main, *conse)
+    assert code == 2
+    assert "error: --find-lr: conse trains nothing" in error
+
+
 def test_calibration_never_sees_an_unseen_picture(data: Path, tmp_path: Path, job: Job) -> None:
     table = FeatureTable.open(str(data / "features"))
     features = table.features.copy()

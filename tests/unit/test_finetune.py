@@ -86,7 +86,7 @@ def test_the_tuned_backbone_is_recorded_and_loads_wherever_the_model_lies(
     assert "embed the images" in capsys.readouterr().err
 
 
-def test_fine_tuning_that_was_cut_off_ends_alike(
+def test_fine_tuning_that_was_cut_off_ends_alike_and_is_given_more_epochs(
     data: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from seqvis.errors import SeqvisError
@@ -110,6 +110,14 @@ def test_fine_tuning_that_was_cut_off_ends_alike(
     for name in ("model.safetensors", "backbone.safetensors"):
         one, other = (load_file(tmp_path / place / name) for place in ("whole", "cut"))
         assert all(torch.equal(one[key], other[key]) for key in one)
+    code, _, error = run(data, tmp_path / "cut", "--epochs", 9)  # would be another head
+    assert code == 2
+    assert "finetune/step-" in error
+    assert "other settings (epochs was 2, is 9); give --restart" in error
+    code, _, error = run(data, tmp_path / "cut", "--finetune.epochs", 3)
+    assert code == 0, error
+    assert "--finetune.epochs was 2, is 3" in error
+    assert len((tmp_path / "cut" / "metrics.csv").read_text().splitlines()) == 4
 
 
 def test_pictures_that_are_gone_are_named(data: Path, tmp_path: Path, run: Run) -> None:

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from seqvis import artifacts
-from seqvis.errors import ArtifactError, ConfigError, StorageError, TrainingError
+from seqvis.errors import ArtifactError, ConfigError, DataError, StorageError, TrainingError
 from seqvis.samples.questions import generate_pairs
 from seqvis.storage import locate
+from seqvis.text.vectorbuilding import build_store
+from seqvis.text.vectorsources import open_source
 from seqvis.training.checkpoints import CheckpointStore, Snapshot
 from seqvis.training.fit import FitSettings, RunStopped
 from seqvis.training.schedules import OptimizerSettings, learning_rate, momentum
@@ -87,8 +89,8 @@ def test_a_checkpoint_of_another_corpus_is_refused(questions: Path, tmp_path: Pa
     other = write_corpus(tmp_path / "other", pairs[30:], pairs[:30])
     with pytest.raises(ConfigError, match="checkpoint of another corpus; give --restart"):
         train(run.model_copy(update={"corpus": str(other)}), ignore, 0)
-    with pytest.raises(ConfigError, match=r"other settings \(epochs was 2, is 3\)"):
-        train(run.model_copy(update={"epochs": 3}), ignore, 0)
+    with pytest.raises(ConfigError, match=r"other settings \(epochs was 2, is 1\)"):
+        train(run.model_copy(update={"epochs": 1}), ignore, 0)
     assert not (tmp_path / "out").exists()
     train(run.model_copy(update={"epochs": 1}), ignore, 0, restart=True)
     assert artifacts.load(str(tmp_path / "out"), "translator").config["epochs"] == 1
@@ -160,13 +162,15 @@ def test_training_stops_early_and_keeps_the_best_epoch(questions: Path, tmp_path
     metrics = train(
         settings(questions, tmp_path / "out", epochs=9, fit=fit, optimizer=still), ignore, 0
     )
-    assert metrics["epoch"] == 1
+    assert metrics["epoch"] == 2  # equal to the first, and later
     assert len(list(csv.DictReader((tmp_path / "out" / "metrics.csv").open()))) == 2
 
 
 def test_a_loss_that_is_not_finite_stops_with_advice(questions: Path, tmp_path: Path) -> None:
     wild = {"learning_rate": 1e30, "clip_norm": 0}
-    with pytest.raises(TrainingError, match=r"not finite .* lower --optimizer.learning-rate"):
+    with pytest.raises(
+        TrainingError, match=r"not finite .* lower --optimizer.learning-rate \(now 1e"
+    ):
         train(settings(questions, tmp_path / "out", optimizer=wild), ignore, 0)
     assert not (tmp_path / "out").exists()
 
@@ -175,6 +179,66 @@ def test_an_unknown_monitor_is_named_with_those_there_are(questions: Path, tmp_p
     fit = SMALL["fit"] | {"monitor": "blue"}
     with pytest.raises(ConfigError, match="blue is no validation metric; there are accuracy, bleu"):
         train(settings(questions, tmp_path / "out", epochs=1, fit=fit), ignore, 0)
+
+
+def test_a_finished_translator_is_given_more_epochs(questions: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    fit = SMALL["fit"] | {"monitor": "forced_loss"}
+    train(settings(questions, out, epochs=1, fit=fit), ignore, 0)
+    before = weights(out)
+    notes: list[str] = []
+    batches = SMALL["batches"] | {"size": 65}
+    with pytest.raises(ConfigError, match=r"other settings \(batches.size was 64, is 65\)"):
+        train(settings(questions, out, epochs=2, fit=fit, batches=batches), ignore, 0)
+    assert weights(out) == before
+    changed = settings(questions, out, epochs=2, fit=fit | {"patience": 1}, samples=2)
+    assert train(changed, lambda event: notes.append(event.get("text", "")), 0)["epoch"] == 2
+    assert any("--epochs was 1, is 2" in note for note in notes)
+    rows = list(csv.DictReader((out / "metrics.csv").open()))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert rows[0]["learning_rate"] == rows[1]["learning_rate"]
+    assert weights(out) != before
+    assert [row["teacher_forcing"] for row in rows] == ["1.0", "0.9"]
+    assert {"momentum", "learning_rate"} <= rows[0].keys()
+    artifact = artifacts.load(str(out), "translator")
+    assert "tok:13a|" in artifact.metrics["signature"]
+    assert artifact.config["epochs"] == 2
+
+
+def test_words_without_a_vector_are_counted_and_some_are_named(
+    questions: Path, tmp_path: Path
+) -> None:
+    words = [
+        word
+        for word in (questions / "target.vocab").read_text().split("\n")
+        if word and not word.startswith("_")
+    ]
+    file = tmp_path / "some.vec"
+    numbers = " ".join(["1.5"] * 32)
+    known = [word for word in words[:50] if word != "where"]
+    file.write_text(f"{len(known)} 32\n" + "".join(f"{word} {numbers}\n" for word in known))
+    build_store(open_source("vec", str(file)), str(tmp_path / "vectors"), {})
+    vectors = str(tmp_path / "vectors")
+    task = make_task(settings(questions, tmp_path / "x", vectors_target=vectors).resolved())
+    missing = [word for word in words if word not in known and word.lower() not in known]
+    assert task.missing_vectors() == [
+        f"--vectors-target: {len(missing):,} of {len(words):,} words have no vector and begin at "
+        f"random, such as {', '.join(missing[:5])}"
+    ]
+    notes: list[str] = []
+
+    def stop(event: dict[str, Any]) -> None:
+        notes.append(event.get("text", ""))
+        raise StopError
+
+    with pytest.raises(StopError):
+        train(settings(questions, tmp_path / "out", vectors_target=vectors), stop, 0)
+    assert notes == task.missing_vectors()
+    file.write_text(f"1 32\nнет {numbers}\n")
+    build_store(open_source("vec", str(file)), str(tmp_path / "other"), {})
+    other = settings(questions, tmp_path / "out", vectors_source=str(tmp_path / "other"))
+    with pytest.raises(DataError, match="--vectors-source: has a vector for none of the corpus's"):
+        train(other, ignore, 0)
 
 
 def test_the_finder_suggests_a_rate_and_draws_it(questions: Path, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from seqvis.text.vectorbuilding import build_store
 from seqvis.text.vectorsources import Block, open_source
 from seqvis.text.vectorwriter import vector_writer
 from seqvis.text.vocab import Vocabulary
-from seqvis.text.wordvectors import WordVectors, embedding_matrix
+from seqvis.text.wordvectors import WordVectors, embedding_matrix, words_without_vector
 
 RunJob = Callable[..., tuple[int, dict[str, Any], str]]
 
@@ -312,15 +312,15 @@ def test_an_embedding_has_unit_deviation_random_rows_and_zero_padding(tmp_path: 
     words = Vocabulary(
         ("_bos_", "_pad_", "_eos_", "_unk_", "_up_", "W7", *(f"w{i}" for i in range(2000)), "x")
     )
-    matrix, missing = embedding_matrix(words, store, 0)
+    matrix, missing = embedding_matrix(words, store, 0), words_without_vector(words, store)
     assert matrix.dtype == np.float32
     assert missing == ["x"]
     assert not matrix[1].any()
     np.testing.assert_allclose(matrix[5], random[7] / random.std(), rtol=1e-4)  # lower case
     assert matrix[6:2006].std() == pytest.approx(1, abs=1e-3)
     assert 0.5 < matrix[[0, 2, 3, 4, -1]].std() < 1.5
-    assert np.array_equal(matrix, embedding_matrix(words, store, 0)[0])
-    assert not np.array_equal(matrix, embedding_matrix(words, store, 1)[0])
+    assert np.array_equal(matrix, embedding_matrix(words, store, 0))
+    assert not np.array_equal(matrix, embedding_matrix(words, store, 1))
 
 
 def big_store(out: Path, words: int) -> None:

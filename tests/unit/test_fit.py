@@ -1,0 +1,305 @@
+"""Which epoch a run keeps, and how it goes on: with a task of a single weight."""
+
+import itertools
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from seqvis import artifacts
+from seqvis.errors import ConfigError, TrainingError
+from seqvis.storage import locate
+from seqvis.training.checkpoints import CheckpointStore
+from seqvis.training.fit import FitResult, FitSettings, RunStopped, fit
+from seqvis.training.launch import launch
+from seqvis.training.messages import NAMES, Names, diverged
+from seqvis.training.progress import Progress
+from seqvis.training.schedules import OptimizerSettings
+from seqvis.training.stepper import StepLoss
+from seqvis.training.workers import Workers
+
+RATES = OptimizerSettings(learning_rate=0.1, clip_norm=0.0, cyclical_momentum=True)
+
+
+class OneWeight:
+    """Two steps an epoch; validation says what the test wants it to."""
+
+    unit = "tokens"
+
+    def __init__(self, validation: list[dict[str, Any]]):
+        self.validation = validation
+        self.rates: list[float] = []
+
+    def build_model(self) -> nn.Module:
+        return nn.Linear(1, 1)
+
+    def parameter_groups(self, model: nn.Module) -> list[tuple[list[nn.Parameter], float]]:
+        return [(list(model.parameters()), 1.0)]
+
+    def fingerprint(self) -> str:
+        return "data"
+
+    def steps_in_epoch(self, epoch: int) -> int:
+        return 2
+
+    def batches(self, epoch: int, first: int, workers: Workers) -> Iterator[Tensor]:
+        self.epoch = epoch
+        return iter([torch.ones(4, 1)] * (2 - first))
+
+    def loss(self, model: nn.Module, batch: Tensor, epoch: float) -> StepLoss:
+        loss = model(batch).square().mean()
+        return StepLoss(loss, loss.detach() * 4, 4)
+
+    def evaluate(self, model: nn.Module, workers: Workers) -> dict[str, Any]:
+        return self.validation[self.epoch]
+
+    def schedules(self, epoch: int) -> dict[str, float]:
+        return {"teacher_forcing": 1 - epoch / 10}
+
+    def flops(self, model: nn.Module, batch: Tensor) -> float:
+        return 1.0
+
+
+def run(
+    folder: Path,
+    validation: list[dict[str, Any]],
+    epochs: int | None = None,
+    stop: int = 0,
+    events: list[dict[str, Any]] | None = None,
+    identity: dict[str, Any] | None = None,
+    **settings: Any,
+) -> FitResult:
+    """Fits until the end, or with `stop` to that epoch; the notes go into `events`."""
+
+    def report(event: dict[str, Any]) -> None:
+        if events is not None:
+            events.append(event)
+        if event["event"] == "epoch" and event["history"][-1]["epoch"] == stop:
+            raise RunStopped
+
+    chosen = FitSettings(precision="float32", **{"monitor": "bleu", **settings})
+    epochs = epochs or len(validation)
+    store = CheckpointStore(locate(folder / "checkpoints"))
+    known = {"epochs": epochs, "fit": chosen.identity(), **(identity or {})}
+    return fit(OneWeight(validation), epochs, chosen, RATES, store, Workers(), report, known)
+
+
+def rows(name: str, values: list[float], losses: list[float]) -> list[dict[str, float]]:
+    pairs = zip(values, losses, strict=True)
+    return [{name: float(value), "loss": float(loss)} for value, loss in pairs]
+
+
+def notes(events: list[dict[str, Any]]) -> str:
+    return "\n".join(event["text"] for event in events if event["event"] == "note")
+
+
+NAN = math.nan
+CHOICES = [
+    ("bleu", [0, 0, 0], [3, 1, 2], 2),  # constant: the lowest loss
+    ("bleu", [0, 0, 0], [1, 1, 1], 3),  # all is equal: the last
+    ("chrf", [5, 9, 9, 4], [3, 2, 1.5, 1], 3),
+    ("accuracy", [0.5, 0.9, 0.9], [1, 2, 3], 2),
+    ("hit@1", [0.2, 0.2, 0.1], [2, 2, 1], 2),
+    ("loss", [2, 1, 1, 3], [2, 1, 1, 3], 3),
+    ("forced_loss", [2, 1, 1], [5, 4, 6], 2),
+    ("bleu", [NAN, 1, NAN], [1, 2, 1], 2),  # what is no number is worse than any
+    ("loss", [NAN, NAN, 4, NAN], [NAN, NAN, 4, NAN], 3),
+    ("bleu", [0, 0, 0], [NAN, 2, NAN], 2),
+]
+
+
+@pytest.mark.parametrize(("monitor", "values", "losses", "kept"), CHOICES)
+def test_of_equal_scores_the_lower_loss_is_kept_and_then_the_later_epoch(
+    tmp_path: Path, monitor: str, values: list[float], losses: list[float], kept: int
+) -> None:
+    validation = rows(monitor, values, losses)
+    assert run(tmp_path / "whole", validation, monitor=monitor).best["epoch"] == kept
+    for stop in range(1, len(values)):  # also if the run is resumed after any epoch
+        parts = tmp_path / f"parts-{stop}"
+        with pytest.raises(RunStopped):
+            run(parts, validation, stop=stop, monitor=monitor)
+        assert run(parts, validation, monitor=monitor).best["epoch"] == kept
+
+
+def test_the_best_epoch_is_told_to_whoever_draws_the_curves(tmp_path: Path) -> None:
+    events: list[dict[str, Any]] = []
+    run(tmp_path, rows("chrf", [9, 9, 1], [2, 1, 3]), monitor="chrf", events=events)
+    assert [one["best_epoch"] for one in events if one["event"] == "epoch"] == [1, 2, 2]
+
+
+def test_a_falling_loss_holds_off_early_stopping_under_a_constant_monitor(tmp_path: Path) -> None:
+    falling = rows("bleu", [0] * 7, [7, 6, 5, 5, 5, 5, 5])
+    result = run(tmp_path, falling, patience=2)
+    assert len(result.history) == 5  # the third was the last better one
+    assert result.best["epoch"] == 5
+
+
+def test_a_monitor_that_never_moved_is_reported(tmp_path: Path) -> None:
+    for monitor, values, reported in (
+        ("bleu", [0.0, 0.0, 0.0], True),
+        ("accuracy", [NAN, NAN, NAN], True),
+        ("chrf", [1.0, 1.0, 1.1], False),
+        ("hit@5", [0.5], False),
+    ):
+        events: list[dict[str, Any]] = []
+        validation = rows(monitor, values, [3.0, 2.0, 1.0][: len(values)])
+        run(tmp_path / monitor, validation, monitor=monitor, events=events)
+        text = f"--fit.monitor {monitor}: was {values[0]:g} after each of {len(values)} epochs"
+        assert (text in notes(events)) is reported
+
+
+@pytest.mark.parametrize("monitor", ["blue", "learning_rate", "seconds", "samples", "epoch"])
+def test_only_a_validation_metric_can_be_the_monitor(tmp_path: Path, monitor: str) -> None:
+    validation = [{"bleu": 1.0, "loss": 1.0, "samples": ["x"]}]
+    with pytest.raises(ConfigError, match="is no validation metric; there are bleu, loss, train_l"):
+        run(tmp_path, validation, monitor=monitor)
+
+
+def test_a_finished_run_goes_on_with_more_epochs_at_the_last_rate_of_its_cycle(
+    tmp_path: Path,
+) -> None:
+    validation = rows("bleu", [1, 2, 3, 4, 5, 6, 7], [1.0] * 7)
+    first = run(tmp_path, validation, epochs=3)
+    events: list[dict[str, Any]] = []
+    second = run(tmp_path, validation, epochs=5, events=events)
+    assert "--epochs was 3, is 5" in notes(events)
+    assert "rate, 0.005" in notes(events)
+    assert second.history[:3] == first.history
+    assert [row["step"] for row in second.history] == [2, 4, 6, 8, 10]
+    assert [row["learning_rate"] for row in second.history[2:]] == pytest.approx([0.005] * 3)
+    assert second.best["epoch"] == 5
+    with pytest.raises(RunStopped):
+        run(tmp_path, validation, epochs=7, stop=6)
+    third = run(tmp_path, validation, epochs=7)  # interrupted, and the same command again
+    assert [row["learning_rate"] for row in third.history[2:]] == pytest.approx([0.005] * 5)
+    with pytest.raises(ConfigError, match=r"other settings \(epochs was 7, is 6\)"):
+        run(tmp_path, validation, epochs=6)
+
+
+def test_a_run_is_lengthened_to_the_same_weights_wherever_it_was_interrupted(
+    tmp_path: Path,
+) -> None:
+    validation = rows("bleu", [1, 2, 3, 4, 5, 6], [1.0] * 6)
+    run(tmp_path / "finished", validation, epochs=4)
+    with pytest.raises(RunStopped):
+        run(tmp_path / "interrupted", validation, epochs=4, stop=2)
+    results = [run(tmp_path / name, validation, epochs=6) for name in ("finished", "interrupted")]
+    assert torch.equal(results[0].tensors["weight"], results[1].tensors["weight"])
+    for one, other in zip(*(result.history for result in results), strict=True):
+        assert one["train_loss"] == other["train_loss"]
+        assert one["learning_rate"] == other["learning_rate"]
+
+
+def test_a_checkpoint_of_an_earlier_version_is_lengthened_alike(tmp_path: Path) -> None:
+    validation = rows("bleu", [1, 2, 3, 4], [1.0] * 4)
+    run(tmp_path, validation, epochs=2)
+    newest = CheckpointStore(locate(tmp_path / "checkpoints")).latest()
+    assert newest is not None
+    store = CheckpointStore(locate(tmp_path / "checkpoints"))
+    snapshot = store.read(newest)
+    state = json.loads(json.dumps(snapshot.state))
+    del state["progress"]["schedule_epochs"]
+    state["progress"] |= {"best_score": 2.0, "finished": True}
+    state["identity"]["fit"] |= {"patience": 0, "precision": "float32"}
+    store.save(type(snapshot)(snapshot.tensors, state), 4, 4)
+    store.wait()
+    result = run(tmp_path, validation, epochs=4, patience=3)
+    assert [row["learning_rate"] for row in result.history[1:]] == pytest.approx([0.005] * 3)
+    assert result.best["epoch"] == 4
+
+
+def test_a_run_that_stopped_early_goes_on_with_more_patience_or_more_epochs(
+    tmp_path: Path,
+) -> None:
+    validation = rows("bleu", [5, 1, 1, 1, 1, 6, 1, 1, 1], [1, 2, 3, 4, 5, 6, 7, 8, 9])
+
+    def epochs(count: int, patience: int) -> int:
+        return len(run(tmp_path, validation, epochs=count, patience=patience).history)
+
+    assert epochs(6, 1) == 2
+    assert epochs(6, 1) == 2  # the same command changes nothing
+    assert epochs(6, 3) == 4
+    assert epochs(7, 3) == 7  # it gets its patience anew, and the sixth is better
+    assert epochs(7, 1) == 7
+    assert epochs(9, 0) == 9
+
+
+def test_settings_that_shape_nothing_may_change_and_the_others_are_all_named(
+    tmp_path: Path,
+) -> None:
+    validation = rows("bleu", [1, 2, 3], [3, 2, 1])
+    wanted = {"batches": {"size": 64, "unit": "tokens"}, "model": {"tied": True}}
+    with pytest.raises(RunStopped):
+        run(tmp_path, validation, stop=1, identity=wanted)
+    other = {"batches": {"size": 32, "unit": "tokens"}, "model": {"tied": False}}
+    differing = (
+        r"\(batches.size was 64, is 32; fit.monitor was 'bleu', is 'loss'; "
+        r"fit.seed was 42, is 7; model.tied was True, is False\); give --restart"
+    )
+    with pytest.raises(ConfigError, match=differing):
+        run(tmp_path, validation, identity=other, monitor="loss", seed=7)
+    free = {"patience": 5, "checkpoint_minutes": 1.0}
+    assert len(run(tmp_path, validation, identity=wanted, **free).history) == 3
+
+
+def test_the_table_of_epochs_has_momentum_and_the_tasks_own_schedules(tmp_path: Path) -> None:
+    history = run(tmp_path, rows("bleu", [1, 2], [2, 1])).history
+    assert [row["teacher_forcing"] for row in history] == [1.0, 0.9]
+    assert history[0]["momentum"] < history[1]["momentum"] == pytest.approx(RATES.beta1)
+
+
+def test_a_finished_model_without_checkpoints_is_replaced_and_that_is_said(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    def finish(work: None, workers: Workers, report: Any) -> None:
+        with artifacts.create(str(out), "translator", {}):
+            (tmp_path / "out.run" / "checkpoints").mkdir(parents=True, exist_ok=True)
+
+    said = []
+    for restart in (False, False, True):
+        events: list[dict[str, Any]] = []
+        launch(finish, None, locate(out), events.append, 0, False, 0, restart)
+        said.append(notes(events))
+    assert said == ["", "", ""]
+    (tmp_path / "out.run" / "checkpoints").rmdir()
+    launch(finish, None, locate(out), events.append, 0, False, 0, False)
+    assert "out: holds a finished model, which is replaced at the end; " in notes(events)
+
+
+def test_progress_reads_what_other_versions_wrote() -> None:
+    stored = {"step": 3, "epoch": 1, "best_score": 0.5, "finished": False, "of_later": 1}
+    assert Progress.of(stored) == Progress(step=3, epoch=1)
+
+
+@pytest.mark.parametrize(
+    ("clip", "product", "names"),
+    itertools.product(
+        (0.0, 2.5),
+        (torch.float32, torch.bfloat16),
+        (NAMES, Names("finetune.epochs", "finetune.learning_rate")),
+    ),
+)
+def test_advice_on_a_loss_that_is_not_finite_fits_the_settings(
+    clip: float, product: torch.dtype, names: Names
+) -> None:
+    optimizer = OptimizerSettings(learning_rate=0.5, clip_norm=clip)
+    text = diverged(7, optimizer, product, names)
+    flag = names.learning_rate.replace("_", "-")
+    assert f"not finite at step 7; lower --{flag} (now 0.5)" in text
+    assert ("lower --optimizer.clip-norm (now 2.5)" in text) is (clip > 0)
+    assert ("--optimizer.clip-norm 1 (now 0: not clipped)" in text) is (clip == 0)
+    assert ("--fit.precision float32" in text) is (product == torch.bfloat16)
+
+
+def test_a_loss_that_is_not_finite_from_the_start_is_not_blamed_on_the_rate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing = torch.full((4, 1), math.nan)
+    monkeypatch.setattr(OneWeight, "batches", lambda *_: iter([nothing, nothing]))
+    with pytest.raises(TrainingError, match="at step 1; it was so before any weight changed"):
+        run(tmp_path, rows("bleu", [1], [1]))
