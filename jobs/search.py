@@ -27,7 +27,8 @@ class Search(JobSettings):
     collection: str
     """Directory that build_index wrote."""
     text: str | None = None
-    """Words, as a signed sum: boat, "engine + boat", "2 * dog - puppy", "fire truck"."""
+    """Words, as a signed sum: boat, "engine + boat", "2 * dog - puppy", "fire truck", "dogs
+    without cats". After a minus or a negation without a number, half is subtracted."""
     image: str | None = None
     """Picture file: find pictures like it."""
     like: str | None = None
@@ -63,6 +64,7 @@ class Search(JobSettings):
 def run(settings: Search) -> dict[str, Any]:
     """Searches and returns the query with what it found; a table goes to standard error."""
     where = _filters(settings.where)
+    read_as: dict[str, str] = {}
     with SearchEngine.open(settings.collection, settings.model, settings.vectors) as engine:
         started = time.perf_counter()
         if settings.classify is not None:
@@ -71,16 +73,21 @@ def run(settings: Search) -> dict[str, Any]:
                 {"name": w.name, "labels": w.labels, "score": round(w.score, 4)} for w in words
             ]
             rows = [(f"{word.score:.3f}", word.name, " ".join(word.labels)) for word in words]
-            query = settings.classify
+            query, title = settings.classify, _title(settings.classify)
         else:
             query, matches = _search(engine, settings, where)
+            title = _title(query)
+            if settings.text is not None:
+                read = str(engine.words.read(query))
+                read_as = {"read_as": read}
+                title = query if read == query else f"{query} (read as: {read})"
             results = [{**m.metadata, "id": m.id, "score": round(m.score, 4)} for m in matches]
             rows = [(f"{m.score:.3f}", str(m.metadata.get("name", "")), m.id) for m in matches]
             if settings.sheet is not None:
-                _draw(engine, settings.sheet, _title(query), matches)
+                _draw(engine, settings.sheet, title, matches)
         milliseconds = round(1e3 * (time.perf_counter() - started), 2)
-        _show(_title(query), rows)
-    return {"query": query, "results": results, "milliseconds": milliseconds}
+        _show(title, rows)
+    return {"query": query, **read_as, "results": results, "milliseconds": milliseconds}
 
 
 def _search(

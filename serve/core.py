@@ -49,10 +49,10 @@ class SearchParts:
         for about in described["versions"].values():
             self.shards = [self._index(shard) for shard in range(about["shards"])]
 
-    async def nearest(self, k: int, method: str, *arguments: Any) -> list[Match]:
-        """The best `k` matches of all shards. Raises UnknownFieldError if all shards do."""
-        calls = [_matches_of(shard.call(method, *arguments)) for shard in self.shards]
-        return merge(await asyncio.gather(*calls), k)
+    async def ask(self, method: str, *arguments: Any) -> list[Any]:
+        """The answer of each shard, or its UnknownFieldError."""
+        calls = [_answer_of(shard.call(method, *arguments)) for shard in self.shards]
+        return await asyncio.gather(*calls)
 
     def owner(self, name: str) -> Part:
         return self.shards[shard_of(name, len(self.shards))]
@@ -128,16 +128,19 @@ class Core:
 
     async def find_words(
         self, query: str, k: int, min_score: float | None, where: Any, name: str | None
-    ) -> tuple[str, list[dict[str, Any]]]:
-        """Pictures near a sum of words."""
+    ) -> tuple[str, str, list[dict[str, Any]]]:
+        """The version's name, how the query is read, and pictures near it."""
         search = self._search()
 
-        async def ask(version: Version) -> list[Match]:
+        async def ask(version: Version) -> tuple[str, list[Match]]:
             key = version_key(version)
-            return await search.nearest(k, "search_words", key, query, k, min_score, where)
+            answers = await search.ask("search_words", key, query, k, min_score, where)
+            read = [one[0] for one in answers if not isinstance(one, UnknownFieldError)]
+            found = [one if isinstance(one, UnknownFieldError) else one[1] for one in answers]
+            return "".join(read[:1]), merge(found, k)
 
-        model, found = await self._ask("search", name, ask)
-        return model, _matches(found)
+        model, (read, found) = await self._ask("search", name, ask)
+        return model, read, _matches(found)
 
     async def find_picture(
         self, content: bytes, k: int, min_score: float | None, where: Any, name: str | None
@@ -364,10 +367,10 @@ class Core:
         if not np.isfinite(vector).all():
             raise QueryError("the picture's place is not finite")
         search, key = self._search(), version_key(version)
-        return await search.nearest(k, "search_vector", key, vector, k, min_score, where)
+        return merge(await search.ask("search_vector", key, vector, k, min_score, where), k)
 
 
-async def _matches_of(asked: Awaitable[list[Match]]) -> list[Match] | UnknownFieldError:
+async def _answer_of(asked: Awaitable[Any]) -> Any:
     try:
         return await asked
     except UnknownFieldError as error:

@@ -59,8 +59,11 @@ class IndexReplica:
 
     async def search_words(
         self, version: str, query: str, k: int, min_score: float | None, where: Where
-    ) -> list[Match]:
-        """Pictures near a sum of words. Raises QueryError, UnknownWordError, DataError."""
+    ) -> tuple[str, list[Match]]:
+        """How the query is read, and pictures near it.
+
+        Raises QueryError, UnknownWordError, DataError.
+        """
         return await self._in_thread(self._search_words, version, query, k, min_score, where)
 
     async def search_vector(
@@ -102,9 +105,10 @@ class IndexReplica:
 
     def _search_words(
         self, version: str, query: str, k: int, min_score: float | None, where: Where
-    ) -> list[Match]:
-        point = self._follower.get(version).words.place(query)
-        return self._search(version, point, k, min_score, where)
+    ) -> tuple[str, list[Match]]:
+        words = self._follower.get(version).words
+        read = words.read(query)
+        return str(read), self._search(version, words.place(read), k, min_score, where)
 
     def _search(
         self, version: str, vector: np.ndarray, k: int, min_score: float | None, where: Where

@@ -16,7 +16,8 @@ import numpy as np
 
 from seqvis.devise.words import TrainedWords, open_vectors
 from seqvis.errors import ArtifactError
-from seqvis.search.queries import parse_query, place_query
+from seqvis.search.functionwords import function_words_of
+from seqvis.search.queries import Query, parse_query, place_query
 from seqvis.search.shards import describe
 from seqvis.search.spelling import Spelling
 from seqvis.text.wordvectors import WordVectors
@@ -43,6 +44,7 @@ class WordPlacer:
         self.model = model
         self._vectors = vectors
         self._vectors_uri = uri or model.vectors_uri
+        self._grammar = function_words_of(vectors)
 
     @classmethod
     def open(
@@ -60,15 +62,24 @@ class WordPlacer:
     def dimension(self) -> int:
         return self.model.dimension
 
-    def place(self, query: str) -> np.ndarray:
+    def read(self, query: str) -> Query:
+        """How a query is understood in the language of the word vectors; `str` shows it.
+
+        Raises QueryError if it cannot be read.
+        """
+        if not isinstance(query, str):
+            raise TypeError(f"a query is one str, not {type(query).__name__}: {query!r}")
+        return parse_query(query, self._grammar)
+
+    def place(self, query: str | Query) -> np.ndarray:
         """A query's unit vector, float32 [dimension].
 
         Raises QueryError if it cannot be read or cancels to zero, UnknownWordError, with near
         spellings, for a word that has no vector.
         """
-        parsed = parse_query(query)
+        read = query if isinstance(query, Query) else self.read(query)
         return place_query(
-            parsed, self._vectors, self.model.place_words, lambda word: self._spelling.near(word)
+            read, self._vectors, self.model.place_words, lambda word: self._spelling.near(word)
         )
 
     @cached_property

@@ -1,36 +1,37 @@
 """Text queries: signed sums of words and phrases, such as `engine + boat` or `2 * dog - puppy`.
 
-    query  = [sign] term { sign term }        sign   = "+" | "-"
+    query  = [sign] term { sign term }        sign   = "+" | "-" | "," | not, no, without …
     term   = [ number "*" ] phrase            phrase = word { word }  |  '"' anything '"'
 
-In: what a user typed. Out: a `Query`, weights and phrases; `str(query)` is text that reads back as
-the same. `place_query` makes it a unit vector of the space that pictures are projected into.
+Punctuation at the edges of words goes, and so do function words (`a photo of a dog` is `dog`;
+functionwords.py) where anything is left without them. What follows a minus or a negation without
+a number is subtracted by half: names of similar things lie close together, and with all of `cat`
+taken from `dog` nothing of the dog is left. A number says exactly how much: `dog - 1 * cat`.
 
-What would surprise a reader: a hyphen between two letters or digits belongs to the word
-(`motor-boat`, `1e-3`), any other is a minus; `c++` needs quotes. Dashes, curly quotes and the
-signs × and − are read as the keyboard's. Quotes only keep signs from being read as such:
-`"fire truck"` and `fire truck` are one phrase.
+A hyphen between two letters or digits belongs to the word (`motor-boat`, `1e-3`), any other is a
+minus. Dashes, curly quotes and the signs × and − are read as the keyboard's. Quotes keep what is
+between them as it stands: signs, function words and negations (`"no parking"`, `"c++"`).
+`str(query)` is how a query was read, as text that reads back as the same.
 """
 
 import math
 import re
-import unicodedata
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from seqvis.errors import QueryError, UnknownWordError
+from seqvis.search.functionwords import ENGLISH, FunctionWords
+from seqvis.search.querytokens import Token, tidy, tokens_of, without_edges
 from seqvis.text.wordvectors import WordVectors
 
 LONGEST_QUERY = 1000  # characters
 MOST_TERMS = 50
+SUBTRACTED = 0.5  # of a term after a minus without a number; measured in docs/pictures.md
 
-# Each stands for one character, so that columns stay what the user sees.
-_KEYBOARD = str.maketrans("‐‑‒–—−“”„«»×＋＊’", "------" + '"""""' + "*+*'")
 _NUMBER = re.compile(r"(\d+\.?\d*|\.\d+)(e-?\d+)?|inf|infinity|nan", re.ASCII | re.IGNORECASE)
-_PARTS = re.compile(r"[-_/']")
+_PARTS = re.compile(r"[\W_]+")
 _CANCELLED = 1e-5  # of the terms' weights together: below this only rounding is left
 
 
@@ -47,6 +48,7 @@ class Query:
     """A signed sum of phrases."""
 
     terms: tuple[Term, ...]
+    grammar: FunctionWords = field(default=ENGLISH, compare=False, repr=False)
 
     def __str__(self) -> str:
         """The query as text that `parse_query` reads back as an equal one."""
@@ -55,20 +57,31 @@ class Query:
             sign = "-" if math.copysign(1.0, term.weight) < 0 else "+"
             size = repr(abs(term.weight)).replace("+", "")  # 1e+16: no sign inside a number
             parts += [sign] if parts or sign == "-" else []
-            parts += [] if size == "1.0" else [size, "*"]
-            parts.append(term.phrase if _reads_as_words(term.phrase) else f'"{term.phrase}"')
+            parts += [] if term.weight == 1.0 else [size, "*"]
+            parts.append(self._written(term.phrase))
         return " ".join(parts)
 
+    def _written(self, phrase: str) -> str:
+        """The phrase, in quotes unless it means itself beside another term without them."""
+        try:
+            read = parse_query(f'"x" + {phrase}', self.grammar).terms
+        except QueryError:
+            read = ()
+        return phrase if read[1:] == (Term(1.0, phrase),) else f'"{phrase}"'
 
-def parse_query(text: str) -> Query:
-    """Reads a query. Raises QueryError that names the column (from 1) of what cannot be read."""
+
+def parse_query(text: str, grammar: FunctionWords = ENGLISH) -> Query:
+    """Read a query with the function words of a language.
+
+    Raises QueryError that names the column (from 1) of what cannot be read.
+    """
     if not text.strip():
         raise QueryError("the query is empty; give a word, such as boat, or a sum: engine + boat")
     if len(text) > LONGEST_QUERY:
         raise QueryError(
             f"the query has {len(text):,} characters; {LONGEST_QUERY:,} at most can be read"
         )
-    return _Parser(text).query()
+    return _Parser(text, grammar).query()
 
 
 def place_query(
@@ -88,11 +101,21 @@ def place_query(
     rows = np.asarray(place(raw.astype(np.float32)), dtype=np.float64)
     weights = np.array([term.weight for term in query.terms])
     weights = weights / (np.abs(weights).max() or 1.0)  # so that 1e308 + 1e308 is finite
-    total = weights @ rows
+    wanted, unwanted = np.maximum(weights, 0) @ rows, np.maximum(-weights, 0) @ rows
+    total = wanted - unwanted
     length = float(np.linalg.norm(total))
-    if not length > _CANCELLED * float(np.abs(weights).sum()):
+    too_short = not length > _CANCELLED * float(np.abs(weights).sum())
+    if too_short or _same_direction(wanted, unwanted):
         raise QueryError(f"{query}: its terms cancel to zero; there is nothing left to look for")
     return np.asarray(total / length, dtype=np.float32)
+
+
+def _same_direction(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether one is a multiple of the other: dog without dog, by whatever weight."""
+    lengths = float(np.linalg.norm(one)), float(np.linalg.norm(other))
+    if not all(lengths):
+        return False
+    return bool(np.linalg.norm(one / lengths[0] - other / lengths[1]) < _CANCELLED)
 
 
 def phrase_vector(
@@ -124,9 +147,9 @@ def _word_vector(word: str, vectors: WordVectors) -> np.ndarray | None:
     vector = _stored(word, vectors)
     if vector is not None:
         return vector
-    parts = [_stored(part, vectors) for part in _PARTS.split(word) if part]
-    known = [part for part in parts if part is not None]
-    if len(known) == len(parts) > 1:
+    names = [part for part in _PARTS.split(word) if part]
+    known = [part for name in names if (part := _stored(name, vectors)) is not None]
+    if known and len(known) == len(names):
         mean: np.ndarray = np.mean(known, axis=0)
         return mean
     return _unit(vectors.vector(word))
@@ -150,46 +173,69 @@ def _unit(vector: np.ndarray | None) -> np.ndarray | None:
     return np.asarray(wide / np.linalg.norm(wide))
 
 
-@dataclass(frozen=True)
-class _Token:
-    kind: Literal["sign", "times", "word", "quoted", "end"]
-    text: str
-    column: int  # from 1
-
-
 class _Parser:
     """A recursive-descent parser: one method for each rule of the grammar."""
 
-    def __init__(self, text: str):
+    def __init__(self, text: str, grammar: FunctionWords):
         self._text = text
-        self._tokens = list(_tokens(text.translate(_KEYBOARD), self._error))
+        self._grammar = grammar
+        tokens = list(tokens_of(text, self._error))
+        self._tokens = [self._tagged(tokens, place) for place in range(len(tokens))]
         self._place = 0
 
     def query(self) -> Query:
         terms: list[Term] = []
-        sign = self._take().text if self._next.kind == "sign" else "+"
+        meant: list[Term] = []  # without those of function words alone
         while True:
+            sign = self._sign()
             if len(terms) == MOST_TERMS:
                 raise self._error(self._next.column, f"a query has {MOST_TERMS} terms at most")
-            terms.append(self._term(-1.0 if sign == "-" else 1.0))
+            term, means = self._term(sign)
+            terms.append(term)
+            meant += [term] if means else []
+            broken = self._skip_breaks()
             if self._next.kind == "end":
-                return Query(tuple(terms))
-            if self._next.kind != "sign":
+                return Query(tuple(meant or terms), self._grammar)
+            if not broken and self._next.kind not in ("sign", "not"):
                 raise self._error(self._next.column, self._unexpected())
-            sign = self._take().text
 
-    def _term(self, sign: float) -> Term:
-        weight = 1.0
+    def _sign(self) -> str:
+        """The sign of the next term: "+", "-", or "not" for a negation in words."""
+        self._skip_breaks()
+        sign = self._take().text if self._next.kind == "sign" else "+"
+        self._skip_breaks()
+        if self._next.kind == "not" and sign == "-":
+            raise self._error(self._next.column, self._unexpected())
+        while self._next.kind == "not":
+            self._take()
+            sign = "not"
+        return sign
+
+    def _skip_breaks(self) -> bool:
+        before = self._place
+        while self._next.kind == "break":
+            self._take()
+        return self._place > before
+
+    def _term(self, sign: str) -> tuple[Term, bool]:
+        """A term, and whether it is more than function words."""
+        weight = 1.0 if sign == "+" else SUBTRACTED
         if self._next.kind == "word" and self._tokens[self._place + 1].kind == "times":
             weight = self._weight()
+        weight = weight if sign == "+" else -weight
         if self._next.kind == "quoted":
-            return Term(sign * weight, _tidy(self._take().text))
+            return Term(weight, tidy(self._take().text)), True
         if self._next.kind != "word":
             raise self._error(self._next.column, self._unexpected())
-        words = []
+        words: list[str] = []
         while self._next.kind == "word":
-            words.append(self._take().text)
-        return Term(sign * weight, _tidy(" ".join(words)))
+            ends = sign == "not" and _plain(self._next) in self._grammar.scope_ends
+            if ends and self._grammar.meaning(words):
+                self._tokens[self._place] = replace(self._next, kind="break")
+                break
+            words.append(without_edges(tidy(self._take().text)))
+        meaning = self._grammar.meaning(words)
+        return Term(weight, " ".join(meaning or words)), bool(meaning)
 
     def _weight(self) -> float:
         token = self._take()
@@ -204,10 +250,10 @@ class _Parser:
         return weight
 
     @property
-    def _next(self) -> _Token:
+    def _next(self) -> Token:
         return self._tokens[self._place]
 
-    def _take(self) -> _Token:
+    def _take(self) -> Token:
         self._place += 1
         return self._tokens[self._place - 1]
 
@@ -216,69 +262,25 @@ class _Parser:
         kind, text = self._next.kind, self._next.text
         if kind == "end":
             return "the query ends where a word is expected"
-        if kind == "sign":
+        if kind in ("sign", "not"):
             return f"a second sign ({text}) where a word is expected; quote words that hold signs"
         if kind == "times":
             return "a * needs a number before it and a phrase after it, as in 2 * dog"
         return f"a + or - is missing before {text}"
 
+    def _tagged(self, tokens: Sequence[Token], place: int) -> Token:
+        """The token as what its word does here: a negation, a break, or a word."""
+        token = tokens[place]
+        if token.kind == "word" and tokens[place + 1].kind in ("word", "quoted"):
+            if self._grammar.is_negation(_plain(token)):
+                return replace(token, kind="not")
+            if place and _plain(token) in self._grammar.contrasts:
+                return replace(token, kind="break")
+        return token
+
     def _error(self, column: int, problem: str) -> QueryError:
         return QueryError(f"{self._text!r}, column {column}: {problem}")
 
 
-def _tokens(text: str, error: Callable[[int, str], QueryError]) -> Iterator[_Token]:
-    at = 0
-    while at < len(text):
-        character, begin = text[at], at
-        at += 1
-        if character.isspace():
-            continue
-        if character == '"':
-            at = text.find('"', begin + 1) + 1
-            if not at:
-                raise error(begin + 1, "this quote is not closed")
-            quoted = text[begin + 1 : at - 1]
-            _check_characters(quoted, begin + 2, error)
-            if not quoted.strip():
-                raise error(begin + 1, "nothing stands between the quotes")
-            yield _Token("quoted", quoted, begin + 1)
-        elif character in "+-":
-            yield _Token("sign", character, begin + 1)
-        elif character == "*":
-            yield _Token("times", character, begin + 1)
-        else:
-            while at < len(text) and _goes_on(text, at):
-                at += 1
-            _check_characters(text[begin:at], begin + 1, error)
-            yield _Token("word", text[begin:at], begin + 1)
-    yield _Token("end", "", len(text) + 1)
-
-
-def _goes_on(text: str, at: int) -> bool:
-    """Whether the character at `at` belongs to the word that the one before it is in."""
-    if text[at] == "-":
-        return _is_letter(text[at - 1]) and _is_letter(text[at + 1 : at + 2])
-    return not text[at].isspace() and text[at] not in '"+*'
-
-
-def _is_letter(character: str) -> bool:
-    """A letter, a digit, or a mark that combines with one."""
-    return bool(character) and unicodedata.category(character)[0] in "LNM"
-
-
-def _check_characters(part: str, column: int, error: Callable[[int, str], QueryError]) -> None:
-    """No word holds a control character, nor half of a surrogate pair (bytes not in UTF-8)."""
-    for offset, character in enumerate(part):
-        if unicodedata.category(character) in ("Cc", "Cs") and not character.isspace():
-            raise error(column + offset, f"the character U+{ord(character):04X} is in no word")
-
-
-def _tidy(phrase: str) -> str:
-    """Composed characters, as stores of words have them, and single spaces."""
-    return " ".join(unicodedata.normalize("NFC", phrase).split())
-
-
-def _reads_as_words(phrase: str) -> bool:
-    """Whether the phrase means itself without quotes."""
-    tokens = list(_tokens(phrase, lambda column, problem: QueryError(problem)))[:-1]
-    return all(token.kind == "word" for token in tokens)
+def _plain(token: Token) -> str:
+    return without_edges(tidy(token.text)).lower()

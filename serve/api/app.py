@@ -92,14 +92,14 @@ def _translation(core: Core, limits: Limits) -> APIRouter:
 def _searching(core: Core, limits: Limits) -> APIRouter:
     router = APIRouter(prefix="/v1", tags=["search"])
 
-    @router.post("/search/text", response_model=None, responses=_ok(schema.SearchAnswer))
+    @router.post("/search/text", response_model=None, responses=_ok(schema.SearchTextAnswer))
     async def search_text(asked: schema.SearchTextRequest) -> Response:
         """Pictures near words, or near a signed sum of words."""
         check_k(asked.k, limits)
-        model, found = await core.find_words(
+        model, read, found = await core.find_words(
             asked.query, asked.k, asked.min_score, asked.where, asked.model
         )
-        return _json({"model": model, "matches": found})
+        return _json({"model": model, "read_as": read, "matches": found})
 
     @router.post("/search/like", response_model=None, responses=_ok(schema.SearchAnswer))
     async def search_like(asked: schema.SearchLikeRequest) -> Response:

@@ -94,7 +94,7 @@ class SearchTextRequest(_SearchRequest):
     )
 
     query: str = Field(max_length=1000)
-    """`boat`, `engine + boat`, `2 * dog - puppy`, `fire truck`."""
+    """`boat`, `engine + boat`, `2 * dog - puppy`, `fire truck`, `dogs without cats`."""
 
 
 class SearchLikeRequest(_SearchRequest):
@@ -116,6 +116,11 @@ class Match(BaseModel):
 class SearchAnswer(BaseModel):
     model: str
     matches: list[Match]
+
+
+class SearchTextAnswer(SearchAnswer):
+    read_as: str
+    """The signed sum that was searched for: `a photo of a dog, not a cat` is `dog - 0.5 * cat`."""
 
 
 class Word(BaseModel):

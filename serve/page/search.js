@@ -23,6 +23,7 @@ class Panel {
     this.api = api;
     this.words = byId("words");
     this.found = byId("found");
+    this.readAs = byId("read-as");
     this.k = byId("k");
     this.cutoff = byId("cutoff");
     this.message = new Message(byId("search-message"));
@@ -100,14 +101,14 @@ class Panel {
     const query = this.query;
     try {
       const options = { signal: running.signal, onWait: this.message.wait };
-      const { matches } = await this.#ask(query, options);
+      const answer = await this.#ask(query, options);
       this.message.clear();
-      this.gallery.show(matches);
-      this.found.textContent = this.#summary(query, matches.length);
+      this.#show(query, answer);
     } catch (error) {
       if (running.signal.aborted) return;
       this.gallery.show([]);
       this.found.textContent = "";
+      this.readAs.hidden = true;
       if (!tentative || error.code !== "unknown_word") this.#explain(error, query);
     } finally {
       if (this.running === running) this.gallery.busy(false);
@@ -119,6 +120,13 @@ class Panel {
     if (query.kind === "text") return this.api.post("v1/search/text", { query: query.text, ...limits }, options);
     if (query.kind === "like") return this.api.post("v1/search/like", { id: query.id, ...limits }, options);
     return this.api.upload("v1/search/image", { file: query.file, ...limits }, options);
+  }
+
+  #show(query, { matches, read_as: read }) {
+    this.gallery.show(matches);
+    this.found.textContent = this.#summary(query, matches.length);
+    this.readAs.hidden = !read || read === query.text;
+    this.readAs.textContent = `Read as: ${read}`;
   }
 
   #explain(error, query) {
@@ -168,10 +176,8 @@ class Panel {
   async #refresh() {
     const query = this.query;
     try {
-      const { matches } = await this.#ask(query, {});
-      if (this.query !== query) return;
-      this.gallery.show(matches);
-      this.found.textContent = this.#summary(query, matches.length);
+      const answer = await this.#ask(query, {});
+      if (this.query === query) this.#show(query, answer);
     } catch {
       // The gallery stays as it was; the next search says what is wrong.
     }

@@ -191,12 +191,14 @@ def build_app(stub: Stub) -> FastAPI:
     @app.post("/v1/search/text", response_model=None)
     def text(asked: dict[str, Any]) -> dict[str, Any] | JSONResponse:
         total = [0.0, 0.0, 0.0]
-        for word in asked["query"].split(" + "):
+        read = asked["query"].removeprefix("a photo of a ")
+        for word in read.split(" + "):
             if word not in WORDS:
                 near = difflib.get_close_matches(word, WORDS)
                 return failure(422, "unknown_word", f"{word}: unknown", word=word, suggestions=near)
             total = [a + b for a, b in zip(total, WORDS[word], strict=True)]
-        return stub.nearest((total[0], total[1], total[2]), asked["k"], asked["min_score"])
+        found = stub.nearest((total[0], total[1], total[2]), asked["k"], asked["min_score"])
+        return {**found, "read_as": read}
 
     @app.post("/v1/search/like", response_model=None)
     def like(asked: dict[str, Any]) -> dict[str, Any] | JSONResponse:

@@ -131,6 +131,15 @@ def test_a_sum_of_words_is_an_example_to_click(page: Page) -> None:
     assert page.one("#words").get_attribute("value") == "engine + boat"
 
 
+def test_how_words_were_read_is_shown_where_it_differs(page: Page) -> None:
+    page.open_ready()
+    page.search("a photo of a boat")
+    page.until(lambda: page.text("#read-as") == "Read as: boat")
+    page.search("boat")
+    page.until(lambda: page.text("#found").endswith("\u201cboat\u201d"))
+    assert page.text("#read-as") == ""
+
+
 def test_sliders_bound_the_number_and_the_scores(page: Page) -> None:
     page.open_ready()
     page.search("boat")

@@ -153,6 +153,14 @@ def test_words_find_what_the_engine_finds(both: Served, collection: Path) -> Non
     assert again.status_code == 304
 
 
+def test_the_answer_says_how_words_were_read(both: Served) -> None:
+    asked = {"query": "a photo of a boat, no dog", "k": 3}
+    answer = both.client.post("/v1/search/text", json=asked).json()
+    assert answer["read_as"] == "boat - 0.5 * dog"
+    again = both.client.post("/v1/search/text", json={**asked, "query": answer["read_as"]}).json()
+    assert again["matches"] == answer["matches"]
+
+
 def test_an_unknown_word_suggests_others(both: Served) -> None:
     answer = both.client.post("/v1/search/text", json={"query": "baot"})
     found = error_of(answer, 422, "unknown_word")

@@ -12,6 +12,7 @@ import pytest
 
 from seqvis.artifacts import create
 from seqvis.errors import QueryError, UnknownWordError
+from seqvis.search.functionwords import function_words_of
 from seqvis.search.queries import Query, Term, parse_query, place_query
 from seqvis.search.spelling import Spelling, edit_costs
 from seqvis.text.subwords import Subwords
@@ -65,27 +66,28 @@ def raw(word: str, vectors: WordVectors) -> np.ndarray:
         ("boat", [(1, "boat")]),
         ("engine + boat", [(1, "engine"), (1, "boat")]),
         ("engine+boat", [(1, "engine"), (1, "boat")]),
-        ("boat - sail", [(1, "boat"), (-1, "sail")]),
-        ("boat -sail", [(1, "boat"), (-1, "sail")]),
-        ("2 * dog - puppy", [(2, "dog"), (-1, "puppy")]),
+        ("boat - sail", [(1, "boat"), (-0.5, "sail")]),
+        ("boat -sail", [(1, "boat"), (-0.5, "sail")]),
+        ("boat - 1 * sail", [(1, "boat"), (-1, "sail")]),
+        ("2 * dog - puppy", [(2, "dog"), (-0.5, "puppy")]),
         ("2*dog - .5*puppy", [(2, "dog"), (-0.5, "puppy")]),
         ("1e-3 * dog + 1E2 * cat", [(0.001, "dog"), (100, "cat")]),
-        ("- sail + boat", [(-1, "sail"), (1, "boat")]),
+        ("- sail + boat", [(-0.5, "sail"), (1, "boat")]),
         ("+ boat", [(1, "boat")]),
         ("fire   truck", [(1, "fire truck")]),
         ("red fire truck - 3 * small dog", [(1, "red fire truck"), (-3, "small dog")]),
         ("motor-boat", [(1, "motor-boat")]),
-        ("motor - boat", [(1, "motor"), (-1, "boat")]),
-        ("jack-in-the-box - box", [(1, "jack-in-the-box"), (-1, "box")]),
+        ("motor - boat", [(1, "motor"), (-0.5, "boat")]),
+        ("jack-in-the-box - box", [(1, "jack-in-the-box"), (-0.5, "box")]),
         ("2 dog", [(1, "2 dog")]),
         ("2 * 3", [(2, "3")]),
         ("0 * dog + cat", [(0, "dog"), (1, "cat")]),
         ('"c++" + "2 * dog"', [(1, "c++"), (1, "2 * dog")]),
         ('2 * "fire truck"', [(2, "fire truck")]),
         ('"fire  truck"', [(1, "fire truck")]),
-        ("chien − été", [(1, "chien"), (-1, "été")]),
+        ("chien − été", [(1, "chien"), (-0.5, "été")]),
         ("e\u0301te\u0301-la", [(1, "été-la")]),
-        ("“fire truck” – dog", [(1, "fire truck"), (-1, "dog")]),
+        ("“fire truck” – dog", [(1, "fire truck"), (-0.5, "dog")]),
         ("2 × dog", [(2, "dog")]),
         ("日本 + 犬", [(1, "日本"), (1, "犬")]),
         ("rock'n'roll\t+\nboat", [(1, "rock'n'roll"), (1, "boat")]),
@@ -98,8 +100,115 @@ def test_a_query_is_read_as_a_signed_sum_of_phrases(
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        *("dog.", "dog!", "(dog)", "[dog]", "#dog", "@dog", "'dog'", "‘dog’", "dog?", "¿dog?"),
+        *(
+            "dog…",
+            "dog, ",
+            "_dog_",
+            "<dog>",
+            "dog:",
+            "/dog/",
+            "$dog",
+            "`dog`",
+            "dog\u200b",
+            "dog🐶",
+        ),
+        *("dog's", "a dog", "The dog", "& dog", "a photo of a dog", "Pictures with dog"),
+        *("show me dog", "is there a dog in it?", "everything about the dog."),
+    ],
+)
+def test_punctuation_and_function_words_say_nothing(text: str) -> None:
+    assert parse_query(text) == Query((Term(1.0, "dog"),))
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("dog, cat", "dog + cat"),
+        ("dog;cat", "dog + cat"),
+        ("fire, truck", "fire + truck"),
+        ("1,000 dogs", "1,000 dogs"),
+        ("St. Bernard", "St Bernard"),
+        ("犬、猫", "犬 + 猫"),
+        ("picture frame", "picture frame"),
+        ("the", '"the"'),
+        ("the + dog", "dog"),
+        ("🚢", "🚢"),
+        ('"a photo of a dog"', '"a photo of a dog"'),
+        ("not dog", "- 0.5 * dog"),
+        ("dogs without cats", "dogs - 0.5 * cats"),
+        ("dogs without cats and birds", "dogs - 0.5 * cats birds"),
+        ("a dog, not a cat!", "dog - 0.5 * cat"),
+        ("dog NOT cat", "dog - 0.5 * cat"),
+        ("dog but no cat", "dog - 0.5 * cat"),
+        ("dog except 2 * puppy", "dog - 2.0 * puppy"),
+        ('dog without "fire truck"', "dog - 0.5 * fire truck"),
+        ("neither boats nor trucks", "- 0.5 * boats - 0.5 * trucks"),
+        ("a dog that isn't brown", "dog - 0.5 * brown"),
+        ("a dog that isn’t brown", "dog - 0.5 * brown"),
+        ("no people in the street", "- 0.5 * people + street"),
+        ("woman without a hat on a beach", "woman - 0.5 * hat + beach"),
+        ("forget me not", "forget"),
+        ("no", '"no"'),
+        ("no + cat", "cat"),
+        ('"no parking"', '"no parking"'),
+        ("dog - 1 * cat", "dog - 1.0 * cat"),
+    ],
+)
+def test_how_a_query_is_read_is_shown(text: str, read: str) -> None:
+    assert str(parse_query(text)) == read
+    assert parse_query(read) == parse_query(text)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "query", "read"),
+    [
+        ("der die und in den von zu das mit sich", "ein Foto von einem Hund", "Hund"),
+        ("der die und in den von zu das mit sich", "Hunde ohne Katzen", "Hunde - 0.5 * Katzen"),
+        ("de la le et les des en un du une", "une photo d’un chien", "chien"),
+        ("de la le et les des en un du une", "l'avion, pas la gare", "avion - 0.5 * gare"),
+        ("de la que el en y a los se del", "una foto de un perro", "perro"),
+        ("di e il la che in un a per è", "una foto dell'albero", "albero"),
+        ("the of and to in a is for that", "die pan", "die pan"),
+        ("der die und in den von zu das mit sich", "die Pfanne", "Pfanne"),
+    ],
+)
+def test_function_words_are_those_of_the_vectors_language(
+    sentence: str, query: str, read: str, tmp_path: Path
+) -> None:
+    words = sentence.split()
+    grammar = function_words_of(write_store(tmp_path / "v", words, np.ones((len(words), 2))))
+    assert str(parse_query(query, grammar)) == read
+
+
+def test_a_minus_leaves_what_it_is_taken_from(tmp_path: Path) -> None:
+    # As in real stores, dog and cat are near each other; anvil happens to be a little dog-like.
+    matrix = np.array([[1.0, 0.3, 0], [1.0, -0.3, 0], [0.1, 0.9, 0.5]])
+    store = write_store(tmp_path / "v", ["dog", "cat", "anvil"], matrix)
+    pictures = unit(matrix)
+    for text in ("dog - cat", "dog without cat", "a dog, not a cat"):
+        scores = pictures @ placed(text, store)
+        assert scores.argmax() == 0
+    assert (pictures @ placed("not dog", store)).argmax() != 0
+    assert (pictures @ placed("cat - dog", store)).argmax() == 1
+
+
+def test_parts_between_punctuation_stand_for_a_word_that_is_not_stored(
+    vectors: WordVectors,
+) -> None:
+    mean = unit(raw("fire", vectors)) + unit(raw("truck", vectors))
+    for text in ("fire/truck", "fire.truck", "fire&truck", "fire(truck)"):
+        np.testing.assert_allclose(placed(text, vectors), unit(mean), atol=1e-6)
+    np.testing.assert_allclose(placed('"dog."', vectors), unit(raw("dog", vectors)), atol=1e-6)
+
+
+@pytest.mark.parametrize(
     ("text", "column", "problem"),
     [
+        ("!!!", 4, "ends where a word is expected"),
+        ("dog - not boat", 7, "second sign"),
         ("boat +", 7, "ends where a word is expected"),
         ("-", 2, "ends where a word is expected"),
         ("boat + + sail", 8, "second sign"),
@@ -183,7 +292,7 @@ def test_a_query_is_the_weighted_sum_of_its_placed_phrases(seed: int, vectors: W
     text = ""
     for name in names:
         sign = generator.choice("+-")
-        weight = generator.choice(["", "2 * ", "0.25 * ", "1e2 * "])
+        weight = generator.choice(["1 * ", "2 * ", "0.25 * ", "1e2 * "])
         text += f" {sign} {weight}{name}"
     middle = np.full(6, 0.7)  # stands for the centring that a model's `place_words` does
 

@@ -313,6 +313,33 @@ def test_words_are_searched_without_what_only_pictures_need(built: Path) -> None
     subprocess.run([sys.executable, "-c", code, str(built)], check=True, capture_output=True)
 
 
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("-cat", "- 0.5 * cat"),
+        ("-cat+boat", "- 0.5 * cat + boat"),
+        ("- cat + boat", "- 0.5 * cat + boat"),
+        ("a picture of a boat!", "boat"),
+        ("boat, not a dog", "boat - 0.5 * dog"),
+    ],
+)
+def test_the_reading_of_words_is_shown(text: str, read: str, built: Path, job: Job) -> None:
+    code, result, error = job(search.main, "--collection", built, "--text", text, "--k", 2)
+    assert (code, result["query"], result["read_as"]) == (0, text, read)
+    assert len(result["results"]) == 2
+    assert f"read as: {read}" in " ".join(error.split())
+
+
+def test_a_value_that_begins_with_a_minus_is_taken_for_each_query(built: Path, job: Job) -> None:
+    for flag in ("--like", "--image", "--classify"):
+        code, _, error = job(search.main, "--collection", built, flag, "-x.jpg")
+        assert (code, "-x.jpg" in error) == (1, True)
+    code, _, error = job(search.main, "--collection", built, "--text", "--like", "000001.jpg")
+    assert code == 2
+    code, result, _ = job(search.main, "--collection", built, "--text", "boat", "-k", 1)
+    assert (code, len(result["results"])) == (0, 1)
+
+
 def test_a_picture_file_and_a_stored_one_find_pictures(
     world: World, built: Path, tmp_path: Path, job: Job
 ) -> None:
