@@ -2,26 +2,48 @@
 
 import csv
 import io
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from pydantic import Field
 
 from jobs.runner import leave, run_job
 from seqvis.config import JobSettings
-from seqvis.devise.evaluate import CandidateSet, candidate_labels, evaluate
+from seqvis.devise.evaluate import (
+    CandidateSet,
+    Evaluation,
+    candidate_labels,
+    evaluate,
+    rows_to_score,
+)
 from seqvis.devise.labels import SEED_COVERAGE
 from seqvis.devise.model import DeviseModel
 from seqvis.devise.page import metrics_by_set, page_examples, write_page
+from seqvis.devise.trained import trained_on
 from seqvis.devise.wordnet import WordNet
 from seqvis.devise.words import LabelSpace, open_vectors
 from seqvis.storage import locate
 from seqvis.vision.featuretable import FeatureTable
 
+HELD_OUT, TRAINING = "pictures held out of training", "pictures of the training"
+NOT_RECORDED = "pictures that may have been in the training"
+_WARNINGS = {
+    TRAINING: "the model was trained on every one of these pictures: the figures say how well it "
+    "remembers them, not how well it finds labels; give it others",
+    NOT_RECORDED: "the model does not record which pictures it was trained on; if these were "
+    "among them, the figures are too high; train it anew to have them told apart",
+}
+
 
 class EvaluateDevise(JobSettings):
-    """Scores a DeViSE model on labelled pictures: hit@k, hierarchical precision, harmonic means."""
+    """Scores a DeViSE model on labelled pictures: hit@k, hierarchical precision, harmonic means.
+
+    The figures are those of pictures that the model was not trained on. Pictures of its training,
+    recognised by their content, are scored apart (`trained_on`).
+    """
 
     model: str
     """Directory or URI that train_devise wrote."""
@@ -47,7 +69,14 @@ def run(settings: EvaluateDevise) -> dict[str, Any]:
     needs_words = settings.candidates not in ("seen", "unseen", "all")
     vectors = open_vectors(model, settings.vectors) if needs_words else None
     labels = candidate_labels(model, settings.candidates, vectors)
-    result = evaluate(model, table, settings.candidates, labels)
+    parts = _parts(model, table, settings.candidates, labels)
+    results = {
+        name: evaluate(model, table, settings.candidates, labels, rows)
+        for name, rows in parts.items()
+    }
+    measured_on, result = next(iter(results.items()))
+    if measured_on != HELD_OUT:
+        print(_WARNINGS[measured_on], file=sys.stderr)
     if settings.per_class:
         text = io.StringIO()
         writer = csv.DictWriter(text, list(result.per_class[0]), lineterminator="\n")
@@ -55,13 +84,39 @@ def run(settings: EvaluateDevise) -> dict[str, Any]:
         writer.writerows(result.per_class)
         locate(settings.per_class).write_bytes(text.getvalue().encode())
     if settings.page:
-        examples = page_examples(model, table, settings.candidates, labels, settings.examples)
-        scores = metrics_by_set(settings.candidates, result.metrics)
-        write_page(locate(settings.page), f"{settings.model}: examples", scores, examples)
-    rounded = {key: round(value, 4) for key, value in result.metrics.items()}
-    counts = {"candidates": result.candidates, "images": result.images}
+        examples = page_examples(
+            model, table, settings.candidates, labels, settings.examples, among=parts[measured_on]
+        )
+        scores = {
+            row: figures
+            for name, one in results.items()
+            for row, figures in metrics_by_set(settings.candidates, one.metrics, name).items()
+        }
+        title = f"{settings.model}: examples, {measured_on}"
+        note = _WARNINGS.get(measured_on, "")
+        write_page(locate(settings.page), title, scores, examples, note)
+    more = {"measured_on": measured_on}
     coverage = {"coverage": _coverage(labels)} if settings.candidates == "wordnet" else {}
-    return {"set": settings.candidates, **counts, **rounded, **coverage}
+    also = {"trained_on": _figures(results[TRAINING])} if len(results) > 1 else {}
+    counts = {"candidates": result.candidates}
+    return {"set": settings.candidates, **counts, **more, **_figures(result), **coverage, **also}
+
+
+def _parts(
+    model: DeviseModel, table: FeatureTable, candidates: CandidateSet, labels: LabelSpace
+) -> dict[str, np.ndarray]:
+    """The rows to score by what they are to the model; those whose figures count come first."""
+    rows = rows_to_score(table, candidates, labels)
+    known = trained_on(model, table)
+    if known is None:
+        return {NOT_RECORDED: rows}
+    parts = {HELD_OUT: rows[~known[rows]], TRAINING: rows[known[rows]]}
+    return {name: part for name, part in parts.items() if len(part)}
+
+
+def _figures(result: Evaluation) -> dict[str, Any]:
+    metrics = {key: round(value, 4) for key, value in result.metrics.items()}
+    return {"images": result.images, **metrics}
 
 
 def _coverage(labels: LabelSpace) -> dict[str, int]:

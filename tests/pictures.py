@@ -1,5 +1,6 @@
 """Feature tables and word vectors made by tests: pictures whose features say what they show."""
 
+import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -70,6 +71,7 @@ def write_features(
     stream = io.BytesIO()
     Image.new("RGB", (8, 8), "red").save(stream, "JPEG")
     count = len(labels)
+    rows = features.astype(np.float16)
     columns: dict[str, object] = {
         "path": list(paths or (f"{number:06d}.jpg" for number in range(count))),
         "label": list(labels),
@@ -77,9 +79,9 @@ def write_features(
         "height": [8] * count,
         "size": [1] * count,
         "modified": [1] * count,
-        "content_hash": ["00"] * count,
+        "content_hash": [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows],
         "features": pa.FixedSizeListArray.from_arrays(
-            pa.array(features.astype(np.float16).reshape(-1)), features.shape[1]
+            pa.array(rows.reshape(-1)), features.shape[1]
         ),
         "thumbnail": [stream.getvalue()] * count,
     }

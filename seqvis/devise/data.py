@@ -178,7 +178,7 @@ class Splits:
         if len(rows):
             return rows
         rows = _rows_of(table, labels, self.train)
-        return np.array([row for row in rows if _hash_share(table.paths[row]) < share], dtype=int)
+        return rows[held_out_by_path([table.paths[row] for row in rows], share)]
 
 
 def _rows_of(table: FeatureTable, labels: Sequence[str], among: np.ndarray) -> np.ndarray:
@@ -216,6 +216,11 @@ def _split(
     if not len(valid_rows):
         raise DataError(f"{settings.validation_features}: none of its labels is trained")
     return rows, other, valid_rows
+
+
+def held_out_by_path(paths: Sequence[str], share: float) -> np.ndarray:
+    """Which pictures are held out if this share of them is, bool [paths]."""
+    return np.array([_hash_share(path) < share for path in paths], dtype=bool)
 
 
 def _hash_share(path: str) -> float:

@@ -83,20 +83,31 @@ def candidate_labels(
     )
 
 
+def rows_to_score(table: FeatureTable, candidates: CandidateSet, labels: LabelSpace) -> np.ndarray:
+    """Rows of the pictures whose label is among `labels`. Raises DataError if there is none."""
+    known = set(labels.labels)
+    rows = np.array([row for row, label in enumerate(table.labels) if label in known], dtype=int)
+    if not len(rows):
+        raise DataError(
+            f"{table.artifact.location.uri}: no picture's label is among the {len(known)} "
+            f"candidates (--candidates {candidates})"
+        )
+    return rows
+
+
 def evaluate(
-    model: DeviseModel, table: FeatureTable, candidates: CandidateSet, labels: LabelSpace
+    model: DeviseModel,
+    table: FeatureTable,
+    candidates: CandidateSet,
+    labels: LabelSpace,
+    rows: np.ndarray | None = None,
 ) -> Evaluation:
-    """Scores all pictures of `table` whose label is among `labels`, the candidates.
+    """Score pictures of `table` among `labels`: all that have one, or those of `rows`.
 
     Raises DataError if there is none.
     """
+    rows = rows_to_score(table, candidates, labels) if rows is None else rows
     column = {label: place for place, label in enumerate(labels.labels)}
-    rows = np.array([row for row, label in enumerate(table.labels) if label in column], dtype=int)
-    if not len(rows):
-        raise DataError(
-            f"{table.artifact.location.uri}: no picture's label is among the {len(column)} "
-            f"candidates (--candidates {candidates})"
-        )
     truths = np.array([column[table.labels[row]] for row in rows])
     wordnet = WordNet.load()
     of_wordnet = all(label in wordnet for label in labels.labels)

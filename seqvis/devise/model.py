@@ -3,6 +3,7 @@
     model.safetensors  the head's weights and the space's centre; for conse the classes' vectors
     labels.parquet     label, name, vector (of the space), seen, how: a row a label
     backbone.safetensors  the backbone's weights, if they were fine-tuned
+    trained_on.npy     of a head: a number for the content of each picture it was trained on
     metrics.csv, curves.png   of training
 
 What would surprise a reader: ConSE's classes leave out the unseen labels, as a classifier that was

@@ -12,7 +12,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from seqvis.devise.evaluate import CandidateSet, nearest_labels
+import numpy as np
+
+from seqvis.devise.evaluate import CandidateSet, nearest_labels, rows_to_score
 from seqvis.devise.model import DeviseModel
 from seqvis.devise.words import LabelSpace
 from seqvis.storage import Location
@@ -41,15 +43,17 @@ def page_examples(
     labels: LabelSpace,
     count: int,
     k: int = 5,
+    among: np.ndarray | None = None,
 ) -> list[Example]:
     """At most `count` of the pictures whose label is a candidate, evenly from first to last path.
 
+    `among`: rows to choose from, whose labels are candidates; left out, all such rows.
     Labels are shown by name, those of equal names (crane, the bird and the machine) with the label.
     """
     place = {label: number for number, label in enumerate(labels.labels)}
-    known = [row for row, label in enumerate(table.labels) if label in place]
+    known = rows_to_score(table, candidates, labels) if among is None else among
     count = min(count, len(known))
-    rows = [known[number * len(known) // count] for number in range(count)]
+    rows = [int(known[number * len(known) // count]) for number in range(count)]
     often = Counter(labels.names)
     names = [
         name if often[name] == 1 else f"{name} ({label})"
@@ -69,15 +73,19 @@ def page_examples(
     ]
 
 
-def metrics_by_set(candidates: str, metrics: Mapping[str, float]) -> Metrics:
-    """What `evaluate` measured as rows for the page: all pictures, seen, unseen, harmonic mean."""
+def metrics_by_set(candidates: str, metrics: Mapping[str, float], of: str = "") -> Metrics:
+    """What `evaluate` measured as rows for the page: all pictures, seen, unseen, harmonic mean.
+
+    `of`: which pictures these are, for the rows' names.
+    """
     rows: dict[str, dict[str, float]] = {}
     for key, value in metrics.items():
         kind, _, rest = key.rpartition("_")
         if key.startswith("harmonic@"):
             kind, rest = "harmonic mean of both", key.replace("harmonic", "hit")
         name = f"{kind}, among {candidates}" if kind in ("seen", "unseen") else kind
-        rows.setdefault(name or f"among {candidates}", {})[rest] = value
+        name = ", ".join(part for part in (of, name or f"among {candidates}") if part)
+        rows.setdefault(name, {})[rest] = value
     return rows
 
 

@@ -27,6 +27,7 @@ from seqvis.devise.model import BACKBONE, write_model
 from seqvis.devise.settings import DeviseSettings
 from seqvis.devise.space import unit
 from seqvis.devise.task import HeadTask, Pictures
+from seqvis.devise.trained import write_trained_on
 from seqvis.devise.wordnet import WordNet
 from seqvis.devise.words import KIND
 from seqvis.errors import ConfigError
@@ -248,6 +249,8 @@ def _save(
         writer.metrics.update(json.loads(json.dumps(metrics)))
         write_model(writer, data.labels, tensors, data.space.centre)
         writer.write_json(DROPPED, [asdict(one) for one in data.without_vector])
+        if settings.method == "devise":
+            write_trained_on(writer, data.table, data.train_rows)
         if content is not None:
             writer.path(BACKBONE).write_bytes(content)
         if result is not None:

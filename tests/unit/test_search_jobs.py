@@ -89,12 +89,12 @@ def test_a_collection_is_built_and_its_recall_reported(
 
 
 def test_further_columns_become_metadata(world: World, tmp_path: Path, job: Job) -> None:
-    flags = build_flags(world, tmp_path / "c", "--columns", "content_hash")
+    flags = build_flags(world, tmp_path / "c", "--columns", "size")
     assert job(build_index.main, *flags)[0] == 0
     with Collection.open(tmp_path / "c", read_only=True) as collection:
         item = collection.get("000000.jpg")
         assert item is not None
-        assert item.metadata["content_hash"] == "00"
+        assert item.metadata["size"] == 1
     code, _, error = job(
         build_index.main, *build_flags(world, tmp_path / "d", "--columns", "colour")
     )
