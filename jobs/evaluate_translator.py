@@ -1,5 +1,6 @@
 """Scores a translator on two aligned files: BLEU, chrF, losses, speed."""
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -73,6 +74,13 @@ def run(settings: EvaluateTranslator) -> dict[str, Any]:
         settings.lowercase,
         settings.batch_size,
     )
+    share = result["trained_share"]
+    if share:
+        print(
+            f"{share:.0%} of these sentence pairs were in the training: the scores say in part how "
+            f"well the translator remembers them; give it others",
+            file=sys.stderr,
+        )
     if settings.output:
         write_sentences(locate(settings.output), translations)
     return result

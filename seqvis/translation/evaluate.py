@@ -11,6 +11,7 @@ from seqvis.translation.metrics import (
     free_running_sums,
     score_texts,
 )
+from seqvis.translation.overlap import trained_share
 from seqvis.translation.sentences import SearchSettings
 from seqvis.translation.task import VALIDATION_BATCH, forced_loss
 from seqvis.translation.translator import Translator
@@ -32,6 +33,8 @@ def evaluate(
     likeliest; in all three the model feeds on its own words. `forced_loss` gives it the right
     previous word. Pairs with an empty side take part in BLEU and chrF alone. Without `lowercase`
     being set, case counts if the translator was trained with it, as in training's validation.
+    `trained_share` is the share of the pairs that were trained on, None if the translator does not
+    record its training.
 
     Raises DataError if there are not as many references as sources, or no sentences.
     """
@@ -46,12 +49,14 @@ def evaluate(
     language = translator.languages.target_tokenizer.settings.language
     if lowercase is None:
         lowercase = not translator.languages.keep_case
+    share = trained_share(translator.artifact, translator.languages, sources, references)
     scores = score_texts(translations, references, scoring, language, lowercase)
     result = {
         "bleu": round(scores.bleu, 2),
         "chrf": round(scores.chrf, 2),
         **losses(translator, sources, references),
         "sentences": len(sources),
+        "trained_share": None if share is None else round(share, 4),
         "sentences_per_second": round(len(sources) / seconds, 1),
         "signature": scores.signature,
     }

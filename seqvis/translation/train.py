@@ -13,7 +13,6 @@ from pydantic import Field
 from safetensors.torch import save as save_tensors
 
 from seqvis import artifacts
-from seqvis.artifacts import Artifact
 from seqvis.config import Settings
 from seqvis.storage import Location, absolute, locate
 from seqvis.text.wordvectors import KIND as VECTORS
@@ -29,6 +28,7 @@ from seqvis.translation.batches import BatchSettings
 from seqvis.translation.forcing import ForcingSettings
 from seqvis.translation.languages import LANGUAGE_FILES
 from seqvis.translation.metrics import Scoring
+from seqvis.translation.overlap import write_trained_pairs
 from seqvis.translation.settings import ModelSettings, Variant, resolve_variant
 from seqvis.translation.task import LossSettings, TranslationTask
 
@@ -150,7 +150,7 @@ def train_worker(settings: TrainSettings, workers: Workers, report: Report) -> N
         metrics = {key: value for key, value in result.best.items() if key != "step"}
         metrics["signature"] = task.signature
         metrics["parameters"] = sum(tensor.numel() for tensor in result.tensors.values())
-        _save(out, settings, task.corpus, result, metrics)
+        _save(out, settings, task, result, metrics)
         report({"event": "done", "metrics": metrics})
 
 
@@ -177,10 +177,11 @@ def make_task(settings: TrainSettings) -> TranslationTask:
 def _save(
     out: Location,
     settings: TrainSettings,
-    corpus: Artifact,
+    task: TranslationTask,
     result: FitResult,
     metrics: dict[str, Any],
 ) -> None:
+    corpus = task.corpus
     config = settings.model_dump() | {
         "corpus_fingerprint": corpus.fingerprint(),
         "source_lang": corpus.config["source_lang"],
@@ -195,6 +196,7 @@ def _save(
         for name in LANGUAGE_FILES:
             if name in corpus.files:
                 writer.path(name).write_bytes(corpus.file(name).read_bytes())
+        write_trained_pairs(writer, task.train)
         with writer.local_file("curves.png") as path:
             plot_curves(path, result.history, result.best["epoch"])
 

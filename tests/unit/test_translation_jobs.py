@@ -15,12 +15,15 @@ from jobs.evaluate_translator import main as evaluate
 from jobs.train_devise import main as train_devise
 from jobs.train_translator import main as train
 from jobs.translate import main as translate
+from seqvis import artifacts
 from seqvis.errors import DataError
 from seqvis.samples.questions import generate_pairs
 from seqvis.text.textfiles import lines_at_hand
-from seqvis.text.vocab import PAD
-from seqvis.translation.batches import pad_ids
+from seqvis.text.vocab import EOS, PAD
+from seqvis.translation import overlap
+from seqvis.translation.batches import load_pairs, pad_ids
 from seqvis.translation.evaluate import evaluate as score
+from seqvis.translation.languages import load_languages
 from seqvis.translation.sentences import SearchSettings
 from seqvis.translation.train import TrainSettings
 from seqvis.translation.train import train as fit_translator
@@ -246,6 +249,50 @@ def test_the_losses_of_plain_are_those_of_the_lessons_steps(
     assert found["loss_with_padding"] == pytest.approx(expected, rel=1e-5)
     expected = float(seed_loss(logits, target.t(), ignore_index=PAD))
     assert found["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_an_evaluation_says_how_much_of_it_was_trained_on(
+    model: str, tmp_path: Path, capsys: Capture
+) -> None:
+    pairs = generate_pairs(1650, seed=3)  # the first 150 were held out
+    train, valid = list(dict.fromkeys(pairs[150:])), list(dict.fromkeys(pairs[:150]))
+    valid = [pair for pair in valid if pair not in set(train)]
+
+    def share(chosen: list[tuple[str, str]]) -> tuple[float, str]:
+        for side, name in enumerate(("source", "reference")):
+            (tmp_path / name).write_text("".join(f"{pair[side]}\n" for pair in chosen))
+        files = ["--source", str(tmp_path / "source"), "--reference", str(tmp_path / "reference")]
+        capsys.readouterr()
+        assert evaluate(["--model", model, *files]) == 0
+        said = capsys.readouterr()
+        return json.loads(said.out)["trained_share"], said.err
+
+    longest = sorted(train, key=lambda pair: -len(pair[0]))
+    assert share(longest[:60])[0] == 1
+    assert share(valid[:60]) == (0, "")
+    mixed, said = share([*train[100:115], *valid[:45]])
+    assert mixed == 0.25
+    assert "25% of these sentence pairs were in the training" in said
+    assert share([(one[0], other[1]) for one, other in zip(train[:9], valid, strict=False)])[0] == 0
+    assert share([(f"  {one}  ", f" {other}") for one, other in train[:9]])[0] == 1
+
+
+def test_of_many_pairs_a_part_is_recorded_and_the_share_estimated(
+    questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overlap, "MOST_PAIRS", 500)
+    corpus = artifacts.load(str(questions), "corpus")
+    with artifacts.create(str(tmp_path / "model"), "translator", {}) as writer:
+        overlap.write_trained_pairs(writer, load_pairs(corpus, "train"))
+    kept = artifacts.load(str(tmp_path / "model"), "translator")
+    pairs = generate_pairs(1650, seed=3)
+    texts = [[pair[side] for pair in pairs[150:450]] for side in range(2)]
+    assert overlap.trained_share(kept, load_languages(corpus), *texts) == 1
+    # A sentence that prepare_corpus cut is known by what was kept of it.
+    whole, short = list(range(9, 30)), [*range(9, 19), EOS]
+    assert list(overlap._cut([*whole, EOS], 11)) == short
+    assert list(overlap._cut(short, 11)) == short
+    assert overlap.trained_share(corpus, load_languages(corpus), *texts) is None
 
 
 def test_a_corpus_stands_for_the_files_of_its_validation_part(
