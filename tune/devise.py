@@ -27,7 +27,7 @@ class TuneDevise(JobSettings, DeviseSettings, SearchSettings):  # type: ignore[m
 
 def run(settings: TuneDevise) -> dict[str, Any]:
     """Searches and returns the best trial."""
-    if settings.method == "conse" or settings.finetune.epochs:
+    if settings.method in ("conse", "blend") or settings.finetune.epochs:
         raise ConfigError(
             "--method, --finetune.epochs: a search trains heads alone; leave them out"
         )

@@ -1,6 +1,7 @@
-"""A trained DeViSE model, or ConSE, as an artifact: pictures' features in, points among words out.
+"""A trained DeViSE model, ConSE or both as an artifact: features in, points among words out.
 
-    model.safetensors  the head's weights and the space's centre; for conse the classes' vectors
+    model.safetensors  the space's centre, the head's weights (not for conse), and the vectors of
+                       the classes (for conse and blend)
     labels.parquet     label, name, vector (of the space), seen, how: a row a label
     backbone.safetensors  the backbone's weights, if they were fine-tuned
     trained_on.npy     of a head: a number for the content of each picture it was trained on
@@ -43,9 +44,10 @@ class DeviseModel(TrainedWords):
         super().__init__(artifact, labels, tensors["centre"].numpy())
         self._head: Head | None = None
         self._classes: np.ndarray | None = None
-        if artifact.config["method"] == "conse":
+        method = artifact.config["method"]
+        if method in ("conse", "blend"):
             self._classes = tensors["classes"].numpy()
-        else:
+        if method != "conse":
             head = HeadSettings.model_validate(artifact.config["head"])
             self._head = Head(head, self.feature_dimension, self.dimension).eval()
             weights = {name[5:]: one for name, one in tensors.items() if name.startswith("head.")}
@@ -75,16 +77,20 @@ class DeviseModel(TrainedWords):
 
     @property
     def needs_classes(self) -> bool:
-        """Whether it is ConSE, which takes the classifier's likeliest classes, not features."""
+        """Whether it takes the classifier's likeliest classes: ConSE, and the blend with a head."""
         return self._classes is not None
 
     def project(self, features: np.ndarray) -> np.ndarray:
         """Features, float32 [n, feature_dimension], as points of the space, unit [n, dimension]."""
-        if self._head is None:
+        if self._classes is not None:
             raise DataError(
-                f"{self.artifact.location.uri}: is ConSE, which takes a classifier's classes; "
-                f"give it a picture or a features table"
+                f"{self.artifact.location.uri}: takes a classifier's classes as well "
+                f"(--method {self.artifact.config['method']}); give it a picture or a table"
             )
+        return self._project(features)
+
+    def _project(self, features: np.ndarray) -> np.ndarray:
+        assert self._head is not None
         if features.shape[1] != self.feature_dimension:
             raise ArtifactError(
                 f"{self.artifact.location.uri}: takes {self.feature_dimension} numbers a picture, "
@@ -101,15 +107,19 @@ class DeviseModel(TrainedWords):
     def project_embedded(self, embedded: Embedded) -> np.ndarray:
         """What a backbone says about n pictures as points of the space, [n, dimension]."""
         if self._classes is None:
-            return self.project(embedded.features)
+            return self._project(embedded.features)
         if embedded.top_classes is None or embedded.top_probabilities is None:
             raise DataError(
-                f"{self.artifact.location.uri}: ConSE needs a backbone that knows ImageNet's "
+                f"{self.artifact.location.uri}: was trained with --method "
+                f"{self.artifact.config['method']}, which needs a backbone that knows ImageNet's "
                 f"classes; train a head with --method devise"
             )
         # (n, ten, dimension), weighted by probability; classes without a vector are zeros
         weighted = self._classes[embedded.top_classes] * embedded.top_probabilities[..., None]
-        return unit(weighted.sum(axis=1))
+        by_classes = unit(weighted.sum(axis=1))
+        if self._head is None:
+            return by_classes
+        return unit(by_classes + self._project(embedded.features))
 
     def project_table(
         self, table: FeatureTable, rows: Sequence[int] | np.ndarray | None = None
@@ -118,11 +128,14 @@ class DeviseModel(TrainedWords):
         self.check_table(table)
         chosen = slice(None) if rows is None else np.asarray(rows, dtype=int)
         if self._classes is None:
-            return self.project(table.features[chosen])
+            return self._project(table.features[chosen])
+        features = np.zeros((0, table.dimension), np.float32)
+        if self._head is not None:
+            features = table.features[chosen]
         classes, shares = table.top_classes, table.top_probabilities
         return self.project_embedded(
             Embedded(
-                np.zeros((0, table.dimension), np.float32),
+                features,
                 None if classes is None else classes[chosen],
                 None if shares is None else shares[chosen],
             )

@@ -54,8 +54,11 @@ class DeviseSettings(Settings):
     """Word vectors that build_vectors wrote."""
     out: str
     """Directory or URI of the model; OUT.run beside it holds checkpoints and curves."""
-    method: Literal["devise", "conse"] = "devise"
-    """devise: a trained head; conse: no training, the mean of the likeliest classes' vectors."""
+    method: Literal["auto", "devise", "conse", "blend"] = "auto"
+    """devise: a trained head; conse: no training, the mean of the likeliest classes' vectors;
+    blend: the mean of both, better with few pictures; auto: blend with fewer than 10,000 pictures
+    if the backbone knows ImageNet's classes and neither --unseen nor --finetune.epochs is given,
+    else devise."""
     loss: LossName = "softmax"
     """cosine (lesson 11), hinge (the DeViSE paper's rank loss) or softmax over cosines."""
     unseen: str | None = None

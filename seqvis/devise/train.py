@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from seqvis.cluster import Session  # loads Ray
 
 DROPPED = "dropped_labels.json"
+BLEND_BELOW = 10_000  # pictures; measured in docs/pictures.md
 
 Project = Callable[[np.ndarray], np.ndarray]
 
@@ -68,10 +69,21 @@ def train(
     out = locate(settings.out)
     artifacts.check_destination(out, KIND)
     # What is wrong with the data is said before any process is started; it is not kept meanwhile.
-    for text in _left_out(load_data(settings)):
+    data = load_data(settings)
+    settings = resolve_method(settings, data, report)
+    for text in _left_out(data):
         report({"event": "note", "text": text})
-    if settings.method == "conse" and settings.finetune.epochs:
-        raise ConfigError("--finetune.epochs: conse has no head to fine-tune; leave it out")
+    del data  # the workers read it themselves
+    if settings.method in ("conse", "blend") and settings.finetune.epochs:
+        raise ConfigError(
+            f"--finetune.epochs: {settings.method} takes the classes of the backbone as it was; "
+            f"leave one of both out"
+        )
+    if settings.method == "blend" and settings.unseen:
+        raise ConfigError(
+            "--unseen: the bonus of unseen labels is measured for a head alone; take --method "
+            "devise, or conse, which has none"
+        )
     return launch(
         train_worker,
         _with_absolute_paths(settings),
@@ -101,16 +113,38 @@ def find_rate(settings: DeviseSettings, use_gpu: bool, report: Report) -> dict[s
     return plot_rate_search(task, settings.optimizer, precision, seed, use_gpu, run, report)
 
 
+def resolve_method(settings: DeviseSettings, data: TrainingData, report: Report) -> DeviseSettings:
+    """The settings with the method that `auto` stands for; says if the pictures are few."""
+    if settings.method != "auto":
+        return settings
+    method: Literal["devise", "blend"] = "devise"
+    count = len(data.train)
+    if not settings.unseen and not settings.finetune.epochs and count < BLEND_BELOW:
+        text = (
+            f"{count:,} pictures of {len(data.seen):,} labels are few: a head trained on them "
+            f"finds little for words that are no label; "
+        )
+        if "top_classes" in data.table.column_names:
+            method = "blend"
+            text += "it is blended with the backbone's classes (--method devise: the head alone)"
+        else:
+            text += "a backbone that knows ImageNet's classes would help (--method blend)"
+        report({"event": "note", "text": text})
+    return settings.model_copy(update={"method": method})
+
+
 def train_worker(settings: DeviseSettings, workers: Workers, report: Report) -> None:
     """What each worker does. The first one writes the model."""
     data = load_data(settings)
+    classes: dict[str, Tensor] = {}
+    if settings.method in ("conse", "blend"):
+        unseen = data.labels.labels[len(data.seen) :]
+        points = class_points(data.vectors, WordNet.load(), data.space, unseen)
+        classes = {"classes": torch.from_numpy(points)}
     if settings.method == "conse":
-        points = class_points(
-            data.vectors, WordNet.load(), data.space, data.labels.labels[len(data.seen) :]
-        )
         if workers.is_first:
-            known = {"unseen_bonus": 0.0, "seen_labels": len(data.seen)}
-            _save(settings, data, {"classes": torch.from_numpy(points)}, known, None, None)
+            known = {"method": "conse", "unseen_bonus": 0.0, "seen_labels": len(data.seen)}
+            _save(settings, data, classes, known, None, None)
             report({"event": "done", "metrics": known})
         return
     if settings.finetune.epochs:
@@ -125,6 +159,7 @@ def train_worker(settings: DeviseSettings, workers: Workers, report: Report) -> 
     if workers.is_first:
         metrics: dict[str, Any] = {k: value for k, value in result.best.items() if k != "step"}
         metrics |= {
+            "method": settings.method,
             "parameters": sum(tensor.numel() for tensor in head.values()),
             "seen_labels": len(data.seen),
             "unseen_bonus": calibration.bonus if calibration else 0.0,
@@ -133,7 +168,7 @@ def train_worker(settings: DeviseSettings, workers: Workers, report: Report) -> 
         if calibration:
             metrics["held_out_labels"] = calibration.harmonic | calibration.among_unseen
         weights = {f"head.{name}": tensor for name, tensor in head.items()}
-        _save(settings, data, weights, metrics, result, backbone)
+        _save(settings, data, weights | classes, metrics, result, backbone)
         report({"event": "done", "metrics": metrics})
 
 
@@ -249,7 +284,7 @@ def _save(
         writer.metrics.update(json.loads(json.dumps(metrics)))
         write_model(writer, data.labels, tensors, data.space.centre)
         writer.write_json(DROPPED, [asdict(one) for one in data.without_vector])
-        if settings.method == "devise":
+        if settings.method != "conse":
             write_trained_on(writer, data.table, data.train_rows)
         if content is not None:
             writer.path(BACKBONE).write_bytes(content)

@@ -22,6 +22,7 @@ from seqvis.devise.settings import DeviseSettings
 from seqvis.devise.space import unit
 from seqvis.devise.task import Pictures
 from seqvis.devise.trained import TRAINED_ON, trained_on
+from seqvis.devise.wordnet import imagenet_classes
 from seqvis.errors import DataError, SeqvisError
 from seqvis.text.vectorbuilding import build_store
 from seqvis.text.vectorsources import open_source
@@ -379,8 +380,6 @@ def test_a_bonus_mends_a_head_that_leans_to_the_labels_it_was_given() -> None:
 def test_conse_is_the_weighted_mean_of_the_likeliest_classes(
     data: Path, tmp_path: Path, job: Job
 ) -> None:
-    from seqvis.devise.wordnet import imagenet_classes
-
     banana, pizza = "n07753592", "n07873807"  # classes of ImageNet that have vectors here
     numbers = {wnid: number for number, (wnid, _) in enumerate(imagenet_classes())}
     table = FeatureTable.open(str(data / "features"))
@@ -402,6 +401,87 @@ def test_conse_is_the_weighted_mean_of_the_likeliest_classes(
         FeatureTable.open(str(place)), [0]
     )
     np.testing.assert_allclose(found[0], at[pizza], atol=1e-5)
+
+
+@pytest.fixture
+def with_classes(data: Path, tmp_path: Path) -> Path:
+    """The features with the classes of a classifier that takes everything for a banana."""
+    numbers = {wnid: number for number, (wnid, _) in enumerate(imagenet_classes())}
+    table = FeatureTable.open(str(data / "features"))
+    classes = np.tile([numbers["n07753592"], numbers["n07873807"]] * 5, (len(table), 1))
+    shares = np.tile([0.9] + [0.0] * 9, (len(table), 1))
+    shares[5] = 0  # nothing that has a word
+    return write_features(tmp_path / "classes", table.labels, table.features, classes, shares)
+
+
+def test_few_pictures_are_placed_by_the_head_and_the_classes_together(
+    data: Path, with_classes: Path, tmp_path: Path, job: Job
+) -> None:
+    given = ["--features", with_classes, "--vectors", data / "vectors", "--epochs", 1]
+    models = {}
+    for method in ("auto", "devise", "conse"):
+        out = tmp_path / method
+        code, result, said = job(train_devise.main, *given, "--out", out, "--method", method)
+        assert (code, result["method"]) == (0, "blend" if method == "auto" else method)
+        assert ("pictures of 20 labels are few" in said) == (method == "auto")
+        models[method] = DeviseModel.open(str(out))
+    table = FeatureTable.open(str(with_classes))
+    head, classes = (models[name].project_table(table) for name in ("devise", "conse"))
+    found = models["auto"].project_table(table)
+    np.testing.assert_allclose(found, unit(head + classes), atol=1e-5)
+    assert not classes[5].any()
+    np.testing.assert_allclose(found[5], head[5], atol=1e-5)
+    rows = models["auto"].project_table(table, [7, 3])
+    np.testing.assert_allclose(rows, found[[7, 3]], atol=1e-6)
+    with pytest.raises(SeqvisError, match="takes a classifier's classes as well"):
+        models["auto"].project(table.features)
+
+
+@pytest.mark.parametrize(
+    ("more", "limit", "classes", "method"),
+    [
+        ([], 10_000, True, "blend"),
+        ([], 400, True, "devise"),
+        ([], 10_000, False, "devise"),
+        (["--unseen"], 10_000, True, "devise"),
+        (["--method", "devise"], 10_000, True, "devise"),
+    ],
+)
+def test_the_method_is_chosen_by_the_number_of_pictures(
+    more: list[str],
+    limit: int,
+    classes: bool,
+    method: str,
+    data: Path,
+    with_classes: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from seqvis.devise import train as training
+
+    monkeypatch.setattr(training, "BLEND_BELOW", limit)
+    features = with_classes if classes else data / "features"
+    flags = ["--features", features, "--vectors", data / "vectors", "--out", "x", *more]
+    flags += [data / "unseen.txt"] if more == ["--unseen"] else []
+    settings = train_devise.TrainDevise.from_command_line([str(flag) for flag in flags])
+    chosen = training.resolve_method(settings, load_data(settings), lambda event: None)
+    assert chosen.method == method
+
+
+@pytest.mark.parametrize(
+    ("more", "problem"),
+    [
+        (["--finetune.epochs", "1"], "takes the classes of the backbone as it was"),
+        (["--unseen", "unseen.txt"], "measured for a head alone"),
+    ],
+)
+def test_a_blend_says_what_it_does_not_go_with(
+    more: list[str], problem: str, data: Path, with_classes: Path, tmp_path: Path, job: Job
+) -> None:
+    flags = ["--features", with_classes, "--vectors", data / "vectors", "--out", tmp_path / "m"]
+    more = [str(data / one) if one == "unseen.txt" else one for one in more]
+    code, _, error = job(train_devise.main, *flags, "--method", "blend", *more)
+    assert code == 2
+    assert problem in error
 
 
 def test_two_ray_workers_train_together(

@@ -1,0 +1,108 @@
+"""How well words find photographs after a training on few of them, by method.
+
+    python -m benchmarks.few_pictures --features runs/tiny-train --test runs/tiny-valid \\
+        --vectors runs/glove --labels 10,50,150,200 --pictures 5,10,20,50 --out runs/few
+
+Takes some labels and some pictures of each from one features table, trains `devise`, `conse` and
+`blend` on them, and searches the pictures of another table: for the labels trained on, among the
+pictures of these, and for the other labels, among theirs. A word finds if a picture of its label is
+among the first five.
+"""
+
+import argparse
+import io
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from seqvis import artifacts
+from seqvis.devise.evaluate import candidate_labels, evaluate, rows_to_score
+from seqvis.devise.labels import label_vectors
+from seqvis.devise.model import DeviseModel
+from seqvis.devise.settings import DeviseSettings
+from seqvis.devise.train import train
+from seqvis.devise.wordnet import WordNet
+from seqvis.text.wordvectors import WordVectors
+from seqvis.vision.featuretable import KIND, FeatureTable
+
+METHODS = ("devise", "conse", "blend")
+FIRST = 5
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for flag in ("--features", "--test", "--vectors", "--out"):
+        parser.add_argument(flag, required=True)
+    parser.add_argument("--labels", default="10,50,150")
+    parser.add_argument("--pictures", default="5,10,20,50")
+    given = parser.parse_args(arguments)
+    table, test = FeatureTable.open(given.features), FeatureTable.open(given.test)
+    print("| labels | pictures of each | method | hit@1 | its labels found | other words found |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for count in map(int, given.labels.split(",")):
+        for each in map(int, given.pictures.split(",")):
+            few = f"{given.out}/{count}-{each}"
+            _take(table, few, count, each)
+            for method in METHODS:
+                model = _train(few, given.vectors, f"{few}-{method}", method)
+                print(f"| {count} | {each} | {method} | {_figures(model, test, given.vectors)} |")
+    return 0
+
+
+def _take(table: FeatureTable, out: str, count: int, each: int) -> None:
+    """Write a features table of `count` labels with `each` pictures, the same in every run."""
+    generator = np.random.default_rng(1)
+    labels = generator.permutation(sorted(set(table.labels) - {""}))[:count]
+    of_label: dict[str, list[int]] = defaultdict(list)
+    for row in generator.permutation(len(table)).tolist():
+        of_label[table.labels[row]].append(row)
+    rows = np.array(sorted(row for label in labels for row in of_label[label][:each]))
+    with artifacts.create(out, KIND, table.artifact.config) as writer:
+        content = io.BytesIO()
+        pq.write_table(table.take(rows, table.column_names), content)
+        writer.path("parts/part-00000.parquet").write_bytes(content.getvalue())
+        writer.metrics["images"] = len(rows)
+
+
+def _train(features: str, vectors: str, out: str, method: str) -> DeviseModel:
+    settings = {"features": features, "vectors": vectors, "out": out, "method": method}
+    train(DeviseSettings.model_validate(settings), lambda event: None, restart=True)
+    return DeviseModel.open(out)
+
+
+def _figures(model: DeviseModel, test: FeatureTable, vectors: str) -> str:
+    labels = candidate_labels(model, "seen", None)
+    own = rows_to_score(test, "seen", labels)
+    hit = evaluate(model, test, "seen", labels, own).metrics["hit@1"]
+    figures = [hit, _share_found(model, test, own, labels.labels, labels.vectors)]
+    known = set(labels.labels)
+    others = sorted(set(test.labels) - known - {""})
+    found = label_vectors(others, WordVectors.open(vectors), WordNet.load())
+    found = found.take(np.flatnonzero(found.found))
+    if found.labels:
+        wanted = set(found.labels)
+        rows = np.array([row for row, label in enumerate(test.labels) if label in wanted])
+        points = model.place_words(found.vectors)
+        figures.append(_share_found(model, test, rows, found.labels, points))
+    return " | ".join(f"{figure:.3f}" for figure in figures)
+
+
+def _share_found(
+    model: DeviseModel, test: FeatureTable, rows: np.ndarray, labels: list[str], points: np.ndarray
+) -> float:
+    """The share of these labels for whose word one of the first five pictures has the label."""
+    scores = points @ model.project_table(test, rows).T
+    nearest = np.argsort(-scores, axis=1)[:, :FIRST]
+    present = {test.labels[row] for row in rows}
+    hits = [
+        any(test.labels[rows[place]] == label for place in places)
+        for label, places in zip(labels, nearest, strict=True)
+        if label in present
+    ]
+    return float(np.mean(hits))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
