@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from seqvis.checks import check_several
 from seqvis.devise.wordnet import WordNet
 from seqvis.text.punctuation import clean_text
 from seqvis.text.wordvectors import WordVectors
@@ -74,6 +75,7 @@ def is_wnid(label: str) -> bool:
 
 def label_vectors(labels: Sequence[str], vectors: WordVectors, wordnet: WordNet) -> LabelVectors:
     """The word vector of each label, of unit length, and how it was found."""
+    check_several(labels, "labels")
     rows = np.zeros((len(labels), vectors.dimension), dtype=np.float32)
     names, how, failed = [], [], []
     all_names = [_names(label, wordnet) for label in labels]

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from seqvis.checks import check_several
 from seqvis.devise.model import DeviseModel
 from seqvis.devise.wordnet import WordNet
 from seqvis.errors import ArtifactError, DataError
@@ -38,6 +39,7 @@ class PictureItems:
         Raises ArtifactError if the features are of another backbone than the model's, or lack a
         column.
         """
+        check_several(columns, "columns")
         self._model = model
         self._table = table
         self._metadata = list(dict.fromkeys(("label", "path", "width", "height", *columns)))

@@ -8,13 +8,14 @@ three labels.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 import numpy as np
 
 from seqvis.devise.labels import label_vectors
 from seqvis.devise.wordnet import WordNet, imagenet_classes
 from seqvis.devise.words import TrainedWords
+from seqvis.errors import DataError
 from seqvis.text.wordvectors import WordVectors
 
 CandidateSet = Literal["labels", "classes", "wordnet"]
@@ -76,6 +77,9 @@ def find_candidates(which: CandidateSet, model: TrainedWords, vectors: WordVecto
     Synsets are looked up in the word vectors as labels are in training; those without a vector
     are left out. WordNet's 82,115 take some seconds: keep the result.
     """
+    if which not in get_args(CandidateSet):
+        known = ", ".join(get_args(CandidateSet))
+        raise DataError(f"{which!r}: is no set of candidates; there are {known}")
     space = model.space
     if which == "labels":
         return Candidates.of(space.names, space.labels, space.vectors, space.seen)

@@ -90,7 +90,10 @@ class SearchEngine:
         min_score: float | None = None,
         where: Where | None = None,
     ) -> list[Match]:
-        """Pictures near an encoded picture. Raises QueryError if it is none that can be used."""
+        """Pictures near an encoded picture, given as the bytes of its file.
+
+        Raises QueryError if it is none that can be used.
+        """
         return self._search(self.pictures.place(content).vector, k, min_score, where)
 
     def like(
@@ -129,5 +132,8 @@ class SearchEngine:
     def _item(self, name: str) -> Item:
         item = self.collection.get(name)
         if item is None:
-            raise QueryError(f"{name}: no picture in {self.collection.path} has this id")
+            raise QueryError(
+                f"{name}: no picture in {self.collection.path} has this id; of a picture that is "
+                f"not stored, give the bytes of its file"
+            )
         return item

@@ -16,6 +16,7 @@ from uuid import UUID
 
 import numpy as np
 
+from seqvis.checks import check_several
 from seqvis.errors import DataError
 
 LONGEST_ID = 4096  # bytes
@@ -103,6 +104,7 @@ def batches(items: Iterable[Item], dimension: int, size: int = 2048) -> Iterable
 
 def check_ids(ids: Sequence[str]) -> list[str]:
     """Raises DataError if one is empty, too long, no string, or no valid Unicode."""
+    check_several(ids, "ids")
     for name in ids:
         if not isinstance(name, str) or not name:
             raise DataError(f"{name!r}: is no id; an id is a string of at least one character")

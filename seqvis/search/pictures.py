@@ -13,6 +13,7 @@ from typing import Self
 
 import numpy as np
 
+from seqvis.checks import check_several
 from seqvis.devise.model import DeviseModel
 from seqvis.devise.words import open_vectors
 from seqvis.errors import BadPictureError, DataError
@@ -62,6 +63,7 @@ class PicturePlacer:
 
         Raises ArtifactError if the backbone's weights are gone or are others.
         """
+        check_several(candidates, "sets of candidates")
         _ = self._backbone
         for among in candidates:
             self._names(among)
@@ -76,8 +78,10 @@ class PicturePlacer:
     def place_many(self, contents: Sequence[bytes]) -> list[PlacedPicture | BadPictureError]:
         """Places several encoded pictures in one run of the network; errors stand in their places.
 
-        A picture's vector is the same in any company up to the rounding of float32.
+        A picture's vector is the same in any company up to the rounding of float32. Raises
+        TypeError for anything but bytes.
         """
+        check_several(contents, "pictures")
         placed: list[PlacedPicture | BadPictureError | None] = [None] * len(contents)
         squares: dict[int, np.ndarray] = {}
         about: dict[int, tuple[int, int, bytes]] = {}

@@ -24,6 +24,7 @@ from typing import Any, Self
 import numpy as np
 
 from seqvis.artifacts import Artifact, load
+from seqvis.checks import check_several
 from seqvis.errors import ArtifactError, StorageError
 from seqvis.storage import Location, locate
 from seqvis.text.detokenize import CAPITALIZED, UPPER
@@ -105,6 +106,7 @@ class WordVectors:
 
         Rows of words that were not found are zeros.
         """
+        check_several(words, "words")
         vectors = np.zeros((len(words), self.dimension), dtype=np.float32)
         found = np.zeros(len(words), dtype=bool)
         for place, word in enumerate(words):

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from seqvis.checks import check_several
 from seqvis.errors import ArtifactError, ConfigError, SeqvisError
 from seqvis.vision.classifiers import load_classifier
 from seqvis.vision.folding import folded
@@ -118,6 +119,7 @@ class Backbone:
 
     def embed_files(self, contents: Sequence[bytes]) -> Embedded:
         """Embeds encoded pictures just as `embed_images` does. Raises BadImage."""
+        check_several(contents, "pictures")
         size = self.image_size
         squares = [
             square(decode(content, enough=enough(size)).picture, size, self.fit)

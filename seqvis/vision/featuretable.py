@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from seqvis.artifacts import Artifact, load
+from seqvis.checks import check_several
 from seqvis.errors import ArtifactError
 from seqvis.storage import Location
 
@@ -100,6 +101,7 @@ class FeatureTable:
 
     def columns(self, names: Sequence[str]) -> pa.Table:
         """Whole columns by name. Raises ArtifactError if one is not there."""
+        check_several(names, "columns")
         missing = [name for name in names if name not in self.column_names]
         if missing:
             raise ArtifactError(

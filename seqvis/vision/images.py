@@ -102,7 +102,13 @@ def decode(
     have `JPEG_ALLOWANCE` times `max_pixels`, unless it is progressive, which needs memory for all.
     JPEG 2000 is halved likewise, and other large pictures are reduced after decoding. Without
     `max_pixels` there is no limit.
+    Raises TypeError for anything but bytes, such as a file's name.
     """
+    if not isinstance(content, bytes | bytearray | memoryview):
+        raise TypeError(
+            f"a picture is given as the bytes of its file, not as {type(content).__name__}: "
+            f"{content!r:.80}; pass Path(...).read_bytes()"
+        )
     if not content:
         raise BadImage(EMPTY)
     name = format_of(content)

@@ -4,14 +4,15 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from seqvis.devise.labels import label_vectors
 from seqvis.devise.model import DeviseModel
-from seqvis.devise.wordnet import imagenet_classes
+from seqvis.devise.wordnet import WordNet, imagenet_classes
 from seqvis.errors import (
     ArtifactError,
     BadPictureError,
@@ -23,7 +24,7 @@ from seqvis.search.building import PictureItems, build_collection
 from seqvis.search.candidates import Candidates, CandidateSet
 from seqvis.search.collection import Collection
 from seqvis.search.engine import SearchEngine
-from seqvis.search.items import Item, PlacedPicture
+from seqvis.search.items import Item, PlacedPicture, check_ids
 from seqvis.search.pictures import PicturePlacer
 from seqvis.text.vectorbuilding import build_store
 from seqvis.text.vectorsources import open_source
@@ -123,6 +124,52 @@ def test_what_is_no_picture_is_refused_with_its_reason(
 ) -> None:
     with pytest.raises(QueryError, match="picture cannot be used"):
         engine.image(content)
+
+
+def test_what_is_no_bytes_of_a_picture_says_what_to_pass(
+    world: World, engine: SearchEngine, tmp_path: Path
+) -> None:
+    file = tmp_path / "boat.png"
+    file.write_bytes(draw(2, 1))
+    placer = engine.pictures
+    backbone = load_recorded(placer.model.backbone_config, "model")
+    for call in (engine.image, placer.place):
+        for given in (str(file), file, file.open("rb"), None):
+            with pytest.raises(TypeError, match=r"bytes of its file, not as .*read_bytes"):
+                call(given)
+    with pytest.raises(TypeError, match="not as PosixPath"):
+        engine.classify(file)
+    with pytest.raises(QueryError, match=r"no picture .* has this id; .* the bytes of its file"):
+        engine.classify(str(file))
+    for several in (placer.place_many, backbone.embed_files):
+        for given in (str(file), file.read_bytes()):
+            with pytest.raises(TypeError, match="pictures are given as a list"):
+                several(given)
+        with pytest.raises(TypeError, match="bytes of its file"):
+            several([str(file)])
+    assert engine.image(bytearray(file.read_bytes()), k=1)
+
+
+def test_one_text_where_several_belong_is_refused(world: World, engine: SearchEngine) -> None:
+    table = FeatureTable.open(str(world.features))
+    store = WordVectors.open(str(world.vectors))
+    calls: list[tuple[Callable[[], object], str]] = [
+        (lambda: table.columns("label"), "columns are given as a list"),
+        (lambda: PictureItems(engine.pictures.model, table, "size"), "columns"),
+        (lambda: label_vectors("dog", store, WordNet.load()), "labels"),
+        (lambda: store.find("dog"), "words"),
+        (lambda: engine.pictures.warm_up("labels"), "sets of candidates"),
+        (lambda: check_ids("dog"), "ids"),
+        (lambda: engine.text(["dog"]), "a query is one str, not list"),
+        (lambda: engine.text(b"dog"), "a query is one str, not bytes"),
+    ]
+    for call, problem in calls:
+        with pytest.raises(TypeError, match=problem):
+            call()
+    with pytest.raises(DataError, match="no set of candidates; there are labels, classes, wordnet"):
+        engine.classify(world.pictures["000000.jpg"], candidates="everything")
+    with pytest.raises(DataError, match="is no filter"):
+        engine.text("dog", where="label=n02084071")
 
 
 def test_words_are_placed_alike_without_torch(world: World, engine: SearchEngine) -> None:

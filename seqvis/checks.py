@@ -1,0 +1,13 @@
+"""Checks of what a caller of the library passes."""
+
+from typing import Any
+
+
+def check_several(values: Any, what: str) -> None:
+    """Raise TypeError if one text or one file's bytes stand where several values belong.
+
+    Python would go through its letters without a word.
+    """
+    if isinstance(values, str | bytes | bytearray):
+        shown = repr(values[:40])
+        raise TypeError(f"{what} are given as a list, not as one {type(values).__name__}: {shown}")
