@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from seqvis.vision.formats import OPENED, format_of
 
@@ -123,8 +123,6 @@ def decode(
                 found = [_decode(one, name, enough, max_pixels) for one in attempt]
         except BadImage:
             raise
-        except UnidentifiedImageError as error:
-            failure = failure or error
         except Exception as error:  # a stranger's bytes make Pillow raise every kind there is
             failure = failure or error
         else:
