@@ -1,5 +1,6 @@
 """Checks of what a caller of the library passes."""
 
+import unicodedata
 from typing import Any
 
 
@@ -11,3 +12,11 @@ def check_several(values: Any, what: str) -> None:
     if isinstance(values, str | bytes | bytearray):
         shown = repr(values[:40])
         raise TypeError(f"{what} are given as a list, not as one {type(values).__name__}: {shown}")
+
+
+def has_control_characters(text: str) -> bool:
+    """Tell whether a text has a line feed or another control character.
+
+    Addresses and terminals do not carry these as they are.
+    """
+    return any(unicodedata.category(character) == "Cc" for character in text)

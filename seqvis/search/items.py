@@ -6,6 +6,7 @@ length is read out of bounds, and a NaN makes every later search wrong.
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, time, timedelta
@@ -16,7 +17,7 @@ from uuid import UUID
 
 import numpy as np
 
-from seqvis.checks import check_several
+from seqvis.checks import check_several, has_control_characters
 from seqvis.errors import DataError
 
 LONGEST_ID = 4096  # bytes
@@ -78,7 +79,7 @@ def check_items(items: Iterable[Item], dimension: int) -> Batch:
     An id twice in `items` is an error as well: which of the two is meant cannot be known.
     """
     items = list(items)
-    ids = check_ids([item.id for item in items])
+    ids = check_new_ids([item.id for item in items])
     seen: set[str] = set()
     for name in ids:
         if name in seen:
@@ -115,6 +116,29 @@ def check_ids(ids: Sequence[str]) -> list[str]:
         if size > LONGEST_ID:
             raise DataError(f"{name[:40]}…: this id has {size} bytes; {LONGEST_ID} are allowed")
     return list(ids)
+
+
+def check_new_ids(ids: Sequence[str]) -> list[str]:
+    """`check_ids`, and DataError for ids that do not arrive as they were sent.
+
+    Clients and proxies resolve `.` and `..` in a path, so that a request for a/../b.jpg reaches
+    b.jpg, and cut or refuse control characters. Collections of before may hold such ids; these can
+    still be found and deleted.
+    """
+    for name in check_ids(ids):
+        problem = unsafe_name(name)
+        if problem:
+            raise DataError(f"{name!r}: cannot be an id: {problem}")
+    return list(ids)
+
+
+def unsafe_name(name: str) -> str | None:
+    """What is wrong with a name that is part of an address, and the remedy; None if nothing is."""
+    if has_control_characters(name):
+        return "it has a line feed or another control character; leave it out"
+    if {".", ".."} & set(re.split(r"[/\\]", name)):
+        return "it has a segment . or ..; give the path without"
+    return None
 
 
 def unit_rows(vectors: np.ndarray, names: Sequence[str]) -> np.ndarray:

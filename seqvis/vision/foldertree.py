@@ -7,14 +7,17 @@ the link itself lies in, since following it would never end.
 
 import os
 import stat
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from pyarrow import fs
 
+from seqvis.checks import has_control_characters
 from seqvis.storage import Location, storage_errors
 
 NOT_UTF8 = "name is not UTF-8"
+CONTROLS = "name has a line feed or another control character"
 DANGLING = "dangling link"
 SAME_FILE = "another name of a listed file"
 SAME_FOLDER = "another name of a listed folder"
@@ -25,6 +28,7 @@ NOT_A_FILE = "not a regular file"
 
 REMEDIES = {
     NOT_UTF8: "rename it: its name must be UTF-8",
+    CONTROLS: "rename it",
     DANGLING: "mend the link or delete it",
     SAME_FILE: "nothing to do, unless this name's folder is its label: then delete the other name",
     SAME_FOLDER: "nothing to do: its pictures are listed under the other name",
@@ -70,12 +74,16 @@ def read_tree(folder: Location) -> FolderTree:
         for info in found
         if info.type == fs.FileType.File and "/." not in f"/{info.path[prefix:]}"
     ]
-    return FolderTree(sorted(files, key=lambda file: file.path))
+    files.sort(key=lambda file: file.path)
+    odd = [file for file in files if has_control_characters(file.path)]
+    good = [file for file in files if not has_control_characters(file.path)]
+    return FolderTree(good, [(printable(file.path), CONTROLS) for file in odd])
 
 
 def printable(path: str) -> str:
-    """The path with bytes that are not UTF-8 as `\\xe9`."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    """The path with bytes that are not UTF-8 as `\\xe9`, and control characters as `\\n`."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(repr(c)[1:-1] if unicodedata.category(c) == "Cc" else c for c in text)
 
 
 class _LocalTree:
@@ -151,6 +159,9 @@ class _LocalTree:
         place = self._place(path)
         if not _is_utf8(path):
             self._set_aside(path, NOT_UTF8)
+            return
+        if has_control_characters(path):
+            self._set_aside(path, CONTROLS)
             return
         try:
             # A link's own entry says nothing of the file; other files are not looked at again.

@@ -10,6 +10,7 @@ and any further columns of a table. What would surprise a reader: every file cou
 name, because only its content tells whether it is a picture; hidden files and folders do not.
 """
 
+import posixpath
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,10 +20,11 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from seqvis.checks import has_control_characters
 from seqvis.errors import DataError
 from seqvis.storage import Location, locate
 from seqvis.text.textfiles import read_text
-from seqvis.vision.foldertree import read_tree
+from seqvis.vision.foldertree import CONTROLS, REMEDIES, read_tree
 from seqvis.vision.layouts import labels_of, wnid_at_start
 
 LabelFrom = Literal["folder", "name", "none"]
@@ -100,13 +102,15 @@ def _list_table(location: Location) -> Listing:
     uris = table["uri"].cast(pa.string()).to_pylist()
     _check_uris(location, uris)
     filesystem, places = _places(location, uris)
+    names = [_name(uri, place) for uri, place in zip(uris, places, strict=True)]
+    _check_names(location, names)
     labels = [""] * len(uris)
     if "label" in table.column_names:
         labels = [label or "" for label in table["label"].cast(pa.string()).to_pylist()]
     states = [_state(info) for info in filesystem.get_file_info(places)]
     listed = pa.table(
         {
-            "path": uris,
+            "path": names,
             "place": places,
             "label": labels,
             "size": [size for size, _ in states],
@@ -115,7 +119,7 @@ def _list_table(location: Location) -> Listing:
     )
     for name in extra:
         listed = listed.append_column(name, table[name])
-    order = np.array(sorted(range(len(uris)), key=uris.__getitem__))
+    order = np.array(sorted(range(len(names)), key=names.__getitem__))
     return Listing(location.uri, filesystem, listed.take(order), extra)
 
 
@@ -135,13 +139,27 @@ def _read_table(location: Location) -> pa.Table:
 
 
 def _check_uris(location: Location, uris: list[str | None]) -> None:
-    seen = set()
     for row, uri in enumerate(uris, 1):
         if not uri:
             raise DataError(f"{location.uri}: row {row} has no uri")
-        if uri in seen:
-            raise DataError(f"{location.uri}: row {row} names {uri} again; name each file once")
-        seen.add(uri)
+
+
+def _name(uri: str, place: str) -> str:
+    """The picture's name: its URI without `.` and `..`, or its place if it is above the table."""
+    if "://" in uri:
+        return uri
+    name = posixpath.normpath(uri)
+    return posixpath.normpath(place) if name.startswith("../") else name
+
+
+def _check_names(location: Location, names: list[str]) -> None:
+    seen = set()
+    for row, name in enumerate(names, 1):
+        if has_control_characters(name):
+            raise DataError(f"{location.uri}: row {row}: {name!r} {CONTROLS}; {REMEDIES[CONTROLS]}")
+        if name in seen:
+            raise DataError(f"{location.uri}: row {row} names {name} again; name each file once")
+        seen.add(name)
 
 
 def _places(location: Location, uris: list[str]) -> tuple[fs.FileSystem, list[str]]:

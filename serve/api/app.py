@@ -13,7 +13,7 @@ from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.responses import Response, StreamingResponse
 
 import seqvis
-from seqvis.search.items import check_ids, encode_metadata
+from seqvis.search.items import check_ids, check_new_ids, encode_metadata
 from serve.api import schema
 from serve.api.checks import check_k, check_texts, content_of, given_id, mapping_of
 from serve.api.door import Caller, Door, Seen
@@ -187,7 +187,7 @@ def _pictures(core: Core, limits: Limits) -> APIRouter:
             **(mapping_of("metadata", metadata) or {}),
         }
         encode_metadata("metadata", about)
-        picture = check_ids([id])[0] if id else None
+        picture = check_new_ids([id])[0] if id else None
         added = await core.add(await content_of(file, limits), picture, about)
         return _json({"id": added, "image": image_path(added)}, 201)
 

@@ -8,6 +8,7 @@ import pytest
 from seqvis.errors import DataError
 from seqvis.storage import locate
 from seqvis.vision.foldertree import (
+    CONTROLS,
     DANGLING,
     LINK_UPWARD,
     NOT_A_FILE,
@@ -53,10 +54,30 @@ def test_names_that_are_not_utf8_are_set_aside_and_the_rest_is_listed(tmp_path: 
         with open(place, "wb") as file:
             file.write(b"picture")
     found = listed(tmp_path)
-    assert paths(found) == ["dog/two\nlines.jpg", f"dog/{'x' * 251}.jpg", "dog/é.jpg"]
-    assert found.aside == (("\\xff\\xfe/inside.jpg", NOT_UTF8), ("dog/caf\\xe9.jpg", NOT_UTF8))
+    assert paths(found) == [f"dog/{'x' * 251}.jpg", "dog/é.jpg"]
+    assert found.aside == (
+        ("\\xff\\xfe/inside.jpg", NOT_UTF8),
+        ("dog/caf\\xe9.jpg", NOT_UTF8),
+        ("dog/two\\nlines.jpg", CONTROLS),
+    )
     os.symlink(os.fsencode(tmp_path) + b"/dog/caf\xe9.jpg", tmp_path / "dog" / "coffee.jpg")
     assert "dog/coffee.jpg" in paths(listed(tmp_path))  # a good name for it
+
+
+def test_a_tables_uris_are_named_without_dots(tmp_path: Path) -> None:
+    write(tmp_path, "photos/x.jpg", "tables/a/y.jpg", "tables/z.jpg")
+    uris = ["../photos/x.jpg", "./a/y.jpg", "a/../z.jpg"]
+    table = tmp_path / "tables" / "pictures.csv"
+    table.write_text("uri,label\n" + "".join(f"{uri},dog\n" for uri in uris))
+    found = listed(table).table
+    assert found["path"].to_pylist() == [f"{tmp_path}/photos/x.jpg", "a/y.jpg", "z.jpg"]
+    assert min(found["size"].to_pylist()) > 0
+    table.write_text("uri\nz.jpg\n./z.jpg\n")
+    with pytest.raises(DataError, match=r"row 2 names z\.jpg again"):
+        listed(table)
+    table.write_text('uri\n"two\nlines.jpg"\n')
+    with pytest.raises(DataError, match=r"row 1: .*control character; rename it"):
+        listed(table)
 
 
 def test_a_folder_whose_own_name_is_not_utf8_has_a_remedy(

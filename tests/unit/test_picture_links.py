@@ -16,11 +16,12 @@ import requests
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from seqvis.errors import DataError
 from seqvis.search.collection import Collection
-from seqvis.search.items import Item, PlacedPicture
+from seqvis.search.items import Item, PlacedPicture, check_ids
 from serve import haproxy
 from serve.api.app import build_api
-from serve.core import Core, SearchParts
+from serve.core import Core, SearchParts, image_path
 from serve.proxy import Resend
 from serve.settings import GatewaySettings, Version
 from serve.versions import configure
@@ -28,21 +29,27 @@ from tests.serving import LocalPart, MemoryStore, listening
 from tests.unit import test_haproxy
 
 PLAIN = "b.jpg"
-ODD = [
+REFUSED = [
     "../photos/x.jpg",
     "a/../b.jpg",
     "./b.jpg",
     "..",
     ".",
+    "../images/pictures/pizza.png",
+    "a\\..\\b.jpg",
+    "b.jpg\n",
+    "b\nc.jpg",
+    "\r\n\t\x00\x1b.jpg",
+    "\n" * 4096,
+]
+ODD = [
+    "...",
+    "a..b/.c.jpg",
     "a//b.jpg",
     "/b.jpg",
     "b.jpg/",
     "/",
     "s3://bucket/b.jpg",
-    "a\\..\\b.jpg",
-    "b.jpg\n",
-    "b\nc.jpg",
-    "\r\n\t\x00\x1b.jpg",
     "%2e%2e/b.jpg",
     "a%2Fb.jpg",
     "%",
@@ -54,7 +61,6 @@ ODD = [
     "cafe\u0301.jpg",
     "\ufffd.jpg",
     "\U0001f408\u200b\u202e.jpg",
-    "\n" * 4096,
     "\u00e9" * 2048,
 ]
 
@@ -122,8 +128,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture
 def stored(server: Server) -> Server:
     """All ids are there; each picture's bytes are its id."""
-    everything = [PLAIN, *ODD]
-    server.collection.add(Item(name, np.ones(2), {}, name.encode()) for name in everything)
+    everything = [PLAIN, *ODD, *REFUSED]
+    with pytest.MonkeyPatch.context() as before:
+        before.setattr("seqvis.search.items.check_new_ids", check_ids)  # as earlier versions did
+        server.collection.add(Item(name, np.ones(2), {}, name.encode()) for name in everything)
     return server
 
 
@@ -141,16 +149,38 @@ def test_a_link_shows_and_deletes_its_own_picture_and_no_other(stored: Server, n
     if number >= len(stored.addresses):
         pytest.skip("no HAProxy for this system")
     address, ask, collection = stored.addresses[number], CLIENTS[number], stored.collection
-    for name in ODD:
-        link = requests.post(
-            f"{address}/v1/images", files={"file": name.encode()}, data={"id": name}, timeout=60
-        )
-        assert link.json().get("id") == name, link.text
-        url = address + link.json()["image"]
+    for name in (*ODD, *REFUSED):
+        if name in ODD:
+            link = upload(address, name)
+            assert link.json().get("id") == name, link.text
+        url = address + image_path(name)
         assert ask("GET", url).content == name.encode(), name
         before = set(collection.ids())
         assert ask("DELETE", url).status_code == 200, name
         assert before - set(collection.ids()) == {name}
+
+
+def test_an_id_that_clients_rewrite_is_refused_at_every_entry(
+    stored: Server, tmp_path: Path
+) -> None:
+    collection = stored.collection
+    before = {name: collection.thumbnail(name) for name in collection.ids()}
+    for name in REFUSED:
+        answer = upload(stored.addresses[0], name)
+        assert answer.status_code == 422, name
+        assert "cannot be an id" in answer.json()["error"]["message"]
+        with pytest.raises(DataError, match="cannot be an id"):
+            collection.add([Item(name, np.ones(2))])
+        with pytest.raises(DataError, match="cannot be an id"):
+            Collection.build(tmp_path / "c", 2, [Item(name, np.ones(2))])
+    assert {name: collection.thumbnail(name) for name in collection.ids()} == before
+
+
+def upload(address: str, name: str) -> requests.Response:
+    """Sends a picture to be stored by this id."""
+    return requests.post(
+        f"{address}/v1/images", files={"file": name.encode()}, data={"id": name}, timeout=60
+    )
 
 
 def test_in_the_path_a_line_feed_is_part_of_the_id(stored: Server) -> None:
@@ -185,10 +215,13 @@ def test_what_is_no_id_is_refused(stored: Server, place: str) -> None:
 
 
 def test_a_collection_with_odd_ids_is_opened_and_emptied(tmp_path: Path) -> None:
+    everything = [*ODD, *REFUSED]
     with Collection.create(tmp_path / "c", 2) as collection:
-        collection.add(Item(name, np.ones(2)) for name in ODD)
+        with pytest.MonkeyPatch.context() as before:
+            before.setattr("seqvis.search.items.check_new_ids", check_ids)
+            collection.add(Item(name, np.ones(2)) for name in everything)
         collection.compact()
     with Collection.open(tmp_path / "c") as collection:
-        assert set(collection.ids()) == set(ODD)
-        assert collection.delete(ODD) == len(ODD)
+        assert set(collection.ids()) == set(everything)
+        assert collection.delete(everything) == len(everything)
         assert len(collection) == 0
