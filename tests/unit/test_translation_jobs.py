@@ -98,12 +98,14 @@ def test_a_line_is_translated_while_input_pauses(
     (our_in, their_in), (our_out, their_out) = os.pipe(), os.pipe()
 
     def talk() -> None:
-        with open(their_in, "wb", buffering=0) as stream, open(our_out) as replies:
-            for line in lines:
-                stream.write(f"{line}\n".encode())
-                if not select.select([replies], [], [], 20)[0]:
-                    return  # no answer before the end of input
-                answers.append(replies.readline())
+        with open(our_out) as replies:
+            with open(their_in, "wb", buffering=0) as stream:
+                for line in lines:
+                    stream.write(f"{line}\n".encode())
+                    if not select.select([replies], [], [], 20)[0]:
+                        break  # no answer before the end of input
+                    answers.append(replies.readline())
+            replies.read()
 
     person = threading.Thread(target=talk)
     person.start()
