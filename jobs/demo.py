@@ -35,6 +35,7 @@ from serve.app import run as serve_until_stopped
 
 PRESET = Path(__file__).parent / "presets" / "demo.yaml"
 SHOWN = 6  # held-out questions printed
+TYPED_SHOWN = 3  # of each kind of typed questions
 
 
 class Demo(JobSettings):
@@ -144,7 +145,7 @@ def _show_typed(translator: Translator, questions: dict[str, list[Pair]]) -> dic
         same = [a == b for a, (_, b) in zip(translations, pairs, strict=True)]
         right[kind] = f"{sum(same)} of {len(pairs)}"
         _say(f"   {kind}: {right[kind]} right")
-        for row in (0, len(pairs) // 2, len(pairs) - 1):
+        for row in range(0, len(pairs), max(1, len(pairs) // TYPED_SHOWN)):
             _say(f"   {pairs[row][0]}\n {'=' if same[row] else '!'} {translations[row]}")
     return right
 

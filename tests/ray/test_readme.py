@@ -91,6 +91,9 @@ def test_the_demo_runs_from_the_generator_to_the_picture(
     assert 0 <= result["bleu"] <= 100
     assert (out / "attention.png").read_bytes().startswith(b"\x89PNG")
     assert "python -m jobs.translate --model" in told
+    assert set(result["typed"]) == {"apostrophes", "capitals", "accents", "names"}
+    for kind, right in result["typed"].items():
+        assert f"{kind}: {right} right" in told
 
 
 def test_the_demo_finds_drawings_whose_names_it_never_saw(

@@ -156,7 +156,8 @@ def test_a_translation_does_not_depend_on_its_batch(translator: Translator, beam
 def test_multi30ks_validation_set_does_not_depend_on_its_batches(
     captions: tuple[Translator, list[str]], beam: int
 ) -> None:
-    assert_independent_of_batches(*captions, beam)
+    translator, texts = captions
+    assert_independent_of_batches(translator, texts if beam == 1 else texts[::3], beam)
 
 
 @pytest.fixture(scope="module")
