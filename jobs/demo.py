@@ -1,9 +1,9 @@
 """Trains a small translator on generated questions and a search of drawings, and shows both.
 
-Everything that a real corpus goes through, in about three minutes on two cores: generate, prepare,
-train on two Ray workers, score on combinations of words that training never saw, translate. Then
-everything that a collection of pictures goes through, in a minute (demo_pictures.py). At the end
-both are served, with a page, until Ctrl-C.
+Everything that a real corpus goes through, in three to four minutes on two cores: generate,
+prepare, train on two Ray workers, score on combinations of words that training never saw,
+translate. Then everything that a collection of pictures goes through, in a minute
+(demo_pictures.py). At the end both are served, with a page, until Ctrl-C.
 """
 
 import sys
