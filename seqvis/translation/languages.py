@@ -173,7 +173,9 @@ class Languages:
             for form in small:
                 if not self._strange(self.source_tokenizer.tokenize(form)):
                     return form
-        for form in (*spellings(word), *small, *map(upper_first, small)):
+        for form in dict.fromkeys((*spellings(word), *small, *map(upper_first, small))):
+            if not fewest:
+                break
             strange = self._strange(self.source_tokenizer.tokenize(form))
             if strange < fewest:
                 best, fewest = form, strange
