@@ -51,6 +51,11 @@ ENVIRONMENT = {
     "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "100",
     "RAY_SERVE_LOG_TO_STDERR": "0",
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a dead proxy is replaced in seconds, not 30
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "3",  # and a frozen one
+    # A replica that hangs is killed, which breaks its calls, so that they are sent to another.
+    "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
+    # A replica that has not been heard of for so long is probed before it gets a request.
+    "RAY_SERVE_QUEUE_LENGTH_CACHE_TIMEOUT_S": "1",
     # Ray lowers its workers' priority; a page should answer while something else computes.
     "RAY_worker_niceness": "0",
 }

@@ -27,6 +27,7 @@ from serve.work import Work
 T = TypeVar("T")
 
 FOLLOW_EVERY = 0.5  # seconds
+READY_WITHIN = 0.9  # seconds in which a part must say that it is ready
 
 _log = logging.getLogger("ray.serve")
 
@@ -274,16 +275,18 @@ class Core:
             await self.take_up()
 
     async def ready(self) -> dict[str, bool]:
-        """Whether each application answers."""
-        found: dict[str, bool] = {}
-        for application in self._served():
-            try:
-                async with asyncio.timeout(5):
-                    described = await self.application(application)
-                found[application] = any(one["ready"] for one in described["versions"])
-            except (TimeoutError, SeqvisError):
-                found[application] = False
-        return found
+        """Whether each application answers, known within a second."""
+        served = self._served()
+        answers = await asyncio.gather(*(self._answers(application) for application in served))
+        return dict(zip(served, answers, strict=True))
+
+    async def _answers(self, application: Application) -> bool:
+        try:
+            async with asyncio.timeout(READY_WITHIN):
+                described = await self.application(application)
+        except (TimeoutError, SeqvisError):
+            return False
+        return any(version["ready"] for version in described["versions"])
 
     async def _try(self, application: Application, version: Version) -> None:
         for part in self._parts(application):

@@ -150,5 +150,6 @@ def deployment(settings: SearchSettings) -> serve.Deployment:
         name="Encoder",
         max_ongoing_requests=128,
         health_check_period_s=2,
+        health_check_timeout_s=3,
         ray_actor_options={"num_cpus": 0.1, **actor},
     )(EncoderReplica)

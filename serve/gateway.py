@@ -26,6 +26,8 @@ from serve.versions import HeadStore, change, refuse
 
 REJECTED = (401, 403, 413, 422, 429, 503)
 _RETRY_CONFIG = 5.0  # seconds until a configured switch is tried again while parts start
+_QUICK = 1.0  # seconds of silence after which another replica is asked: a search takes some ms
+_SLOW = 10.0  # the same where an admitted request may wait five seconds for its turn
 
 _log = logging.getLogger("ray.serve")
 
@@ -40,19 +42,20 @@ class GatewayReplica:
         self._keys = keys_for(settings.keys, settings.host)
         self._metrics = GatewayMetrics()
         most = settings.under_way
+        timeout = settings.timeout_s
 
-        def part(name: str, application: Application, most: int) -> RemotePart:
+        def part(name: str, application: Application, attempt: float, most: int) -> RemotePart:
             handle = serve.get_deployment_handle(name, application)
-            return RemotePart(handle, settings.timeout_s, most)
+            return RemotePart(handle, timeout, min(attempt, timeout), most)
 
         search = translator = None
         if settings.translator:
-            translator = part("Translator", "translator", most.translator)
+            translator = part("Translator", "translator", _SLOW, most.translator)
         if settings.search:
             search = SearchParts(
-                part("Encoder", "search", most.encoder),
-                part("Writer", "search", most.writer),
-                lambda shard: part(f"Index-{shard}", "search", most.index),
+                part("Encoder", "search", _SLOW, most.encoder),
+                part("Writer", "search", timeout, most.writer),  # there is no other
+                lambda shard: part(f"Index-{shard}", "search", _QUICK, most.index),
             )
         self._store = HeadStore()
         self._core = Core(self._store, translator, search)
@@ -125,6 +128,7 @@ def build(settings: GatewaySettings) -> serve.Application:
         max_queued_requests=512,  # a burst that is not yet assigned; the gateway refuses itself
         backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1),
         health_check_period_s=2,
+        health_check_timeout_s=3,
         ray_actor_options={"num_cpus": 0.1},
     )(serve.ingress()(GatewayReplica))
     return deployment.bind(settings)

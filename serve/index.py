@@ -165,5 +165,6 @@ def deployment(settings: SearchSettings, shard: int) -> serve.Deployment:
         name=f"Index-{shard}",
         max_ongoing_requests=128,
         health_check_period_s=2,
+        health_check_timeout_s=3,
         ray_actor_options={"num_cpus": 0.1, **actor},
     )(IndexReplica)

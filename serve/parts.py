@@ -1,8 +1,9 @@
 """The deployments behind the gateway, called so that a replica's death is not a client's error.
 
 Every call may be repeated: a translation or a search changes nothing, and adding or deleting a
-picture twice is as good as once. So a call whose replica died is sent to another one, or waits for
-the next, as long as the request has time.
+picture twice is as good as once. A call whose replica died or keeps silent is sent to another
+replica, or waits for the next, as long as the request has time. Whatever a replica answers, errors
+included, is the answer.
 """
 
 import asyncio
@@ -14,16 +15,20 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from ray.exceptions import RayTaskError
-from ray.serve.exceptions import BackPressureError
+import grpc
+from ray.exceptions import RayActorError, RayTaskError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from seqvis.errors import BusyError, SeqvisError
+from seqvis.errors import BusyError
 from serve.api.errors import UnavailableError
 
 _ALWAYS = ("describe", "try_version")  # asked by operators, however much there is to do
 _FULL_FOR = 0.2  # seconds
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between attempts
+_DESCRIBE_WITHIN = 0.4  # seconds of the first attempt: readiness must be known within one
+_OF_THE_REQUEST = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INVALID_ARGUMENT)
+_NO_METADATA = "Unexpected error (StatusCode."  # how Ray's RuntimeError for a broken call begins
 
 _log = logging.getLogger("ray.serve")
 
@@ -41,24 +46,30 @@ class Part(Protocol):
 class RemotePart:
     """A deployment of Ray Serve."""
 
-    def __init__(self, handle: DeploymentHandle, timeout: float, most: int):
-        """`timeout`: seconds after which a call is given up; `most`: calls under way at once.
-
-        More calls are refused at once, so that a part that is slow or dead, whose calls wait, does
-        not take the gateway's places from the other parts.
+    def __init__(self, handle: DeploymentHandle, timeout: float, attempt: float, most: int):
+        """
+        Args:
+            timeout: seconds after which a call is given up.
+            attempt: seconds after which a replica that has not answered is asked no longer, and
+                another is; twice as many at each further attempt, since a busy replica is slow.
+            most: calls under way at once. More are refused at once, so that a part that is slow or
+                dead, whose calls wait, does not take the gateway's places from the other parts.
         """
         self._handle = handle
         self._timeout = timeout
+        self._attempt = attempt
         self._most = most
         self._under_way = 0
         self._full_until = 0.0
         self.name = handle.deployment_name
 
     async def call(self, method: str, *arguments: Any) -> Any:
+        if method == "describe":
+            return await self._call(_DESCRIBE_WITHIN, method, *arguments)
         if method in _ALWAYS:
-            return await self._call(method, *arguments)
+            return await self._call(self._timeout, method, *arguments)
         with self._place():
-            return await self._call(method, *arguments)
+            return await self._call(self._attempt, method, *arguments)
 
     async def stream(self, method: str, *arguments: Any) -> AsyncIterator[Any]:
         with self._place():
@@ -84,62 +95,89 @@ class RemotePart:
         return BusyError(f"{self.name} has all the requests it can take", random.choice((1, 2, 3)))
 
     def _raise_answer(self, error: Exception) -> None:
-        """Raises what the replica answered; returns if none did, so that the call is repeated.
+        """Raises what the replica answered; returns if it was lost, so that the call is repeated.
 
-        What a replica raises comes as RayTaskError. Of one that died Ray says so in many ways, by
-        errors of its own and of gRPC.
+        What a replica raises comes as RayTaskError, if Ray can rebuild it here, or as whatever
+        rebuilding it raises.
         """
         if isinstance(error, BackPressureError):
             raise self._full() from error
         if isinstance(error, RayTaskError):
             raise _cause(error) from None
-        if isinstance(error, SeqvisError):
+        if not _is_lost(error):
             raise error
-        _log.warning(json.dumps({"part": self.name, "repeated after": repr(error)[:300]}))
+        self._log_repeated(repr(error)[:300])
 
-    async def _call(self, method: str, *arguments: Any) -> Any:
+    def _log_repeated(self, reason: str) -> None:
+        _log.warning(json.dumps({"part": self.name, "repeated after": reason}))
+
+    async def _call(self, attempt: float, method: str, *arguments: Any) -> Any:
         remote = getattr(self._handle, method).remote
         pause = _FIRST_PAUSE
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self._timeout) as all_attempts:
                 while True:
                     response = remote(*arguments)
                     try:
-                        return await response
+                        async with asyncio.timeout(attempt) as patience:
+                            return await response
                     except asyncio.CancelledError:
                         response.cancel()
                         if _is_given_up():
                             raise
                     except Exception as error:
+                        if patience.expired():
+                            response.cancel()
+                            self._log_repeated(f"{attempt:.1f} s of silence")
+                            attempt *= 2
+                            continue
                         self._raise_answer(error)
                     await asyncio.sleep(pause)
                     pause = min(2 * pause, _LONGEST_PAUSE)
         except TimeoutError:
+            if not all_attempts.expired():  # the replica raised it
+                raise
             raise UnavailableError(f"{self.name} does not answer in time") from None
 
     async def _stream(self, method: str, *arguments: Any) -> AsyncIterator[Any]:
         streaming = self._handle.options(stream=True)
-        pause = _FIRST_PAUSE
+        pause, attempt = _FIRST_PAUSE, self._attempt
         deadline = asyncio.get_running_loop().time() + self._timeout
         while True:
             items = getattr(streaming, method).remote(*arguments)
             begun = False
             try:
-                async for item in items:
+                while True:
+                    async with asyncio.timeout(self._timeout if begun else attempt) as patience:
+                        item = await anext(items)
                     begun = True
                     yield item
+            except StopAsyncIteration:
                 return
             except asyncio.CancelledError:
                 if _is_given_up():
                     raise
             except Exception as error:
-                self._raise_answer(error)
+                if patience.expired():
+                    self._log_repeated(f"{attempt:.1f} s of silence")
+                    attempt *= 2
+                else:
+                    self._raise_answer(error)
             finally:
                 items.cancel()
             if begun or asyncio.get_running_loop().time() > deadline:
                 raise UnavailableError(f"{self.name} stopped answering")
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _is_lost(error: Exception) -> bool:
+    """Whether a call failed because its replica, or the way to it, is gone."""
+    if isinstance(error, grpc.aio.AioRpcError):
+        return error.code() not in _OF_THE_REQUEST
+    if isinstance(error, RayActorError | DeploymentUnavailableError | ConnectionError):
+        return True
+    return isinstance(error, RuntimeError) and str(error).startswith(_NO_METADATA)
 
 
 def _is_given_up() -> bool:

@@ -215,6 +215,7 @@ def build(settings: TranslatorSettings) -> serve.Application:
         max_ongoing_requests=256,
         max_queued_requests=256,
         health_check_period_s=2,
+        health_check_timeout_s=3,
         ray_actor_options={"num_cpus": 0.1, **actor},
     )(TranslatorReplica)
     return deployment.bind(settings)

@@ -118,5 +118,6 @@ def deployment() -> serve.Deployment:
         num_replicas=1,
         max_ongoing_requests=64,
         health_check_period_s=2,
+        health_check_timeout_s=3,
         ray_actor_options={"num_cpus": 0.1},
     )(WriterReplica)
