@@ -57,6 +57,7 @@ class Outcome:
     answers: list[Any] = field(default_factory=list)
     not_good: list[str] = field(default_factory=list)  # the first few answers that are not good
     retried: int = 0  # requests sent again as they were told to
+    resent: int = 0  # requests sent to another address because a connection broke
     lost: int = 0  # requests that were refused more often than they were sent again
     seconds: float = 0.0
 
@@ -141,6 +142,8 @@ class Kind:
         request: request number n, counted over all clients of the kind.
         per_second: requests a second of all its clients together; None: as fast as answers come.
         retries: how often a request that got 503 is sent again, after its Retry-After.
+        alive: whether an address answers, as a load balancer sees it; a request to one that does
+            not, or whose connection broke, is sent again.
         done: told the request and its last answer.
     """
 
@@ -148,17 +151,18 @@ class Kind:
     clients: int = 1
     per_second: float | None = None
     retries: int = 0
+    alive: Callable[[str], bool] | None = None
     done: Callable[[Request, Reply], None] = lambda request, reply: None
     outcome: Outcome = field(default_factory=Outcome)
 
     async def run(
         self,
         session: aiohttp.ClientSession,
-        address: str,
+        address: Callable[[], str],
         began: float,
         going: Callable[[], bool],
     ) -> None:
-        """Its clients ask as long as it is going."""
+        """Its clients ask as long as it is going; `address` is asked for at each attempt."""
         numbers = iter(range(sys.maxsize))
 
         async def client() -> None:
@@ -177,11 +181,24 @@ class Kind:
         self.outcome.seconds = time.monotonic() - began
 
     async def _persist(
-        self, session: aiohttp.ClientSession, address: str, request: Request, began: float
+        self,
+        session: aiohttp.ClientSession,
+        address: Callable[[], str],
+        request: Request,
+        began: float,
     ) -> None:
         """Sends a request until it has an answer that is no 503, as often as it may."""
         for attempt in range(self.retries + 1):
-            reply = await _send(session, address, request, began, attempt)
+            chosen = address()
+            sending = asyncio.create_task(_send(session, chosen, request, began, attempt))
+            while self.alive and not sending.done():
+                await asyncio.wait({sending}, timeout=0.1)
+                if not self.alive(chosen):
+                    sending.cancel()
+            reply = await sending
+            if reply.status == BROKEN and self.alive:
+                self.outcome.resent += 1
+                continue
             self.outcome.note(reply)
             if reply.status != 503 or reply.retry_after is None:
                 break
@@ -210,7 +227,7 @@ async def _send(
             status = response.status
             waiting = response.headers.get("retry-after")
             after = float(waiting) if waiting is not None else None
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+    except (aiohttp.ClientError, asyncio.CancelledError, TimeoutError, OSError) as error:
         status, body = BROKEN, repr(error).encode()
     return Reply(status, sent, time.monotonic() - began, after, attempt, body)
 

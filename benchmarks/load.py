@@ -48,16 +48,17 @@ async def load(
     kind = Kind(lambda number: Request("", body(number)), clients, per_second, retries, done)
     began = time.monotonic()
     async with open_session(headers) as session:
-        await kind.run(session, url, began, lambda: time.monotonic() - began < seconds)
+        await kind.run(session, lambda: url, began, lambda: time.monotonic() - began < seconds)
     return kind.outcome
 
 
 class Traffic:
     """Clients of several kinds that ask on, in a thread, for the length of a `with`."""
 
-    def __init__(self, address: str, kinds: Mapping[str, Kind]):
+    def __init__(self, address: str | Callable[[], str], kinds: Mapping[str, Kind]):
+        """`address`: the server's, or what chooses one for each attempt."""
         self.kinds = kinds
-        self._address = address
+        self._address = (lambda: address) if isinstance(address, str) else address
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="traffic")
         self._error: BaseException | None = None

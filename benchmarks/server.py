@@ -82,6 +82,12 @@ class RunningServer:
         """The processes of HAProxy; none where Serve's own proxy takes the connections."""
         return [child for child in self._descendants() if child.name() == "haproxy"]
 
+    def processes_named(self, name: str) -> list[psutil.Process]:
+        """Processes whose command line begins so, the oldest first."""
+        return [
+            child for child in self._descendants() if " ".join(child.cmdline()).startswith(name)
+        ]
+
     def memory(self) -> dict[str, int]:
         """Bytes of each deployment's replicas: their own, and their part of what they share."""
         by_process = self.memory_by_process()
@@ -235,14 +241,15 @@ def run_config(
     file = logs / "config.yaml"
     file.write_text(yaml.safe_dump(dict(config), sort_keys=False))
     command = [str(Path(sys.executable).parent / "serve"), "run", str(file)]
-    with _running(command, dict(config), logs, environment or {}) as server:
+    with run_command(command, dict(config), logs, environment or {}) as server:
         yield server
 
 
 @contextmanager
-def _running(
+def run_command(
     command: list[str], config: dict[str, Any], logs: Path, environment: Mapping[str, str]
 ) -> Iterator[RunningServer]:
+    """Runs a command that serves a config; ends with all its processes."""
     logs.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="sv-", dir="/tmp"))  # its sockets need a short path
     inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}

@@ -1,0 +1,245 @@
+"""Kills and freezes one of everything on a cluster of two nodes; the table in docs/results.md.
+
+    python -m benchmarks.two_nodes --translator runs/demo/translator \
+        --collection runs/demo/collection --out two_nodes.json
+
+Two logical nodes of this machine run a replica each of every deployment (one writer), and a proxy
+each. Clients reach the proxies as through a load balancer, which asks both for their health. It
+sends a request again, to the other proxy, if its connection broke or its proxy no longer answers.
+Each victim is killed, or frozen for a while, under load. Figures go to a file as JSON, a table in
+Markdown to standard output.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Self
+
+import psutil
+import ray
+import requests
+import yaml
+from ray.cluster_utils import Cluster
+from ray.serve._private import api as serve_api
+from ray.serve.schema import ServeDeploySchema
+
+from benchmarks.asking import Changes, everyday, faults
+from benchmarks.breaking import QUERIES, a_picture, offline
+from benchmarks.clients import Kind
+from benchmarks.load import Traffic
+from benchmarks.server import RunningServer, free_port, local_config, run_command
+from serve import haproxy
+
+RATES = {"translate": 20.0, "search": 20.0, "picture": 2.0, "change": 2.0}  # a second
+TWO_EACH = {
+    name: {"num_replicas": 2, "max_replicas_per_node": 1}
+    for name in ("Translator", "Encoder", "Index-0", "Gateway")
+}
+DEPLOYMENTS = ("Translator", "Encoder", "Index-0", "Gateway", "Writer")
+VICTIMS = (*DEPLOYMENTS, "proxy", "controller")
+WORKER_PORT = "RAY_SERVE_WORKER_PROXY_HTTP_PORT"
+
+
+class Balancer:
+    """Chooses in turn among the addresses that say they are alive."""
+
+    def __init__(self, addresses: Sequence[str]):
+        self._up = list(addresses)
+        self._turn = itertools.count()
+        self._stop = threading.Event()
+        self._checks = [
+            threading.Thread(target=self._check, args=(address,), daemon=True)
+            for address in addresses
+        ]
+
+    def __call__(self) -> str:
+        up = self._up
+        return up[next(self._turn) % len(up)]
+
+    def alive(self, address: str) -> bool:
+        return address in self._up
+
+    def __enter__(self) -> Self:
+        for check in self._checks:
+            check.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for check in self._checks:
+            check.join()
+
+    def _check(self, address: str) -> None:
+        while not self._stop.wait(0.25):
+            alive = False
+            with suppress(requests.RequestException):
+                alive = requests.get(f"{address}/healthz", timeout=0.5).ok
+            if alive and address not in self._up:
+                self._up = [*self._up, address]
+            elif not alive and self._up != [address]:
+                self._up = [one for one in self._up if one != address]
+
+
+def break_one(
+    server: RunningServer,
+    addresses: Sequence[str],
+    victim: str,
+    frozen: bool,
+    kinds: Mapping[str, Kind],
+    seconds: float,
+) -> dict[str, Any]:
+    """Kills or freezes one process of a kind under load; what the clients saw."""
+    balancer = Balancer(addresses)
+    for kind in kinds.values():
+        kind.alive = balancer.alive
+    with balancer, Traffic(balancer, kinds) as traffic:
+        traffic.wait_good(3)
+        process = _processes(server, victim)[-1]
+        at = traffic.now()
+        process.suspend() if frozen else process.kill()
+        time.sleep(seconds)
+        traffic.wait_good(3)
+        until = traffic.now()
+        with suppress(psutil.NoSuchProcess):
+            process.resume()
+    outcomes = {name: kind.outcome for name, kind in kinds.items()}
+    return {
+        "replaced": process.pid not in [one.pid for one in _processes(server, victim)],
+        "requests": sum(len(one.statuses) for one in outcomes.values()),
+        "refused": sum(one.count(503) for one in outcomes.values()),
+        "resent": sum(one.resent for one in outcomes.values()),
+        "lost": sum(one.lost for one in outcomes.values()),
+        "longest_gap_s": {
+            name: round(one.longest_gap(at, until), 2) for name, one in outcomes.items()
+        },
+        "slowest_s": {name: round(max(one.good()), 2) for name, one in outcomes.items()},
+    }
+
+
+def _processes(server: RunningServer, victim: str) -> list[psutil.Process]:
+    if victim in DEPLOYMENTS:
+        return server.replicas(victim)
+    if victim == "proxy":
+        return server.proxies()
+    return server.processes_named("ray::ServeController")
+
+
+@contextmanager
+def two_nodes(translator: str, collection: Path, logs: Path) -> Iterator[RunningServer]:
+    """A server on two nodes; the worker's proxy listens at the port `worker_port` of its config."""
+    config = local_config(translator, collection, free_port(), deployments=TWO_EACH)
+    config["proxy_location"] = "EveryNode"
+    logs.mkdir(parents=True, exist_ok=True)
+    file = logs / "config.yaml"
+    file.write_text(yaml.safe_dump(config, sort_keys=False))
+    port = free_port()
+    command = [sys.executable, "-m", "benchmarks.two_nodes", "--host", str(file), str(port)]
+    with run_command(command, {**config, "worker_port": port}, logs, {}) as server:
+        yield server
+
+
+def host(config: Path, worker_port: str) -> None:
+    """Runs the two nodes and what the config says on them, until the process is killed."""
+    with tempfile.TemporaryDirectory(prefix="sv-", dir="/tmp") as folder:
+        fallback = os.environ.get(haproxy.FALLBACK_PORT)
+        second = haproxy.environment(Path(folder)) | {WORKER_PORT: worker_port}
+        if fallback:
+            second[haproxy.FALLBACK_PORT] = fallback
+        cluster = Cluster(
+            initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False}
+        )
+        os.environ.update(second)  # the second node's processes inherit it
+        cluster.add_node(num_cpus=4)
+        ray.init(cluster.address, log_to_driver=False, namespace="serve")
+        schema = ServeDeploySchema.model_validate(yaml.safe_load(config.read_text()))
+        client = serve_api.serve_start(
+            http_options=schema.http_options.model_dump(), proxy_location=schema.proxy_location
+        )
+        client.deploy_apps(schema, _blocking=False)
+        while True:
+            time.sleep(10)
+
+
+def markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """The table of all victims."""
+    lines = [
+        "| victim | errors | 503 | sent to the other proxy | lost changes | longest gap, s: all "
+        "| the slowest answer, s | replaced |",
+        "| --- " * 8 + "|",
+    ]
+    for name, one in found.items():
+        gap = max(one["longest_gap_s"], key=one["longest_gap_s"].__getitem__)
+        slow = max(one["slowest_s"], key=one["slowest_s"].__getitem__)
+        lines.append(
+            f"| {name} | {one['errors'] or 'none'} | {one['refused']} | {one['resent']} | "
+            f"{len(one['changes_lost'])} of {one['changes']} | {one['longest_gap_s'][gap]} ({gap}) "
+            f"| {one['slowest_s'][slow]} ({slow}) | {'yes' if one['replaced'] else 'no'} |"
+        )
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["--host"]:
+        host(Path(arguments[1]), arguments[2])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--translator", required=True)
+    parser.add_argument("--collection", required=True, type=Path)
+    parser.add_argument("--seconds", type=float, default=15.0, help="that a victim stays frozen")
+    parser.add_argument("--victims", nargs="*", default=VICTIMS, choices=VICTIMS)
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args(arguments)
+    found: dict[str, Any] = {}
+    translator = str(Path(given.translator).resolve())
+    with tempfile.TemporaryDirectory() as name:
+        collection = Path(name) / "collection"
+        shutil.copytree(given.collection, collection)
+        expected, picture = offline(translator), a_picture(collection)
+        with two_nodes(translator, collection, given.out.with_suffix(".logs")) as server:
+            addresses = [server.address, f"http://127.0.0.1:{server.config['worker_port']}"]
+            for victim, frozen in itertools.product(given.victims, (False, True)):
+                title = f"{victim}, {'frozen' if frozen else 'killed'}"
+                print(f"{title} …", file=sys.stderr, flush=True)
+                _settle(server, addresses)
+                changes = Changes(f"{victim}-{frozen}-{time.time():.0f}", picture)
+                kinds = everyday(expected, QUERIES, changes, RATES)
+                seen = break_one(server, addresses, victim, frozen, kinds, given.seconds)
+                found[title] = seen | {
+                    "errors": faults(kinds, changes),
+                    "changes": len(changes.there),
+                    "changes_lost": changes.lost(server),
+                }
+                given.out.write_text(json.dumps(found, indent=1))
+    print(markdown(found))
+    return 0
+
+
+def _settle(server: RunningServer, addresses: Sequence[str]) -> None:
+    """Waits until both nodes have all that they should."""
+
+    def whole(address: str) -> Callable[[], bool]:
+        def ready() -> bool:
+            with suppress(requests.RequestException):
+                return requests.get(f"{address}/readyz", timeout=2).ok
+            return False
+
+        return ready
+
+    for deployment in DEPLOYMENTS:
+        server.wait_replicas(deployment, 1 if deployment == "Writer" else 2)
+    server.wait(lambda: len(server.proxies()) == 2, 60, "there are not two proxies")
+    for address in addresses:
+        server.wait(whole(address), 120, f"{address} is not ready")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
