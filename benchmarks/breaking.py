@@ -16,6 +16,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from benchmarks.asking import Changes, everyday, faults, persist, searching, send, translating
+from benchmarks.attacks import SlowClients, hostile, refusals
 from benchmarks.clients import GOOD, Kind, Outcome, Reply, Request, quantile_ms
 from benchmarks.load import Traffic
 from benchmarks.server import RunningServer
@@ -122,13 +123,23 @@ class Faults:
         }
 
     def overload(self, capacity: float, seconds: float) -> dict[str, Any]:
-        """Ten times the lists that it can bear, whether they are answered or not; and searches."""
+        """Ten times the lists that it can bear, whether they are answered or not; and searches.
+
+        Of the lists a tenth are given up by their clients after 100 ms; as many clients again are
+        slow, and as many send what must be refused.
+        """
         before = self._server.memory()
         alone = self._alone()
-        kind = Kind(lambda number: HEAVY, clients=400, per_second=10 * capacity)
+        rate = 10 * capacity
+        kind = Kind(lambda number: HEAVY, clients=400, per_second=0.9 * rate)
+        left = Kind(lambda number: HEAVY, clients=100, per_second=0.1 * rate, patience=0.1)
+        bad = hostile(100, 0.1 * rate)
+        slow = SlowClients(0.1 * rate)
         search = searching(QUERIES, 8, 5)
+        kinds = {"heavy": kind, "search": search, "left": left, "bad": bad, "slow": slow.as_kind()}
+        cancelled = self._server.counted("seqvis_cancelled_total")
         with MemoryWatch(self._server) as memory:
-            with Traffic(self._server.address, {"heavy": kind, "search": search}):
+            with Traffic(self._server.address, kinds):
                 time.sleep(seconds)
         ended = time.monotonic()
         persist(self._server, HEAVY)
@@ -142,12 +153,59 @@ class Faults:
             **kind.outcome.summary(),
             "errors": faults({"heavy": kind, "search": search}),
             "search": search.outcome.summary(),
+            "given_up": left.outcome.given_up,
+            "cancelled": self._server.counted("seqvis_cancelled_total", cancelled),
+            "hostile": refusals(bad),
+            "slow": {"held": len(slow.held), "longest_s": round(max(slow.held, default=0.0), 1)},
             "memory_before": mebibytes(before),
             "memory_most": memory.largest(),
             "memory_after": mebibytes(self._server.memory()),
             "first_answer_s": round(answered, 1),
             "normal_s": round(normal, 1),
         }
+
+    def abandoned(self, requests: int = 40) -> dict[str, Any]:
+        """Work of every deployment whose clients close their connections after 100 ms.
+
+        `busy_s` is the processor time that the replicas of a deployment use from one second after
+        the last client left until two seconds after, beside that of a second before.
+        """
+        form = {"file": self._picture}
+        asked = {
+            "Translator": Request("/v1/translate", {"text": TEXTS[:64], "beam": 8}),
+            "Index-0": Request("/v1/search/text", {"query": "boat", "k": 1000}),
+            "Encoder": Request("/v1/search/image", form=form),
+            "Writer": Request("/v1/images", form={**form, "id": "abandoned"}),
+        }
+        seen = {}
+        for deployment, request in asked.items():
+            idle = self._busy(deployment)
+            before = self._server.counted("seqvis_cancelled_total")
+            kind = Kind(lambda number, one=request: one, requests, patience=0.1)  # type: ignore[misc]
+            with Traffic(self._server.address, {"": kind}):
+                time.sleep(1.0)
+            time.sleep(1.0)
+            seen[deployment] = {
+                "given_up": kind.outcome.given_up,
+                "answered": len(kind.outcome.statuses),
+                "idle_busy_s": idle,
+                "busy_s": self._busy(deployment),
+            }
+            time.sleep(5)  # until the metrics are exported
+            counted = self._server.counted("seqvis_cancelled_total", before)
+            seen[deployment]["cancelled"] = counted.get(deployment, 0)
+        return seen
+
+    def _busy(self, deployment: str) -> float:
+        """Seconds of processor time that a deployment's replicas use in a second."""
+
+        def used() -> float:
+            replicas = self._server.replicas(deployment)
+            return sum(sum(one.cpu_times()[:2]) for one in replicas)
+
+        before = used()
+        time.sleep(1.0)
+        return round(used() - before, 2)
 
     def upgrade(self, per_second: float, seconds: float) -> dict[str, Any]:
         """Another translator and back, twice, while lists are translated."""

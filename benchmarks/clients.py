@@ -57,6 +57,7 @@ class Outcome:
     answers: list[Any] = field(default_factory=list)
     not_good: list[str] = field(default_factory=list)  # the first few answers that are not good
     retried: int = 0  # requests sent again as they were told to
+    given_up: int = 0  # requests that their clients waited for no longer
     resent: int = 0  # requests sent to another address because a connection broke
     lost: int = 0  # requests that were refused more often than they were sent again
     seconds: float = 0.0
@@ -142,6 +143,7 @@ class Kind:
         request: request number n, counted over all clients of the kind.
         per_second: requests a second of all its clients together; None: as fast as answers come.
         retries: how often a request that got 503 is sent again, after its Retry-After.
+        patience: seconds after which a client closes its connection, whatever the server does.
         alive: whether an address answers, as a load balancer sees it; a request to one that does
             not, or whose connection broke, is sent again.
         done: told the request and its last answer.
@@ -151,6 +153,7 @@ class Kind:
     clients: int = 1
     per_second: float | None = None
     retries: int = 0
+    patience: float | None = None
     alive: Callable[[str], bool] | None = None
     done: Callable[[Request, Reply], None] = lambda request, reply: None
     outcome: Outcome = field(default_factory=Outcome)
@@ -191,6 +194,11 @@ class Kind:
         for attempt in range(self.retries + 1):
             chosen = address()
             sending = asyncio.create_task(_send(session, chosen, request, began, attempt))
+            if self.patience is not None:
+                await asyncio.wait({sending}, timeout=self.patience)
+                if sending.cancel():
+                    self.outcome.given_up += 1
+                    return
             while self.alive and not sending.done():
                 await asyncio.wait({sending}, timeout=0.1)
                 if not self.alive(chosen):

@@ -35,7 +35,7 @@ from benchmarks.server import (
     run_config,
 )
 
-PARTS = ("kill", "overload", "upgrade", "soak", "scale")
+PARTS = ("kill", "overload", "abandoned", "upgrade", "soak", "scale")
 ONE_EACH: Changes = {
     name: {"num_replicas": 1} for name in ("Translator", "Encoder", "Index-0", "Gateway")
 }
@@ -139,7 +139,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     measure(f"kill {one}", partial(breaking.kill, one, third, seconds))
             if "overload" in given.parts:
                 lists = capacity["lists_per_second"]
-                measure("overload", lambda: breaking.overload(lists, seconds))
+                measure("overload", lambda: breaking.overload(lists, 2 * seconds))
+            if "abandoned" in given.parts:
+                measure("abandoned", breaking.abandoned)
             if "upgrade" in given.parts:
                 half = capacity["translations_per_second"] / 2
                 measure("upgrade", lambda: breaking.upgrade(half, seconds))

@@ -36,6 +36,17 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
         )
     if "overload" in found:
         yield from _overload(found["overload"])
+    if "abandoned" in found:
+        yield (
+            "\n| abandoned after 100 ms | requests | answered before | cancelled "
+            "| busy before, and in the second second after, s |"
+        )
+        yield "| --- " * 5 + "|"
+        for name, one in found["abandoned"].items():
+            yield (
+                f"| {name} | {one['given_up']} | {one['answered']} | {one['cancelled']} | "
+                f"{one['idle_busy_s']}, {one['busy_s']} |"
+            )
     if "upgrade" in found:
         one = found["upgrade"]
         yield "\n| upgrade under load | |\n| --- | --- |"
@@ -64,8 +75,16 @@ def _overload(one: Mapping[str, Any]) -> Iterator[str]:
         f"| searches meanwhile | {search.get(200, 0)} answered, p50 {one['search']['p50_ms']} ms, "
         f"p99 {one['search']['p99_ms']} ms; {search.get(503, 0)} refused |"
     )
+    hostile, slow = one["hostile"], one["slow"]
+    cancelled = _numbers(one["cancelled"])
+    yield f"| lists given up after 100 ms; cancelled | {one['given_up']}; {cancelled} |"
+    yield (
+        f"| hostile requests; refused with a typed error; the slowest | {hostile['sent']}; "
+        f"{hostile['typed']}; {hostile['slowest_s']} s |"
+    )
+    yield f"| slow clients that were cut off; the longest | {slow['held']}; {slow['longest_s']} s |"
     for when in ("before", "most", "after"):
-        yield f"| memory {when}, MiB | {_memory(one['memory_' + when])} |"
+        yield f"| memory {when}, MiB | {_numbers(one['memory_' + when])} |"
     yield f"| first answer after it | {one['first_answer_s']} s |"
     yield f"| as quick as before | after {one['normal_s']} s |"
 
@@ -90,7 +109,7 @@ def _soak(one: Mapping[str, Any]) -> Iterator[str]:
     for number, minute in enumerate(one["minutes"], 1):
         yield (
             f"| {number} | {minute['answers']} | {minute['p50_ms']} | {minute['p99_ms']} | "
-            f"{_memory(minute['memory'])} |"
+            f"{_numbers(minute['memory'])} |"
         )
 
 
@@ -98,7 +117,7 @@ def _errors(one: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}: {what}" for name, what in one["errors"].items() if what) or "none"
 
 
-def _memory(sizes: Mapping[str, int]) -> str:
+def _numbers(sizes: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {size}" for name, size in sizes.items())
 
 

@@ -6,6 +6,7 @@ its Ray has a folder and ports of its own, so no other Ray of the machine is see
 """
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,6 +54,7 @@ class RunningServer:
     process: psutil.Process
     log: Path
     config: dict[str, Any]  # what it serves
+    folder: Path  # of its Ray
     keep_logs: bool = False  # Ray's logs, beside its own, although nothing was raised
 
     def replicas(self, deployment: str) -> list[psutil.Process]:
@@ -104,6 +107,24 @@ class RunningServer:
                 with contextlib.suppress(psutil.Error):
                     found[process.pid] = process.memory_full_info().pss
         return found
+
+    def counted(self, counter: str, since: Mapping[str, int] | None = None) -> dict[str, int]:
+        """What a counter of the project's metrics stands at, by deployment, beyond `since`.
+
+        Ray exports what was counted a few seconds before.
+        """
+        found: Counter[str] = Counter()
+        for address in self._metrics_addresses():
+            text = requests.get(f"http://{address}/metrics", timeout=10).text
+            for labels, value in re.findall(rf"^ray_{counter}{{(.*)}} (\S+)$", text, re.MULTILINE):
+                deployment = re.search(r'deployment="([^"]*)"', labels)
+                found[deployment[1] if deployment else ""] += int(float(value))
+        found.subtract(since or {})
+        return dict(+found)
+
+    def _metrics_addresses(self) -> list[str]:
+        (file,) = self.folder.glob("**/prom_metrics_service_discovery.json")
+        return [target for entry in json.loads(file.read_text()) for target in entry["targets"]]
 
     def deploy(self, config: Mapping[str, Any]) -> None:
         """Sends another config by `serve deploy`, which returns before it is carried out."""
@@ -274,7 +295,7 @@ def run_command(
             start_new_session=True,
         )
     address = f"http://127.0.0.1:{config['http_options']['port']}"
-    server = RunningServer(address, psutil.Process(process.pid), log, config)
+    server = RunningServer(address, psutil.Process(process.pid), log, config, folder)
     try:
         server.wait_ready()
         yield server
