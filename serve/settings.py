@@ -78,6 +78,8 @@ class Limits(Settings):
     """Most matches of a search."""
     image_bytes: int = Field(10 << 20, ge=1024)
     """Bytes of an uploaded picture."""
+    metadata_bytes: int = Field(16 << 10, ge=1024)
+    """Bytes of a picture's metadata, as JSON."""
     body_bytes: int = Field(12 << 20, ge=1024)
     """Bytes of any request."""
 

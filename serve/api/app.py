@@ -13,13 +13,22 @@ from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.responses import Response, StreamingResponse
 
 import seqvis
-from seqvis.search.items import check_ids, check_new_ids, encode_metadata
+from seqvis.search.items import check_ids, check_new_ids
 from serve.api import schema
-from serve.api.checks import check_k, check_texts, content_of, given_id, mapping_of
+from serve.api.checks import (
+    check_filter,
+    check_k,
+    check_metadata,
+    check_texts,
+    content_of,
+    given_id,
+    mapping_of,
+)
 from serve.api.door import Caller, Door, Seen
 from serve.api.errors import ApiError
 from serve.api.pages import add_pages
 from serve.api.refusals import add_error_handlers
+from serve.api.values import VALUES, bounded_route
 from serve.core import Core, image_path
 from serve.security import Keys
 from serve.settings import Application, GatewaySettings, Limits
@@ -72,7 +81,8 @@ def build_api(
 
 
 def _translation(core: Core, limits: Limits) -> APIRouter:
-    router = APIRouter(prefix="/v1", tags=["translation"])
+    reading = bounded_route(schema.LONGEST_LIST + VALUES)
+    router = APIRouter(prefix="/v1", tags=["translation"], route_class=reading)
 
     @router.post("/translate", response_model=None, responses=_ok(schema.TranslateAnswer))
     async def translate(asked: schema.TranslateRequest) -> Response:
@@ -90,12 +100,13 @@ def _translation(core: Core, limits: Limits) -> APIRouter:
 
 
 def _searching(core: Core, limits: Limits) -> APIRouter:
-    router = APIRouter(prefix="/v1", tags=["search"])
+    router = APIRouter(prefix="/v1", tags=["search"], route_class=bounded_route())
 
     @router.post("/search/text", response_model=None, responses=_ok(schema.SearchTextAnswer))
     async def search_text(asked: schema.SearchTextRequest) -> Response:
         """Pictures near words, or near a signed sum of words."""
         check_k(asked.k, limits)
+        check_filter(asked.where)
         model, read, found = await core.find_words(
             asked.query, asked.k, asked.min_score, asked.where, asked.model
         )
@@ -105,6 +116,7 @@ def _searching(core: Core, limits: Limits) -> APIRouter:
     async def search_like(asked: schema.SearchLikeRequest) -> Response:
         """Pictures near a stored one."""
         check_k(asked.k, limits)
+        check_filter(asked.where)
         check_ids([asked.id])
         model, found = await core.find_like(
             asked.id, asked.k, asked.min_score, asked.where, asked.model
@@ -121,8 +133,10 @@ def _searching(core: Core, limits: Limits) -> APIRouter:
     ) -> Response:
         """Pictures near an uploaded one."""
         check_k(k, limits)
+        wanted = mapping_of("where", where)
+        check_filter(wanted)
         chosen, found = await core.find_picture(
-            await content_of(file, limits), k, min_score, mapping_of("where", where), model or None
+            await content_of(file, limits), k, min_score, wanted, model or None
         )
         return _json({"model": chosen, "matches": found})
 
@@ -137,6 +151,7 @@ def _searching(core: Core, limits: Limits) -> APIRouter:
         """The words nearest to a picture: the model's own, ImageNet's 1,000, or all of WordNet."""
         if (file is None) == (not id):
             raise ApiError(422, "give either a file or the id of a stored picture")
+        check_k(k, limits)
         picture: bytes | str
         if file is not None:
             picture = await content_of(file, limits)
@@ -149,7 +164,7 @@ def _searching(core: Core, limits: Limits) -> APIRouter:
 
 
 def _pictures(core: Core, limits: Limits) -> APIRouter:
-    router = APIRouter(prefix="/v1", tags=["pictures"])
+    router = APIRouter(prefix="/v1", tags=["pictures"], route_class=bounded_route())
     jpeg = {"content": {"image/jpeg": {}}, "description": "The thumbnail"}
 
     @router.get("/images", response_class=Response, responses={200: jpeg})
@@ -186,7 +201,7 @@ def _pictures(core: Core, limits: Limits) -> APIRouter:
             "name": name or label or None,
             **(mapping_of("metadata", metadata) or {}),
         }
-        encode_metadata("metadata", about)
+        check_metadata(about, limits)
         picture = check_new_ids([id])[0] if id else None
         added = await core.add(await content_of(file, limits), picture, about)
         return _json({"id": added, "image": image_path(added)}, 201)
@@ -207,7 +222,7 @@ def _pictures(core: Core, limits: Limits) -> APIRouter:
 
 
 def _operating(core: Core) -> APIRouter:
-    router = APIRouter(tags=["operating"])
+    router = APIRouter(tags=["operating"], route_class=bounded_route())
 
     @router.get("/v1/models", response_model=None, responses=_ok(schema.ModelsAnswer))
     async def models() -> Response:

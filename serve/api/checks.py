@@ -1,15 +1,19 @@
 """What the types of a request cannot say: limits that are set, pictures and filters in forms."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from fastapi import Request, UploadFile
 
-from seqvis.search.items import check_ids
+from seqvis.search.items import check_ids, encode_metadata
 from serve.api.errors import ApiError
 from serve.api.schema import TranslateRequest
+from serve.api.values import read_json
 from serve.settings import Limits
+
+FILTER_FIELDS, FILTER_VALUES, FILTER_BYTES = 16, 100, 8 << 10
 
 _STREAM_TIMES = 100  # texts of a stream, as a multiple of those of one answer
 
@@ -33,6 +37,28 @@ def check_k(k: int, limits: Limits) -> None:
     """Raises ApiError (422) for more matches than are allowed."""
     if k > limits.matches:
         raise ApiError(422, f"k is {k:,}; at most {limits.matches:,} is allowed here")
+
+
+def check_filter(where: Mapping[str, Any] | None) -> None:
+    """Raises ApiError (422) for a filter that is larger than searches are made for."""
+    if where is None:
+        return
+    if len(where) > FILTER_FIELDS:
+        raise ApiError(422, f"where: has {len(where):,} fields; {FILTER_FIELDS} at most")
+    values = sum(len(wanted) if isinstance(wanted, list) else 1 for wanted in where.values())
+    if values > FILTER_VALUES:
+        raise ApiError(422, f"where: has {values:,} values; {FILTER_VALUES} at most")
+    size = len(json.dumps(where, ensure_ascii=False).encode())
+    if size > FILTER_BYTES:
+        raise ApiError(422, f"where: has {size:,} bytes as JSON; {FILTER_BYTES:,} at most")
+
+
+def check_metadata(metadata: Mapping[str, Any], limits: Limits) -> None:
+    """Raises ApiError (422) for more than is allowed: it comes back with every match."""
+    size = len(encode_metadata("metadata", metadata))
+    if size > limits.metadata_bytes:
+        most = f"{limits.metadata_bytes:,}"
+        raise ApiError(422, f"metadata: has {size:,} bytes as JSON; {most} at most are stored")
 
 
 def given_id(request: Request, id: str) -> str:  # noqa: A002
@@ -62,10 +88,7 @@ def mapping_of(field: str, text: str | None) -> dict[str, Any] | None:
     """A form's field of JSON. Raises ApiError (422) if it holds no names and values."""
     if not text:
         return None
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        raise ApiError(422, f"{field}: is not JSON") from None
+    found = read_json(field, text.encode())
     if not isinstance(found, dict):
         raise ApiError(422, f"{field}: is no object of names and values")
     return found

@@ -182,8 +182,8 @@ def test_an_unknown_field_of_a_filter_is_named_with_those_that_there_are(both: S
         assert {"label", "name", "path", "width", "height"} <= set(found["fields"])
 
 
-@pytest.mark.parametrize("field", ["\ud800", "", "a" * 5000, "label\n"])
-def test_a_field_that_is_no_text_is_unknown_too(both: Served, field: str) -> None:
+@pytest.mark.parametrize("field", ["", "a" * 5000, "label\n"])
+def test_a_field_of_odd_text_is_unknown_too(both: Served, field: str) -> None:
     file = {"file": ("a.png", draw(1, seed=7), "image/png")}
     form = {"where": json.dumps({field: 1})}
     answer = both.client.post("/v1/search/image", files=file, data=form)
