@@ -95,6 +95,8 @@ class Serve(JobSettings):
     """Port to listen at."""
     keys: str | None = None
     """File of API keys; python -m serve.make_key makes one."""
+    legacy_keys: bool = False
+    """Keys in the file without scopes keep their old meaning, all but admin unless admin: true."""
     attribution: str | None = None
     """Whose pictures these are, shown by the page."""
 
@@ -131,7 +133,7 @@ def serving(settings: Serve) -> Iterator[str]:
     Raises ConfigError if the port is taken or strangers could ask without a key, SeqvisError if an
     artifact cannot be used.
     """
-    keys_for(settings.keys, settings.host)
+    keys_for(settings.keys, settings.host, legacy=settings.legacy_keys)
     _check_models(settings)
     _check_port(settings.host, settings.port)
     with tempfile.TemporaryDirectory(prefix="sv-", dir="/tmp") as folder:  # sockets: a short path
@@ -216,6 +218,7 @@ def _applications(settings: Serve) -> Iterator[RunTarget]:
             translator=bool(settings.translator),
             search=bool(settings.collection),
             keys=settings.keys and _absolute(settings.keys),
+            legacy_keys=settings.legacy_keys,
             host=settings.host,
         )
     )

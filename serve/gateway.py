@@ -39,7 +39,7 @@ class GatewayReplica:
 
     def __init__(self, settings: GatewaySettings):
         self._settings = settings
-        self._keys = keys_for(settings.keys, settings.host)
+        self._keys = keys_for(settings.keys, settings.host, legacy=settings.legacy_keys)
         self._metrics = GatewayMetrics()
         most = settings.under_way
         timeout = settings.timeout_s

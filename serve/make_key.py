@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 from jobs.runner import leave, run_job
 from seqvis.config import JobSettings
 from seqvis.errors import ConfigError
-from serve.security import KeyHolder, explain, sha256_of
+from serve.security import KeyHolder, KeyScope, explain, sha256_of
 
 
 class MakeKey(JobSettings):
@@ -24,21 +24,26 @@ class MakeKey(JobSettings):
     """Requests a minute that the key allows; unlimited if left out."""
     burst: float | None = Field(None, ge=1)
     """Requests that may come at once after a rest; by default what a minute allows."""
-    admin: bool = False
-    """The key may change which models are live."""
+    scope: tuple[KeyScope, ...] = Field(("translate", "search"), min_length=1)
+    """What the key allows: translate, search, write (add, replace and delete pictures), admin
+    (change which models are live). What is given replaces the default."""
 
 
 def run(settings: MakeKey) -> dict[str, Any]:
     """Returns the key, its hash, and the entry to paste."""
     key = f"sv_{secrets.token_urlsafe(32)}"
     try:
-        holder = KeyHolder(sha256=sha256_of(key), **settings.model_dump())
+        holder = KeyHolder(
+            sha256=sha256_of(key),
+            scopes=settings.scope,
+            **settings.model_dump(exclude={"scope"}),
+        )
     except ValidationError as error:
         raise ConfigError("\n".join(f"--{one}" for one in explain(error, KeyHolder))) from error
     entry = {"name": holder.name, "sha256": sha256_of(key)} | holder.model_dump(
         exclude_defaults=True, exclude={"name", "sha256"}
     )
-    text = yaml.safe_dump([entry], sort_keys=False)
+    text = yaml.safe_dump([entry], sort_keys=False, default_flow_style=None)
     sys.stderr.write(text)
     return {"name": holder.name, "key": key, "entry": text}
 

@@ -15,7 +15,7 @@ import re
 import time
 from collections.abc import Iterable, Sequence
 from threading import Lock
-from typing import Any
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator
@@ -25,6 +25,8 @@ from seqvis.config import Settings
 from seqvis.errors import ConfigError, SeqvisError
 from seqvis.storage import locate
 
+KeyScope = Literal["translate", "search", "write", "admin"]
+SCOPES: tuple[KeyScope, ...] = get_args(KeyScope)
 LONGEST_KEY = 512  # characters of a presented key; what is longer is not hashed
 _LOCAL_HOST = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(?::([0-9]{1,5}))?")
 _SHA256_OF_NOTHING = hashlib.sha256(b"").hexdigest()
@@ -41,8 +43,9 @@ class KeyHolder(Settings):
     """Requests a minute over all replicas of the gateway; unlimited if left out."""
     burst: float | None = Field(None, ge=1, allow_inf_nan=False)
     """Requests that may come at once after a rest; by default what a minute allows."""
-    admin: bool = False
-    """May change which models are live."""
+    scopes: tuple[KeyScope, ...]
+    """What it allows: `translate`, `search`, `write` (add, replace and delete pictures), `admin`
+    (change which models are live). None includes another."""
 
     @field_validator("sha256", mode="before")
     @classmethod
@@ -56,6 +59,13 @@ class KeyHolder(Settings):
             raise ValueError("is the hash of an empty key")
         return value
 
+    @field_validator("scopes")
+    @classmethod
+    def _some(cls, value: tuple[KeyScope, ...]) -> tuple[KeyScope, ...]:
+        if not value:
+            raise ValueError(f"needs at least one of {', '.join(SCOPES)}")
+        return value
+
 
 class Keys:
     """The keys that are accepted."""
@@ -64,10 +74,12 @@ class Keys:
         self.holders = tuple(holders)
 
     @classmethod
-    def load(cls, path: str) -> "Keys":
+    def load(cls, path: str, legacy: bool = False) -> "Keys":
         """Reads a YAML or JSON list of entries from a path or URI.
 
-        Raises ConfigError with one line for every problem in the file.
+        `legacy`: accept entries without scopes, as they were written before there were any. They
+        allow all but `admin`, and that too with `admin: true`. Raises ConfigError with one line
+        for every problem in the file.
         """
         entries = read_yaml_strictly(path)
         if not isinstance(entries, list) or not entries:
@@ -78,10 +90,14 @@ class Keys:
         holders: list[KeyHolder] = []
         problems: list[str] = []
         for number, entry in enumerate(entries, start=1):
+            where = f"{path}: entry {number}"
+            if isinstance(entry, dict) and "scopes" not in entry:
+                entry = _with_scopes(entry)
+                if not legacy:
+                    problems.append(f"{where}: {_explain_legacy(entry)}")
             try:
                 holders.append(KeyHolder.model_validate(entry))
             except ValidationError as error:
-                where = f"{path}: entry {number}"
                 problems += [f"{where}: {one}" for one in explain(error, KeyHolder)]
         problems += [
             f"{path}: {what} of {name} is given to another entry too"
@@ -110,6 +126,22 @@ class Keys:
             if hmac.compare_digest(digest, holder.sha256):
                 found = holder
         return found
+
+
+def _with_scopes(entry: dict[str, Any]) -> dict[str, Any]:
+    """An entry from before there were scopes, as it is written now with the same meaning."""
+    scopes = SCOPES if entry.get("admin") is True else tuple(s for s in SCOPES if s != "admin")
+    return {**{key: entry[key] for key in entry if key != "admin"}, "scopes": scopes}
+
+
+def _explain_legacy(upgraded: dict[str, Any]) -> str:
+    scopes = ", ".join(upgraded["scopes"])
+    instead = " in place of admin: true" if "admin" in upgraded["scopes"] else ""
+    return (
+        f"{upgraded.get('name')}: has no scopes; add scopes: [{scopes}]{instead} to allow what it "
+        "allowed before, or fewer (write lets it delete pictures); or let old entries keep their "
+        "meaning with serve.app --legacy-keys or the gateway's legacy_keys: true"
+    )
 
 
 def sha256_of(key: str) -> str:
@@ -204,15 +236,17 @@ def check_local(
     return None
 
 
-def keys_for(path: str | None, host: str, *, behind_proxy: bool = False) -> Keys | None:
+def keys_for(
+    path: str | None, host: str, *, legacy: bool = False, behind_proxy: bool = False
+) -> Keys | None:
     """The keys a server on `host` must ask for; None means local mode, without keys.
 
     Raises ConfigError if the server could be reached from elsewhere and there is no file of keys.
-    `behind_proxy`: another process takes the connections and may listen elsewhere than on `host`;
-    every client then looks as if it were on this machine.
+    `legacy`: as in `Keys.load`. `behind_proxy`: another process takes the connections and may
+    listen elsewhere than on `host`; every client then looks as if it were on this machine.
     """
     if path is not None:
-        return Keys.load(path)
+        return Keys.load(path, legacy)
     if behind_proxy:
         raise ConfigError(
             "keys: a server behind a proxy cannot tell this machine from others, so it needs a "

@@ -109,6 +109,9 @@ class GatewaySettings(Settings):
     """Whether the application `search` is there."""
     keys: str | None = None
     """File of API keys (serve.make_key makes entries); without one only this machine may ask."""
+    legacy_keys: bool = False
+    """Entries of the file of keys without scopes keep their old meaning: all but `admin`, unless
+    they say `admin: true`."""
     host: str = "127.0.0.1"
     """Address at which Serve's proxy listens; any but a loopback one needs `keys`."""
     replicas: int = Field(1, ge=1)

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.api.body import Body
 from serve.api.errors import ANSWERED, REQUEST_ID, ApiError, as_api_error, response
-from serve.security import Keys, RateLimiter, check_local, presented_key
+from serve.security import SCOPES, Keys, KeyScope, RateLimiter, check_local, presented_key
 
 _GOOD_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _OPEN = ("/healthz", "/readyz")  # for load balancers, which have no key
@@ -39,10 +39,10 @@ _log = logging.getLogger("ray.serve")
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks: a key's name, or `local`."""
+    """Who asks: a key's name, or `local`, and what it allows."""
 
     name: str
-    admin: bool
+    scopes: tuple[KeyScope, ...]
 
 
 @dataclass(frozen=True)
@@ -124,9 +124,9 @@ class Door:
             )
             if reason and path not in _OPEN:
                 raise ApiError(403, reason)
-            return Caller("local", admin=True)
+            return Caller("local", SCOPES)
         if path in _OPEN or path in _STATIC or path.startswith("/page/"):
-            return Caller("anyone", admin=False)
+            return Caller("anyone", ())
         holder = self._keys.check(
             presented_key(headers.get("authorization"), headers.get("x-api-key"))
         )
@@ -136,7 +136,7 @@ class Door:
         wait = self._limiter.take(holder.name)
         if wait > 0:
             raise ApiError(429, "this key has used up its requests", retry_after=wait)
-        return Caller(holder.name, holder.admin)
+        return Caller(holder.name, holder.scopes)
 
     def _write_log(self, scope: Scope, seen: Seen, request_id: str) -> None:
         line: dict[str, Any] = {

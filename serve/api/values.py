@@ -19,6 +19,7 @@ from starlette.datastructures import FormData
 from starlette.responses import Response
 
 from serve.api.errors import ApiError
+from serve.api.scopes import ScopedRoute
 
 DEPTH = 32
 VALUES = 2000
@@ -116,9 +117,9 @@ class _BoundedRequest(Request):
 
 
 def bounded_route(most_values: int = VALUES) -> type[APIRoute]:
-    """The class of routes whose requests are read within bounds."""
+    """The class of routes that need a scope and whose requests are read within bounds."""
 
-    class BoundedRoute(APIRoute):
+    class BoundedRoute(ScopedRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
             handle = super().get_route_handler()
 

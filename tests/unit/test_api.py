@@ -422,8 +422,14 @@ def test_without_keys_only_this_machine_and_no_other_site_may_ask(both: Served) 
 def test_with_keys_each_request_needs_one_and_has_its_limit(translator: Translator) -> None:
     keys = Keys(
         (
-            KeyHolder(name="few", sha256=sha256_of("few"), requests_per_minute=60, burst=3),
-            KeyHolder(name="boss", sha256=sha256_of("boss"), admin=True),
+            KeyHolder(
+                name="few",
+                sha256=sha256_of("few"),
+                requests_per_minute=60,
+                burst=3,
+                scopes=("translate",),
+            ),
+            KeyHolder(name="boss", sha256=sha256_of("boss"), scopes=("admin",)),
         )
     )
     with served(translator.artifact.location.uri, None, keys) as running:

@@ -15,7 +15,7 @@ from serve.proxy import Resend
 from serve.security import KeyHolder, Keys, sha256_of
 from tests.serving import listening
 
-KEYS = Keys([KeyHolder(name="a", sha256=sha256_of("right"))])
+KEYS = Keys([KeyHolder(name="a", sha256=sha256_of("right"), scopes=("search",))])
 SENT = 40 << 20  # more than the buffers of a loopback connection hold
 
 

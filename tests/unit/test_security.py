@@ -28,11 +28,16 @@ def hash_of(key: str) -> str:
 def keys() -> Keys:
     return Keys(
         [
-            KeyHolder(name="alice", sha256=hash_of("alice's key"), admin=True),
-            KeyHolder(name="bob", sha256=hash_of("bob's key")),
-            KeyHolder(name="carol", sha256=hash_of("carol's key")),
+            KeyHolder(name="alice", sha256=hash_of("alice's key"), scopes=("admin",)),
+            KeyHolder(name="bob", sha256=hash_of("bob's key"), scopes=("search",)),
+            KeyHolder(name="carol", sha256=hash_of("carol's key"), scopes=("search",)),
         ]
     )
+
+
+def entry_of(name: str, key: str, **more: object) -> dict[str, object]:
+    """An entry of a file of keys."""
+    return {"name": name, "sha256": hash_of(key), "scopes": ["translate", "search"], **more}
 
 
 def write(path: Path, entries: object) -> str:
@@ -44,7 +49,7 @@ class TestKeys:
     def test_a_key_is_its_holders(self, keys: Keys) -> None:
         holder = keys.check("bob's key")
         assert holder is not None
-        assert (holder.name, holder.admin) == ("bob", False)
+        assert (holder.name, holder.scopes) == ("bob", ("search",))
 
     @pytest.mark.parametrize(
         "presented",
@@ -55,7 +60,7 @@ class TestKeys:
 
     def test_a_key_of_absurd_length_is_not_even_hashed(self) -> None:
         for length, accepted in ((512, True), (513, False)):
-            keys = Keys([KeyHolder(name="a", sha256=hash_of("x" * length))])
+            keys = Keys([KeyHolder(name="a", sha256=hash_of("x" * length), scopes=("search",))])
             assert (keys.check("x" * length) is not None) == accepted
 
     @pytest.mark.parametrize("presented", ["alice's key", "carol's key", "nobody's"])
@@ -74,7 +79,7 @@ class TestKeys:
         assert compared == [holder.sha256 for holder in keys.holders]
 
     def test_a_file_may_be_yaml_or_json(self, tmp_path: Path) -> None:
-        entry = {"name": "dora", "sha256": hash_of("k").upper(), "requests_per_minute": 30}
+        entry = entry_of("dora", "k", sha256=hash_of("k").upper(), requests_per_minute=30)
         (tmp_path / "keys.json").write_text(json.dumps([entry]))
         for path in (write(tmp_path / "keys.yaml", [entry]), str(tmp_path / "keys.json")):
             holder = Keys.load(path).check("k")
@@ -85,23 +90,29 @@ class TestKeys:
         path = write(
             tmp_path / "keys.yaml",
             [
-                {"name": "one", "sha256": hash_of("1"), "requests_per_minut": 5},
-                {"name": "two words", "sha256": hash_of("2")},
-                {"name": "three", "sha256": "abc"},
-                {"name": "four"},
-                {"name": "five", "sha256": hash_of("5"), "requests_per_minute": 0},
-                {"name": "six", "sha256": hash_of("")},
+                entry_of("one", "1", requests_per_minut=5),
+                entry_of("two words", "2"),
+                entry_of("three", "3", sha256="abc"),
+                {"name": "four", "scopes": ["search"]},
+                entry_of("five", "5", requests_per_minute=0),
+                entry_of("six", ""),
                 "seven",
+                entry_of("eight", "8", scopes=["serach"]),
+                entry_of("nine", "9", scopes=[]),
+                entry_of("ten", "10", admin=True),
             ],
         )
         with pytest.raises(ConfigError) as caught:
             Keys.load(path)
         lines = str(caught.value).splitlines()
-        assert len(lines) == 7
+        assert len(lines) == 10
         assert all(line.startswith(f"{path}: entry {n}: ") for n, line in enumerate(lines, 1))
         assert "did you mean requests_per_minute?" in lines[0]
         assert "sha256: is needed" in lines[3]
         assert "empty key" in lines[5]
+        assert "'write'" in lines[7]
+        assert "needs at least one of" in lines[8]
+        assert lines[9].endswith("admin: no such key")
 
     @pytest.mark.parametrize(
         ("text", "said"),
@@ -126,9 +137,9 @@ class TestKeys:
 
     def test_a_name_or_a_key_given_twice_is_refused(self, tmp_path: Path) -> None:
         entries = [
-            {"name": "a", "sha256": hash_of("1")},
-            {"name": "a", "sha256": hash_of("2")},
-            {"name": "b", "sha256": hash_of("2")},
+            entry_of("a", "1"),
+            entry_of("a", "2"),
+            entry_of("b", "2"),
         ]
         with pytest.raises(ConfigError) as caught:
             Keys.load(write(tmp_path / "keys.yaml", entries))
@@ -160,7 +171,7 @@ class TestKeys:
 
 
 def limited(rate: float | None, burst: float | None = None, replicas: int = 1) -> RateLimiter:
-    holder = KeyHolder(name="a", sha256=hash_of("a"), requests_per_minute=rate, burst=burst)
+    holder = KeyHolder.model_validate(entry_of("a", "a", requests_per_minute=rate, burst=burst))
     return RateLimiter([holder], replicas)
 
 
@@ -299,25 +310,76 @@ class TestStart:
             keys_for(None, "127.0.0.1", behind_proxy=True)
 
     def test_with_keys_any_host_is_served(self, tmp_path: Path) -> None:
-        path = write(tmp_path / "keys.yaml", [{"name": "a", "sha256": hash_of("k")}])
+        path = write(tmp_path / "keys.yaml", [entry_of("a", "k")])
         loaded = keys_for(path, "0.0.0.0", behind_proxy=True)
         assert loaded is not None
         assert loaded.check("k") is not None
+
+
+class TestOldFiles:
+    """Files from before there were scopes."""
+
+    @pytest.fixture
+    def old(self, tmp_path: Path) -> str:
+        plain, admin = entry_of("plain", "1"), entry_of("boss", "2", admin=True)
+        for entry in (plain, admin):
+            del entry["scopes"]
+        return write(tmp_path / "keys.yaml", [plain, admin, entry_of("new", "3")])
+
+    def test_they_are_refused_with_what_to_add(self, old: str) -> None:
+        for host in ("127.0.0.1", "0.0.0.0"):
+            with pytest.raises(ConfigError) as caught:
+                keys_for(old, host)
+            first, second = str(caught.value).splitlines()
+            assert first.startswith(f"{old}: entry 1: plain: has no scopes; ")
+            assert "add scopes: [translate, search, write] to" in first
+            assert "entry 2: boss: " in second
+            assert "scopes: [translate, search, write, admin] in place of admin: true" in second
+            assert "--legacy-keys" in first
+            assert "legacy_keys: true" in first
+
+    def test_they_keep_their_meaning_if_the_operator_says_so(self, old: str) -> None:
+        keys = keys_for(old, "0.0.0.0", legacy=True)
+        assert keys is not None
+        assert [holder.scopes for holder in keys.holders] == [
+            ("translate", "search", "write"),
+            ("translate", "search", "write", "admin"),
+            ("translate", "search"),
+        ]
+
+    def test_other_problems_are_named_all_the_same(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "keys.yaml", [{"name": "a", "sha256": "abc", "admn": True}])
+        with pytest.raises(ConfigError) as caught:
+            Keys.load(path, legacy=True)
+        assert [line.split(": ")[2] for line in str(caught.value).splitlines()] == [
+            "sha256",
+            "admn",
+        ]
 
 
 class TestMakeKey:
     def test_the_entry_lets_the_key_in(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        flags = ["--name", "alice", "--requests-per-minute", "60", "--admin"]
+        flags = ["--name", "alice", "--requests-per-minute", "60"]
         assert make_key.main(flags) == 0
         printed = capsys.readouterr()
         result = json.loads(printed.out)
         (tmp_path / "keys.yaml").write_text(printed.err)
         holder = Keys.load(str(tmp_path / "keys.yaml")).check(result["key"])
         assert holder is not None
-        assert (holder.name, holder.requests_per_minute, holder.admin) == ("alice", 60, True)
+        assert (holder.name, holder.requests_per_minute) == ("alice", 60)
+        assert holder.scopes == ("translate", "search")
         assert result["key"] not in printed.err
+
+    def test_the_scopes_are_those_that_are_asked_for(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        make_key.main(["--name", "a", "--scope", "write", "--scope", "admin"])
+        (entry,) = yaml.safe_load(capsys.readouterr().err)
+        assert entry["scopes"] == ["write", "admin"]
+        assert make_key.main(["--name", "a", "--scope", "all"]) == 2
+        assert "--scope" in capsys.readouterr().err
 
     def test_two_keys_differ_and_are_long(self, capsys: pytest.CaptureFixture[str]) -> None:
         made = []
