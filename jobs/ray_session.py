@@ -1,9 +1,10 @@
 """The Ray that a job runs on: the cluster it was sent to, or a small one on this machine.
 
 Under `ray job submit`, or with RAY_ADDRESS set, that cluster is used. A Ray that the process
-already has (a test's) is used and left alone. Otherwise a local one is started without a
-dashboard, and stopped at the end. What would surprise a reader: starting Ray replaces the
-process's SIGTERM handler; it is put back, so that a stopped job still cleans up after itself.
+already has (a test's) is used and left alone. Otherwise a local one is started, without a dashboard
+and on the loopback interface alone, and stopped at the end. What would surprise a reader: starting
+Ray replaces the process's SIGTERM handler; it is put back, so that a stopped job still cleans up
+after itself.
 """
 
 import logging
@@ -18,6 +19,7 @@ from contextlib import contextmanager
 import ray
 
 from seqvis.errors import ConfigError, TrainingError
+from seqvis.loopback import node_on_loopback
 
 OBJECT_STORE_BYTES = 1 << 30  # bounds the memory of a local Ray; more is spilled to disk
 
@@ -51,14 +53,15 @@ def _start_here(num_cpus: int | None) -> None:
     # Nobody gives notice that this node will be taken away; each training would watch for it.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     try:
-        ray.init(
-            address="local",
-            num_cpus=num_cpus,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            object_store_memory=OBJECT_STORE_BYTES,
-        )
+        with node_on_loopback():
+            ray.init(
+                address="local",
+                num_cpus=num_cpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                object_store_memory=OBJECT_STORE_BYTES,
+            )
     except Exception as error:  # Ray names no class of its own for this
         ray.shutdown()
         raise TrainingError(

@@ -17,6 +17,7 @@ from ray import serve
 
 from seqvis.allocator import keep_freed_memory
 from seqvis.errors import BusyError, QueryError
+from seqvis.loopback import keep_replica_local
 from seqvis.search.candidates import CandidateSet
 from seqvis.search.items import PlacedPicture
 from seqvis.search.pictures import PicturePlacer
@@ -42,6 +43,7 @@ class EncoderReplica:
         self, settings: SearchSettings, parts: Sequence[Any] = (), store: Store | None = None
     ):
         """`parts`: the other deployments of the application, so that Serve starts them too."""
+        keep_replica_local()
         torch.set_num_threads(settings.threads)
         keep_freed_memory()
         self._settings = settings

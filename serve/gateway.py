@@ -14,6 +14,7 @@ from ray import serve
 from ray.serve.config import BackpressureConfig
 
 from seqvis.errors import SeqvisError
+from seqvis.loopback import keep_replica_local
 from serve.api.app import build_api
 from serve.api.door import Seen
 from serve.api.errors import ApiError
@@ -38,6 +39,7 @@ class GatewayReplica:
     UserConfig = GatewayUserConfig
 
     def __init__(self, settings: GatewaySettings):
+        keep_replica_local()
         self._settings = settings
         self._keys = keys_for(settings.keys, settings.host, legacy=settings.legacy_keys)
         self._metrics = GatewayMetrics()

@@ -16,6 +16,7 @@ import numpy as np
 from ray import serve
 
 from seqvis.errors import ArtifactError
+from seqvis.loopback import keep_replica_local
 from seqvis.search.collection import Collection
 from seqvis.search.items import Match
 from seqvis.search.placing import WordPlacer
@@ -42,6 +43,7 @@ class IndexReplica:
     """A shard of each live version. Methods are called by the gateway's handle."""
 
     def __init__(self, settings: SearchSettings, shard: int, store: Store | None = None):
+        keep_replica_local()
         self._settings = settings
         self._shard = shard
         self._metrics = IndexMetrics()

@@ -16,6 +16,7 @@ from ray import serve
 
 from seqvis.allocator import keep_freed_memory
 from seqvis.config import Settings
+from seqvis.loopback import keep_replica_local
 from seqvis.translation.inflight import InflightTranslator
 from seqvis.translation.products import Precision
 from seqvis.translation.sentences import SearchSettings
@@ -50,6 +51,7 @@ class TranslatorReplica:
     """One decoder for each live version. Methods are called by the gateway's handle."""
 
     def __init__(self, settings: TranslatorSettings, store: Store | None = None):
+        keep_replica_local()
         torch.set_num_threads(settings.threads)
         keep_freed_memory()
         self._settings = settings

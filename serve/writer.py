@@ -15,6 +15,7 @@ import numpy as np
 from ray import serve
 
 from seqvis.errors import BusyError, StorageError
+from seqvis.loopback import keep_replica_local
 from seqvis.search.collection import Collection
 from seqvis.search.items import Item
 from seqvis.search.shards import shard_of, shard_paths
@@ -31,6 +32,7 @@ class WriterReplica:
     """Every shard of every live version, opened for writing."""
 
     def __init__(self, settings: SearchSettings, store: Store | None = None):
+        keep_replica_local()
         self._pool = ThreadPoolExecutor(8, thread_name_prefix="writer")
         store = store or HeadStore()
         configure(store, APPLICATION, [Version(name="default", path=settings.collection)])
