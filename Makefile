@@ -31,7 +31,7 @@ test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(RUN) -m pytest \
 		tests/ray tests/browser tests/unit tests/faults/test_crashes.py \
 		--numprocesses auto --maxprocesses 2 --dist loadfile --no-loadscope-reorder
-	$(RUN) -m pytest tests/faults/test_serving.py
+	$(RUN) -m pytest tests/faults --ignore=tests/faults/test_crashes.py
 
 bench: $(VENV)/peers
 	$(RUN) -m jobs.benchmark $(BENCH_ARGS)
