@@ -101,7 +101,8 @@ def scaling(server: RunningServer, translator: str, picture: bytes) -> dict[str,
 
 @contextmanager
 def _served(translator: str, collection: Path, deployments: Changes) -> Iterator[RunningServer]:
-    config = local_config(translator, collection, free_port(), deployments=deployments)
+    roots = {"gateway": {"model_roots": [str(collection.parent)]}}  # of the other translator
+    config = local_config(translator, collection, free_port(), roots, deployments)
     with tempfile.TemporaryDirectory() as logs:
         with run_config(config, Path(logs), QUICK_AUTOSCALING) as server:
             yield server

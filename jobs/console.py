@@ -9,6 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from seqvis.errors import redacted
+
 _SECONDS_A_LINE = 30  # of progress in a log, where there is no bar
 
 Report = Callable[[dict[str, Any]], None]
@@ -62,7 +64,7 @@ class _Display:
         elif kind == "epoch":
             self._epoch(event)
         elif kind == "note":
-            self.console.print(event["text"], markup=False)
+            self.console.print(redacted(event["text"]), markup=False)
 
     def _advance(self, event: dict[str, Any]) -> None:
         unit = event["unit"]

@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
 from seqvis.config import JobSettings
-from seqvis.errors import ConfigError, SeqvisError
+from seqvis.errors import ConfigError, SeqvisError, redacted
 
 S = TypeVar("S", bound=JobSettings)
 
@@ -36,7 +36,8 @@ def run_job(
 ) -> int:
     """Runs a job with the given flags (default: the process's own) and returns its exit code.
 
-    A result of None prints nothing: the job has written its own output.
+    A result of None prints nothing: the job has written its own output. Passwords in URIs are
+    printed nowhere.
     """
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
     previous = _raise_on_sigterm()
@@ -46,7 +47,7 @@ def run_job(
         )
         result = run(settings)
         if result is not None:
-            print(json.dumps(result, ensure_ascii=False), flush=True)
+            print(redacted(json.dumps(result, ensure_ascii=False)), flush=True)
         return 0
     except ConfigError as error:
         return _complain(error, 2)

@@ -13,18 +13,46 @@
         ├── UnknownFieldError   a filter by a field that no picture has; says which there are
         └── BadPictureError     a query's picture that cannot be used; says why, in few words
 
-A message names the file or the value, and says what to do. Anything else that is raised is a
-defect of seqvis and keeps its traceback.
+A message names the file or the value, and says what to do; secrets in URIs are left out of it.
+Anything else that is raised is a defect of seqvis and keeps its traceback.
 """
 
+import re
 from difflib import get_close_matches
 
 _COMPARED = 1000  # fields of a collection among which the one that was meant is looked for
 _SHOWN = 20  # of which a message lists
 
 
+_CREDENTIALS = re.compile(
+    r"""(\b[a-z][a-z0-9+.-]{0,20}://)(?:[^/?#\s'"]{0,2000}@|[^/?#@\s'":]{0,300}:[^'"@?\n]{0,300}@)""",
+    re.IGNORECASE,
+)
+_OPTION = re.compile(r"""([?&][^=&?\s'"]{1,100}=)([^&\s'"]+)""")
+_SECRET = re.compile("secret|key|token|pass|sig|cred", re.IGNORECASE)
+
+
 class SeqvisError(Exception):
     """Base of every error that a user can cause and mend."""
+
+    def __init__(self, *arguments: object):
+        super().__init__(*(redacted(one) if isinstance(one, str) else one for one in arguments))
+
+
+def redacted(text: str) -> str:
+    """A text to show, with *** in place of what URIs in it hold of secrets.
+
+    These are user and password, and options whose names or values look like credentials.
+    """
+    if "://" not in text:
+        return text
+    return _OPTION.sub(_without_secret, _CREDENTIALS.sub(r"\1***@", text))
+
+
+def _without_secret(option: re.Match[str]) -> str:
+    name, value = option.groups()
+    hidden = _SECRET.search(name) or "@" in value or "%40" in value
+    return f"{name}***" if hidden else option[0]
 
 
 class ConfigError(SeqvisError):

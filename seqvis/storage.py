@@ -30,7 +30,7 @@ class Location:
 
     filesystem: fs.FileSystem
     path: str
-    uri: str  # as the user wrote it; error messages quote it
+    uri: str  # as the user wrote it, secrets included; error messages quote it without
 
     @property
     def is_local(self) -> bool:
@@ -171,7 +171,8 @@ def locate(uri: str | os.PathLike[str]) -> Location:
     try:
         filesystem, path = fs.FileSystem.from_uri(text)
     except Exception as error:  # pyarrow raises several kinds for a bad scheme, host or bucket
-        raise DataError(f"{text}: not a location that can be opened ({error})") from error
+        reason = str(error).replace(text, "it")  # which may hold a password
+        raise DataError(f"{text}: not a location that can be opened ({reason})") from None
     return Location(filesystem, path.rstrip("/"), text)
 
 

@@ -97,6 +97,9 @@ class Serve(JobSettings):
     """File of API keys; python -m serve.make_key makes one."""
     legacy_keys: bool = False
     """Keys in the file without scopes keep their old meaning, all but admin unless admin: true."""
+    model_roots: tuple[str, ...] = ()
+    """Directories or URIs that other models may be made live from; by default those around what
+    is served."""
     attribution: str | None = None
     """Whose pictures these are, shown by the page."""
 
@@ -219,6 +222,7 @@ def _applications(settings: Serve) -> Iterator[RunTarget]:
             search=bool(settings.collection),
             keys=settings.keys and _absolute(settings.keys),
             legacy_keys=settings.legacy_keys,
+            model_roots=tuple(map(_absolute, settings.model_roots)),
             host=settings.host,
         )
     )

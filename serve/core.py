@@ -15,11 +15,12 @@ from urllib.parse import quote
 
 import numpy as np
 
-from seqvis.errors import QueryError, SeqvisError, UnknownFieldError
+from seqvis.errors import QueryError, SeqvisError, UnknownFieldError, redacted
 from seqvis.search.items import Match
 from seqvis.search.shards import merge, shard_of
 from serve.api.errors import ApiError, UnavailableError
 from serve.parts import Part
+from serve.roots import Roots
 from serve.settings import Application, Version
 from serve.versions import Store, VersionMissingError, Wanted, change, version_key
 from serve.work import Work
@@ -62,10 +63,18 @@ class SearchParts:
 class Core:
     """The gateway's work. `close` it."""
 
-    def __init__(self, store: Store, translator: Part | None, search: SearchParts | None):
+    def __init__(
+        self,
+        store: Store,
+        translator: Part | None,
+        search: SearchParts | None,
+        roots: Roots | None = None,
+    ):
+        """`roots`: where models may come from; by default where those are that were configured."""
         self._store = store
         self.translator = translator
         self.search = search
+        self._roots = roots or Roots()
         self._wanted: dict[Application, Wanted] = {}
         self._switching = asyncio.Lock()
         self._looked = asyncio.Event()  # whether it was read at all which models are wanted
@@ -253,8 +262,13 @@ class Core:
                         about[field] + value if field == "items" and field in about else value
                     )
             ready = all(one is not None for one in told)
-            versions.append({**version.model_dump(), "ready": ready, "about": about})
-        refused = {key: why for report in reports for key, why in report["refused"].items()}
+            shown = {**version.model_dump(), "path": redacted(version.path)}
+            versions.append({**shown, "ready": ready, "about": about})
+        refused = {
+            redacted(key): redacted(why)
+            for report in reports
+            for key, why in report["refused"].items()
+        }
         if wanted.refused:
             refused["user_config"] = wanted.refused
         return {"versions": versions, "refused": refused}
@@ -262,12 +276,15 @@ class Core:
     async def change(self, application: Application, versions: Sequence[Version]) -> None:
         """Makes these versions live: each is loaded and tried by a replica of every part first.
 
-        Raises ApiError (422, bad_artifact) if one cannot be used; then nothing changes.
+        Raises ApiError if one cannot be used (422, bad_artifact) or may not be loaded from where
+        it is (403); then nothing changes.
         """
         if application not in self._served():
             raise ApiError(404, f"{application} is not served here")
         async with self._switching:
-            live = {version_key(version) for version in self._live(application).versions}
+            wanted = self._live(application)
+            await asyncio.to_thread(self._check_paths, wanted, versions)
+            live = {version_key(version) for version in wanted.versions}
             for version in versions:
                 if version_key(version) not in live:
                     await self._try(application, version)
@@ -287,6 +304,14 @@ class Core:
         except (TimeoutError, SeqvisError):
             return False
         return any(version["ready"] for version in described["versions"])
+
+    def _check_paths(self, wanted: Wanted, versions: Sequence[Version]) -> None:
+        """Raises ApiError if a path may not be loaded. One that was live before is not checked."""
+        configured = [version.path for version in wanted.configured]
+        known = {*configured, *(version.path for version in wanted.all())}
+        for version in versions:
+            if version.path not in known:
+                self._roots.check(version.name, version.path, configured)
 
     async def _try(self, application: Application, version: Version) -> None:
         for part in self._parts(application):

@@ -10,6 +10,7 @@ import json
 import logging
 from typing import Any
 
+from pydantic import ValidationError
 from ray import serve
 from ray.serve.config import BackpressureConfig
 
@@ -21,7 +22,8 @@ from serve.api.errors import ApiError
 from serve.core import Core, SearchParts
 from serve.metrics import GatewayMetrics
 from serve.parts import RemotePart
-from serve.security import keys_for
+from serve.roots import Roots
+from serve.security import explain, keys_for
 from serve.settings import Application, GatewaySettings, GatewayUserConfig, Versions
 from serve.versions import HeadStore, change, refuse
 
@@ -60,7 +62,7 @@ class GatewayReplica:
                 lambda shard: part(f"Index-{shard}", "search", _QUICK, most.index),
             )
         self._store = HeadStore()
-        self._core = Core(self._store, translator, search)
+        self._core = Core(self._store, translator, search, Roots(settings.model_roots))
         self._tasks: set[asyncio.Task[None]] = set()
         self._configured: dict[str, Any] = {}
 
@@ -81,8 +83,9 @@ class GatewayReplica:
         """Takes up a `user_config`. Never raises: a replica that did would be restarted."""
         try:
             wanted = GatewayUserConfig.model_validate(config)
-        except ValueError as error:
-            _log.error(json.dumps({"user_config": "refused", "reason": str(error)}))
+        except ValidationError as error:
+            reason = "; ".join(explain(error, GatewayUserConfig))
+            _log.error(json.dumps({"user_config": "refused", "reason": reason}))
             return
         chosen: list[tuple[Application, Versions | None]] = [
             ("translator", wanted.translator),

@@ -5,9 +5,10 @@ Ray Serve drops keys that it does not know; these refuse them.
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from seqvis.config import Settings
+from serve.roots import place_of
 
 Application = Literal["translator", "search"]
 
@@ -112,6 +113,9 @@ class GatewaySettings(Settings):
     legacy_keys: bool = False
     """Entries of the file of keys without scopes keep their old meaning: all but `admin`, unless
     they say `admin: true`."""
+    model_roots: tuple[str, ...] = ()
+    """Directories and URIs that PUT /v1/models and `user_config` may name models in; by default
+    the directories around what is served at first."""
     host: str = "127.0.0.1"
     """Address at which Serve's proxy listens; any but a loopback one needs `keys`."""
     replicas: int = Field(1, ge=1)
@@ -122,6 +126,16 @@ class GatewaySettings(Settings):
     under_way: UnderWay = UnderWay()
     access_log: bool = True
     """A line in the log for every request."""
+
+    @field_validator("model_roots")
+    @classmethod
+    def _places(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for root in value:
+            try:
+                place_of(root)
+            except ValueError as error:
+                raise ValueError(f"one of them {error}; give plain paths and URIs") from None
+        return value
 
 
 class GatewayUserConfig(Settings):

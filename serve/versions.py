@@ -18,7 +18,7 @@ from pydantic import Field
 from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
 
 from seqvis.config import Settings
-from seqvis.errors import SeqvisError
+from seqvis.errors import SeqvisError, redacted
 from serve.settings import Application, Version
 
 T = TypeVar("T")
@@ -217,7 +217,7 @@ class Follower(Generic[T]):
             self._open(version)
         except Exception as error:  # whatever is wrong with an artifact, the old one goes on
             self._refused[key] = (number, str(error))
-            _log.error(json.dumps({"refused": key, "reason": str(error)}))
+            _log.error(redacted(json.dumps({"refused": key, "reason": str(error)})))
             return error
         return None
 

@@ -17,6 +17,7 @@ from serve.api.door import Seen
 from serve.core import Core, SearchParts
 from serve.encoder import EncoderReplica
 from serve.index import IndexReplica
+from serve.roots import Roots
 from serve.security import Keys
 from serve.settings import Application, GatewaySettings, SearchSettings
 from serve.translator import TranslatorReplica, TranslatorSettings
@@ -84,8 +85,9 @@ def served(
             LocalPart(WriterReplica(chosen, store)),
             index.__getitem__,
         )
-    core = Core(store, part, search)
-    api = build_api(core, GatewaySettings(**settings), keys, seen.append)
+    about = GatewaySettings(**settings)
+    core = Core(store, part, search, Roots(about.model_roots))
+    api = build_api(core, about, keys, seen.append)
     with TestClient(api, base_url=LOCAL, client=("127.0.0.1", 50000)) as client:
         client.portal.call(core.take_up)
         yield Served(client, core, store, seen)

@@ -21,6 +21,7 @@ from seqvis.errors import (
     StorageError,
     UnknownFieldError,
     UnknownWordError,
+    redacted,
 )
 
 REQUEST_ID = "x-request-id"
@@ -55,7 +56,7 @@ class ApiError(Exception):
         retry_after: float | None = None,
         **more: Any,
     ):
-        super().__init__(message)
+        super().__init__(redacted(message))
         self.status = status
         self.code = code or _CODES.get(status, "error")
         self.retry_after = retry_after

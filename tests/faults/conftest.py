@@ -119,7 +119,10 @@ def server(
         translators.first,
         collections.first,
         free_port(),
-        args={"translator": {"batching": {"max_rows": 8, "max_waiting": 64}}},
+        args={
+            "translator": {"batching": {"max_rows": 8, "max_waiting": 64}},
+            "gateway": {"model_roots": [str(tmp_path_factory.getbasetemp())]},
+        },
         deployments={
             "Translator": {
                 "autoscaling_config": {

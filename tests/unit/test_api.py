@@ -461,7 +461,7 @@ def test_a_new_model_is_tried_then_switched_in_and_a_bad_one_refused(
     translator: Translator, tmp_path: Path
 ) -> None:
     first = translator.artifact.location.uri
-    with served(first, None) as running:
+    with served(first, None, model_roots=(str(tmp_path),)) as running:
         client = running.client
         (tmp_path / "broken").mkdir()
         (tmp_path / "broken" / "manifest.json").write_text("{}")
