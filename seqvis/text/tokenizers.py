@@ -3,12 +3,12 @@
 In: a line of text. Out: its tokens, lower-cased if asked for; `detokenize` gives readable text
 back. No model is downloaded: spaCy's blank pipelines hold only rules. Those look at one
 white-space separated word at a time, so words are looked up in a bounded cache and only new
-words reach spaCy: that is several times faster than tokenising whole lines and keeps spaCy's own
-memory from growing. A word is split in its lower-cased form, so that DON'T and don't are split
-at the same place.
+words reach spaCy, which forgets them at once: that is several times faster than tokenising whole
+lines. A word is split in its lower-cased form, so that DON'T and don't are split at the same place.
 """
 
 import re
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 from typing import Annotated, Literal, NamedTuple, Protocol
@@ -35,6 +35,7 @@ _WORD = re.compile(r"\S+")
 _MARKED = re.compile(rf"(?:({'|'.join(CASE_TOKENS)})\s*)+(\S*)")  # the last mark and its word
 
 CACHED_WORDS = 100_000  # at most about 30 MB a tokenizer
+FEW_WORDS = 4_096  # the same for one that lives long and reads what strangers write
 
 
 class TokenizerSettings(Settings):
@@ -81,11 +82,15 @@ class Tokenizer(Protocol):
 
 
 def load_tokenizer(
-    settings: TokenizerSettings, model: bytes | None = None, spacing: LearnedSpacing | None = None
+    settings: TokenizerSettings,
+    model: bytes | None = None,
+    spacing: LearnedSpacing | None = None,
+    cached_words: int = CACHED_WORDS,
 ) -> Tokenizer:
     """The tokenizer that `settings` describe; `model` holds SentencePiece's model file.
 
-    `spacing` is what a corpus taught about putting text back; SentencePiece needs none.
+    `spacing` is what a corpus taught about putting text back, and `cached_words` how many words
+    are kept with their tokens; SentencePiece needs neither.
 
     spaCy's rules, which for French take seconds to load, are loaded when the first word is split;
     ConfigError is raised then if spaCy cannot split the language (`check_language` tells before).
@@ -95,12 +100,16 @@ def load_tokenizer(
         return SentencePieceTokenizer(settings, model)
     if settings.kind == "whitespace":
         return WordTokenizer(
-            settings, lambda: str.split, lambda tokens: join_tokens(tokens, None, spacing)
+            settings,
+            lambda: str.split,
+            lambda tokens: join_tokens(tokens, None, spacing),
+            cached_words,
         )
     return WordTokenizer(
         settings,
         lambda: _spacy_splitter(settings.language),
         lambda tokens: join_tokens(tokens, settings.language, spacing),
+        cached_words,
     )
 
 
@@ -128,12 +137,14 @@ class WordTokenizer:
         settings: TokenizerSettings,
         splitter_factory: Callable[[], Callable[[str], list[str]]],
         joiner: Callable[[Sequence[str]], str],
+        cached_words: int,
     ):
         self.settings = settings
         self._make_splitter = splitter_factory
         self._split: Callable[[str], list[str]] | None = None
         self._join = joiner
         self._cache: dict[str, SplitWord] = {}
+        self._cached_words = cached_words
 
     def tokenize(self, text: str) -> list[str]:
         return self.read(text)[0]
@@ -171,13 +182,14 @@ class WordTokenizer:
             tokens += marked
             written += ["", part] if len(marked) > 1 else [part]
         split = SplitWord(tuple(tokens), tuple(written))
+        if len(self._cache) >= self._cached_words:
+            self._cache.clear()
         self._cache[word] = split
         return split
 
     def _parts(self, word: str) -> list[str]:
-        if self._split is None or len(self._cache) >= CACHED_WORDS:
-            self._cache.clear()
-            self._split = self._make_splitter()  # anew, as spaCy keeps every string it has seen
+        if self._split is None:
+            self._split = self._make_splitter()
         lowered = word.lower()
         parts = [part for part in self._split(lowered) if not part.isspace()]
         if lowered == word or "".join(parts) != lowered or len(lowered) != len(word):
@@ -309,7 +321,10 @@ def _spacy_splitter(language: str) -> Callable[[str], list[str]]:
         ) from error
     add_lower_cased_exceptions(tokenizer)
 
+    one_zone = threading.Lock()  # they must not be nested
+
     def split(word: str) -> list[str]:
-        return [token.text for token in tokenizer(word)]
+        with one_zone, tokenizer.vocab.memory_zone():  # else spaCy keeps every string it has seen
+            return [token.text for token in tokenizer(word)]
 
     return protecting(by_character(split) if language == "zh" else split)

@@ -16,7 +16,7 @@ from seqvis.config import settings_from
 from seqvis.text.detokenize import CAPITALIZED, CASE_TOKENS, upper_first
 from seqvis.text.learnedspacing import LearnedSpacing
 from seqvis.text.punctuation import clean_text, is_pictograph, spellings, split_pictographs
-from seqvis.text.tokenizers import Tokenizer, TokenizerSettings, load_tokenizer
+from seqvis.text.tokenizers import CACHED_WORDS, Tokenizer, TokenizerSettings, load_tokenizer
 from seqvis.text.vocab import EOS, SPECIALS, UNK, Vocabulary
 
 LANGUAGE_FILES = (
@@ -235,8 +235,11 @@ def _place_after(
     return len(rows)
 
 
-def load_languages(artifact: Artifact) -> Languages:
-    """Opens the tokenisers and vocabularies of a corpus or a translator."""
+def load_languages(artifact: Artifact, cached_words: int = CACHED_WORDS) -> Languages:
+    """Opens the tokenisers and vocabularies of a corpus or a translator.
+
+    `cached_words`: how many words a tokeniser keeps with their tokens.
+    """
     stored = json.loads(artifact.file("tokenizers.json").read_bytes())
     tokenizers: list[Tokenizer] = []
     vocabularies: list[Vocabulary] = []
@@ -249,7 +252,7 @@ def load_languages(artifact: Artifact) -> Languages:
         spacing = None  # as in artifacts of before
         if name in artifact.files:
             spacing = LearnedSpacing.from_bytes(artifact.file(name).read_bytes())
-        tokenizers.append(load_tokenizer(settings, model, spacing))
+        tokenizers.append(load_tokenizer(settings, model, spacing, cached_words))
         location = artifact.file(f"{side}.vocab")
         vocabularies.append(Vocabulary.from_bytes(location.read_bytes(), location.uri))
     return Languages(tokenizers[0], tokenizers[1], vocabularies[0], vocabularies[1])

@@ -16,6 +16,7 @@ from seqvis import artifacts
 from seqvis.artifacts import Artifact
 from seqvis.config import settings_from
 from seqvis.storage import Location
+from seqvis.text.tokenizers import FEW_WORDS
 from seqvis.training.checkpoints import restore_model
 from seqvis.translation.decode import search_many
 from seqvis.translation.inference import Inference
@@ -75,7 +76,7 @@ class Translator:
         Raises ArtifactError if it is incomplete or altered, ConfigError for int8 on a GPU.
         """
         artifact = artifacts.load(uri, "translator")
-        languages = load_languages(artifact)
+        languages = load_languages(artifact, FEW_WORDS)
         settings = settings_from(ModelSettings, artifact.config["model"], artifact.location.uri)
         sizes = len(languages.source_vocabulary), len(languages.target_vocabulary)
         model = Seq2Seq(settings, *sizes)

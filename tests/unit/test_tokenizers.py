@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from seqvis.errors import ArtifactError, ConfigError
-from seqvis.text import tokenizers
 from seqvis.text.tokenizers import (
     SentencePieceTokenizer,
     TokenizerSettings,
@@ -40,14 +39,16 @@ def test_real_lines_survive_tokenising_and_detokenising(
 
 @pytest.mark.parametrize("language", ["fr", "en"])
 def test_the_cache_of_words_gives_what_spacy_gives_for_whole_lines(
-    shared_data: Path, language: str, monkeypatch: pytest.MonkeyPatch
+    shared_data: Path, language: str
 ) -> None:
     import spacy
 
-    monkeypatch.setattr(tokenizers, "CACHED_WORDS", 500)  # so that it overflows on the way
     lines = read(shared_data / "tatoeba" / f"tatoeba.{language}", 3000)
     lines.append("no\u00a0break \u2028 separator\u202f? \u3000 tab\there")
-    tokenizer = load_tokenizer(TokenizerSettings(language=language))
+    tokenizer = load_tokenizer(
+        TokenizerSettings(language=language),
+        cached_words=500,  # so that it overflows on the way
+    )
     whole = spacy.blank(language).tokenizer
     expected = [[t.text for t in whole(line.lower()) if not t.text.isspace()] for line in lines]
     assert tokenizer.tokenize_many(lines) == expected
