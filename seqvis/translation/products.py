@@ -7,6 +7,7 @@ others, in float32, is multiplied in another way, which is quicker and rounds ot
 products, which are FBGEMM's, depend on the number of rows in float32's last digits.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable
 from typing import Literal
 
@@ -19,6 +20,9 @@ from seqvis.errors import ConfigError
 Precision = Literal["float32", "bfloat16", "float16", "int8"]
 Product = Callable[[Tensor], Tensor]
 """(rows, inputs) float32 -> (rows, outputs) float32."""
+
+_SIZES = (0, 1, 2, 4, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 96, 128, 192, 256, 384, 512)
+"""Numbers of rows that there are products for."""
 
 _NEEDS = {"bfloat16": "AVX-512", "float16": "AVX2", "int8": "VNNI"}
 
@@ -60,17 +64,23 @@ def computes(precision: Precision) -> bool:
 
 
 def rows_computed(rows: int) -> int:
-    """How many rows a processor computes for so many: oneDNN takes about a millisecond to make a
-    kernel for a number of rows that it has not met, and keeps a thousand."""
-    if rows <= 16:
-        return rows
-    return -(-rows // 4) * 4 if rows <= 64 else -(-rows // 32) * 32
+    """How many rows a processor computes for so many: one of few numbers, as oneDNN takes a
+    millisecond and half a mebibyte to make a product for a number of rows that it has not met, and
+    keeps a thousand of them. More rows than the most are computed in pieces."""
+    whole, rest = divmod(rows, _SIZES[-1])
+    return whole * _SIZES[-1] + _SIZES[bisect_left(_SIZES, rest)]
 
 
-def _filled(inputs: Tensor) -> Tensor:
+def _in_pieces(compute: Product, inputs: Tensor) -> Tensor:
+    """`compute` of numbers of rows that there are products for."""
     rows = inputs.shape[0]  # `len` of a tensor takes three times as long
     more = rows_computed(rows) - rows
-    return functional.pad(inputs, (0, 0, 0, more)) if more else inputs
+    filled = functional.pad(inputs, (0, 0, 0, more)) if more else inputs
+    if rows <= _SIZES[-1]:
+        found = compute(filled)
+    else:
+        found = torch.cat([compute(piece) for piece in filled.split(_SIZES[-1])])
+    return found[:rows] if more else found
 
 
 def _packed(weight: Tensor, bias: Tensor | None) -> Product:
@@ -81,13 +91,14 @@ def _packed(weight: Tensor, bias: Tensor | None) -> Product:
     added = None if bias is None else bias.to(kind)
     columns = weight.t().contiguous() if kind == torch.float32 else None
 
+    def multiply(inputs: Tensor) -> Tensor:
+        found: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, blocks, added, "none", [], "")
+        return found
+
     def product(inputs: Tensor) -> Tensor:
-        rows = inputs.shape[0]
-        if rows == 1 and columns is not None:
+        if inputs.shape[0] == 1 and columns is not None:
             return inputs @ columns if added is None else torch.addmm(added, inputs, columns)
-        filled = _filled(inputs.to(kind))
-        found: Tensor = torch.ops.mkldnn._linear_pointwise(filled, blocks, added, "none", [], "")
-        return found.float() if filled.shape[0] == rows else found[:rows].float()
+        return _in_pieces(multiply, inputs.to(kind)).float()
 
     return product
 
@@ -125,7 +136,7 @@ def _quantised(weight: Tensor, bias: Tensor | None) -> Product:
     def product(inputs: Tensor) -> Tensor:
         steps = inputs.abs().amax(1, keepdim=True).clamp_(min=1e-12) / 127
         rounded = (inputs / steps).round_().to(torch.int8)
-        sums = torch._int_mm(_filled(rounded), whole)[: len(inputs)]
+        sums = _in_pieces(lambda piece: torch._int_mm(piece, whole), rounded)
         return torch.addcmul(added, sums * steps, scales)
 
     return product

@@ -5,16 +5,43 @@ import string
 from typing import Any
 
 import pytest
+import torch
 
 from seqvis.text import tokenizers
 from seqvis.text.spacyrules import spacy_tokenizer
 from seqvis.text.tokenizers import FEW_WORDS, TokenizerSettings, load_tokenizer
+from seqvis.translation.products import prepare, rows_computed
 from seqvis.translation.translator import Translator
 
 
 def new_words(count: int, seed: int = 1) -> list[str]:
     draw = random.Random(seed)
     return ["".join(draw.choices(string.ascii_lowercase, k=12)) for _ in range(count)]
+
+
+def test_products_are_made_for_few_numbers_of_rows() -> None:
+    numbers = {rows_computed(rows) for rows in range(1, 513)}
+    assert len(numbers) <= 20
+    assert all(rows <= rows_computed(rows) <= 1.5 * rows for rows in range(2, 3000))
+    assert {rows_computed(rows) % 512 for rows in range(513, 3000)} <= {0, *numbers}
+
+
+def test_many_rows_are_multiplied_in_pieces_of_known_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    met: set[int] = set()
+    plain = torch._int_mm
+
+    def noting(inputs: torch.Tensor, *others: Any) -> torch.Tensor:
+        met.add(inputs.shape[0])
+        return plain(inputs, *others)
+
+    monkeypatch.setattr(torch, "_int_mm", noting)
+    monkeypatch.setattr("seqvis.translation.products.computes", lambda precision: True)
+    product = prepare(torch.randn(24, 16), None, "int8")
+    inputs = torch.randn(1500, 16)
+    together = product(inputs)
+    for rows in (2, 17, 512, 513, 700, 1025, 1500):
+        assert torch.equal(product(inputs[:rows]), together[:rows])
+    assert met <= {rows_computed(rows) for rows in range(1, 513)}
 
 
 @pytest.mark.parametrize("language", ["fr", "en"])
