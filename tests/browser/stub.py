@@ -21,7 +21,9 @@ from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from PIL import Image
 
+from serve.api.scopes import lacking
 from serve.core import image_path
+from serve.security import SCOPES
 
 PAGE = Path(__file__).parents[2] / "serve" / "page"
 POLICY = (
@@ -53,6 +55,7 @@ class Stub:
     def reset(self) -> None:
         self.pictures = {f"squares/{name}.jpg": (name, of) for name, of in PICTURES.items()}
         self.key: str | None = None
+        self.scopes = SCOPES
         self.absent: set[str] = set()
         self.refusals: list[tuple[str, int, dict[str, str], dict[str, Any]]] = []
         self.seen: list[tuple[str, str]] = []
@@ -149,6 +152,8 @@ def build_app(stub: Stub) -> FastAPI:
         response: Response
         if path.startswith("/v1/") and stub.key and given != f"Bearer {stub.key}":
             response = failure(401, "unauthorized", "give a key")
+        elif path == "/v1/images" and request.method != "GET" and "write" not in stub.scopes:
+            response = failure(403, "forbidden", str(lacking("write", stub.scopes)))
         elif ordered:
             stub.refusals.remove(ordered)
             response = failure(ordered[1], headers=ordered[2], **ordered[3])

@@ -1,10 +1,12 @@
 """What the page says and does when the server refuses, is busy, or cannot be reached."""
 
+from pathlib import Path
+
 import pytest
 from selenium.webdriver.common.keys import Keys
 
 from tests.browser.page import Page
-from tests.browser.stub import Stub
+from tests.browser.stub import Stub, jpeg
 
 
 def test_an_unknown_word_has_suggestions_to_click(page: Page) -> None:
@@ -71,6 +73,28 @@ def test_a_key_is_asked_for_and_then_used(page: Page, stub: Stub) -> None:
     assert page.run(f"{image}.src").startswith("blob:")
     page.chrome.refresh()
     page.until(lambda: page.names() and page.text("#translation"))
+
+
+def test_a_key_that_may_only_ask_uses_the_page_and_is_told_what_it_lacks(
+    page: Page, stub: Stub, tmp_path: Path
+) -> None:
+    stub.scopes = ("translate", "search")
+    page.expected.append(403)
+    page.open_ready()
+    page.search("boat")
+    page.until(lambda: page.names()[:1] == ["ship"])
+    page.hover(page.one("#gallery .remove"))
+    page.one("#gallery .remove").click()
+    page.click("Delete it", "#confirm")
+    page.until(lambda: "lacks the scope write" in page.text("#search-message"))
+    assert page.names()[:1] == ["ship"]
+    (tmp_path / "mine.jpg").write_bytes(jpeg((20, 30, 240)))
+    page.one("#file").send_keys(str(tmp_path / "mine.jpg"))
+    page.until(lambda: page.names()[:1] == ["carrot"])
+    assert page.text("#search-message") == ""
+    page.click("Add to the collection")
+    page.until(lambda: "lacks the scope write" in page.text("#search-message"))
+    assert "mine" not in page.names()
 
 
 @pytest.mark.parametrize(
