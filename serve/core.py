@@ -210,10 +210,13 @@ class Core:
             raise ApiError(404, f"{picture}: no picture has this id")
         return content
 
-    async def add(self, content: bytes, name: str | None, metadata: Mapping[str, Any]) -> str:
-        """Adds a picture to every live version; returns its id. Durable when it returns."""
+    async def add(self, content: bytes, name: str, metadata: Mapping[str, Any]) -> bool:
+        """Adds a picture to every live version, or replaces it; durable when it returns.
+
+        Returns whether a version had one of this id.
+        """
         search = self._search()
-        name = name or f"uploads/{hashlib.sha256(content).hexdigest()[:20]}"
+        replaced = False
         for version in self._live("search").versions:
             key = version_key(version)
             placed = await search.encoder.call("place", key, content)
@@ -225,8 +228,10 @@ class Core:
                 "height": placed.height,
                 **metadata,
             }
-            await search.writer.call("add", key, name, placed.vector, about, placed.thumbnail)
-        return name
+            replaced |= await search.writer.call(
+                "add", key, name, placed.vector, about, placed.thumbnail
+            )
+        return replaced
 
     async def delete(self, name: str) -> bool:
         """Deletes a picture from every live version; returns whether one had it."""
@@ -403,6 +408,11 @@ async def _answer_of(asked: Awaitable[Any]) -> Any:
         return await asked
     except UnknownFieldError as error:
         return error
+
+
+def id_of_upload(content: bytes) -> str:
+    """The id of a picture that was added without one: adding it twice is as good as once."""
+    return f"uploads/{hashlib.sha256(content).hexdigest()[:20]}"
 
 
 def image_path(name: str) -> str:

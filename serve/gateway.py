@@ -8,15 +8,19 @@ GET /v1/models, and leaves everything as it was.
 import asyncio
 import json
 import logging
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 from ray import serve
+from ray.serve._private.logging_utils import get_serve_logs_dir
 from ray.serve.config import BackpressureConfig
 
 from seqvis.errors import SeqvisError
 from seqvis.loopback import keep_replica_local
+from serve.api import audit
 from serve.api.app import build_api
+from serve.api.audit import changing_models
 from serve.api.door import Seen
 from serve.api.errors import ApiError
 from serve.core import Core, SearchParts
@@ -43,6 +47,8 @@ class GatewayReplica:
     def __init__(self, settings: GatewaySettings):
         keep_replica_local()
         self._settings = settings
+        replica = serve.get_replica_context().replica_id.unique_id
+        audit.write_to(Path(get_serve_logs_dir()) / f"audit_gateway_{replica}.log")
         self._keys = keys_for(settings.keys, settings.host, legacy=settings.legacy_keys)
         self._metrics = GatewayMetrics()
         most = settings.under_way
@@ -106,7 +112,8 @@ class GatewayReplica:
                 return
             try:
                 await self._core.take_up()
-                await self._core.change(application, versions.versions)
+                with changing_models(application, versions.versions, "user_config", None):
+                    await self._core.change(application, versions.versions)
                 await asyncio.to_thread(
                     change, self._store, application, versions.versions, versions.versions
                 )

@@ -50,12 +50,15 @@ class WriterReplica:
         vector: np.ndarray,
         metadata: Mapping[str, Any],
         thumbnail: bytes,
-    ) -> None:
+    ) -> bool:
         """Adds a picture, or replaces that of the same id; durable when it returns.
 
-        Raises DataError if it cannot be stored, BusyError if the disk does not take it now.
+        Returns whether there was one. Raises DataError if it cannot be stored, BusyError if the
+        disk does not take it now.
         """
-        await self._change(version, name, _add, Item(name, vector, metadata, thumbnail))
+        item = Item(name, vector, metadata, thumbnail)
+        replaced = await self._change(version, name, _add, item)
+        return bool(replaced)
 
     async def delete(self, version: str, name: str) -> bool:
         """Deletes a picture; durable when it returns. Returns whether it was there."""
@@ -105,8 +108,10 @@ class WriterReplica:
                         continue
 
 
-def _add(collection: Collection, item: Item) -> None:
+def _add(collection: Collection, item: Item) -> bool:
+    replaced = item.id in collection
     collection.add([item])
+    return replaced
 
 
 def _delete(collection: Collection, name: str) -> bool:

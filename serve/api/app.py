@@ -15,6 +15,7 @@ from starlette.responses import Response, StreamingResponse
 import seqvis
 from seqvis.search.items import check_ids, check_new_ids
 from serve.api import schema
+from serve.api.audit import asker, audited, changing_models
 from serve.api.checks import (
     check_filter,
     check_k,
@@ -29,7 +30,7 @@ from serve.api.errors import ApiError
 from serve.api.pages import add_pages
 from serve.api.refusals import add_error_handlers
 from serve.api.values import VALUES, bounded_route
-from serve.core import Core, image_path
+from serve.core import Core, id_of_upload, image_path
 from serve.security import Keys
 from serve.settings import Application, GatewaySettings, Limits
 from serve.work import Work
@@ -192,6 +193,7 @@ def _pictures(core: Core, limits: Limits) -> APIRouter:
         responses={201: {"model": schema.AddAnswer, "description": "It is on the disk"}},
     )
     async def add(
+        request: Request,
         file: Annotated[UploadFile, File(description="The picture")],
         id: Annotated[str | None, Form(max_length=schema.LONGEST_ID)] = None,  # noqa: A002
         label: Annotated[str | None, Form(max_length=200)] = None,
@@ -205,20 +207,24 @@ def _pictures(core: Core, limits: Limits) -> APIRouter:
             **(mapping_of("metadata", metadata) or {}),
         }
         check_metadata(about, limits)
-        picture = check_new_ids([id])[0] if id else None
-        added = await core.add(await content_of(file, limits), picture, about)
-        return _json({"id": added, "image": image_path(added)}, 201)
+        content = await content_of(file, limits)
+        picture = check_new_ids([id])[0] if id else id_of_upload(content)
+        with audited("add", *asker(request), ids=[picture]) as line:
+            if await core.add(content, picture, about):
+                line["action"] = "overwrite"
+        return _json({"id": picture, "image": image_path(picture)}, 201)
 
     @router.delete("/images", response_model=None, responses=_ok(schema.DeleteAnswer))
     @router.delete("/images/{id:path}", response_model=None, responses=_ok(schema.DeleteAnswer))
-    async def delete(picture: Picture) -> Response:
+    async def delete(picture: Picture, request: Request) -> Response:
         """Deletes a picture; searches no longer find it within a second.
 
         Give the id as the query parameter `id`, as `image` in answers does: in the path, another
         id may arrive than was meant.
         """
-        if not await core.delete(picture):
-            raise ApiError(404, f"{picture}: no picture has this id")
+        with audited("delete", *asker(request), ids=[picture]):
+            if not await core.delete(picture):
+                raise ApiError(404, f"{picture}: no picture has this id")
         return _json({"id": picture, "deleted": True})
 
     return router
@@ -235,9 +241,12 @@ def _operating(core: Core) -> APIRouter:
     @router.put(
         "/v1/models/{application}", response_model=None, responses=_ok(schema.LiveApplication)
     )
-    async def change(application: Application, asked: schema.ChangeModels) -> Response:
+    async def change(
+        application: Application, asked: schema.ChangeModels, request: Request
+    ) -> Response:
         """Makes these versions live, without a pause; each is loaded and tried first."""
-        await core.change(application, asked.versions)
+        with changing_models(application, asked.versions, *asker(request)):
+            await core.change(application, asked.versions)
         return _json(await core.application(application))
 
     @router.get("/healthz", response_model=None, include_in_schema=False)

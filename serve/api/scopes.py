@@ -11,6 +11,7 @@ from fastapi import Request
 from fastapi.routing import APIRoute
 from starlette.responses import Response
 
+from serve.api.audit import asker, audited
 from serve.api.errors import ApiError
 from serve.security import SCOPES, KeyScope
 
@@ -44,7 +45,9 @@ class ScopedRoute(APIRoute):
             held = request.state.caller.scopes
             for scope in needed:
                 if scope is not None and scope not in held:
-                    raise lacking(scope, held)
+                    route = f"{request.method} {self.path}"
+                    with audited("refused", *asker(request), route=route, scope=scope):
+                        raise lacking(scope, held)
             return await handle(request)
 
         return handle_if_allowed
