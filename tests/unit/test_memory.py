@@ -1,7 +1,10 @@
 """What a replica keeps of the requests that it has answered: nothing that grows with them."""
 
+import os
 import random
 import string
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -12,6 +15,38 @@ from seqvis.text.spacyrules import spacy_tokenizer
 from seqvis.text.tokenizers import FEW_WORDS, TokenizerSettings, load_tokenizer
 from seqvis.translation.products import prepare, rows_computed
 from seqvis.translation.translator import Translator
+from serve.app import ENVIRONMENT
+
+_PROGRAM = """
+import re, threading
+from pathlib import Path
+from seqvis.allocator import keep_freed_memory
+
+def written():
+    return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) >> 10
+
+def work(turn, end):
+    turn.wait()
+    pieces = [b"x" * (60_000 + n) for n in range(500)]
+    del pieces
+    done.set()
+    end.wait()
+
+keep_freed_memory()
+before = written()
+end = threading.Event()
+turns = [threading.Event() for _ in range(8)]
+threads = [threading.Thread(target=work, args=(turn, end)) for turn in turns]
+for thread in threads:
+    thread.start()
+for turn in turns:
+    done = threading.Event()
+    turn.set()
+    done.wait()
+end.set()
+print(written() - before)
+"""
+"""Eight threads, each of which takes 29 MiB and frees them, one after the other."""
 
 
 def new_words(count: int, seed: int = 1) -> list[str]:
@@ -73,3 +108,22 @@ def test_a_translator_keeps_few_of_the_words_that_it_reads(translator: Translato
         assert sentence.unknown == words[begin : begin + 64]
         most = max(most, len(tokenizer._cache))
     assert FEW_WORDS / 2 < most <= FEW_WORDS
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc is tuned")
+def test_the_threads_of_a_replica_share_what_they_free() -> None:
+    plain = {name: value for name, value in os.environ.items() if name != "MALLOC_ARENA_MAX"}
+    alone, shared = (
+        int(
+            subprocess.run(
+                [sys.executable, "-c", _PROGRAM],
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+        )
+        for environment in (plain, {**plain, **ENVIRONMENT})
+    )
+    assert shared < 60
+    assert alone > 2 * shared
