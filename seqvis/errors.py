@@ -8,6 +8,7 @@
     ├── TrainingError           a run that cannot go on: a loss that is not finite, a lost worker
     ├── ServingError            a server that cannot be started
     ├── BusyError               a server that has all the work it can bear; says when to come again
+    ├── SearchTimeoutError      a search that takes longer than it may
     └── QueryError              a search query that cannot be read, or that names nothing known
         ├── UnknownWordError    a query with a word that has no vector; says which ones are near
         ├── UnknownFieldError   a filter by a field that no picture has; says which there are
@@ -88,6 +89,10 @@ class BusyError(SeqvisError):
 
     def __reduce__(self) -> tuple[type["BusyError"], tuple[str, float]]:
         return type(self), (str(self), self.retry_after)
+
+
+class SearchTimeoutError(SeqvisError):
+    """A search takes longer than it may."""
 
 
 class QueryError(SeqvisError):

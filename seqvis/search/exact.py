@@ -9,6 +9,9 @@ a shard and a GPU give equal scores.
 
 import numpy as np
 
+from seqvis.search.deadline import UNBOUNDED, Deadline
+
+_ROWS = 1 << 16  # scored between looks at the clock
 _SCORE_BLOCK = 1 << 24  # scores held at once: 64 MB
 _WIDE_BLOCK = 1 << 22  # numbers in float64 held at once: 32 MB
 
@@ -16,17 +19,22 @@ Nearest = tuple[np.ndarray, np.ndarray]  # rows and their cosines, best first
 
 
 def exact_candidates(
-    vectors: np.ndarray, queries: np.ndarray, count: int, admitted: np.ndarray | None = None
+    vectors: np.ndarray,
+    queries: np.ndarray,
+    count: int,
+    admitted: np.ndarray | None = None,
+    deadline: Deadline = UNBOUNDED,
 ) -> list[np.ndarray]:
     """Rows that hold the `count` best of each query and all that tie with the last of them.
 
     In no order; few more than `count`, unless many rows are equal. `vectors` (n, d) and `queries`
-    (q, d) are unit rows; `admitted` (n) says which rows count.
+    (q, d) are unit rows; `admitted` (n) says which rows count. Raises SearchTimeoutError.
     """
     if admitted is not None:
         rows = np.flatnonzero(admitted)
         if len(rows) < len(vectors) // 4:  # copying these few costs less than scoring all
-            return [rows[found] for found in exact_candidates(vectors[rows], queries, count)]
+            few = exact_candidates(vectors[rows], queries, count, None, deadline)
+            return [rows[found] for found in few]
     total = len(vectors)
     count = min(count, total if admitted is None else len(rows))
     if count < 1:
@@ -35,7 +43,12 @@ def exact_candidates(
     found: list[np.ndarray] = []
     block = max(1, _SCORE_BLOCK // total)
     for begin in range(0, len(queries), block):
-        scores = queries[begin : begin + block] @ vectors.T  # (block, n)
+        some = queries[begin : begin + block]
+        scores = np.empty((len(some), total), dtype=np.float32)  # (block, n)
+        for first in range(0, total, _ROWS):
+            deadline.check()
+            rows_of_chunk = slice(first, first + _ROWS)
+            np.matmul(some, vectors[rows_of_chunk].T, out=scores[:, rows_of_chunk])
         if admitted is not None:
             scores[:, ~admitted] = -2.0  # below every cosine
         for row in scores:

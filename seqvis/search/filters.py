@@ -9,111 +9,207 @@ are stored (`items.json_value`).
 """
 
 import json
+import os
 import reprlib
 import threading
+from array import array
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 from unicodedata import normalize
 
 import numpy as np
 
 from seqvis.errors import DataError
+from seqvis.search.deadline import UNBOUNDED, Deadline
 from seqvis.search.items import json_value
 
 Where = Mapping[str, Any] | Callable[[dict[str, Any]], bool]
 
+_CHUNK = 256  # rows between looks at the clock
+_PATIENCE = 0.1  # seconds between looks at whether anybody still waits
+_LEAST_KEPT, _KEPT_PER_ROW = 1 << 20, 256  # bytes of columns
+_KEY = os.urandom(16)
+
 
 class Columns:
-    """The values of metadata keys by row, numbered; read when a filter first asks for a key.
+    """The values of metadata fields by row, read when a filter first asks for them.
 
-    The first filter by a key parses all metadata (about 3 µs a row), later ones do not. Which keys
-    there are is noted meanwhile, so a key that no row has costs nothing again.
+    The fields of a filter are read together, so that metadata is parsed once (about 3 µs a row, and
+    5 µs for each value). What was read is kept for later filters as far as it needs no more than
+    256 bytes a row, or 1 MiB; the fields that were used last stay. A filter that runs out of time
+    keeps what it has read, and the next one goes on from there. Of fields that no row has nothing
+    is kept: once all names are known, they cost nothing.
     """
 
     def __init__(self, metadata: Callable[[int], dict[str, Any]]):
         self._metadata = metadata
-        self._lock = threading.Lock()
-        self._columns: dict[str, _Column] = {}
-        self._keys: set[str] = set()  # of the rows before `_seen`
+        self._parsing = threading.Lock()  # held while metadata is parsed: by one thread at a time
+        self._lock = threading.Lock()  # held for microseconds
+        self._columns: OrderedDict[str, _Column] = OrderedDict()  # the last used at the end
+        self._names: set[str] = set()  # of the fields in the rows before `_seen`
         self._seen = 0
 
-    def mask(self, where: Where, rows: int) -> np.ndarray:
-        """Which of the first `rows` rows agree with `where`, bool (rows)."""
+    def mask(self, where: Where, rows: int, deadline: Deadline = UNBOUNDED) -> np.ndarray:
+        """Which of the first `rows` rows agree with `where`, bool (rows).
+
+        Raises SearchTimeoutError.
+        """
+        mask = np.zeros(rows, dtype=bool)
         if callable(where):
-            found = (bool(where(self._metadata(row))) for row in range(rows))
-            return np.fromiter(found, bool, rows)
-        mask = np.ones(rows, dtype=bool)
-        for key, wanted in where.items():
+            for row in range(rows):
+                if row % _CHUNK == 0:
+                    deadline.check()
+                mask[row] = where(self._metadata(row))
+            return mask
+        columns = self._read(where, rows, deadline)
+        if len(columns) < len(where):
+            return mask
+        mask[:] = True
+        for name, wanted in where.items():
+            mask &= columns[name].mask(_any_of(wanted), rows)
+        return mask
+
+    def lacks(self, name: str, rows: int) -> bool:
+        """Whether it is known that none of the first `rows` rows has the field."""
+        return rows <= self._seen and name not in self._names
+
+    def unread(self, where: Mapping[str, Any], rows: int) -> int:
+        """How many of the first `rows` rows must be parsed for a filter."""
+        with self._lock:
+            found = self._unread(where, rows)
+        return rows - min((column.rows for column in found.values()), default=rows)
+
+    def names(self) -> set[str]:
+        """The fields of all rows that were read."""
+        return set(self._names)
+
+    def _read(
+        self, where: Mapping[str, Any], rows: int, deadline: Deadline
+    ) -> "dict[str, _Column]":
+        """The columns of those fields of a filter that rows have, as far as `rows` at least."""
+        with self._lock:
+            if not self._unread(where, rows):
+                return self._used(where)
+        while not self._parsing.acquire(timeout=min(deadline.left(), _PATIENCE)):
+            deadline.check()
+        try:
             with self._lock:
-                column = self._column(key, rows)
-                if column is None:
-                    return np.zeros(rows, dtype=bool)
-                codes, accepted = column.codes[:rows], column.accepted(_any_of(wanted))
-            mask &= accepted[codes]
-        return mask
+                unread = self._unread(where, rows)
+                found = self._used(where)
+            return found | self._parse(unread, rows, deadline)
+        finally:
+            self._parsing.release()
 
-    def has(self, key: str, rows: int) -> bool:
-        """Whether one of the first `rows` rows has the key."""
+    def _unread(self, where: Mapping[str, Any], rows: int) -> "dict[str, _Column]":
+        """The columns that lack some of the rows, as they are."""
+        found = {}
+        for name in where:
+            if self.lacks(name, rows):
+                continue
+            # Of a name that no row had so far, that much is known of its column.
+            start = 0 if name in self._names else self._seen
+            column = self._columns.get(name) or _Column.without_values(start)
+            if column.rows < rows:
+                found[name] = column
+        return found
+
+    def _used(self, where: Mapping[str, Any]) -> "dict[str, _Column]":
+        found = {name: self._columns[name] for name in where if name in self._columns}
+        for name in found:
+            self._columns.move_to_end(name)
+        return found
+
+    def _parse(
+        self, columns: "dict[str, _Column]", rows: int, deadline: Deadline
+    ) -> "dict[str, _Column]":
+        """The columns with the rows that they lack; keeps them, also if time runs out."""
+        more = {name: _Entries(column.rows) for name, column in columns.items()}
+        row = min((column.rows for column in columns.values()), default=rows)
+        try:
+            while row < rows:
+                if row % _CHUNK == 0:
+                    deadline.check()
+                metadata = self._metadata(row)
+                if row >= self._seen:
+                    self._names.update(metadata)
+                    self._seen = row + 1
+                for name, entries in more.items():
+                    if name in metadata and row >= entries.begin:
+                        entries.add(row, metadata[name])
+                row += 1
+        finally:
+            grown = {
+                name: column.extended(more[name], row)
+                for name, column in columns.items()
+                if name in self._names
+            }
+            self._keep(grown)
+        return grown
+
+    def _keep(self, columns: "dict[str, _Column]") -> None:
         with self._lock:
-            return self._column(key, rows) is not None
-
-    def keys(self) -> set[str]:
-        """The keys of all rows that were read."""
-        with self._lock:
-            return set(self._keys)
-
-    def _column(self, key: str, rows: int) -> "_Column | None":
-        """The column of a key as far as `rows`, at least; None if no row has the key."""
-        if key not in self._keys and rows <= self._seen:
-            return None
-        column = self._columns.get(key)
-        if column is None:
-            column = _Column(rows=0 if key in self._keys else self._seen)
-        codes = []
-        for row in range(len(column.codes), rows):
-            metadata = self._metadata(row)
-            if row >= self._seen:
-                self._keys.update(metadata)
-            codes.append(column.code(metadata[key]) if key in metadata else -1)
-        self._seen = max(self._seen, rows)
-        if key not in self._keys:
-            return None
-        column.extend(codes)
-        self._columns[key] = column
-        return column
+            self._columns |= columns
+            for name in columns:
+                self._columns.move_to_end(name)
+            left = max(_LEAST_KEPT, _KEPT_PER_ROW * self._seen)
+            for name in reversed(list(self._columns)):
+                size = self._columns[name].size
+                if size > left:
+                    del self._columns[name]
+                else:
+                    left -= size
 
 
+@dataclass(frozen=True)
 class _Column:
-    """One key's values: each row's value as a code, -1 where the row has not got the key."""
+    """One field's values in the first `rows` rows, as hashes; each with its row, in their order.
 
-    def __init__(self, rows: int):
-        """`rows`: how many rows are known not to have the key."""
-        self.codes = np.full(rows, -1, dtype=np.int32)
-        self._numbers: dict[str, int] = {}  # each distinct value's code
-        self._holding: dict[str, list[int]] = {}  # the codes of the lists that hold a value
+    A list is there as itself and as each of its values. The hashes have a key of the process, so
+    that nobody can make two values that are taken for one.
+    """
 
-    def extend(self, codes: list[int]) -> None:
-        if codes:
-            self.codes = np.concatenate([self.codes, np.array(codes, dtype=np.int32)])
+    rows: int
+    places: np.ndarray  # int32 (n): rows
+    hashes: np.ndarray  # uint64 (n)
 
-    def code(self, value: Any) -> int:
-        text = _canonical(value)
-        if text in self._numbers:
-            return self._numbers[text]
-        code = self._numbers[text] = len(self._numbers)
-        if isinstance(value, list):
-            for member in {_canonical(one) for one in value}:
-                self._holding.setdefault(member, []).append(code)
-        return code
+    @classmethod
+    def without_values(cls, rows: int) -> "_Column":
+        return cls(rows, np.empty(0, np.int32), np.empty(0, np.uint64))
 
-    def accepted(self, wanted: list[Any]) -> np.ndarray:
-        """For each code, the last being that of -1, whether it is or holds a wanted value."""
-        mask = np.zeros(len(self._numbers) + 1, dtype=bool)
-        for value in [_canonical(json_value(one)) for one in wanted]:
-            if value in self._numbers:
-                mask[self._numbers[value]] = True
-            mask[self._holding.get(value, [])] = True
+    @property
+    def size(self) -> int:
+        return self.places.nbytes + self.hashes.nbytes
+
+    def extended(self, more: "_Entries", rows: int) -> "_Column":
+        places = np.concatenate([self.places, np.frombuffer(more.places, np.int32)])
+        hashes = np.concatenate([self.hashes, np.frombuffer(more.hashes, np.uint64)])
+        return _Column(max(rows, self.rows), places, hashes)
+
+    def mask(self, wanted: list[Any], rows: int) -> np.ndarray:
+        """Which of the first `rows` rows have one of the values."""
+        count = int(np.searchsorted(self.places, rows))
+        hashes = np.array([_hash(json_value(one)) for one in wanted], dtype=np.uint64)
+        mask = np.zeros(rows, dtype=bool)
+        mask[self.places[:count][np.isin(self.hashes[:count], hashes)]] = True
         return mask
+
+
+class _Entries:
+    """What is added to a column from row `begin` on."""
+
+    def __init__(self, begin: int):
+        self.begin = begin
+        self.places, self.hashes = array("i"), array("Q")
+
+    def add(self, row: int, value: Any) -> None:
+        values = {_hash(value)}
+        if isinstance(value, list):
+            values.update(_hash(one) for one in value)
+        self.hashes.extend(values)
+        self.places.extend([row] * len(values))
 
 
 def check_where(where: Any) -> Where | None:
@@ -134,6 +230,11 @@ def check_where(where: Any) -> Where | None:
 
 def _any_of(wanted: Any) -> list[Any]:
     return list(wanted) if isinstance(wanted, list | tuple | set | frozenset) else [wanted]
+
+
+def _hash(value: Any) -> int:
+    digest = blake2b(_canonical(value).encode("utf-8", "surrogatepass"), digest_size=8, key=_KEY)
+    return int.from_bytes(digest.digest(), "little")
 
 
 def _canonical(value: Any) -> str:

@@ -5,7 +5,7 @@ reader has seen changes only at `refresh`.
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from seqvis.artifacts import MANIFEST
 from seqvis.errors import ArtifactError, DataError
+from seqvis.search.deadline import UNBOUNDED, Deadline
 from seqvis.search.filters import Where, check_where
 from seqvis.search.index import Backend
 from seqvis.search.items import Item, Match, check_ids, check_queries
@@ -83,13 +84,14 @@ class OpenCollection:
         k: int = 10,
         where: Where | None = None,
         min_score: float | None = None,
+        deadline: Deadline = UNBOUNDED,
     ) -> Any:
         """The `k` items with the greatest cosine, best first; fewer if there are not so many.
 
         `vectors` (dimension) gives list[Match], (q, dimension) gives list[list[Match]]. `where`
         is a filter (filters.py), `min_score` the least cosine. Raises DataError if a vector is
         of another dimension, not finite or zero, or `k` is below 1; UnknownFieldError if the
-        filter names a field that no item has.
+        filter names a field that no item has; SearchTimeoutError at the deadline.
         """
         view = self._view
         queries = check_queries(vectors, view.dimension)
@@ -100,8 +102,12 @@ class OpenCollection:
         chosen = check_where(where)
         if not len(view) and SHARD not in self.config:
             chosen = None  # no fields to compare with; an empty shard leaves that to `merge`
-        answers = view.search(queries, int(k), chosen, min_score)
+        answers = view.search(queries, int(k), chosen, min_score, deadline)
         return answers[0] if np.ndim(vectors) == 1 else answers
+
+    def unread(self, where: Mapping[str, Any]) -> int:
+        """How many items' metadata a search with this filter must parse: about 8 µs each."""
+        return self._view.unread(where)
 
     def recall_report(self, k: int = 10, queries: int = 1000) -> dict[str, Any]:
         """Recall@k against exact search, and latencies in ms (recall.py)."""

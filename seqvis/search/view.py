@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from seqvis.errors import UnknownFieldError
+from seqvis.search.deadline import UNBOUNDED, Deadline
 from seqvis.search.exact import Nearest, best_of, exact_candidates
 from seqvis.search.filters import Where
 from seqvis.search.items import Match
@@ -97,33 +98,48 @@ class View:
         return View(tuple(parts))
 
     def search(
-        self, queries: np.ndarray, k: int, where: Where | None, min_score: float | None
+        self,
+        queries: np.ndarray,
+        k: int,
+        where: Where | None,
+        min_score: float | None,
+        deadline: Deadline = UNBOUNDED,
     ) -> list[list[Match]]:
         """The `k` best living rows for each unit query (q, dimension): by score, then by id.
 
         Searched exactly, also which of several rows with equal scores are the last of the `k` is
         decided by their ids. A graph finds what it finds: of rows that tie for the last places any
-        may be among its candidates.
+        may be among its candidates. Raises SearchTimeoutError.
         """
-        if isinstance(where, Mapping):
-            self._check_fields(where)
-        found = [(part, _nearest(part, queries, k, where)) for part in self.parts if part.alive]
+        parts = [part for part in self.parts if part.alive]
+        admitted = self._admitted(parts, where, deadline)
+        found = [
+            (part, _nearest(part, queries, k, rows, deadline))
+            for part, rows in zip(parts, admitted, strict=True)
+        ]
         return [
             _merged([(part, *nearest[number]) for part, nearest in found], k, min_score)
             for number in range(len(queries))
         ]
 
-    def _check_fields(self, where: Mapping[str, Any]) -> None:
-        """Raises UnknownFieldError if a filter names a field of no item, as misspelt ones do."""
-        parts = [part for part in self.parts if part.alive]
-        missing = tuple(
-            key
-            for key in where
-            if not any(part.store.columns.has(key, part.rows) for part in parts)
-        )
-        if missing:
-            fields = set[str]().union(*(part.store.columns.keys() for part in parts))
-            raise UnknownFieldError(missing, tuple(sorted(fields)))
+    def unread(self, where: Mapping[str, Any]) -> int:
+        """How many rows' metadata must be parsed for a filter."""
+        return sum(part.store.columns.unread(where, part.rows) for part in self.parts if part.alive)
+
+    def _admitted(
+        self, parts: Sequence[Part], where: Where | None, deadline: Deadline
+    ) -> list[np.ndarray | None]:
+        """Which rows of each part count, bool (rows); None: all.
+
+        Raises UnknownFieldError if a filter names a field of no item, as misspelt ones do: where
+        it is known by now, before anything is read.
+        """
+        if where is None:
+            return [~part.dead if part.dead_count else None for part in parts]
+        _check_fields(parts, where)
+        masks = [part.store.columns.mask(where, part.rows, deadline) for part in parts]
+        _check_fields(parts, where)
+        return [mask & ~part.dead for mask, part in zip(masks, parts, strict=True)]
 
     def exact(self) -> "View":
         """The same rows without graphs: the reference that recall is measured against."""
@@ -144,6 +160,17 @@ class _Ungraphed:
         self.id, self.metadata, self.columns = store.id, store.metadata, store.columns
 
 
+def _check_fields(parts: Sequence[Part], where: Where) -> None:
+    if callable(where):
+        return
+    missing = tuple(
+        name for name in where if all(part.store.columns.lacks(name, part.rows) for part in parts)
+    )
+    if missing:
+        fields = set[str]().union(*(part.store.columns.names() for part in parts))
+        raise UnknownFieldError(missing, tuple(sorted(fields)))
+
+
 def _merged(
     found: Sequence[tuple[Part, np.ndarray, np.ndarray]], k: int, min_score: float | None
 ) -> list[Match]:
@@ -162,15 +189,11 @@ def _merged(
     return [Match(name, -score, part.store.metadata(row)) for score, name, part, row in places[:k]]
 
 
-def _nearest(part: Part, queries: np.ndarray, k: int, where: Where | None) -> list[Nearest]:
+def _nearest(
+    part: Part, queries: np.ndarray, k: int, admitted: np.ndarray | None, deadline: Deadline
+) -> list[Nearest]:
     """For each query the part's `k` best admitted rows, and those that tie with the last."""
-    admitted = None
-    count = part.alive
-    if where is not None:
-        admitted = part.store.columns.mask(where, part.rows) & ~part.dead
-        count = int(admitted.sum())
-    elif part.dead_count:
-        admitted = ~part.dead
+    count = part.rows if admitted is None else int(admitted.sum())
     found = _by_graph(part, queries, k, admitted, count)
     rest = [place for place, rows in enumerate(found) if rows is None]
     if rest:
@@ -178,7 +201,7 @@ def _nearest(part: Part, queries: np.ndarray, k: int, where: Where | None) -> li
         if device is not None:
             rows_of_rest = device.candidates(queries[rest], k, admitted)
         else:
-            rows_of_rest = exact_candidates(part.vectors, queries[rest], k, admitted)
+            rows_of_rest = exact_candidates(part.vectors, queries[rest], k, admitted, deadline)
         for place, rows in zip(rest, rows_of_rest, strict=True):
             found[place] = rows
     return [

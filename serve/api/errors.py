@@ -17,6 +17,7 @@ from seqvis.errors import (
     ConfigError,
     DataError,
     QueryError,
+    SearchTimeoutError,
     SeqvisError,
     StorageError,
     UnknownFieldError,
@@ -73,6 +74,8 @@ def as_api_error(error: BaseException) -> ApiError:
         return error
     if isinstance(error, BusyError):
         return ApiError(503, str(error), "overloaded", retry_after=error.retry_after)
+    if isinstance(error, SearchTimeoutError):
+        return ApiError(503, str(error), "overloaded", retry_after=2.0)
     if isinstance(error, UnavailableError):
         return ApiError(503, str(error), "unavailable", retry_after=2.0)
     if isinstance(error, UnknownWordError):

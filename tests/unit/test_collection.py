@@ -13,7 +13,6 @@ import pytest
 
 from seqvis.errors import ArtifactError, ConfigError, DataError, StorageError, UnknownFieldError
 from seqvis.search.collection import Collection
-from seqvis.search.filters import Columns
 from seqvis.search.index import IndexSettings
 from seqvis.search.items import Item, Match
 
@@ -392,23 +391,6 @@ def test_a_filter_by_a_field_of_no_item_is_an_error_that_says_which_there_are(
         assert ids(late=1) == ["d"]
         reading = Collection.open(tmp_path / "c", read_only=True)
         assert [match.id for match in reading.search(np.ones(1), where={"late": 1})] == ["d"]
-
-
-def test_fields_that_do_not_exist_are_not_looked_for_again(tmp_path: Path) -> None:
-    read = []
-
-    def metadata(row: int) -> dict[str, Any]:
-        read.append(row)
-        return {"a": row}
-
-    columns = Columns(metadata)
-    for number in range(50):
-        assert not columns.has(f"guess {number}", 10)
-    assert read == list(range(10))
-    assert columns.has("a", 12)
-    assert columns.mask({"a": 11}, 12).tolist() == [False] * 11 + [True]
-    assert not columns.has("guess 0", 12)
-    assert sorted(read) == sorted([*range(10), *range(12)])
 
 
 def test_metadata_of_a_match_can_be_changed_without_changing_the_collection(tmp_path: Path) -> None:

@@ -1,0 +1,65 @@
+"""Searches that give up in time."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from seqvis.errors import SearchTimeoutError
+from seqvis.search import exact
+from seqvis.search.collection import Collection
+from seqvis.search.deadline import UNBOUNDED, Deadline
+from seqvis.search.exact import exact_candidates
+from seqvis.search.items import Item
+from serve.api.errors import as_api_error
+
+
+def test_a_deadline_is_over_when_its_time_is_or_when_it_is_ended() -> None:
+    deadline, other = Deadline(0.05), Deadline(60)
+    deadline.check()
+    other.check()
+    assert 0 < deadline.left() <= 0.05
+    time.sleep(0.06)
+    other.end()
+    for one in (deadline, other):
+        assert one.left() == 0
+        with pytest.raises(SearchTimeoutError):
+            one.check()
+    UNBOUNDED.check()
+
+
+def test_an_exact_scan_is_ended_between_chunks_and_whole_ones_are_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    draw = np.random.default_rng(0)
+    rows = draw.standard_normal((1000, 8)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    at_once = exact_candidates(rows, rows[:5], 10)
+    monkeypatch.setattr(exact, "_ROWS", 64)
+    in_chunks = exact_candidates(rows, rows[:5], 10)
+    for number, found in enumerate(in_chunks):
+        best = set(np.argsort(-(rows @ rows[number]))[:10].tolist())
+        assert best <= set(found.tolist())
+        assert best <= set(at_once[number].tolist())
+    over = Deadline(0)
+    for admitted in (None, np.arange(1000) < 100, np.arange(1000) < 900):
+        with pytest.raises(SearchTimeoutError):
+            exact_candidates(rows, rows[:5], 10, admitted, over)
+
+
+def test_a_search_of_a_collection_has_a_deadline(tmp_path: Path) -> None:
+    with Collection.create(tmp_path / "c", 2) as collection:
+        collection.add([Item(f"{n}", np.ones(2), {"a": n}) for n in range(20)])
+        for where in (None, {"a": 3}, lambda metadata: True):
+            with pytest.raises(SearchTimeoutError):
+                collection.search(np.ones(2), where=where, deadline=Deadline(0))
+            assert collection.search(np.ones(2), where=where, deadline=Deadline(60))
+
+
+def test_the_client_is_told_to_come_again() -> None:
+    with pytest.raises(SearchTimeoutError) as caught:
+        Deadline(0).check()
+    told = as_api_error(caught.value)
+    assert (told.status, told.code) == (503, "overloaded")
+    assert told.retry_after
