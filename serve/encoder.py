@@ -23,9 +23,11 @@ from seqvis.search.items import PlacedPicture
 from seqvis.search.pictures import PicturePlacer
 from serve.metrics import EncoderMetrics, Reporter, SwitchMetrics
 from serve.settings import Application, SearchSettings, Version
+from serve.threads import CallThreads
 from serve.versions import Follower, HeadStore, Store, configure
 
 APPLICATION: Application = "search"
+MOST_NAMINGS = 32  # classifications under way
 
 
 @dataclass(eq=False)
@@ -48,7 +50,10 @@ class EncoderReplica:
         keep_freed_memory()
         self._settings = settings
         self._metrics = EncoderMetrics()
-        self._pool = ThreadPoolExecutor(2, thread_name_prefix="network")
+        self._network = ThreadPoolExecutor(1, thread_name_prefix="network")
+        self._naming = CallThreads(
+            "naming", 8, MOST_NAMINGS, settings.timeout_s, self._metrics.cancelled
+        )
         self._waiting: list[_Waiting] = []
         self._running = False
         store = store or HeadStore()
@@ -73,14 +78,18 @@ class EncoderReplica:
         if not self._running:
             self._running = True
             asyncio.get_running_loop().create_task(self._work())
-        return await answer
+        try:
+            return await answer
+        except asyncio.CancelledError:  # `_take` leaves it out
+            self._metrics.cancelled.inc()
+            raise
 
     async def classify(
         self, version: str, vector: np.ndarray, k: int, candidates: CandidateSet
     ) -> list[dict[str, Any]]:
-        """The words nearest to a picture's place, best first."""
+        """The words nearest to a picture's place, best first. Raises SearchTimeoutError."""
         placer = self._follower.get(version)
-        words = await self._in_thread(placer.classify, vector, k, candidates)
+        words = await self._naming.run(placer.classify, vector, k, candidates)
         return [
             {"word": word.name, "labels": list(word.labels), "score": round(word.score, 4)}
             for word in words
@@ -126,7 +135,9 @@ class EncoderReplica:
         placer, contents = together[0].placer, [one.content for one in together]
         results: Sequence[PlacedPicture | Exception]
         try:
-            results = await self._in_thread(placer.place_many, contents)
+            results = await asyncio.get_running_loop().run_in_executor(
+                self._network, placer.place_many, contents
+            )
         except Exception as error:  # told to each of those who wait
             results = [error] * len(together)
         now = monotonic()
@@ -140,9 +151,6 @@ class EncoderReplica:
                 one.answer.set_exception(result)
             else:
                 one.answer.set_exception(QueryError("the picture shows nothing that is known"))
-
-    async def _in_thread(self, function: Any, *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
 
 
 def deployment(settings: SearchSettings) -> serve.Deployment:

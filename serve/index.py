@@ -8,25 +8,29 @@ import asyncio
 import random
 import threading
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 from ray import serve
 
-from seqvis.errors import ArtifactError
+from seqvis.errors import ArtifactError, SearchTimeoutError, UnknownWordError
 from seqvis.loopback import keep_replica_local
 from seqvis.search.collection import Collection
+from seqvis.search.deadline import Deadline
 from seqvis.search.items import Match
 from seqvis.search.placing import WordPlacer
 from seqvis.search.shards import shard_paths
 from serve.metrics import IndexMetrics, Reporter, SwitchMetrics
 from serve.settings import Application, SearchSettings, Version
+from serve.threads import CallThreads
 from serve.versions import Follower, HeadStore, Store, configure
 
 APPLICATION: Application = "search"
 REFRESH_EVERY = 0.25  # seconds
+MOST_PLAIN = 128  # searches under way
+MOST_SLOW = 32  # filters that read metadata, and suggestions, that may be under way
+_FEW_ROWS = 1000  # whose metadata is read in some milliseconds
 
 Where = Mapping[str, Any] | None
 
@@ -48,7 +52,11 @@ class IndexReplica:
         self._shard = shard
         self._metrics = IndexMetrics()
         self._tags = {"shard": str(shard)}
-        self._pool = ThreadPoolExecutor(4, thread_name_prefix="search")
+        limits = settings.timeout_s, self._metrics.cancelled
+        # What takes long has threads of its own, so that plain searches go on beside it.
+        self._plain = CallThreads("search", 4, MOST_PLAIN, *limits)
+        self._reading = CallThreads("filter", 4, MOST_SLOW, *limits)
+        self._suggesting = CallThreads("suggest", 2, MOST_SLOW, *limits)
         store = store or HeadStore()
         configure(store, APPLICATION, [Version(name="default", path=settings.collection)])
         told = SwitchMetrics().told
@@ -64,24 +72,31 @@ class IndexReplica:
     ) -> tuple[str, list[Match]]:
         """How the query is read, and pictures near it.
 
-        Raises QueryError, UnknownWordError, DataError.
+        Raises QueryError, UnknownWordError, DataError, SearchTimeoutError.
         """
-        return await self._in_thread(self._search_words, version, query, k, min_score, where)
+        threads = self._threads_for(version, where)
+        try:
+            return await threads.run(self._search_words, version, query, k, min_score, where)
+        except UnknownWordError as error:
+            raise await self._with_suggestions(version, error) from None
 
     async def search_vector(
         self, version: str, vector: np.ndarray, k: int, min_score: float | None, where: Where
     ) -> list[Match]:
-        """Pictures near a point. Raises DataError."""
-        return await self._in_thread(self._search, version, vector, k, min_score, where)
+        """Pictures near a point. Raises DataError, SearchTimeoutError."""
+        threads = self._threads_for(version, where)
+        return await threads.run(self._search, version, vector, k, min_score, where)
 
     async def vector(self, version: str, name: str) -> np.ndarray | None:
         """Where a stored picture lies; None if there is none of this id."""
-        item = await self._in_thread(self._follower.get(version).collection.get, name)
+        collection = self._follower.get(version).collection
+        item = await self._plain.run(lambda deadline: collection.get(name))
         return None if item is None else item.vector
 
     async def thumbnail(self, version: str, name: str) -> bytes | None:
         """The JPEG of a stored picture; None if there is none of this id."""
-        return await self._in_thread(self._follower.get(version).collection.thumbnail, name)
+        collection = self._follower.get(version).collection
+        return await self._plain.run(lambda deadline: collection.thumbnail(name))
 
     async def try_version(self, version: Version) -> None:
         """Loads a version and searches it; raises why it cannot be used."""
@@ -105,19 +120,45 @@ class IndexReplica:
             "attribution": self._settings.attribution,
         }
 
+    def _threads_for(self, version: str, where: Where) -> CallThreads:
+        collection = self._follower.get(version).collection
+        return self._reading if where and collection.unread(where) > _FEW_ROWS else self._plain
+
+    async def _with_suggestions(self, version: str, error: UnknownWordError) -> UnknownWordError:
+        """The error with known words of near spelling, if there is time to look for them."""
+        words = self._follower.get(version).words
+        try:
+            found = await self._suggesting.run(words.suggestions, error.word)
+        except SearchTimeoutError:
+            return error
+        return UnknownWordError(error.word, found)
+
     def _search_words(
-        self, version: str, query: str, k: int, min_score: float | None, where: Where
+        self,
+        version: str,
+        query: str,
+        k: int,
+        min_score: float | None,
+        where: Where,
+        deadline: Deadline,
     ) -> tuple[str, list[Match]]:
         words = self._follower.get(version).words
         read = words.read(query)
-        return str(read), self._search(version, words.place(read), k, min_score, where)
+        vector = words.place(read, suggest=False)
+        return str(read), self._search(version, vector, k, min_score, where, deadline)
 
     def _search(
-        self, version: str, vector: np.ndarray, k: int, min_score: float | None, where: Where
+        self,
+        version: str,
+        vector: np.ndarray,
+        k: int,
+        min_score: float | None,
+        where: Where,
+        deadline: Deadline,
     ) -> list[Match]:
         collection = self._follower.get(version).collection
         began = perf_counter()
-        found: list[Match] = collection.search(vector, k, where, min_score)
+        found: list[Match] = collection.search(vector, k, where, min_score, deadline)
         self._metrics.seconds.observe(perf_counter() - began, tags=self._tags)
         if random.random() < self._settings.recall_sample:
             self._metrics.recall.set(collection.sample_recall(vector), tags=self._tags)
@@ -155,9 +196,6 @@ class IndexReplica:
             statistics = loaded.collection.statistics()
             self._metrics.items.set(statistics["items"], tags=self._tags)
             self._metrics.tail.set(statistics["tail"], tags=self._tags)
-
-    async def _in_thread(self, function: Any, *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
 
 
 def deployment(settings: SearchSettings, shard: int) -> serve.Deployment:

@@ -34,6 +34,11 @@ class GatewayMetrics:
         )
 
 
+def cancelled_counter() -> Counter:
+    """What every deployment counts whose callers may go away."""
+    return Counter("seqvis_cancelled_total", "Work that was ended because its caller had gone")
+
+
 class TranslatorMetrics:
     """What a replica of the translator measures."""
 
@@ -45,7 +50,7 @@ class TranslatorMetrics:
             "seqvis_translation_seconds", "Seconds to the whole sentence", boundaries=_SECONDS
         )
         self.words = Counter("seqvis_tokens_total", "Words of translations")
-        self.cancelled = Counter("seqvis_cancelled_total", "Sentences given up by the client")
+        self.cancelled = cancelled_counter()
         self.rows = Gauge("seqvis_batch_rows", "Rows of the running batch")
         self.occupancy = Gauge("seqvis_batch_occupancy", "Rows of the batch over those it may have")
         self.waiting = Gauge("seqvis_queue_length", "Sentences that wait for a place in the batch")
@@ -59,6 +64,7 @@ class EncoderMetrics:
             "seqvis_encode_seconds", "Seconds to embed a picture", boundaries=_SECONDS
         )
         self.waiting = Gauge("seqvis_queue_length", "Pictures that wait for the network")
+        self.cancelled = cancelled_counter()
 
 
 class IndexMetrics:
@@ -78,6 +84,7 @@ class IndexMetrics:
             "Recall@10 of sampled searches against exact search",
             tag_keys=("shard",),
         )
+        self.cancelled = cancelled_counter()
 
 
 class SwitchMetrics:

@@ -60,6 +60,8 @@ class SearchSettings(Settings):
     """Most pictures that are embedded in one run of the network."""
     max_waiting: int = Field(64, ge=1)
     """Pictures that wait for the network; more are refused at once."""
+    timeout_s: float = Field(5.0, gt=0, allow_inf_nan=False)
+    """Seconds after which a search, or a search for words, is given up and refused."""
     recall_sample: float = Field(0.01, ge=0, le=1)
     """Share of searches that are repeated exactly to measure the recall."""
     attribution: str | None = None

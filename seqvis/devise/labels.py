@@ -9,7 +9,7 @@ vector stays in the list, with a row of zeros; `found` says so.
 
 import re
 from collections import Counter
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -137,16 +137,19 @@ class _Words:
 
     def __init__(self, vectors: WordVectors, all_lemmas: Sequence[Sequence[str]]):
         self.vectors = vectors
-        self._known: Container[str] = vectors
+        self._numbers: dict[str, int] | None = None
         self._units: dict[str, np.ndarray | None] = {}
         if len(all_lemmas) > MANY:  # one pass over all words beats a search for each form
             forms = {form for lemmas in all_lemmas for lemma in lemmas for form in _forms(lemma)}
-            self._known = {word for word in vectors.words() if word in forms}
+            words = enumerate(vectors.words())
+            self._numbers = {word: number for number, word in words if word in forms}
 
     def __contains__(self, word: object) -> bool:
-        return word in self._known
+        return word in (self.vectors if self._numbers is None else self._numbers)
 
     def vector(self, word: str) -> np.ndarray | None:
+        if self._numbers is not None and word in self._numbers:
+            return self.vectors.stored(self._numbers[word])
         return self.vectors.vector(word)
 
     def unit(self, word: str) -> np.ndarray | None:
@@ -154,7 +157,7 @@ class _Words:
         if word not in self._units:
             form = word if word in self else word.lower()
             is_there = form in self or self.vectors.subwords is not None
-            vector = self.vectors.vector(form) if is_there else None
+            vector = self.vector(form) if is_there else None
             length = 0.0 if vector is None else float(np.linalg.norm(vector))
             self._units[word] = vector / length if vector is not None and length > 0 else None
         return self._units[word]

@@ -7,6 +7,7 @@ reader: the backbone and WordNet's vectors are loaded when they are first needed
 
 import threading
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -18,6 +19,7 @@ from seqvis.devise.model import DeviseModel
 from seqvis.devise.words import open_vectors
 from seqvis.errors import BadPictureError, DataError
 from seqvis.search.candidates import Candidates, CandidateSet, Word, find_candidates
+from seqvis.search.deadline import UNBOUNDED, Deadline
 from seqvis.search.items import PlacedPicture
 from seqvis.search.placing import open_trained
 from seqvis.search.shards import describe
@@ -25,6 +27,7 @@ from seqvis.text.wordvectors import WordVectors
 from seqvis.vision.backbones import Backbone, load_recorded
 from seqvis.vision.images import BadImage, decode, enough, square, thumbnail
 
+_PATIENCE = 0.1  # seconds between looks at whether anybody still waits
 NOT_KNOWN = "nothing that the model knows"
 
 
@@ -39,8 +42,9 @@ class PicturePlacer:
         self.model = model
         self._vectors = vectors
         self._device = device
-        self._candidates: dict[CandidateSet, Candidates] = {}
-        self._loading, self._embedding = threading.RLock(), threading.Lock()
+        self._candidates: dict[CandidateSet, Future[Candidates]] = {}
+        self._finding = ThreadPoolExecutor(1, thread_name_prefix="candidates")
+        self._loading, self._embedding = threading.Lock(), threading.Lock()
 
     @classmethod
     def open(
@@ -99,7 +103,11 @@ class PicturePlacer:
         return [one for one in placed if one is not None]
 
     def classify(
-        self, vector: np.ndarray, k: int = 10, candidates: CandidateSet = "classes"
+        self,
+        vector: np.ndarray,
+        k: int = 10,
+        candidates: CandidateSet = "classes",
+        deadline: Deadline = UNBOUNDED,
     ) -> list[Word]:
         """The `k` words nearest to a picture's unit vector, best first.
 
@@ -107,11 +115,14 @@ class PicturePlacer:
         with vectors). Among the model's own, unseen labels have its calibrated bonus in the
         ranking; among thousands of other nouns it would drown the seen ones. Searches of the
         collection never have one: all candidates there are pictures.
+
+        The first time that all nouns are asked for takes some seconds: SearchTimeoutError at the
+        deadline, while the work goes on for those who ask later.
         """
         if k < 1:
             raise DataError(f"k is {k}; ask for at least 1 word")
         bonus = self.model.unseen_bonus if candidates == "labels" else 0.0
-        return self._names(candidates).nearest(vector, k, bonus)
+        return self._names(candidates, deadline).nearest(vector, k, bonus)
 
     def _project(self, squares: Sequence[np.ndarray]) -> np.ndarray:
         if not squares:
@@ -120,11 +131,16 @@ class PicturePlacer:
             embedded = self._backbone.embed(np.stack(squares))
         return self.model.project_embedded(embedded)
 
-    def _names(self, among: CandidateSet) -> Candidates:
+    def _names(self, among: CandidateSet, deadline: Deadline = UNBOUNDED) -> Candidates:
         with self._loading:
-            if among not in self._candidates:
-                self._candidates[among] = find_candidates(among, self.model, self._vectors)
-            return self._candidates[among]
+            found = self._candidates.get(among)
+            if found is None or (found.done() and found.exception()):
+                found = self._finding.submit(find_candidates, among, self.model, self._vectors)
+                self._candidates[among] = found
+        while not found.done():
+            deadline.check()
+            wait([found], min(deadline.left(), _PATIENCE))
+        return found.result()
 
     @property
     def _backbone(self) -> Backbone:

@@ -16,6 +16,7 @@ import numpy as np
 
 from seqvis.devise.words import TrainedWords, open_vectors
 from seqvis.errors import ArtifactError
+from seqvis.search.deadline import UNBOUNDED, Deadline
 from seqvis.search.functionwords import function_words_of
 from seqvis.search.queries import Query, parse_query, place_query
 from seqvis.search.shards import describe
@@ -71,16 +72,22 @@ class WordPlacer:
             raise TypeError(f"a query is one str, not {type(query).__name__}: {query!r}")
         return parse_query(query, self._grammar)
 
-    def place(self, query: str | Query) -> np.ndarray:
+    def place(self, query: str | Query, suggest: bool = True) -> np.ndarray:
         """A query's unit vector, float32 [dimension].
 
         Raises QueryError if it cannot be read or cancels to zero, UnknownWordError, with near
-        spellings, for a word that has no vector.
+        spellings if it is to `suggest` them, for a word that has no vector.
         """
         read = query if isinstance(query, Query) else self.read(query)
-        return place_query(
-            read, self._vectors, self.model.place_words, lambda word: self._spelling.near(word)
-        )
+        near = self.suggestions if suggest else lambda word: ()
+        return place_query(read, self._vectors, self.model.place_words, near)
+
+    def suggestions(self, word: str, deadline: Deadline = UNBOUNDED) -> tuple[str, ...]:
+        """Known words of near spelling; a fraction of a second among millions.
+
+        Raises SearchTimeoutError.
+        """
+        return self._spelling.near(word, deadline=deadline)
 
     @cached_property
     def _spelling(self) -> Spelling:

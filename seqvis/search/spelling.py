@@ -16,6 +16,7 @@ from typing import Self
 import numpy as np
 
 from seqvis import artifacts
+from seqvis.search.deadline import UNBOUNDED, Deadline
 from seqvis.storage import Location
 from seqvis.text.wordvectors import KIND, WORD_ENDS, WORDS
 
@@ -45,29 +46,33 @@ class Spelling:
         ends = ends.astype(np.int64)
         return cls(text, np.concatenate([[0], ends[:-1]]), ends)
 
-    def near(self, word: str, count: int = 5) -> tuple[str, ...]:
+    def near(self, word: str, count: int = 5, deadline: Deadline = UNBOUNDED) -> tuple[str, ...]:
         """At most `count` stored words that look like `word`, the likeliest first.
 
         They consist of letters, with a hyphen or an apostrophe between them at most: stores of
-        words are full of numbers, addresses and markup that nobody means.
+        words are full of numbers, addresses and markup that nobody means. Raises
+        SearchTimeoutError.
         """
         wanted = _LOWER[np.frombuffer(word.lower().encode("utf-8", "replace"), dtype=np.uint8)]
         if not 1 < len(wanted) <= _LONG_WORD:
             return ()
         edits = 1 if len(wanted) <= _SHORT_WORD else 2
-        numbers, costs = self._within(wanted, edits)
+        numbers, costs = self._within(wanted, edits, deadline)
         order = np.lexsort((numbers, costs))
         found = dict.fromkeys(self._likely_words(numbers[order], count + 1))
         found.pop(word.lower(), None)  # stored, but its vector is of no use
         return tuple(found)[:count]
 
-    def _within(self, wanted: np.ndarray, edits: int) -> tuple[np.ndarray, np.ndarray]:
+    def _within(
+        self, wanted: np.ndarray, edits: int, deadline: Deadline
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Numbers of all words within so many edits of `wanted`, and what they cost."""
         lengths = self.ends - self.begins
         found: list[tuple[np.ndarray, np.ndarray]] = []
         for length in range(max(1, len(wanted) - edits), len(wanted) + edits + 1):
             of_length = np.flatnonzero(lengths == length)
             for begin in range(0, len(of_length), _BLOCK):
+                deadline.check()
                 numbers = of_length[begin : begin + _BLOCK]
                 letters = _LOWER[self.text[np.arange(length)[:, None] + self.begins[numbers]]]
                 costs = edit_costs(wanted, letters, edits)

@@ -98,8 +98,12 @@ class WordVectors:
         """The word's vector, float32 [dimension], from sub-words if need be; None if none."""
         number = self._number(word)
         if number is not None:
-            return np.array(self._vectors[self._rows[number]], dtype=np.float32)
+            return self.stored(number)
         return self.subwords.vector(clean_text(word)) if self.subwords is not None else None
+
+    def stored(self, number: int) -> np.ndarray:
+        """The vector of a word by its place in `words`, float32 [dimension]."""
+        return np.array(self._vectors[self._rows[number]], dtype=np.float32)
 
     def find(self, words: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Vectors of `words`, float32 [n, dimension], and which were found, bool [n].
@@ -117,7 +121,10 @@ class WordVectors:
 
     def words(self) -> Iterator[str]:
         """All words, in the order of the source: most sources put frequent words first."""
-        return (self._bytes(number).decode() for number in range(len(self)))
+        begin = 0
+        for end in self._ends.tolist():
+            yield self._text[begin:end].tobytes().decode()
+            begin = end
 
     def _bytes(self, number: int) -> bytes:
         begin = int(self._ends[number - 1]) if number else 0

@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,11 +19,13 @@ from seqvis.errors import (
     BadPictureError,
     DataError,
     QueryError,
+    SearchTimeoutError,
     UnknownWordError,
 )
 from seqvis.search.building import PictureItems, build_collection
-from seqvis.search.candidates import Candidates, CandidateSet
+from seqvis.search.candidates import Candidates, CandidateSet, find_candidates
 from seqvis.search.collection import Collection
+from seqvis.search.deadline import Deadline
 from seqvis.search.engine import SearchEngine
 from seqvis.search.items import Item, PlacedPicture, check_ids
 from seqvis.search.pictures import PicturePlacer
@@ -237,6 +240,32 @@ def test_classes_are_imagenets_and_wordnet_is_all_nouns(engine: SearchEngine) ->
     everything = engine.classify("000000.jpg", k=100_000, candidates="wordnet")
     assert {word.name for word in everything} >= {*NAMES.values(), "mink"}
     assert len({(word.name, word.score) for word in everything}) == len(everything)
+
+
+def test_who_names_among_all_nouns_waits_for_them_no_longer_than_may_be(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = PicturePlacer.open(world.folder / "collection")
+    picture = pictures.place(world.pictures["000000.jpg"])
+    go_on, calls = threading.Event(), []
+
+    def slowly(*arguments: Any) -> Candidates:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise OSError("a disk that is away for a while")
+        assert go_on.wait(10)
+        return find_candidates(*arguments)
+
+    monkeypatch.setattr("seqvis.search.pictures.find_candidates", slowly)
+    with pytest.raises(OSError, match="away"):
+        pictures.classify(picture.vector, 5, "wordnet")
+    for _ in range(2):
+        with pytest.raises(SearchTimeoutError):
+            pictures.classify(picture.vector, 5, "wordnet", Deadline(0.05))
+    assert pictures.place(world.pictures["000001.jpg"]).vector.any()  # meanwhile
+    go_on.set()
+    assert pictures.classify(picture.vector, 5, "wordnet")[0].name == "dog"
+    assert len(calls) == 2
 
 
 @pytest.mark.parametrize("among", ["labels", "classes", "wordnet"])
