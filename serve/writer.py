@@ -6,6 +6,8 @@ is on the disk; until then the gateway answers 503 to changes, and searches go o
 """
 
 import asyncio
+import json
+import logging
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -14,11 +16,12 @@ from typing import Any
 import numpy as np
 from ray import serve
 
-from seqvis.errors import BusyError, StorageError
+from seqvis.errors import StorageError
 from seqvis.loopback import keep_replica_local
 from seqvis.search.collection import Collection
 from seqvis.search.items import Item
 from seqvis.search.shards import shard_of, shard_paths
+from serve.api.errors import UnavailableError
 from serve.metrics import SwitchMetrics
 from serve.settings import Application, SearchSettings, Version
 from serve.versions import Follower, HeadStore, Store, configure
@@ -26,6 +29,8 @@ from serve.versions import Follower, HeadStore, Store, configure
 APPLICATION: Application = "search"
 LOCK_WAIT = 20.0  # seconds: a writer that is being replaced needs some to let go
 COMPACT_EVERY = 5.0  # seconds between looks at whether a compaction is due
+
+_log = logging.getLogger("ray.serve")
 
 
 class WriterReplica:
@@ -53,8 +58,8 @@ class WriterReplica:
     ) -> bool:
         """Adds a picture, or replaces that of the same id; durable when it returns.
 
-        Returns whether there was one. Raises DataError if it cannot be stored, BusyError if the
-        disk does not take it now.
+        Returns whether there was one. Raises DataError if it cannot be stored, UnavailableError if
+        the disk does not take it now.
         """
         item = Item(name, vector, metadata, thumbnail)
         replaced = await self._change(version, name, _add, item)
@@ -80,7 +85,12 @@ class WriterReplica:
                 self._pool, change, collection, what
             )
         except StorageError as error:
-            raise BusyError(f"the disk does not take changes now: {error}", 5.0) from error
+            cause = error.__cause__
+            reason = cause.strerror if isinstance(cause, OSError) else None
+            _log.error(json.dumps({"change": "refused", "reason": str(error)}))
+            raise UnavailableError(
+                f"the disk does not take changes now: {reason or 'see the log of the writer'}"
+            ) from error
 
     def _load(self, version: Version) -> list[Collection]:
         opened: list[Collection] = []

@@ -156,35 +156,27 @@ class JournalWriter:
         """Goes on with the journal behind its last good record, and cuts off what follows that."""
         self.path, self.offset, self.records = read.path, read.offset, read.records
         self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
-        self._broken = False
+        self.broken = False  # whether only the files can tell how far a write came
         if os.fstat(self._descriptor).st_size > self.offset:
             self._cut()
 
     def append(self, record: bytes) -> None:
         """Writes a record and waits until it is on the disk.
 
-        Raises OSError if it is not; then the journal is as it was, or refuses all further
-        records if not even that could be made sure of.
+        Raises OSError if it is not; then the journal is as it was, or `broken` if not even that
+        could be made sure of.
         """
-        if self._broken:
-            raise StorageError(
-                f"{self.path}: an earlier write failed half-way; open the collection anew"
-            )
         os.lseek(self._descriptor, self.offset, os.SEEK_SET)
         try:
             write_all(self._descriptor, record)
             os.fsync(self._descriptor)
         except BaseException:
-            self._broken = True
+            self.broken = True
             self._cut()
-            self._broken = False
+            self.broken = False
             raise
         self.offset += len(record)
         self.records += 1
-
-    def refuse(self) -> None:
-        """From now on nothing is written: another journal may have taken this one's place."""
-        self._broken = True
 
     def close(self) -> None:
         os.close(self._descriptor)

@@ -46,16 +46,31 @@ class WritingCollection(OpenCollection):
             raise StorageError(
                 f"{self.path}: is open for reading only (or closed); open it for writing"
             )
+        if self._journal.broken:
+            self._journal = self._recovered(self._journal)
         return self._journal
+
+    def _recovered(self, broken: JournalWriter) -> JournalWriter:
+        """Takes up what is on the disk, after a write of which only the files tell how far it came.
+
+        Raises StorageError while the disk does not allow it, for the reason that it has then.
+        """
+        with storage_errors(str(self.path)):
+            opened = open_files(self.path, self._opened.segments)
+            journal = JournalWriter(opened.journal)
+        broken.close()
+        self._install(opened)
+        return journal
 
     def _journal_size(self) -> int:
         return self._journal.offset if self._journal is not None else self._opened.journal.offset
 
     def _record(self, operation: Operation) -> None:
         with self._writing:
+            journal = self._writer()
             record = encode(operation, self._opened.journal.salt)
             with storage_errors(str(self.path)):
-                self._writer().append(record)
+                journal.append(record)
             with self._applying:
                 self._view = self._view.applied(operation)
 
@@ -124,7 +139,7 @@ class WritingCollection(OpenCollection):
         remove_leftovers(self.path, self._opened.state)
 
     def _give_up(self, new: list[NewSegment]) -> None:
-        """After a failed commit: removes its files, or stops writing if it may have happened."""
+        """After a failed commit: removes its files, unless it may have happened."""
         current = self._opened.state.number
         try:
             content = json.loads((self.path / MANIFEST).read_bytes())
@@ -135,7 +150,7 @@ class WritingCollection(OpenCollection):
             for made in new:
                 remove_quietly(self.path / SEGMENTS / made.name)
         elif self._journal is not None:
-            self._journal.refuse()
+            self._journal.broken = True
 
 
 def _own(pieces: Iterable[Batch], state: State) -> Iterator[Batch]:

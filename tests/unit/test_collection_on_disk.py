@@ -317,10 +317,10 @@ def test_on_a_really_full_disk_the_message_says_so(tmp_path: Path) -> None:
         subprocess.run(["umount", "--lazy", str(small)], check=True)
 
 
-def test_after_a_commit_that_failed_half_way_nothing_more_is_written(
+def test_after_a_commit_that_failed_half_way_the_files_tell_how_far_it_came(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The new manifest has its name already when the disk fails: only reopening tells."""
+    """The new manifest has its name already when the disk fails."""
     collection = make(tmp_path / "c")
     before = content(collection)
     replace = os.replace
@@ -333,11 +333,40 @@ def test_after_a_commit_that_failed_half_way_nothing_more_is_written(
     with pytest.raises(StorageError, match="Input/output error"):
         collection.compact()
     monkeypatch.undo()
-    with pytest.raises(StorageError, match="open the collection anew"):
-        collection.add(some("lost"))
     assert content(collection) == before
+    collection.add(some("later"))
+    after = content(collection)
+    assert after.keys() == before.keys() | {"later"}
+    collection.compact()
     collection.close()
-    assert content(Collection.open(tmp_path / "c")) == before
+    assert content(Collection.open(tmp_path / "c")) == after
+    assert len(list((tmp_path / "c").glob("journal-*"))) == 1
+
+
+def test_a_disk_that_cannot_even_undo_a_write_is_tried_again_until_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some file systems notice only when data is synced that there is no space."""
+    collection = make(tmp_path / "c")
+    before = content(collection)
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        for _ in range(3):
+            with pytest.raises(StorageError, match="the disk is full"):
+                collection.add(some("lost"))
+            with pytest.raises(StorageError, match="the disk is full"):
+                collection.delete([next(iter(before))])
+            assert content(collection) == before
+    collection.add(some("later"))
+    collection.delete([next(iter(before))])
+    after = content(collection)
+    assert after.keys() == (before.keys() | {"later"}) - {next(iter(before))}
+    collection.close()
+    assert content(Collection.open(tmp_path / "c")) == after
 
 
 def test_a_build_replaces_a_collection_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -1,0 +1,65 @@
+"""The writer on a disk that fills: what clients are told, and that it goes on by itself."""
+
+import asyncio
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from seqvis.search.collection import Collection
+from serve.api.errors import UnavailableError, as_api_error
+from serve.settings import SearchSettings
+from serve.writer import WriterReplica
+from tests.serving import MemoryStore
+
+THUMBNAIL = bytes(20_000)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    if os.getuid() != 0:
+        pytest.skip("only root may mount a small disk")
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(small)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("this machine does not allow mounting")
+    yield small
+    subprocess.run(["umount", "--lazy", str(small)], check=True)
+
+
+def test_a_full_disk_is_named_and_changes_go_on_once_there_is_room(small_disk: Path) -> None:
+    folder = small_disk / "c"
+    Collection.create(folder, 2).close()
+    writer = WriterReplica(SearchSettings(collection=str(folder)), MemoryStore())
+    key = f"default={folder}"
+
+    async def add(name: str) -> None:
+        await writer.add(key, name, np.ones(2), {"a": 1}, THUMBNAIL)
+
+    async def change() -> None:
+        await add("before")
+        (small_disk / "something else").write_bytes(bytes(300_000))
+        with pytest.raises(UnavailableError) as caught:
+            await asyncio.gather(*(add(f"{number}") for number in range(20)))
+        told = as_api_error(caught.value)
+        assert (told.status, told.code) == (503, "unavailable")
+        assert "No space left" in str(told)
+        assert str(small_disk) not in str(told)
+        assert told.retry_after
+        assert await writer.delete(key, "before")
+        with Collection.open(folder, read_only=True) as reader:
+            assert [match.id for match in reader.search(np.ones(2), 1)]
+            assert "before" not in reader
+        (small_disk / "something else").unlink()
+        await add("after")
+        with Collection.open(folder, read_only=True) as reader:
+            assert "after" in reader
+
+    try:
+        asyncio.run(change())
+    finally:
+        writer._follower.stop()
