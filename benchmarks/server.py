@@ -123,7 +123,9 @@ class RunningServer:
         return dict(+found)
 
     def _metrics_addresses(self) -> list[str]:
-        (file,) = self.folder.glob("**/prom_metrics_service_discovery.json")
+        # Ray links to its session's folder from beside it.
+        found = self.folder.glob("**/prom_metrics_service_discovery.json")
+        (file,) = {path.resolve() for path in found}
         return [target for entry in json.loads(file.read_text()) for target in entry["targets"]]
 
     def deploy(self, config: Mapping[str, Any]) -> None:
