@@ -136,7 +136,7 @@ def build(settings: GatewaySettings) -> serve.Application:
     """The application `gateway`."""
     deployment = serve.deployment(
         name="Gateway",
-        max_ongoing_requests=256,
+        max_ongoing_requests=320,  # more than all that may be under way: settings.UnderWay
         max_queued_requests=512,  # a burst that is not yet assigned; the gateway refuses itself
         backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1),
         health_check_period_s=2,

@@ -3,13 +3,16 @@
 In: the command line that Ray Serve gives to HAProxy (RAY_SERVE_HAPROXY_BINARY_PATH names the script
 `seqvis-haproxy`, which is this module's `main`). Out: HAProxy itself, in the place of this process.
 What Ray writes opens statistics to every network without a password, lets every user of the machine
-control the proxy, and answers 500 where a gateway is missing; here nothing more than the server
-listens, and a client is told when to come again, in the interface's form.
+control the proxy, waits an hour for slow clients, and answers 500 where a gateway is missing. Here
+nothing more than the server listens, slow clients are bounded in time and number, and a client is
+told when to come again, in the interface's form.
 """
 
+import ipaddress
 import json
 import os
 import re
+import resource
 import socket
 import sys
 from collections.abc import Iterator
@@ -19,6 +22,9 @@ from serve.api.errors import ANSWERED, REQUEST_ID
 
 SCRIPT = "seqvis-haproxy"
 BINARY = "RAY_SERVE_HAPROXY_BINARY_PATH"  # names the script, on every node
+PROXIES = "SEQVIS_PROXIES"
+"""Names the addresses and networks, separated by commas, of proxies through which clients come. No
+limit for a single address holds for them, nor for loopback."""
 FALLBACK_PORT = "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT"
 SWITCHES = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
@@ -38,8 +44,26 @@ _PLACES = {
     "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": ".",
     "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": "server-state",
 }
+_REPLACED = (
+    "errorfile ",
+    "maxconn ",
+    "timeout client ",
+    "timeout http-request ",
+    "timeout http-keep-alive ",
+)
 _NOT_OPENED = ("frontend prometheus", "listen stats")  # Ray asks the control socket instead
+_TIMEOUTS = {
+    "http-request": 10,  # for all headers and the first 128 KiB of the body
+    "http-keep-alive": 60,  # until the next request on a connection
+    "client": 60,  # without a byte sent or taken; waiting for an answer does not count
+}
+_MOST_CONNECTIONS = 8192
+_MOST_BY_ADDRESS = 500  # connections; more get 429, above twice as many they are closed unread
+_MOST_NEW_BY_ADDRESS = 2000  # connections in ten seconds
+_OTHER_DESCRIPTORS = 256
 _REFUSALS = {
+    408: ("timeout", "the request came too slowly"),
+    429: ("rate_limited", "too many connections from this address"),
     500: ("internal", "something is wrong here; the log says what, by the request's id"),
     502: ("unavailable", "no gateway answers"),
     503: ("unavailable", "no gateway answers"),
@@ -71,19 +95,24 @@ def environment(folder: Path | None = None) -> dict[str, str]:
     return {**SWITCHES, **own, BINARY: str(script)}
 
 
-def mended(configuration: str) -> str:
-    """HAProxy's configuration as Ray writes it, with what is said above changed, once."""
+def mended(configuration: str, proxies: str = "") -> str:
+    """HAProxy's configuration as Ray writes it, with what is said above changed, once.
+
+    Raises ValueError if `proxies` is not a list of addresses and networks.
+    """
     if configuration.startswith(_MENDED):
         return configuration
-    return "\n".join([_MENDED, *_lines(configuration.splitlines())]) + "\n"
+    shared = ["127.0.0.1", "::1"]
+    shared += [str(ipaddress.ip_network(one.strip())) for one in proxies.split(",") if one.strip()]
+    return "\n".join([_MENDED, *_lines(configuration.splitlines(), shared)]) + "\n"
 
 
-def _lines(lines: list[str]) -> Iterator[str]:
+def _lines(lines: list[str], shared: list[str]) -> Iterator[str]:
     dropping = False
     for line in lines:
         if _SECTION.match(line):
             dropping = line.strip() in _NOT_OPENED
-        if dropping or line.strip().startswith("errorfile "):
+        if dropping or line.strip().startswith(_REPLACED):
             continue
         if line.strip().startswith("stats socket "):
             line = line.replace("mode 666", "mode 600")
@@ -93,9 +122,37 @@ def _lines(lines: list[str]) -> Iterator[str]:
             # On a connection to a gateway that was used before, HAProxy hangs up on the client
             # without an answer if the gateway dies of this request and cannot be reached again.
             yield "    option http-server-close"
+            yield from (f"    timeout {name} {seconds}s" for name, seconds in _TIMEOUTS.items())
             yield from _refusals()
+        elif line.startswith("global"):
+            yield f"    maxconn {_most_connections()}"
         elif line.startswith("frontend http_frontend"):
-            yield from _request_ids()
+            yield from _connections(shared)
+            yield from _requests()
+
+
+def _most_connections() -> int:
+    """Connections of clients for which the process may have descriptors.
+
+    Each takes two and a half: its own, one to a gateway, and HAProxy's pipes for every fourth.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY:
+        return _MOST_CONNECTIONS
+    return min(_MOST_CONNECTIONS, (hard - _OTHER_DESCRIPTORS) * 2 // 5)
+
+
+def _most_by_address() -> int:
+    return min(_MOST_BY_ADDRESS, _most_connections() // 8)
+
+
+def _connections(shared: list[str]) -> Iterator[str]:
+    """Bounds on what one address holds open, or one network of the size that a home gets."""
+    yield "    stick-table type ipv6 size 100k expire 1m store conn_cur,conn_rate(10s)"
+    yield f"    tcp-request connection accept if {{ src {' '.join(shared)} }}"
+    yield "    tcp-request connection track-sc0 src,ipmask(32,64)"
+    yield f"    tcp-request connection reject if {{ sc0_conn_cur gt {2 * _most_by_address()} }}"
+    yield f"    tcp-request connection reject if {{ sc0_conn_rate gt {_MOST_NEW_BY_ADDRESS} }}"
 
 
 def _refusals() -> Iterator[str]:
@@ -103,19 +160,21 @@ def _refusals() -> Iterator[str]:
     for status, (code, message) in _REFUSALS.items():
         problem = {"code": code, "message": message, "request_id": "%[var(txn.request_id)]"}
         body = json.dumps({"error": problem}).replace('"', '\\"')
-        again = f" hdr retry-after {_RETRY_AFTER}" if code == "unavailable" else ""
+        again = f" hdr retry-after {_RETRY_AFTER}" if status in (429, 502, 503, 504) else ""
+        again += " hdr connection close" if status == 429 else ""
         yield (
             f"    http-error status {status} content-type application/json "
             f'lf-string "{body}"{again}'
         )
 
 
-def _request_ids() -> Iterator[str]:
+def _requests() -> Iterator[str]:
     """An id for every request, the client's own if it is a good one; 503 whatever is missing."""
     good = f"req.hdr({REQUEST_ID}) -m reg {_GOOD_ID}"
     answered = f"res.hdr({REQUEST_ID}) -m found"
     yield f"    http-request set-header {REQUEST_ID} %[uuid()] unless {{ {good} }}"
     yield f"    http-request set-var(txn.request_id) req.hdr({REQUEST_ID})"
+    yield f"    http-request deny deny_status 429 if {{ sc0_conn_cur gt {_most_by_address()} }}"
     yield (
         f"    http-after-response set-header {REQUEST_ID} %[var(txn.request_id)] "
         f"unless {{ {answered} }}"
@@ -130,7 +189,7 @@ def main() -> None:
 
     arguments = sys.argv[1:]
     file = Path(arguments[arguments.index("-f") + 1])
-    file.write_text(mended(file.read_text()))
+    file.write_text(mended(file.read_text(), os.environ.get(PROXIES, "")))
     os.environ.pop(BINARY, None)  # this script, not what is looked for
     binary = get_haproxy_binary()
     os.execv(binary, [binary, *arguments])

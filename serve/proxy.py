@@ -18,11 +18,12 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve.api.body import Body
+from serve.api.body import Bodies, Body
 from serve.api.errors import ANSWERED, REQUEST_ID, ApiError, response
 
 IMPORT_PATH = "serve.proxy:middlewares"
 MOST_BYTES = 12 << 20  # of a body that is kept
+_MOST_BODIES = 64  # that are on their way in at once
 _ATTEMPTS = 5
 _BY_SERVE = (408, 500, 503)  # what Serve's proxy says itself: late, broken, too much
 _PAUSE = 0.2  # seconds before the second attempt, doubled before each further one
@@ -39,6 +40,7 @@ class Resend:
 
     def __init__(self, app: ASGIApp):
         self._app = app
+        self._bodies = Bodies(_MOST_BODIES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"].startswith("/-/"):
@@ -49,7 +51,7 @@ class Resend:
         if not _GOOD_ID.fullmatch(request_id):
             request_id = uuid.uuid4().hex
             headers[REQUEST_ID] = request_id
-        body = Body(receive, Headers(scope=scope), MOST_BYTES)
+        body = Body(receive, Headers(scope=scope), MOST_BYTES, self._bodies)
         try:
             content = await _read(body)
             if content is not None:
@@ -57,6 +59,8 @@ class Resend:
         except ApiError as error:
             await body.discard()
             await response(error, request_id)(scope, receive, _without_mark(send))
+        finally:
+            body.close()
 
     async def _ask(
         self, scope: Scope, body: bytes, receive: Receive, send: Send, request_id: str

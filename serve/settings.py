@@ -101,6 +101,8 @@ class UnderWay(Settings):
     """Searches of each shard."""
     writer: int = Field(16, ge=1)
     """Changes of the collection."""
+    bodies: int = Field(32, ge=1)
+    """Bodies of requests that are still on their way in; as many again may be thrown away."""
 
 
 class GatewaySettings(Settings):

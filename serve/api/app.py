@@ -81,7 +81,15 @@ def build_api(
     api.include_router(_pictures(core, settings.limits))
     api.include_router(_operating(core))
     add_pages(api)
-    return Door(api, keys, settings.replicas, settings.limits.body_bytes, seen, settings.access_log)
+    return Door(
+        api,
+        keys,
+        settings.replicas,
+        settings.limits.body_bytes,
+        settings.under_way.bodies,
+        seen,
+        settings.access_log,
+    )
 
 
 def _translation(core: Core, limits: Limits) -> APIRouter:

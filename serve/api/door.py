@@ -18,7 +18,7 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve.api.body import Body
+from serve.api.body import Bodies, Body
 from serve.api.errors import ANSWERED, REQUEST_ID, ApiError, as_api_error, response
 from serve.security import SCOPES, Keys, KeyScope, RateLimiter, check_local, presented_key
 
@@ -64,6 +64,7 @@ class Door:
         keys: Keys | None,
         replicas: int,
         body_bytes: int,
+        most_bodies: int,
         seen: Callable[[Seen], None],
         access_log: bool,
     ):
@@ -72,6 +73,7 @@ class Door:
         self._keys = keys
         self._limiter = RateLimiter(keys.holders, replicas) if keys else None
         self._body_bytes = body_bytes
+        self._bodies = Bodies(most_bodies)
         self._seen = seen
         self._access_log = access_log
 
@@ -85,7 +87,7 @@ class Door:
         if not _GOOD_ID.fullmatch(request_id):
             request_id = uuid.uuid4().hex
         scope["state"] = {"request_id": request_id}
-        body = Body(receive, headers, self._body_bytes)
+        body = Body(receive, headers, self._body_bytes, self._bodies)
         status = 0
 
         async def send_marked(message: Message) -> None:
@@ -106,6 +108,7 @@ class Door:
                 if not status:
                     await refuse(scope, error, request_id)(scope, receive, send_marked)
         finally:
+            body.close()
             code = scope["state"].get("code")
             seen = Seen(_route(scope), status, time.perf_counter() - began, code)
             self._seen(seen)

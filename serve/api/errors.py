@@ -121,6 +121,8 @@ def response(error: ApiError, request_id: str) -> Response:
     headers = {REQUEST_ID: request_id, ANSWERED: "1"}
     if error.retry_after is not None:
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
+    if error.status == 408:
+        headers["connection"] = "close"  # the rest of the body would be read as a request
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
     # Of a lone surrogate, which a client may have sent, the escape is left, as JSON writes it.

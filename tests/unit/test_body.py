@@ -1,7 +1,9 @@
 """Bodies of refused requests, over real connections that the server closes after its answer."""
 
+import contextlib
 import json
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -27,10 +29,20 @@ async def not_found(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": content})
 
 
+async def whole(scope: Any, receive: Any, send: Any) -> None:
+    """An application that reads the body to its end."""
+    while (await receive()).get("more_body"):
+        pass
+    await not_found(scope, receive, send)
+
+
+def door(app: Any, bodies: int = 32) -> Door:
+    return Door(app, KEYS, 1, 12 << 20, bodies, lambda _: None, access_log=False)
+
+
 @pytest.fixture(scope="module")
 def gateway() -> Iterator[str]:
-    door = Door(not_found, KEYS, 1, 12 << 20, lambda _: None, access_log=False)
-    with listening(door) as address:
+    with listening(door(not_found)) as address:
         yield address
 
 
@@ -109,3 +121,55 @@ def test_a_client_that_never_ends_is_not_waited_for(
     with connect(gateway, {"content-length": "100", "x-api-key": "wrong"}) as connection:
         connection.sendall(b"some")
         assert answer_on(connection) == (401, "unauthorized")
+
+
+@pytest.mark.parametrize("front", [lambda: door(whole), lambda: Resend(not_found)])
+def test_a_body_that_trickles_is_ended_with_408_and_its_connection_closed(
+    front: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(body, "_GRACE", 0.5)
+    headers = {"content-length": "100000", "x-api-key": "right", "connection": "keep-alive"}
+    with listening(front()) as address, connect(address, headers) as connection:
+        began = time.monotonic()
+        trickle = threading.Thread(target=send_slowly, args=(connection, 100, 0.1), daemon=True)
+        trickle.start()
+        assert answer_on(connection) == (408, "timeout")
+        assert 0.4 < time.monotonic() - began < 2.0
+
+
+def test_a_long_body_that_keeps_coming_has_the_time_it_needs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(body, "_GRACE", 0.3)
+    monkeypatch.setattr(body, "_SLOWEST", 10_000)  # bytes a second
+    headers = {"content-length": "30000", "x-api-key": "right"}
+    with listening(door(whole)) as address, connect(address, headers) as connection:
+        for _ in range(10):
+            connection.sendall(bytes(3000))
+            time.sleep(0.1)
+        assert answer_on(connection) == (404, "not_found")
+
+
+def test_only_so_many_bodies_are_on_their_way_and_refused_ones_take_no_place_of_others() -> None:
+    long = {"content-length": "100", "x-api-key": "right"}
+    with listening(door(whole, bodies=1)) as address:
+        with connect(address, {**long, "x-api-key": "wrong"}) as refused:
+            refused.sendall(b"some")
+            with connect(address, long) as first:
+                first.sendall(b"some")
+                time.sleep(0.3)
+                with connect(address, long) as second:
+                    second.sendall(b"some")
+                    assert answer_on(second) == (503, "overloaded")
+                first.sendall(bytes(96))
+                assert answer_on(first) == (404, "not_found")
+            with connect(address, long) as third:
+                third.sendall(bytes(100))
+                assert answer_on(third) == (404, "not_found")
+
+
+def send_slowly(connection: socket.socket, count: int, pause: float) -> None:
+    with contextlib.suppress(OSError):
+        for _ in range(count):
+            connection.sendall(b"x")
+            time.sleep(pause)

@@ -1,5 +1,7 @@
 """HAProxy itself, with a configuration that Ray wrote and serve/haproxy.py mended."""
 
+import json
+import resource
 import socket
 import stat
 import subprocess
@@ -8,7 +10,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from http.client import HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -198,6 +201,71 @@ def test_every_request_has_a_good_id_and_the_gateways_mark_is_taken_off() -> Non
         bad = requests.post(address, data=b"1", headers={"x-request-id": "a\tb" * 40}, timeout=60)
         assert len(bad.headers["x-got-id"]) == 36
         assert bad.headers["x-request-id"] == bad.headers["x-got-id"]
+
+
+def test_an_address_may_hold_some_connections_and_proxies_any_number() -> None:
+    """The 501st gets 429 once it asks, the 1,001st is closed at once; loopback has no limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        with served(Gateway) as port, running([port]) as (address, _, _), ExitStack() as held:
+            ours = int(address.rpartition(":")[2])
+            for _ in range(550):
+                held.enter_context(connected(ours, "127.0.0.1"))
+                held.enter_context(connected(ours, "127.0.0.2"))
+            until(lambda: ask_from("127.0.0.2", ours)[0] == 429)
+            _, headers, content = ask_from("127.0.0.2", ours)
+            assert json.loads(content)["error"]["code"] == "rate_limited"
+            assert json.loads(content)["error"]["request_id"] == headers["x-request-id"]
+            assert int(headers["retry-after"]) >= 1
+            assert headers["connection"] == "close"
+            assert ask_from("127.0.0.3", ours)[0] == ask_from("127.0.0.1", ours)[0] == 200
+            for _ in range(450):
+                held.enter_context(connected(ours, "127.0.0.2"))
+            until(lambda: ask_from("127.0.0.2", ours)[0] is None)
+            assert requests.get(address, timeout=10).status_code == 200
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_proxies_are_named_by_addresses_or_networks() -> None:
+    configuration = "frontend http_frontend\n"
+    mended = haproxy.mended(configuration, "10.0.0.7, 2001:db8::/32")
+    assert "src 127.0.0.1 ::1 10.0.0.7/32 2001:db8::/32 }" in mended
+    with pytest.raises(ValueError, match="example"):
+        haproxy.mended(configuration, "example.org")
+
+
+def test_no_more_connections_are_taken_than_the_system_has_descriptors_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 4096))
+    assert "\n    maxconn 1536\n" in haproxy.mended("global\n    maxconn 4096\n")
+    assert "4096" not in haproxy.mended("global\n    maxconn 4096\n")
+
+
+def connected(port: int, source: str) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), 10, source_address=(source, 0))
+
+
+def ask_from(source: str, port: int) -> tuple[int | None, dict[str, str], bytes]:
+    """Status, headers and content of the answer; status None if the connection is closed."""
+    try:
+        with connected(port, source) as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+            answer = HTTPResponse(connection)
+            answer.begin()
+            return answer.status, dict(answer.getheaders()), answer.read()
+    except OSError:
+        return None, {}, b""
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Waits for what becomes true once HAProxy has taken the connections that wait for it."""
+    deadline = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_a_configuration_is_mended_once() -> None:
