@@ -53,8 +53,15 @@ class SearchParts:
 
     async def ask(self, method: str, *arguments: Any) -> list[Any]:
         """The answer of each shard, or its UnknownFieldError."""
-        calls = [_answer_of(shard.call(method, *arguments)) for shard in self.shards]
-        return await asyncio.gather(*calls)
+        calls = [
+            asyncio.ensure_future(_answer_of(shard.call(method, *arguments)))
+            for shard in self.shards
+        ]
+        try:
+            return await asyncio.gather(*calls)
+        finally:
+            for call in calls:  # of those that still run none is of use
+                call.cancel()
 
     def owner(self, name: str) -> Part:
         return self.shards[shard_of(name, len(self.shards))]

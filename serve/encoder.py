@@ -27,7 +27,7 @@ from serve.threads import CallThreads
 from serve.versions import Follower, HeadStore, Store, configure
 
 APPLICATION: Application = "search"
-MOST_NAMINGS = 32  # classifications under way
+MOST_NAMINGS = 16  # classifications under way
 
 
 @dataclass(eq=False)

@@ -28,9 +28,9 @@ from serve.versions import Follower, HeadStore, Store, configure
 
 APPLICATION: Application = "search"
 REFRESH_EVERY = 0.25  # seconds
-MOST_PLAIN = 128  # searches under way
-MOST_SLOW = 32  # filters that read metadata, and suggestions, that may be under way
-_FEW_ROWS = 1000  # whose metadata is read in some milliseconds
+# Searches under way: so few that take long that a gateway still has places for plain ones, also
+# where two replicas are full of them.
+MOST_PLAIN, MOST_READING, MOST_SUGGESTING = 128, 16, 8
 
 Where = Mapping[str, Any] | None
 
@@ -55,8 +55,8 @@ class IndexReplica:
         limits = settings.timeout_s, self._metrics.cancelled
         # What takes long has threads of its own, so that plain searches go on beside it.
         self._plain = CallThreads("search", 4, MOST_PLAIN, *limits)
-        self._reading = CallThreads("filter", 4, MOST_SLOW, *limits)
-        self._suggesting = CallThreads("suggest", 2, MOST_SLOW, *limits)
+        self._reading = CallThreads("filter", 4, MOST_READING, *limits)
+        self._suggesting = CallThreads("suggest", 2, MOST_SUGGESTING, *limits)
         store = store or HeadStore()
         configure(store, APPLICATION, [Version(name="default", path=settings.collection)])
         told = SwitchMetrics().told
@@ -122,7 +122,7 @@ class IndexReplica:
 
     def _threads_for(self, version: str, where: Where) -> CallThreads:
         collection = self._follower.get(version).collection
-        return self._reading if where and collection.unread(where) > _FEW_ROWS else self._plain
+        return self._reading if where and collection.unread(where) else self._plain
 
     async def _with_suggestions(self, version: str, error: UnknownWordError) -> UnknownWordError:
         """The error with known words of near spelling, if there is time to look for them."""

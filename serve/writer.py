@@ -22,7 +22,7 @@ from seqvis.search.collection import Collection
 from seqvis.search.items import Item
 from seqvis.search.shards import shard_of, shard_paths
 from serve.api.errors import UnavailableError
-from serve.metrics import SwitchMetrics
+from serve.metrics import SwitchMetrics, cancelled_counter
 from serve.settings import Application, SearchSettings, Version
 from serve.versions import Follower, HeadStore, Store, configure
 
@@ -39,6 +39,7 @@ class WriterReplica:
     def __init__(self, settings: SearchSettings, store: Store | None = None):
         keep_replica_local()
         self._pool = ThreadPoolExecutor(8, thread_name_prefix="writer")
+        self._cancelled = cancelled_counter()
         store = store or HeadStore()
         configure(store, APPLICATION, [Version(name="default", path=settings.collection)])
         told = SwitchMetrics().told
@@ -80,10 +81,13 @@ class WriterReplica:
     async def _change(self, version: str, name: str, change: Any, what: Any) -> Any:
         shards = self._follower.get(version)
         collection = shards[shard_of(name, len(shards))]
+        changing = self._pool.submit(change, collection, what)
         try:
-            return await asyncio.get_running_loop().run_in_executor(
-                self._pool, change, collection, what
-            )
+            return await asyncio.wrap_future(changing)
+        except asyncio.CancelledError:
+            if changing.cancel():  # it had not begun
+                self._cancelled.inc()
+            raise
         except StorageError as error:
             cause = error.__cause__
             reason = cause.strerror if isinstance(cause, OSError) else None

@@ -1,5 +1,6 @@
 """Searches that give up in time."""
 
+import asyncio
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from seqvis.search.deadline import UNBOUNDED, Deadline
 from seqvis.search.exact import exact_candidates
 from seqvis.search.items import Item
 from serve.api.errors import as_api_error
+from serve.core import SearchParts
 
 
 def test_a_deadline_is_over_when_its_time_is_or_when_it_is_ended() -> None:
@@ -63,3 +65,33 @@ def test_the_client_is_told_to_come_again() -> None:
     told = as_api_error(caught.value)
     assert (told.status, told.code) == (503, "overloaded")
     assert told.retry_after
+
+
+def test_shards_whose_answer_is_of_no_use_any_more_are_not_waited_for() -> None:
+    ended = []
+
+    class Shard:
+        def __init__(self, error: Exception | None):
+            self._error = error
+
+        async def call(self, method: str, *arguments: object) -> None:
+            if self._error is not None:
+                await asyncio.sleep(0.01)
+                raise self._error
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                ended.append(self)
+                raise
+
+    shards = [Shard(None), Shard(SearchTimeoutError("too long")), Shard(None)]
+    parts = SearchParts(shards[0], shards[0], lambda shard: shards[shard])  # type: ignore[arg-type]
+    parts.shards = shards  # type: ignore[assignment]
+
+    async def ask() -> None:
+        with pytest.raises(SearchTimeoutError):
+            await parts.ask("search_words")
+        await asyncio.sleep(0)
+        assert ended == [shards[0], shards[2]]
+
+    asyncio.run(asyncio.wait_for(ask(), 5))

@@ -11,7 +11,7 @@ import pytest
 from seqvis.errors import SearchTimeoutError
 from seqvis.search.deadline import Deadline
 from seqvis.search.items import PlacedPicture
-from serve.encoder import EncoderReplica
+from serve.encoder import MOST_NAMINGS, EncoderReplica
 from serve.settings import SearchSettings, Version
 from tests.serving import MemoryStore
 
@@ -85,10 +85,10 @@ def test_a_classification_that_takes_too_long_is_ended_and_pictures_go_on(encode
     async def ask() -> None:
         naming = [
             asyncio.create_task(encoder.classify(KEY, np.ones(2), 1000, "wordnet"))
-            for _ in range(33)
+            for _ in range(MOST_NAMINGS + 1)
         ]
         await asyncio.sleep(0.05)
-        assert naming[32].done()  # one more than may be under way
+        assert naming[-1].done()  # one more than may be under way
         naming[0].cancel()
         found = await asyncio.gather(*naming, return_exceptions=True)
         assert isinstance(found[0], asyncio.CancelledError)

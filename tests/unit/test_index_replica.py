@@ -14,7 +14,7 @@ from seqvis.errors import SearchTimeoutError, UnknownWordError
 from seqvis.search.collection import Collection
 from seqvis.search.deadline import Deadline
 from seqvis.search.items import Item
-from serve.index import MOST_SLOW, IndexReplica, LoadedShard
+from serve.index import MOST_READING, MOST_SUGGESTING, IndexReplica, LoadedShard
 from serve.settings import SearchSettings, Version
 from tests.serving import MemoryStore
 from tests.unit.test_encoder import Counted
@@ -89,9 +89,9 @@ def index(tmp_path: Path) -> Iterator[Index]:
 
 def test_plain_searches_go_on_beside_filters_that_read_and_these_are_bounded(index: Index) -> None:
     async def ask() -> None:
-        slow = [asyncio.create_task(index.filtered(a=n)) for n in range(MOST_SLOW)]
+        slow = [asyncio.create_task(index.filtered(a=n)) for n in range(MOST_READING)]
         await asyncio.sleep(0.05)
-        with pytest.raises(SearchTimeoutError, match="32 searches"):
+        with pytest.raises(SearchTimeoutError, match="16 searches"):
             await index.filtered(b=1)
         for _ in range(20):
             assert (await index.search_words(KEY, "known", 3, None, None))[0] == "known"
@@ -134,7 +134,7 @@ def test_an_unknown_word_is_answered_without_suggestions_if_these_take_too_long(
         return caught.value
 
     async def ask() -> None:
-        first = await asyncio.gather(*(asked(f"word{n}") for n in range(MOST_SLOW + 5)))
+        first = await asyncio.gather(*(asked(f"word{n}") for n in range(MOST_SUGGESTING + 5)))
         assert {error.suggestions for error in first} == {()}
         index.words.go_on.set()
         assert (await asked("word")).suggestions == ("known",)

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from serve.api.errors import UnavailableError, as_api_error
 from serve.settings import SearchSettings
 from serve.writer import WriterReplica
 from tests.serving import MemoryStore
+from tests.unit.test_encoder import Counted
 
 THUMBNAIL = bytes(20_000)
 
@@ -63,3 +65,33 @@ def test_a_full_disk_is_named_and_changes_go_on_once_there_is_room(small_disk: P
         asyncio.run(change())
     finally:
         writer._follower.stop()
+
+
+def test_a_change_that_has_not_begun_when_its_caller_goes_is_not_made(tmp_path: Path) -> None:
+    folder = tmp_path / "c"
+    Collection.create(folder, 2).close()
+    writer = WriterReplica(SearchSettings(collection=str(folder)), MemoryStore())
+    writer._cancelled = counted = Counted()  # type: ignore[assignment]
+    key, go_on = f"default={folder}", threading.Event()
+
+    async def change() -> None:
+        for _ in range(8):  # all of its threads
+            writer._pool.submit(go_on.wait, 10)
+        tasks = [
+            asyncio.create_task(writer.add(key, f"{number}", np.ones(2), {}, b""))
+            for number in range(3)
+        ]
+        await asyncio.sleep(0.05)
+        for task in tasks[:2]:
+            task.cancel()
+        await asyncio.wait(tasks[:2])
+        go_on.set()
+        await tasks[2]
+
+    try:
+        asyncio.run(change())
+    finally:
+        writer._follower.stop()
+    assert counted.count == 2
+    with Collection.open(folder) as collection:
+        assert list(collection.ids()) == ["2"]
