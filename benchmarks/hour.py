@@ -28,7 +28,7 @@ from urllib.parse import quote
 import numpy as np
 import psutil
 
-from benchmarks.asking import PATIENCE, searching_by_picture
+from benchmarks.asking import PATIENCE, searching_by_picture, send
 from benchmarks.breaking import a_picture
 from benchmarks.clients import Kind, Request
 from benchmarks.faults import ONE_EACH
@@ -127,6 +127,12 @@ def mixed(picture: bytes, name: str, factor: float = 1.0) -> dict[str, Kind]:
     return kinds | {"picture": searching_by_picture(picture, RATES["picture"] * factor)}
 
 
+def stored(server: RunningServer, query: str) -> str:
+    """The id of a stored picture."""
+    answer = send(server, Request("/v1/search/text", {"query": query, "k": 1})).json()
+    return str(answer["matches"][0]["id"])
+
+
 def held(server: RunningServer) -> dict[str, float]:
     """MiB that the processes of the server wrote themselves, by what they are."""
     found: Counter[str] = Counter()
@@ -208,11 +214,11 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         collection = Path(folder) / "collection"
         shutil.copytree(given.collection, collection)
         config = local_config(given.translator, collection, free_port(), deployments=ONE_EACH)
-        picture, name = a_picture(collection), given.picture
-        kinds = mixed(picture, name, given.factor)
+        picture = a_picture(collection)
         found: dict[str, Any] = {"minutes": given.minutes, "factor": given.factor, "samples": []}
         samples = found["samples"]
         with run_config(config, given.out / "logs") as server:
+            kinds = mixed(picture, stored(server, "boat"), given.factor)
             with Traffic(server.address, kinds) as traffic:
                 while traffic.now() < given.minutes * 60 + 1:
                     minute = round(traffic.now() / 60, 3)
@@ -228,7 +234,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--translator")
     parser.add_argument("--collection", type=Path)
-    parser.add_argument("--picture", default="pictures/pizza.png", help="id of a stored picture")
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--every", type=float, default=10.0, help="seconds between samples")
     parser.add_argument("--factor", type=float, default=1.0, help="of the rates")
