@@ -1,0 +1,61 @@
+"""Texts that nobody sent before: once they are answered, the replicas hold little of them."""
+
+import time
+
+import pytest
+
+from benchmarks.asking import persist
+from benchmarks.clients import Kind, Request
+from benchmarks.hour import Words, mixed, stored, written
+from benchmarks.load import Traffic
+from benchmarks.server import RunningServer
+from tests.faults.conftest import Collections
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+MOST = 6 << 20  # bytes that a replica may grow by; a translator that kept the words grew by 24 MiB
+WARM, BURST = 150, 400  # texts of forty new words
+PATIENCE = 30.0  # seconds for the burst, which takes about five
+
+
+def held(server: RunningServer) -> dict[tuple[str, int], int]:
+    """Bytes that each replica wrote itself."""
+    return {
+        (name, process.pid): written(process.pid)
+        for name, processes in server.all_replicas().items()
+        for process in processes
+    }
+
+
+def translate_new_words(server: RunningServer, texts: int) -> None:
+    words = Words(texts)
+
+    def request(number: int) -> Request:
+        return Request(
+            "/v1/translate", {"text": [" ".join(words.new() for _ in range(40)) for _ in range(8)]}
+        )
+
+    kind = Kind(request, 2, retries=20)
+    deadline = time.monotonic() + PATIENCE
+    with Traffic(server.address, {"translate": kind}):
+        while kind.outcome.count(200) * 8 < texts:
+            assert time.monotonic() < deadline, kind.outcome.not_good
+            time.sleep(0.1)
+
+
+def test_replicas_keep_little_of_what_they_were_asked(
+    server: RunningServer, collections: Collections
+) -> None:
+    server.wait_ready()
+    persist(server, Request("/v1/search/image", form={"file": collections.picture}))
+    others = mixed(collections.picture, stored(server, "dog"), factor=4)
+    with Traffic(server.address, others):
+        translate_new_words(server, WARM)
+        time.sleep(3)
+        before = held(server)
+        translate_new_words(server, BURST)
+    after = held(server)
+    stayed = before.keys() & after.keys()
+    assert {name for name, _ in stayed} == {"Translator", "Encoder", "Index-0", "Writer", "Gateway"}
+    grown = {replica: after[replica] - before[replica] for replica in stayed}
+    assert all(size < MOST for size in grown.values()), grown
