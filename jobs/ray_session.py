@@ -18,6 +18,7 @@ from contextlib import contextmanager
 
 import ray
 
+from jobs.ray_token import keep_token_private
 from seqvis.errors import ConfigError, TrainingError
 from seqvis.loopback import node_on_loopback
 
@@ -49,7 +50,12 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
 
 
 def _start_here(num_cpus: int | None) -> None:
-    """Starts a Ray on this machine. Raises TrainingError if its processes do not come up."""
+    """Starts a Ray on this machine.
+
+    Raises TrainingError if its processes do not come up, ConfigError if others could read its
+    token.
+    """
+    keep_token_private()
     # Nobody gives notice that this node will be taken away; each training would watch for it.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     try:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.ray_token import keep_token_private
 from tests.objectstore import CREDENTIALS, Bucket, make_bucket, s3_server
 
 SHARED_DATA = Path(__file__).parents[1].parent / "shared" / "data"
@@ -19,6 +20,7 @@ def ray_cluster() -> Iterator[None]:
 
     import ray
 
+    keep_token_private()
     os.environ.update(CREDENTIALS)  # its workers ask the S3 server of `bucket`
     os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # as in a job's own local Ray
     ray.init(
