@@ -5,6 +5,7 @@
 #   make test    runs all tests, two at a time where they do not measure
 #   make bench   measures each stage beside its reference (docs/performance.md);
 #                BENCH_ARGS="--only training --only head --data DIR" and so on
+#   make lock    pins anew, with hashes, what pyproject.toml asks for
 #   make submit JOB="train_translator --corpus s3://… --out s3://… --num-workers 4 --use-gpu"
 #                sends a job to a cluster and shows its log (docs/cluster.md)
 #
@@ -18,11 +19,14 @@ SERVE ?= 1
 BENCH_ARGS ?=
 JOB ?=
 SUBMIT_ARGS ?=
+LOCK_ARGS ?=
+LOCK = UV_CUSTOM_COMPILE_COMMAND="make lock" $(VENV)/bin/uv pip compile --quiet --universal \
+	--python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url $(LOCK_ARGS)
 
 # OpenMP's threads must not spin while they wait: see jobs/__init__.py.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test bench lint setup submit clean
+.PHONY: demo test bench lint setup lock submit clean
 
 demo: $(VENV)/installed
 	$(RUN) -m jobs.demo --out $(DEMO_OUT) $(if $(filter 0,$(SERVE)),--no-serve)
@@ -43,6 +47,13 @@ lint: $(VENV)/installed
 
 setup: $(VENV)/installed
 
+# Pins and hashes of all that pyproject.toml asks for; pins that still do are kept, unless
+# LOCK_ARGS has --upgrade or --upgrade-package NAME.
+lock: $(VENV)/installed
+	$(LOCK) pyproject.toml --extra cluster --extra samples --extra tune --output-file requirements.lock
+	$(LOCK) --group dev --constraint requirements.lock --output-file dev.lock
+	$(LOCK) build.in --constraint requirements.lock --output-file build.lock
+
 # To RAY_API_SERVER_ADDRESS, or to where `ray dashboard cluster.yaml` leads: http://localhost:8265.
 # The token: ~/.ray/auth_token or RAY_AUTH_TOKEN. SUBMIT_ARGS: more flags of `ray job submit`.
 submit: $(VENV)/installed
@@ -51,17 +62,17 @@ submit: $(VENV)/installed
 		--runtime-env jobs/runtime_env.yaml $(SUBMIT_ARGS) \
 		-- python -m $(if $(findstring .,$(firstword $(JOB))),,jobs.)$(JOB)
 
-$(VENV)/installed: pyproject.toml constraints.txt
+$(VENV)/installed: pyproject.toml install.sh build.lock requirements.lock dev.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "error: $(PYTHON) is older than 3.11; set PYTHON=python3.11 or newer"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV): this takes some minutes, once"
-	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[samples,tune,dev]'
+	sh install.sh $(RUN) --requirement dev.lock
 	@touch $@
 
 # JoeyNMT asks for a protobuf that Ray's other packages refuse, and does not use it.
 $(VENV)/peers: $(VENV)/installed
-	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[samples,tune,dev,peers]'
+	$(RUN) -m pip install --quiet --editable '.[peers]'
 	$(RUN) -m pip install --quiet --no-deps joeynmt==2.3.0
 	@touch $@
 
