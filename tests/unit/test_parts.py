@@ -146,9 +146,9 @@ def test_silence_for_as_long_as_a_request_has_is_unavailable() -> None:
     deployment = Deployment(SILENCE)
     began = time.monotonic()
     with pytest.raises(UnavailableError):
-        ask(deployment, timeout=8 * ATTEMPT)
-    assert time.monotonic() - began < 16 * ATTEMPT
-    assert len(deployment.calls) == 4  # after 0, 1, 3 and 7 attempts' seconds
+        ask(deployment, timeout=12 * ATTEMPT)
+    assert time.monotonic() - began < 24 * ATTEMPT
+    assert len(deployment.calls) == 4  # after 0, 1, 3 and 7; the next would be after 15
     assert all(call.cancelled for call in deployment.calls)
 
 
