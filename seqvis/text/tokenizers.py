@@ -4,7 +4,8 @@ In: a line of text. Out: its tokens, lower-cased if asked for; `detokenize` give
 back. No model is downloaded: spaCy's blank pipelines hold only rules. Those look at one
 white-space separated word at a time, so words are looked up in a bounded cache and only new
 words reach spaCy, which forgets them at once: that is several times faster than tokenising whole
-lines. A word is split in its lower-cased form, so that DON'T and don't are split at the same place.
+lines. A word is split in its lower-cased form, so that DON'T and don't are split at the same place,
+and one of more than 250 characters in pieces of as many.
 """
 
 import re
@@ -36,6 +37,7 @@ _MARKED = re.compile(rf"(?:({'|'.join(CASE_TOKENS)})\s*)+(\S*)")  # the last mar
 
 CACHED_WORDS = 100_000  # at most about 30 MB a tokenizer
 FEW_WORDS = 4_096  # the same for one that lives long and reads what strangers write
+LONGEST_WORD = 250  # characters that are split at once; splitting takes their number squared
 
 
 class TokenizerSettings(Settings):
@@ -177,14 +179,16 @@ class WordTokenizer:
     def _analyse(self, word: str) -> "SplitWord":
         tokens: list[str] = []
         written: list[str] = []
-        for part in self._parts(word):
+        pieces = [word[at : at + LONGEST_WORD] for at in range(0, len(word), LONGEST_WORD)]
+        for part in (part for piece in pieces for part in self._parts(piece)):
             marked = cased(part, self.settings)
             tokens += marked
             written += ["", part] if len(marked) > 1 else [part]
         split = SplitWord(tuple(tokens), tuple(written))
-        if len(self._cache) >= self._cached_words:
-            self._cache.clear()
-        self._cache[word] = split
+        if len(word) <= LONGEST_WORD:  # so that the cache is bounded whatever is written
+            if len(self._cache) >= self._cached_words:
+                self._cache.clear()
+            self._cache[word] = split
         return split
 
     def _parts(self, word: str) -> list[str]:

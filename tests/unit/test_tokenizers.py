@@ -1,11 +1,13 @@
 """Text to tokens and back."""
 
+import time
 from pathlib import Path
 
 import pytest
 
 from seqvis.errors import ArtifactError, ConfigError
 from seqvis.text.tokenizers import (
+    LONGEST_WORD,
     SentencePieceTokenizer,
     TokenizerSettings,
     check_language,
@@ -52,6 +54,28 @@ def test_the_cache_of_words_gives_what_spacy_gives_for_whole_lines(
     whole = spacy.blank(language).tokenizer
     expected = [[t.text for t in whole(line.lower()) if not t.text.isspace()] for line in lines]
     assert tokenizer.tokenize_many(lines) == expected
+
+
+@pytest.mark.parametrize("piece", ["(", "l'", "a", "https://a.b/", "x{y}"])
+def test_a_word_without_end_is_split_in_pieces_and_nothing_of_it_is_lost(piece: str) -> None:
+    """What splits a word takes the square of its length, which must not be for a client to choose:
+    4,000 brackets took more than a second, and now a twentieth of that."""
+    word = (piece * 4000)[:4000]
+    tokenizer = load_tokenizer(TokenizerSettings(language="fr"))
+    tokenizer.tokenize("un")  # the rules are loaded
+    began = time.process_time()
+    tokens = tokenizer.tokenize(word)
+    assert time.process_time() - began < 0.5
+    assert "".join(tokens) == word
+    assert max(map(len, tokens)) <= LONGEST_WORD
+
+
+def test_a_link_of_ordinary_length_is_not_cut() -> None:
+    link = "https://example.org/" + "a/b" * 70
+    assert load_tokenizer(TokenizerSettings(language="fr")).tokenize(f"voir {link}") == [
+        "voir",
+        link,
+    ]
 
 
 @pytest.mark.parametrize(
