@@ -1,10 +1,10 @@
 """Translating for many callers at once: sentences join the running batch and leave it singly.
 
 In: texts from any thread, with a callback each. Out: a call of it for every translation, as soon as
-its sentence ends, whatever else is being translated. One thread encodes what comes while another
-decodes what was encoded. What would surprise a reader: callers take turns, a sentence each, so a
-list of a thousand does not keep a single sentence waiting; and callbacks are called by the
-decoder's thread, so they must be quick.
+its sentence ends, whatever else is being translated. One thread reads what comes, tokenising it and
+encoding it, while another decodes what was read. What would surprise a reader: callers take turns,
+a sentence each, so a list of a thousand does not keep a single sentence waiting; a text is not even
+tokenised before its turn; and callbacks are called by these threads, so they must be quick.
 """
 
 import threading
@@ -13,24 +13,35 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from seqvis.errors import BusyError
+from seqvis.errors import BusyError, DataError
 from seqvis.translation.batches import pad_ids
+from seqvis.translation.cost import Cost
 from seqvis.translation.decode import ReadSentences, RunningBatch, read_sentences
+from seqvis.translation.languages import SourceSentence
 from seqvis.translation.sentences import SearchSettings, Sentence
 from seqvis.translation.settings import InflightSettings
-from seqvis.translation.tickets import Listener, Load, RunningText, Ticket, Timing, WaitingText
+from seqvis.translation.tickets import (
+    ChosenText,
+    Listener,
+    Load,
+    RunningText,
+    Ticket,
+    Timing,
+    WaitingText,
+)
 from seqvis.translation.translator import Translator
 from seqvis.translation.turns import Turns
 
 _TOGETHER = 8  # sentences that are worth waiting for, to read them at once
 _PATIENCE = 8  # steps that they are waited for
 _MANY = 8  # rows in hand; with fewer, nothing is waited for
+_MOMENT = 0.02  # seconds that texts are tokenised for until those that are go on
 
 
 @dataclass(frozen=True)
 class _Read:
     ready: ReadSentences
-    chosen: list[tuple[Ticket, WaitingText]]  # whose they are, in the same order
+    chosen: list[ChosenText]  # whose they are, in the same order
 
 
 class InflightTranslator:
@@ -44,7 +55,7 @@ class InflightTranslator:
         self._turns = Turns(self.settings.max_waiting)
         self._changed = threading.Condition()
         self._read_ones: deque[_Read] = deque()  # encoded, to join before the next step
-        self._reading: list[tuple[Ticket, WaitingText]] = []
+        self._reading: list[Ticket] = []  # whose texts have their turn and are not read yet
         self._rows = 0  # of what runs, was read or is being read
         self._steps = self._words = self._cancelled = 0
         self._pace = 0.0  # seconds from the end of one sentence to that of the next, smoothed
@@ -65,18 +76,17 @@ class InflightTranslator:
         settings: SearchSettings,
         listener: Listener,
         partial: bool = False,
+        most: Cost | None = None,
     ) -> Ticket:
-        """Queues texts, a sentence each. With `partial`, `listener.grown` hears of every word.
+        """Queues texts, a sentence each. With `partial`, `listener.grown` hears of what is written.
 
+        A request whose texts turn out to cost more than `most` ends with `listener.refused`.
         Raises BusyError at once if more would wait than may, without taking any.
         """
-        came = time.monotonic()
         if self._turns.full:  # a refusal should cost nothing
             raise self._full()
-        sources = self.translator.read(texts)
-        queued = [WaitingText(index, source) for index, source in enumerate(sources)]
-        waiting = deque(one for one in queued if one.source.tokens)
-        ticket = Ticket(settings, listener, partial, came, waiting)
+        waiting = deque(WaitingText(index, text) for index, text in enumerate(texts))
+        ticket = Ticket(settings, listener, partial, time.monotonic(), waiting, most)
         with self._changed:
             if self._broken or self._closed:
                 raise BusyError("the translator is being replaced", retry_after=1.0)
@@ -84,19 +94,21 @@ class InflightTranslator:
                 raise self._full()
             self._turns.add(ticket)
             self._changed.notify_all()
-        for one in queued:
-            if not one.source.tokens:
-                empty = self.translator.translation(one.source, [])
-                listener.translated(one.index, empty, Timing(0.0, 0.0, 0))
         return ticket
 
-    def cancel(self, ticket: Ticket) -> None:
-        """Gives a request up: what waits is forgotten, what runs leaves the batch."""
+    def cancel(self, ticket: Ticket) -> int:
+        """Gives a request up: what waits is forgotten, what runs leaves the batch.
+
+        Returns how many of its sentences had not ended.
+        """
         with self._changed:
-            if not ticket.given_up:
-                ticket.given_up = True
-                self._cancelled += self._turns.forget(ticket) + ticket.running
-                self._changed.notify_all()
+            if ticket.given_up:
+                return 0
+            ticket.given_up = True
+            given_up = self._turns.forget(ticket) + ticket.running
+            self._cancelled += given_up
+            self._changed.notify_all()
+            return given_up
 
     def load(self) -> Load:
         """What it is doing now."""
@@ -134,48 +146,90 @@ class InflightTranslator:
         self.close()
 
     def _read(self) -> None:
-        """Encodes what waits, as much at once as came meanwhile: the reader's thread."""
+        """Reads what waits, as much at once as came meanwhile: the reader's thread."""
         try:
-            while chosen := self._choose():
-                source, lengths = pad_ids([list(one.source.ids) for _, one in chosen])
-                ready = read_sentences(
-                    self.translator.inference,
-                    source.to(self.translator.device),
-                    lengths,
-                    [ticket.settings for ticket, _ in chosen],
-                )
-                with self._changed:
-                    self._read_ones.append(_Read(ready, chosen))
-                    self._reading = []
-                    self._changed.notify_all()
+            while self._wait_to_read():
+                if chosen := self._take_turns():
+                    self._encode(chosen)
         except BaseException as error:
             with self._changed:
                 self._broken = error  # the decoder's thread tells everyone
                 self._changed.notify_all()
 
-    def _choose(self) -> list[tuple[Ticket, WaitingText]]:
-        """Waits for sentences and room for them: one of each waiting request in turn.
-
-        Returns none if nothing will come any more.
-        """
+    def _wait_to_read(self) -> bool:
+        """Waits for a text and room for it; false if nothing will come any more."""
         with self._changed:
-            while not self._reading:
-                while not self._may_read():
-                    if self._broken or (self._closed and not self._turns):
-                        return []
-                    self._changed.wait()
-                self._gather()
-                self._reading = self._take_turns()
-            return self._reading
+            while not self._may_read():
+                if self._broken or (self._closed and not self._turns):
+                    return False
+                self._changed.wait()
+            self._gather()
+            return True
 
-    def _take_turns(self) -> list[tuple[Ticket, WaitingText]]:
-        chosen: list[tuple[Ticket, WaitingText]] = []
-        while self._may_read() and len(chosen) < self.settings.joining:
-            ticket, one = self._turns.take()
-            self._rows += ticket.settings.beam
-            ticket.running += 1
-            chosen.append((ticket, one))
+    def _take_turns(self) -> list[ChosenText]:
+        """Tokenises one text of each waiting request in turn, as many as are read at once."""
+        chosen: list[ChosenText] = []
+        until = time.monotonic() + _MOMENT
+        while len(chosen) < self.settings.joining and time.monotonic() < until:
+            with self._changed:
+                if not self._may_read():
+                    break
+                ticket, one = self._turns.take()
+                self._rows += ticket.settings.beam
+                ticket.running += 1
+                self._reading.append(ticket)
+            source = self._tokenise(ticket, one)
+            if source is not None:
+                chosen.append(ChosenText(ticket, one.index, source))
+                continue
+            with self._changed:
+                self._reading.remove(ticket)
+                self._leave([ticket])
         return chosen
+
+    def _tokenise(self, ticket: Ticket, one: WaitingText) -> SourceSentence | None:
+        """The text as the model sees it; None if there is nothing to search for.
+
+        That is so of an empty text, whose translation is told at once, of one whose request was
+        given up, and of one for which the request is refused.
+        """
+        if ticket.given_up:
+            return None
+        try:
+            (source,) = self.translator.read([one.text])
+            ticket.spend(source, self.settings.max_tokens)
+        except DataError as error:
+            self._end(ticket)
+            ticket.listener.refused(error)
+            return None
+        except Exception as error:  # of this text; the others are none the worse
+            self._end(ticket)
+            ticket.listener.failed(error)
+            return None
+        if source.tokens:
+            return source
+        empty = self.translator.translation(source, [])
+        ticket.listener.translated(one.index, empty, Timing(0.0, 0.0, 0))
+        return None
+
+    def _end(self, ticket: Ticket) -> None:
+        """Forgets a request that cannot be answered."""
+        with self._changed:
+            ticket.given_up = True
+            self._turns.forget(ticket)
+
+    def _encode(self, chosen: list[ChosenText]) -> None:
+        source, lengths = pad_ids([list(one.source.ids) for one in chosen])
+        ready = read_sentences(
+            self.translator.inference,
+            source.to(self.translator.device),
+            lengths,
+            [one.ticket.settings for one in chosen],
+        )
+        with self._changed:
+            self._read_ones.append(_Read(ready, chosen))
+            self._reading = []
+            self._changed.notify_all()
 
     def _may_read(self) -> bool:
         """Whether a sentence waits and there is room for it."""
@@ -220,21 +274,23 @@ class InflightTranslator:
         while self._read_ones:
             read = self._read_ones.popleft()
             self._batch.join(read.ready)
-            for sentence, (ticket, one) in zip(read.ready.sentences, read.chosen, strict=True):
-                self._running[sentence] = RunningText(ticket, one, sentence)
+            for sentence, one in zip(read.ready.sentences, read.chosen, strict=True):
+                self._running[sentence] = RunningText(one, sentence)
 
     def _drop_given_up(self) -> None:
-        gone = [one.sentence for one in self._running.values() if one.ticket.given_up]
+        gone = [one for one in self._running.values() if one.ticket.given_up]
         if gone:
-            self._batch.drop(gone)
-            for sentence in gone:
-                del self._running[sentence]
-            self._leave(gone)
+            self._batch.drop([one.sentence for one in gone])
+            for one in gone:
+                del self._running[one.sentence]
+            self._leave([one.ticket for one in gone])
 
-    def _leave(self, gone: Sequence[Sentence]) -> None:
-        """Makes room where sentences were."""
+    def _leave(self, tickets: Sequence[Ticket]) -> None:
+        """Makes room where sentences of these requests were, one for each time that it is named."""
         with self._changed:
-            self._rows -= sum(sentence.width for sentence in gone)
+            for ticket in tickets:
+                self._rows -= ticket.settings.beam
+                ticket.running -= 1
             self._changed.notify_all()
 
     def _step(self) -> None:
@@ -243,24 +299,23 @@ class InflightTranslator:
         began = time.monotonic()
         ended = self._batch.step()
         if ended:
-            self._leave(ended)
+            self._leave([self._running[sentence].ticket for sentence in ended])
         now = time.monotonic()
         self._step_seconds += (now - began - self._step_seconds) * 0.1
         for one in self._running.values():
             if not one.first_word:
                 one.first_word = now - one.ticket.came
-            if one.ticket.partial and not one.ticket.given_up:
-                one.ticket.listener.grown(one.waiting.index, self._text_so_far(one))
+            if one.ticket.partial and not one.ticket.given_up and one.is_shown:
+                one.ticket.listener.grown(one.chosen.index, self._text_so_far(one))
         self._note_pace(len(ended), now)
         for sentence in ended:
             done = self._running.pop(sentence)
             if done.ticket.given_up:
                 continue
-            done.ticket.running -= 1
-            translation = self.translator.translation(done.waiting.source, sentence.hypotheses)
+            translation = self.translator.translation(done.chosen.source, sentence.hypotheses)
             words = len(sentence.hypotheses[0].ids)
             timing = Timing(done.first_word, now - done.ticket.came, words)
-            done.ticket.listener.translated(done.waiting.index, translation, timing)
+            done.ticket.listener.translated(done.chosen.index, translation, timing)
 
     def _note_pace(self, ended: int, now: float) -> None:
         if not ended:
@@ -272,14 +327,14 @@ class InflightTranslator:
 
     def _text_so_far(self, one: RunningText) -> str:
         languages = self.translator.languages
-        return languages.target_text(list(one.sentence.ids), one.waiting.source, None)[1]
+        return languages.target_text(list(one.sentence.ids), one.chosen.source, None)[1]
 
     def _break(self, error: BaseException) -> None:
         with self._changed:
             self._broken = error
             tickets = {one.ticket for one in self._running.values()} | self._turns.clear()
-            read = [self._reading, *(one.chosen for one in self._read_ones)]
-            tickets |= {ticket for chosen in read for ticket, _ in chosen}
+            tickets |= {*self._reading}
+            tickets |= {one.ticket for read in self._read_ones for one in read.chosen}
             self._running.clear()
             self._read_ones.clear()
         for ticket in tickets:

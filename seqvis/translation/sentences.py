@@ -15,6 +15,7 @@ from torch import Tensor
 
 from seqvis.config import Settings
 from seqvis.text.vocab import EOS
+from seqvis.translation.cost import longest_target
 
 
 class SearchSettings(Settings):
@@ -53,7 +54,7 @@ class Sentence(ABC):
         self.width = settings.beam
         self.hypotheses: list[Hypothesis] = []  # n_best at the most, best first, once it ended
         self.scores = [0.0] + [-torch.inf] * (self.width - 1)
-        self.limit = int(length * settings.max_length_factor) + 10
+        self.limit = longest_target(length, settings.max_length_factor)
 
     @property
     @abstractmethod

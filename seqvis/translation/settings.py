@@ -107,3 +107,5 @@ class InflightSettings(Settings):
     request only half as many count, so that it alone does not fill the queue."""
     joining: int = Field(16, ge=1)
     """Sentences read at once; more would keep the first of them from being begun."""
+    max_tokens: int = Field(384, ge=1)
+    """Tokens of a sentence; a request with a longer one is refused when it is read."""

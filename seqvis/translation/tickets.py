@@ -3,9 +3,13 @@
 from collections import deque
 from dataclasses import dataclass, field
 
+from seqvis.errors import DataError
+from seqvis.translation.cost import Cost, cost_of
 from seqvis.translation.languages import SourceSentence
 from seqvis.translation.sentences import SearchSettings, Sentence
 from seqvis.translation.translator import Translation
+
+_EACH_WORD = 32  # words that a translation is told of one by one; then at each 32nd part more
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class Load:
 
 
 class Listener:
-    """What a caller is told; called by the decoder's thread."""
+    """What a caller is told; called by the reader's and the decoder's thread."""
 
     def translated(self, index: int, translation: Translation, timing: Timing) -> None:
         """A sentence ended."""
@@ -38,14 +42,19 @@ class Listener:
     def grown(self, index: int, text: str) -> None:
         """A sentence has a word more; called only if the caller asked for it."""
 
+    def refused(self, error: DataError) -> None:
+        """A text was too long, or all were together; nothing more will come."""
+
     def failed(self, error: BaseException) -> None:
         """The decoder broke; nothing more will come."""
 
 
 @dataclass(eq=False)
 class WaitingText:
+    """A text of a request; it is read when its turn comes."""
+
     index: int
-    source: SourceSentence
+    text: str
 
 
 @dataclass(eq=False)
@@ -57,13 +66,47 @@ class Ticket:
     partial: bool
     came: float
     waiting: deque[WaitingText]
+    most: Cost | None = None  # what all its texts may cost; None: whatever they do
+    spent: Cost = field(default_factory=Cost)  # what those that were read may cost
     given_up: bool = False
-    running: int = 0
+    running: int = 0  # sentences that are being read or are in the batch
+
+    def spend(self, source: SourceSentence, most_tokens: int) -> None:
+        """Raises DataError if a text is too long, or all that were read are together."""
+        if len(source.tokens) > most_tokens:
+            raise DataError(
+                f"a text has {len(source.tokens):,} tokens; at most {most_tokens:,} can be "
+                "translated at once: send its sentences singly"
+            )
+        self.spent += cost_of(len(source.ids), self.settings.beam, self.settings.n_best)
+        if self.most is not None:
+            self.spent.check(self.most)
+
+
+@dataclass(frozen=True)
+class ChosenText:
+    """A text whose turn has come, as the model reads it."""
+
+    ticket: Ticket
+    index: int
+    source: SourceSentence
 
 
 @dataclass(eq=False)
 class RunningText:
-    ticket: Ticket
-    waiting: WaitingText
+    """A text that is being translated."""
+
+    chosen: ChosenText
     sentence: Sentence
     first_word: float = field(default=0.0)
+
+    @property
+    def ticket(self) -> Ticket:
+        return self.chosen.ticket
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether what is written is told of now; at every word of a long translation it would
+        cost the square of its length."""
+        words = len(self.sentence.ids)
+        return words % max(1, words // _EACH_WORD) == 0

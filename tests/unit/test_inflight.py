@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from seqvis.errors import BusyError
+from seqvis.errors import BusyError, DataError
 from seqvis.samples.questions import generate_pairs
+from seqvis.translation.cost import Cost
 from seqvis.translation.decode import read_sentences
 from seqvis.translation.inflight import InflightTranslator
 from seqvis.translation.sentences import SearchSettings
@@ -38,6 +39,9 @@ class Heard(Listener):
 
     def grown(self, index: int, text: str) -> None:
         self.partial.append(text)
+
+    def refused(self, error: DataError) -> None:
+        self.failed(error)
 
     def failed(self, error: BaseException) -> None:
         self.errors.append(error)
@@ -212,3 +216,96 @@ def test_many_threads_may_submit(inflight: InflightTranslator) -> None:
     for thread in threads:
         thread.join()
     assert all(sorted(one.translations) == [0, 1, 2, 3] for one in heard)
+
+
+def test_one_that_gives_up_leaves_at_the_next_step_and_is_counted(
+    inflight: InflightTranslator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both what runs and what waits; what has ended is not counted."""
+    steps: list[int] = []
+    step = inflight._batch.step
+    monkeypatch.setattr(
+        inflight._batch, "step", lambda: steps.append(1) or time.sleep(0.02) or step()
+    )
+    one = Heard()
+    ticket = inflight.submit(TEXTS[:40], GREEDY, one)
+    one.wait(1)
+    given_up = inflight.cancel(ticket)
+    at, ended = len(steps), len(one.translations)
+    while not inflight.idle:
+        time.sleep(0.001)
+    assert len(steps) - at <= 2
+    assert given_up == pytest.approx(40 - ended, abs=12)  # those of one step may end meanwhile
+    assert inflight.cancel(ticket) == 0
+    assert inflight.load().cancelled == given_up
+
+
+def test_a_text_is_not_tokenised_before_its_turn(
+    translator: Translator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a list of thousands keeps nobody waiting, and costs nothing once it is given up."""
+    read = translator.read
+    seen: list[str] = []
+
+    def slowly(texts: Any) -> Any:
+        seen.extend(texts)
+        time.sleep(0.03)
+        return read(texts)
+
+    monkeypatch.setattr(translator, "read", slowly)
+    with InflightTranslator(translator, InflightSettings(max_rows=12)) as inflight:
+        many, one = Heard(), Heard()
+        began = time.monotonic()
+        ticket = inflight.submit(TEXTS * 10, GREEDY, many)
+        inflight.submit([TEXTS[0]], GREEDY, one)
+        assert time.monotonic() - began < 0.03
+        one.wait(1)
+        assert len(seen) < 100
+        inflight.cancel(ticket)
+    assert len(seen) < 110
+
+
+def test_a_request_that_costs_too_much_is_refused_and_the_others_go_on(
+    inflight: InflightTranslator,
+) -> None:
+    refused, long, good = Heard(), Heard(), Heard()
+    inflight.submit(TEXTS, SearchSettings(beam=4), refused, most=Cost(100_000, 10**9))
+    inflight.submit(["l'" * 1000, *TEXTS[:20]], GREEDY, long)
+    inflight.submit(TEXTS[:20], GREEDY, good)
+    good.wait(20)
+    for one in (refused, long):
+        while not one.errors:
+            one.wait(1)
+        assert isinstance(one.errors[0], DataError)
+    assert len(refused.translations) < len(TEXTS)
+    assert inflight.healthy
+    assert inflight.load().waiting == 0
+    assert inflight.load().cancelled == 0
+
+
+def test_a_text_that_cannot_be_read_fails_its_own_request_alone(
+    translator: Translator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = translator.read
+    monkeypatch.setattr(
+        translator, "read", lambda texts: 1 / 0 if texts == ["bad"] else read(texts)
+    )
+    with InflightTranslator(translator) as inflight:
+        bad, good = Heard(), Heard()
+        inflight.submit(["bad", *TEXTS[:5]], GREEDY, bad)
+        inflight.submit(TEXTS[:5], GREEDY, good)
+        good.wait(5)
+        while not bad.errors:
+            bad.wait(1)
+        assert isinstance(bad.errors[0], ZeroDivisionError)
+        assert inflight.healthy
+
+
+def test_of_a_long_translation_not_every_word_is_told(inflight: InflightTranslator) -> None:
+    """It would be the square of its length: here nearly two megabytes."""
+    one = Heard()
+    inflight.submit(["l'" * 190], GREEDY, one, partial=True)
+    one.wait(1)
+    words = len(one.translations[0].candidates[0].tokens)
+    assert len(one.partial) <= 200
+    assert words < 64 or len(one.partial) < words
