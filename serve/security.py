@@ -179,10 +179,13 @@ class RateLimiter:
         with self._lock:
             self._replicas = replicas
 
-    def take(self, name: str, cost: float = 1.0, now: float | None = None) -> float:
+    def take(
+        self, name: str, cost: float = 1.0, now: float | None = None, paid: float = 0.0
+    ) -> float:
         """Takes `cost` requests from the key's bucket; 0.0 if granted, else seconds to wait.
 
-        A refusal takes nothing. A cost above what the bucket can hold is granted when the bucket
+        A refusal takes nothing. Of the cost `paid` was taken before, and the wait is for one that
+        is paid anew, all of it. A cost above what the bucket can hold is granted when the bucket
         is full, and the next requests wait until that debt is paid. A name without a limit is
         always granted. `now` (monotonic seconds) is for tests.
         """
@@ -198,8 +201,9 @@ class RateLimiter:
             tokens, since = self._buckets.get(name, (capacity, moment))
             tokens = min(capacity, tokens + rate * max(0.0, moment - since))
             missing = min(cost, capacity) - tokens
-            granted = missing <= 1e-9  # rounding must not make a client wait a nanosecond
-            self._buckets[name] = (tokens - cost if granted else tokens, max(moment, since))
+            granted = missing <= paid + 1e-9  # rounding must not make a client wait a nanosecond
+            left = tokens + paid - cost if granted else tokens
+            self._buckets[name] = (left, max(moment, since))
             return 0.0 if granted else missing / rate
 
 

@@ -75,6 +75,17 @@ class Limits(Settings):
     """Texts of one request to translate; those of a stream are 100 times as many."""
     characters: int = Field(2000, ge=1)
     """Characters of one text."""
+    words: int = Field(256, ge=1)
+    """Words and marks of one text; a long word counts for every eight letters begun."""
+    work: int = Field(8_000_000, ge=1)
+    """Work of a request to translate (seqvis/translation/cost.py), of a stream 100 times as much.
+    128 texts of 20 words with a beam of 8 are 6 million; 8 million are at most two seconds of a
+    processor core with the demo's model."""
+    work_per_request: int = Field(100_000, ge=1)
+    """Work that counts as one request of a key; a request of more counts as several."""
+    attention: int = Field(400_000, ge=1)
+    """Weights of attention in one answer, of a stream 100 times as many: a text has as many as its
+    source tokens times the longest translation's, for each of n_best."""
     beam: int = Field(8, ge=1, le=64)
     """Widest beam."""
     matches: int = Field(1000, ge=1)

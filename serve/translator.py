@@ -16,6 +16,7 @@ from ray import serve
 
 from seqvis.allocator import keep_freed_memory
 from seqvis.config import Settings
+from seqvis.errors import DataError
 from seqvis.loopback import keep_replica_local
 from seqvis.translation.inflight import InflightTranslator
 from seqvis.translation.products import Precision
@@ -73,11 +74,12 @@ class TranslatorReplica:
     ) -> list[dict[str, Any]]:
         """All translations, in the order of the texts.
 
-        Raises VersionMissingError, or BusyError if the queue is full.
+        Raises VersionMissingError, BusyError if the queue is full, or DataError if the texts turn
+        out to cost more than they may.
         """
         call = _Call(self._metrics)
         inflight = self._follower.get(version)
-        ticket = inflight.submit(texts, _search(work), call)
+        ticket = inflight.submit(texts, _search(work), call, most=work.most)
         try:
             found: list[Translation | None] = [None] * len(texts)
             for _ in texts:
@@ -85,7 +87,7 @@ class TranslatorReplica:
                 assert isinstance(item, Translation)
                 found[index] = item
         finally:
-            inflight.cancel(ticket)
+            self._leave(inflight, ticket)
         return [as_json(one, work.attention) for one in found if one is not None]
 
     async def stream(
@@ -94,7 +96,7 @@ class TranslatorReplica:
         """Each translation as it ends; before it what is written so far, if that is asked for."""
         call = _Call(self._metrics)
         inflight = self._follower.get(version)
-        ticket: Ticket = inflight.submit(texts, _search(work), call, work.partial)
+        ticket: Ticket = inflight.submit(texts, _search(work), call, work.partial, work.most)
         try:
             left = len(texts)
             while left:
@@ -105,7 +107,7 @@ class TranslatorReplica:
                     left -= 1
                     yield {"index": index, "translation": as_json(item, work.attention)}
         finally:
-            inflight.cancel(ticket)
+            self._leave(inflight, ticket)
 
     async def try_version(self, version: Version) -> None:
         """Loads a version and translates with it; raises why it cannot be used."""
@@ -125,6 +127,12 @@ class TranslatorReplica:
         translator = Translator.load(version.path, device, self._settings.precision)
         translator.translate([_TRIAL])
         return InflightTranslator(translator, self._settings.batching)
+
+    def _leave(self, inflight: InflightTranslator, ticket: Ticket) -> None:
+        """Ends a request: what its caller did not wait for leaves the batch at its next step."""
+        given_up = inflight.cancel(ticket)
+        if given_up:
+            self._metrics.cancelled.inc(given_up)
 
     @staticmethod
     def _about(inflight: InflightTranslator) -> dict[str, Any]:
@@ -172,6 +180,9 @@ class _Call(Listener):
     def grown(self, index: int, text: str) -> None:
         self._put(index, text)
 
+    def refused(self, error: DataError) -> None:
+        self._put(0, error)
+
     def failed(self, error: BaseException) -> None:
         self._put(0, RuntimeError(f"the decoder broke: {error!r}"))
 
@@ -190,7 +201,7 @@ def as_json(translation: Translation, attention: bool) -> dict[str, Any]:
     for one in translation.candidates:
         weights = None
         if attention and one.attention is not None:
-            weights = [[round(value, 3) for value in row] for row in one.attention.tolist()]
+            weights = one.attention.double().numpy().round(3).tolist()
         candidates.append(
             {
                 "text": one.text,

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from seqvis.translation.cost import Cost
+
 
 @dataclass(frozen=True)
 class Work:
@@ -12,3 +14,4 @@ class Work:
     length_penalty: float = 1.0
     attention: bool = False
     partial: bool = False
+    most: Cost | None = None  # what all the texts may cost, as the model reads them

@@ -3,6 +3,7 @@
 Answers are written as JSON once, by the route; their models stand in the OpenAPI document only.
 """
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from hashlib import blake2b
@@ -24,9 +25,10 @@ from serve.api.checks import (
     content_of,
     given_id,
     mapping_of,
+    most_cost,
 )
 from serve.api.door import Door, Seen
-from serve.api.errors import ApiError
+from serve.api.errors import ApiError, as_api_error
 from serve.api.pages import add_pages
 from serve.api.refusals import add_error_handlers
 from serve.api.values import VALUES, bounded_route
@@ -97,11 +99,26 @@ def _translation(core: Core, limits: Limits) -> APIRouter:
     router = APIRouter(prefix="/v1", tags=["translation"], route_class=reading)
 
     @router.post("/translate", response_model=None, responses=_ok(schema.TranslateAnswer))
-    async def translate(asked: schema.TranslateRequest) -> Response:
-        """Translates one text or many; with `stream`, each as soon as it ends."""
+    async def translate(asked: schema.TranslateRequest, request: Request) -> Response:
+        """Translates one text or many; with `stream`, each as soon as it ends.
+
+        Its cost is limited: about the number of texts times the beam times their length squared.
+        A request that costs much counts as several of its key's.
+        """
         texts = [asked.text] if isinstance(asked.text, str) else asked.text
-        check_texts(texts, asked, limits)
-        work = Work(asked.beam, asked.n_best, asked.length_penalty, asked.attention, asked.partial)
+        if asked.stream:  # it may be long
+            cost = await asyncio.to_thread(check_texts, texts, asked, limits)
+        else:
+            cost = check_texts(texts, asked, limits)
+        request.state.pay(cost.work / limits.work_per_request)
+        work = Work(
+            asked.beam,
+            asked.n_best,
+            asked.length_penalty,
+            asked.attention,
+            asked.partial,
+            most_cost(asked, limits),
+        )
         if asked.stream:
             items = await _begun(core.stream(texts, work, asked.model))
             return StreamingResponse(_lines(items), media_type="application/x-ndjson")
@@ -288,9 +305,15 @@ async def _lines(items: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:
     try:
         async for item in items:
             yield json.dumps(item, ensure_ascii=False).encode() + b"\n"
-    except Exception:  # the status is sent already, so the last line must tell
-        problem = {"code": "unavailable", "message": "the translator stopped answering; ask again"}
-        yield json.dumps({"error": problem}).encode() + b"\n"
+    except Exception as error:  # the status is sent already, so the last line must tell
+        told = as_api_error(error)
+        problem = {"code": told.code, "message": str(told)}
+        if told.status >= 500:
+            problem = {
+                "code": "unavailable",
+                "message": "the translator stopped answering; ask again",
+            }
+        yield json.dumps({"error": problem}, ensure_ascii=False).encode() + b"\n"
 
 
 def _json(content: Mapping[str, Any], status: int = 200) -> Response:

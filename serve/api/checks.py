@@ -1,13 +1,16 @@
 """What the types of a request cannot say: limits that are set, pictures and filters in forms."""
 
 import json
+import sys
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from fastapi import Request, UploadFile
 
+from seqvis.errors import DataError
 from seqvis.search.items import check_ids, encode_metadata
+from seqvis.translation.cost import Cost, cost_of, count_words
 from serve.api.errors import ApiError
 from serve.api.schema import TranslateRequest
 from serve.api.values import read_json
@@ -15,11 +18,20 @@ from serve.settings import Limits
 
 FILTER_FIELDS, FILTER_VALUES, FILTER_BYTES = 16, 100, 8 << 10
 
-_STREAM_TIMES = 100  # texts of a stream, as a multiple of those of one answer
+_STREAM_TIMES = 100  # texts and work of a stream, as a multiple of those of one answer
 
 
-def check_texts(texts: list[str], asked: TranslateRequest, limits: Limits) -> None:
-    """Raises ApiError (422) for more than is allowed."""
+def most_cost(asked: TranslateRequest, limits: Limits) -> Cost:
+    """What a request to translate may cost."""
+    times = _STREAM_TIMES if asked.stream else 1
+    return Cost(limits.work * times, limits.attention * times if asked.attention else sys.maxsize)
+
+
+def check_texts(texts: list[str], asked: TranslateRequest, limits: Limits) -> Cost:
+    """About what it costs to translate the texts. Raises ApiError (422) for more than is allowed.
+
+    Words are counted only as far as is allowed, so the longest request is refused in milliseconds.
+    """
     most = limits.texts * (_STREAM_TIMES if asked.stream else 1)
     if len(texts) > most:
         raise ApiError(422, f"{len(texts):,} texts; {most:,} at most can be translated at once")
@@ -31,6 +43,21 @@ def check_texts(texts: list[str], asked: TranslateRequest, limits: Limits) -> No
         raise ApiError(422, f"n_best is {asked.n_best}, which needs a beam of at least as many")
     if asked.partial and not asked.stream:
         raise ApiError(422, "partial needs stream")
+    cost, allowed = Cost(), most_cost(asked, limits)
+    for number, text in enumerate(texts, start=1):
+        words = count_words(text)
+        if words > limits.words:
+            raise ApiError(
+                422,
+                f"text {number:,} has {words:,} words and marks; {limits.words:,} at most can be "
+                "translated at once: send its sentences singly",
+            )
+        cost += cost_of(words + 1, asked.beam, asked.n_best)
+        try:
+            cost.check(allowed)
+        except DataError as error:
+            raise ApiError(422, str(error)) from None
+    return cost
 
 
 def check_k(k: int, limits: Limits) -> None:

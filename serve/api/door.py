@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -100,7 +101,8 @@ class Door:
 
         try:
             try:
-                scope["state"]["caller"] = self._let_in(scope, headers)
+                caller = self._let_in(scope, headers)
+                scope["state"] |= {"caller": caller, "pay": partial(self._pay, caller)}
                 body.check_length()
                 await self._app(scope, body, send_marked)
             except Exception as error:
@@ -140,6 +142,19 @@ class Door:
         if wait > 0:
             raise ApiError(429, "this key has used up its requests", retry_after=wait)
         return Caller(holder.name, holder.scopes)
+
+    def _pay(self, caller: Caller, cost: float) -> None:
+        """Counts a request that costs as much as `cost` ordinary ones, of which one is paid.
+
+        Raises ApiError (429) if its key has not as many left. A cost beyond all that a key may
+        have left is taken when that is all there, and the next requests wait for it.
+        """
+        if self._limiter is None or cost <= 1:
+            return
+        wait = self._limiter.take(caller.name, cost, paid=1.0)
+        if wait > 0:
+            message = f"this request counts as {cost:.0f}, and this key has fewer left"
+            raise ApiError(429, message, retry_after=wait)
 
     def _write_log(self, scope: Scope, seen: Seen, request_id: str) -> None:
         line: dict[str, Any] = {
