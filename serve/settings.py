@@ -79,8 +79,8 @@ class Limits(Settings):
     """Words and marks of one text; a long word counts for every eight letters begun."""
     work: int = Field(8_000_000, ge=1)
     """Work of a request to translate (seqvis/translation/cost.py), of a stream 100 times as much.
-    128 texts of 20 words with a beam of 8 are 6 million; 8 million are at most two seconds of a
-    processor core with the demo's model."""
+    128 texts of 20 words with a beam of 8 are 4.5 million; 8 million take at most about two
+    seconds of a processor core with the demo's model."""
     work_per_request: int = Field(100_000, ge=1)
     """Work that counts as one request of a key; a request of more counts as several."""
     attention: int = Field(400_000, ge=1)

@@ -31,21 +31,23 @@ class TranslateRequest(Strict):
     )
 
     text: str | Annotated[list[str], Field(max_length=LONGEST_LIST)]
-    """One text or many."""
+    """One text or many, each a sentence of 256 words and marks at most, by default."""
     beam: int = Field(1, ge=1, le=64)
-    """Hypotheses kept while searching; 1 is greedy and fastest."""
+    """Hypotheses kept while searching; 1 is greedy and fastest. The work grows with it, and how
+    much a request may be is limited."""
     n_best: int = Field(1, ge=1, le=64)
     """Translations of each text, at most `beam`."""
     length_penalty: float = Field(1.0, ge=0, le=10)
     """Exponent of the length by which a beam's scores are divided; 0 favours short ones."""
     attention: bool = False
-    """Also say which words each word was made from."""
+    """Also say which words each word was made from: n_best times the translation's words times the
+    source's tokens are so many weights, of which an answer may have 400,000 by default."""
     model: ModelName | None = None
     """Name of a live version; left out, one is chosen by the shares."""
     stream: bool = False
     """Answer in lines of JSON (NDJSON), each translation as it ends."""
     partial: bool = False
-    """In a stream, also send what is written so far."""
+    """In a stream, also send what is written so far, of a long sentence not at every word."""
 
 
 class Candidate(BaseModel):
