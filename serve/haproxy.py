@@ -61,8 +61,10 @@ _MOST_CONNECTIONS = 8192
 _MOST_BY_ADDRESS = 500  # connections; more get 429, above twice as many they are closed unread
 _MOST_NEW_BY_ADDRESS = 2000  # connections in ten seconds
 _OTHER_DESCRIPTORS = 256
+_LONGEST_HEADERS = 32 << 10  # bytes
+_UNREADABLE = (400, 408, 501)  # of what never became a request; HAProxy knows but HTML for it
 _REFUSALS = {
-    408: ("timeout", "the request came too slowly"),
+    408: ("timeout", "the request's body came too slowly"),
     429: ("rate_limited", "too many connections from this address"),
     500: ("internal", "something is wrong here; the log says what, by the request's id"),
     502: ("unavailable", "no gateway answers"),
@@ -116,6 +118,8 @@ def _lines(lines: list[str], shared: list[str]) -> Iterator[str]:
             continue
         if line.strip().startswith("stats socket "):
             line = line.replace("mode 666", "mode 600")
+        if line.strip().startswith("http-request return status 404 "):
+            line = "    http-request deny deny_status 503"  # no gateway is deployed, or not yet
         yield line
         if line.startswith("defaults"):
             yield "    option http-buffer-request"  # a request is sent again only if all of it came
@@ -148,6 +152,10 @@ def _most_by_address() -> int:
 
 def _connections(shared: list[str]) -> Iterator[str]:
     """Bounds on what one address holds open, or one network of the size that a home gets."""
+    # The answer to what cannot be read is a closed connection. The body is waited for by the
+    # gateways' part of the configuration, which has the interface's form of 408.
+    yield from (f"    http-error status {one} errorfile /dev/null" for one in _UNREADABLE)
+    yield "    no option http-buffer-request"
     yield "    stick-table type ipv6 size 100k expire 1m store conn_cur,conn_rate(10s)"
     yield f"    tcp-request connection accept if {{ src {' '.join(shared)} }}"
     yield "    tcp-request connection track-sc0 src,ipmask(32,64)"
@@ -158,14 +166,16 @@ def _connections(shared: list[str]) -> Iterator[str]:
 def _refusals() -> Iterator[str]:
     """What HAProxy itself answers."""
     for status, (code, message) in _REFUSALS.items():
-        problem = {"code": code, "message": message, "request_id": "%[var(txn.request_id)]"}
-        body = json.dumps({"error": problem}).replace('"', '\\"')
         again = f" hdr retry-after {_RETRY_AFTER}" if status in (429, 502, 503, 504) else ""
         again += " hdr connection close" if status == 429 else ""
-        yield (
-            f"    http-error status {status} content-type application/json "
-            f'lf-string "{body}"{again}'
-        )
+        yield f"    http-error status {status} {_problem(code, message)}{again}"
+
+
+def _problem(code: str, message: str) -> str:
+    """An error's content in the interface's form."""
+    problem = {"code": code, "message": message, "request_id": "%[var(txn.request_id)]"}
+    body = json.dumps({"error": problem}).replace('"', '\\"')
+    return f'content-type application/json lf-string "{body}"'
 
 
 def _requests() -> Iterator[str]:
@@ -175,6 +185,10 @@ def _requests() -> Iterator[str]:
     yield f"    http-request set-header {REQUEST_ID} %[uuid()] unless {{ {good} }}"
     yield f"    http-request set-var(txn.request_id) req.hdr({REQUEST_ID})"
     yield f"    http-request deny deny_status 429 if {{ sc0_conn_cur gt {_most_by_address()} }}"
+    yield (
+        f"    http-request return status 431 {_problem('too_large', 'the headers are too long')} "
+        f"if {{ req.hdrs,length gt {_LONGEST_HEADERS} }}"
+    )
     yield (
         f"    http-after-response set-header {REQUEST_ID} %[var(txn.request_id)] "
         f"unless {{ {answered} }}"

@@ -26,6 +26,7 @@ MOST_BYTES = 12 << 20  # of a body that is kept
 _MOST_BODIES = 64  # that are on their way in at once
 _ATTEMPTS = 5
 _BY_SERVE = (408, 500, 503)  # what Serve's proxy says itself: late, broken, too much
+_NO_APPLICATION = b"Path '"  # so begins Serve's own 404
 _PAUSE = 0.2  # seconds before the second attempt, doubled before each further one
 _GOOD_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -71,6 +72,8 @@ class Resend:
             await self._app(dict(scope), again, answer)
             if again.left or answer.passed_on:
                 return
+            if answer.no_application:
+                break
             if answer.status in (408, 503):
                 raise ApiError(
                     503, "there is too much to do", "overloaded", retry_after=answer.retry_after
@@ -100,20 +103,33 @@ class _Again:
 
 
 class _Answer:
-    """`send` that passes on what the application answers, and holds back what Serve says itself."""
+    """`send` that passes on what the application answers, and holds back what Serve says itself.
+
+    Serve's own 404, of a path that no application has, says so in its text alone.
+    """
 
     def __init__(self, send: Send):
         self._send = send
         self.status: int | None = None
         self.passed_on = False
+        self.no_application = False
         self.retry_after = 1.0
+        self._not_found: Message | None = None
 
     async def __call__(self, message: Message) -> None:
+        if self._not_found and message["type"] == "http.response.body":
+            begun, self._not_found = self._not_found, None
+            self.no_application = message.get("body", b"").startswith(_NO_APPLICATION)
+            self.passed_on = not self.no_application
+            if self.passed_on:
+                await _without_mark(self._send)(begun)
         if message["type"] == "http.response.start":
             headers = Headers(raw=message["headers"])
             self.status = message["status"]
             # Other applications of the same Serve are none of our business, unless they fail.
-            self.passed_on = ANSWERED in headers or self.status not in _BY_SERVE
+            self.passed_on = ANSWERED in headers or self.status not in (404, *_BY_SERVE)
+            if self.status == 404 and not self.passed_on:
+                self._not_found = message
             waiting = headers.get("retry-after", "")
             self.retry_after = float(waiting) if waiting.isdigit() else 1.0
         if self.passed_on:

@@ -115,7 +115,7 @@ def running(gateways: list[int]) -> Iterator[tuple[str, Path, psutil.Process]]:
         )
         file = folder / "haproxy.cfg"
         ray_haproxy.HAProxyApi(
-            config, {"gateway": backend}, str(file)
+            config, {"gateway": backend} if gateways else {}, str(file)
         )._generate_config_file_internal()
         script = [haproxy.environment()[haproxy.BINARY], "-db", "-f", str(file)]
         process = subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -201,6 +201,36 @@ def test_every_request_has_a_good_id_and_the_gateways_mark_is_taken_off() -> Non
         bad = requests.post(address, data=b"1", headers={"x-request-id": "a\tb" * 40}, timeout=60)
         assert len(bad.headers["x-got-id"]) == 36
         assert bad.headers["x-request-id"] == bad.headers["x-got-id"]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"NONSENSE\r\n\r\n", b"GET / HTTP/1.1\r\nbad header\r\n\r\n", b"GET /\xe9 HTTP/1.1\r\n\r\n"],
+)
+def test_what_is_no_request_gets_no_answer_and_no_html(sent: bytes) -> None:
+    with served(Gateway) as port, running([port]) as (address, _, _):
+        with connected(int(address.rpartition(":")[2]), "127.0.0.1") as connection:
+            connection.sendall(sent)
+            assert connection.recv(1000) == b""
+
+
+def test_headers_that_are_too_long_are_refused_in_the_interfaces_form() -> None:
+    with served(Gateway) as port, running([port]) as (address, _, _):
+        assert requests.get(address, headers={"x": "y" * 20_000}, timeout=60).ok
+        answer = requests.get(address, headers={"x": "y" * 40_000}, timeout=60)
+        assert answer.status_code == 431
+        assert answer.json()["error"]["code"] == "too_large"
+        assert answer.json()["error"]["request_id"] == answer.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("path", ["/readyz", "/healthz", "/v1/models"])
+def test_before_a_gateway_is_deployed_the_interface_says_that_none_answers(path: str) -> None:
+    with running([]) as (address, _, _):
+        answer = requests.get(f"{address}{path}", timeout=60)
+        assert answer.status_code == 503
+        assert int(answer.headers["retry-after"]) >= 1
+        assert answer.json()["error"]["code"] == "unavailable"
+        assert answer.json()["error"]["request_id"] == answer.headers["x-request-id"]
 
 
 def test_an_address_may_hold_some_connections_and_proxies_any_number() -> None:

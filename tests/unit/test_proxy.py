@@ -106,6 +106,18 @@ def test_other_applications_are_left_in_peace() -> None:
     assert ask(Replicas(500), [b"x"], "/-/healthz")[0] == 500
 
 
+def test_a_gateway_that_is_not_deployed_yet_is_one_that_does_not_answer() -> None:
+    async def serve(scope: Any, receive: Any, send: Any) -> None:
+        text = b"Path '/readyz' not found. Ping http://.../-/routes for available routes."
+        await send({"type": "http.response.start", "status": 404, "headers": []})
+        await send({"type": "http.response.body", "body": text})
+
+    status, headers, body = ask(serve, [b""], "/readyz")
+    assert status == 503
+    assert int(headers["retry-after"]) >= 1
+    assert json.loads(body)["error"]["code"] == "unavailable"
+
+
 def test_a_client_that_left_is_not_asked_for_again() -> None:
     class Waiting(Replicas):
         async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
