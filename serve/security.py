@@ -211,6 +211,7 @@ def check_local(
     client_host: str | None,
     host_header: str | None,
     origin: str | None,
+    fetch_site: str | None = None,
     *,
     forwarded: bool = False,
 ) -> str | None:
@@ -221,6 +222,8 @@ def check_local(
         (DNS rebinding) sends that name.
     origin: of the page that asks; browsers send it with every request that could change
         something. It must be the very scheme, host and port that are asked.
+    fetch_site: the header Sec-Fetch-Site, which browsers send with every request: for pictures,
+        scripts and links too. Another port of this machine is another site too.
     forwarded: whether a proxy's header (X-Forwarded-For, Forwarded, Via, X-Real-IP) is there: the
         peer is then the proxy, and says nothing of who asks.
     """
@@ -231,6 +234,8 @@ def check_local(
     authority = _LOCAL_HOST.fullmatch((host_header or "").lower())
     if authority is None:
         return "the Host header must be localhost, 127.0.0.1 or [::1]"
+    if fetch_site in ("cross-site", "same-site"):
+        return "pages of other sites may not ask"
     if origin is None:
         return None
     asking = _LOCAL_HOST.fullmatch(origin.lower().removeprefix("http://"))

@@ -25,12 +25,15 @@ from serve.security import SCOPES, Keys, KeyScope, RateLimiter, check_local, pre
 
 _GOOD_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _OPEN = ("/healthz", "/readyz")  # for load balancers, which have no key
-_STATIC = ("/", "/docs", "/openapi.json")  # the page asks for the key itself
+_PAGES = ("/", "/docs")  # to which a link on another site may lead
+_STATIC = (*_PAGES, "/openapi.json")  # the page asks for the key itself
+_FILES = ("/page/", "/docs/files/")  # of these pages
 _FORWARDED = ("x-forwarded-for", "forwarded", "via", "x-real-ip")
 _SECURITY = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "x-frame-options": "DENY",
+    "cross-origin-resource-policy": "same-origin",
     "content-security-policy": "default-src 'self'; img-src 'self' blob: data:; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
 }
@@ -125,12 +128,13 @@ class Door:
                 client[0] if client else None,
                 headers.get("host"),
                 headers.get("origin"),
+                None if path in _PAGES else headers.get("sec-fetch-site"),
                 forwarded=any(name in headers for name in _FORWARDED),
             )
             if reason and path not in _OPEN:
                 raise ApiError(403, reason)
             return Caller("local", SCOPES)
-        if path in _OPEN or path in _STATIC or path.startswith("/page/"):
+        if path in _OPEN or path in _STATIC or path.startswith(_FILES):
             return Caller("anyone", ())
         holder = self._keys.check(
             presented_key(headers.get("authorization"), headers.get("x-api-key"))

@@ -5,7 +5,7 @@ from pathlib import Path
 import swagger_ui_bundle
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
-from starlette.responses import FileResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 
 PAGE = Path(__file__).parents[1] / "page"
@@ -22,7 +22,7 @@ def add_pages(api: FastAPI) -> None:
     @api.get("/docs", include_in_schema=False)
     async def docs() -> Response:
         found = get_swagger_ui_html(
-            openapi_url="/openapi.json",
+            openapi_url="/docs/files/openapi.json",
             title="seqvis",
             swagger_js_url="/docs/files/swagger-ui-bundle.js",
             swagger_css_url="/docs/files/swagger-ui.css",
@@ -32,6 +32,11 @@ def add_pages(api: FastAPI) -> None:
             f"{_DOCS_POLICY}; script-src 'self' 'unsafe-inline'"
         )
         return found
+
+    @api.get("/docs/files/openapi.json", include_in_schema=False)
+    async def shown() -> Response:
+        """The interface's document as this Swagger UI takes it, which refuses any version 3.1."""
+        return JSONResponse({**api.openapi(), "openapi": "3.0.3"})
 
     api.mount("/docs/files", StaticFiles(directory=swagger_ui_bundle.swagger_ui_path))
     api.mount("/page", StaticFiles(directory=PAGE))

@@ -415,7 +415,12 @@ def test_without_keys_only_this_machine_and_no_other_site_may_ask(both: Served) 
         {"x-forwarded-for": "203.0.113.9"},
     ):
         error_of(both.client.get("/v1/models", headers=headers), 403, "forbidden")
-    own = {"origin": "http://127.0.0.1:8000"}
+    for site in ("cross-site", "same-site"):  # a picture, a script or a link on another page
+        answer = both.client.get("/v1/models", headers={"sec-fetch-site": site})
+        error_of(answer, 403, "forbidden")
+        assert answer.headers["cross-origin-resource-policy"] == "same-origin"
+        assert both.client.get("/", headers={"sec-fetch-site": site}).status_code == 200
+    own = {"origin": "http://127.0.0.1:8000", "sec-fetch-site": "same-origin"}
     assert both.client.get("/v1/models", headers=own).status_code == 200
 
 
@@ -439,7 +444,8 @@ def test_with_keys_each_request_needs_one_and_has_its_limit(translator: Translat
             error_of(answer, 401, "unauthorized")
             assert answer.headers["www-authenticate"] == "Bearer"
         assert client.get("/healthz").status_code == 200
-        assert client.get("/").status_code == 200
+        for path in ("/", "/docs", "/docs/files/swagger-ui-bundle.js", "/openapi.json"):
+            assert client.get(path).status_code == 200  # in a browser, which has no key yet
         few = {"authorization": "Bearer few"}
         statuses = [client.get("/v1/models", headers=few).status_code for _ in range(6)]
         assert statuses == [200, 200, 200, 429, 429, 429]

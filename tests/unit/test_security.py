@@ -289,6 +289,17 @@ class TestLocalMode:
             "pages of other sites may not ask"
         )
 
+    @pytest.mark.parametrize("site", ["cross-site", "same-site"])
+    def test_pages_of_other_sites_may_not_even_ask_without_an_origin(self, site: str) -> None:
+        """As browsers do for pictures, scripts and links."""
+        assert check_local("127.0.0.1", "localhost:8000", None, site) == (
+            "pages of other sites may not ask"
+        )
+
+    @pytest.mark.parametrize("site", [None, "same-origin", "none"])
+    def test_the_page_itself_and_typed_addresses_may(self, site: str | None) -> None:
+        assert check_local("127.0.0.1", "localhost:8000", None, site) is None
+
     def test_what_a_proxy_passes_on_may_not(self) -> None:
         reason = check_local("127.0.0.1", "localhost:8000", None, forwarded=True)
         assert reason is not None
