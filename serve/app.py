@@ -15,7 +15,7 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -34,8 +34,8 @@ from seqvis.allocator import usable_processors
 from seqvis.config import JobSettings
 from seqvis.errors import ConfigError, ServingError
 from seqvis.search.shards import describe, shard_paths
+from serve import draining, haproxy, proxy
 from serve import gateway as gateways
-from serve import haproxy, proxy
 from serve import search as searches
 from serve import translator as translators
 from serve.security import keys_for
@@ -105,6 +105,8 @@ class Serve(JobSettings):
     is served."""
     attribution: str | None = None
     """Whose pictures these are, shown by the page."""
+    drain_s: float = Field(30.0, ge=0, le=3600)
+    """Seconds that requests under way have to end after Ctrl-C or SIGTERM."""
 
     @model_validator(mode="after")
     def _something(self) -> "Serve":
@@ -114,12 +116,16 @@ class Serve(JobSettings):
 
 
 def run(settings: Serve) -> None:
-    """Serves until Ctrl-C or SIGTERM."""
+    """Serves until Ctrl-C or SIGTERM, then ends what is under way."""
     with serving(settings) as address:
         print(f"\n{address}/       the page\n{address}/docs   the interface\n", file=sys.stderr)
         print("Ctrl-C stops it.", file=sys.stderr, flush=True)
         wait_for_signal()
-        print("stopping", file=sys.stderr, flush=True)
+        print(
+            f"stopping; what is under way has {settings.drain_s:g} s", file=sys.stderr, flush=True
+        )
+        if not draining.drain(address, settings.drain_s):
+            print("not all of it ended in time", file=sys.stderr, flush=True)
 
 
 def free_port(wanted: int, host: str = "127.0.0.1") -> int:
@@ -173,6 +179,7 @@ def _quiet_end() -> Iterator[None]:
 def _served(settings: Serve) -> Iterator[str]:
     with _quiet_end(), ray_session(num_cpus=max(4, usable_processors())):
         try:
+            draining.announce(False)
             serve.start(http_options=HTTPOptions(host=settings.host, port=settings.port))
             _start(list(_applications(settings)))
             yield f"http://{settings.host}:{settings.port}"
@@ -181,14 +188,18 @@ def _served(settings: Serve) -> Iterator[str]:
 
 
 def wait_for_signal() -> None:
-    """Returns at Ctrl-C or SIGTERM."""
+    """Returns at Ctrl-C or SIGTERM; the next one ends the process at once."""
     stop = threading.Event()
 
+    def use(handler: Callable[[int, FrameType | None], None]) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, handler)
+
     def handler(signum: int, frame: FrameType | None) -> None:
+        use(signal.default_int_handler)
         stop.set()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, handler)
+    use(handler)
     while not stop.wait(1.0):
         pass
 

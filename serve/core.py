@@ -84,6 +84,7 @@ class Core:
         self._roots = roots or Roots()
         self._wanted: dict[Application, Wanted] = {}
         self._switching = asyncio.Lock()
+        self.draining = False  # whether the server ends, so that nothing new is to be taken
         self._looked = asyncio.Event()  # whether it was read at all which models are wanted
 
     async def follow(self) -> None:
@@ -104,7 +105,8 @@ class Core:
         await self._looked.wait()
 
     async def take_up(self) -> None:
-        """Reads what is wanted now."""
+        """Reads what is wanted now, and whether the server ends."""
+        self.draining = await asyncio.to_thread(self._store.draining)
         for application in self._served():
             wanted = await asyncio.to_thread(self._store.read, application)
             if wanted is not None:

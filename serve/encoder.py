@@ -22,7 +22,7 @@ from seqvis.search.candidates import CandidateSet
 from seqvis.search.items import PlacedPicture
 from seqvis.search.pictures import PicturePlacer
 from serve.metrics import EncoderMetrics, Reporter, SwitchMetrics
-from serve.settings import Application, SearchSettings, Version
+from serve.settings import ENDING, Application, SearchSettings, Version
 from serve.threads import CallThreads
 from serve.versions import Follower, HeadStore, Store, configure
 
@@ -161,5 +161,6 @@ def deployment(settings: SearchSettings) -> serve.Deployment:
         max_ongoing_requests=128,
         health_check_period_s=2,
         health_check_timeout_s=3,
+        **ENDING,
         ray_actor_options={"num_cpus": 0.1, **actor},
     )(EncoderReplica)

@@ -28,7 +28,7 @@ from serve.metrics import GatewayMetrics
 from serve.parts import RemotePart
 from serve.roots import Roots
 from serve.security import explain, keys_for
-from serve.settings import Application, GatewaySettings, GatewayUserConfig, Versions
+from serve.settings import ENDING, Application, GatewaySettings, GatewayUserConfig, Versions
 from serve.versions import HeadStore, change, refuse
 
 REJECTED = (401, 403, 413, 422, 429, 503)
@@ -141,6 +141,7 @@ def build(settings: GatewaySettings) -> serve.Application:
         backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1),
         health_check_period_s=2,
         health_check_timeout_s=3,
+        **ENDING,
         ray_actor_options={"num_cpus": 0.1},
     )(serve.ingress()(GatewayReplica))
     return deployment.bind(settings)

@@ -22,7 +22,7 @@ from seqvis.search.items import Match
 from seqvis.search.placing import WordPlacer
 from seqvis.search.shards import shard_paths
 from serve.metrics import IndexMetrics, Reporter, SwitchMetrics
-from serve.settings import Application, SearchSettings, Version
+from serve.settings import ENDING, Application, SearchSettings, Version
 from serve.threads import CallThreads
 from serve.versions import Follower, HeadStore, Store, configure
 
@@ -206,5 +206,6 @@ def deployment(settings: SearchSettings, shard: int) -> serve.Deployment:
         max_ongoing_requests=128,
         health_check_period_s=2,
         health_check_timeout_s=3,
+        **ENDING,
         ray_actor_options={"num_cpus": 0.1, **actor},
     )(IndexReplica)

@@ -3,7 +3,7 @@
 Ray Serve drops keys that it does not know; these refuse them.
 """
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -11,6 +11,12 @@ from seqvis.config import Settings
 from serve.roots import place_of
 
 Application = Literal["translator", "search"]
+
+ENDING: dict[str, Any] = {
+    "graceful_shutdown_timeout_s": 60.0,
+    "graceful_shutdown_wait_loop_s": 0.5,
+}
+"""How a replica ends that is replaced or no longer needed: what it has may take a minute."""
 
 
 class Version(Settings):

@@ -25,7 +25,7 @@ from seqvis.translation.settings import InflightSettings
 from seqvis.translation.tickets import Listener, Ticket, Timing
 from seqvis.translation.translator import Translation, Translator
 from serve.metrics import Reporter, SwitchMetrics, TranslatorMetrics
-from serve.settings import Application, Version
+from serve.settings import ENDING, Application, Version
 from serve.versions import Follower, HeadStore, Store, configure
 from serve.work import Work
 
@@ -229,6 +229,7 @@ def build(settings: TranslatorSettings) -> serve.Application:
         max_queued_requests=256,
         health_check_period_s=2,
         health_check_timeout_s=3,
+        **ENDING,
         ray_actor_options={"num_cpus": 0.1, **actor},
     )(TranslatorReplica)
     return deployment.bind(settings)

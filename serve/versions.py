@@ -19,6 +19,7 @@ from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
 
 from seqvis.config import Settings
 from seqvis.errors import SeqvisError, redacted
+from serve import draining
 from serve.settings import Application, Version
 
 T = TypeVar("T")
@@ -65,6 +66,10 @@ class Store(Protocol):
 
     def write(self, application: Application, wanted: Wanted) -> None: ...
 
+    def draining(self) -> bool:
+        """Whether the server ends."""
+        ...
+
 
 class HeadStore:
     """The key-value store of the Ray cluster's head node: it lives as long as the cluster."""
@@ -75,6 +80,9 @@ class HeadStore:
 
     def write(self, application: Application, wanted: Wanted) -> None:
         _internal_kv_put(application, wanted.model_dump_json(), namespace="seqvis")
+
+    def draining(self) -> bool:
+        return draining.announced()
 
 
 def configure(store: Store, application: Application, versions: Sequence[Version]) -> Wanted:

@@ -23,7 +23,7 @@ from seqvis.search.items import Item
 from seqvis.search.shards import shard_of, shard_paths
 from serve.api.errors import UnavailableError
 from serve.metrics import SwitchMetrics, cancelled_counter
-from serve.settings import Application, SearchSettings, Version
+from serve.settings import ENDING, Application, SearchSettings, Version
 from serve.versions import Follower, HeadStore, Store, configure
 
 APPLICATION: Application = "search"
@@ -140,5 +140,6 @@ def deployment() -> serve.Deployment:
         max_ongoing_requests=64,
         health_check_period_s=2,
         health_check_timeout_s=3,
+        **ENDING,
         ray_actor_options={"num_cpus": 0.1},
     )(WriterReplica)

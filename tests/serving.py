@@ -32,12 +32,16 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._kept: dict[str, Wanted] = {}
+        self.ends = False
 
     def read(self, application: Application) -> Wanted | None:
         return self._kept.get(application)
 
     def write(self, application: Application, wanted: Wanted) -> None:
         self._kept[application] = wanted
+
+    def draining(self) -> bool:
+        return self.ends
 
 
 class LocalPart:

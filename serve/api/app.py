@@ -86,6 +86,7 @@ def build_api(
     return Door(
         api,
         keys,
+        lambda: core.draining,
         settings.replicas,
         settings.limits.body_bytes,
         settings.under_way.bodies,

@@ -29,6 +29,7 @@ _PAGES = ("/", "/docs")  # to which a link on another site may lead
 _STATIC = (*_PAGES, "/openapi.json")  # the page asks for the key itself
 _FILES = ("/page/", "/docs/files/")  # of these pages
 _FORWARDED = ("x-forwarded-for", "forwarded", "via", "x-real-ip")
+_COME_AGAIN = 5.0  # seconds until another server may have taken the place of one that ends
 _SECURITY = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
@@ -66,6 +67,7 @@ class Door:
         self,
         app: ASGIApp,
         keys: Keys | None,
+        draining: Callable[[], bool],
         replicas: int,
         body_bytes: int,
         most_bodies: int,
@@ -74,6 +76,8 @@ class Door:
     ):
         """`keys` None: only this machine may ask. `seen` hears of every answer."""
         self._app = app
+        self._draining = draining
+        self._under_way = 0
         self._keys = keys
         self._limiter = RateLimiter(keys.holders, replicas) if keys else None
         self._body_bytes = body_bytes
@@ -114,13 +118,28 @@ class Door:
                     await refuse(scope, error, request_id)(scope, receive, send_marked)
         finally:
             body.close()
+            self._under_way -= "taken" in scope["state"]
             code = scope["state"].get("code")
             seen = Seen(_route(scope), status, time.perf_counter() - began, code)
             self._seen(seen)
             if self._access_log:
                 self._write_log(scope, seen, request_id)
 
+    def _take(self, scope: Scope) -> None:
+        """Raises ApiError (503) once the server ends; it is alive until then, but not ready."""
+        if self._draining() and scope["path"] != "/healthz":
+            raise ApiError(
+                503,
+                "the server is being stopped",
+                "draining",
+                retry_after=_COME_AGAIN,
+                under_way=self._under_way,
+            )
+        self._under_way += 1
+        scope["state"]["taken"] = True
+
     def _let_in(self, scope: Scope, headers: Headers) -> Caller:
+        self._take(scope)
         path = scope["path"]
         if self._keys is None:
             client = scope.get("client")

@@ -37,7 +37,7 @@ async def whole(scope: Any, receive: Any, send: Any) -> None:
 
 
 def door(app: Any, bodies: int = 32) -> Door:
-    return Door(app, KEYS, 1, 12 << 20, bodies, lambda _: None, access_log=False)
+    return Door(app, KEYS, lambda: False, 1, 12 << 20, bodies, lambda _: None, access_log=False)
 
 
 @pytest.fixture(scope="module")
