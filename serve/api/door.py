@@ -6,6 +6,7 @@ proxy hides requests of the size limit's excess, but the limit is checked here a
 gateway may be reached without the proxy.
 """
 
+import asyncio
 import json
 import logging
 import re
@@ -29,6 +30,7 @@ _PAGES = ("/", "/docs")  # to which a link on another site may lead
 _STATIC = (*_PAGES, "/openapi.json")  # the page asks for the key itself
 _FILES = ("/page/", "/docs/files/")  # of these pages
 _FORWARDED = ("x-forwarded-for", "forwarded", "via", "x-real-ip")
+_TAKEN_WITHIN = 60.0  # seconds for a piece of an answer; who reads slower is given up
 _COME_AGAIN = 5.0  # seconds until another server may have taken the place of one that ends
 _SECURITY = {
     "x-content-type-options": "nosniff",
@@ -104,7 +106,8 @@ class Door:
                 status = message["status"]
                 _finish(message, request_id)
                 await body.discard()
-            await send(message)
+            async with asyncio.timeout(_TAKEN_WITHIN):
+                await send(message)
 
         try:
             try:

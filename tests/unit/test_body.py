@@ -173,3 +173,20 @@ def send_slowly(connection: socket.socket, count: int, pause: float) -> None:
         for _ in range(count):
             connection.sendall(b"x")
             time.sleep(pause)
+
+
+def test_a_client_that_does_not_read_its_answer_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("serve.api.door._TAKEN_WITHIN", 0.5)
+
+    async def endless(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while True:
+            piece = bytes(1 << 20)
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+
+    ended = threading.Event()
+    one = Door(endless, KEYS, lambda: False, 1, 1024, 1, lambda _: ended.set(), access_log=False)
+    with listening(one) as address, connect(address, {"x-api-key": "right"}):
+        assert ended.wait(10)
