@@ -24,10 +24,12 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
 from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
 from ray.autoscaler.v2.utils import ResourceRequestUtil
+from ray.scripts.scripts import drain_node
 
 from serve.app import ENVIRONMENT
 from serve.config_check import check
 from serve.haproxy import BINARY, SCRIPT, SWITCHES
+from serve.settings import ENDING
 
 ROOT = Path(__file__).parents[2]
 PINNED = re.search(
@@ -272,6 +274,21 @@ def test_the_service_is_what_serve_deploy_takes(tmp_path: Path) -> None:
     for container in containers_of(service):
         environment = {one["name"]: one["value"] for one in container["env"]}
         assert environment == {**ENVIRONMENT, **SWITCHES, BINARY: f"{IMAGES_PYTHON}/{SCRIPT}"}
+
+
+def test_a_node_of_the_service_is_drained_before_it_ends() -> None:
+    """Serve needs to know of the node's end for longer than a replica may take for what it has."""
+    for group in ray_cluster_of(read(MANIFESTS["RayService"]))["workerGroupSpecs"]:
+        pod = group["template"]["spec"]
+        for container in pod["containers"]:
+            *_, command = container["lifecycle"]["preStop"]["exec"]["command"]
+            words = shlex.split(command)
+            assert words[:2] == ["ray", "drain-node"]
+            assert drain_node.make_context("drain-node", words[2 : words.index("&&")])
+            deadline = int(words[words.index("--deadline-remaining-seconds") + 1])
+            asleep = int(words[-1])
+            assert ENDING["graceful_shutdown_timeout_s"] < deadline < asleep
+            assert asleep < pod["terminationGracePeriodSeconds"]
 
 
 def commands_in(text: str) -> Iterator[str]:
