@@ -21,8 +21,8 @@ from seqvis.errors import redacted
 from serve.api.errors import as_api_error
 from serve.settings import Application, Version
 
-_FILE_BYTES = 100 << 20  # as Ray's own logs: so many bytes a file, and so many files before it
-_FILES = 5
+_FILE_BYTES = 100 << 20
+_FORMER_FILES = 5
 
 _log = logging.getLogger("seqvis.audit")
 
@@ -30,7 +30,7 @@ _log = logging.getLogger("seqvis.audit")
 def write_to(file: Path) -> None:
     """From now on this process appends its lines to `file`, and nowhere else."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    _log.handlers = [RotatingFileHandler(file, maxBytes=_FILE_BYTES, backupCount=_FILES)]
+    _log.handlers = [RotatingFileHandler(file, maxBytes=_FILE_BYTES, backupCount=_FORMER_FILES)]
     _log.setLevel(logging.INFO)
     _log.propagate = False
 

@@ -314,6 +314,26 @@ def test_a_gateway_that_is_wrong_about_where_serve_listens_is_found(
     )
 
 
+@pytest.mark.parametrize(
+    ("args", "problem"),
+    [
+        ({"legacy_keys": True, "model_roots": ["/models", "s3://bucket/models"]}, ""),
+        ({"legacy_key": True}, "legacy_key: no such key, did you mean legacy_keys?"),
+        ({"legacy_keys": "always"}, "legacy_keys: input should be a valid boolean"),
+        ({"model_roots": ["s3://a:pw@bucket/models"]}, "model_roots: one of them has credentials"),
+    ],
+)
+def test_the_gateways_settings_of_keys_and_models_are_checked(
+    tmp_path: Path, args: dict[str, Any], problem: str
+) -> None:
+    config = copy.deepcopy(GOOD)
+    application(config).update(import_path="serve.app:gateway", args=args, deployments=[])
+    problems = "\n".join(problems_of(tmp_path, config))
+    assert problems.startswith(f"applications[app].args.{problem}" if problem else "")
+    assert bool(problems) == bool(problem)
+    assert "pw" not in problems
+
+
 def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
     config = copy.deepcopy(GOOD)
     config["no_key"] = 1
