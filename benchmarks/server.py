@@ -122,6 +122,11 @@ class RunningServer:
         found.subtract(since or {})
         return dict(+found)
 
+    def audit_lines(self) -> list[dict[str, Any]]:
+        """What the gateways' audit logs hold now."""
+        files = self.folder.glob("**/session_2*/logs/serve/audit_gateway_*.log")
+        return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
     def _metrics_addresses(self) -> list[str]:
         # Ray links to its session's folder from beside it.
         found = self.folder.glob("**/prom_metrics_service_discovery.json")

@@ -109,3 +109,30 @@ def listening(app: Any) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join(10)
+
+
+@contextmanager
+def listener() -> Iterator[tuple[int, list[bytes]]]:
+    """A port of this machine, and what arrives at it."""
+    arrived: list[bytes] = []
+    open_at = socket.create_server(("127.0.0.1", 0))
+
+    def accept() -> None:
+        while True:
+            try:
+                connection, _ = open_at.accept()
+            except OSError:
+                return
+            with connection:
+                connection.settimeout(1)
+                arrived.append(connection.recv(4096))
+                connection.sendall(b"HTTP/1.1 403 Forbidden\r\nconnection: close\r\n\r\n")
+
+    thread = threading.Thread(target=accept, daemon=True)
+    thread.start()
+    try:
+        yield open_at.getsockname()[1], arrived
+    finally:
+        open_at.shutdown(socket.SHUT_RDWR)
+        open_at.close()
+        thread.join(5)

@@ -1,17 +1,27 @@
-"""A server of this machine alone: nothing of it, Ray included, can be reached from another."""
+"""`python -m serve.app`: nothing of it, Ray included, can be reached from another machine, and
+each key may do what its scopes say."""
 
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import psutil
 import pytest
 import requests
+import yaml
 
 from benchmarks.server import RunningServer, free_port, run_command
+from serve.security import sha256_of
 from tests.faults.conftest import QUERIES, TEXTS, Collections, Translators
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
+SOON = 1.0  # seconds in which a refusal must come
+KEYS = [
+    {"name": "old", "sha256": sha256_of("old")},  # from before there were scopes
+    {"name": "ordinary", "sha256": sha256_of("ordinary"), "scopes": ["translate", "search"]},
+]
+OLD, ORDINARY = ({"Authorization": f"Bearer {entry['name']}"} for entry in KEYS)
 
 
 @pytest.fixture(scope="module")
@@ -20,11 +30,16 @@ def local(
     collections: Collections,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[RunningServer]:
-    """`python -m serve.app`, as `make demo` starts it."""
+    """A server with two keys, whose operator said that old ones keep their meaning.
+
+    Its collection is not the one that the shared server writes.
+    """
+    logs = tmp_path_factory.mktemp("local")
+    (logs / "keys.yaml").write_text(yaml.safe_dump(KEYS))
     port = free_port()
     command = [sys.executable, "-m", "serve.app", "--port", str(port)]
-    command += ["--translator", translators.first, "--collection", str(collections.first)]
-    logs = tmp_path_factory.mktemp("local")
+    command += ["--translator", translators.first, "--collection", str(collections.second)]
+    command += ["--keys", str(logs / "keys.yaml"), "--legacy-keys"]
     with run_command(command, {"http_options": {"port": port}}, logs, {}) as running:
         yield running
 
@@ -50,6 +65,63 @@ def test_nothing_of_it_listens_beyond_loopback(local: RunningServer) -> None:
 
 
 def test_its_replicas_reach_each_other(local: RunningServer) -> None:
-    translation = requests.post(f"{local.address}/v1/translate", json={"text": TEXTS[0]}, timeout=5)
-    search = requests.post(f"{local.address}/v1/search/text", json={"query": QUERIES[0]}, timeout=5)
-    assert (translation.status_code, search.status_code) == (200, 200)
+    for path, asked in (
+        ("/v1/translate", {"text": TEXTS[0]}),
+        ("/v1/search/text", {"query": QUERIES[0]}),
+    ):
+        answer = requests.post(f"{local.address}{path}", json=asked, headers=ORDINARY, timeout=5)
+        assert answer.status_code == 200, answer.text
+
+
+def test_a_key_that_may_only_ask_neither_deletes_nor_replaces_a_picture(
+    local: RunningServer, collections: Collections
+) -> None:
+    query = {"query": QUERIES[0], "k": 1}
+    search = f"{local.address}/v1/search/text"
+    (found,) = requests.post(search, json=query, headers=ORDINARY, timeout=5).json()["matches"]
+    picture = f"{local.address}{found['image']}"
+    before = requests.get(picture, headers=ORDINARY, timeout=5)
+    assert before.status_code == 200
+    images, marked = f"{local.address}/v1/images", ORDINARY | {"X-Request-Id": "mine"}
+    form: dict[str, Any] = {"data": {"id": found["id"]}, "files": {"file": collections.picture}}
+    for answer in (
+        requests.delete(picture, headers=marked, timeout=5),
+        requests.post(images, headers=marked, timeout=5, **form),
+    ):
+        assert answer.elapsed.total_seconds() < SOON
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"], error["scope"]) == (403, "forbidden", "write")
+        assert "scopes: [translate, search, write]" in error["message"]
+    assert [
+        (line["request_id"], line["action"], line["scope"])
+        for line in local.audit_lines()
+        if line["key"] == "ordinary"
+    ] == 2 * [("mine", "refused", "write")]
+    assert requests.get(picture, headers=ORDINARY, timeout=5).content == before.content
+
+
+def test_a_key_of_before_changes_pictures_but_not_models(
+    local: RunningServer, translators: Translators, collections: Collections
+) -> None:
+    images, models = f"{local.address}/v1/images", f"{local.address}/v1/models/translator"
+    form: dict[str, Any] = {"data": {"id": "a.jpg"}, "files": {"file": collections.picture}}
+    statuses = [
+        requests.post(images, headers=OLD, timeout=30, **form).status_code,
+        requests.post(images, headers=OLD, timeout=30, **form).status_code,
+        requests.delete(images, params={"id": "a.jpg"}, headers=OLD, timeout=30).status_code,
+    ]
+    assert statuses == [201, 201, 200]
+    wanted = {"versions": [{"name": "new", "path": translators.second}]}
+    answer = requests.put(models, json=wanted, headers=OLD, timeout=5)
+    assert (answer.status_code, answer.json()["error"]["scope"]) == (403, "admin")
+    told = [
+        (line["action"], line.get("ids"), line["outcome"])
+        for line in local.audit_lines()
+        if line["key"] == "old"
+    ]
+    assert told == [
+        ("add", ["a.jpg"], "done"),
+        ("overwrite", ["a.jpg"], "done"),
+        ("delete", ["a.jpg"], "done"),
+        ("refused", None, "forbidden"),
+    ]

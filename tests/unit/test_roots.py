@@ -1,11 +1,7 @@
 """Where models may come from, and that nobody is asked before that is clear."""
 
 import json
-import socket
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,7 +16,7 @@ from serve.api.errors import ApiError
 from serve.roots import Roots, place_of
 from serve.settings import GatewaySettings
 from serve.versions import Version, change
-from tests.serving import served
+from tests.serving import listener, served
 
 
 def allowed(root: str, path: str) -> bool:
@@ -135,36 +131,9 @@ def test_the_whole_disk_is_never_a_root_by_default() -> None:
 # The interface
 
 
-@contextmanager
-def a_listener() -> Iterator[tuple[int, list[bytes]]]:
-    """A port of this machine, and what arrives at it."""
-    arrived: list[bytes] = []
-    listener = socket.create_server(("127.0.0.1", 0))
-
-    def accept() -> None:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            with connection:
-                connection.settimeout(1)
-                arrived.append(connection.recv(4096))
-                connection.sendall(b"HTTP/1.1 403 Forbidden\r\nconnection: close\r\n\r\n")
-
-    thread = threading.Thread(target=accept, daemon=True)
-    thread.start()
-    try:
-        yield listener.getsockname()[1], arrived
-    finally:
-        listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-        thread.join(5)
-
-
 def test_a_listener_that_a_path_names_as_a_store_is_asked_if_the_path_is_opened() -> None:
     """The attack itself: else the next test would pass whatever the gateway does."""
-    with a_listener() as (port, arrived):
+    with listener() as (port, arrived):
         where = f"s3://a:pw@bucket/x?scheme=http&endpoint_override=127.0.0.1:{port}&region=x"
         with pytest.raises(Exception, match="bucket"):
             locate(where).exists()
@@ -175,7 +144,7 @@ def test_a_path_that_names_a_host_is_refused_at_once_and_the_host_is_not_asked(
     translator: Translator, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = translator.artifact.location.uri
-    with served(first, None) as running, a_listener() as (port, arrived):
+    with served(first, None) as running, listener() as (port, arrived):
         where = f"127.0.0.1:{port}"
         for path in (
             f"s3://a:pw@bucket/x?scheme=http&endpoint_override={where}",
