@@ -59,3 +59,5 @@ def test_replicas_keep_little_of_what_they_were_asked(
     assert {name for name, _ in stayed} == {"Translator", "Encoder", "Index-0", "Writer", "Gateway"}
     grown = {replica: after[replica] - before[replica] for replica in stayed}
     assert all(size < MOST for size in grown.values()), grown
+    for gateway in server.replicas("Gateway"):  # although it has passed on pictures
+        assert not any("libtorch" in mapped.path for mapped in gateway.memory_maps())
