@@ -115,7 +115,10 @@ class RunningServer:
         """
         found: Counter[str] = Counter()
         for address in self._metrics_addresses():
-            text = requests.get(f"http://{address}/metrics", timeout=10).text
+            try:
+                text = requests.get(f"http://{address}/metrics", timeout=10).text
+            except requests.ConnectionError:  # Ray names its autoscaler's port, used or not
+                continue
             for labels, value in re.findall(rf"^ray_{counter}{{(.*)}} (\S+)$", text, re.MULTILINE):
                 deployment = re.search(r'deployment="([^"]*)"', labels)
                 found[deployment[1] if deployment else ""] += int(float(value))
