@@ -66,8 +66,9 @@ def connect(address: str, headers: dict[str, str]) -> socket.socket:
 def answer_on(connection: socket.socket) -> tuple[int, str]:
     """Status and error code of the answer, read until the server closes."""
     parts = []
-    while part := connection.recv(1 << 16):
-        parts.append(part)
+    with contextlib.suppress(ConnectionResetError):  # of a client that goes on sending
+        while part := connection.recv(1 << 16):
+            parts.append(part)
     head, content = b"".join(parts).split(b"\r\n\r\n", 1)
     return int(head.split()[1]), json.loads(content)["error"]["code"]
 
