@@ -129,13 +129,13 @@ def _lines(lines: list[str], shared: list[str]) -> Iterator[str]:
             yield from (f"    timeout {name} {seconds}s" for name, seconds in _TIMEOUTS.items())
             yield from _refusals()
         elif line.startswith("global"):
-            yield f"    maxconn {_most_connections()}"
+            yield f"    maxconn {most_connections()}"
         elif line.startswith("frontend http_frontend"):
             yield from _connections(shared)
             yield from _requests()
 
 
-def _most_connections() -> int:
+def most_connections() -> int:
     """Connections of clients for which the process may have descriptors.
 
     Each takes two and a half: its own, one to a gateway, and HAProxy's pipes for every fourth.
@@ -147,7 +147,7 @@ def _most_connections() -> int:
 
 
 def _most_by_address() -> int:
-    return min(_MOST_BY_ADDRESS, _most_connections() // 8)
+    return min(_MOST_BY_ADDRESS, most_connections() // 8)
 
 
 def _connections(shared: list[str]) -> Iterator[str]:
