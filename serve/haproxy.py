@@ -63,7 +63,9 @@ _MOST_NEW_BY_ADDRESS = 2000  # connections in ten seconds
 _OTHER_DESCRIPTORS = 256
 _LONGEST_HEADERS = 32 << 10  # bytes
 _UNREADABLE = (400, 408, 501)  # of what never became a request; HAProxy knows but HTML for it
+_METHODS = "GET HEAD POST PUT DELETE OPTIONS"  # others a gateway's server would refuse in text
 _REFUSALS = {
+    405: ("method_not_allowed", "no such method here"),
     408: ("timeout", "the request's body came too slowly"),
     429: ("rate_limited", "too many connections from this address"),
     500: ("internal", "something is wrong here; the log says what, by the request's id"),
@@ -185,6 +187,7 @@ def _requests() -> Iterator[str]:
     yield f"    http-request set-header {REQUEST_ID} %[uuid()] unless {{ {good} }}"
     yield f"    http-request set-var(txn.request_id) req.hdr({REQUEST_ID})"
     yield f"    http-request deny deny_status 429 if {{ sc0_conn_cur gt {_most_by_address()} }}"
+    yield f"    http-request deny deny_status 405 unless {{ method {_METHODS} }}"
     yield (
         f"    http-request return status 431 {_problem('too_large', 'the headers are too long')} "
         f"if {{ req.hdrs,length gt {_LONGEST_HEADERS} }}"

@@ -223,6 +223,14 @@ def test_headers_that_are_too_long_are_refused_in_the_interfaces_form() -> None:
         assert answer.json()["error"]["request_id"] == answer.headers["x-request-id"]
 
 
+@pytest.mark.parametrize("method", ["FOO", "PROPFIND"])
+def test_a_strange_method_is_refused_in_the_interfaces_form(method: str) -> None:
+    with served(Gateway) as port, running([port]) as (address, _, _):
+        answer = requests.request(method, address, timeout=60)
+        assert answer.status_code == 405
+        assert answer.json()["error"]["code"] == "method_not_allowed"
+
+
 @pytest.mark.parametrize("path", ["/readyz", "/healthz", "/v1/models"])
 def test_before_a_gateway_is_deployed_the_interface_says_that_none_answers(path: str) -> None:
     with running([]) as (address, _, _):
