@@ -55,9 +55,12 @@ def listening(server: RunningServer) -> list[tuple[int, str, str]]:
 
 
 def test_nothing_of_it_listens_beyond_loopback(local: RunningServer) -> None:
+    deployments = ("Translator", "Encoder", "Index-0", "Writer", "Gateway")
+    for deployment in deployments:  # a server can answer before it has an encoder and a writer
+        local.wait_replicas(deployment, 1)
     sockets = listening(local)
     assert {"gcs_server", "raylet"} <= {name for _, name, _ in sockets}
-    for deployment in ("Translator", "Encoder", "Index-0", "Writer", "Gateway"):
+    for deployment in deployments:
         (replica,) = local.replicas(deployment)
         # What Ray calls it by, and what other replicas do.
         assert len([pid for pid, _, _ in sockets if pid == replica.pid]) >= 2, deployment
