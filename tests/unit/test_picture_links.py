@@ -85,8 +85,10 @@ class Pictures:
 
     async def add(
         self, version: str, name: str, vector: np.ndarray, about: dict[str, Any], thumbnail: bytes
-    ) -> None:
+    ) -> bool:
+        replaced = name in self._collection
         self._collection.add([Item(name, vector, about, thumbnail)])
+        return replaced
 
 
 def healthy(api: ASGIApp) -> ASGIApp:
