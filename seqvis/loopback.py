@@ -3,7 +3,7 @@
 Ray listens on all interfaces wherever its node has an address that others can reach. There is no
 setting for a node at 127.0.0.1 on Linux, so what is changed here is private to Ray 2.60:
 `node_on_loopback` for Ray's own processes, `keep_replica_local` for what Serve opens in a replica.
-tests/faults/test_local.py lists the sockets of a whole server, should another Ray differ.
+tests/faults/test_app.py lists the sockets of a whole server, should another Ray differ.
 """
 
 import os

@@ -1,29 +1,23 @@
-"""Clients that are slow on purpose, and a server that is stopped while clients wait."""
+"""Clients that are slow on purpose, and what HAProxy itself answers."""
 
 import json
 import resource
 import selectors
-import signal
 import socket
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import psutil
 import pytest
 import requests
 
-from benchmarks.server import RunningServer, free_port, local_config, run_command
+from benchmarks.server import RunningServer
 from serve import haproxy
-from tests.faults.conftest import QUERIES, TEXTS, Collections, Translators
+from tests.faults.conftest import QUERIES
 
 pytestmark = [
     pytest.mark.ray,
@@ -35,7 +29,6 @@ HALF_SENT = min(4150, haproxy.most_connections() - 100)
 HEADERS_WITHIN = 10.0  # seconds, as serve/haproxy.py says
 BODY_WITHIN = 10.0 + 140 / 32  # seconds for the 140 KiB that come of a body: serve/api/body.py
 MARGIN = 5.0
-DRAIN_S = 25
 
 
 @contextmanager
@@ -150,55 +143,3 @@ def test_what_haproxy_refuses_is_closed_or_in_the_interfaces_form(server: Runnin
     with socket.create_connection((parts.hostname, parts.port or 0), timeout=5) as connection:
         connection.sendall(b"NONSENSE\r\n\r\n")
         assert connection.recv(1000) == b""
-
-
-def test_a_server_that_is_stopped_ends_what_is_under_way(
-    translators: Translators, collections: Collections, tmp_path: Path
-) -> None:
-    """Two translations that take seconds are answered whole; what is new is refused meanwhile."""
-    port = free_port()
-    command = [sys.executable, "-m", "serve.app", "--port", str(port), "--drain-s", str(DRAIN_S)]
-    command += ["--translator", translators.first, "--collection", str(collections.first)]
-    config = local_config(translators.first, collections.first, port)
-    many = {"text": TEXTS * 40, "beam": 8, "stream": True}
-    wide = {"text": TEXTS * 2, "beam": 8}
-    with run_command(command, config, tmp_path, {}) as server, ThreadPoolExecutor(2) as pool:
-        server.wait(lambda: "Ctrl-C" in server.log.read_text(), 60, "it does not say that it runs")
-        url = f"{server.address}/v1/translate"
-        other = pool.submit(requests.post, url, json=wide, timeout=60)
-        with requests.post(url, json=many, stream=True, timeout=60) as stream:
-            lines = stream.iter_lines()
-            first = next(lines)
-            at = time.monotonic()
-            server.process.send_signal(signal.SIGTERM)
-            refused = _refused_while_draining(server.address)
-            last = [first, *lines][-1]
-            assert json.loads(last) == {"done": True, "count": 40 * len(TEXTS), "model": "default"}
-        assert other.result(60).status_code == 200
-        assert len(other.result().json()["translations"]) == 2 * len(TEXTS)
-        assert refused["code"] == "draining"
-        assert refused["under_way"] >= 1
-        assert _exit_code(server.process) == 0
-        assert time.monotonic() - at < DRAIN_S + 20
-        assert not server.proxies()
-
-
-def _refused_while_draining(address: str) -> Mapping[str, Any]:
-    """The refusal of the first request after the server noticed that it ends."""
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline:
-        answer = requests.get(f"{address}/readyz", timeout=5)
-        if answer.status_code == 503:
-            assert int(answer.headers["retry-after"]) >= 1
-            problem: Mapping[str, Any] = answer.json()["error"]
-            assert requests.get(f"{address}/healthz", timeout=5).status_code == 200
-            return problem
-        time.sleep(0.05)
-    raise AssertionError("it goes on as if nothing had been said")
-
-
-def _exit_code(process: psutil.Process) -> int | None:
-    try:
-        return process.wait(timeout=60)
-    except (psutil.TimeoutExpired, subprocess.TimeoutExpired):
-        return None

@@ -1,8 +1,13 @@
-"""`python -m serve.app`: nothing of it, Ray included, can be reached from another machine, and
-each key may do what its scopes say."""
+"""`python -m serve.app`: nothing of it, Ray included, can be reached from another machine, each key
+may do what its scopes say, and when it is stopped it ends what is under way."""
 
+import json
+import signal
+import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psutil
@@ -16,6 +21,7 @@ from tests.faults.conftest import QUERIES, TEXTS, Collections, Translators
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
+DRAIN_S = 25
 SOON = 1.0  # seconds in which a refusal must come
 KEYS = [
     {"name": "old", "sha256": sha256_of("old")},  # from before there were scopes
@@ -40,6 +46,7 @@ def local(
     command = [sys.executable, "-m", "serve.app", "--port", str(port)]
     command += ["--translator", translators.first, "--collection", str(collections.second)]
     command += ["--keys", str(logs / "keys.yaml"), "--legacy-keys"]
+    command += ["--drain-s", str(DRAIN_S)]
     with run_command(command, {"http_options": {"port": port}}, logs, {}) as running:
         yield running
 
@@ -52,6 +59,27 @@ def listening(server: RunningServer) -> list[tuple[int, str, str]]:
         for connection in process.net_connections("tcp")
         if connection.status == psutil.CONN_LISTEN
     ]
+
+
+def refused_while_draining(address: str) -> Mapping[str, Any]:
+    """The refusal of the first request after the server noticed that it ends."""
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        answer = requests.get(f"{address}/readyz", timeout=5)
+        if answer.status_code == 503:
+            assert int(answer.headers["retry-after"]) >= 1
+            problem: Mapping[str, Any] = answer.json()["error"]
+            assert requests.get(f"{address}/healthz", timeout=5).status_code == 200
+            return problem
+        time.sleep(0.05)
+    raise AssertionError("it goes on as if nothing had been said")
+
+
+def exit_code(process: psutil.Process) -> int | None:
+    try:
+        return process.wait(timeout=60)
+    except (psutil.TimeoutExpired, subprocess.TimeoutExpired):
+        return None
 
 
 def test_nothing_of_it_listens_beyond_loopback(local: RunningServer) -> None:
@@ -128,3 +156,31 @@ def test_a_key_of_before_changes_pictures_but_not_models(
         ("delete", ["a.jpg"], "done"),
         ("refused", None, "forbidden"),
     ]
+
+
+def test_a_server_that_is_stopped_ends_what_is_under_way(local: RunningServer) -> None:
+    """Two translations that take seconds are answered whole; what is new is refused meanwhile.
+
+    The last test of this server, which it stops.
+    """
+    local.wait(lambda: "Ctrl-C" in local.log.read_text(), 60, "it does not say that it runs")
+    many = {"text": TEXTS * 40, "beam": 8, "stream": True}
+    wide = {"text": TEXTS * 2, "beam": 8}
+    url = f"{local.address}/v1/translate"
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(requests.post, url, json=wide, headers=ORDINARY, timeout=60)
+        with requests.post(url, json=many, headers=ORDINARY, stream=True, timeout=60) as stream:
+            lines = stream.iter_lines()
+            first = next(lines)
+            at = time.monotonic()
+            local.process.send_signal(signal.SIGTERM)
+            refused = refused_while_draining(local.address)
+            last = [first, *lines][-1]
+            assert json.loads(last) == {"done": True, "count": 40 * len(TEXTS), "model": "default"}
+        assert other.result(60).status_code == 200
+        assert len(other.result().json()["translations"]) == 2 * len(TEXTS)
+    assert refused["code"] == "draining"
+    assert refused["under_way"] >= 1
+    assert exit_code(local.process) == 0
+    assert time.monotonic() - at < DRAIN_S + 20
+    assert not local.proxies()
