@@ -38,7 +38,7 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
         yield from _overload(found["overload"])
     if "abandoned" in found:
         yield (
-            "\n| abandoned after 100 ms | requests | answered before | cancelled "
+            "\n| abandoned after 100 ms | requests | answered or refused before | cancelled "
             "| busy before, and in the second second after, s |"
         )
         yield "| --- " * 5 + "|"
