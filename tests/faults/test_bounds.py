@@ -93,6 +93,8 @@ def test_errors_of_clients_are_told_at_once_and_take_no_ones_place(
         Request("/v1/images", form={"file": b"\xff\xd8", "metadata": deep}),
         Request("/v1/search/text", {"query": "\udfff"}),
         Request("/v1/images", form={"file": b"\xff\xd8", "metadata": f'{{"a": "{"x" * 17_000}"}}'}),
+        Request("/v1/images", form={"file": b"\xff\xd8", "id": "../images/pictures/pizza.png"}),
+        Request("/v1/images", form={"file": b"\xff\xd8", "id": "a\nb"}),
     )
     told: list[tuple[int, str]] = []
     kind = Kind(
