@@ -34,6 +34,9 @@ SWITCHES = {
     # Only what fits into the buffer is sent again; with 1 MiB HAProxy takes five times as long.
     "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(128 << 10),
     "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
+    # A gateway is marked down by its checks alone. One that was marked down by a request that broke
+    # would take that request along, which is to be sent to another.
+    "RAY_SERVE_HAPROXY_OBSERVE_MARK_DOWN_ENABLED": "0",
     # HAProxy knows at once which gateways go, and sends on what one refuses; of itself 30 s.
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
 }
@@ -122,6 +125,8 @@ def _lines(lines: list[str], shared: list[str]) -> Iterator[str]:
             line = line.replace("mode 666", "mode 600")
         if line.strip().startswith("http-request return status 404 "):
             line = "    http-request deny deny_status 503"  # no gateway is deployed, or not yet
+        if line.strip().startswith("default-server "):
+            line += " on-marked-down shutdown-sessions"  # a frozen gateway's go to another
         yield line
         if line.startswith("defaults"):
             yield "    option http-buffer-request"  # a request is sent again only if all of it came

@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from http.client import HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -78,6 +78,23 @@ class MortalGateway(Gateway):
             self.close_connection = True
 
 
+class FreezingGateway(Gateway):
+    """Stands still from the first request on, also for health checks, until `go_on` is set."""
+
+    frozen = threading.Event()
+    go_on = threading.Event()
+
+    def do_POST(self) -> None:
+        self.frozen.set()
+        self.go_on.wait()
+
+    def do_GET(self) -> None:
+        if self.frozen.is_set():
+            self.go_on.wait()
+        else:
+            super().do_GET()
+
+
 @contextmanager
 def served(handler: type[Gateway]) -> Iterator[int]:
     """A server of its own thread; its port."""
@@ -114,6 +131,8 @@ def running(gateways: list[int], files: int = 4096) -> Iterator[tuple[str, Path,
             http_options=ray_haproxy.HTTPOptions(host="127.0.0.1", port=port),
             retry_on=haproxy.SWITCHES["RAY_SERVE_HAPROXY_RETRY_ON"],
             retries=int(haproxy.SWITCHES["RAY_SERVE_HAPROXY_RETRIES"]),
+            observe_mark_down_enabled=False,
+            health_check_inter=haproxy.SWITCHES["RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER"],
             bufsize=int(haproxy.SWITCHES["RAY_SERVE_HAPROXY_TUNE_BUFSIZE"]),
         )
         file = folder / "haproxy.cfg"
@@ -190,6 +209,18 @@ def test_a_gateway_that_dies_with_a_request_in_hand_costs_its_client_a_503() -> 
         assert MortalGateway.answered == 2
 
 
+def test_requests_of_a_gateway_that_stands_still_are_sent_to_another() -> None:
+    with served(FreezingGateway) as freezing, served(Gateway) as other:
+        with running([freezing, other]) as (address, _, _):
+            began = time.monotonic()
+            for _ in range(4):
+                answer = requests.post(f"{address}/v1/translate", data=b"body", timeout=60)
+                assert (answer.status_code, answer.content) == (200, b"body")
+            assert FreezingGateway.frozen.is_set()
+            assert time.monotonic() - began < 6
+        FreezingGateway.go_on.set()
+
+
 def test_an_upload_that_is_too_large_to_be_kept_is_refused_with_503() -> None:
     with served(DyingGateway) as dying, running([dying]) as (address, _, _):
         answer = requests.post(f"{address}/v1/images", data=b"x" * (4 << 20), timeout=60)
@@ -261,7 +292,8 @@ def test_an_address_may_hold_some_connections_and_proxies_any_number() -> None:
         assert headers["connection"] == "close"
         assert ask_from("127.0.0.3", ours)[0] == ask_from("127.0.0.1", ours)[0] == 200
         for _ in range(most):
-            held.enter_context(connected(ours, "127.0.0.2"))
+            with suppress(ConnectionResetError):  # those beyond twice as many
+                held.enter_context(connected(ours, "127.0.0.2"))
         until(lambda: ask_from("127.0.0.2", ours)[0] is None)
         assert ask_from("127.0.0.1", ours)[0] == 200
 
