@@ -11,7 +11,7 @@ import psutil
 import pytest
 import ray
 from ray._common import tls_utils
-from ray._private import ray_constants, services
+from ray._private import ray_constants, services, worker
 from ray.serve._private import replica
 
 from seqvis.loopback import keep_replica_local, node_on_loopback
@@ -24,6 +24,7 @@ REACHABLE = "192.0.2.7"
 def _machine_on_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, raising=False)
     monkeypatch.setattr(services, "node_ip_address_from_perspective", lambda address: REACHABLE)
+    monkeypatch.setattr(worker, "_global_node", None)  # other tests' Ray, of this process
 
 
 @pytest.fixture
