@@ -48,7 +48,10 @@ export class Editor {
     dialog.returnValue = "keep";
     dialog.showModal();
     return new Promise((resolve) => {
-      dialog.onclose = () => resolve(dialog.returnValue === "delete");
+      dialog.onclose = () => {
+        // The event of an earlier closing may come when the dialog is open again.
+        if (!dialog.open) resolve(dialog.returnValue === "delete");
+      };
     });
   }
 
