@@ -84,10 +84,10 @@ def test_what_is_too_much_or_no_json_is_refused_with_the_reason(
 def test_megabytes_that_mean_nothing_are_refused_quickly(piece: bytes) -> None:
     for begin in (b"", b'"', b"["):
         content = begin + piece * ((12 << 20) // len(piece))
-        began = time.monotonic()
+        began = time.process_time()
         with pytest.raises(ApiError):
             read_json("it", content, 14_800)
-        assert time.monotonic() - began < 1.5  # 0.3 on a machine with nothing else to do
+        assert time.process_time() - began < 1.5  # 0.3 measured
 
 
 @pytest.mark.parametrize(
