@@ -217,6 +217,7 @@ def test_requests_of_a_gateway_that_stands_still_are_sent_to_another() -> None:
                 answer = requests.post(f"{address}/v1/translate", data=b"body", timeout=60)
                 assert (answer.status_code, answer.content) == (200, b"body")
             assert FreezingGateway.frozen.is_set()
+            # Two checks of a second each, one a second before the first, and as much again.
             assert time.monotonic() - began < 6
         FreezingGateway.go_on.set()
 
