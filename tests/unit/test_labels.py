@@ -24,6 +24,7 @@ from seqvis.devise.space import Space, unit
 from seqvis.devise.wordnet import WordNet, imagenet_classes
 from seqvis.text.vectorbuilding import build_store
 from seqvis.text.vectorsources import open_source
+from seqvis.text.vectortraining import FEWEST_THREADS
 from seqvis.text.wordvectors import WordVectors
 from tests.pictures import DIMENSION, word_vectors, write_vec_file
 
@@ -206,9 +207,8 @@ def test_glove_covers_more_of_wordnet_than_the_lessons_vectors(
 
 def test_sub_words_place_what_is_no_word_but_never_an_id(tmp_path: Path, wordnet: WordNet) -> None:
     (tmp_path / "text.txt").write_text("the boat and the motorboat sail\n" * 50, encoding="utf-8")
-    model = fasttext.train_unsupervised(
-        str(tmp_path / "text.txt"), dim=8, epoch=2, minCount=1, bucket=500, verbose=0, thread=1
-    )
+    small = {"dim": 8, "epoch": 2, "minCount": 1, "bucket": 500, "verbose": 0}
+    model = fasttext.train_unsupervised(str(tmp_path / "text.txt"), thread=FEWEST_THREADS, **small)
     model.save_model(str(tmp_path / "model.bin"))
     build_store(open_source("fasttext", str(tmp_path / "model.bin")), str(tmp_path / "store"), {})
     vectors = WordVectors.open(str(tmp_path / "store"))

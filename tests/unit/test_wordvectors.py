@@ -24,6 +24,7 @@ from seqvis.storage import Location
 from seqvis.text.tokenizers import TokenizerSettings
 from seqvis.text.vectorbuilding import build_store
 from seqvis.text.vectorsources import Block, open_source
+from seqvis.text.vectortraining import FEWEST_THREADS
 from seqvis.text.vectorwriter import vector_writer
 from seqvis.text.vocab import Vocabulary
 from seqvis.text.wordvectors import WordVectors, embedding_matrix, words_without_vector
@@ -43,7 +44,13 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("fasttext")
     (folder / "text.txt").write_text("\n".join(SENTENCES * 20) + "\n", encoding="utf-8")
     model = fasttext.train_unsupervised(
-        str(folder / "text.txt"), dim=12, epoch=2, minCount=1, bucket=999, thread=11, verbose=0
+        str(folder / "text.txt"),
+        dim=12,
+        epoch=2,
+        minCount=1,
+        bucket=999,
+        thread=FEWEST_THREADS,
+        verbose=0,
     )
     model.save_model(str(folder / "model.bin"))
     return folder / "model.bin"
@@ -111,7 +118,9 @@ def test_every_length_of_ngram_is_hashed_as_fasttext_does(
     text = tmp_path / "text.txt"
     text.write_text("\n".join(SENTENCES * 5) + "\n", encoding="utf-8")
     options = {"minn": shortest, "maxn": longest, "bucket": 77, "dim": 5, "minCount": 1}
-    model = fasttext.train_unsupervised(str(text), epoch=1, thread=11, verbose=0, **options)
+    model = fasttext.train_unsupervised(
+        str(text), epoch=1, thread=FEWEST_THREADS, verbose=0, **options
+    )
     model.save_model(str(tmp_path / "m.bin"))
     store = build(tmp_path / "m.bin", "fasttext", tmp_path / "out")
     assert (store.subwords is None) == (longest == 0)
