@@ -33,7 +33,9 @@ SWITCHES = {
     "RAY_SERVE_HAPROXY_RETRIES": "6",
     # Only what fits into the buffer is sent again; with 1 MiB HAProxy takes five times as long.
     "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(128 << 10),
-    "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
+    # A gateway that stands still is found within a second: it has 350 ms for each of two checks.
+    "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "200ms",
+    "RAY_SERVE_HAPROXY_HEALTH_CHECK_FASTINTER": "50ms",
     # A gateway is marked down by its checks alone. One that was marked down by a request that broke
     # would take that request along, which is to be sent to another.
     "RAY_SERVE_HAPROXY_OBSERVE_MARK_DOWN_ENABLED": "0",
@@ -56,9 +58,10 @@ _REPLACED = (
 )
 _NOT_OPENED = ("frontend prometheus", "listen stats")  # Ray asks the control socket instead
 _TIMEOUTS = {
-    "http-request": 10,  # for all headers and the first 128 KiB of the body
-    "http-keep-alive": 60,  # until the next request on a connection
-    "client": 60,  # without a byte sent or taken; waiting for an answer does not count
+    "http-request": "10s",  # for all headers and the first 128 KiB of the body
+    "http-keep-alive": "60s",  # until the next request on a connection
+    "client": "60s",  # without a byte sent or taken; waiting for an answer does not count
+    "check": "350ms",  # for a gateway to say that it is well
 }
 _MOST_CONNECTIONS = 8192
 _MOST_BY_ADDRESS = 500  # connections; more get 429, above twice as many they are closed unread
@@ -133,7 +136,7 @@ def _lines(lines: list[str], shared: list[str]) -> Iterator[str]:
             # On a connection to a gateway that was used before, HAProxy hangs up on the client
             # without an answer if the gateway dies of this request and cannot be reached again.
             yield "    option http-server-close"
-            yield from (f"    timeout {name} {seconds}s" for name, seconds in _TIMEOUTS.items())
+            yield from (f"    timeout {name} {time}" for name, time in _TIMEOUTS.items())
             yield from _refusals()
         elif line.startswith("global"):
             yield f"    maxconn {most_connections()}"

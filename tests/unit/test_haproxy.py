@@ -133,6 +133,7 @@ def running(gateways: list[int], files: int = 4096) -> Iterator[tuple[str, Path,
             retries=int(haproxy.SWITCHES["RAY_SERVE_HAPROXY_RETRIES"]),
             observe_mark_down_enabled=False,
             health_check_inter=haproxy.SWITCHES["RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER"],
+            health_check_fastinter=haproxy.SWITCHES["RAY_SERVE_HAPROXY_HEALTH_CHECK_FASTINTER"],
             bufsize=int(haproxy.SWITCHES["RAY_SERVE_HAPROXY_TUNE_BUFSIZE"]),
         )
         file = folder / "haproxy.cfg"
@@ -212,13 +213,12 @@ def test_a_gateway_that_dies_with_a_request_in_hand_costs_its_client_a_503() -> 
 def test_requests_of_a_gateway_that_stands_still_are_sent_to_another() -> None:
     with served(FreezingGateway) as freezing, served(Gateway) as other:
         with running([freezing, other]) as (address, _, _):
-            began = time.monotonic()
             for _ in range(4):
+                began = time.monotonic()
                 answer = requests.post(f"{address}/v1/translate", data=b"body", timeout=60)
                 assert (answer.status_code, answer.content) == (200, b"body")
+                assert time.monotonic() - began < 2  # one, and as much again on a busy machine
             assert FreezingGateway.frozen.is_set()
-            # Two checks of a second each, one a second before the first, and as much again.
-            assert time.monotonic() - began < 6
         FreezingGateway.go_on.set()
 
 
