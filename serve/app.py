@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -124,8 +124,6 @@ def run(settings: Serve) -> None:
         print(
             f"stopping; what is under way has {settings.drain_s:g} s", file=sys.stderr, flush=True
         )
-        if not draining.drain(address, settings.drain_s):
-            print("not all of it ended in time", file=sys.stderr, flush=True)
 
 
 def free_port(wanted: int, host: str = "127.0.0.1") -> int:
@@ -141,6 +139,9 @@ def free_port(wanted: int, host: str = "127.0.0.1") -> int:
 @contextmanager
 def serving(settings: Serve) -> Iterator[str]:
     """Everything started, for the length of the block; yields the address.
+
+    At its end, also if it is interrupted while the last of it starts, requests under way have
+    `drain_s` seconds.
 
     Raises ConfigError if the port is taken or strangers could ask without a key, SeqvisError if an
     artifact cannot be used.
@@ -177,14 +178,19 @@ def _quiet_end() -> Iterator[None]:
 
 @contextmanager
 def _served(settings: Serve) -> Iterator[str]:
-    with _quiet_end(), ray_session(num_cpus=max(4, usable_processors())):
-        try:
-            draining.announce(False)
-            serve.start(http_options=HTTPOptions(host=settings.host, port=settings.port))
-            _start(list(_applications(settings)))
-            yield f"http://{settings.host}:{settings.port}"
-        finally:
-            serve.shutdown()
+    address = f"http://{settings.host}:{settings.port}"
+    with _quiet_end(), ray_session(num_cpus=max(4, usable_processors())), ExitStack() as end:
+        draining.announce(False)
+        end.callback(serve.shutdown)
+        serve.start(http_options=HTTPOptions(host=settings.host, port=settings.port))
+        end.callback(_drain, address, settings.drain_s)
+        _start(list(_applications(settings)))
+        yield address
+
+
+def _drain(address: str, seconds: float) -> None:
+    if not draining.drain(address, seconds):
+        print("not all of it ended in time", file=sys.stderr, flush=True)
 
 
 def wait_for_signal() -> None:

@@ -5,7 +5,6 @@ second (Core.follow). From then on the gateway refuses requests with 503 `draini
 each refusal how many others are still under way; so whoever ends the server asks it by HTTP.
 """
 
-import contextlib
 import time
 
 import requests
@@ -15,6 +14,7 @@ _KEY = "draining"
 _NAMESPACE = "seqvis"
 _PAUSE = 0.1  # seconds between two looks
 _LAST_BYTES = 0.5  # seconds for what a gateway has answered to pass the proxy
+_NOBODY = 2.0  # seconds without an answer of a gateway, after which none is taken to be there
 
 
 def announce(ends: bool) -> None:
@@ -31,16 +31,35 @@ def announced() -> bool:
 
 
 def drain(address: str, seconds: float) -> bool:
-    """Refuses what is new and waits for what is under way; whether all of it ended in time."""
+    """Refuses what is new and waits for what is under way; whether all of it ended in time.
+
+    Nothing is under way where no gateway is, as when a server is stopped while it starts.
+    """
     announce(True)
     until = time.monotonic() + seconds
+    heard = time.monotonic()
     client = requests.Session()
     client.trust_env = False  # a proxy of the environment has no way to here
-    while time.monotonic() < until:
-        with contextlib.suppress(requests.RequestException, ValueError, KeyError):
-            problem = client.get(f"{address}/readyz", timeout=2).json()["error"]
-            if problem["code"] == "draining" and problem["under_way"] == 0:
-                time.sleep(_LAST_BYTES)
-                return True
+    while time.monotonic() < min(until, heard + _NOBODY):
+        code, under_way = _state(client, address)
+        if (code, under_way) == ("draining", 0):
+            time.sleep(_LAST_BYTES)
+            return True
+        if code != "unavailable":
+            heard = time.monotonic()
         time.sleep(_PAUSE)
-    return False
+    return time.monotonic() < until
+
+
+def _state(client: requests.Session, address: str) -> tuple[str, int]:
+    """The code of the server's refusal, and how many requests are under way if it drains."""
+    try:
+        answer = client.get(f"{address}/readyz", timeout=_NOBODY)
+        if answer.ok:
+            return "ready", 0
+        problem = answer.json()["error"]
+        return problem["code"], problem.get("under_way", 0)
+    except requests.Timeout:
+        return "busy", 0
+    except (requests.RequestException, ValueError, KeyError):
+        return "unavailable", 0

@@ -85,6 +85,12 @@ def test_a_server_that_has_nothing_to_do_ends_at_once(gateway: Gateway, address:
     assert time.monotonic() - began < 3
 
 
+def test_where_no_gateway_answers_nothing_is_waited_for(gateway: Gateway) -> None:
+    began = time.monotonic()
+    assert draining.drain("http://127.0.0.1:1", 30)
+    assert time.monotonic() - began < 4
+
+
 def test_a_second_signal_ends_the_process_at_once() -> None:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
