@@ -53,10 +53,15 @@ def run_job(
         return _complain(error, 2)
     except SeqvisError as error:
         return _complain(error, 1)
-    except KeyboardInterrupt:
-        return _complain("interrupted; earlier results are intact, the same command goes on", 130)
-    except _Terminated:
-        return _complain("stopped; earlier results are intact, the same command goes on", 143)
+    except (KeyboardInterrupt, _Terminated, SystemError) as error:
+        # A signal that arrives while Ray's C code runs is the cause of a SystemError.
+        signalled = error.__cause__ if isinstance(error, SystemError) else error
+        earlier = "earlier results are intact, the same command goes on"
+        if isinstance(signalled, KeyboardInterrupt):
+            return _complain(f"interrupted; {earlier}", 130)
+        if isinstance(signalled, _Terminated):
+            return _complain(f"stopped; {earlier}", 143)
+        raise
     except BrokenPipeError:
         sys.stderr.close()
         return 1
