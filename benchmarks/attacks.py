@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from benchmarks.clients import Kind, Request
+from serve.testing.clients import Kind, Request
 
 SLOWEST = 30.0  # seconds after which a slow client gives up, if it was not told to before
 

@@ -15,15 +15,15 @@ import numpy as np
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from benchmarks.asking import Changes, everyday, faults, persist, searching, send, translating
 from benchmarks.attacks import SlowClients, hostile, refusals
-from benchmarks.clients import GOOD, Kind, Outcome, Reply, Request, quantile_ms
-from benchmarks.load import Traffic
-from benchmarks.server import RunningServer
 from seqvis import artifacts
 from seqvis.samples.questions import generate_pairs
 from seqvis.search.collection import Collection
 from seqvis.translation.translator import Translator
+from serve.testing.clients import GOOD, Kind, Outcome, Reply, Request, quantile_ms
+from serve.testing.load import Traffic
+from serve.testing.server import RunningServer
+from serve.testing.traffic import Changes, everyday, faults, persist, searching, send, translating
 
 TEXTS = [pair[0] for pair in generate_pairs(256, seed=41, held_out=True)]
 QUERIES = ("boat", "engine + boat", "flower", "2 * pizza - vegetable")

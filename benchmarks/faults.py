@@ -21,12 +21,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.asking import faults, persist, searching, translating
 from benchmarks.breaking import NEEDED_BY, QUERIES, Faults, a_picture, offline
-from benchmarks.clients import Request
 from benchmarks.faults_report import markdown
-from benchmarks.load import Traffic
-from benchmarks.server import (
+from serve.testing.clients import Request
+from serve.testing.load import Traffic
+from serve.testing.server import (
     QUICK_AUTOSCALING,
     Changes,
     RunningServer,
@@ -34,6 +33,7 @@ from benchmarks.server import (
     local_config,
     run_config,
 )
+from serve.testing.traffic import faults, persist, searching, translating
 
 PARTS = ("kill", "overload", "abandoned", "upgrade", "soak", "scale")
 ONE_EACH: Changes = {

@@ -133,8 +133,8 @@ def job(name: str, size: int) -> Point:
 
 def clients(translator: str, sentences: Path) -> dict[int, Point]:
     """Seconds that a request takes, by the number of clients, and the replica's memory."""
-    from benchmarks.server import run_config
     from benchmarks.serving import batching_config, load
+    from serve.testing.server import run_config
 
     lines = sentences.read_text(encoding="utf-8").splitlines()[:2000]
     found = {}

@@ -28,13 +28,13 @@ from urllib.parse import quote
 import numpy as np
 import psutil
 
-from benchmarks.asking import PATIENCE, searching_by_picture, send
 from benchmarks.breaking import a_picture
-from benchmarks.clients import Kind, Request
 from benchmarks.faults import ONE_EACH
-from benchmarks.load import Traffic
-from benchmarks.server import RunningServer, free_port, local_config, run_config
 from seqvis.samples.questions import generate_pairs
+from serve.testing.clients import Kind, Request
+from serve.testing.load import Traffic
+from serve.testing.server import RunningServer, free_port, local_config, run_config
+from serve.testing.traffic import PATIENCE, searching_by_picture, send
 
 RATES = {
     "translate": 2.0, "stream": 0.5, "words": 1.0, "picture": 0.5, "classify": 0.2,

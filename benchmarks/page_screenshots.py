@@ -20,7 +20,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-from benchmarks.chromium import NoChromiumError, open_chromium, set_viewport
+from serve.testing.browser import NoChromiumError, open_chromium, set_viewport
 
 PATIENCE = 60  # seconds; the first translation and the first search load what they need
 WIDE, NARROW, LONGEST = (1440, 900), (390, 844), 2600

@@ -23,7 +23,7 @@ from typing import Any
 
 import requests
 
-from benchmarks.server import RunningServer, free_port, local_config, run_config
+from serve.testing.server import RunningServer, free_port, local_config, run_config
 
 CLIENTS = (1, 8, 32)
 _DEFAULTS = {
@@ -156,7 +156,7 @@ def load(
     command = [
         sys.executable,
         "-m",
-        "benchmarks.load",
+        "serve.testing.load",
         *flags,
         "--beam",
         str(beam),

@@ -32,12 +32,12 @@ from ray.cluster_utils import Cluster
 from ray.serve._private import api as serve_api
 from ray.serve.schema import ServeDeploySchema
 
-from benchmarks.asking import Changes, everyday, faults
 from benchmarks.breaking import QUERIES, a_picture, offline
-from benchmarks.clients import Kind
-from benchmarks.load import Traffic
-from benchmarks.server import RunningServer, free_port, local_config, run_command
 from serve import haproxy
+from serve.testing.clients import Kind
+from serve.testing.load import Traffic
+from serve.testing.server import RunningServer, free_port, local_config, run_command
+from serve.testing.traffic import Changes, everyday, faults
 
 RATES = {"translate": 20.0, "search": 20.0, "picture": 2.0, "change": 2.0}  # a second
 TWO_EACH = {

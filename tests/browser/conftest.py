@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from benchmarks.chromium import NoChromiumError, find_chromium, open_chromium, set_viewport
+from serve.testing.browser import NoChromiumError, find_chromium, open_chromium, set_viewport
 from tests.browser.page import Page
 from tests.browser.stub import Stub, build_app
 from tests.serving import listening

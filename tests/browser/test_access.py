@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from selenium.webdriver.common.keys import Keys
 
-from benchmarks.chromium import set_viewport
+from serve.testing.browser import set_viewport
 from tests.browser.page import Page
 from tests.browser.stub import jpeg
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from benchmarks.chromium import set_viewport
 from seqvis.storage import locate
+from serve.testing.browser import set_viewport
 from tests.browser.page import Page
 from tests.searches import QUICK, translator, write_search
 from tune.report import write_report

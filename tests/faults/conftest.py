@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from benchmarks.server import QUICK_AUTOSCALING, RunningServer, free_port, local_config, run_config
 from seqvis.devise.model import DeviseModel
 from seqvis.samples.questions import generate_pairs
 from seqvis.search.building import PictureItems, build_collection
@@ -16,6 +15,13 @@ from seqvis.search.engine import SearchEngine
 from seqvis.translation.train import TrainSettings, train
 from seqvis.translation.translator import Translator
 from seqvis.vision.featuretable import FeatureTable
+from serve.testing.server import (
+    QUICK_AUTOSCALING,
+    RunningServer,
+    free_port,
+    local_config,
+    run_config,
+)
 from tests.corpora import write_corpus
 from tests.searching import make_world, train_small
 

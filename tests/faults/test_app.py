@@ -15,8 +15,8 @@ import pytest
 import requests
 import yaml
 
-from benchmarks.server import RunningServer, free_port, run_command
 from serve.security import sha256_of
+from serve.testing.server import RunningServer, free_port, run_command
 from tests.faults.conftest import QUERIES, TEXTS, Collections, Translators
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import requests
 
-from benchmarks.asking import faults, searching, translating
-from benchmarks.clients import Kind, Request
-from benchmarks.load import Traffic
-from benchmarks.server import RunningServer
+from serve.testing.clients import Kind, Request
+from serve.testing.load import Traffic
+from serve.testing.server import RunningServer
+from serve.testing.traffic import faults, searching, translating
 from tests.faults.conftest import QUERIES, Collections, Translators
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

@@ -7,10 +7,10 @@ from typing import Any
 import psutil
 import pytest
 
-from benchmarks.asking import faults, persist, send, translating
-from benchmarks.clients import Kind, Request
-from benchmarks.load import Traffic
-from benchmarks.server import RunningServer
+from serve.testing.clients import Kind, Request
+from serve.testing.load import Traffic
+from serve.testing.server import RunningServer
+from serve.testing.traffic import faults, persist, send, translating
 from tests.faults.conftest import TEXTS, Translators
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

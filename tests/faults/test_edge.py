@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from benchmarks.server import RunningServer
 from serve import haproxy
+from serve.testing.server import RunningServer
 from tests.faults.conftest import QUERIES
 
 pytestmark = [

@@ -8,9 +8,9 @@ import psutil
 import pytest
 import requests
 
-from benchmarks.asking import faults, searching, translating
-from benchmarks.load import Traffic
-from benchmarks.server import RunningServer
+from serve.testing.load import Traffic
+from serve.testing.server import RunningServer
+from serve.testing.traffic import faults, searching, translating
 from tests.faults.conftest import QUERIES, Translators
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

@@ -8,9 +8,9 @@ import pytest
 import requests
 import yaml
 
-from benchmarks.server import RunningServer
 from serve.app import main
 from serve.security import sha256_of
+from serve.testing.server import RunningServer
 from tests.faults.conftest import Translators
 from tests.serving import listener
 

@@ -4,11 +4,11 @@ import time
 
 import pytest
 
-from benchmarks.asking import persist
-from benchmarks.clients import Kind, Request
 from benchmarks.hour import Words, mixed, stored, written
-from benchmarks.load import Traffic
-from benchmarks.server import RunningServer
+from serve.testing.clients import Kind, Request
+from serve.testing.load import Traffic
+from serve.testing.server import RunningServer
+from serve.testing.traffic import persist
 from tests.faults.conftest import Collections
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

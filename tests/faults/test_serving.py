@@ -22,11 +22,11 @@ import pytest
 import requests
 from PIL import Image
 
-from benchmarks.asking import Changes, everyday, faults, persist, searching, send, translating
-from benchmarks.clients import Kind, Reply, Request
-from benchmarks.load import Traffic
-from benchmarks.server import RunningServer
 from serve import haproxy
+from serve.testing.clients import Kind, Reply, Request
+from serve.testing.load import Traffic
+from serve.testing.server import RunningServer
+from serve.testing.traffic import Changes, everyday, faults, persist, searching, send, translating
 from tests.faults.conftest import QUERIES, TEXTS, Collections, Translators
 from tests.hostile import bad_pictures, flipped
 

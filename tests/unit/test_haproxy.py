@@ -19,9 +19,9 @@ import psutil
 import pytest
 import requests
 
-from benchmarks.server import free_port
 from serve import haproxy
 from serve.api.errors import ANSWERED
+from serve.testing.server import free_port
 
 ray_haproxy = pytest.importorskip("ray.serve._private.haproxy")
 pytestmark = pytest.mark.skipif(not haproxy.environment(), reason="no HAProxy for this system")

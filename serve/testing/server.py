@@ -29,7 +29,7 @@ import yaml
 from serve import haproxy
 from serve.app import ENVIRONMENT
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LOCAL_CONFIG = ROOT / "serve" / "config" / "local.yaml"
 QUICK_AUTOSCALING = {
     "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "0.5",

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Self
 
-from benchmarks.clients import GOOD, Kind, Outcome, Reply, Request, open_session
+from serve.testing.clients import GOOD, Kind, Outcome, Reply, Request, open_session
 
 Body = Callable[[int], dict[str, Any]]
 

@@ -9,8 +9,8 @@ from urllib.parse import quote
 
 import requests
 
-from benchmarks.clients import GOOD, Kind, Reply, Request
-from benchmarks.server import RunningServer
+from serve.testing.clients import GOOD, Kind, Reply, Request
+from serve.testing.server import RunningServer
 
 PATIENCE = 100  # times that a client comes again, as it is told to
 
