@@ -45,7 +45,7 @@ async def load(
             good = reply.status in GOOD
             kind.outcome.answers.append(keep(json.loads(reply.body)) if good else None)
 
-    kind = Kind(lambda number: Request("", body(number)), clients, per_second, retries, done)
+    kind = Kind(lambda number: Request("", body(number)), clients, per_second, retries, done=done)
     began = time.monotonic()
     async with open_session(headers) as session:
         await kind.run(session, lambda: url, began, lambda: time.monotonic() - began < seconds)

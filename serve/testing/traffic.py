@@ -55,8 +55,7 @@ def searching(queries: Sequence[str], clients: int = 2, per_second: float | None
 
 def searching_by_picture(picture: bytes, per_second: float | None = None) -> Kind:
     """A client that searches by a picture."""
-    form = {"file": picture, "k": "3"}
-    asked = Request("/v1/search/image", form=form)
+    asked = Request("/v1/search/image", form={"file": picture, "k": "3"})
     return Kind(lambda number: asked, 1, per_second, retries=PATIENCE)
 
 
@@ -75,8 +74,7 @@ class Changes:
     def _request(self, number: int) -> Request:
         if number % 3 == 2:
             return Request(f"/v1/images/{quote(self._name(number - 2))}", method="DELETE")
-        form = {"file": self.picture, "id": self._name(number)}
-        return Request("/v1/images", form=form)
+        return Request("/v1/images", form={"file": self.picture, "id": self._name(number)})
 
     def _name(self, number: int) -> str:
         return f"{self.prefix}/{number}"
