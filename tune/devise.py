@@ -8,9 +8,8 @@ from seqvis.config import JobSettings
 from seqvis.devise.data import load_data
 from seqvis.devise.settings import DeviseSettings
 from seqvis.errors import ConfigError
-from tune.search.job import run_search
-from tune.search.kinds import DEVISE
-from tune.search.settings import SearchSettings
+from tune.study.run import run_search
+from tune.study.settings import DEVISE, SearchSettings
 
 
 class TuneDevise(JobSettings, DeviseSettings, SearchSettings):  # type: ignore[misc]

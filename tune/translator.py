@@ -6,9 +6,8 @@ from typing import Any
 from jobs.runner import leave, run_job
 from seqvis.config import JobSettings
 from seqvis.translation.train import TrainSettings, check_inputs
-from tune.search.job import run_search
-from tune.search.kinds import TRANSLATOR
-from tune.search.settings import SearchSettings
+from tune.study.run import run_search
+from tune.study.settings import TRANSLATOR, SearchSettings
 
 
 class TuneTranslator(JobSettings, TrainSettings, SearchSettings):  # type: ignore[misc]

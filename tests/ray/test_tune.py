@@ -17,10 +17,9 @@ from seqvis.storage import locate
 from seqvis.training.fit import RunStopped
 from seqvis.translation.train import TrainSettings, train
 from tests.corpora import write_corpus
-from tune.search.kinds import TRANSLATOR
-from tune.search.settings import SearchSettings
-from tune.search.space import load_space
-from tune.search.state import Search
+from tune.study.settings import TRANSLATOR, SearchSettings
+from tune.study.space import load_space
+from tune.study.study import Search
 from tune.translator import main as tune_translator
 
 pytestmark = pytest.mark.ray

@@ -10,7 +10,7 @@ from jobs import embed_images, prepare_corpus, train_devise, train_translator
 from seqvis.samples.drawings import TABLE
 from serve import app
 from tune import devise, translator
-from tune.search import job
+from tune.study import run as study_run
 
 Main = Callable[[Sequence[str]], int]
 
@@ -27,7 +27,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         entries.append("Ray")
         raise AssertionError("Ray was started")
 
-    for module in (prepare_corpus, embed_images, job, app):
+    for module in (prepare_corpus, embed_images, study_run, app):
         monkeypatch.setattr(module, "ray_session", start)
     monkeypatch.setattr("jobs.ray_session.ray_session", start)
     return entries

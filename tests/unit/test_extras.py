@@ -10,7 +10,7 @@ from seqvis.errors import ConfigError
 from seqvis.extras import require_extra
 from tune import devise, translator
 from tune.report.__main__ import main as report
-from tune.search import job
+from tune.study import run as study_run
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("seqvis.artifacts.load", lambda *_: None)
     monkeypatch.setattr("tune.devise.load_data", lambda *_: None)
-    monkeypatch.setattr(job, "load_space", reached)
+    monkeypatch.setattr(study_run, "load_space", reached)
     monkeypatch.setattr(demo, "ray_session", reached)
     monkeypatch.setattr(demo, "write_sample", reached)
 

@@ -18,13 +18,12 @@ from seqvis.errors import ConfigError
 from seqvis.storage import locate
 from seqvis.training.checkpoints import Snapshot
 from seqvis.translation.train import TrainSettings
-from tune.search.kinds import TRANSLATOR
-from tune.search.outcome import sweep, write_tables
-from tune.search.records import Trial
-from tune.search.running import Means
-from tune.search.settings import SearchSettings
-from tune.search.space import Space, load_space
-from tune.search.state import Search
+from tune.study.ray_tune import Means
+from tune.study.records import Trial
+from tune.study.run import sweep, write_tables
+from tune.study.settings import TRANSLATOR, SearchSettings
+from tune.study.space import Space, load_space
+from tune.study.study import Search
 
 SPACE = """
 model.dropout.input: {uniform: [0.0, 0.5]}

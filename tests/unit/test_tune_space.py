@@ -10,8 +10,8 @@ from seqvis.devise.settings import DeviseSettings
 from seqvis.errors import ConfigError
 from seqvis.translation.settings import DropoutSettings
 from seqvis.translation.train import TrainSettings
-from tune.search.kinds import DEVISE, TRANSLATOR, Kind
-from tune.search.space import Space, load_space
+from tune.study.settings import DEVISE, TRANSLATOR, Kind
+from tune.study.space import Space, load_space
 
 SPACES = Path(__file__).parents[2] / "tune" / "spaces"
 BASE: dict[str, dict[str, Any]] = {

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tune.report.response import Response
+from tune.report.table import Response
 
 
 def show(value: Any) -> str:

@@ -11,13 +11,10 @@ import time
 
 from seqvis.errors import ArtifactError, ConfigError
 from seqvis.storage import Location
-from tune.search.halving import Halving
-from tune.search.kinds import Kind
-from tune.search.population import Population
-from tune.search.records import Records, Result, Status, Trial
-from tune.search.sampling import RandomSampler, Sampler, TpeSampler
-from tune.search.settings import SearchSettings
-from tune.search.space import Space
+from tune.study.algorithms import Halving, Population, RandomSampler, Sampler, TpeSampler
+from tune.study.records import Records, Result, Status, Trial
+from tune.study.settings import Kind, SearchSettings
+from tune.study.space import Space
 
 FIRST_FAILURES = 3  # a search whose first so many trials all fail is given up
 

@@ -8,17 +8,29 @@ has one configuration from its first epoch to its last, as with the other algori
 Members are compared only when all have paused: what is selected is a function of the seed and of
 the results, not of which trial was faster. `population.json` holds who the members are; a selection
 that was interrupted is done again, to the same effect.
+
+Where new configurations come from: chance, or Optuna's tree-structured Parzen estimator.
+
+Both are functions of the seed and of what they were told before, so that replaying a search's
+records gives a sampler in the state of the one that was lost.
+
+Early stopping by asynchronous successive halving (ASHA, Li et al. 2018, arXiv 1810.05934).
+
+The decisions are Ray Tune's scheduler's. It is fed from the records, the old ones first, so that a
+search that goes on has the rungs that it had: `Tuner.restore` would begin with empty ones.
 """
 
 import json
+from types import SimpleNamespace
+from typing import Any, Protocol
 
 import numpy as np
+from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from seqvis.storage import Location
-from tune.search.kinds import Kind
-from tune.search.records import Origin, Records, Trial
-from tune.search.settings import SearchSettings
-from tune.search.space import Config, Parameter, Space
+from tune.study.records import Origin, Records, Trial
+from tune.study.settings import Kind, SearchSettings
+from tune.study.space import Config, Parameter, Space
 
 _RESAMPLED = 0.25  # probability that a setting is drawn anew instead of being moved
 _FACTORS = (0.8, 1.2)  # that a number is multiplied by
@@ -111,3 +123,81 @@ def _move(parameter: Parameter, value: object, generator: np.random.Generator) -
         return parameter.values[min(len(parameter.values) - 1, max(0, place))]
     assert isinstance(value, (int, float))
     return parameter.clean(value * float(generator.choice(_FACTORS)))
+
+
+class Sampler(Protocol):
+    """Proposes configurations and learns how trials ended."""
+
+    def propose(self, name: str, number: int) -> Config:
+        """The configuration of the `number`th trial, from 0."""
+
+    def learn(self, name: str, metric: float | None) -> None:
+        """A trial's best metric when it ended; None if it failed."""
+
+
+class RandomSampler:
+    """Independent draws; the `number`th is the same whatever happened before."""
+
+    def __init__(self, space: Space, seed: int):
+        self.space, self.seed = space, seed
+
+    def propose(self, name: str, number: int) -> Config:
+        return self.space.random(self.seed, number)
+
+    def learn(self, name: str, metric: float | None) -> None:
+        """Chance learns nothing."""
+
+
+class TpeSampler:
+    """Optuna's TPE through Ray Tune's OptunaSearch."""
+
+    def __init__(self, space: Space, seed: int, mode: str):
+        import optuna  # of the extra `tune`
+        from ray.tune.search.optuna import OptunaSearch
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        domains: dict[str, Any] = {one.path: one.domain() for one in space.parameters}
+        self.space = space
+        self._search = OptunaSearch(
+            OptunaSearch.convert_search_space(domains), metric="metric", mode=mode, seed=seed
+        )
+
+    def propose(self, name: str, number: int) -> Config:
+        proposed = self._search.suggest(name)
+        assert proposed is not None
+        return {one.path: one.clean(proposed[one.path]) for one in self.space.parameters}
+
+    def learn(self, name: str, metric: float | None) -> None:
+        result = None if metric is None else {"metric": metric}
+        self._search.on_trial_complete(name, result, error=metric is None)
+
+
+class Halving:
+    """ASHA over epochs."""
+
+    def __init__(self, mode: str, epochs: int, grace: int, reduction: float):
+        """`epochs`: the most that a trial trains."""
+        self._scheduler = ASHAScheduler(
+            time_attr="epoch",
+            metric="metric",
+            mode=mode,
+            max_t=epochs + 1,  # a trial ends by itself, after writing its model
+            grace_period=min(grace, epochs),
+            reduction_factor=reduction,
+        )
+        self._known: dict[str, Any] = {}
+        self._controller: Any = None  # Tune's, of which ASHA makes no use
+
+    def stops(self, name: str, epoch: int, metric: float) -> bool:
+        """Takes a trial's result and says whether the trial is to stop."""
+        if name not in self._known:
+            self._known[name] = SimpleNamespace(trial_id=name)
+            self._scheduler.on_trial_add(self._controller, self._known[name])
+        result = {"epoch": epoch, "metric": metric}
+        decision = self._scheduler.on_trial_result(self._controller, self._known[name], result)
+        return bool(decision == TrialScheduler.STOP)
+
+    def rungs(self) -> dict[str, dict[str, float]]:
+        """For each milestone, in epochs, the trials that reached it; greater is better."""
+        bracket = self._scheduler._brackets[0]
+        return {f"{milestone:g}": dict(recorded) for milestone, recorded in bracket._rungs}

@@ -3,23 +3,42 @@
 `OUT/trials.parquet` is written anew after each trial's end; `best.yaml`, `best/` and the report at
 the end. Of the trials' own directories the curves stay; checkpoints and models that nothing can
 need any more are deleted as soon as their trial ended.
+
+What the two search jobs share: from their settings to the result.
+
+What a search shows a person, on standard error: a live table, or lines where there is none.
 """
 
+import fcntl
 import io
 import math
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
 
+from jobs.ray_session import ray_session
 from seqvis import artifacts
-from seqvis.errors import TrainingError
-from seqvis.storage import Location
+from seqvis.config import JobSettings
+from seqvis.errors import ConfigError, TrainingError
+from seqvis.extras import require_extra
+from seqvis.storage import Location, absolute, locate
 from seqvis.training.launch import run_directory
+from tune import report
 from tune.report import write_report
-from tune.search.records import Trial
-from tune.search.state import Search
+from tune.study.ray_tune import prepare_environment, run_trials
+from tune.study.records import Trial
+from tune.study.settings import Kind, SearchSettings
+from tune.study.space import load_space
+from tune.study.study import Search
 
 
 def write_tables(search: Search) -> None:
@@ -160,3 +179,126 @@ def _column(values: list[Any]) -> pa.Array:
     if len(kinds) > 1:
         return pa.array([str(value) for value in values], pa.string())
     return pa.array(values)
+
+
+def run_search(kind: Kind, flags: JobSettings) -> dict[str, Any]:
+    """Runs the search that a job's flags describe, or goes on with it."""
+    values = flags.model_dump()
+    settings = SearchSettings.model_validate(_only(values, SearchSettings))
+    # The report is written after all trials: what it needs is asked for before the first.
+    require_extra("tune", *report.NEEDS, *(["optuna"] if settings.algorithm == "tpe" else []))
+    base = _only(values, kind.settings)
+    for name in kind.paths:
+        if base[name] is not None:
+            base[name] = absolute(base[name])
+    space = load_space(settings.space, kind, base, settings.metric)
+    out = locate(absolute(values["out"]))
+    out.make_directory()
+    with _alone(out):
+        search = Search(settings, space, kind, out)
+        sweep(search)
+        prepare_environment()
+        with ray_session(), search_display(search) as display:
+
+            def notify() -> None:
+                display.update()
+                sweep(search)
+                write_tables(search)
+
+            run_trials(search, notify)
+        return finish(search)
+
+
+def _only(values: dict[str, Any], cls: Any) -> dict[str, Any]:
+    return {name: values[name] for name in cls.model_fields}
+
+
+@contextmanager
+def _alone(out: Location) -> Iterator[None]:
+    """Refuses a second search in the same local directory; the lock ends with the process."""
+    if not out.is_local:
+        yield
+        return
+    with (Path(out.path) / "search.lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError(f"{out.uri}: another search runs here; wait for it") from error
+        yield
+
+
+_SHOWN = 12  # trials in the live table: those that run, then the best
+
+
+@contextmanager
+def search_display(search: Search) -> Iterator["Display"]:
+    """Yields what is to be told that something happened."""
+    console = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+    display = Display(search, console)
+    if not console.is_terminal:
+        yield display
+        return
+    with Live(console=console, get_renderable=display.table, refresh_per_second=1):
+        yield display
+
+
+class Display:
+    """The trials as a table, and what is new about them as lines."""
+
+    def __init__(self, search: Search, console: Console):
+        self.search, self.console = search, console
+        self._told = {trial.name: _state(trial) for trial in search.records}
+
+    def update(self) -> None:
+        """Prints a line for each trial of which something is new, where there is no live table."""
+        if self.console.is_terminal:
+            return
+        for trial in self.search.records:
+            if self._told.get(trial.name) != _state(trial):
+                self._told[trial.name] = _state(trial)
+                self.console.print(self._line(trial), markup=False)
+
+    def table(self) -> Table:
+        """The trials that run and the best of the others."""
+        search = self.search
+        ends = [trial.status for trial in search.records]
+        counts = [(name, ends.count(name)) for name in ("finished", "stopped", "failed")]
+        title = f"{len(ends)} trials, {len(search.running)} running, "
+        title += ", ".join(f"{count} {name}" for name, count in counts)
+        table = Table(title=f"{title}, {search.seconds():,.0f} s", title_justify="left")
+        for name in ("trial", "state", "epoch", search.settings.metric, "seconds", "settings"):
+            table.add_column(name, justify="left" if name in ("state", "settings") else "right")
+        for trial in self._shown():
+            table.add_row(*self._cells(trial), _settings(trial))
+        return table
+
+    def _shown(self) -> list[Trial]:
+        running = [one for one in self.search.records if one.name in self.search.running]
+        others = [one for one in self.search.records if one.name not in self.search.running]
+        mode = self.search.settings.mode
+        others = [one for one in others if one.results]
+        others.sort(key=lambda one: one.best(mode), reverse=mode == "max")
+        return [*running, *others][: max(_SHOWN, len(running))]
+
+    def _cells(self, trial: Trial) -> list[str]:
+        state = trial.status
+        if state == "open":
+            state = "running" if trial.name in self.search.running else "waiting"  # type: ignore[assignment]
+        metric = f"{trial.best(self.search.settings.mode):.4f}" if trial.results else ""
+        return [trial.name, state, f"{trial.epoch}/{trial.epochs}", metric, f"{trial.seconds:,.0f}"]
+
+    def _line(self, trial: Trial) -> str:
+        name, state, epoch, metric, seconds = self._cells(trial)
+        text = f"{name}  {state:8}  epoch {epoch}  {self.search.settings.metric} {metric or '-'}"
+        if trial.errors and (trial.status == "failed" or state == "waiting"):
+            text += f"  {trial.errors[-1].splitlines()[-1]}"
+        return f"{text}  {seconds} s"
+
+
+def _settings(trial: Trial) -> str:
+    """Without the names' beginnings, which would not fit."""
+    return "  ".join(f"{path.rsplit('.', 1)[-1]} {value}" for path, value in trial.config.items())
+
+
+def _state(trial: Trial) -> tuple[int, str, int]:
+    return trial.epoch, trial.status, len(trial.errors)

@@ -22,7 +22,7 @@ from ray.tune.search.sample import Domain
 
 from seqvis.config import Settings, merge, read_yaml, settings_from
 from seqvis.errors import ConfigError
-from tune.search.kinds import Kind
+from tune.study.settings import Kind
 
 _NOT_SEARCHED = ("fit.monitor", "finetune.")
 _FORMS = ("uniform", "log_uniform", "int", "choice")
