@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from benchmarks.joeynmt_peer import JoeyNMT
+from benchmarks.peers import JoeyNMT
 from seqvis import artifacts
 from seqvis.config import read_yaml
 from seqvis.samples.questions import write_sample

@@ -6,7 +6,8 @@ batching beside decoding one request at a time.
 
 Both sides of a comparison run in the same minutes, in turn; the load comes from a process of its
 own. The median of the rounds is printed, latencies in ms.
-"""
+
+Deployments that do nothing, to measure what is around them."""
 
 import argparse
 import json
@@ -22,8 +23,15 @@ from pathlib import Path
 from typing import Any
 
 import requests
+from fastapi import FastAPI
+from pydantic import BaseModel
+from ray import serve
 
+from seqvis.config import Settings
+from serve.settings import Version
 from serve.testing.server import RunningServer, free_port, local_config, run_config
+from serve.versions import HeadStore, configure, version_key
+from serve.work import Work
 
 CLIENTS = (1, 8, 32)
 _DEFAULTS = {
@@ -114,13 +122,17 @@ def measure_batching(
 def _stub_config() -> Figures:
     config = local_config("stub", None, free_port(), args={"gateway": {"access_log": False}})
     translator = config["applications"][0]
-    translator |= {"import_path": "benchmarks.stubs:translator", "args": {}, "deployments": []}
+    translator |= {
+        "import_path": "benchmarks.serving:stub_translator",
+        "args": {},
+        "deployments": [],
+    }
     gateway = config["applications"][1]
     gateway["deployments"] = [{"name": "Gateway", "num_replicas": 1, "max_ongoing_requests": 256}]
     config["applications"].append(
         {
             "name": "empty",
-            "import_path": "benchmarks.stubs:empty",
+            "import_path": "benchmarks.serving:stub_empty",
             "route_prefix": "/empty",
             "args": {},
         }
@@ -219,6 +231,77 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     print(json.dumps(table, indent=1, ensure_ascii=False))
     return 0
+
+
+_VERSION = Version(name="default", path="stub")
+_TRANSLATION = {
+    "source": "Où travaille ta sœur ?",
+    "source_tokens": ["_cap_", "où", "travaille", "ta", "sœur", "?"],
+    "text": "Where does your sister work?",
+    "candidates": [
+        {
+            "text": "Where does your sister work?",
+            "tokens": ["_cap_", "where", "does", "your", "sister", "work", "?"],
+            "score": -0.1629,
+            "complete": True,
+            "attention": None,
+        }
+    ],
+}
+ANSWER = {"model": "default", "translations": [_TRANSLATION]}
+
+
+class NoSettings(Settings):
+    """There is nothing to set."""
+
+
+class StubTranslator:
+    """Answers as the translator's replica does, at once."""
+
+    def __init__(self) -> None:
+        configure(HeadStore(), "translator", [_VERSION])
+
+    async def translate(
+        self, version: str, texts: Sequence[str], work: Work
+    ) -> list[dict[str, Any]]:
+        return [_TRANSLATION for _ in texts]
+
+    async def describe(self) -> dict[str, Any]:
+        return {"versions": {version_key(_VERSION): {}}, "refused": {}}
+
+
+api = FastAPI()
+
+
+class Asked(BaseModel):
+    text: str
+
+
+@serve.ingress(api)
+class Empty:
+    """An empty FastAPI deployment: the same answer, with nothing behind it."""
+
+    @api.post("/v1/translate")
+    async def translate(self, asked: Asked) -> dict[str, Any]:
+        return ANSWER
+
+
+def stub_translator(settings: NoSettings) -> serve.Application:
+    """The application `translator`, with nothing in it."""
+    options = {"num_cpus": 0.1}
+    deployment = serve.deployment(
+        name="Translator", max_ongoing_requests=256, ray_actor_options=options
+    )(StubTranslator)
+    return deployment.bind()
+
+
+def stub_empty(settings: NoSettings) -> serve.Application:
+    """An application of the one empty deployment."""
+    options = {"num_cpus": 0.1}
+    deployment = serve.deployment(
+        name="Empty", max_ongoing_requests=256, ray_actor_options=options
+    )(Empty)
+    return deployment.bind()
 
 
 if __name__ == "__main__":

@@ -5,24 +5,37 @@ ours (see its `translate`), because the length of a translation decides how long
 are given word ids and return word ids. `plain loop` is our own model as it is
 trained, a word at a time for a whole batch until its last sentence has ended. The other
 precisions must have float32's BLEU within a tolerance.
+
+Milliseconds of a product with a layer's weights, by precision and number of rows.
+
+    python -m benchmarks.stage_translating --outputs 9761 --inputs 300
+
+`linear` is PyTorch's own layer in float32. All sides run in turn, on one thread, so that none finds
+its weights in the cache; the quickest of the rounds is printed.
 """
 
+import argparse
+import json
 import random
+import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 import torch
+from torch import Tensor
+from torch.nn import functional
 
 from benchmarks.instrument import Row, Side, WrongResultError, compare, possible, rate
-from benchmarks.joeynmt_peer import JoeyNMT
 from benchmarks.material import Material, new_joeynmt
+from benchmarks.peers import JoeyNMT
 from seqvis.text.vocab import BOS, EOS
 from seqvis.translation.batches import pad_ids
 from seqvis.translation.decode import search_many
 from seqvis.translation.inference import NEVER
 from seqvis.translation.languages import SourceSentence
 from seqvis.translation.metrics import score_texts
-from seqvis.translation.products import Precision
+from seqvis.translation.products import Precision, computes, prepare
 from seqvis.translation.sentences import Hypothesis, SearchSettings
 from seqvis.translation.translator import Translator
 
@@ -164,3 +177,44 @@ def _check(
         if name.startswith("seqvis") and one["bleu"] < base - allowed:
             raise WrongResultError(f"{name}: BLEU {one['bleu']}, float32 has {base}")
     return found
+
+
+ROWS = (1, 4, 8, 16, 20, 32, 64)
+
+
+def measure_products(outputs: int, inputs: int, rounds: int) -> dict[int, dict[str, float]]:
+    """Rows to side to milliseconds."""
+    weight, bias = torch.randn(outputs, inputs), torch.randn(outputs)
+    sides: dict[str, Callable[[Tensor], Tensor]] = {
+        "linear": lambda rows: functional.linear(rows, weight, bias)
+    }
+    for precision in filter(computes, get_args(Precision)):
+        sides[precision] = prepare(weight, bias, precision)
+    found: dict[int, dict[str, float]] = {}
+    for rows in ROWS:
+        given = torch.randn(rows, inputs)
+        best = dict.fromkeys(sides, float("inf"))
+        for _ in range(rounds):
+            for name, side in sides.items():
+                began = time.perf_counter()
+                side(given)
+                best[name] = min(best[name], time.perf_counter() - began)
+        found[rows] = {name: round(seconds * 1e3, 3) for name, seconds in best.items()}
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--outputs", type=int, default=9761)
+    parser.add_argument("--inputs", type=int, default=300)
+    parser.add_argument("--rounds", type=int, default=60)
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    with torch.no_grad():
+        print(json.dumps(measure_products(given.outputs, given.inputs, given.rounds), indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

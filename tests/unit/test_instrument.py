@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks.instrument import Row, Side, as_markdown, chart, compare
-from benchmarks.seed_peer import SeedTraining
+from benchmarks.peers import SeedTraining
 from jobs.benchmark import Benchmark
 from seqvis.errors import ConfigError
 from seqvis.text.vocab import EOS
