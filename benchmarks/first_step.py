@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import jobs.train_translator as job
-from jobs.console import Report
-from jobs.runner import leave
+from seqvis.cli.console import Report
+from seqvis.cli.job import leave
 
 
 @contextmanager

@@ -189,7 +189,7 @@ def draw(found: dict[str, dict[str, Any]], path: Path) -> None:
     """A panel for each kind of growth: seconds, and megabytes on a second axis."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-    from seqvis.drawing import BLUE, ORANGE, new_figure, save, style
+    from seqvis.plots.style import BLUE, ORANGE, new_figure, save, style
 
     figure = new_figure(10, 3.2 * -(-len(found) // 2))
     for place, (name, one) in enumerate(found.items(), 1):

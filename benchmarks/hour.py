@@ -188,7 +188,7 @@ def table(samples: Sequence[Mapping[str, Any]]) -> str:
 
 def draw(samples: Sequence[Mapping[str, Any]], path: Path) -> None:
     """The curves: replicas above, the other processes below."""
-    from seqvis.drawing import draw_title, new_figure, save, style
+    from seqvis.plots.style import draw_title, new_figure, save, style
 
     minutes, by_name = curves(samples)
     others = {name for name in by_name if name in _PROCESSES or name == "others"}

@@ -26,7 +26,7 @@ from torch import distributed, multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.scaling_model import translator
-from jobs.ray_session import ray_session
+from seqvis.cluster import ray_session
 from seqvis.samples.questions import generate_pairs
 from seqvis.training.reduction import Reduction, average
 from seqvis.training.workers import BUCKET_MB

@@ -21,7 +21,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from seqvis.devise.head import Head, HeadSettings
-from seqvis.drawing import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, new_figure, save, style
+from seqvis.plots.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, new_figure, save, style
 from seqvis.training.reduction import MOST_TOUCHED
 from seqvis.training.throughput import _PEAKS
 from seqvis.translation.forcing import ForcingSettings

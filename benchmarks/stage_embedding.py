@@ -22,7 +22,7 @@ import torch
 from benchmarks.instrument import Row, Side, WrongResultError, compare
 from benchmarks.material import Material
 from benchmarks.scaling import photograph
-from seqvis.allocator import usable_processors
+from seqvis.process import usable_processors
 from seqvis.vision.backbones import Backbone, load_backbone
 from seqvis.vision.featuretable import FeatureTable
 from seqvis.vision.images import decode, enough, square, thumbnail

@@ -33,8 +33,8 @@ import numpy as np
 
 from benchmarks.instrument import Row, Side, WrongResultError, compare, rate
 from benchmarks.material import Material
+from seqvis.disk import file_hash
 from seqvis.search.collection import Collection
-from seqvis.search.disk import file_hash
 from seqvis.search.exact import best_of, exact_candidates
 from seqvis.search.index import GraphIndex, IndexSettings
 from seqvis.search.items import Item

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks.instrument import Row, Side, WrongResultError, compare, rate
 from benchmarks.material import Material
-from seqvis.allocator import usable_processors
+from seqvis.process import usable_processors
 from seqvis.samples.questions import generate_pairs
 from seqvis.storage import locate
 from seqvis.text.corpus import read_pairs

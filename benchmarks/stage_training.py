@@ -2,7 +2,7 @@
 
 All sides train on the same batches with models of the same sizes; the unit is real target words.
 JoeyNMT and the lesson's loop use all cores by PyTorch's threads, and profit from the freed memory
-that a job's process keeps (seqvis/allocator.py). seqvis trains as its users do on
+that a job's process keeps (seqvis/process.py). seqvis trains as its users do on
 a processor, a worker of one thread for each core; what one process with threads does is shown too.
 The limit is the rate at which the processor multiplies large matrices in the same type, over the
 multiplications that the model needs for a word. That our loss is the lesson's, for equal weights,
@@ -29,7 +29,7 @@ from torch import distributed, multiprocessing
 from benchmarks.instrument import Row, Side, WrongResultError, compare, possible
 from benchmarks.material import SEED, Material, forever, new_joeynmt
 from benchmarks.peers import SeedTraining, training_batch
-from seqvis.allocator import keep_freed_memory, usable_processors
+from seqvis.process import keep_freed_memory, usable_processors
 from seqvis.training.ray_trainer import WORKER_ENVIRONMENT
 from seqvis.training.schedules import OptimizerSettings
 from seqvis.training.stepper import Stepper

@@ -2,7 +2,7 @@
 
 import os
 
-from seqvis.allocator import keep_freed_memory
+from seqvis.process import keep_freed_memory
 
 # OpenMP's threads spin while they wait for each other. With anything else on the machine that
 # makes a training step tens of times slower; it must be said before torch is loaded.

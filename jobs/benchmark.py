@@ -16,7 +16,7 @@ from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
-from jobs.runner import leave, run_job
+from seqvis.cli.job import leave, run_job
 from seqvis.config import JobSettings
 from seqvis.errors import ConfigError
 from seqvis.storage import local_path, locate

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field
 from rich.console import Console
 
-from jobs.runner import leave, run_job
+from seqvis.cli.job import leave, run_job
 from seqvis.config import JobSettings
 from seqvis.devise.model import DeviseModel
 from seqvis.search.building import PictureItems, build_collection

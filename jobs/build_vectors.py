@@ -10,8 +10,8 @@ from pydantic import Field
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from jobs.runner import leave, run_job
 from seqvis.artifacts import check_destination
+from seqvis.cli.job import leave, run_job
 from seqvis.config import JobSettings
 from seqvis.errors import ConfigError
 from seqvis.storage import locate

@@ -13,11 +13,10 @@ from typing import Any
 
 from pydantic import Field
 
-from jobs.console import training_console
 from jobs.demo_pictures import check_installed, show_drawings
-from jobs.progress import stage_progress
-from jobs.ray_session import ray_session
-from jobs.runner import leave, run_job
+from seqvis.cli.console import stage_progress, training_console
+from seqvis.cli.job import leave, run_job
+from seqvis.cluster import ray_session
 from seqvis.config import JobSettings, read_yaml
 from seqvis.samples.drawings import ATTRIBUTION
 from seqvis.samples.questions import Pair, typed_questions, write_sample

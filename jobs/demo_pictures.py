@@ -10,18 +10,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from jobs.console import Report, training_console
-from jobs.progress import stage_progress
+from seqvis.checks import require_extra
+from seqvis.cli.console import Report, stage_progress, training_console
 from seqvis.config import read_yaml
-from seqvis.contact_sheet import Cell, draw_contact_sheet
 from seqvis.devise.evaluate import candidate_labels, evaluate
 from seqvis.devise.model import DeviseModel, LabelSpace
 from seqvis.devise.page import page_examples, write_page
 from seqvis.devise.settings import DeviseSettings
 from seqvis.devise.train import train
-from seqvis.drawing import GREEN
 from seqvis.errors import ArtifactError
-from seqvis.extras import require_extra
+from seqvis.plots.style import GREEN
 from seqvis.samples.drawings import ATTRIBUTION, HELD_OUT, TABLE, is_held_out, write_drawings
 from seqvis.search.building import PictureItems, build_collection
 from seqvis.search.collection import Collection
@@ -30,6 +28,7 @@ from seqvis.storage import locate
 from seqvis.text.vectorbuilding import build_store
 from seqvis.text.vectorsources import open_source
 from seqvis.text.wordvectors import WordVectors
+from seqvis.vision.contact_sheet import Cell, draw_contact_sheet
 from seqvis.vision.features import EmbedSettings, embed_images
 from seqvis.vision.featuretable import FeatureTable
 

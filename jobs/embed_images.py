@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from jobs.progress import stage_progress
-from jobs.ray_session import ray_session
-from jobs.runner import leave, run_job
+from seqvis.cli.console import stage_progress
+from seqvis.cli.job import leave, run_job
+from seqvis.cluster import ray_session
 from seqvis.config import JobSettings
 from seqvis.vision.features import EmbedSettings, embed_images
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from jobs.runner import leave, run_job
 from seqvis import artifacts
+from seqvis.cli.job import leave, run_job
 from seqvis.config import JobSettings
 from seqvis.storage import locate
 from seqvis.text.textfiles import read_sentences, write_sentences

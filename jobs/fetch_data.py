@@ -16,11 +16,11 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from jobs.runner import leave, run_job
+from seqvis.cli.job import leave, run_job
 from seqvis.config import JobSettings
-from seqvis.datasets import DATASETS
+from seqvis.datasets.catalogue import DATASETS
+from seqvis.datasets.fetch import Options, fetch_dataset
 from seqvis.errors import ConfigError
-from seqvis.fetch import Options, fetch_dataset
 from seqvis.storage import locate
 
 Name = Literal[

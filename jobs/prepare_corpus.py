@@ -5,10 +5,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from jobs.progress import stage_progress
-from jobs.ray_session import ray_session
-from jobs.runner import leave, run_job
 from seqvis.artifacts import load
+from seqvis.cli.console import stage_progress
+from seqvis.cli.job import leave, run_job
+from seqvis.cluster import ray_session
 from seqvis.config import JobSettings
 from seqvis.translation.prepare import prepare
 from seqvis.translation.prepare_report import as_text

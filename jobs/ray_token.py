@@ -13,7 +13,7 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs.runner import leave, run_job
+from seqvis.cli.job import leave, run_job
 from seqvis.config import JobSettings
 from seqvis.errors import ConfigError
 

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from rich.console import Console
 from rich.table import Table
 
-from jobs.runner import leave, run_job
+from seqvis.cli.job import leave, run_job
 from seqvis.config import JobSettings
 from seqvis.errors import ConfigError
 from seqvis.search.candidates import CandidateSet, Word
@@ -145,7 +145,7 @@ def _title(query: str) -> str:
 
 
 def _draw(engine: SearchEngine, sheet: str, query: str, matches: Sequence[Match]) -> None:
-    from seqvis.contact_sheet import Cell, draw_contact_sheet  # loads matplotlib
+    from seqvis.vision.contact_sheet import Cell, draw_contact_sheet  # loads matplotlib
 
     cells = [Cell(engine.collection.thumbnail(match.id), _caption(match)) for match in matches]
     if cells:

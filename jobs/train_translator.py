@@ -5,8 +5,8 @@ from typing import Any
 
 from pydantic import Field
 
-from jobs.console import training_console
-from jobs.runner import leave, ray_on_demand, run_job
+from seqvis.cli.console import training_console
+from seqvis.cli.job import leave, ray_on_demand, run_job
 from seqvis.config import JobSettings
 from seqvis.translation.train import TrainSettings, find_rate, train
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
-from jobs.runner import leave, run_job
+from seqvis.cli.job import leave, run_job
 from seqvis.config import JobSettings
 from seqvis.errors import ConfigError
 from seqvis.storage import locate

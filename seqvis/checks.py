@@ -1,7 +1,10 @@
 """Checks of what a caller of the library passes."""
 
+import importlib.util
 import unicodedata
 from typing import Any
+
+from seqvis.errors import ConfigError
 
 
 def check_several(values: Any, what: str) -> None:
@@ -20,3 +23,13 @@ def has_control_characters(text: str) -> bool:
     Addresses and terminals do not carry these as they are.
     """
     return any(unicodedata.category(character) == "Cc" for character in text)
+
+
+def require_extra(extra: str, *modules: str) -> None:
+    """Raises ConfigError if one of the extra's modules is not installed. Imports none of them."""
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"{', '.join(missing)}: not installed; pip install 'seqvis[{extra}]' brings what "
+            f"this needs"
+        )

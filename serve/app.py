@@ -27,12 +27,12 @@ from ray._private import worker
 from ray.serve.api import RunTarget
 from ray.serve.config import HTTPOptions
 
-from jobs.ray_session import ray_session
-from jobs.runner import leave, run_job
 from seqvis import artifacts
-from seqvis.allocator import usable_processors
+from seqvis.cli.job import leave, run_job
+from seqvis.cluster import ray_session
 from seqvis.config import JobSettings
 from seqvis.errors import ConfigError, ServingError
+from seqvis.process import usable_processors
 from seqvis.search.shards import describe, shard_paths
 from serve import draining, haproxy, proxy
 from serve import gateway as gateways

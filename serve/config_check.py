@@ -26,7 +26,7 @@ from ray.serve._private.utils import validate_route_prefix
 from ray.serve.deployment import Deployment
 from ray.serve.schema import HTTPOptionsSchema, ServeDeploySchema
 
-from jobs.runner import leave, run_job
+from seqvis.cli.job import leave, run_job
 from seqvis.config import JobSettings
 from seqvis.errors import ConfigError
 from serve.security import read_yaml_strictly

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from ray import serve
 
-from seqvis.allocator import keep_freed_memory
 from seqvis.errors import BusyError, QueryError
-from seqvis.loopback import keep_replica_local
+from seqvis.process import keep_freed_memory
+from seqvis.ray_internals import keep_replica_local
 from seqvis.search.candidates import CandidateSet
 from seqvis.search.items import PlacedPicture
 from seqvis.search.pictures import PicturePlacer

@@ -17,7 +17,7 @@ from ray.serve._private.logging_utils import get_serve_logs_dir
 from ray.serve.config import BackpressureConfig
 
 from seqvis.errors import SeqvisError
-from seqvis.loopback import keep_replica_local
+from seqvis.ray_internals import keep_replica_local
 from serve.api import audit
 from serve.api.app import build_api
 from serve.api.audit import changing_models

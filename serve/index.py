@@ -15,7 +15,7 @@ import numpy as np
 from ray import serve
 
 from seqvis.errors import ArtifactError, SearchTimeoutError, UnknownWordError
-from seqvis.loopback import keep_replica_local
+from seqvis.ray_internals import keep_replica_local
 from seqvis.search.collection import Collection
 from seqvis.search.deadline import Deadline
 from seqvis.search.items import Match

@@ -14,10 +14,10 @@ import torch
 from pydantic import Field
 from ray import serve
 
-from seqvis.allocator import keep_freed_memory
 from seqvis.config import Settings
 from seqvis.errors import DataError
-from seqvis.loopback import keep_replica_local
+from seqvis.process import keep_freed_memory
+from seqvis.ray_internals import keep_replica_local
 from seqvis.translation.inflight import InflightTranslator
 from seqvis.translation.products import Precision
 from seqvis.translation.sentences import SearchSettings

@@ -17,7 +17,7 @@ import numpy as np
 from ray import serve
 
 from seqvis.errors import StorageError
-from seqvis.loopback import keep_replica_local
+from seqvis.ray_internals import keep_replica_local
 from seqvis.search.collection import Collection
 from seqvis.search.items import Item
 from seqvis.search.shards import shard_of, shard_paths

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from seqvis.disk import sync_file, synced_file
 from seqvis.errors import ArtifactError
-from seqvis.search.disk import sync_file, synced_file
 
 
 class BlobWriter:

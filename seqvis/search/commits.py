@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from seqvis.disk import file_hash, sync_directory, synced_file, write_synced
 from seqvis.search.compaction import NewSegment
-from seqvis.search.disk import file_hash, sync_directory, synced_file, write_synced
 from seqvis.search.journal import HEADING_SIZE, JournalWriter
 from seqvis.search.segments import Segment
 from seqvis.search.state import SEGMENTS, TOMBSTONES, SegmentEntry, State, write_state

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from seqvis.disk import remove_quietly
 from seqvis.errors import DataError
 from seqvis.search.blobs import Blobs, load_array
-from seqvis.search.disk import remove_quietly
 from seqvis.search.index import Backend, IndexSettings
 from seqvis.search.items import Batch
 from seqvis.search.journal import JournalWriter

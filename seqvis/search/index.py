@@ -16,10 +16,10 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from seqvis.allocator import usable_processors
 from seqvis.config import Settings
+from seqvis.disk import file_hash
 from seqvis.errors import ArtifactError, DataError
-from seqvis.search.disk import file_hash
+from seqvis.process import usable_processors
 
 Backend = Literal["nmslib", "exact"]
 SPACE = "l2"

@@ -24,8 +24,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from seqvis.disk import write_all
 from seqvis.errors import ArtifactError, StorageError
-from seqvis.search.disk import write_all
 from seqvis.search.items import Batch
 
 _HEADING = struct.Struct("<17sI")

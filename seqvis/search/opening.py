@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from seqvis.artifacts import MANIFEST
+from seqvis.disk import sync_directory, write_synced
 from seqvis.errors import ArtifactError, ConfigError, StorageError
 from seqvis.search.blobs import load_array
-from seqvis.search.disk import sync_directory, write_synced
 from seqvis.search.index import Backend, IndexSettings
 from seqvis.search.journal import JournalReader, heading
 from seqvis.search.segments import BY_GRAPHS, SearchBy, Segment

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from seqvis.disk import file_hash, sync_directory, sync_file, synced_file
 from seqvis.errors import ArtifactError
 from seqvis.search.blobs import Blobs, BlobWriter, load_array
-from seqvis.search.disk import file_hash, sync_directory, sync_file, synced_file
 from seqvis.search.filters import Columns
 from seqvis.search.index import Backend, GraphIndex, IndexSettings
 from seqvis.search.items import Batch, decode_metadata

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from seqvis.artifacts import FORMAT_VERSION, MANIFEST
+from seqvis.disk import write_synced
 from seqvis.errors import ConfigError
 from seqvis.search.collection import Collection
-from seqvis.search.disk import write_synced
 from seqvis.search.items import Item
 from seqvis.search.opening import open_files
 from seqvis.search.segments import SearchBy

@@ -15,8 +15,8 @@ from typing import Any
 from seqvis import artifacts
 from seqvis.artifacts import FORMAT_VERSION, MANIFEST
 from seqvis.config import settings_from
+from seqvis.disk import remove_quietly, replace_synced
 from seqvis.errors import ArtifactError
-from seqvis.search.disk import remove_quietly, replace_synced
 from seqvis.search.index import Backend, IndexSettings
 
 KIND = "collection"

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import cast
 
 from seqvis.artifacts import MANIFEST
+from seqvis.disk import remove_quietly
 from seqvis.errors import ArtifactError, StorageError
 from seqvis.search.commits import KeptSegment, write_commit
 from seqvis.search.compaction import NewSegment, living_batches, write_segments
-from seqvis.search.disk import remove_quietly
 from seqvis.search.items import Batch, Item, batches
 from seqvis.search.journal import Deleted, JournalWriter, Operation, encode
 from seqvis.search.opening import Opened, WriterLock, open_files

@@ -90,7 +90,7 @@ def plot_rate_search(
     Returns the suggested rate and where the plot is.
     """
     found = find_learning_rate(task, optimizer, precision, seed, this_worker(use_gpu), report)
-    from seqvis.plots import plot_learning_rates  # matplotlib takes a second to load
+    from seqvis.plots.training import plot_learning_rates  # matplotlib takes a second to load
 
     run.make_directory()
     plot = run / "learning_rates.png"

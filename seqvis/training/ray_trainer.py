@@ -21,9 +21,9 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.execution.context import get_train_context
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from seqvis.allocator import keep_freed_memory
 from seqvis.cluster import amount, can_grow, ends_with_this_process
 from seqvis.errors import ConfigError, SeqvisError, TrainingError
+from seqvis.process import keep_freed_memory
 from seqvis.storage import Location
 from seqvis.training.fit import DECISIVE, Report, RunStopped, WorkerFunction, until_stopped
 from seqvis.training.mailbox import Mailbox

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from seqvis.allocator import usable_processors
+from seqvis.process import usable_processors
 from seqvis.search.index import IndexSettings
 
 _PROGRAM = """
 import resource, torch
-from seqvis.allocator import keep_freed_memory
+from seqvis.process import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -53,4 +53,4 @@ def test_no_other_code_asks_for_affinities() -> None:
         for path in (root / folder).rglob("*.py")
         if "sched_getaffinity" in path.read_text(encoding="utf-8")
     ]
-    assert asking == ["seqvis/allocator.py"]
+    assert asking == ["seqvis/process.py"]

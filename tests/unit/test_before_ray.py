@@ -29,7 +29,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     for module in (prepare_corpus, embed_images, study_run, app):
         monkeypatch.setattr(module, "ray_session", start)
-    monkeypatch.setattr("jobs.ray_session.ray_session", start)
+    monkeypatch.setattr("seqvis.cluster.ray_session", start)
     return entries
 
 

@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seqvis import artifacts
+from seqvis import artifacts, disk
 from seqvis.errors import ArtifactError, StorageError
-from seqvis.search import disk
 from seqvis.search.collection import Collection
 from seqvis.search.index import IndexSettings
 from seqvis.search.items import Item

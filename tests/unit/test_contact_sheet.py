@@ -10,10 +10,10 @@ from matplotlib.colors import to_rgb
 from numpy.typing import NDArray
 from PIL import Image
 
-from seqvis.contact_sheet import SIDE, Cell, draw_contact_sheet
-from seqvis.drawing import GREEN, LIGHT
 from seqvis.errors import DataError, StorageError
+from seqvis.plots.style import GREEN, LIGHT
 from seqvis.storage import locate
+from seqvis.vision.contact_sheet import SIDE, Cell, draw_contact_sheet
 
 RED, BLUE, YELLOW = (255, 0, 0), (0, 0, 255), (255, 255, 0)
 

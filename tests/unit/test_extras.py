@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from jobs import demo
+from seqvis.checks import require_extra
 from seqvis.errors import ConfigError
-from seqvis.extras import require_extra
 from tune import devise, translator
 from tune.report.__main__ import main as report
 from tune.study import run as study_run

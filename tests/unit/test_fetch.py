@@ -21,12 +21,11 @@ from typing import Any, get_args
 import pytest
 
 from jobs import fetch_data
-from seqvis import download as downloading
-from seqvis.datasets import DATASETS, Dataset, RemoteFile
-from seqvis.download import Patience, download
+from seqvis.datasets import download as downloading
+from seqvis.datasets.catalogue import DATASETS, Dataset, RemoteFile
+from seqvis.datasets.download import Patience, download
+from seqvis.datasets.fetch import Options, fetch_dataset, unpack
 from seqvis.errors import DataError, StorageError
-from seqvis.fetch import Options, fetch_dataset
-from seqvis.unpack import unpack
 
 HURRY = Patience(attempts=3, first_wait=0.01, longest_wait=0.02, timeout=5)
 CONTENT = os.urandom(3_000_000)

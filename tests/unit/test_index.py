@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from seqvis.disk import file_hash
 from seqvis.errors import ArtifactError, DataError
-from seqvis.search.disk import file_hash
 from seqvis.search.exact import best_of, cosines, exact_candidates
 from seqvis.search.index import GraphIndex, IndexSettings
 

@@ -14,7 +14,7 @@ from ray._common import tls_utils
 from ray._private import ray_constants, services, worker
 from ray.serve._private import replica
 
-from seqvis.loopback import keep_replica_local, node_on_loopback
+from seqvis.ray_internals import keep_replica_local, node_on_loopback
 
 ADDRESS = "import ray; print(ray.util.get_node_ip_address())"
 REACHABLE = "192.0.2.7"

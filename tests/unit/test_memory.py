@@ -20,7 +20,7 @@ from serve.app import ENVIRONMENT
 _PROGRAM = """
 import re, threading
 from pathlib import Path
-from seqvis.allocator import keep_freed_memory
+from seqvis.process import keep_freed_memory
 
 def written():
     return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) >> 10

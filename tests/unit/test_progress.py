@@ -2,15 +2,15 @@
 
 import pytest
 
-from jobs import progress
-from jobs.progress import stage_progress
+from seqvis.cli import console
+from seqvis.cli.console import stage_progress
 
 
 def test_a_log_has_a_line_for_each_tenth_that_takes_its_time(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 0.0
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    monkeypatch.setattr(console.time, "monotonic", lambda: now)
     with stage_progress() as show:
         for done in range(0, 61, 4):
             show("embedding images", done, 60)

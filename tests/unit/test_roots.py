@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from jobs.runner import run_job
+from seqvis.cli.job import run_job
 from seqvis.config import JobSettings
 from seqvis.errors import DataError, redacted
 from seqvis.storage import locate

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from jobs.runner import run_job
+from seqvis.cli.job import run_job
 from seqvis.config import JobSettings
 
 

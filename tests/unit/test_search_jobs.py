@@ -292,7 +292,7 @@ def test_a_sheet_names_the_label_and_the_file(
 ) -> None:
     drawn: list[str] = []
     monkeypatch.setattr(
-        "seqvis.contact_sheet.draw_contact_sheet",
+        "seqvis.vision.contact_sheet.draw_contact_sheet",
         lambda location, title, cells: drawn.extend(cell.caption for cell in cells),
     )
     flags = ["--collection", built, "--text", "boat", "--k", 3, "--sheet", tmp_path / "s.png"]

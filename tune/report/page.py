@@ -6,7 +6,7 @@ came with the trials (errors, names) are escaped by the template.
 The report's pictures, each an SVG of its own, drawn from the content of `report.json` alone.
 
 They are small, so that a telephone shows them at their true size and a wide screen several beside
-each other; names and explanations are the page's. The common look is in `seqvis.drawing`.
+each other; names and explanations are the page's. The common look is in `seqvis.plots.style`.
 """
 
 import base64
@@ -22,7 +22,7 @@ from matplotlib.axis import Axis, XAxis
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from seqvis.drawing import BLUE, GREY, INK, LIGHT, new_figure, style, to_svg
+from seqvis.plots.style import BLUE, GREY, INK, LIGHT, new_figure, style, to_svg
 from tune.report import words
 
 _WIDE, _NARROW = 7.4, 3.5  # inches

@@ -7,7 +7,7 @@ scikit-learn and Jinja are loaded only here, when a report is asked for: they ar
 import json
 from typing import Any
 
-from seqvis.extras import require_extra
+from seqvis.checks import require_extra
 from seqvis.storage import Location
 from tune.report.settings import Mode, ReportSettings
 from tune.report.table import read_table

@@ -25,9 +25,9 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
-from seqvis.allocator import keep_freed_memory
 from seqvis.config import settings_from
 from seqvis.errors import ConfigError, SeqvisError
+from seqvis.process import keep_freed_memory
 from seqvis.training.fit import DECISIVE, RunStopped
 from tune.study.settings import KINDS, SearchSettings
 from tune.study.study import Search

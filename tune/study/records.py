@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from seqvis.disk import replace_synced
 from seqvis.errors import ArtifactError
-from seqvis.search.disk import replace_synced
 from seqvis.storage import Location, storage_errors
 
 Status = Literal["open", "finished", "stopped", "failed"]

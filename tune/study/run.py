@@ -25,11 +25,11 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from jobs.ray_session import ray_session
 from seqvis import artifacts
+from seqvis.checks import require_extra
+from seqvis.cluster import ray_session
 from seqvis.config import JobSettings
 from seqvis.errors import ConfigError, TrainingError
-from seqvis.extras import require_extra
 from seqvis.storage import Location, absolute, locate
 from seqvis.training.launch import run_directory
 from tune import report

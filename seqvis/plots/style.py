@@ -1,4 +1,4 @@
-"""The common look of the pictures in `seqvis.plots`: colours, fonts, axes, and how a file is made.
+"""The common look of the pictures that the project draws: colours, fonts, axes, files.
 
 matplotlib's Agg canvas is used through its objects, so there is no display, no `pyplot` and no
 state that two callers could share. Colours are Okabe and Ito's, which colour-blind readers can

@@ -16,8 +16,8 @@ from matplotlib.textpath import text_to_path
 from numpy.typing import NDArray
 from PIL import Image
 
-from seqvis.drawing import DPI, GREY, INK, LIGHT, font_families, new_figure, save
 from seqvis.errors import DataError
+from seqvis.plots.style import DPI, GREY, INK, LIGHT, font_families, new_figure, save
 from seqvis.storage import Location
 from seqvis.vision.images import BadImage, decode
 

@@ -1,7 +1,7 @@
 """Every picture the project draws: numbers in, a PNG file out.
 
 Each function takes plain numbers and a local path, and replaces the file there; the common
-look is in `seqvis.drawing`. What may surprise: numbers that are not finite are left out of a
+look is in `seqvis.plots.style`. What may surprise: numbers that are not finite are left out of a
 picture rather than refused, because a run that diverged is the one whose curves are looked at.
 """
 
@@ -16,7 +16,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
-from seqvis.drawing import (
+from seqvis.plots.style import (
     BLUE,
     GREEN,
     GREY,

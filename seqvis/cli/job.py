@@ -73,7 +73,7 @@ def run_job(
 @contextmanager
 def ray_on_demand() -> Iterator[None]:
     """`ray_session` for jobs that may need no Ray: it is imported when the block begins."""
-    from jobs.ray_session import ray_session
+    from seqvis.cluster import ray_session
 
     with ray_session():
         yield

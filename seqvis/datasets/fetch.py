@@ -1,25 +1,32 @@
 """A data set by its name: fetched, checked and unpacked into one directory.
 
-In: a name of `seqvis.datasets` and a directory. Out: its files there, for text two aligned files
-as `prepare_corpus` takes them, and `fetched.json`, which says what came from where. A second run
-finds that and does nothing. Archives wait in `.downloads` and go when they are unpacked.
+In: a name of `seqvis.datasets.catalogue` and a directory. Out: its files there, for text two
+aligned files as `prepare_corpus` takes them, and `fetched.json`, which says what came from where.
+A second run finds that and does nothing. Archives wait in `.downloads` and go when they are
+unpacked.
 """
 
 import fcntl
+import gzip
 import json
+import lzma
+import os
 import shutil
-from collections.abc import Callable, Iterator
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urlsplit, urlunsplit
 
-from seqvis.datasets import Dataset, RemoteFile
-from seqvis.download import Patience, Transfer, download
+from seqvis.datasets.catalogue import Dataset, RemoteFile
+from seqvis.datasets.download import Patience, Transfer, download
 from seqvis.errors import ConfigError, DataError
 from seqvis.storage import storage_errors
-from seqvis.unpack import STAGING, unpack
 
 RECORD = "fetched.json"
 _DOWNLOADS = ".downloads"
@@ -162,3 +169,93 @@ def _alone(folder: Path) -> Iterator[None]:
                 f"{folder}: another fetch_data writes here; wait for it, or choose another --out"
             ) from error
         yield
+
+
+STAGING = ".unpacking-"  # start of the name of a folder that a killed process may leave
+_DAMAGED = (EOFError, gzip.BadGzipFile, zipfile.BadZipFile, tarfile.TarError, zlib.error)
+
+
+def unpack(archive: Path, form: str, members: Mapping[str, str], folder: Path) -> list[Path]:
+    """Unpacks `archive` into `folder` and returns the files written, relative to `folder`.
+
+    `form` is "plain", "gz", "zip" or "tar"; `members` maps names in the archive to names in
+    `folder`, where a member that ends in .gz loses its compression too ("gz": the one key is
+    empty). A "tar" without members is unpacked whole, less its first folder. Raises DataError if
+    the archive is damaged, lacks a member or tries to leave the folder, StorageError if the disk
+    is full.
+    """
+    with storage_errors(str(folder)), _damage(archive):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=STAGING, dir=folder) as name:
+            staging = Path(name)
+            if form == "plain":
+                with archive.open("rb") as file:
+                    _copy(file, staging / archive.name)
+            elif form == "gz":
+                with archive.open("rb") as file:
+                    _copy(file, staging / members[""], compressed=True)
+            elif form == "zip":
+                _unzip(archive, members, staging)
+            else:
+                _untar(archive, members, staging)
+            return _move_all(staging, folder)
+
+
+@contextmanager
+def _damage(archive: Path) -> Iterator[None]:
+    try:
+        yield
+    except (tarfile.FilterError, *_DAMAGED, lzma.LZMAError) as error:
+        raise DataError(
+            f"{archive}: cannot be unpacked ({error}); delete it and run the same command again"
+        ) from error
+    except KeyError as error:
+        raise DataError(
+            f"{archive}: lacks {error}: its publisher has changed it; unpack it by hand"
+        ) from error
+
+
+def _copy(source: IO[bytes], target: Path, compressed: bool = False) -> None:
+    with target.open("wb") as file:
+        if compressed:
+            with gzip.GzipFile(fileobj=source) as plain:
+                shutil.copyfileobj(plain, file, 1 << 20)
+        else:
+            shutil.copyfileobj(source, file, 1 << 20)
+
+
+def _unzip(archive: Path, members: Mapping[str, str], staging: Path) -> None:
+    with zipfile.ZipFile(archive) as content:
+        for member, name in members.items():
+            with content.open(member) as file:
+                _copy(file, staging / name, member.endswith(".gz"))
+
+
+def _untar(archive: Path, members: Mapping[str, str], staging: Path) -> None:
+    with tarfile.open(archive) as content:
+        if not members:
+            content.extractall(staging, filter="data")
+            _drop_first_folder(staging)
+        for member, name in members.items():
+            file = content.extractfile(member)
+            if file is None:
+                raise KeyError(member)
+            with file:
+                _copy(file, staging / name, member.endswith(".gz"))
+
+
+def _drop_first_folder(staging: Path) -> None:
+    children = list(staging.iterdir())
+    if len(children) == 1 and children[0].is_dir():
+        first = children[0].rename(staging / ".first")
+        for child in first.iterdir():
+            child.rename(staging / child.name)
+        first.rmdir()
+
+
+def _move_all(staging: Path, folder: Path) -> list[Path]:
+    files = sorted(path.relative_to(staging) for path in staging.rglob("*") if path.is_file())
+    for file in files:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(staging / file, folder / file)
+    return files

@@ -7,7 +7,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from seqvis.errors import redacted
 
@@ -98,3 +105,44 @@ class _Display:
             self.console.print(f"         source       {sample['source']}", markup=False)
             self.console.print(f"         reference    {sample['reference']}", markup=False)
             self.console.print(f"         translation  {sample['translation']}", markup=False)
+
+
+_SECONDS_BETWEEN_LINES = 1.0
+
+
+@contextmanager
+def stage_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Yields `show(stage, done, total)`; each stage that ran stays on the screen."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _log_stages()
+        return
+    columns = (TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), console=console) as bars:
+        tasks: list[tuple[str, int]] = []
+
+        def show(stage: str, done: int, total: int) -> None:
+            if done == 0 or not tasks or tasks[-1][0] != stage:
+                tasks.append((stage, int(bars.add_task(stage, total=total))))
+            bars.update(tasks[-1][1], completed=done)  # type: ignore[arg-type]
+
+        yield show
+
+
+def _log_stages() -> Callable[[str, int, int], None]:
+    """A line when a stage begins and for each tenth of it, at most one a second."""
+    tenth, last = 0, 0.0
+
+    def show(stage: str, done: int, total: int) -> None:
+        nonlocal tenth, last
+        now = time.monotonic()
+        reached = 10 * done // max(1, total)
+        if done == 0:
+            print(f"{stage} ({total:,})", file=sys.stderr, flush=True)
+        elif done < total and reached > tenth and now - last >= _SECONDS_BETWEEN_LINES:
+            print(f"{stage}: {done:,} of {total:,}", file=sys.stderr, flush=True)
+        else:
+            return
+        tenth, last = reached, now
+
+    return show
