@@ -1,4 +1,4 @@
-"""Searches for the settings of a DeViSE head, each trial a training on the same features."""
+"""Search for the settings of a DeViSE head; each trial trains on the same features."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,24 +8,24 @@ from seqvis.config import JobSettings
 from seqvis.devise.data import load_data
 from seqvis.devise.settings import DeviseSettings
 from seqvis.errors import ConfigError
-from tune.study.run import run_search
-from tune.study.settings import DEVISE, SearchSettings
+from tune.study.run import run_study
+from tune.study.settings import DEVISE, StudySettings
 
 
-class TuneDevise(JobSettings, DeviseSettings, SearchSettings):  # type: ignore[misc]
-    """Searches for the settings of a DeViSE head, each trial a training on the same features.
+class TuneDevise(JobSettings, DeviseSettings, StudySettings):  # type: ignore[misc]
+    """Search for the settings of a DeViSE head; each trial trains on the same features.
 
-    Settings that the space does not name are those of train_devise. Interrupted, or killed, the
-    same command goes on where it was.
+    Settings that the space does not name are those of train_devise. If it was interrupted or
+    killed, the same command continues where it stopped.
     """
 
     metric: str = "loss"
-    """Validation metric to make best (loss, hit@1, hit@5, hit@10); names with loss: lower is
-    better. Losses of different --loss do not compare: search over those by hit@5."""
+    """Validation metric to optimise: loss, hit@1, hit@5 or hit@10; of loss, lower is better. Values
+    of different --loss cannot be compared: search over those by hit@5."""
 
 
 def run(settings: TuneDevise) -> dict[str, Any]:
-    """Searches and returns the best trial."""
+    """Search, and return the best trial."""
     if settings.method in ("conse", "blend") or settings.finetune.epochs:
         raise ConfigError(
             "--method, --finetune.epochs: a search trains heads alone; leave them out"
@@ -33,7 +33,7 @@ def run(settings: TuneDevise) -> dict[str, Any]:
     load_data(
         DeviseSettings.model_validate(settings.model_dump(include=set(DeviseSettings.model_fields)))
     )
-    return run_search(DEVISE, settings)
+    return run_study(DEVISE, settings)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

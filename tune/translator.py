@@ -1,4 +1,4 @@
-"""Searches for the settings of a translator, each trial a training on the same corpus."""
+"""Search for the settings of a translator; each trial trains on the same corpus."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,28 +6,28 @@ from typing import Any
 from seqvis.cli.job import leave, run_job
 from seqvis.config import JobSettings
 from seqvis.translation.train import TrainSettings, check_inputs
-from tune.study.run import run_search
-from tune.study.settings import TRANSLATOR, SearchSettings
+from tune.study.run import run_study
+from tune.study.settings import TRANSLATOR, StudySettings
 
 
-class TuneTranslator(JobSettings, TrainSettings, SearchSettings):  # type: ignore[misc]
-    """Searches for the settings of a translator, each trial a training on the same corpus.
+class TuneTranslator(JobSettings, TrainSettings, StudySettings):  # type: ignore[misc]
+    """Search for the settings of a translator; each trial trains on the same corpus.
 
-    Settings that the space does not name are those of train_translator. Interrupted, or killed, the
-    same command goes on where it was.
+    Settings that the space does not name are those of train_translator. If it was interrupted or
+    killed, the same command continues where it stopped.
     """
 
     metric: str = "forced_loss"
-    """Validation metric to make best (loss, forced_loss, accuracy, bleu, chrf); names with loss:
-    lower is better."""
+    """Validation metric to optimise: loss, forced_loss, accuracy, bleu or chrf; of a loss, lower is
+    better."""
     samples: int = 0
-    """Validation sentences translated for show; a search shows none."""
+    """Validation sentences that are translated as examples; a search shows none."""
 
 
 def run(settings: TuneTranslator) -> dict[str, Any]:
-    """Searches and returns the best trial."""
+    """Search, and return the best trial."""
     check_inputs(settings)  # before any process is started
-    return run_search(TRANSLATOR, settings)
+    return run_study(TRANSLATOR, settings)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -17,9 +17,9 @@ from seqvis.storage import locate
 from seqvis.training.fit import RunStopped
 from seqvis.translation.train import TrainSettings, train
 from tests.corpora import write_corpus
-from tune.study.settings import TRANSLATOR, SearchSettings
+from tune.study.settings import TRANSLATOR, StudySettings
 from tune.study.space import load_space
-from tune.study.study import Search
+from tune.study.study import Study
 from tune.translator import main as tune_translator
 
 pytestmark = pytest.mark.ray
@@ -58,12 +58,12 @@ def records(out: Path) -> dict[str, dict[str, Any]]:
     return {file.parent.name: json.loads(file.read_text()) for file in files}
 
 
-def reopened(corpus: Path, space: Path, out: Path) -> Search:
+def reopened(corpus: Path, space: Path, out: Path) -> Study:
     """The search as a new process would find it."""
     base = TrainSettings(corpus=str(corpus), out=str(out), epochs=EPOCHS, samples=0).model_dump()
-    settings = SearchSettings(space=str(space), metric="forced_loss", trials=TRIALS)
+    settings = StudySettings(space=str(space), metric="forced_loss", trials=TRIALS)
     loaded = load_space(str(space), TRANSLATOR, base, settings.metric)
-    return Search(settings, loaded, TRANSLATOR, locate(out))
+    return Study(settings, loaded, TRANSLATOR, locate(out))
 
 
 @pytest.mark.slow

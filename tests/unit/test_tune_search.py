@@ -18,12 +18,12 @@ from seqvis.errors import ConfigError
 from seqvis.storage import locate
 from seqvis.training.checkpoints import Snapshot
 from seqvis.translation.train import TrainSettings
-from tune.study.ray_tune import Means
+from tune.study.ray_tune import Resources
 from tune.study.records import Trial
 from tune.study.run import sweep, write_tables
-from tune.study.settings import TRANSLATOR, SearchSettings
+from tune.study.settings import TRANSLATOR, StudySettings
 from tune.study.space import Space, load_space
-from tune.study.study import Search
+from tune.study.study import Study
 
 SPACE = """
 model.dropout.input: {uniform: [0.0, 0.5]}
@@ -40,20 +40,20 @@ def space(tmp_path: Path) -> Space:
     return load_space(str(tmp_path / "space.yaml"), TRANSLATOR, base, "loss")
 
 
-def choices(**changes: Any) -> SearchSettings:
-    return SearchSettings.model_validate({"space": "s", "metric": "loss", "trials": 12, **changes})
+def choices(**changes: Any) -> StudySettings:
+    return StudySettings.model_validate({"space": "s", "metric": "loss", "trials": 12, **changes})
 
 
-def open_search(out: Path, space: Space, settings: SearchSettings) -> Search:
+def open_search(out: Path, space: Space, settings: StudySettings) -> Study:
     out.mkdir(exist_ok=True)
-    return Search(settings, space, TRANSLATOR, locate(out))
+    return Study(settings, space, TRANSLATOR, locate(out))
 
 
 def loss(trial: Trial, epoch: int) -> float:
     return trial.config["model.dropout.input"] + trial.config["optimizer.learning_rate"] / epoch
 
 
-def checkpoint(search: Search, trial: Trial, epoch: int) -> None:
+def checkpoint(search: Study, trial: Trial, epoch: int) -> None:
     """What a training leaves when it pauses, its weights a trace of who trained them."""
     model = search.records.model(trial.name)
     store = TRANSLATOR.checkpoints(model)
@@ -69,7 +69,7 @@ def checkpoint(search: Search, trial: Trial, epoch: int) -> None:
     store.wait()
 
 
-def play(search: Search, fails: str = "") -> Iterator[str]:
+def play(search: Study, fails: str = "") -> Iterator[str]:
     """Two trials at a time, in turn, an epoch each; yields after each thing that happens."""
     sitting: list[Trial] = []
     while True:
@@ -97,7 +97,7 @@ def play(search: Search, fails: str = "") -> Iterator[str]:
         yield trial.name
 
 
-def outcome(search: Search) -> list[dict[str, Any]]:
+def outcome(search: Study) -> list[dict[str, Any]]:
     """All but the clock's part of the records."""
     return [
         {
@@ -107,7 +107,7 @@ def outcome(search: Search) -> list[dict[str, Any]]:
             "status": trial.status,
             "results": [(one.epoch, one.metric) for one in trial.results],
         }
-        for trial in search.records
+        for trial in search.trials
     ]
 
 
@@ -124,7 +124,7 @@ def test_a_search_that_is_reopened_knows_what_the_lost_one_knew(
         assert again.halving.rungs() == search.halving.rungs()
         assert json.loads((tmp_path / "out" / "rungs.json").read_text()) == again.halving.rungs()
         assert outcome(again) == outcome(search)
-    ends = [trial.status for trial in search.records]
+    ends = [trial.status for trial in search.trials]
     assert len(ends) == 12
     assert {"finished", "stopped"} == set(ends)
     # What it would have proposed next, it proposes.
@@ -149,7 +149,7 @@ def test_halving_gives_a_third_of_the_trials_three_times_the_epochs(
     best = search.best()
     assert best is not None
     assert best.status == "finished"
-    assert best.best("min") == min(one.best("min") for one in search.records)
+    assert best.best("min") == min(one.best("min") for one in search.trials)
 
 
 def test_tpe_learns_where_random_does_not(tmp_path: Path, space: Space) -> None:
@@ -160,7 +160,7 @@ def test_tpe_learns_where_random_does_not(tmp_path: Path, space: Space) -> None:
         search = open_search(tmp_path / algorithm, space, settings)
         for _ in play(search):
             pass
-        late = [trial.best("min") for trial in search.records][20:]
+        late = [trial.best("min") for trial in search.trials][20:]
         means[algorithm] = sum(late) / len(late)
     # Independent draws of the dropout have the mean 0.25; half of it cannot be met by chance.
     assert means["tpe"] < means["random"] / 2
@@ -171,7 +171,7 @@ def test_the_best_members_of_a_population_replace_the_worst(tmp_path: Path, spac
     search = open_search(tmp_path / "out", space, settings)
     for _ in play(search):
         pass
-    children = [trial for trial in search.records if trial.origin]
+    children = [trial for trial in search.trials if trial.origin]
     assert len(children) == 4  # a quarter of eight, after epochs 3 and 6
     for child in children:
         assert child.origin is not None
@@ -184,7 +184,7 @@ def test_the_best_members_of_a_population_replace_the_worst(tmp_path: Path, spac
         # Sizes are the checkpoint's.
         assert child.config["model.hidden_size"] == donor.config["model.hidden_size"]
         assert child.results[0].epoch == child.origin.epoch + 1
-    assert [trial.status for trial in search.records].count("finished") == 8
+    assert [trial.status for trial in search.trials].count("finished") == 8
     # The weights of the last to finish were trained by it and, before, by those it stems from.
     last = children[-1]
     store = TRANSLATOR.checkpoints(search.records.model(last.name))
@@ -247,7 +247,7 @@ def test_a_trial_that_fails_is_tried_again_then_reported(tmp_path: Path, space: 
         pass
     failed = search.records["t0002"]
     assert (failed.status, failed.errors) == ("failed", ["it broke"] * 3)
-    assert [trial.status for trial in search.records].count("failed") == 1
+    assert [trial.status for trial in search.trials].count("failed") == 1
     write_tables(search)
     row = pq.read_table(tmp_path / "out" / "trials.parquet").to_pylist()[1]
     assert (row["status"], row["error"], row["epochs"]) == ("failed", "it broke", 0)
@@ -277,13 +277,13 @@ def test_a_loss_that_is_not_finite_fails_its_trial(tmp_path: Path, space: Space)
 def test_as_many_trials_run_as_shares_of_the_gpus_fit() -> None:
     have = {"CPU": 16.0, "GPU": 2.0, "memory": 64e9}
     shared = {"use_gpu": True, "gpus_per_worker": 0.25}
-    alone = Means(choices(num_workers=0, **shared), have)
-    assert (alone.concurrent, alone.resources) == (8, {"CPU": 2, "GPU": 0.25})
-    worker = Means(choices(num_workers=1, **shared), have)
+    alone = Resources(choices(num_workers=0, **shared), have)
+    assert (alone.concurrent, alone.trial) == (8, {"CPU": 2, "GPU": 0.25})
+    worker = Resources(choices(num_workers=1, **shared), have)
     assert (worker.concurrent, worker.cpus_per_worker) == (8, 2)
-    assert "GPU" not in worker.resources  # its worker asks for it
-    assert Means(choices(num_workers=2, use_gpu=True), have).concurrent == 1
-    assert Means(choices(num_workers=0), have).concurrent == 16
+    assert "GPU" not in worker.trial  # its worker asks for it
+    assert Resources(choices(num_workers=2, use_gpu=True), have).concurrent == 1
+    assert Resources(choices(num_workers=0), have).concurrent == 16
 
 
 def test_budgets_of_hours_end_a_search_and_greater_ones_let_it_go_on(
@@ -328,5 +328,5 @@ def test_checkpoints_stay_only_where_a_trial_may_go_on(tmp_path: Path, space: Sp
     for _ in play(search):
         sweep(search)
         kept = {path.parts[-4] for path in (tmp_path / "out").glob("trials/*/model.run/*/step-*")}
-        assert kept <= {trial.name for trial in search.records if trial.status == "open"}
+        assert kept <= {trial.name for trial in search.trials if trial.status == "open"}
     assert not list((tmp_path / "out").glob("trials/*/model.run/checkpoints"))

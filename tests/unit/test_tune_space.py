@@ -10,7 +10,7 @@ from seqvis.devise.settings import DeviseSettings
 from seqvis.errors import ConfigError
 from seqvis.translation.settings import DropoutSettings
 from seqvis.translation.train import TrainSettings
-from tune.study.settings import DEVISE, TRANSLATOR, Kind
+from tune.study.settings import DEVISE, TRANSLATOR, TunableModel
 from tune.study.space import Space, load_space
 
 SPACES = Path(__file__).parents[2] / "tune" / "spaces"
@@ -80,7 +80,7 @@ def test_a_draw_depends_on_seed_and_number_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["translator", "devise", "multi30k"])
 def test_a_shipped_space_gives_settings_that_the_training_takes(name: str) -> None:
-    kind: Kind = DEVISE if name == "devise" else TRANSLATOR
+    kind: TunableModel = DEVISE if name == "devise" else TRANSLATOR
     space = load_space(str(SPACES / f"{name}.yaml"), kind, BASE[kind.artifact], "loss")
     for number in range(100):
         space.settings(kind, space.random(0, number), "out")

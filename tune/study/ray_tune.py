@@ -1,12 +1,7 @@
-"""Ray Tune at work for a `Search`: its processes, its loop, nothing of its memory.
+"""Run a `Study` on Ray Tune.
 
-Tune asks `_Proposals` for trials and tells `_Judge` what they report; both only pass it on. Tune's
-own records of the experiment are deleted at the end, since the search's are what it goes on from.
-
-What the process of one trial does: the training job's own function, reporting to Ray Tune.
-
-Each epoch's row goes to Tune, which answers by letting the trial go on or not. An error is
-reported as the trial's result: whether to try again is the search's to decide, which remembers it.
+Tune starts the processes and moves the results; the study decides and remembers. Tune's own
+records of the experiment are deleted at the end.
 """
 
 import logging
@@ -14,7 +9,6 @@ import math
 import os
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +23,11 @@ from seqvis.config import settings_from
 from seqvis.errors import ConfigError, SeqvisError
 from seqvis.process import keep_freed_memory
 from seqvis.training.fit import DECISIVE, RunStopped
-from tune.study.settings import KINDS, SearchSettings
-from tune.study.study import Search
+from tune.study.settings import MODELS, StudySettings
+from tune.study.study import Study
 
-Notify = Callable[[], None]
-
-_TRIAL_BYTES = 800 << 20  # of a trial's own process, PyTorch loaded, beside its workers
+_TRIAL_BYTES = 800 << 20  # of a trial's own process with PyTorch loaded, beside its workers
+_LEAVING_SECONDS = 600  # that Tune waits for a stopped trial before it uses its process again
 
 # Read by Ray when a process starts, or by Tune when it begins.
 _ENVIRONMENT = {
@@ -42,206 +35,175 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends a search like any job
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_RESULT_BUFFER_LENGTH": "1",
-    "RAY_AIR_NEW_OUTPUT": "0",  # which prints to standard output even when told to be silent
+    "RAY_AIR_NEW_OUTPUT": "0",  # which prints to standard output even with verbose=0
     "MALLOC_ARENA_MAX": "1",  # a trial trains in a thread: docs/training.md, "On a CPU"
 }
 
 
 def prepare_environment() -> None:
-    """To be called before Ray is started; a running one keeps what it was started with."""
+    """Set Ray's environment variables; call it before Ray is started."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
 
-def run_trials(search: Search, notify: Notify) -> None:
-    """Runs trials until the search has no more, calling `notify` after each thing that happens.
+def run_trials(study: Study, notify: Callable[[], None]) -> None:
+    """Run trials until the study has no more, and call `notify` after each event.
 
-    Raises ConfigError if the cluster cannot run a single one.
+    Raises ConfigError if the cluster cannot run a single trial.
     """
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    means = Means(search.settings, ray.cluster_resources())
-    proposals = _Proposals(search, means)
-    storage = search.out / "tune"
+    resources = Resources(study.settings, ray.cluster_resources())
+    storage = study.out / "tune"
     storage.delete()
     tuner = tune.Tuner(
-        tune.with_resources(run_trial, means.resources),
+        tune.with_resources(run_trial, resources.trial),
         tune_config=tune.TuneConfig(
             num_samples=-1,
-            search_alg=proposals,
-            scheduler=_Judge(search, notify),
+            search_alg=_Proposals(study, resources),
+            scheduler=_Decisions(study, notify),
             # A worker group of Ray Train ends only with the process that began it.
-            reuse_actors=means.num_workers == 0,
-            trial_dirname_creator=_directory_name,
+            reuse_actors=study.settings.num_workers == 0,
+            trial_dirname_creator=lambda trial: f"{trial.config['trial']}-{trial.trial_id}",
         ),
         run_config=tune.RunConfig(
-            name="search", storage_path=storage.uri, stop=_Over(search), verbose=0
+            name="search", storage_path=storage.uri, stop=_Budget(study), verbose=0
         ),
     )
     tuner.fit()
     storage.delete()
 
 
-class Means:
-    """The processes and processors of a trial, from the settings and what the cluster has."""
+class Resources:
+    """What a trial gets of the cluster, from the settings and what the cluster has."""
 
-    def __init__(self, settings: SearchSettings, have: dict[str, float]):
-        self.num_workers = settings.num_workers
+    def __init__(self, settings: StudySettings, available: dict[str, float]):
+        """Divide what is `available`. Raises ConfigError if one machine lacks it for one trial."""
         workers = max(1, settings.num_workers)
-        self.use_gpu, self.gpus_per_worker = settings.use_gpu, settings.gpus_per_worker
-        cpus, gpus = have.get("CPU", 1.0), have.get("GPU", 0.0)
+        cpus, gpus = available.get("CPU", 1.0), available.get("GPU", 0.0)
         fitting = cpus / (workers * max(1, settings.cpus_per_worker))
         if settings.use_gpu:
             fitting = min(fitting, gpus / settings.gpus_per_trial)
         self.concurrent = settings.max_concurrent or max(1, math.floor(fitting + 1e-9))
         share = math.floor(cpus / (workers * self.concurrent))
         self.cpus_per_worker = settings.cpus_per_worker or max(1, share)
-        # The workers take the processors; what begins them needs memory only.
-        self.resources: dict[str, float] = {"memory": _TRIAL_BYTES}
+        # The workers take the processors; the process that starts them needs memory only.
+        self.trial: dict[str, float] = {"memory": _TRIAL_BYTES}
         if settings.num_workers == 0:
-            self.resources = {"CPU": self.cpus_per_worker}
+            self.trial = {"CPU": self.cpus_per_worker}
             if settings.use_gpu:
-                self.resources["GPU"] = settings.gpus_per_worker
-        for name, amount in self.resources.items():
-            if amount > have.get(name, 0) and len(ray.nodes()) == 1:
+                self.trial["GPU"] = settings.gpus_per_worker
+        for name, amount in self.trial.items():
+            if amount > available.get(name, 0) and len(ray.nodes()) == 1:
                 raise ConfigError(
-                    f"a trial needs {amount:g} {name}, this Ray has {have.get(name, 0):g}"
+                    f"a trial needs {amount:g} {name}, this Ray has {available.get(name, 0):g}"
                     + ("; leave out --use-gpu" if name == "GPU" else "; set --cpus-per-worker")
                 )
 
 
-class _Proposals(Searcher):
-    """Gives Tune the search's next trial, at most so many at a time."""
-
-    def __init__(self, search: Search, means: Means):
-        super().__init__()
-        self.search, self.means = search, means
-
-    def suggest(self, trial_id: str) -> Any:
-        """The next trial, None for none at present, or Searcher.FINISHED."""
-        search = self.search
-        if len(search.running) >= self.means.concurrent:
-            return None
-        trial = search.next()
-        if trial is None:
-            return None if search.running else Searcher.FINISHED
-        out = search.records.model(trial.name).uri
-        work = Work(
-            trial=trial.name,
-            kind=search.kind.artifact,
-            settings=search.space.tree(trial.config, out),
-            metric=search.settings.metric,
-            reported=trial.epoch,
-            until=search.until(trial),
-            epochs=trial.epochs,
-            num_workers=self.means.num_workers,
-            use_gpu=self.means.use_gpu,
-            cpus_per_worker=self.means.cpus_per_worker,
-            gpus_per_worker=self.means.gpus_per_worker,
-        )
-        return work.as_config()
-
-    def on_trial_complete(
-        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
-    ) -> None:
-        """The judge knows."""
-
-    def save(self, checkpoint_path: str) -> None:
-        """Tune wants a file; the search's records are what counts."""
-        Path(checkpoint_path).touch()
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Never called: a search begins a new Tuner each time."""
+class _NotSaved:
+    """Gives Tune nothing to save: a study is restored from its own records."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
 
-class _Judge(FIFOScheduler):
-    """Passes what trials report on to the search, and its decision back."""
+class _Proposals(_NotSaved, Searcher):
+    """Gives Tune the study's next trial, as long as fewer than `concurrent` run."""
 
-    def __init__(self, search: Search, notify: Notify):
+    def __init__(self, study: Study, resources: Resources):
         super().__init__()
-        self.search, self.notify = search, notify
+        self.study, self.resources = study, resources
+
+    def suggest(self, trial_id: str) -> Any:
+        """Return what `run_trial` needs, None for no trial at present, or Searcher.FINISHED."""
+        study, settings = self.study, self.study.settings
+        if len(study.running) >= self.resources.concurrent:
+            return None
+        trial = study.next()
+        if trial is None:
+            return None if study.running else Searcher.FINISHED
+        return {
+            "trial": trial.name,
+            "model": study.model.artifact,
+            "settings": study.space.tree(trial.config, study.records.model(trial.name).uri),
+            "metric": settings.metric,
+            "epoch": trial.epoch,
+            "until": study.until(trial),
+            "epochs": trial.epochs,
+            "workers": {
+                "num_workers": settings.num_workers,
+                "use_gpu": settings.use_gpu,
+                "cpus_per_worker": self.resources.cpus_per_worker,
+                "gpus_per_worker": settings.gpus_per_worker,
+            },
+        }
+
+    def on_trial_complete(self, trial_id: str, *_: Any, **__: Any) -> None:
+        """The study was told by `_Decisions`."""
+
+    def save(self, checkpoint_path: str) -> None:
+        Path(checkpoint_path).touch()  # Tune expects a file
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Tune never calls it: each session begins a new Tuner."""
+
+
+class _Decisions(_NotSaved, FIFOScheduler):
+    """Passes what trials report on to the study, and its decision back."""
+
+    def __init__(self, study: Study, notify: Callable[[], None]):
+        super().__init__()
+        self.study, self.notify = study, notify
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         name, event = trial.config["trial"], result.get("event")
-        go_on = False
+        continues = False
         if event == "epoch":
-            go_on = self.search.result(name, result["epoch"], result["metric"], result["seconds"])
+            values = (result[key] for key in ("epoch", "metric", "seconds"))
+            continues = self.study.result(name, *values)
         elif event == "paused":
-            self.search.paused(name)
+            self.study.paused(name)
         elif event == "finished":
-            self.search.finished(name)
+            self.study.finished(name)
         else:
-            self.search.failed(name, str(result.get("error")))
+            self.study.failed(name, str(result.get("error")))
         self.notify()
-        return str(TrialScheduler.CONTINUE if go_on else TrialScheduler.STOP)
+        return str(TrialScheduler.CONTINUE if continues else TrialScheduler.STOP)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        error = trial.get_error()
-        lines = str(error).strip().splitlines() if error else ["its process died"]
-        self.search.failed(trial.config["trial"], lines[-1])
+        error = str(trial.get_error() or "its process died")
+        self.study.failed(trial.config["trial"], error.strip().splitlines()[-1])
         self.notify()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
 
+class _Budget(_NotSaved, Stopper):
+    """Ends all trials when a budget is used up."""
 
-class _Over(Stopper):
-    """Ends everything when a budget is used up."""
-
-    def __init__(self, search: Search):
-        self.search = search
+    def __init__(self, study: Study):
+        self.study = study
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        return self.search.over()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
-
-def _directory_name(trial: Any) -> str:
-    return f"{trial.config['trial']}-{trial.trial_id}"
-
-
-# How long Tune waits for a stopped trial to leave a process that the next one is to use.
-_LEAVING_SECONDS = 600
-
-
-@dataclass(frozen=True)
-class Work:
-    """All that a trial's process is told."""
-
-    trial: str
-    kind: str
-    settings: dict[str, Any]
-    metric: str
-    reported: int  # epochs that the search knows
-    until: int  # epoch at which to pause
-    epochs: int
-    num_workers: int
-    use_gpu: bool
-    cpus_per_worker: int
-    gpus_per_worker: float
-
-    def as_config(self) -> dict[str, Any]:
-        """For Tune, which passes plain dicts on."""
-        return asdict(self)
+        return self.study.over()
 
 
 def run_trial(config: dict[str, Any]) -> None:
-    """Ray Tune's function: trains until the end, the pause or the stop."""
+    """Train a trial until it ends, pauses or is stopped: the function that Tune runs."""
     os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(_LEAVING_SECONDS)
-    _Sitting(Work(**config)).run()
+    _TrialProcess(config).run()
 
 
-class _Sitting:
-    def __init__(self, work: Work):
-        self.work = work
-        self.reported = work.reported
+class _TrialProcess:
+    """Trains and reports each epoch to Tune, which answers whether to continue.
+
+    An error is reported as a result, because the study decides whether to try again.
+    """
+
+    def __init__(self, config: dict[str, Any]):
+        self.config = config
+        self.reported: int = config["epoch"]
         self.stopped = False
         self.last: dict[str, Any] | None = None  # the row at which the trial pauses
 
@@ -249,60 +211,47 @@ class _Sitting:
         try:
             self._train()
         except Exception as error:
-            if not self.stopped:  # else what it did on its way out does not matter
-                self._tell({"event": "failed", "error": _describe(error)})
+            if not self.stopped:  # an error while leaving does not matter
+                whole = "".join(traceback.format_exception(error)).strip()
+                message = str(error) if isinstance(error, SeqvisError) else whole
+                self._report({"event": "failed", "error": message})
         if self.stopped:
-            raise SystemExit(0)  # what Tune expects of a function that it stopped
+            raise SystemExit(0)  # which Tune expects of a function that it stopped
 
     def _train(self) -> None:
-        work = self.work
-        kind = KINDS[work.kind]
-        if work.num_workers == 0:
-            torch.set_num_threads(max(1, work.cpus_per_worker))
+        model, workers = MODELS[self.config["model"]], self.config["workers"]
+        if workers["num_workers"] == 0:
+            torch.set_num_threads(max(1, workers["cpus_per_worker"]))
             keep_freed_memory()
-        settings = settings_from(kind.settings, work.settings, "the proposed settings")
-        kind.train(
-            settings,
-            self._listen,
-            work.num_workers,
-            work.use_gpu,
-            work.cpus_per_worker,
-            gpus_per_worker=work.gpus_per_worker,
-            stoppable=True,
-        )
+        settings = settings_from(model.settings, self.config["settings"], "the proposed settings")
+        model.train(settings, self._listen, **workers, stoppable=True)
         if self.last is not None:
-            self._tell_epoch(self.last)
-            self._tell({"event": "paused"})
+            self._report_epoch(self.last)
+            self._report({"event": "paused"})
         elif not self.stopped:
-            self._tell({"event": "finished"})
+            self._report({"event": "finished"})
 
     def _listen(self, event: dict[str, Any]) -> None:
         if event["event"] not in DECISIVE:
             return
+        until = self.config["until"]
         for row in event["history"]:
-            if self.work.until < self.work.epochs and row["epoch"] >= self.work.until:
-                self.last = row  # told when its checkpoint is on the disk
+            if row["epoch"] >= until and until < self.config["epochs"]:
+                self.last = row  # reported when its checkpoint is on the disk
                 raise RunStopped
-            self._tell_epoch(row)
+            self._report_epoch(row)
             if self.stopped:
                 raise RunStopped
 
-    def _tell_epoch(self, row: dict[str, Any]) -> None:
-        if row["epoch"] > self.reported and self.work.metric in row:  # fit names a wrong one
+    def _report_epoch(self, row: dict[str, Any]) -> None:
+        metric = self.config["metric"]
+        if row["epoch"] > self.reported and metric in row:  # fit complains of an unknown metric
             self.reported = row["epoch"]
-            metric, seconds = float(row[self.work.metric]), float(row["seconds"])
-            self._tell(
-                {"event": "epoch", "epoch": row["epoch"], "metric": metric, "seconds": seconds}
-            )
+            values = {"metric": float(row[metric]), "seconds": float(row["seconds"])}
+            self._report({"event": "epoch", "epoch": row["epoch"], **values})
 
-    def _tell(self, result: dict[str, Any]) -> None:
+    def _report(self, result: dict[str, Any]) -> None:
         try:
             tune.report(result)
         except SystemExit:
             self.stopped = True
-
-
-def _describe(error: Exception) -> str:
-    if isinstance(error, SeqvisError):
-        return str(error)
-    return "".join(traceback.format_exception(error)).strip()

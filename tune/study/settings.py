@@ -1,7 +1,4 @@
-"""What every search can be told: how many trials, by which algorithm, with which means.
-
-The two kinds of model that are searched, as the search needs to know them.
-"""
+"""Settings of a study, and the kinds of model that it can tune."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,21 +15,21 @@ from seqvis.training.launch import run_directory
 from seqvis.translation import train as translation
 
 
-class SearchSettings(Settings):
+class StudySettings(Settings):
     """How a search proposes, stops and runs trials."""
 
     space: str
     """YAML file of the settings to search; docs/tuning.md, "The space"."""
     metric: str
-    """Validation metric to make best; names with loss: lower is better."""
+    """Validation metric to optimise; lower is better for names that contain "loss"."""
     algorithm: Literal["random", "tpe", "pbt"] = "random"
     """random; tpe (Optuna's, learns from earlier trials); pbt (population-based training)."""
     trials: int = Field(20, ge=1)
-    """Trials to run; with pbt the size of the population, whose replaced members come on top."""
+    """Trials to run; with pbt the size of the population, without later members."""
     hours: float | None = Field(None, gt=0)
-    """Stop after so many hours, over all sittings; what runs then goes on with a greater number."""
+    """Stop after this many hours, over all sessions; a larger number lets the search continue."""
     gpu_hours: float | None = Field(None, gt=0)
-    """Stop after so many hours of GPUs, over all trials."""
+    """Stop after this many GPU hours, over all trials."""
     seed: int = Field(1, ge=0)
     """Seed of the proposals. What a trial's training draws depends on --fit.seed."""
     early_stopping: bool = True
@@ -40,21 +37,21 @@ class SearchSettings(Settings):
     grace: int = Field(1, ge=1)
     """ASHA: epochs that every trial gets."""
     reduction: float = Field(3.0, gt=1)
-    """ASHA: one in so many trials gets so many times more epochs."""
+    """ASHA: one trial in this many goes on, to this many times more epochs."""
     interval: int = Field(1, ge=1)
     """pbt: epochs between two selections."""
     quantile: float = Field(0.25, gt=0, le=0.5)
-    """pbt: share of the population that is replaced by descendants of as many best ones."""
+    """pbt: share of the population that is replaced by descendants of as many of the best."""
     retries: int = Field(1, ge=0)
     """How often a failed trial is tried again, from its last checkpoint."""
     max_concurrent: int = Field(0, ge=0)
-    """Trials at a time; 0: as many as the processors or GPUs suffice for."""
+    """Trials at the same time; 0: as many as the processors or GPUs allow."""
     num_workers: int = Field(1, ge=0)
     """Ray Train workers of a trial; 0 trains in the trial's own process, which starts sooner."""
     use_gpu: bool = False
-    """A GPU, or a share of one, for each worker."""
+    """Give each worker a GPU, or a share of one."""
     gpus_per_worker: float = Field(1.0, gt=0)
-    """Share of a GPU, with --use-gpu; 0.25 lets four trials of one worker share one."""
+    """Share of a GPU, with --use-gpu; with 0.25 four trials of one worker share a GPU."""
     cpus_per_worker: int = Field(0, ge=0)
     """Processors of each worker; 0: an equal share of all."""
 
@@ -67,55 +64,50 @@ class SearchSettings(Settings):
         return max(1, self.num_workers) * self.gpus_per_worker if self.use_gpu else 0.0
 
     def identity(self) -> dict[str, Any]:
-        """What must stay the same for a search to go on."""
-        names = ["metric", "algorithm", "seed"]
+        """Return what must not change if the study is to be continued."""
+        names = {"metric", "algorithm", "seed"}
         if self.algorithm == "pbt":
-            names += ["trials", "interval", "quantile"]
-        else:
-            names += ["early_stopping", "grace", "reduction"]
-        return self.model_dump(include=set(names))
+            return self.model_dump(include=names | {"trials", "interval", "quantile"})
+        return self.model_dump(include=names | {"early_stopping", "grace", "reduction"})
 
 
 @dataclass(frozen=True)
-class Kind:
-    """What differs between searches."""
+class TunableModel:
+    """What a study needs to know about a kind of model."""
 
     artifact: str  # kind of the trained artifact
     settings: type[Settings]
     train: Callable[..., dict[str, Any]]
-    paths: frozenset[str]  # settings that say where things are, not what a model becomes
-    shaping: tuple[str, ...]  # beginnings of settings that a run's checkpoint is bound to
-    not_shaping: tuple[str, ...]  # exceptions to these
-    stage: str  # of the checkpoints, below OUT.run/checkpoints
+    paths: frozenset[str]  # settings that say where things are, which are never searched
+    bound: tuple[str, ...]  # prefixes of the settings that a checkpoint is bound to
+    free: tuple[str, ...]  # prefixes of exceptions from `bound`
+    stage: str = ""  # folder of the checkpoints, below OUT.run/checkpoints
 
     def checkpoints(self, out: Location) -> CheckpointStore:
-        """Where a training that writes to `out` has its checkpoints."""
+        """Open the checkpoints of a training that writes to `out`."""
         folder = run_directory(out) / "checkpoints"
         return CheckpointStore(folder / self.stage if self.stage else folder)
 
     def can_change(self, path: str) -> bool:
-        """Whether a run may go on from a checkpoint with another value of this setting."""
-        if path.startswith(self.not_shaping):
-            return True
-        return not path.startswith(self.shaping)
+        """Return whether training may continue from a checkpoint with another value of `path`."""
+        return path.startswith(self.free) or not path.startswith(self.bound)
 
 
-TRANSLATOR = Kind(
+TRANSLATOR = TunableModel(
     artifact="translator",
     settings=translation.TrainSettings,
     train=translation.train,
     paths=frozenset({"corpus", "vectors_source", "vectors_target"}),
-    shaping=("variant", "model.", "epochs", "fit.", "batches."),
-    not_shaping=("model.dropout.",),
-    stage="",
+    bound=("variant", "model.", "epochs", "fit.", "batches."),
+    free=("model.dropout.",),
 )
-DEVISE = Kind(
+DEVISE = TunableModel(
     artifact="devise",
     settings=DeviseSettings,
     train=devise.train,
     paths=frozenset({"features", "vectors", "unseen", "validation_features"}),
-    shaping=("method", "head.", "centred", "validation_", "epochs", "fit.", "batch_size"),
-    not_shaping=("head.dropout",),
+    bound=("method", "head.", "centred", "validation_", "epochs", "fit.", "batch_size"),
+    free=("head.dropout",),
     stage="head",
 )
-KINDS = {kind.artifact: kind for kind in (TRANSLATOR, DEVISE)}
+MODELS = {model.artifact: model for model in (TRANSLATOR, DEVISE)}

@@ -7,11 +7,11 @@ A YAML file of dotted names of settings. A plain value is fixed; a range is one 
     model.decoder_layers: {int: [1, 2]}          # both ends included
     forcing.schedule: {choice: [linear, inverse_sigmoid]}
 
-Everything that is wrong in the file is told at once: unknown settings, bad ranges, values that the
-setting itself refuses. Proposed numbers have four significant digits, so that a configuration
-written as YAML is exactly what was trained.
+Proposed numbers have four significant digits, so that a configuration written as YAML is exactly
+what was trained.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +22,7 @@ from ray.tune.search.sample import Domain
 
 from seqvis.config import Settings, merge, read_yaml, settings_from
 from seqvis.errors import ConfigError
-from tune.study.settings import Kind
+from tune.study.settings import TunableModel
 
 _NOT_SEARCHED = ("fit.monitor", "finetune.")
 _FORMS = ("uniform", "log_uniform", "int", "choice")
@@ -31,69 +31,68 @@ Config = dict[str, Any]  # dotted names and values
 
 @dataclass(frozen=True)
 class Parameter:
-    """One searched setting."""
+    """A searched setting."""
 
     path: str
     form: str
     values: tuple[Any, ...]  # low and high, or the choices
 
     def domain(self) -> Domain:
-        """In Ray Tune's terms, from which Optuna's are made."""
-        if self.form == "uniform":
-            return tune.uniform(*self.values)
-        if self.form == "log_uniform":
-            return tune.loguniform(*self.values)
+        """Return the range in Ray Tune's terms."""
+        if self.form == "choice":
+            return tune.choice(list(self.values))
+        low, high = self.values
         if self.form == "int":
-            return tune.randint(self.values[0], self.values[1] + 1)
-        return tune.choice(list(self.values))
+            return tune.randint(low, high + 1)
+        return tune.uniform(low, high) if self.form == "uniform" else tune.loguniform(low, high)
 
     def sample(self, generator: np.random.Generator) -> Any:
-        if self.form == "choice":  # by its number, since NumPy would turn the choices into texts
+        if self.form == "choice":  # by index: NumPy would turn mixed choices into strings
             return self.values[int(generator.integers(len(self.values)))]
         return self.clean(self.domain().sample(random_state=generator))
 
     def clean(self, value: Any) -> Any:
-        """`value` as a plain number within the range, with four significant digits."""
+        """Return a plain number within the range, with four significant digits."""
         if self.form == "choice":
             return value
         low, high = self.values
-        if self.form == "int":
-            return int(min(high, max(low, round(value))))
-        return min(high, max(low, float(f"{value:.4g}")))
+        number = round(value) if self.form == "int" else float(f"{value:.4g}")
+        return min(high, max(low, number))
 
 
 @dataclass(frozen=True)
 class Space:
-    """What is searched, over what."""
+    """The searched and fixed settings, over a whole tree of settings from flags and presets."""
 
     parameters: tuple[Parameter, ...]
     fixed: Config
-    base: Mapping[str, Any]  # a whole tree of settings, from flags and presets
+    base: Mapping[str, Any]
 
     def tree(self, config: Mapping[str, Any], out: str) -> dict[str, Any]:
-        """All settings of a trial that writes to `out`."""
+        """Return all settings of a trial that writes to `out`."""
         return merge(self.base, _nest({**self.fixed, **config, "out": out}))
 
-    def settings(self, kind: Kind, config: Mapping[str, Any], out: str) -> Settings:
-        """Of a trial. Raises ConfigError if they do not go together."""
+    def settings(self, model: TunableModel, config: Mapping[str, Any], out: str) -> Settings:
+        """Validate a trial's settings. Raises ConfigError if they contradict each other."""
         tree = self.tree(config, out)
-        settings: Settings = settings_from(kind.settings, tree, "the proposed settings")
+        settings: Settings = settings_from(model.settings, tree, "the proposed settings")
         return settings
 
     def random(self, seed: int, number: int) -> Config:
-        """The `number`th random configuration, whatever was drawn before."""
+        """Draw the `number`th random configuration; it does not depend on earlier draws."""
         generator = np.random.default_rng([seed, number])
-        return {one.path: one.sample(generator) for one in self.parameters}
+        return {parameter.path: parameter.sample(generator) for parameter in self.parameters}
 
     def as_dict(self) -> dict[str, Any]:
         searched = {one.path: {one.form: list(one.values)} for one in self.parameters}
         return {**searched, **self.fixed}
 
 
-def load_space(file: str, kind: Kind, base: Mapping[str, Any], metric: str) -> Space:
-    """Reads and checks a space. `base` is the tree that it changes.
+def load_space(file: str, model: TunableModel, base: Mapping[str, Any], metric: str) -> Space:
+    """Read and check a space. `base` is the tree of settings that it changes.
 
-    Raises ConfigError with one line for everything that is wrong.
+    Both ends of each range and each choice are checked against the model's own settings.
+    Raises ConfigError with one line for each problem in the file.
     """
     base = merge(base, {"fit": {"monitor": metric}})
     parameters: list[Parameter] = []
@@ -101,20 +100,17 @@ def load_space(file: str, kind: Kind, base: Mapping[str, Any], metric: str) -> S
     problems: list[str] = []
     for path, given in read_yaml(file).items():
         where = f"{file}: {path}"
-        if path in kind.paths or path == "out" or str(path).startswith(_NOT_SEARCHED):
+        if path in model.paths or path == "out" or str(path).startswith(_NOT_SEARCHED):
             problems.append(f"{where}: cannot be searched; give it as a flag")
-            continue
-        try:
-            if isinstance(given, dict):
+        elif isinstance(given, dict):
+            try:
                 parameters.append(_parameter(str(path), given))
-                candidates = list(parameters[-1].values)
-            else:
-                fixed[str(path)] = given
-                candidates = [given]
-        except ConfigError as error:
-            problems.append(f"{where}: {error}")
-            continue
-        problems += _refused(kind, base, str(path), candidates, where)
+                problems += _refused(model, base, str(path), parameters[-1].values, where)
+            except ConfigError as error:
+                problems.append(f"{where}: {error}")
+        else:
+            fixed[str(path)] = given
+            problems += _refused(model, base, str(path), (given,), where)
     if not parameters and not problems:
         problems.append(f"{file}: no setting has a range; see docs/tuning.md")
     if problems:
@@ -147,39 +143,32 @@ def _parameter(path: str, given: Mapping[str, Any]) -> Parameter:
 
 
 def _number(value: Any) -> float:
-    """YAML reads 1e-4, which has no point, as a text."""
-    try:
-        if isinstance(value, bool):
-            raise ValueError
-        number = float(value)
-        if not np.isfinite(number):
-            raise ValueError
+    try:  # YAML reads 1e-4, which has no point, as a string
+        number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
-        raise ConfigError(f"the ends of a range are numbers (given: {value!r})") from None
+        number = math.nan
+    if not math.isfinite(number):
+        raise ConfigError(f"the ends of a range are numbers (given: {value!r})")
     return number
 
 
 def _refused(
-    kind: Kind, base: Mapping[str, Any], path: str, candidates: list[Any], where: str
+    model: TunableModel, base: Mapping[str, Any], path: str, values: tuple[Any, ...], where: str
 ) -> list[str]:
-    """What the setting itself has against these values, the same objection once."""
-    found: list[str] = []
-    for value in candidates:
-        tree = merge(base, _nest({path: value, "out": "out"}))
+    """Return the model's objections to these values of a setting, each once."""
+    objections: dict[str, None] = {}
+    for value in values:
         try:
-            settings_from(kind.settings, tree, where)
+            settings_from(model.settings, merge(base, _nest({path: value, "out": "out"})), where)
         except ConfigError as error:
-            if str(error) not in found:
-                found.append(str(error))
-    return found
+            objections[str(error)] = None
+    return list(objections)
 
 
 def _nest(config: Mapping[str, Any]) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for path, value in config.items():
-        *parents, name = path.split(".")
-        place = tree
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[name] = value
+        for name in reversed(path.split(".")):
+            value = {name: value}
+        tree = merge(tree, value)
     return tree
