@@ -15,9 +15,9 @@ from seqvis.errors import DataError
 from seqvis.storage import locate
 from tests.objectstore import Bucket
 from tests.searches import QUICK, translator, trials, write_search
-from tune.report import write_report
 from tune.report.__main__ import main
 from tune.report.words import duration, listed, show, three
+from tune.report.writing import write_report
 
 PICTURE = "data:image/svg+xml;base64,"
 VOID = {"meta", "img", "source", "wbr", "br", "link"}
@@ -76,13 +76,20 @@ def test_the_page_has_all_its_pictures_inside_and_needs_nothing_else(folder: Pat
     pictures = [
         one[key] for _, one in reader.tags for key in ("src", "srcset", "href") if key in one
     ]
-    # Importance and groups, each wide and narrow; four curves, four surfaces, six scatters.
-    assert len(pictures) >= 4 + 4 + 4 + 6
+    # Four curves, four surfaces, six scatters.
+    assert len(pictures) >= 4 + 4 + 6
     for picture in pictures:
         assert picture.startswith(PICTURE)
         root = ElementTree.fromstring(base64.b64decode(picture.removeprefix(PICTURE)))
         assert root.tag == "{http://www.w3.org/2000/svg}svg"
     assert all(one["alt"] for tag, one in reader.tags if tag == "img")
+    # An importance for each setting and group, with a name for those who cannot see it.
+    ranking = json.loads((folder / "report.json").read_text())["ranking"]
+    intervals = [one["aria-label"] for tag, one in reader.tags if tag == "svg"]
+    assert len(intervals) == len(ranking["settings"]) + len(ranking["groups"])
+    assert intervals[0].startswith(
+        f"Importance {three(ranking['settings'][0]['importance']['value'])}"
+    )
     style = (folder / "report.html").read_text().partition("<style>")[2].partition("</style>")[0]
     assert "url(" not in style
     assert "@import" not in style
@@ -101,7 +108,7 @@ def test_the_page_says_what_the_json_says(folder: Path) -> None:
         assert sentence in text
     for row in content["ranking"]["settings"]:
         found = row["importance"]
-        cells = f"{row['setting']}{three(found['value'])}{three(found['low'])} to "
+        cells = f"{row['setting']} {three(found['value'])}{three(found['low'])} to "
         assert cells + three(found["high"]) in text
         assert not row["important"] or row["says"] in text
     for pair in content["ranking"]["interactions"]:

@@ -1,4 +1,4 @@
-"""Writes the report of what mattered in a search: report.html and report.json."""
+"""Write the report of what mattered in a search: report.html and report.json."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from tune.report.writing import write_report
 
 
 class Report(JobSettings):
-    """Writes the report of what mattered in a search: report.html and report.json."""
+    """Write the report of what mattered in a search: report.html and report.json."""
 
     trials: str
     """Folder that a search wrote, or its trials.parquet."""
@@ -22,14 +22,14 @@ class Report(JobSettings):
     metric: str | None = None
     """Name of the metric. Default: the search's."""
     mode: Mode | None = None
-    """Whether the largest (max) or the smallest (min) is best. Default: the search's."""
+    """Whether the largest (max) or the smallest (min) value is best. Default: the search's."""
     title: str = "What mattered in this search"
     """Title of the page."""
     report: ReportSettings = ReportSettings()
 
 
 def run(settings: Report) -> dict[str, Any]:
-    """Writes the report and returns where it is and what it found."""
+    """Write the report and return where it is and what it says."""
     trials = locate(settings.trials)
     folder = folder_of(trials)
     search = read_search(folder)

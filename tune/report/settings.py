@@ -1,4 +1,4 @@
-"""Settings of the report: which settings are grouped, and how much work is put into the forests."""
+"""Settings of the report: groups of settings, and how much is computed."""
 
 from typing import Literal
 
@@ -38,24 +38,24 @@ DEFAULT_GROUPS: dict[str, tuple[str, ...]] = {
 
 
 class ForestSettings(Settings):
-    """How much work is put into the report; the defaults take about half a minute."""
+    """How much is computed; the defaults take about half a minute."""
 
     trees: int = 100
-    """Trees of a forest."""
+    """Trees in each forest."""
     repeats: int = 20
-    """How often the folds are drawn anew, each time with another column of noise."""
+    """How often the folds are drawn again, each time with another column of noise."""
     refits: int = 40
     """Forests on resampled trials, for the bands of the curves and for interactions."""
     seed: int = 0
-    """Of every draw: the same table gives the same report."""
+    """Seed of every draw: the same table gives the same report."""
 
 
 class ReportSettings(Settings):
-    """What the report looks at, and how thoroughly."""
+    """What the report compares, and how thoroughly."""
 
     groups: dict[str, tuple[str, ...]] = DEFAULT_GROUPS
-    """Settings that are also looked at together: a name and patterns of setting names. The
-    summary says of the first that can be switched off whether it helps."""
+    """Settings that are also examined together: a name and patterns of setting names. The summary
+    says whether the first group that can be switched off helps."""
     epoch: int | None = Field(None, ge=1)
-    """Epoch after which trials are compared. Default: the last that nearly all reached."""
+    """Epoch after which trials are compared. Default: the last one that nearly all reached."""
     forest: ForestSettings = ForestSettings()

@@ -1,28 +1,7 @@
-"""The trials of a search as the report sees them: which settings varied, and what each one is.
+"""The trials of a search as the report compares them: settings that varied, and one number a trial.
 
-In: the folder that a search wrote, `trials.parquet` with one row per trial, and beside it, where
-they are, `search.json` (metric, mode, space) and `history.parquet` (trial, epoch, metric: one row
-per epoch). Out: a `Table`. What may surprise: a setting that is empty exactly where another one
-has a certain value (`attention_size` where attention is off) is known by that switch, so that
-being empty is counted as the switch's doing and not as its own.
-
-What the forest explains: one number per trial, made comparable between budgets.
-
-A trial that ASHA stopped after one epoch has a worse metric than one that was trained for nine,
-whatever its settings; and anything that goes with the budget would seem to matter. Three ways, the
-first that the table allows:
-
-1. all trials were trained for as many epochs: the metric as it is;
-2. there is a history: the metric of all trials after the same epoch, the last one that (nearly)
-   all of them reached. Nobody has been selected by then, so nothing is distorted;
-3. else what is expected of its number of epochs is subtracted from each: a curve through all
-   trials that only rises, or only falls (isotonic regression). The number is also given to the
-   forest, unranked, so that no setting has to stand in for it. Being stopped is a consequence of
-   bad settings, so this takes a part of true effects away as well.
-
-What may surprise: values that are far worse or better than the rest (a loss that exploded) are
-moved to Tukey's outer fence, three interquartile ranges from the quartiles; a forest minimises
-squares, and one of them would be all that it explains.
+Reads the folder that a search wrote: `trials.parquet` with a row for each trial and, if they exist,
+`search.json` (metric, mode, space) and `history.parquet` (trial, epoch, metric; a row an epoch).
 """
 
 import io
@@ -39,37 +18,78 @@ from seqvis.errors import DataError
 from seqvis.storage import Location
 
 PREFIX = "config/"
+NOT_SET = "not set"
 _COLUMNS = ("trial", "status", "epochs", "seconds", "metric", "error")
 _STATUSES = ("finished", "stopped", "failed")
 _LOG_RATIO = 20  # a positive number that varies by less is never read on a logarithmic scale
 _FEW = 6  # an empty value beside so few distinct numbers is one more level of a choice
-NOT_SET = "not set"
+_NEARLY_ALL = 0.95  # a single trial that ended early must not take all others back to epoch 1
+_FENCE = 3.0  # interquartile ranges
 
 Kind = Literal["number", "log", "category"]
+Numbers = NDArray[np.float64]
+Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting that varied. `values` has one entry per trial of the table: floats (NaN where
-    empty) for numbers, text for categories, whose `levels` are in order."""
+    """A setting that varied, with a number for each trial of the table.
+
+    The number of a category is the place of its level in `levels`; an empty value is NaN. A setting
+    that is empty exactly where another one has a certain value (`attention_size` without
+    attention) has that one as its `switch`, which is then credited with its absence.
+    """
 
     name: str
     kind: Kind
-    values: pd.Series
+    values: Numbers
     levels: tuple[str, ...] = ()
     switch: str | None = None
 
-    @property
-    def short_name(self) -> str:
-        """The last two parts of the dotted path, enough to know it by."""
-        return ".".join(self.name.split(".")[-2:])
+    def shown(self, number: float) -> Any:
+        """Return the value that a number stands for; None if empty."""
+        if self.kind == "category" and not np.isnan(number):
+            return self.levels[int(number)]
+        return plain(number)
+
+    def scaled(self, numbers: Any) -> Numbers:
+        """Convert numbers to the scale on which they were searched."""
+        return np.asarray(np.log10(numbers) if self.kind == "log" else numbers, dtype=float)
+
+    def column(self, rows: Rows) -> Numbers:
+        """Return the forest's column for these trials.
+
+        An empty value that the switch explains becomes the median or the most frequent level, so
+        that a forest can learn of the switch only from the switch. Other empty values stay NaN.
+        """
+        numbers = self.values[rows]
+        present = pd.Series(numbers).dropna()
+        if self.switch is not None and len(present):
+            usual = present.mode()[0] if self.kind == "category" else present.median()
+            numbers = np.where(np.isnan(numbers), usual, numbers)
+        return self.scaled(numbers)
+
+    def grid(self, rows: Rows, points: int) -> tuple[list[Any], Numbers]:
+        """Return values to draw a curve over, as they are shown and as the forest has them.
+
+        They are all values of these trials if they are few, else evenly spaced between the ends.
+        """
+        numbers = np.unique(self.scaled(self.values[rows]))
+        numbers = numbers[~np.isnan(numbers)]
+        if len(numbers) > points and self.kind != "category":
+            numbers = np.linspace(numbers[0], numbers[-1], points)
+        raw = 10**numbers if self.kind == "log" else numbers
+        return [self.shown(number) for number in raw], numbers
 
 
 @dataclass(frozen=True)
 class Table:
-    """`trials` has the columns trial, status, epochs, seconds, metric, error and parent (the trial
-    whose checkpoint this one went on from, or nothing) and is indexed 0, 1, …; `fixed` are
-    settings with one value throughout; `history` is None where there is none."""
+    """All trials of a search.
+
+    `trials` has the columns of `trials.parquet` but the settings, and is indexed 0, 1, …; `parent`
+    is the trial whose checkpoint a trial continued, if any. `fixed` has the settings with the same
+    value in all trials. `history` is None if there is none.
+    """
 
     trials: pd.DataFrame
     settings: tuple[Setting, ...]
@@ -77,15 +97,106 @@ class Table:
     history: pd.DataFrame | None
 
     def configuration(self, row: int) -> dict[str, Any]:
-        """The settings that varied, as this trial had them; None where empty."""
-        found = {one.name: one.values.iloc[row] for one in self.settings}
-        return {name: plain(value) for name, value in found.items()}
+        """Return the varied settings of a trial; None where empty."""
+        return {setting.name: setting.shown(setting.values[row]) for setting in self.settings}
+
+    def usable_rows(self) -> Rows:
+        """Return the trials that did not fail and whose metric is a number."""
+        metric = pd.to_numeric(self.trials["metric"], errors="coerce")
+        return np.flatnonzero((self.trials["status"] != "failed") & np.isfinite(metric))
+
+    def comparable_rows(self) -> Rows:
+        """Return the usable trials that did not continue another trial's training."""
+        rows = self.usable_rows()
+        return rows[self.trials["parent"].iloc[rows].isna().to_numpy()]
+
+    def epoch_reached_by(self, trials: int) -> int:
+        """Return the last epoch after which so many comparable trials have a metric, or 0."""
+        assert self.history is not None
+        names = self.trials["trial"].iloc[self.comparable_rows()]
+        history = self.history[np.isfinite(self.history["metric"])]
+        reached = history[history["trial"].isin(names)].groupby("epoch")["trial"].nunique()
+        enough = reached.index[reached >= max(trials, 1)]
+        return int(enough.max()) if len(enough) else 0
+
+
+@dataclass(frozen=True)
+class Response:
+    """What the forest predicts: `values[i]` of the trial at `rows[i]` of the table.
+
+    `epoch` is None where `how` is "centred"; then `epochs` are those of each trial, and
+    `budget_share` is the share of the metric's variance that was taken out with them. `moved` is
+    the number of outliers.
+    """
+
+    rows: Rows
+    values: Numbers
+    how: Literal["same budget", "same epoch", "centred"]
+    epoch: int | None
+    moved: int = 0
+    budget_share: float | None = None
+    epochs: Numbers | None = None
+
+
+def make_response(table: Table, epoch: int | None = None) -> Response:
+    """Make trials with different numbers of epochs comparable, by the first way that is possible.
+
+    1. All trials were trained for the same number of epochs: the metric as it is.
+    2. There is a history: the metric after the same epoch, which is `epoch` or the last one that
+       nearly all trials reached. Nothing was selected before it, so nothing is distorted.
+    3. What is expected of its number of epochs, by isotonic regression, is subtracted from each
+       trial. Trials are stopped because of bad settings, so this also removes a part of true
+       effects. The forest gets the epochs as well, so that no setting has to stand in for them.
+    """
+    rows = table.comparable_rows()
+    trials = table.trials.iloc[rows]
+    epochs, metric = (trials[name].to_numpy(dtype=float) for name in ("epochs", "metric"))
+    different = len(set(epochs)) > 1
+    if table.history is not None and (epoch is not None or different):
+        nearly_all = int(np.ceil(_NEARLY_ALL * len(rows)))
+        return at_epoch(table, table.epoch_reached_by(nearly_all) if epoch is None else epoch)
+    if not different:
+        fenced, moved = _fenced(metric)
+        return Response(rows, fenced, "same budget", int(epochs[0]) if len(epochs) else None, moved)
+    from sklearn.isotonic import IsotonicRegression  # part of the extra `tune`
+
+    usual = pd.Series(metric).groupby(epochs).transform("median").to_numpy()
+    unusual, moved = _fenced(metric - usual)
+    metric = usual + unusual
+    expected = IsotonicRegression(increasing="auto").fit_transform(epochs, metric)
+    share = float(expected.var() / metric.var()) if metric.var() > 0 else 0.0
+    return Response(rows, metric - expected, "centred", None, moved, share, epochs)
+
+
+def at_epoch(table: Table, epoch: int) -> Response:
+    """Return the metric after an epoch, of the comparable trials that reached it."""
+    assert table.history is not None
+    after = table.history[table.history["epoch"] == epoch].drop_duplicates("trial", keep="last")
+    rows = table.comparable_rows()
+    metric = table.trials["trial"].iloc[rows].map(after.set_index("trial")["metric"])
+    values = metric.to_numpy(dtype=float)
+    reached = np.isfinite(values)
+    fenced, moved = _fenced(values[reached])
+    return Response(rows[reached], fenced, "same epoch", epoch, moved)
+
+
+def _fenced(values: Numbers) -> tuple[Numbers, int]:
+    """Move outliers to Tukey's outer fence, and count them.
+
+    A forest minimises squares: a single exploded loss would be all that it explains.
+    """
+    if not len(values):
+        return values, 0
+    lower, upper = np.quantile(values, [0.25, 0.75])
+    reach = _FENCE * (upper - lower)
+    fenced = np.clip(values, lower - reach, upper + reach) if reach > 0 else values
+    return fenced, int((fenced != values).sum())
 
 
 def read_table(trials: Location) -> Table:
-    """The table of a search's folder, or of its `trials.parquet`.
+    """Read the table of a search's folder, or of its `trials.parquet`.
 
-    Raises DataError if there is no such file, or if it has not the columns of a trials table.
+    Raises DataError if there is no such file or it lacks the columns of a trials table.
     """
     folder = folder_of(trials)
     place = folder / "trials.parquet" if folder is trials else trials
@@ -102,62 +213,81 @@ def read_table(trials: Location) -> Table:
 
 
 def folder_of(trials: Location) -> Location:
-    """The search's folder, of itself or of its table of trials."""
+    """Return the search's folder, given the folder or its table of trials."""
     return trials if trials.is_directory() else trials.parent()
+
+
+def read_search(folder: Location) -> dict[str, Any]:
+    """Read `search.json` in a folder; {} if there is none."""
+    place = folder / "search.json"
+    if not place.exists():
+        return {}
+    try:
+        return dict(json.loads(place.read_bytes()))
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{place.uri}: not JSON with keys and values ({error})") from error
+
+
+def _read_parquet(place: Location, needed: Sequence[str]) -> pd.DataFrame:
+    try:
+        frame = pd.read_parquet(io.BytesIO(place.read_bytes()))
+    except (OSError, ValueError) as error:  # pyarrow's errors are both
+        raise DataError(f"{place.uri}: not a Parquet file that can be read ({error})") from error
+    missing = [name for name in needed if name not in frame.columns]
+    if missing:
+        raise DataError(f"{place.uri}: has no column {missing[0]!r}; is it a search's?")
+    return frame
 
 
 def make_table(
     frame: pd.DataFrame, space: Mapping[str, Any], history: pd.DataFrame | None = None
 ) -> Table:
-    """Sorts the columns `config/…` into those that varied, with their kind, and fixed ones."""
+    """Sort the columns `config/…` into settings that varied, with their kind, and fixed ones."""
     frame = frame.reset_index(drop=True)
-    names = [name for name in frame.columns if name.startswith(PREFIX)]
-    varied, fixed = [], {}
-    for column in names:
+    varied: dict[str, pd.Series] = {}
+    fixed: dict[str, Any] = {}
+    for column in (name for name in frame.columns if name.startswith(PREFIX)):
         name, values = column.removeprefix(PREFIX), frame[column].astype(object)
-        if len({_text(value) for value in values}) > 1:
-            varied.append((name, values))
+        if values.map(_text).nunique() > 1:
+            varied[name] = values
         elif len(values):
             fixed[name] = plain(values.iloc[0])
-    settings = tuple(_setting(name, values, space.get(name, {}), varied) for name, values in varied)
+    settings = tuple(_setting(name, space.get(name, {}), varied) for name in varied)
     if "parent" not in frame:
         frame["parent"] = None
     return Table(frame[[*_COLUMNS, "parent"]], settings, fixed, history)
 
 
 def _setting(
-    name: str,
-    values: pd.Series,
-    distribution: Mapping[str, Any],
-    others: Sequence[tuple[str, pd.Series]],
+    name: str, distribution: Mapping[str, Any], varied: Mapping[str, pd.Series]
 ) -> Setting:
-    empty = values.isna()
-    there = values[~empty]
-    switch = _switch(empty, others) if empty.any() else None
-    numeric = all(_is_number(value) for value in there)
-    few = there.map(_text).nunique() <= _FEW and empty.any() and switch is None
-    if not numeric or few or len(there) == 0:
-        texts = values.map(_text)
-        if switch is not None:
-            texts[empty] = None
-        return Setting(name, "category", texts, _ordered(there, texts), switch)
-    numbers = values.astype(float)
-    return Setting(name, _number_kind(numbers.dropna(), distribution), numbers, (), switch)
+    values = varied[name]
+    empty, present = values.isna(), values.dropna()
+    switch = next((one for one in varied if _switches(varied[one], empty)), None)
+    numeric = bool(len(present)) and all(_is_number(value) for value in present)
+    few = present.map(_text).nunique() <= _FEW and empty.any() and switch is None
+    if numeric and not few:
+        numbers = values.astype(float)
+        kind = _number_kind(numbers.dropna(), distribution)
+        return Setting(name, kind, np.asarray(numbers, dtype=float), (), switch)
+    levels = [_text(value) for value in (sorted(set(present)) if numeric else present)]
+    levels = list(dict.fromkeys(levels)) if numeric else sorted(set(levels))
+    if empty.any() and switch is None:
+        levels = [NOT_SET, *levels]
+    codes = values.map(_text).map({level: float(code) for code, level in enumerate(levels)})
+    return Setting(name, "category", np.asarray(codes, dtype=float), tuple(levels), switch)
 
 
-def _switch(empty: pd.Series, others: Sequence[tuple[str, pd.Series]]) -> str | None:
-    """The setting whose value decides alone whether this one is empty."""
-    for name, values in others:
-        texts = values.map(_text)
-        if values.isna().any() or texts.nunique() > _FEW:
-            continue
-        if (empty.groupby(texts).nunique() == 1).all():
-            return name
-    return None
+def _switches(values: pd.Series, empty: pd.Series) -> bool:
+    """Return whether the values of a setting alone decide whether another one is empty."""
+    texts = values.map(_text)
+    if not empty.any() or values.isna().any() or texts.nunique() > _FEW:
+        return False
+    return bool((empty.groupby(texts).nunique() == 1).all())
 
 
 def _number_kind(numbers: pd.Series, distribution: Mapping[str, Any]) -> Kind:
-    """As the space says; else logarithmic where that spreads the values more evenly."""
+    """Return the scale of the space, or else the one that spreads the values more evenly."""
     form = next(iter(distribution), "choice") if isinstance(distribution, dict) else "choice"
     if form != "choice":
         return "log" if "log" in form else "number"
@@ -167,19 +297,8 @@ def _number_kind(numbers: pd.Series, distribution: Mapping[str, Any]) -> Kind:
 
 
 def _off_centre(numbers: pd.Series) -> float:
-    """How far the median lies from the middle of the range, as a share of the range."""
-    least, greatest = float(numbers.min()), float(numbers.max())
-    return abs((float(numbers.median()) - least) / (greatest - least) - 0.5)
-
-
-def _ordered(there: pd.Series, texts: pd.Series) -> tuple[str, ...]:
-    """Numbers by size and the rest by name, "not set" first."""
-    levels = set(texts.dropna())
-    if len(there) and all(_is_number(value) for value in there):
-        known = [_text(value) for value in sorted(set(there))]
-    else:
-        known = sorted(levels - {NOT_SET})
-    return tuple([NOT_SET] * (NOT_SET in levels) + known)
+    """Return how far the median lies from the middle of the range, as a share of the range."""
+    return float(abs((numbers.median() - numbers.min()) / (numbers.max() - numbers.min()) - 0.5))
 
 
 def _is_number(value: object) -> bool:
@@ -196,127 +315,9 @@ def _text(value: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it: no NumPy types, and None for what is empty or not finite."""
-    if isinstance(value, np.ndarray):
-        return [plain(one) for one in value.tolist()]
+    """Return a value as JSON has it: no NumPy types, and None for what is empty or not finite."""
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or value is pd.NA or (isinstance(value, float) and not np.isfinite(value)):
         return None
     return value
-
-
-def _read_parquet(place: Location, needed: Sequence[str]) -> pd.DataFrame:
-    content = io.BytesIO(place.read_bytes())
-    try:
-        frame = pd.read_parquet(content)
-    except (OSError, ValueError) as error:  # pyarrow's errors are both
-        raise DataError(f"{place.uri}: not a Parquet file that can be read ({error})") from error
-    missing = [name for name in needed if name not in frame.columns]
-    if missing:
-        raise DataError(f"{place.uri}: has no column {missing[0]!r}; is it a search's?")
-    return frame
-
-
-def read_search(folder: Location) -> dict[str, Any]:
-    """`search.json` in a folder, or {} if there is none."""
-    place = folder / "search.json"
-    if not place.exists():
-        return {}
-    try:
-        return dict(json.loads(place.read_bytes()))
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{place.uri}: not JSON with keys and values ({error})") from error
-
-
-How = Literal["same budget", "same epoch", "centred"]
-_NEARLY_ALL = 0.95  # one trial that lost its time elsewhere must not take the rest back to epoch 1
-_FENCE = 3.0  # interquartile ranges
-
-
-@dataclass(frozen=True)
-class Response:
-    """`values[i]` belongs to the trial at `rows[i]` of the table. `epoch` is None where centred.
-    `moved` counts outliers; `budget_share` is the share of the metric's variance that went with
-    the number of epochs and was taken out; `epochs` are then those of each trial."""
-
-    rows: NDArray[np.int64]
-    values: NDArray[np.float64]
-    how: How
-    epoch: int | None
-    moved: int = 0
-    budget_share: float | None = None
-    epochs: NDArray[np.float64] | None = None
-
-
-def usable_rows(table: Table) -> NDArray[np.int64]:
-    """The trials that did not fail and whose metric is a number."""
-    metric = pd.to_numeric(table.trials["metric"], errors="coerce")
-    usable = (table.trials["status"] != "failed") & np.isfinite(metric)
-    return np.flatnonzero(usable.to_numpy())
-
-
-def comparable_rows(table: Table) -> NDArray[np.int64]:
-    """The usable trials that owe nothing to another trial's training."""
-    rows = usable_rows(table)
-    return rows[table.trials["parent"].iloc[rows].isna().to_numpy()]
-
-
-def make_response(table: Table, epoch: int | None = None) -> Response:
-    """The response of all comparable trials; `epoch` asks for another epoch than the common one."""
-    rows = comparable_rows(table)
-    trials = table.trials.iloc[rows]
-    epochs = trials["epochs"].to_numpy(dtype=float)
-    if table.history is not None and (epoch is not None or len(set(epochs)) > 1):
-        chosen = common_epoch(table) if epoch is None else epoch
-        return at_epoch(table, chosen)
-    metric = trials["metric"].to_numpy(dtype=float)
-    if len(set(epochs)) <= 1:
-        fenced, moved = _fenced(metric)
-        last = int(epochs[0]) if len(epochs) else None
-        return Response(rows, fenced, "same budget", last, moved)
-    from sklearn.isotonic import IsotonicRegression  # of the extra `tune`
-
-    usual = pd.Series(metric).groupby(epochs).transform("median").to_numpy()
-    unusual, moved = _fenced(metric - usual)
-    metric = usual + unusual
-    expected = IsotonicRegression(increasing="auto").fit_transform(epochs, metric)
-    share = float(expected.var() / metric.var()) if metric.var() > 0 else 0.0
-    return Response(rows, metric - expected, "centred", None, moved, share, epochs)
-
-
-def at_epoch(table: Table, epoch: int) -> Response:
-    """The metric after that epoch, of the comparable trials that reached it."""
-    assert table.history is not None
-    after = table.history[table.history["epoch"] == epoch].drop_duplicates("trial", keep="last")
-    by_trial = after.set_index("trial")["metric"]
-    rows = comparable_rows(table)
-    values = table.trials["trial"].iloc[rows].map(by_trial).to_numpy(dtype=float)
-    there = np.isfinite(values)
-    fenced, moved = _fenced(values[there])
-    return Response(rows[there], fenced, "same epoch", epoch, moved)
-
-
-def common_epoch(table: Table) -> int:
-    """The last epoch that nearly all comparable trials have a metric of."""
-    return epoch_reached_by(table, int(np.ceil(_NEARLY_ALL * len(comparable_rows(table)))))
-
-
-def epoch_reached_by(table: Table, trials: int) -> int:
-    """The last epoch that so many comparable trials have a metric of; 0 if there is none."""
-    assert table.history is not None
-    names = set(table.trials["trial"].iloc[comparable_rows(table)])
-    history = table.history[np.isfinite(table.history["metric"])]
-    reached = history[history["trial"].isin(names)].groupby("epoch")["trial"].nunique()
-    enough = reached.index[reached >= max(trials, 1)]
-    return int(enough.max()) if len(enough) else 0
-
-
-def _fenced(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:
-    """The values with outliers moved to the fence, and how many were."""
-    if not len(values):
-        return values, 0
-    lower, upper = np.quantile(values, [0.25, 0.75])
-    reach = _FENCE * (upper - lower)
-    fenced = np.clip(values, lower - reach, upper + reach) if reach > 0 else values
-    return fenced, int((fenced != values).sum())

@@ -1,4 +1,4 @@
-"""The sentences of the report: what was found, in plain English."""
+"""The numbers and sentences of the report."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,37 +8,32 @@ from tune.report.table import Response
 
 
 def show(value: Any) -> str:
-    """A number with three digits, or whatever else a setting may be."""
+    """Write a number with three digits, or any other value of a setting."""
     if value is None:
         return "–"
     if isinstance(value, bool):
         return "true" if value else "false"
     if not isinstance(value, (int, float)):
         return str(value)
-    if value == 0:
-        return "0"
     if isinstance(value, int) or abs(value) >= 1000:
-        return f"{value:.0f}".replace("-", "−")
-    text = f"{value:.3g}"
-    return text if "e" in text else text.replace("-", "−")
+        return _minus(f"{value:.0f}")
+    text = f"{value or 0:.3g}"
+    return text if "e" in text else _minus(text)
 
 
 def three(value: float) -> str:
-    """Three decimals; what rounds to zero has no sign."""
-    text = f"{value:.3f}"
-    return "0.000" if text == "-0.000" else text.replace("-", "−")
+    """Write three decimals."""
+    return _minus(f"{round(value, 3) + 0.0:.3f}")  # + 0.0 turns -0.0 into 0.0
 
 
 def share(value: float) -> str:
-    """A share as a whole percentage."""
-    return f"{100 * value:.0f} %".replace("-", "−")
+    """Write a share as a whole percentage."""
+    return _minus(f"{100 * value:.0f} %")
 
 
 def listed(names: Sequence[str]) -> str:
-    """one, two and three"""
-    if len(names) < 2:
-        return "".join(names)
-    return ", ".join(names[:-1]) + " and " + names[-1]
+    """Write "one, two and three"."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def counted(number: int, noun: str) -> str:
@@ -46,12 +41,20 @@ def counted(number: int, noun: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds, minutes or hours, whichever is read best."""
+    """Write seconds, minutes or hours."""
     if not math.isfinite(seconds):
         return "–"
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "−")
 
 
 def too_few(usable: int, needed: int, settings: int) -> str:
@@ -62,37 +65,39 @@ def too_few(usable: int, needed: int, settings: int) -> str:
 
 
 def explains_nothing(r2: Mapping[str, float]) -> str:
+    low, high = (_minus(f"{r2[end]:.2f}") for end in ("low", "high"))
     return (
         "the forest explains nothing of trials that it has not seen: R² is "
-        f"{r2['value']:.2f}, and its 95 % interval, {r2['low']:.2f} to {r2['high']:.2f}, includes "
-        "0 or lies below".replace("-", "−")
+        f"{_minus(format(r2['value'], '.2f'))}, and its 95 % interval, {low} to {high}, includes "
+        "0 or lies below it"
     )
 
 
 def budget_sentence(response: Response, metric: str) -> str:
-    """How trials of different budgets were made comparable."""
+    """Say how trials with different numbers of epochs were made comparable."""
     if response.how == "same budget":
-        text = "All usable trials were trained for as long"
-        text += f" ({counted(response.epoch, 'epoch')})" if response.epoch else ""
-        return f"{text}, so {metric} is taken as it is."
+        epochs = f" ({counted(response.epoch, 'epoch')})" if response.epoch else ""
+        return (
+            f"All usable trials were trained for the same time{epochs}, so {metric} is taken as "
+            "it is."
+        )
+    text = "Trials were trained for different numbers of epochs"
     if response.how == "same epoch":
         return (
-            f"Trials were trained for different numbers of epochs. All are compared by {metric} "
-            f"after epoch {response.epoch}, which {len(response.rows)} of them reached, so being "
-            "stopped early makes nothing look important or unimportant; what matters only later "
-            "in training is not seen."
+            f"{text}. All are compared by {metric} after epoch {response.epoch}, which "
+            f"{len(response.rows)} of them reached, so being stopped early makes nothing look "
+            "important or unimportant; what matters only later in training is not seen."
         )
-    assert response.budget_share is not None
     return (
-        f"Trials were trained for different numbers of epochs, which alone go with "
-        f"{share(response.budget_share)} of the variance of {metric}. From each trial what is "
-        "expected of so many epochs is subtracted first. Bad settings are why trials are stopped, "
-        "so some of their true effect goes with it: importances here are cautious."
+        f"{text}, which alone explain {share(response.budget_share or 0)} of the variance of "
+        f"{metric}. What is expected of its number of epochs is first subtracted from each trial. "
+        "Trials are stopped because of bad settings, so this also removes some of the settings' "
+        "true effect: importances here are cautious."
     )
 
 
 def shown_as(response: Response, metric: str) -> str:
-    """What the heights of the pictures are."""
+    """Name what the height of the pictures is."""
     if response.how == "centred":
         return f"{metric} against what its epochs give"
     return f"{metric} after epoch {response.epoch}" if response.epoch else metric
@@ -101,15 +106,13 @@ def shown_as(response: Response, metric: str) -> str:
 def moved_sentence(response: Response, metric: str) -> str:
     if not response.moved:
         return ""
-    trials = counted(response.moved, "trial")
     return (
-        f"The {metric} of {trials} was far from all others and was moved to three interquartile "
-        "ranges from the quartiles, so that it does not outweigh the rest."
+        f"The {metric} of {counted(response.moved, 'trial')} was far from all others and was moved "
+        "to three interquartile ranges from the quartiles, so that it does not outweigh the rest."
     )
 
 
 def inherited_sentence(trials: int) -> str:
-    """Of a population-based search."""
     if not trials:
         return ""
     return (
@@ -120,7 +123,7 @@ def inherited_sentence(trials: int) -> str:
 
 
 def effect_sentence(effect: Mapping[str, Any]) -> str:
-    """What the curve of a setting shows."""
+    """Say what the curve of a setting shows."""
     best = show(effect["best"])
     shape = {
         "higher": "higher is better",
@@ -132,59 +135,48 @@ def effect_sentence(effect: Mapping[str, Any]) -> str:
 
 
 def headline(content: Mapping[str, Any]) -> list[str]:
-    """One to three sentences that say what was found."""
+    """Say in one to three sentences what was found."""
     if content["refused"]:
-        return [
-            "This search cannot say which settings mattered: " + "; ".join(content["refused"]) + "."
-        ]
-    ranking = content["ranking"]
-    important = [one for one in ranking["settings"] if one["important"]]
+        reasons = "; ".join(content["refused"])
+        return [f"This search cannot say which settings mattered: {reasons}."]
+    ranking, metric = content["ranking"], content["metric"]
+    names = [row["setting"] for row in ranking["settings"] if row["important"]]
     total = len(ranking["settings"])
-    if important:
-        first, *others = (one["setting"] for one in important)
-        then = [*others[:4], *([counted(len(others) - 4, "other")] if len(others) > 4 else [])]
-        found = f"Of {total} settings {len(important)} mattered more than chance: {first}"
-        found += f" most, then {listed(then)}." if others else "."
-    else:
-        found = f"None of {total} settings mattered more than chance by itself."
-    r2 = ranking["r2"]
+    found = f"None of {total} settings mattered more than chance by itself."
+    if names:
+        first, others = names[0], names[1:5]
+        if len(names) > 5:
+            others.append(counted(len(names) - 5, "other"))
+        then = f" most, then {listed(others)}" if others else ""
+        found = f"Of {total} settings {len(names)} mattered more than chance: {first}{then}."
+    value, low, high = (share(ranking["r2"][key]) for key in ("value", "low", "high"))
     after = f" after epoch {ranking['epoch']}" if ranking["epoch"] else ""
     explained = (
-        f"Together they explain {share(r2['value'])} ({share(r2['low'])} to {share(r2['high'])}) "
-        f"of the variance of {content['metric']}{after} between {ranking['trials']} trials."
+        f"Together they explain {value} ({low} to {high}) of the variance of {metric}{after} "
+        f"between {ranking['trials']} trials."
     )
-    return [found, explained, *_helping(ranking["groups"], content["metric"])]
-
-
-def _helping(groups: Sequence[Mapping[str, Any]], metric: str) -> list[str]:
-    """The answer of the first group that could be off."""
-    for group in groups:
-        if group["contrast"] is not None:
-            return [f"{capital(group['group'])}: {contrast_sentence(group, metric)}"]
-    return []
+    contrasts = (
+        f"{capital(group['group'])}: {contrast_sentence(group, metric)}"
+        for group in ranking["groups"]
+        if group["contrast"]
+    )
+    return [found, explained, *list(contrasts)[:1]]
 
 
 def contrast_sentence(group: Mapping[str, Any], metric: str) -> str:
-    """Whether a group helps."""
-    best, drawn = group["contrast"]["best"], group["contrast"]["drawn"]
-    verdict = {
-        "helps": "it helps",
-        "hurts": "it hurts",
-        "not shown": "no help and no harm was shown",
-    }[group["contrast"]["verdict"]]
+    """Say whether a group helps."""
+    verdicts = {"helps": "it helps", "hurts": "it hurts"}
+    verdict = verdicts.get(group["contrast"]["verdict"], "no help and no harm was shown")
+    best, drawn = _gain(group["contrast"]["best"]), _gain(group["contrast"]["drawn"])
     return (
-        f"{verdict}. Well set, it is worth {_gain(best)} {metric} against switched off; as it was "
-        f"tried on average, {_gain(drawn)}. Plus is better."
+        f"{verdict}. Well set, it is worth {best} {metric} against switched off; as it was tried "
+        f"on average, {drawn}. Plus is better."
     )
 
 
 def _gain(estimate: Mapping[str, float]) -> str:
-    """With as many decimals as the interval is sure of."""
+    """Write an estimate with as many decimals as its interval supports."""
     width = max(estimate["high"] - estimate["low"], 1e-9)
     decimals = max(0, 1 - math.floor(math.log10(width)))
     value, low, high = (f"{estimate[key]:+.{decimals}f}" for key in ("value", "low", "high"))
-    return f"{value} ({low} to {high})".replace("-", "−")
-
-
-def capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    return _minus(f"{value} ({low} to {high})")

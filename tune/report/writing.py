@@ -1,8 +1,4 @@
-"""Writes `report.html` and `report.json` of a search.
-
-scikit-learn and Jinja are loaded only here, when a report is asked for: they are of the extra
-`tune`, and a machine that only trains has no need of them.
-"""
+"""Write `report.html` and `report.json` of a search."""
 
 import json
 from typing import Any
@@ -12,7 +8,7 @@ from seqvis.storage import Location
 from tune.report.settings import Mode, ReportSettings
 from tune.report.table import read_table
 
-NEEDS = ("sklearn", "jinja2")  # of the extra `tune`
+NEEDS = ("sklearn", "jinja2")  # parts of the extra `tune`, imported only when a report is written
 
 
 def write_report(
@@ -24,12 +20,12 @@ def write_report(
     title: str,
     settings: ReportSettings | None = None,
 ) -> dict[str, Any]:
-    """Writes the report of the trials (a search's folder, or its `trials.parquet`) into `out`.
+    """Write the report of the trials (a search's folder, or its `trials.parquet`) into `out`.
 
-    `metric` is what the column of that name holds and `mode` which way is better. Returns what a
-    job prints: the files, the numbers of trials, R² with its interval, the settings that matter
-    more than chance, strongest first, and why nothing was ranked, if so. Raises DataError for a
-    table that is none, ConfigError if the extra `tune` is not installed.
+    `metric` names the column `metric`, and `mode` says which way is better. Returns what a job
+    prints: the files, the numbers of trials, R² with its interval, the settings that matter more
+    than chance, strongest first, and the reasons if nothing was ranked. Raises DataError if the
+    trials cannot be read, ConfigError if the extra `tune` is not installed.
     """
     require_extra("tune", *NEEDS)
     from tune.report.analysis import analyse
@@ -41,15 +37,14 @@ def write_report(
     out.make_directory()
     data.replace(json.dumps(content, ensure_ascii=False, indent=1).encode())
     page.replace(render_page(content).encode())
-    ranking = content["ranking"]
-    strong = [one["setting"] for one in ranking["settings"] if one["important"]] if ranking else []
+    ranked = content["ranking"]["settings"] if content["ranking"] else []
     return {
         "report": page.uri,
         "data": data.uri,
         "trials": content["trials"]["all"],
         "usable": content["trials"]["usable"],
         "r2": content["r2"],
-        "important": strong,
+        "important": [row["setting"] for row in ranked if row["important"]],
         "refused": content["refused"],
         "summary": content["summary"],
     }
