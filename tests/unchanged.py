@@ -69,8 +69,7 @@ class Recorder:
             [sys.executable, "-m", *command],
             cwd=self.folder,
             env=self._environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             text=True,
         )
         if check and done.returncode:
