@@ -121,7 +121,7 @@ class Faults:
             "errors": faults(kinds, changes),
             "refused": sum(one.count(503) for one in outcomes.values()),
             "lost_requests": sum(one.lost for one in outcomes.values()),
-            "changes": len(changes.there),
+            "changes": len(changes.acknowledged),
             "changes_lost": changes.lost(self._server),
             "longest_gap_s": {
                 name: round(one.longest_gap(at), 1) for name, one in outcomes.items()
@@ -298,7 +298,7 @@ class Faults:
         return {
             "kinds": {name: kind.outcome.summary() for name, kind in kinds.items()},
             "errors": faults(kinds, changes),
-            "changes": len(changes.there),
+            "changes": len(changes.acknowledged),
             "changes_lost": changes.lost(self._server),
             "minutes": minutes,
         }

@@ -27,7 +27,7 @@ from serve.testing.clients import Request
 from serve.testing.load import Traffic
 from serve.testing.server import (
     QUICK_AUTOSCALING,
-    Changes,
+    Overrides,
     RunningServer,
     free_port,
     local_config,
@@ -36,10 +36,10 @@ from serve.testing.server import (
 from serve.testing.traffic import faults, persist, searching, translating
 
 PARTS = ("kill", "overload", "abandoned", "upgrade", "soak", "scale")
-ONE_EACH: Changes = {
+ONE_EACH: Overrides = {
     name: {"num_replicas": 1} for name in ("Translator", "Encoder", "Index-0", "Gateway")
 }
-SCALED: Changes = {
+SCALED: Overrides = {
     "Translator": {
         "autoscaling_config": {
             "min_replicas": 1,
@@ -100,7 +100,7 @@ def scaling(server: RunningServer, translator: str, picture: bytes) -> dict[str,
 
 
 @contextmanager
-def _served(translator: str, collection: Path, deployments: Changes) -> Iterator[RunningServer]:
+def _served(translator: str, collection: Path, deployments: Overrides) -> Iterator[RunningServer]:
     roots = {"gateway": {"model_roots": [str(collection.parent)]}}  # of the other translator
     config = local_config(translator, collection, free_port(), roots, deployments)
     with tempfile.TemporaryDirectory() as logs:

@@ -34,7 +34,7 @@ from seqvis.samples.questions import generate_pairs
 from serve.testing.clients import Kind, Request
 from serve.testing.load import Traffic
 from serve.testing.server import RunningServer, free_port, local_config, run_config
-from serve.testing.traffic import PATIENCE, searching_by_picture, send
+from serve.testing.traffic import RETRIES, searching_by_picture, send
 
 RATES = {
     "translate": 2.0, "stream": 0.5, "words": 1.0, "picture": 0.5, "classify": 0.2,
@@ -119,7 +119,7 @@ def mixed(picture: bytes, name: str, factor: float = 1.0) -> dict[str, Kind]:
             request,
             1 if kind == "change" else 4,
             RATES[kind] * factor,
-            retries=PATIENCE,
+            retries=RETRIES,
             patience=0.1 if kind == "left" else None,
         )
         for kind, request in asked.items()

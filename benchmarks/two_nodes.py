@@ -215,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 seen = break_one(server, addresses, victim, frozen, kinds, given.seconds)
                 found[title] = seen | {
                     "errors": faults(kinds, changes),
-                    "changes": len(changes.there),
+                    "changes": len(changes.acknowledged),
                     "changes_lost": changes.lost(server),
                 }
                 given.out.write_text(json.dumps(found, indent=1))

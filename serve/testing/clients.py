@@ -1,13 +1,7 @@
-"""Clients of an HTTP server and what became of their requests, for loads of any kind (load.py).
-
-In: requests to send. Out: of every request its status, its latency, and, if it was refused, the
-Retry-After it came with. What would surprise a reader: a client that is told to come again counts
-each attempt, so an outcome has every answer that a client saw.
-"""
+"""Clients of an HTTP server, and a record of every answer they got."""
 
 import asyncio
 import itertools
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -32,13 +26,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer; seconds since the load's begin. `retried` is 0 for the first attempt."""
+    """An answer; times are seconds since the load began."""
 
     status: int
     sent: float
     ended: float
     retry_after: float | None
-    retried: int
     body: bytes
 
     @property
@@ -48,18 +41,16 @@ class Reply:
 
 @dataclass
 class Outcome:
-    """What became of the requests of a load; seconds since its begin, in order of their ends."""
+    """All answers to a load, in the order in which they came; every attempt counts."""
 
     ends: list[float] = field(default_factory=list)
     latencies: list[float] = field(default_factory=list)
     statuses: list[int] = field(default_factory=list)
     retry_after: list[float | None] = field(default_factory=list)
-    answers: list[Any] = field(default_factory=list)
     not_good: list[str] = field(default_factory=list)  # the first few answers that are not good
-    retried: int = 0  # requests sent again as they were told to
-    given_up: int = 0  # requests that their clients waited for no longer
+    given_up: int = 0  # requests whose clients lost patience
     resent: int = 0  # requests sent to another address because a connection broke
-    lost: int = 0  # requests that were refused more often than they were sent again
+    lost: int = 0  # requests that were refused more often than they may be sent again
     seconds: float = 0.0
 
     def note(self, reply: Reply) -> None:
@@ -67,7 +58,6 @@ class Outcome:
         self.latencies.append(reply.seconds)
         self.statuses.append(reply.status)
         self.retry_after.append(reply.retry_after)
-        self.retried += reply.retried > 0
         if reply.status not in GOOD and len(self.not_good) < 5:
             text = reply.body[:500].decode(errors="replace")
             self.not_good.append(f"{reply.status} after {reply.seconds:.2f} s: {text}")
@@ -76,33 +66,26 @@ class Outcome:
         return self.statuses.count(status)
 
     def good(self) -> list[float]:
-        """Latencies of the answered requests, in order of size."""
-        return sorted(
-            latency
-            for latency, status in zip(self.latencies, self.statuses, strict=True)
-            if status in GOOD
-        )
+        """Sorted latencies of the good answers."""
+        return self._sorted_latencies(GOOD)
 
     def refused(self) -> list[float]:
-        """Latencies of those that were refused with 503, in order of size."""
-        return sorted(
-            latency
-            for latency, status in zip(self.latencies, self.statuses, strict=True)
-            if status == 503
-        )
+        """Sorted latencies of the answers with status 503."""
+        return self._sorted_latencies((503,))
 
-    def good_ends(self) -> list[float]:
-        """When each answered request ended."""
-        return [end for end, status in zip(self.ends, self.statuses, strict=True) if status in GOOD]
+    def _sorted_latencies(self, statuses: Sequence[int]) -> list[float]:
+        both = zip(self.latencies, self.statuses, strict=True)
+        return sorted(latency for latency, status in both if status in statuses)
 
     def longest_gap(self, since: float = 0.0, until: float | None = None) -> float:
-        """The longest time without an answer, in seconds."""
+        """The longest time without a good answer, in seconds."""
         until = self.seconds if until is None else until
-        times = [since, *(end for end in self.good_ends() if since < end < until), until]
-        return max(later - earlier for earlier, later in itertools.pairwise(times))
+        both = zip(self.ends, self.statuses, strict=True)
+        good = (end for end, status in both if status in GOOD and since < end < until)
+        return max(later - earlier for earlier, later in itertools.pairwise([since, *good, until]))
 
     def faults(self) -> Counter[str]:
-        """What no client should see: anything but a good answer or a 503 with Retry-After."""
+        """Count what no client should see: all but good answers and 503 with Retry-After."""
         seen: Counter[str] = Counter()
         for status, after in zip(self.statuses, self.retry_after, strict=True):
             if status == 503 and after is None:
@@ -112,24 +95,22 @@ class Outcome:
         return seen
 
     def summary(self) -> dict[str, Any]:
-        """Figures: requests a second, and latencies in ms."""
-        good = self.good()
+        """Requests a second, and latencies in ms."""
+        good, refused = self.good(), self.refused()
         return {
             "seconds": round(self.seconds, 1),
             "statuses": dict(Counter(self.statuses)),
             "per_second": round(len(good) / max(self.seconds, 1e-9), 1),
             "p50_ms": quantile_ms(good, 0.5),
-            "p95_ms": quantile_ms(good, 0.95),
             "p99_ms": quantile_ms(good, 0.99),
-            "refused_p50_ms": quantile_ms(self.refused(), 0.5),
-            "refused_p99_ms": quantile_ms(self.refused(), 0.99),
-            "retried": self.retried,
+            "refused_p50_ms": quantile_ms(refused, 0.5),
+            "refused_p99_ms": quantile_ms(refused, 0.99),
             "lost": self.lost,
         }
 
 
 def quantile_ms(ordered: Sequence[float], share: float) -> float | None:
-    """A quantile of ordered seconds, in ms."""
+    """A quantile of sorted seconds, in ms."""
     if not ordered:
         return None
     return round(1000 * ordered[min(len(ordered) - 1, int(share * len(ordered)))], 1)
@@ -137,16 +118,16 @@ def quantile_ms(ordered: Sequence[float], share: float) -> float | None:
 
 @dataclass
 class Kind:
-    """Clients of one kind.
+    """Clients that all send the same kind of request.
 
     Attributes:
         request: request number n, counted over all clients of the kind.
-        per_second: requests a second of all its clients together; None: as fast as answers come.
+        per_second: requests a second of all clients together; None: as fast as answers come.
         retries: how often a request that got 503 is sent again, after its Retry-After.
         patience: seconds after which a client closes its connection, whatever the server does.
         alive: whether an address answers, as a load balancer sees it; a request to one that does
             not, or whose connection broke, is sent again.
-        done: told the request and its last answer.
+        done: called with the request and its last answer.
     """
 
     request: Callable[[int], Request]
@@ -165,35 +146,39 @@ class Kind:
         began: float,
         going: Callable[[], bool],
     ) -> None:
-        """Its clients ask as long as it is going; `address` is asked for at each attempt."""
-        numbers = iter(range(sys.maxsize))
+        """Send requests for as long as `going()`; `address()` is called for each attempt."""
+        numbers = itertools.count()
 
         async def client() -> None:
             while going():
                 number = next(numbers)
-                if self.per_second is not None:
-                    wait = began + number / self.per_second - time.monotonic()
-                    while wait > 0 and going():
-                        await asyncio.sleep(min(wait, 0.5))
-                        wait = began + number / self.per_second - time.monotonic()
-                    if not going():
-                        return
-                await self._persist(session, address, self.request(number), began)
+                if await self.is_due(number, began, going):
+                    await self._send_until_answered(session, address, self.request(number), began)
 
         await asyncio.gather(*(client() for _ in range(self.clients)))
         self.outcome.seconds = time.monotonic() - began
 
-    async def _persist(
+    async def is_due(self, number: int, began: float, going: Callable[[], bool]) -> bool:
+        """Wait for request `number`'s turn; False if the load ends before."""
+        while self.per_second is not None:
+            wait = began + number / self.per_second - time.monotonic()
+            if wait <= 0:
+                break
+            await asyncio.sleep(min(wait, 0.5))
+            if not going():
+                return False
+        return going()
+
+    async def _send_until_answered(
         self,
         session: aiohttp.ClientSession,
         address: Callable[[], str],
         request: Request,
         began: float,
     ) -> None:
-        """Sends a request until it has an answer that is no 503, as often as it may."""
         for attempt in range(self.retries + 1):
             chosen = address()
-            sending = asyncio.create_task(_send(session, chosen, request, began, attempt))
+            sending = asyncio.create_task(_send(session, chosen, request, began))
             if self.patience is not None:
                 await asyncio.wait({sending}, timeout=self.patience)
                 if sending.cancel():
@@ -218,11 +203,10 @@ class Kind:
 
 
 async def _send(
-    session: aiohttp.ClientSession, address: str, request: Request, began: float, attempt: int
+    session: aiohttp.ClientSession, address: str, request: Request, began: float
 ) -> Reply:
     sent = time.monotonic() - began
     after: float | None = None
-    body = b""
     content: dict[str, Any] = {"json": request.json} if request.json is not None else {}
     if request.form is not None:
         content["data"] = form = aiohttp.FormData(default_to_multipart=True)
@@ -237,12 +221,11 @@ async def _send(
             after = float(waiting) if waiting is not None else None
     except (aiohttp.ClientError, asyncio.CancelledError, TimeoutError, OSError) as error:
         status, body = BROKEN, repr(error).encode()
-    return Reply(status, sent, time.monotonic() - began, after, attempt, body)
+    return Reply(status, sent, time.monotonic() - began, after, body)
 
 
-def open_session(headers: dict[str, str] | None = None) -> aiohttp.ClientSession:
+def open_session() -> aiohttp.ClientSession:
+    """A session with as many connections at once as there are requests."""
     return aiohttp.ClientSession(
-        timeout=aiohttp.ClientTimeout(total=180),
-        connector=aiohttp.TCPConnector(limit=0),
-        headers=headers,
+        timeout=aiohttp.ClientTimeout(total=180), connector=aiohttp.TCPConnector(limit=0)
     )

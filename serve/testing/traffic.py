@@ -1,4 +1,4 @@
-"""What clients ask of the server while it is broken, and what is checked of every answer."""
+"""The requests that tests and benchmarks send to a server, and what they check in every answer."""
 
 import json
 import time
@@ -12,64 +12,56 @@ import requests
 from serve.testing.clients import GOOD, Kind, Reply, Request
 from serve.testing.server import RunningServer
 
-PATIENCE = 100  # times that a client comes again, as it is told to
+RETRIES = 100  # of a request that is refused with Retry-After
 
 
 def translating(
     expected: Mapping[str, str], clients: int = 4, per_second: float | None = None
 ) -> Kind:
-    """Clients that translate the texts, one at a time; each answer must be the expected one."""
+    """Clients that translate one text a request; each answer must be the expected one."""
     texts = list(expected)
 
     def done(request: Request, reply: Reply) -> None:
         if reply.status in GOOD:
-            (one,) = json.loads(reply.body)["translations"]
-            assert one["text"] == expected[one["source"]], one
+            (answer,) = json.loads(reply.body)["translations"]
+            assert answer["text"] == expected[answer["source"]], answer
 
-    return Kind(
-        lambda number: Request("/v1/translate", {"text": texts[number % len(texts)]}),
-        clients,
-        per_second,
-        retries=PATIENCE,
-        done=done,
-    )
+    def request(number: int) -> Request:
+        return Request("/v1/translate", {"text": texts[number % len(texts)]})
+
+    return Kind(request, clients, per_second, RETRIES, done=done)
 
 
 def searching(queries: Sequence[str], clients: int = 2, per_second: float | None = None) -> Kind:
-    """Clients that search by words."""
+    """Clients that search by words; each answer must have five matches."""
 
     def done(request: Request, reply: Reply) -> None:
         if reply.status in GOOD:
             assert len(json.loads(reply.body)["matches"]) == 5
 
-    return Kind(
-        lambda number: Request(
-            "/v1/search/text", {"query": queries[number % len(queries)], "k": 5}
-        ),
-        clients,
-        per_second,
-        retries=PATIENCE,
-        done=done,
-    )
+    def request(number: int) -> Request:
+        return Request("/v1/search/text", {"query": queries[number % len(queries)], "k": 5})
+
+    return Kind(request, clients, per_second, RETRIES, done=done)
 
 
 def searching_by_picture(picture: bytes, per_second: float | None = None) -> Kind:
     """A client that searches by a picture."""
-    asked = Request("/v1/search/image", form={"file": picture, "k": "3"})
-    return Kind(lambda number: asked, 1, per_second, retries=PATIENCE)
+    request = Request("/v1/search/image", form={"file": picture, "k": "3"})
+    return Kind(lambda number: request, 1, per_second, RETRIES)
 
 
 @dataclass
 class Changes:
-    """A client that adds pictures and deletes each third again, and what it was told."""
+    """A client that adds pictures and deletes each third again."""
 
     prefix: str
     picture: bytes
-    there: dict[str, bool] = field(default_factory=dict)  # acknowledged: added, or deleted
+    acknowledged: dict[str, bool] = field(default_factory=dict)  # id: whether it should be there
     repeated_deletes: int = 0
 
     def kind(self, per_second: float | None = None) -> Kind:
-        return Kind(self._request, 1, per_second, retries=PATIENCE, done=self._done)
+        return Kind(self._request, 1, per_second, RETRIES, done=self._done)
 
     def _request(self, number: int) -> Request:
         if number % 3 == 2:
@@ -82,24 +74,23 @@ class Changes:
     def _done(self, request: Request, reply: Reply) -> None:
         if request.form is not None:
             if reply.status in GOOD:
-                self.there[str(request.form["id"])] = True
+                self.acknowledged[str(request.form["id"])] = True
         elif reply.status in (200, 404):
             # 404: it was deleted, the answer was lost with a replica, and the call was repeated.
             self.repeated_deletes += reply.status == 404
             name = request.path.removeprefix("/v1/images/")
-            assert name in self.there
-            self.there[name] = False
+            assert name in self.acknowledged
+            self.acknowledged[name] = False
 
     def lost(self, server: RunningServer, patience: float = 10.0) -> list[str]:
-        """What was acknowledged and is still not so after `patience` seconds."""
+        """Acknowledged changes that cannot be seen within `patience` seconds."""
         deadline = time.monotonic() + patience
         wrong = []
-        for name, there in self.there.items():
-            asked = Request(f"/v1/images/{quote(name)}", method="GET")
-            wanted = 200 if there else 404
-            while (status := persist(server, asked).status_code) != wanted:
+        for name, added in self.acknowledged.items():
+            request = Request(f"/v1/images/{quote(name)}", method="GET")
+            while (status := persist(server, request).status_code) != (200 if added else 404):
                 if time.monotonic() > deadline:
-                    wrong.append(f"{name}: {'added' if there else 'deleted'}, now {status}")
+                    wrong.append(f"{name}: {'added' if added else 'deleted'}, now {status}")
                     break
                 time.sleep(0.1)
         return wrong
@@ -115,41 +106,34 @@ def everyday(
 
     `rates`: requests a second of each kind; None: as fast as the answers come to a few clients.
     """
-    if rates is None:
-        return {
-            "translate": translating(expected, 4),
-            "search": searching(queries, 2),
-            "picture": searching_by_picture(changes.picture),
-            "change": changes.kind(),
-        }
+    rate = (rates or {}).get
     return {
-        "translate": translating(expected, 64, rates["translate"]),
-        "search": searching(queries, 16, rates["search"]),
-        "picture": searching_by_picture(changes.picture, rates["picture"]),
-        "change": changes.kind(rates["change"]),
+        "translate": translating(expected, 64 if rates else 4, rate("translate")),
+        "search": searching(queries, 16 if rates else 2, rate("search")),
+        "picture": searching_by_picture(changes.picture, rate("picture")),
+        "change": changes.kind(rate("change")),
     }
 
 
 def faults(kinds: Mapping[str, Kind], changes: Changes | None = None) -> dict[str, Any]:
-    """By kind, how often what no client should see was seen, and the first few of it."""
-    found = {name: kind.outcome.faults() for name, kind in kinds.items()}
+    """By kind, how often clients saw what none should see, and the first few such answers."""
+    seen = {name: kind.outcome.faults() for name, kind in kinds.items()}
     if changes is not None:
-        found["change"].subtract({"404": changes.repeated_deletes})
+        seen["change"].subtract({"404": changes.repeated_deletes})
     return {
-        name: {**+seen, "first": kinds[name].outcome.not_good}
-        for name, seen in found.items()
-        if +seen
+        name: {**+counts, "first": kinds[name].outcome.not_good}
+        for name, counts in seen.items()
+        if +counts
     }
 
 
 def send(server: RunningServer, request: Request, timeout: float = 120.0) -> requests.Response:
-    """Sends a request once."""
+    """Send a request once."""
     content: dict[str, Any] = {"json": request.json} if request.json is not None else {}
     if request.form is not None:
-        fields = request.form.items()
         content["files"] = {
             name: (name, value) if isinstance(value, bytes) else (None, value)
-            for name, value in fields
+            for name, value in request.form.items()
         }
     return requests.request(
         request.method, server.address + request.path, timeout=timeout, **content
@@ -157,7 +141,7 @@ def send(server: RunningServer, request: Request, timeout: float = 120.0) -> req
 
 
 def persist(server: RunningServer, request: Request, seconds: float = 120.0) -> requests.Response:
-    """Sends a request until it is answered with something else than 503, for so long at most."""
+    """Send a request again after each Retry-After, until its answer is not 503."""
     deadline = time.monotonic() + seconds
     while (answer := send(server, request)).status_code == 503:
         assert time.monotonic() < deadline, f"{request.method} {request.path} is refused for long"

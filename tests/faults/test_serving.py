@@ -354,7 +354,7 @@ def test_killing_all_replicas_of_a_part_costs_clients_no_more_than_a_wait(
         traffic.wait_good(3)
     assert not faults(kinds, changes)
     assert not any(kind.outcome.lost for kind in kinds.values())
-    assert len(changes.there) > 3
+    assert len(changes.acknowledged) > 3
     assert not changes.lost(server)
     server.wait_replicas(deployment, 2 if deployment == "Index-0" else 1)
     assert not {process.pid for process in server.replicas(deployment)} & set(killed)
