@@ -1,14 +1,12 @@
-"""Breaks the server and measures what its clients see; the table in docs/results.md.
+"""Break a server and measure what its clients see; the tables of docs/results.md.
 
     python -m benchmarks.faults --translator runs/demo/translator \\
         --collection runs/demo/collection --out faults.json
 
-In: the artifacts of the demo (the collection is copied, so it stays as it is). Out: figures as
-JSON, and tables in Markdown on standard output. What would surprise a reader: clients that are
-refused come again when they were told to, so a request that was refused and then answered is no
-loss.
-
-The figures of faults.py as Markdown."""
+Figures go to a file as JSON, tables in Markdown to standard output. Clients that are refused come
+again after Retry-After, so a request that was refused and then answered is not lost. The collection
+is copied and stays as it is.
+"""
 
 import argparse
 import json
@@ -16,14 +14,29 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.breaking import NEEDED_BY, QUERIES, Faults, a_picture, offline
-from serve.testing.clients import Request
+import numpy as np
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from benchmarks.breaking import (
+    NEEDED_BY,
+    QUERIES,
+    TEXTS,
+    Faults,
+    Figures,
+    a_picture,
+    errors,
+    figures_table,
+    offline,
+)
+from seqvis import artifacts
+from serve.testing.clients import Kind, Reply, Request, quantile_ms
 from serve.testing.load import Traffic
 from serve.testing.server import (
     QUICK_AUTOSCALING,
@@ -33,9 +46,10 @@ from serve.testing.server import (
     local_config,
     run_config,
 )
-from serve.testing.traffic import faults, persist, searching, translating
+from serve.testing.traffic import faults, persist, searching, send, translating
 
-PARTS = ("kill", "overload", "abandoned", "upgrade", "soak", "scale")
+PARTS = ("kill", "overload", "abandoned", "upgrade", "scale")
+ABANDONED = ("Translator", "Index-0", "Encoder", "Writer")
 ONE_EACH: Overrides = {
     name: {"num_replicas": 1} for name in ("Translator", "Encoder", "Index-0", "Gateway")
 }
@@ -64,8 +78,82 @@ SCALED: Overrides = {
 }
 
 
-def scaling(server: RunningServer, translator: str, picture: bytes) -> dict[str, Any]:
-    """A load until a second translator is there, then a light one until it is gone again."""
+def upgrade(
+    server: RunningServer, translator: str, other: str, per_second: float, seconds: float
+) -> Figures:
+    """Switch to another translator and back, twice, while lists are translated."""
+    seen: list[tuple[float, str, str]] = []  # when, the model's name, whose texts
+    mixed = 0
+    expected = {path: offline(path) for path in (translator, other)}
+    first, second = expected.values()
+    telling = [text for text in TEXTS if first[text] != second[text]]
+    lists = [telling[start : start + 8] for start in range(0, len(telling), 8)]
+
+    def done(request: Request, reply: Reply) -> None:
+        nonlocal mixed
+        if reply.status != 200:
+            return
+        answer = json.loads(reply.body)
+        made = {(one["source"], one["text"]) for one in answer["translations"]}
+        by = [path for path, known in expected.items() if made <= set(known.items())]
+        if by:
+            seen.append((reply.ended, answer["model"], by[0]))
+        else:
+            mixed += 1
+
+    def request(number: int) -> Request:
+        return Request("/v1/translate", {"text": lists[number % len(lists)]})
+
+    kind = Kind(request, 16, per_second / 8, done=done)
+    accepted_s, late_s = [], []
+    with Traffic(server.address, {"translate": kind}) as traffic:
+        traffic.wait_good(5)
+        for name, path in 2 * [("other", other), ("default", translator)]:
+            time.sleep(seconds / 5)
+            asked = traffic.now()
+            versions = {"versions": [{"name": name, "path": path}]}
+            change = Request("/v1/models/translator", versions, method="PUT")
+            answer = send(server, change)
+            assert answer.status_code == 200, answer.text
+            accepted = traffic.now()
+            traffic.wait_good(20)
+            latest = max((end for end, model, _ in seen if model != name), default=accepted)
+            accepted_s.append(round(accepted - asked, 2))
+            late_s.append(round(max(0.0, latest - accepted), 2))
+    outcome = kind.outcome
+    good = outcome.good()
+    misnamed = sum((model == "other") != (path == other) for _, model, path in seen)
+    failed = len(outcome.statuses) - outcome.count(200)
+    return {
+        "lists asked for": len(outcome.statuses),
+        "failed, mixed, misnamed": f"{failed}, {mixed}, {misnamed}",
+        "answers of the other model": sum(path == other for _, _, path in seen),
+        "p50, p99": f"{quantile_ms(good, 0.5)} ms, {quantile_ms(good, 0.99)} ms",
+        "until a switch is accepted, s": accepted_s,
+        "last answer of the old model after it, s": late_s,
+    }
+
+
+def disturbed(path: str, out: Path) -> str:
+    """Copy a translator with some noise in its weights, so that it translates differently."""
+    artifact = artifacts.load(path, "translator")
+    draw = np.random.default_rng(0)
+    with artifacts.create(str(out), "translator", artifact.config) as writer:
+        writer.metrics.update(artifact.metrics)
+        for name in artifact.files:
+            content = artifact.file(name).read_bytes()
+            if name == "model.safetensors":
+                tensors = load_tensors(content)
+                for key, one in tensors.items():
+                    noise = one.std() * draw.normal(size=one.shape)
+                    tensors[key] = (one + noise).astype(one.dtype)
+                content = save_tensors(tensors)
+            writer.path(name).write_bytes(content)
+    return str(out)
+
+
+def scaling(server: RunningServer, translator: str, picture: bytes) -> Figures:
+    """Load it until there is a second translator, then lightly until that is gone again."""
     expected = offline(translator)
     heavy = translating(expected, 48)
     light = {"translate": translating(expected, 2, 20), "search": searching(QUERIES, 1, 10)}
@@ -73,14 +161,13 @@ def scaling(server: RunningServer, translator: str, picture: bytes) -> dict[str,
     with Traffic(server.address, {"heavy": heavy}):
         up = server.wait_replicas("Translator", 2)
         time.sleep(10)
-    with Traffic(server.address, light):
-        began = time.monotonic()
-        down = {}
+    down: dict[str, float] = {}
+    with Traffic(server.address, light) as traffic:
 
         def settled() -> bool:
             for name, count in (("Translator", 1), ("Encoder", 0)):
                 if name not in down and len(server.replicas(name)) == count:
-                    down[name] = round(time.monotonic() - began, 1)
+                    down[name] = round(traffic.now(), 1)
             return len(down) == 2
 
         server.wait(settled, 180, "the replicas do not go")
@@ -88,14 +175,13 @@ def scaling(server: RunningServer, translator: str, picture: bytes) -> dict[str,
     began = time.monotonic()
     persist(server, Request("/v1/search/image", form={"file": picture}))
     return {
-        "second_replica_s": round(up, 1),
-        "heavy": heavy.outcome.summary(),
-        "back_to_one_s": down["Translator"],
-        "encoder_to_zero_s": down["Encoder"],
-        "first_picture_after_zero_s": round(time.monotonic() - began, 1),
-        "errors": faults({"heavy": heavy, **light}),
+        "second translator ready, s after the load began": round(up, 1),
+        "back to one, s after it ended": down["Translator"],
+        "encoder at zero, s after it ended": down["Encoder"],
+        "first picture after zero, s": round(time.monotonic() - began, 1),
+        "requests on the way down": sum(len(kind.outcome.statuses) for kind in light.values()),
         "refused": sum(kind.outcome.count(503) for kind in light.values()),
-        "light_requests": sum(len(kind.outcome.statuses) for kind in light.values()),
+        "errors": errors(faults({"heavy": heavy, **light})),
     }
 
 
@@ -109,178 +195,57 @@ def _served(translator: str, collection: Path, deployments: Overrides) -> Iterat
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, write the figures and print them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--translator", required=True)
     parser.add_argument("--collection", required=True, type=Path)
     parser.add_argument("--seconds-each", type=float, default=60.0, help="of each fault")
-    parser.add_argument("--soak-seconds", type=float, default=600.0)
     parser.add_argument("--parts", nargs="*", default=PARTS, choices=PARTS)
     parser.add_argument("--out", type=Path, required=True)
-    given = parser.parse_args(arguments)
+    flags = parser.parse_args(arguments)
     found: dict[str, Any] = {}
 
-    def measure(name: str, part: Callable[[], Any]) -> None:
-        print(f"{name} …", file=sys.stderr, flush=True)
-        found[name] = part()
-        given.out.write_text(json.dumps(found, indent=1))
+    def measure(part: str, name: str, work: Callable[[], Figures]) -> None:
+        print(f"{part} {name} …", file=sys.stderr, flush=True)
+        found.setdefault(part, {})[name] = work()
+        flags.out.write_text(json.dumps(found, indent=1))
 
-    seconds = given.seconds_each
-    translator = str(Path(given.translator).resolve())
+    seconds = flags.seconds_each
+    translator = str(Path(flags.translator).resolve())
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         collection = folder / "collection"
-        shutil.copytree(given.collection, collection)
+        shutil.copytree(flags.collection, collection)
         with _served(translator, collection, ONE_EACH) as server:
-            breaking = Faults(server, translator, collection, folder)
-            measure("capacity", lambda: breaking.capacity(seconds / 4))
-            capacity = found["capacity"]
-            if "kill" in given.parts:
-                third = {name: one / 3 for name, one in capacity["together"].items()}
-                for one in NEEDED_BY:
-                    measure(f"kill {one}", partial(breaking.kill, one, third, seconds))
-            if "overload" in given.parts:
-                lists = capacity["lists_per_second"]
-                measure("overload", lambda: breaking.overload(lists, 2 * seconds))
-            if "abandoned" in given.parts:
-                measure("abandoned", breaking.abandoned)
-            if "upgrade" in given.parts:
-                half = capacity["translations_per_second"] / 2
-                measure("upgrade", lambda: breaking.upgrade(half, seconds))
-            if "soak" in given.parts:
-                most = {name: 0.7 * one for name, one in capacity["together"].items()}
-                measure("soak", lambda: breaking.soak(most, given.soak_seconds))
-        if "scale" in given.parts:
+            breaking = Faults(server, translator, collection)
+            measure("capacity", "a second", lambda: breaking.capacity(seconds / 4))
+            capacity = found["capacity"]["a second"]
+            if "kill" in flags.parts:
+                third = {kind: rate / 3 for kind, rate in capacity["together"].items()}
+                for deployment in NEEDED_BY:
+                    work = partial(breaking.kill, deployment, third, seconds)
+                    measure("kill", deployment, work)
+            if "overload" in flags.parts:
+                work = partial(breaking.overload, capacity["lists"], 2 * seconds)
+                measure("overload", "ten times the load", work)
+            if "abandoned" in flags.parts:
+                for deployment in ABANDONED:
+                    measure("abandoned", deployment, partial(breaking.abandoned, deployment))
+            if "upgrade" in flags.parts:
+                other = disturbed(translator, folder / "other")
+                half = capacity["translations"] / 2
+                work = partial(upgrade, server, translator, other, half, seconds)
+                measure("upgrade", "under load", work)
+        if "scale" in flags.parts:
             with _served(translator, collection, SCALED) as server:
                 picture = a_picture(collection)
-                measure("scale", lambda: scaling(server, translator, picture))
-    print(markdown(found))
+                measure("scale", "and back", lambda: scaling(server, translator, picture))
+    for part, rows in found.items():
+        if len(rows) == 1:  # one thing with many figures: a figure a line
+            ((name, figures),) = rows.items()
+            rows = {figure: {name: value} for figure, value in figures.items()}
+        print(figures_table(part, rows))
     return 0
-
-
-def markdown(found: Mapping[str, Any]) -> str:
-    """Tables of whatever was measured."""
-    return "\n".join(_lines(found))
-
-
-def _lines(found: Mapping[str, Any]) -> Iterator[str]:
-    capacity = found["capacity"]
-    together = ", ".join(f"{one:.0f} {name}" for name, one in capacity["together"].items())
-    yield (
-        f"A second has at most {capacity['translations_per_second']:.0f} translations for 32 "
-        f"clients, or {capacity['lists_per_second']:.1f} lists of 16 with a beam of 4 for 8, or "
-        f"{together} together.\n"
-    )
-    kills = {name.removeprefix("kill "): one for name, one in found.items() if "kill " in name}
-    if kills:
-        yield (
-            "| killed | requests/s | errors | 503, answered later | lost requests | changes lost "
-            "| answers again after, s | longest gap of what does not need it, s |"
-        )
-        yield "| --- " * 8 + "|"
-    for name, one in kills.items():
-        needed = {kind: one["recovered_s"][kind] for kind in NEEDED_BY[name]}
-        others = {kind: gap for kind, gap in one["longest_gap_s"].items() if kind not in needed}
-        yield (
-            f"| {name} | {one['per_second']:.0f} | {_errors(one)} | {one['refused']} | "
-            f"{one['lost_requests']} | {len(one['changes_lost'])} of {one['changes']} | "
-            f"{_largest(needed)} | {_largest(others)} |"
-        )
-    if "overload" in found:
-        yield from _overload(found["overload"])
-    if "abandoned" in found:
-        yield (
-            "\n| abandoned after 100 ms | requests | answered or refused before | cancelled "
-            "| busy before, and in the second second after, s |"
-        )
-        yield "| --- " * 5 + "|"
-        for name, one in found["abandoned"].items():
-            yield (
-                f"| {name} | {one['given_up']} | {one['answered']} | {one['cancelled']} | "
-                f"{one['idle_busy_s']}, {one['busy_s']} |"
-            )
-    if "upgrade" in found:
-        one = found["upgrade"]
-        yield "\n| upgrade under load | |\n| --- | --- |"
-        yield f"| lists asked for | {one['requests']} |"
-        yield f"| failed, mixed, misnamed | {one['failed']}, {one['mixed']}, {one['misnamed']} |"
-        yield f"| answers of the other model | {one['answers_of_other']} |"
-        yield f"| p50, p99 | {one['p50_ms']} ms, {one['p99_ms']} ms |"
-        yield f"| until a switch is accepted | {_list(one['accepted_s'])} s |"
-        yield f"| last answer of the old model after it | {_list(one['old_answers_until_s'])} s |"
-    if "scale" in found:
-        yield from _scale(found["scale"])
-    if "soak" in found:
-        yield from _soak(found["soak"])
-
-
-def _overload(one: Mapping[str, Any]) -> Iterator[str]:
-    statuses = {int(status): count for status, count in one["statuses"].items()}
-    yield "\n| ten times the load | |\n| --- | --- |"
-    yield f"| lists asked for | {one['asked_per_second']:.0f} a second |"
-    yield f"| answered, refused with 503 | {statuses.get(200, 0)}, {statuses.get(503, 0)} |"
-    yield f"| errors | {_errors(one)} |"
-    yield f"| p50, p99 of the answered | {one['p50_ms']} ms, {one['p99_ms']} ms |"
-    yield f"| p50, p99 of the refused | {one['refused_p50_ms']} ms, {one['refused_p99_ms']} ms |"
-    search = {int(status): count for status, count in one["search"]["statuses"].items()}
-    yield (
-        f"| searches meanwhile | {search.get(200, 0)} answered, p50 {one['search']['p50_ms']} ms, "
-        f"p99 {one['search']['p99_ms']} ms; {search.get(503, 0)} refused |"
-    )
-    hostile, slow = one["hostile"], one["slow"]
-    cancelled = _numbers(one["cancelled"])
-    yield f"| lists given up after 100 ms; cancelled | {one['given_up']}; {cancelled} |"
-    yield (
-        f"| hostile requests; refused with a typed error; the slowest | {hostile['sent']}; "
-        f"{hostile['typed']}; {hostile['slowest_s']} s |"
-    )
-    yield f"| slow clients that were cut off; the longest | {slow['held']}; {slow['longest_s']} s |"
-    for when in ("before", "most", "after"):
-        yield f"| memory {when}, MiB | {_numbers(one['memory_' + when])} |"
-    yield f"| first answer after it | {one['first_answer_s']} s |"
-    yield f"| as quick as before | after {one['normal_s']} s |"
-
-
-def _scale(one: Mapping[str, Any]) -> Iterator[str]:
-    yield "\n| scaling | |\n| --- | --- |"
-    yield f"| second translator ready | {one['second_replica_s']} s after the load began |"
-    yield f"| back to one | {one['back_to_one_s']} s after it ended |"
-    yield f"| encoder at zero | {one['encoder_to_zero_s']} s after it ended |"
-    yield f"| first picture after zero | {one['first_picture_after_zero_s']} s |"
-    yield f"| requests on the way down | {one['light_requests']} |"
-    yield f"| of them refused; errors | {one['refused']}; {_errors(one)} |"
-
-
-def _soak(one: Mapping[str, Any]) -> Iterator[str]:
-    rates = ", ".join(f"{kind['per_second']} {name}" for name, kind in one["kinds"].items())
-    yield (
-        f"\nA steady load of {rates} a second. Errors: {_errors(one)}; changes lost: "
-        f"{len(one['changes_lost'])} of {one['changes']}. Of the translations:\n"
-    )
-    yield "| minute | answers | p50, ms | p99, ms | memory, MiB |\n| --- | --- | --- | --- | --- |"
-    for number, minute in enumerate(one["minutes"], 1):
-        yield (
-            f"| {number} | {minute['answers']} | {minute['p50_ms']} | {minute['p99_ms']} | "
-            f"{_numbers(minute['memory'])} |"
-        )
-
-
-def _errors(one: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}: {what}" for name, what in one["errors"].items() if what) or "none"
-
-
-def _numbers(sizes: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {size}" for name, size in sizes.items())
-
-
-def _largest(seconds: Mapping[str, float]) -> str:
-    if not seconds:
-        return ""
-    name = max(seconds, key=lambda one: seconds[one])
-    return f"{seconds[name]} ({name})"
-
-
-def _list(values: list[float]) -> str:
-    return ", ".join(str(value) for value in values)
 
 
 if __name__ == "__main__":

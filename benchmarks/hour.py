@@ -1,14 +1,12 @@
-"""An hour of light load of every kind, and what each process of the server holds meanwhile.
+"""An hour of light load of every kind, and the memory of each process of the server meanwhile.
 
     python -m benchmarks.hour --translator runs/demo/translator --collection runs/demo/collection \\
         --minutes 60 --out hour
     python -m benchmarks.hour --draw hour/memory.json --out hour
 
-In: the artifacts of the demo (the collection is copied, so it stays as it is). Out: memory.json and
-memory.png in `out`, and a table in Markdown on standard output. No text comes twice, and most words
-are new, so that what is kept of any request shows. What would surprise a reader: memory is what a
-process wrote itself (RssAnon). The usual "unique set size" also has the pages of libraries that no
-other process maps at the moment, so a neighbour that starts or ends changes it by 300 MiB.
+writes memory.json and memory.png into `out` and a table in Markdown to standard output. No text is
+sent twice, and most words are new, so that whatever a process keeps of its requests shows. The
+collection is copied and stays as it is.
 """
 
 import argparse
@@ -21,6 +19,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -30,10 +29,12 @@ import psutil
 
 from benchmarks.breaking import a_picture
 from benchmarks.faults import ONE_EACH
+from benchmarks.instrument import as_table
+from seqvis.plots.style import draw_title, new_figure, save, style
 from seqvis.samples.questions import generate_pairs
 from serve.testing.clients import Kind, Request
 from serve.testing.load import Traffic
-from serve.testing.server import RunningServer, free_port, local_config, run_config
+from serve.testing.server import RunningServer, free_port, local_config, own_memory, run_config
 from serve.testing.traffic import RETRIES, searching_by_picture, send
 
 RATES = {
@@ -51,11 +52,11 @@ _PROCESSES = {
     "GCS": r"\S*/gcs_server\b",
     "dashboard and agents": r"ray-dashboard|.*(dashboard|agent|monitor|log_monitor)\.py",
 }
-"""Processes that are no replicas, by how their command line begins."""
+"""Processes that are not replicas, by the beginning of their command line."""
 
 
 class Words:
-    """Texts that nobody asked for before, of any length."""
+    """Texts that nobody has sent before, of any length."""
 
     def __init__(self, seed: int):
         self._random = random.Random(seed)
@@ -68,17 +69,22 @@ class Words:
         """One to forty words, every third of which was never seen."""
         words = self._random.choice(self._sentences).split() * 5
         count = min(self._random.randint(1, 40), len(words))
-        return " ".join(self.new() if self._random.random() < 0.3 else one for one in words[:count])
+        return " ".join(
+            self.new() if self._random.random() < 0.3 else word for word in words[:count]
+        )
 
     def query(self) -> str:
-        """Known words with weights, and now and then one that nobody knows."""
+        """A known word with a weight, now and then an unknown word."""
         known = self._random.choice(("boat", "pizza", "flower + drink", "engine", "goblin - bell"))
         weight = self._random.random() * 3
         return f"{weight:.3f} * {known}" if self._random.random() < 0.8 else self.new()
 
 
 def mixed(picture: bytes, name: str, factor: float = 1.0) -> dict[str, Kind]:
-    """Clients of every part of the server; `name` is a stored picture's, `factor` of the rates."""
+    """Clients of every part of the server, at `factor` times RATES.
+
+    `name` is the id of a stored picture.
+    """
     words = Words(0)
 
     def translate(number: int) -> Request:
@@ -89,7 +95,7 @@ def mixed(picture: bytes, name: str, factor: float = 1.0) -> dict[str, Kind]:
         return Request("/v1/translate", {"text": texts, "stream": True, "partial": True})
 
     def change(number: int) -> Request:
-        """Adds a picture, and deletes it with the next request."""
+        """Add a picture, and delete it with the next request."""
         added = f"hour/{number // 2}"
         if number % 2:
             return Request(f"/v1/images/{quote(added)}", method="DELETE")
@@ -104,7 +110,7 @@ def mixed(picture: bytes, name: str, factor: float = 1.0) -> dict[str, Kind]:
             Request("/v1/search/image", form={"file": words.text().encode()}),
         )[number % 4]
 
-    asked = {
+    requests = {
         "translate": translate,
         "stream": stream,
         "words": lambda number: Request("/v1/search/text", {"query": words.query(), "k": 10}),
@@ -122,7 +128,7 @@ def mixed(picture: bytes, name: str, factor: float = 1.0) -> dict[str, Kind]:
             retries=RETRIES,
             patience=0.1 if kind == "left" else None,
         )
-        for kind, request in asked.items()
+        for kind, request in requests.items()
     }
     return kinds | {"picture": searching_by_picture(picture, RATES["picture"] * factor)}
 
@@ -133,24 +139,15 @@ def stored(server: RunningServer, query: str) -> str:
     return str(answer["matches"][0]["id"])
 
 
-def held(server: RunningServer) -> dict[str, float]:
-    """MiB that the processes of the server wrote themselves, by what they are."""
-    found: Counter[str] = Counter()
+def memory(server: RunningServer) -> dict[str, float]:
+    """MiB that the processes of the server have written themselves, by what they are."""
+    sizes: Counter[str] = Counter()
     replicas = {one.pid: name for name, ones in server.all_replicas().items() for one in ones}
     for process in (server.process, *server.process.children(recursive=True)):
-        try:
+        with suppress(psutil.Error):  # it has ended
             name = replicas.get(process.pid) or _named(" ".join(process.cmdline()))
-            found[name] += written(process.pid)
-        except (OSError, psutil.Error):  # it has ended
-            continue
-    return {name: round(size / 2**20, 2) for name, size in found.items()}
-
-
-def written(pid: int) -> int:
-    """Bytes that a process wrote itself."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    match = re.search(r"RssAnon:\s+(\d+) kB", status)
-    return int(match[1]) << 10 if match else 0
+            sizes[name] += own_memory(process)
+    return {name: round(size / 2**20, 2) for name, size in sizes.items()}
 
 
 def _named(command: str) -> str:
@@ -158,38 +155,35 @@ def _named(command: str) -> str:
 
 
 def growth(minutes: Sequence[float], sizes: Sequence[float]) -> float:
-    """MiB a minute over the last half, fitted."""
+    """MiB a minute, fitted to the last half."""
     last = [place for place, at in enumerate(minutes) if at >= minutes[-1] / 2]
     slope = np.polyfit(np.asarray(minutes)[last], np.asarray(sizes)[last], 1)[0]
     return float(slope)
 
 
 def curves(samples: Sequence[Mapping[str, Any]]) -> tuple[list[float], dict[str, list[float]]]:
-    """Minutes, and by process the MiB at each of them, the largest first."""
-    names = {name for one in samples for name in one["held"]}
-    found = {name: [float(one["held"].get(name, 0)) for one in samples] for name in names}
+    """Minutes, and the MiB of each process at each of them; the largest process first."""
+    names = {name for sample in samples for name in sample["held"]}
+    found = {name: [float(sample["held"].get(name, 0)) for sample in samples] for name in names}
     ordered = sorted(found.items(), key=lambda item: -item[1][-1])
-    return [one["minute"] for one in samples], dict(ordered)
+    return [sample["minute"] for sample in samples], dict(ordered)
 
 
 def table(samples: Sequence[Mapping[str, Any]]) -> str:
     """The curves at some minutes, in Markdown."""
     minutes, by_name = curves(samples)
-    columns = [one for one in MINUTES if one < minutes[-1] - 0.5]
-    places = [int(np.argmin(np.abs(np.asarray(minutes) - one))) for one in columns] + [-1]
-    heads = ["start", *(f"{one} min" for one in columns[1:]), f"{minutes[-1]:.0f} min"]
-    lines = [f"| MiB | {' | '.join(heads)} | MiB a minute in the last half |"]
-    lines.append("| --- " * (len(heads) + 2) + "|")
-    for name, sizes in by_name.items():
-        figures = " | ".join(f"{sizes[place]:.0f}" for place in places)
-        lines.append(f"| {name} | {figures} | {growth(minutes, sizes):+.2f} |")
-    return "\n".join(lines)
+    columns = [minute for minute in MINUTES if minute < minutes[-1] - 0.5]
+    places = [int(np.argmin(np.abs(np.asarray(minutes) - minute))) for minute in columns] + [-1]
+    heads = ["MiB", *(f"{minute} min" for minute in columns), f"{minutes[-1]:.0f} min"]
+    rows = (
+        [name, *(f"{sizes[place]:.0f}" for place in places), f"{growth(minutes, sizes):+.2f}"]
+        for name, sizes in by_name.items()
+    )
+    return as_table([*heads, "MiB a minute in the last half"], *rows)
 
 
 def draw(samples: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """The curves: replicas above, the other processes below."""
-    from seqvis.plots.style import draw_title, new_figure, save, style
-
+    """Draw the curves: replicas above, the other processes below."""
     minutes, by_name = curves(samples)
     others = {name for name in by_name if name in _PROCESSES or name == "others"}
     panels = {"replicas": set(by_name) - others, "other processes": others}
@@ -208,29 +202,29 @@ def draw(samples: Sequence[Mapping[str, Any]], path: Path) -> None:
     save(figure, path)
 
 
-def measure(given: argparse.Namespace) -> dict[str, Any]:
-    """Serves, loads and samples; writes what is there every five minutes."""
+def measure(flags: argparse.Namespace) -> dict[str, Any]:
+    """Serve, load and sample; each sample is written at once."""
     with tempfile.TemporaryDirectory() as folder:
         collection = Path(folder) / "collection"
-        shutil.copytree(given.collection, collection)
-        config = local_config(given.translator, collection, free_port(), deployments=ONE_EACH)
+        shutil.copytree(flags.collection, collection)
+        config = local_config(flags.translator, collection, free_port(), deployments=ONE_EACH)
         picture = a_picture(collection)
-        found: dict[str, Any] = {"minutes": given.minutes, "factor": given.factor, "samples": []}
+        found: dict[str, Any] = {"minutes": flags.minutes, "factor": flags.factor, "samples": []}
         samples = found["samples"]
-        with run_config(config, given.out / "logs") as server:
-            kinds = mixed(picture, stored(server, "boat"), given.factor)
+        with run_config(config, flags.out / "logs") as server:
+            kinds = mixed(picture, stored(server, "boat"), flags.factor)
             with Traffic(server.address, kinds) as traffic:
-                while traffic.now() < given.minutes * 60 + 1:
+                while traffic.now() < flags.minutes * 60 + 1:
                     minute = round(traffic.now() / 60, 3)
-                    samples.append({"minute": minute, "held": held(server)})
-                    (given.out / "memory.json").write_text(json.dumps(found))
-                    time.sleep(max(0.0, len(samples) * given.every - traffic.now()))
+                    samples.append({"minute": minute, "held": memory(server)})
+                    (flags.out / "memory.json").write_text(json.dumps(found))
+                    time.sleep(max(0.0, len(samples) * flags.every - traffic.now()))
         found["kinds"] = {name: kind.outcome.summary() for name, kind in kinds.items()}
     return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measures or reads, prints the table, draws."""
+    """Measure or read, then draw and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--translator")
     parser.add_argument("--collection", type=Path)
@@ -239,14 +233,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--factor", type=float, default=1.0, help="of the rates")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--draw", type=Path, help="a memory.json to draw; nothing is measured")
-    given = parser.parse_args(arguments)
-    given.out.mkdir(parents=True, exist_ok=True)
-    if given.draw:
-        found = json.loads(given.draw.read_text())
+    flags = parser.parse_args(arguments)
+    flags.out.mkdir(parents=True, exist_ok=True)
+    if flags.draw:
+        found = json.loads(flags.draw.read_text())
     else:
-        found = measure(given)
-        (given.out / "memory.json").write_text(json.dumps(found))
-    draw(found["samples"], given.out / "memory.png")
+        found = measure(flags)
+        (flags.out / "memory.json").write_text(json.dumps(found))
+    draw(found["samples"], flags.out / "memory.png")
     print(table(found["samples"]))
     return 0
 

@@ -141,11 +141,15 @@ def rate(amount: float, work: Callable[[], Any]) -> float:
     return amount / (time.perf_counter() - began)
 
 
+def as_table(heads: Sequence[str], *rows: Sequence[object]) -> str:
+    """A table in Markdown."""
+    lines = (heads, ["---"] * len(heads), *rows)
+    return "".join(f"| {' | '.join(map(str, cells))} |\n" for cells in lines)
+
+
 def as_markdown(rows: Sequence[Row]) -> str:
     """The rows as a table for the docs."""
-    lines = [HEADINGS, ["---"] * len(HEADINGS)]
-    lines += [cells for row in rows for cells in row.cells()]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    return as_table(HEADINGS, *(cells for row in rows for cells in row.cells()))
 
 
 def chart(rows: Sequence[Row]) -> bytes:

@@ -1,13 +1,12 @@
-"""Kills and freezes one of everything on a cluster of two nodes; the table in docs/results.md.
+"""Kill and freeze one process of each kind on a cluster of two nodes; a table of docs/results.md.
 
-    python -m benchmarks.two_nodes --translator runs/demo/translator \
+    python -m benchmarks.two_nodes --translator runs/demo/translator \\
         --collection runs/demo/collection --out two_nodes.json
 
-Two logical nodes of this machine run a replica each of every deployment (one writer), and a proxy
-each. Clients reach the proxies as through a load balancer, which asks both for their health. It
-sends a request again, to the other proxy, if its connection broke or its proxy no longer answers.
-Each victim is killed, or frozen for a while, under load. Figures go to a file as JSON, a table in
-Markdown to standard output.
+Two logical nodes of this machine run a replica each of every deployment (of the writer one in all)
+and a proxy each. Clients reach the proxies as through a load balancer: it checks the health of
+both, and sends a request again, to the other proxy, if its connection broke or its proxy no longer
+answers. Figures go to a file as JSON, a table in Markdown to standard output.
 """
 
 import argparse
@@ -19,10 +18,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import psutil
 import ray
@@ -32,7 +31,15 @@ from ray.cluster_utils import Cluster
 from ray.serve._private import api as serve_api
 from ray.serve.schema import ServeDeploySchema
 
-from benchmarks.breaking import QUERIES, a_picture, offline
+from benchmarks.breaking import (
+    QUERIES,
+    Figures,
+    a_picture,
+    errors,
+    figures_table,
+    largest,
+    offline,
+)
 from serve import haproxy
 from serve.testing.clients import Kind
 from serve.testing.load import Traffic
@@ -50,7 +57,7 @@ WORKER_PORT = "RAY_SERVE_WORKER_PROXY_HTTP_PORT"
 
 
 class Balancer:
-    """Chooses in turn among the addresses that say they are alive."""
+    """Choose in turn among the addresses that say they are alive."""
 
     def __init__(self, addresses: Sequence[str]):
         self._up = list(addresses)
@@ -96,8 +103,8 @@ def break_one(
     frozen: bool,
     kinds: Mapping[str, Kind],
     seconds: float,
-) -> dict[str, Any]:
-    """Kills or freezes one process of a kind under load; what the clients saw."""
+) -> Figures:
+    """Kill or freeze one process of a kind under load; return what the clients saw."""
     balancer = Balancer(addresses)
     for kind in kinds.values():
         kind.alive = balancer.alive
@@ -112,16 +119,15 @@ def break_one(
         with suppress(psutil.NoSuchProcess):
             process.resume()
     outcomes = {name: kind.outcome for name, kind in kinds.items()}
+    kept = process.pid in [each.pid for each in _processes(server, victim)]
     return {
-        "replaced": process.pid not in [one.pid for one in _processes(server, victim)],
         "requests": sum(len(one.statuses) for one in outcomes.values()),
-        "refused": sum(one.count(503) for one in outcomes.values()),
-        "resent": sum(one.resent for one in outcomes.values()),
+        "503": sum(one.count(503) for one in outcomes.values()),
         "lost": sum(one.lost for one in outcomes.values()),
-        "longest_gap_s": {
-            name: round(one.longest_gap(at, until), 2) for name, one in outcomes.items()
-        },
-        "slowest_s": {name: round(max(one.good()), 2) for name, one in outcomes.items()},
+        "sent to the other proxy": sum(one.resent for one in outcomes.values()),
+        "longest gap, s": largest({n: one.longest_gap(at, until) for n, one in outcomes.items()}),
+        "the slowest answer, s": largest({n: max(one.good()) for n, one in outcomes.items()}),
+        "replaced": "no" if kept else "yes",
     }
 
 
@@ -148,7 +154,7 @@ def two_nodes(translator: str, collection: Path, logs: Path) -> Iterator[Running
 
 
 def host(config: Path, worker_port: str) -> None:
-    """Runs the two nodes and what the config says on them, until the process is killed."""
+    """Run two nodes and a config's applications on them, until the process is killed."""
     with tempfile.TemporaryDirectory(prefix="sv-", dir="/tmp") as folder:
         fallback = os.environ.get(haproxy.FALLBACK_PORT)
         second = haproxy.environment(Path(folder)) | {WORKER_PORT: worker_port}
@@ -169,25 +175,8 @@ def host(config: Path, worker_port: str) -> None:
             time.sleep(10)
 
 
-def markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """The table of all victims."""
-    lines = [
-        "| victim | errors | 503 | sent to the other proxy | lost changes | longest gap, s: all "
-        "| the slowest answer, s | replaced |",
-        "| --- " * 8 + "|",
-    ]
-    for name, one in found.items():
-        gap = max(one["longest_gap_s"], key=one["longest_gap_s"].__getitem__)
-        slow = max(one["slowest_s"], key=one["slowest_s"].__getitem__)
-        lines.append(
-            f"| {name} | {one['errors'] or 'none'} | {one['refused']} | {one['resent']} | "
-            f"{len(one['changes_lost'])} of {one['changes']} | {one['longest_gap_s'][gap]} ({gap}) "
-            f"| {one['slowest_s'][slow]} ({slow}) | {'yes' if one['replaced'] else 'no'} |"
-        )
-    return "\n".join(lines)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Break one process after the other, and print the table."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["--host"]:
         host(Path(arguments[1]), arguments[2])
@@ -197,48 +186,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=15.0, help="that a victim stays frozen")
     parser.add_argument("--victims", nargs="*", default=VICTIMS, choices=VICTIMS)
     parser.add_argument("--out", type=Path, required=True)
-    given = parser.parse_args(arguments)
-    found: dict[str, Any] = {}
-    translator = str(Path(given.translator).resolve())
+    flags = parser.parse_args(arguments)
+    found: dict[str, Figures] = {}
+    translator = str(Path(flags.translator).resolve())
     with tempfile.TemporaryDirectory() as name:
         collection = Path(name) / "collection"
-        shutil.copytree(given.collection, collection)
+        shutil.copytree(flags.collection, collection)
         expected, picture = offline(translator), a_picture(collection)
-        with two_nodes(translator, collection, given.out.with_suffix(".logs")) as server:
+        with two_nodes(translator, collection, flags.out.with_suffix(".logs")) as server:
             addresses = [server.address, f"http://127.0.0.1:{server.config['worker_port']}"]
-            for victim, frozen in itertools.product(given.victims, (False, True)):
+            for victim, frozen in itertools.product(flags.victims, (False, True)):
                 title = f"{victim}, {'frozen' if frozen else 'killed'}"
                 print(f"{title} …", file=sys.stderr, flush=True)
-                _settle(server, addresses)
+                _wait_until_whole(server, addresses)
                 changes = Changes(f"{victim}-{frozen}-{time.time():.0f}", picture)
                 kinds = everyday(expected, QUERIES, changes, RATES)
-                seen = break_one(server, addresses, victim, frozen, kinds, given.seconds)
-                found[title] = seen | {
-                    "errors": faults(kinds, changes),
-                    "changes": len(changes.acknowledged),
-                    "changes_lost": changes.lost(server),
+                seen = break_one(server, addresses, victim, frozen, kinds, flags.seconds)
+                found[title] = {"errors": errors(faults(kinds, changes)), **seen} | {
+                    "changes lost": f"{len(changes.lost(server))} of {len(changes.acknowledged)}",
                 }
-                given.out.write_text(json.dumps(found, indent=1))
-    print(markdown(found))
+                flags.out.write_text(json.dumps(found, indent=1))
+    print(figures_table("victim", found))
     return 0
 
 
-def _settle(server: RunningServer, addresses: Sequence[str]) -> None:
-    """Waits until both nodes have all that they should."""
+def _wait_until_whole(server: RunningServer, addresses: Sequence[str]) -> None:
+    """Wait until both nodes have all their replicas and proxies."""
 
-    def whole(address: str) -> Callable[[], bool]:
-        def ready() -> bool:
-            with suppress(requests.RequestException):
-                return requests.get(f"{address}/readyz", timeout=2).ok
-            return False
-
-        return ready
+    def ready() -> bool:
+        with suppress(requests.RequestException):
+            return all(requests.get(f"{each}/readyz", timeout=2).ok for each in addresses)
+        return False
 
     for deployment in DEPLOYMENTS:
         server.wait_replicas(deployment, 1 if deployment == "Writer" else 2)
     server.wait(lambda: len(server.proxies()) == 2, 60, "there are not two proxies")
-    for address in addresses:
-        server.wait(whole(address), 120, f"{address} is not ready")
+    server.wait(ready, 120, f"{' or '.join(addresses)} is not ready")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from benchmarks.hour import Words, mixed, stored, written
+from benchmarks.hour import Words, mixed, stored
 from serve.testing.clients import Kind, Request
 from serve.testing.load import Traffic
 from serve.testing.server import RunningServer
@@ -16,15 +16,6 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 MOST = 6 << 20  # bytes that a replica may grow by; a translator that kept the words grew by 24 MiB
 WARM, BURST = 150, 400  # texts of forty new words
 PATIENCE = 30.0  # seconds for the burst, which takes about five
-
-
-def held(server: RunningServer) -> dict[tuple[str, int], int]:
-    """Bytes that each replica wrote itself."""
-    return {
-        (name, process.pid): written(process.pid)
-        for name, processes in server.all_replicas().items()
-        for process in processes
-    }
 
 
 def translate_new_words(server: RunningServer, texts: int) -> None:
@@ -52,12 +43,16 @@ def test_replicas_keep_little_of_what_they_were_asked(
     with Traffic(server.address, others):
         translate_new_words(server, WARM)
         time.sleep(3)
-        before = held(server)
+        before = server.memory_by_process()
         translate_new_words(server, BURST)
-    after = held(server)
-    stayed = before.keys() & after.keys()
-    assert {name for name, _ in stayed} == {"Translator", "Encoder", "Index-0", "Writer", "Gateway"}
-    grown = {replica: after[replica] - before[replica] for replica in stayed}
+    after = server.memory_by_process()
+    grown = {
+        (name, process.pid): after[process.pid] - before[process.pid]
+        for name, processes in server.all_replicas().items()
+        for process in processes
+        if process.pid in before and process.pid in after
+    }
+    assert {name for name, _ in grown} == {"Translator", "Encoder", "Index-0", "Writer", "Gateway"}
     assert all(size < MOST for size in grown.values()), grown
     for gateway in server.replicas("Gateway"):  # although it has passed on pictures
         assert not any("libtorch" in mapped.path for mapped in gateway.memory_maps())
