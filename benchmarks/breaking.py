@@ -4,14 +4,17 @@ Every translation is compared with the offline one, even under the heaviest load
 figures by the words that describe them in the tables of docs/results.md.
 """
 
+import argparse
 import asyncio
 import itertools
-import threading
+import shutil
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -103,29 +106,6 @@ class SlowClients(Kind):
         self.held.append(time.monotonic() - sent)
 
 
-class PeakMemory:
-    """Samples the memory of the replicas for the length of a `with`."""
-
-    def __init__(self, server: RunningServer):
-        self.bytes: dict[str, int] = {}
-        self._server = server
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="memory")
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stop.wait(2.0):
-            for name, size in self._server.memory().items():
-                self.bytes[name] = max(size, self.bytes.get(name, 0))
-
-
 class Faults:
     """The measurements, on one server with a replica of each deployment."""
 
@@ -190,16 +170,15 @@ class Faults:
         hostile = Kind(lambda number: HOSTILE[number % len(HOSTILE)], 100, 0.1 * rate)
         slow = SlowClients(lambda number: HEAVY, per_second=0.1 * rate)
         search = searching(QUERIES, 8, 5)
-        kinds = {
-            "heavy": heavy,
-            "search": search,
-            "abandoned": abandoned,
-            "hostile": hostile,
-            "slow": slow,
-        }
+        kinds = {"heavy": heavy, "search": search}
+        wrong = {"abandoned": abandoned, "hostile": hostile, "slow": slow}
         cancelled = self._server.counted("seqvis_cancelled_total")
-        with PeakMemory(self._server) as peak, Traffic(self._server.address, kinds):
-            time.sleep(seconds)
+        most: dict[str, int] = {}
+        with Traffic(self._server.address, kinds | wrong) as traffic:
+            while traffic.now() < seconds:
+                time.sleep(2)
+                for name, size in self._server.memory().items():
+                    most[name] = max(size, most.get(name, 0))
         ended = time.monotonic()
         persist(self._server, HEAVY)
         answered = time.monotonic() - ended
@@ -213,7 +192,7 @@ class Faults:
             "asked for, lists a second": round(len(heavy.outcome.statuses) / seconds),
             "answered": heavy.outcome.count(200),
             "refused with 503": heavy.outcome.count(503),
-            "errors": errors(faults({"heavy": heavy, "search": search})),
+            "errors": errors(faults(kinds)),
             "answered: p50, p99": f"{lists['p50_ms']} ms, {lists['p99_ms']} ms",
             "refused: p50, p99": f"{lists['refused_p50_ms']} ms, {lists['refused_p99_ms']} ms",
             "searches answered": search.outcome.count(200),
@@ -227,7 +206,7 @@ class Faults:
             "lists given up": abandoned.outcome.given_up,
             "dropped for it": listed(self._server.counted("seqvis_cancelled_total", cancelled)),
             "memory before, MiB": mebibytes(before),
-            "memory at most, MiB": mebibytes(peak.bytes),
+            "memory at most, MiB": mebibytes(most),
             "memory after, MiB": mebibytes(self._server.memory()),
             "first answer after it, s": round(answered, 1),
             "as quick as before, s": round(normal, 1),
@@ -280,6 +259,22 @@ class Faults:
             persist(self._server, HEAVY)
             taken.append(time.monotonic() - began)
         return sorted(taken)[2]
+
+
+def parser_of(doc: str | None) -> argparse.ArgumentParser:
+    """A parser with the flags of the artifacts to serve and of the results."""
+    parser = argparse.ArgumentParser(description=(doc or "").split("\n\n")[0])
+    parser.add_argument("--translator", type=Path)
+    parser.add_argument("--collection", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    return parser
+
+
+@contextmanager
+def copy_of(collection: Path) -> Iterator[Path]:
+    """A copy of a collection, alone in a folder, for as long as the block runs."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield shutil.copytree(collection, Path(folder) / "collection")
 
 
 def offline(path: str) -> dict[str, str]:

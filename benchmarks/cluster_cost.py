@@ -1,11 +1,10 @@
-"""Expected time and cost of each stage on a cluster, from rates and prices that are written down.
-
-In: `cluster_cost.yaml` beside this file, or another of its form. Out: the table of docs/cluster.md.
-A stage's speed is that of its slowest part: with a rate for cores and one for GPUs, the GPUs wait
-for the cores or the cores for them. Nothing is measured here. What would surprise a reader: a stage
-on machines that must first be started pays for that too, and every stage pays for the head.
+"""Expected time and cost of each stage on a cluster, from rates and prices in a YAML file.
 
     python -m benchmarks.cluster_cost --inputs my-prices.yaml
+
+prints the table of docs/cluster.md for `cluster_cost.yaml` or another of its form. Nothing is
+measured here. A stage is as fast as its slower part: GPUs wait for cores, or cores for them. A
+stage on machines that must first be started pays for that too, and every stage pays for the head.
 """
 
 import argparse
@@ -42,16 +41,12 @@ class Rate(Settings):
 
     def on(self, machine: Machine) -> float:
         """Units a second of a whole machine."""
-        parts = [
-            rate * count
-            for rate, count in ((self.core, machine.cores), (self.gpu, machine.gpus))
-            if rate is not None
-        ]
-        return min(parts)
+        parts = ((self.core, machine.cores), (self.gpu, machine.gpus))
+        return min(rate * count for rate, count in parts if rate is not None)
 
 
 class Stage(Settings):
-    """A job on some machines; 0 machines: in its driver, on the head."""
+    """A job on some machines; 0 machines: in its driver on the head."""
 
     name: str
     rate: str
@@ -61,7 +56,7 @@ class Stage(Settings):
 
 
 class Inputs(Settings):
-    """Everything that the table is computed from."""
+    """The contents of the YAML file."""
 
     prices: str
     machines: dict[str, Machine]
@@ -73,17 +68,17 @@ class Inputs(Settings):
 
 @dataclass(frozen=True)
 class Cost:
-    """What one stage takes."""
+    """Time and price of a stage; `minutes` include the start of its machines."""
 
     stage: Stage
     per_second: float
-    minutes: float  # with the start of its machines
+    minutes: float
     on_demand: float
     spot: float
 
 
 def cost_of(stage: Stage, inputs: Inputs) -> Cost:
-    """Time and price of a stage, the head's price included."""
+    """Compute time and price of a stage, the head's price included."""
     machine, head = inputs.machines[stage.machine], inputs.machines["head"]
     per_second = inputs.rates[stage.rate].on(machine)
     if stage.machines > 1:
@@ -123,12 +118,13 @@ def as_table(inputs: Inputs) -> str:
 
 
 def read_inputs(path: Path) -> Inputs:
-    """Raises ConfigError for a file that cannot be read, an unknown key or a bad value."""
+    """Read and check the YAML file. Raises ConfigError."""
     inputs: Inputs = settings_from(Inputs, read_yaml(str(path)), str(path))
     return inputs
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table."""
     parser = argparse.ArgumentParser(description="Times and costs of the stages on a cluster.")
     parser.add_argument("--inputs", type=Path, default=INPUTS, help="YAML of rates and prices")
     print(as_table(read_inputs(parser.parse_args(arguments).inputs)), end="")

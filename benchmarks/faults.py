@@ -8,9 +8,7 @@ again after Retry-After, so a request that was refused and then answered is not 
 is copied and stays as it is.
 """
 
-import argparse
 import json
-import shutil
 import sys
 import tempfile
 import time
@@ -31,9 +29,11 @@ from benchmarks.breaking import (
     Faults,
     Figures,
     a_picture,
+    copy_of,
     errors,
     figures_table,
     offline,
+    parser_of,
 )
 from seqvis import artifacts
 from serve.testing.clients import Kind, Reply, Request, quantile_ms
@@ -196,12 +196,9 @@ def _served(translator: str, collection: Path, deployments: Overrides) -> Iterat
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, write the figures and print them."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--translator", required=True)
-    parser.add_argument("--collection", required=True, type=Path)
+    parser = parser_of(__doc__)
     parser.add_argument("--seconds-each", type=float, default=60.0, help="of each fault")
     parser.add_argument("--parts", nargs="*", default=PARTS, choices=PARTS)
-    parser.add_argument("--out", type=Path, required=True)
     flags = parser.parse_args(arguments)
     found: dict[str, Any] = {}
 
@@ -211,11 +208,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         flags.out.write_text(json.dumps(found, indent=1))
 
     seconds = flags.seconds_each
-    translator = str(Path(flags.translator).resolve())
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        collection = folder / "collection"
-        shutil.copytree(flags.collection, collection)
+    translator = str(flags.translator.resolve())
+    with copy_of(flags.collection) as collection:
         with _served(translator, collection, ONE_EACH) as server:
             breaking = Faults(server, translator, collection)
             measure("capacity", "a second", lambda: breaking.capacity(seconds / 4))
@@ -232,7 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 for deployment in ABANDONED:
                     measure("abandoned", deployment, partial(breaking.abandoned, deployment))
             if "upgrade" in flags.parts:
-                other = disturbed(translator, folder / "other")
+                other = disturbed(translator, collection.parent / "other")
                 half = capacity["translations"] / 2
                 work = partial(upgrade, server, translator, other, half, seconds)
                 measure("upgrade", "under load", work)

@@ -3,10 +3,10 @@
     python -m benchmarks.few_pictures --features runs/tiny-train --test runs/tiny-valid \\
         --vectors runs/glove --labels 10,50,150,200 --pictures 5,10,20,50 --out runs/few
 
-Takes some labels and some pictures of each from one features table, trains `devise`, `conse` and
-`blend` on them, and searches the pictures of another table: for the labels trained on, among the
-pictures of these, and for the other labels, among theirs. A word finds if a picture of its label is
-among the first five.
+It takes some labels and some pictures of each from a features table, trains `devise`, `conse` and
+`blend` on them, and searches the pictures of another table: for the labels trained on among their
+pictures, and for the other labels among theirs. A word is found if a picture of its label is among
+the first five.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow.parquet as pq
 
+from benchmarks.instrument import as_table
 from seqvis import artifacts
 from seqvis.devise.evaluate import candidate_labels, evaluate, rows_to_score
 from seqvis.devise.labels import label_vectors
@@ -28,26 +29,29 @@ from seqvis.text.wordvectors import WordVectors
 from seqvis.vision.featuretable import KIND, FeatureTable
 
 METHODS = ("devise", "conse", "blend")
+FOUND = ("its labels found", "other words found")
 FIRST = 5
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Train and search with each choice, then print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     for flag in ("--features", "--test", "--vectors", "--out"):
         parser.add_argument(flag, required=True)
     parser.add_argument("--labels", default="10,50,150")
     parser.add_argument("--pictures", default="5,10,20,50")
-    given = parser.parse_args(arguments)
-    table, test = FeatureTable.open(given.features), FeatureTable.open(given.test)
-    print("| labels | pictures of each | method | hit@1 | its labels found | other words found |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    for count in map(int, given.labels.split(",")):
-        for each in map(int, given.pictures.split(",")):
-            few = f"{given.out}/{count}-{each}"
+    flags = parser.parse_args(arguments)
+    table, test = FeatureTable.open(flags.features), FeatureTable.open(flags.test)
+    heads = ["labels", "pictures of each", "method", "hit@1", *FOUND]
+    rows = []
+    for count in map(int, flags.labels.split(",")):
+        for each in map(int, flags.pictures.split(",")):
+            few = f"{flags.out}/{count}-{each}"
             _take(table, few, count, each)
             for method in METHODS:
-                model = _train(few, given.vectors, f"{few}-{method}", method)
-                print(f"| {count} | {each} | {method} | {_figures(model, test, given.vectors)} |")
+                model = _train(few, flags.vectors, f"{few}-{method}", method)
+                rows.append([count, each, method, *_figures(model, test, flags.vectors)])
+    print(as_table(heads, *rows))
     return 0
 
 
@@ -72,7 +76,7 @@ def _train(features: str, vectors: str, out: str, method: str) -> DeviseModel:
     return DeviseModel.open(out)
 
 
-def _figures(model: DeviseModel, test: FeatureTable, vectors: str) -> str:
+def _figures(model: DeviseModel, test: FeatureTable, vectors: str) -> list[str]:
     labels = candidate_labels(model, "seen", None)
     own = rows_to_score(test, "seen", labels)
     hit = evaluate(model, test, "seen", labels, own).metrics["hit@1"]
@@ -86,7 +90,7 @@ def _figures(model: DeviseModel, test: FeatureTable, vectors: str) -> str:
         rows = np.array([row for row, label in enumerate(test.labels) if label in wanted])
         points = model.place_words(found.vectors)
         figures.append(_share_found(model, test, rows, found.labels, points))
-    return " | ".join(f"{figure:.3f}" for figure in figures)
+    return [f"{figure:.3f}" for figure in figures]
 
 
 def _share_found(

@@ -1,38 +1,35 @@
-"""How time and memory grow with what is given: one plot for each kind of growth, with the exponent.
+"""How time and memory grow with the input: a plot for each kind of growth, with the exponent.
 
     python -m benchmarks.growth --chart docs/growth.png [--only corpus length …]
         [--translator runs/translator --sentences sentences.fr]
-
-Every point is a process of its own, whose memory is its peak above what it had before the work (of
-jobs: the peak of all their processes). The exponent is fitted to the logarithms; what a start
-costs flattens it, so that of the larger points is printed too. For clients a translator is served.
-
-Does prepare_corpus need more memory for a larger corpus? Peak memory by process, at two sizes.
-
-Generates aligned files of N pairs whose vocabulary grows with N (names and numbers beside
-common words, some pairs repeated), runs `jobs.prepare_corpus` on each and samples /proc for
-every process it started. Memory is what a process holds itself: resident less shared (Ray's
-object store is shared memory and shown apart). Prints a table and, last, one JSON line.
-
     python -m benchmarks.growth --pairs 500000 5000000
+
+Every point is a process of its own. Its memory is its peak above what it had before the work, for
+jobs the peak of all their processes. The exponent is fitted to the logarithms; since what a start
+costs flattens it, that of the larger points is printed too. For clients a translator is served.
+
+With `--pairs` it prints how much memory each kind of process of `prepare_corpus` needs for so many
+generated pairs, as JSON.
 """
 
 import argparse
 import json
-import os
 import random
 import resource
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
+
+from benchmarks.instrument import in_a_process
 
 SIZES: dict[str, Sequence[int]] = {
     "corpus": (25_000, 50_000, 100_000, 200_000),
@@ -51,6 +48,16 @@ TITLES = {
     "clients": "translating: concurrent clients",
 }
 SENTENCES, WORDS = 32, 20  # of a training step, where they do not grow
+ROLES = (  # a part of the command line, and the role of such a process
+    ("raylet/raylet", "raylet"),
+    ("gcs_server", "gcs"),
+    ("ray::", "worker"),
+    ("default_worker.py", "worker"),
+    ("-m jobs.", "job"),
+    ("", "other"),
+)
+FRENCH = ["le", "chat", "de", "la", "ville", "mange", "une", "pomme", "avec", "son", "ami"]
+ENGLISH = ["the", "cat", "of", "this", "town", "eats", "one", "apple", "with", "his", "friend"]
 
 
 @dataclass(frozen=True)
@@ -63,33 +70,24 @@ def step(words: int, vocabulary: int) -> Point:
     """Seconds of a training step of `all` in float32."""
     import torch
 
+    from benchmarks.scaling import forced_loss
     from seqvis.translation.forcing import ForcingSettings
-    from seqvis.translation.losses import projected_cross_entropy
     from seqvis.translation.model import Seq2Seq
     from seqvis.translation.settings import ModelSettings, resolve_variant
 
-    model = Seq2Seq(
-        resolve_variant("all", ModelSettings(), ForcingSettings())[0], 10_000, vocabulary
-    )
+    settings = resolve_variant("all", ModelSettings(), ForcingSettings())[0]
+    model = Seq2Seq(settings, 10_000, vocabulary)
     source = torch.randint(4, 10_000, (SENTENCES, words))
     target = torch.randint(4, vocabulary, (SENTENCES, words))
-    lengths, forced = torch.full((SENTENCES,), words), torch.ones(words, dtype=torch.bool)
 
-    def work() -> None:
-        output = model(source, lengths, target, forced)
-        projection = model.decoder.projection
-        loss, _ = projected_cross_entropy(
-            output.outputs.flatten(0, 1),
-            projection.weight,
-            projection.bias,
-            target.t().flatten(),
-            0.1,
-        )
-        loss.backward()
+    def timed() -> float:
+        began = time.perf_counter()
+        forced_loss(model, source, target, 0.1).backward()
+        return time.perf_counter() - began
 
     before = _peak()
-    work()
-    return Point(_quickest(work, 5), _peak() - before)
+    timed()
+    return Point(min(timed() for _ in range(5)), _peak() - before)
 
 
 def collection(vectors: int) -> Point:
@@ -105,40 +103,92 @@ def collection(vectors: int) -> Point:
         return Point(time.perf_counter() - began, _peak() - before)
 
 
-def job(name: str, size: int) -> Point:
-    """Seconds of a job's work, by its own account, and the memory of all its processes."""
-    from benchmarks.scaling import photograph
+def _peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
-    with tempfile.TemporaryDirectory() as given:
-        folder = Path(given)
-        out = folder / "out"
-        if name == "corpus":
-            source, target = generate(folder, size)
-            flags = ["prepare_corpus", "--source", source, "--target", target]
-            flags += ["--source-lang", "fr", "--target-lang", "en"]
-        else:
-            (folder / "images").mkdir()
-            contents = [photograph(number) for number in range(50)]
-            for number in range(size):
-                content = contents[number % 50]
-                (folder / "images" / f"{number}.jpg").write_bytes(content)
-            flags = ["embed_images", "--images", folder / "images", "--image-size", 144]
-            flags += ["--backbone", "efficientnet_lite0"]
-        command = [
-            sys.executable,
-            "-m",
-            f"jobs.{flags[0]}",
-            *map(str, flags[1:]),
-            "--out",
-            str(out),
-        ]
-        peaks, store, _ = memory_of_job(command)
-        if name == "corpus":
-            seconds = json.loads((out / "report.json").read_text())["seconds"]
-        else:
-            metrics = json.loads((out / "manifest.json").read_text())["metrics"]
-            seconds = metrics["embedded"] / metrics["images_per_second"]
-        return Point(seconds, store + sum(one["peak_mb"] for one in peaks.values()))
+
+def corpus(pairs: int) -> Point:
+    """Seconds of preparing a corpus, and the memory of all the job's processes."""
+    figures = preparing(pairs)
+    memory = figures["object_store_mb"] + sum(figures["peak_mb"].values())
+    return Point(figures["own_seconds"], memory)
+
+
+def preparing(pairs: int) -> dict[str, Any]:
+    """Prepare a generated corpus; figures of the job and of its processes."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_generated(folder, pairs)
+        out = folder / "corpus"
+        began = time.monotonic()
+        peaks, store = memory_of_job(
+            "prepare_corpus", "--source", folder / "text.fr", "--target", folder / "text.en",
+            "--source-lang", "fr", "--target-lang", "en", "--out", out,
+        )  # fmt: skip
+        seconds = time.monotonic() - began
+        report = json.loads((out / "report.json").read_text())
+        size = sum((folder / name).stat().st_size for name in ("text.fr", "text.en"))
+    return {
+        "input_mb": round(size / 2**20),
+        "seconds": round(seconds, 1),
+        "own_seconds": report["seconds"],
+        "pairs_per_second": round(pairs / seconds),
+        "kept": report["kept"],
+        "object_store_mb": round(store),
+        "peak_mb": {role: round(peak) for role, peak in sorted(peaks.items())},
+    }
+
+
+def write_generated(folder: Path, pairs: int) -> None:
+    """Write text.fr and text.en; 3 % of the pairs are repeated, 40 % have a rare name."""
+    draw = random.Random(pairs)
+    with (folder / "text.fr").open("w") as source, (folder / "text.en").open("w") as target:
+        for number in range(pairs):
+            repeated = draw.random() < 0.03
+            pair = random.Random(number % 1000 if repeated else number + 1_000_003)
+            length = pair.randint(4, 24)
+            name = f" N{pair.randrange(pairs // 2)}" if pair.random() < 0.4 else ""
+            for file, words in ((source, FRENCH), (target, ENGLISH)):
+                file.write(f"{' '.join(pair.choices(words, k=length)).capitalize()}{name}.\n")
+
+
+def pictures(count: int) -> Point:
+    """Seconds of embedding pictures, and the memory of all the job's processes."""
+    from benchmarks.material import photograph, write_files
+
+    with tempfile.TemporaryDirectory() as name:
+        folder, out = Path(name) / "images", Path(name) / "out"
+        contents = [photograph(number) for number in range(50)]
+        write_files(folder, (contents[number % 50] for number in range(count)))
+        peaks, store = memory_of_job(
+            "embed_images", "--images", folder, "--image-size", 144,
+            "--backbone", "efficientnet_lite0", "--out", out,
+        )  # fmt: skip
+        metrics = json.loads((out / "manifest.json").read_text())["metrics"]
+        seconds = metrics["embedded"] / metrics["images_per_second"]
+    return Point(seconds, store + sum(peaks.values()))
+
+
+def memory_of_job(name: str, *flags: object) -> tuple[dict[str, float], float]:
+    """Run a job; the largest own memory of its processes by role, and its object store's, in MB."""
+    from serve.testing.server import own_memory
+
+    command = [sys.executable, "-m", f"jobs.{name}", *map(str, flags)]
+    job = psutil.Popen(command, stdout=sys.stderr)
+    peaks: dict[str, float] = {}
+    store = 0.0
+    while job.poll() is None:
+        for process in (job, *job.children(recursive=True)):
+            with suppress(psutil.Error):  # it has ended
+                line = " ".join(process.cmdline())
+                role = next(role for part, role in ROLES if part in line)
+                peaks[role] = max(peaks.get(role, 0.0), own_memory(process) / 2**20)
+                if role == "raylet":
+                    store = max(store, process.memory_info().shared / 2**20)
+        time.sleep(0.2)
+    if job.returncode != 0:
+        raise SystemExit(f"{name} failed with exit code {job.returncode}")
+    return peaks, store
 
 
 def clients(translator: str, sentences: Path) -> dict[int, Point]:
@@ -147,22 +197,22 @@ def clients(translator: str, sentences: Path) -> dict[int, Point]:
     from serve.testing.server import run_config
 
     lines = sentences.read_text(encoding="utf-8").splitlines()[:2000]
-    found = {}
+    points = {}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         server = stack.enter_context(run_config(batching_config(translator, 256), folder))
         for count in SIZES["clients"]:
             figures = load(server.address, lines, count, 6.0)
             memory = server.memory()["Translator"] / 2**20
-            found[count] = Point(figures["p50_ms"] / 1e3, memory)
-    return found
+            points[count] = Point(figures["p50_ms"] / 1e3, memory)
+    return points
 
 
-POINTS: dict[str, Callable[[int], Point]] = {
-    "corpus": lambda size: job("corpus", size),
-    "pictures": lambda size: job("pictures", size),
-    "length": lambda size: step(size, 10_000),
-    "vocabulary": lambda size: step(WORDS, size),
+POINTS: dict[str, Callable[..., Point]] = {
+    "corpus": corpus,
+    "pictures": pictures,
+    "length": partial(step, vocabulary=10_000),
+    "vocabulary": partial(step, WORDS),
     "collection": collection,
 }
 
@@ -170,31 +220,34 @@ POINTS: dict[str, Callable[[int], Point]] = {
 def exponent(points: dict[int, float]) -> float:
     """The slope of the logarithms."""
     sizes, values = zip(*sorted(points.items()), strict=True)
-    return float(np.polyfit(np.log(sizes), np.log(np.maximum(values, 1e-9)), 1)[0])
+    slope = np.polyfit(np.log(sizes), np.log(np.maximum(values, 1e-9)), 1)[0]
+    return round(float(slope), 2)
 
 
 def summary(points: dict[int, Point]) -> dict[str, Any]:
     """The points, and the exponents of time and memory."""
-    larger = dict(sorted(points.items())[-max(3, len(points) // 2) :])
-    found: dict[str, Any] = {"points": {size: vars(one) for size, one in points.items()}}
+    larger = sorted(points)[-max(3, len(points) // 2) :]
+    figures: dict[str, Any] = {"points": {size: vars(point) for size, point in points.items()}}
     for name in ("seconds", "megabytes"):
-        found[name] = {
-            "exponent": round(exponent({n: getattr(one, name) for n, one in points.items()}), 2),
-            "of the larger": round(exponent({n: getattr(o, name) for n, o in larger.items()}), 2),
+        values = {size: getattr(point, name) for size, point in points.items()}
+        figures[name] = {
+            "exponent": exponent(values),
+            "of the larger": exponent({size: values[size] for size in larger}),
         }
-    return found
+    return figures
 
 
-def draw(found: dict[str, dict[str, Any]], path: Path) -> None:
-    """A panel for each kind of growth: seconds, and megabytes on a second axis."""
+def draw(growths: dict[str, dict[str, Any]], path: Path) -> None:
+    """Draw a panel for each kind of growth: seconds, and megabytes on a second axis."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
 
     from seqvis.plots.style import BLUE, ORANGE, new_figure, save, style
 
-    figure = new_figure(10, 3.2 * -(-len(found) // 2))
-    for place, (name, one) in enumerate(found.items(), 1):
-        axes = figure.add_subplot(-(-len(found) // 2), 2, place)
-        points = {int(size): point for size, point in one["points"].items()}
+    lines = -(-len(growths) // 2)
+    figure = new_figure(10, 3.2 * lines)
+    for place, (name, growth) in enumerate(growths.items(), 1):
+        axes = figure.add_subplot(lines, 2, place)
+        points = growth["points"]
         sides = ((axes, "seconds", BLUE), (axes.twinx(), "megabytes", ORANGE))
         for drawn, key, colour in sides:
             values = [point[key] for point in points.values()]
@@ -208,167 +261,36 @@ def draw(found: dict[str, dict[str, Any]], path: Path) -> None:
         axes.set_title(TITLES[name], fontsize=10, loc="left")
         style(axes)
         for drawn, key, colour in sides:
-            drawn.set_ylabel(f"{key}, exponent {one[key]['of the larger']:.2f}", color=colour)
+            label = f"{key}, exponent {growth[key]['of the larger']:.2f}"
+            drawn.set_ylabel(label, color=colour)
     save(figure, path)
 
 
-def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def _quickest(work: Callable[[], None], times: int) -> float:
-    seconds = []
-    for _ in range(times):
-        began = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - began)
-    return min(seconds)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measures, prints JSON, draws."""
+    """Measure, print JSON and draw."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", choices=list(SIZES), default=list(SIZES))
     parser.add_argument("--translator", help="for clients; without it they are left out")
     parser.add_argument("--sentences", type=Path)
     parser.add_argument("--chart", type=Path)
-    parser.add_argument("--one", nargs=2, metavar=("KIND", "SIZE"), help="one point, in here")
-    given = parser.parse_args(arguments)
-    if given.one:
-        kind, size = given.one
-        print(json.dumps(vars(POINTS[kind](int(size)))))
+    parser.add_argument("--pairs", type=int, nargs="+", help="the processes of prepare_corpus")
+    flags = parser.parse_args(arguments)
+    if flags.pairs:
+        print(json.dumps({pairs: preparing(pairs) for pairs in flags.pairs}, indent=1))
         return 0
-    found = {}
-    for name in given.only:
+    growths = {}
+    for name in flags.only:
         if name == "clients":
-            if not given.translator or not given.sentences:
+            if not flags.translator or not flags.sentences:
                 continue
-            points = clients(given.translator, given.sentences)
+            points = clients(flags.translator, flags.sentences)
         else:
-            points = {}
-            for size in SIZES[name]:
-                command = [sys.executable, "-m", "benchmarks.growth", "--one", name, str(size)]
-                told = subprocess.run(command, capture_output=True, text=True, check=True)
-                points[size] = Point(**json.loads(told.stdout.splitlines()[-1]))
-        found[name] = summary(points)
-        print(name, json.dumps(found[name]), file=sys.stderr, flush=True)
-    if given.chart:
-        draw(found, given.chart)
-    print(json.dumps(found))
-    return 0
-
-
-PAGE = os.sysconf("SC_PAGE_SIZE")
-ROLES = (  # (what the command line holds, the role)
-    ("raylet/raylet", "raylet"),
-    ("gcs_server", "gcs"),
-    ("ray::IDLE", "worker"),
-    ("ray::", "worker"),
-    ("default_worker.py", "worker"),
-    ("jobs.prepare_corpus", "job"),
-)
-FRENCH = ["le", "chat", "de", "la", "ville", "mange", "une", "pomme", "avec", "son", "ami"]
-ENGLISH = ["the", "cat", "of", "this", "town", "eats", "one", "apple", "with", "his", "friend"]
-
-
-def generate(folder: Path, pairs: int) -> tuple[Path, Path]:
-    """Writes two aligned files; about 3 % of the pairs are repeated, 40 % have a rare name."""
-    draw = random.Random(pairs)
-    paths = (folder / f"{pairs}.fr", folder / f"{pairs}.en")
-    with paths[0].open("w") as source, paths[1].open("w") as target:
-        for number in range(pairs):
-            if draw.random() < 0.03:
-                draw_pair = random.Random(number % 1000)
-            else:
-                draw_pair = random.Random(number + 1_000_003)
-            length = draw_pair.randint(4, 24)
-            name = f" N{draw_pair.randrange(pairs // 2)}" if draw_pair.random() < 0.4 else ""
-            source.write(" ".join(draw_pair.choices(FRENCH, k=length)).capitalize() + name + ".\n")
-            target.write(" ".join(draw_pair.choices(ENGLISH, k=length)).capitalize() + name + ".\n")
-    return paths
-
-
-def memory_of_job(command: list[str]) -> tuple[dict[str, dict[str, float]], float, float]:
-    """Runs `command`; peak memory and number of processes by role, object store MB, seconds."""
-    started = time.monotonic()
-    process = subprocess.Popen(command, stdout=sys.stderr)
-    peaks: dict[str, dict[str, float]] = {}
-    store = 0.0
-    while process.poll() is None:
-        for pid in descendants(process.pid):
-            sample = memory_of(pid)
-            if sample is None:
-                continue
-            role, own, shared = sample
-            found = peaks.setdefault(role, {"peak_mb": 0.0, "processes": 0})
-            found["peak_mb"] = max(found["peak_mb"], own)
-            found.setdefault("pids", set()).add(pid)  # type: ignore[attr-defined, arg-type]
-            if role == "raylet":
-                store = max(store, shared)
-        time.sleep(0.2)
-    for found in peaks.values():
-        found["processes"] = len(found.pop("pids"))  # type: ignore[arg-type]
-    if process.returncode != 0:
-        raise SystemExit(f"the job failed with exit code {process.returncode}")
-    return peaks, store, time.monotonic() - started
-
-
-def descendants(root: int) -> list[int]:
-    """The process ids of `root` and of all that it started, directly or not."""
-    parents: dict[int, int] = {}
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                stat = Path(f"/proc/{entry}/stat").read_text()
-            except OSError:
-                continue
-            parents[int(entry)] = int(stat.rsplit(")", 1)[1].split()[1])
-    found, waiting = [], [root]
-    while waiting:
-        current = waiting.pop()
-        found.append(current)
-        waiting += [child for child, parent in parents.items() if parent == current]
-    return found
-
-
-def memory_of(pid: int) -> tuple[str, float, float] | None:
-    """Role, own and shared resident megabytes of a process; None if it has ended."""
-    try:
-        line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-        resident, shared = Path(f"/proc/{pid}/statm").read_text().split()[1:3]
-    except (OSError, ValueError):
-        return None
-    role = next((role for mark, role in ROLES if mark in line), "other")
-    own = (int(resident) - int(shared)) * PAGE / 2**20
-    return role, own, int(shared) * PAGE / 2**20
-
-
-def main_memory() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=int, nargs="+", default=[500_000, 5_000_000])
-    parser.add_argument("--keep", type=Path, help="folder for the files; default: a temporary one")
-    arguments, rest = parser.parse_known_args()
-    results = {}
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = arguments.keep or Path(temporary)
-        folder.mkdir(parents=True, exist_ok=True)
-        for pairs in arguments.pairs:
-            source, target = generate(folder, pairs)
-            command = [sys.executable, "-m", "jobs.prepare_corpus", "--source", str(source)]
-            command += ["--target", str(target), "--source-lang", "fr", "--target-lang", "en"]
-            command += ["--out", str(folder / f"corpus-{pairs}"), *rest]
-            peaks, store, seconds = memory_of_job(command)
-            report = json.loads((folder / f"corpus-{pairs}" / "report.json").read_text())
-            results[pairs] = {
-                "input_mb": round((source.stat().st_size + target.stat().st_size) / 2**20),
-                "seconds": round(seconds, 1),
-                "pairs_per_second": round(pairs / seconds),
-                "kept": report["kept"],
-                "object_store_mb": round(store),
-                "peak_mb": {role: round(peak["peak_mb"]) for role, peak in sorted(peaks.items())},
-            }
-            print(f"{pairs:,} pairs: {results[pairs]}", file=sys.stderr, flush=True)
-    print(json.dumps(results))
+            points = {size: in_a_process(POINTS[name], size) for size in SIZES[name]}
+        growths[name] = summary(points)
+        print(name, json.dumps(growths[name]), file=sys.stderr, flush=True)
+    if flags.chart:
+        draw(growths, flags.chart)
+    print(json.dumps(growths))
     return 0
 
 

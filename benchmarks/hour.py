@@ -13,9 +13,7 @@ import argparse
 import json
 import random
 import re
-import shutil
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -25,9 +23,10 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
+import pandas as pd
 import psutil
 
-from benchmarks.breaking import a_picture
+from benchmarks.breaking import a_picture, copy_of, parser_of
 from benchmarks.faults import ONE_EACH
 from benchmarks.instrument import as_table
 from seqvis.plots.style import draw_title, new_figure, save, style
@@ -154,45 +153,41 @@ def _named(command: str) -> str:
     return next((name for name, begin in _PROCESSES.items() if re.match(begin, command)), "others")
 
 
-def growth(minutes: Sequence[float], sizes: Sequence[float]) -> float:
+def curves(samples: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """MiB by minute and process, the largest process first."""
+    minutes = [sample["minute"] for sample in samples]
+    frame = pd.DataFrame([sample["held"] for sample in samples], index=minutes).fillna(0.0)
+    return frame.sort_values(minutes[-1], axis=1, ascending=False)
+
+
+def growth(curve: pd.Series) -> float:
     """MiB a minute, fitted to the last half."""
-    last = [place for place, at in enumerate(minutes) if at >= minutes[-1] / 2]
-    slope = np.polyfit(np.asarray(minutes)[last], np.asarray(sizes)[last], 1)[0]
-    return float(slope)
+    last = curve[curve.index >= curve.index[-1] / 2]
+    return float(np.polyfit(last.index, last, 1)[0])
 
 
-def curves(samples: Sequence[Mapping[str, Any]]) -> tuple[list[float], dict[str, list[float]]]:
-    """Minutes, and the MiB of each process at each of them; the largest process first."""
-    names = {name for sample in samples for name in sample["held"]}
-    found = {name: [float(sample["held"].get(name, 0)) for sample in samples] for name in names}
-    ordered = sorted(found.items(), key=lambda item: -item[1][-1])
-    return [sample["minute"] for sample in samples], dict(ordered)
-
-
-def table(samples: Sequence[Mapping[str, Any]]) -> str:
+def table(frame: pd.DataFrame) -> str:
     """The curves at some minutes, in Markdown."""
-    minutes, by_name = curves(samples)
-    columns = [minute for minute in MINUTES if minute < minutes[-1] - 0.5]
-    places = [int(np.argmin(np.abs(np.asarray(minutes) - minute))) for minute in columns] + [-1]
-    heads = ["MiB", *(f"{minute} min" for minute in columns), f"{minutes[-1]:.0f} min"]
+    end = frame.index[-1]
+    minutes = [*(minute for minute in MINUTES if minute < end - 0.5), end]
+    places = frame.index.get_indexer(pd.Index(minutes), method="nearest")
     rows = (
-        [name, *(f"{sizes[place]:.0f}" for place in places), f"{growth(minutes, sizes):+.2f}"]
-        for name, sizes in by_name.items()
+        [name, *(f"{size:.0f}" for size in curve.iloc[places]), f"{growth(curve):+.2f}"]
+        for name, curve in frame.items()
     )
-    return as_table([*heads, "MiB a minute in the last half"], *rows)
+    heads = ["MiB", *(f"{minute:.0f} min" for minute in minutes), "MiB a minute in the last half"]
+    return as_table(heads, *rows)
 
 
-def draw(samples: Sequence[Mapping[str, Any]], path: Path) -> None:
+def draw(frame: pd.DataFrame, path: Path) -> None:
     """Draw the curves: replicas above, the other processes below."""
-    minutes, by_name = curves(samples)
-    others = {name for name in by_name if name in _PROCESSES or name == "others"}
-    panels = {"replicas": set(by_name) - others, "other processes": others}
+    others = [name for name in frame if name in _PROCESSES or name == "others"]
     figure = new_figure(10, 8)
-    for place, (title, names) in enumerate(panels.items(), 1):
-        axes = figure.add_subplot(2, 1, place)
-        for number, (name, sizes) in enumerate((n, s) for n, s in by_name.items() if n in names):
-            label = f"{name}: {sizes[-1]:.0f} MiB, {growth(minutes, sizes):+.2f} a minute"
-            axes.plot(minutes, sizes, label=label, color=f"C{number}", linewidth=1.5)
+    panels = {"replicas": frame.drop(columns=others), "other processes": frame[others]}
+    for axes, (title, panel) in zip(figure.subplots(2), panels.items(), strict=True):
+        for number, (name, curve) in enumerate(panel.items()):
+            label = f"{name}: {curve.iloc[-1]:.0f} MiB, {growth(curve):+.2f} a minute"
+            axes.plot(curve, label=label, color=f"C{number}", linewidth=1.5)
         draw_title(axes, title, "growth: of the last half")
         axes.set_ylim(bottom=0)
         axes.set_xlabel("minutes")
@@ -202,15 +197,13 @@ def draw(samples: Sequence[Mapping[str, Any]], path: Path) -> None:
     save(figure, path)
 
 
-def measure(flags: argparse.Namespace) -> dict[str, Any]:
-    """Serve, load and sample; each sample is written at once."""
-    with tempfile.TemporaryDirectory() as folder:
-        collection = Path(folder) / "collection"
-        shutil.copytree(flags.collection, collection)
+def measure(flags: argparse.Namespace) -> None:
+    """Serve, load and sample; memory.json is written anew with each sample."""
+    with copy_of(flags.collection) as collection:
         config = local_config(flags.translator, collection, free_port(), deployments=ONE_EACH)
         picture = a_picture(collection)
-        found: dict[str, Any] = {"minutes": flags.minutes, "factor": flags.factor, "samples": []}
-        samples = found["samples"]
+        samples: list[dict[str, Any]] = []
+        found = {"minutes": flags.minutes, "factor": flags.factor, "samples": samples}
         with run_config(config, flags.out / "logs") as server:
             kinds = mixed(picture, stored(server, "boat"), flags.factor)
             with Traffic(server.address, kinds) as traffic:
@@ -220,28 +213,24 @@ def measure(flags: argparse.Namespace) -> dict[str, Any]:
                     (flags.out / "memory.json").write_text(json.dumps(found))
                     time.sleep(max(0.0, len(samples) * flags.every - traffic.now()))
         found["kinds"] = {name: kind.outcome.summary() for name, kind in kinds.items()}
-    return found
+        (flags.out / "memory.json").write_text(json.dumps(found))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure or read, then draw and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--translator")
-    parser.add_argument("--collection", type=Path)
+    parser = parser_of(__doc__)
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--every", type=float, default=10.0, help="seconds between samples")
     parser.add_argument("--factor", type=float, default=1.0, help="of the rates")
-    parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--draw", type=Path, help="a memory.json to draw; nothing is measured")
     flags = parser.parse_args(arguments)
     flags.out.mkdir(parents=True, exist_ok=True)
-    if flags.draw:
-        found = json.loads(flags.draw.read_text())
-    else:
-        found = measure(flags)
-        (flags.out / "memory.json").write_text(json.dumps(found))
-    draw(found["samples"], flags.out / "memory.png")
-    print(table(found["samples"]))
+    if not flags.draw:
+        measure(flags)
+    measured = flags.draw or flags.out / "memory.json"
+    frame = curves(json.loads(measured.read_text())["samples"])
+    draw(frame, flags.out / "memory.png")
+    print(table(frame))
     return 0
 
 

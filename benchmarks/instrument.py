@@ -1,23 +1,27 @@
-"""Measuring sides by side: the project, its reference and the limit, alternately, in one run.
+"""Measure sides of a comparison: the project, its reference and the limit, in turn, in one run.
 
-A `Side` does one round of its work and says how much of it a second. `compare` lets all sides of a
-row take turns and keeps every round's rate; a `Row` knows its ratios and whether they suffice.
-Machines are noisy: a rate alone says little, a ratio within one run does.
+A `Side` does one round of its work and returns its rate. `compare` lets all sides of a row take
+turns and keeps every rate; a `Row` knows its ratios and whether they suffice. Machines are noisy: a
+rate alone says little, a ratio within one run does.
 """
 
 import io
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from multiprocessing import get_context
+from typing import Any, TypeVar
 
-from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
+from seqvis.plots.style import BLUE, GREY, LIGHT, new_figure, style
 from seqvis.translation.products import Precision, computes
 
 HEADINGS = ("stage", "side", "rate", "spread", "times", "at least", "of limit", "at least")
+
+Result = TypeVar("Result")
 
 
 class WrongResultError(Exception):
@@ -26,11 +30,11 @@ class WrongResultError(Exception):
 
 @dataclass(frozen=True)
 class Side:
-    """One of those who are compared."""
+    """One side of a comparison."""
 
     name: str
     run: Callable[[], float]
-    """Does one round and returns how many units of work it did a second."""
+    """Does one round and returns the units of work a second."""
     at_least: float | None = None
     """How many times the reference's rate it should reach; of the project's sides alone."""
     limit: str | None = None
@@ -54,7 +58,7 @@ class Row:
         return statistics.median(self.rates[name])
 
     def spread(self, name: str) -> float:
-        """Half of what lies between the slowest and the quickest round, over the median."""
+        """Half the range between the slowest and the quickest round, over the median."""
         rates = self.rates[name]
         return (max(rates) - min(rates)) / 2 / self.rate(name)
 
@@ -67,11 +71,11 @@ class Row:
         return self.rate(side.name) / self.rate(side.limit) if side.limit else None
 
     def missed(self) -> list[str]:
-        """The sides that do not reach what they should."""
+        """The sides that miss a goal."""
         return [side.name for side in self.sides if "!" in "".join(self._goals(side))]
 
     def cells(self) -> Iterator[list[str]]:
-        """What a table shows, a line for each side, under HEADINGS."""
+        """The cells of a table under HEADINGS, a line for each side."""
         for number, side in enumerate(self.sides):
             share = self.share(side)
             least, of_limit = self._goals(side)
@@ -100,7 +104,7 @@ class Row:
         return {"stage": self.stage, "unit": self.unit, "sides": sides, "checks": self.checks}
 
     def _goals(self, side: Side) -> tuple[str, str]:
-        """What should be reached, with a mark if it is not."""
+        """Both goals as text, with a mark if they are missed."""
         least = of_limit = ""
         if side.at_least:
             least = f"{side.at_least:g}{'' if self.times(side.name) >= side.at_least else ' !'}"
@@ -115,13 +119,9 @@ def _short(rate: float) -> str:
 
 
 def compare(
-    stage: str,
-    unit: str,
-    sides: Sequence[Side],
-    rounds: int,
-    checks: dict[str, Any] | None = None,
+    stage: str, unit: str, sides: Sequence[Side], rounds: int, checks: dict[str, Any] | None = None
 ) -> Row:
-    """Lets the sides take turns, `rounds` times. The first is the reference."""
+    """Let the sides take turns, `rounds` times. The first is the reference."""
     rates: dict[str, list[float]] = {side.name: [] for side in sides}
     for _ in range(rounds):
         for side in sides:
@@ -130,15 +130,29 @@ def compare(
 
 
 def possible(goals: Mapping[Precision, float]) -> dict[Precision, float]:
-    """Of precisions and what they should reach those that this processor computes with."""
+    """The goals of those precisions that this processor computes in."""
     return {name: goal for name, goal in goals.items() if computes(name)}
 
 
 def rate(amount: float, work: Callable[[], Any]) -> float:
-    """Does the work once; the amount a second."""
+    """Do the work once; the amount a second."""
     began = time.perf_counter()
     work()
     return amount / (time.perf_counter() - began)
+
+
+def in_a_process(function: Callable[..., Result], *arguments: Any) -> Result:
+    """Call a function in a process of its own."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def rate_over(seconds: float, work: Callable[[], float]) -> float:
+    """Repeat work, which returns how much it did, for some seconds; the amount a second."""
+    done, began = 0.0, time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        done += work()
+    return done / (time.perf_counter() - began)
 
 
 def as_table(heads: Sequence[str], *rows: Sequence[object]) -> str:
@@ -157,8 +171,8 @@ def chart(rows: Sequence[Row]) -> bytes:
 
     The scale is logarithmic, so bars begin at the reference and go to the side that they differ to.
     """
-    bars = [(row, side) for row in rows for side in row.sides[1:]]
-    figure = Figure(figsize=(9, 1.5 + 0.26 * len(bars) + 0.3 * len(rows)), layout="constrained")
+    bars = sum(len(row.sides) - 1 for row in rows)
+    figure = new_figure(9, 1.5 + 0.26 * bars + 0.3 * len(rows))
     axes = figure.subplots()
     place, places, names = 0.0, [], []
     for row in rows:
@@ -166,21 +180,20 @@ def chart(rows: Sequence[Row]) -> bytes:
             0.005, place, row.stage, fontsize=9, fontweight="bold", va="center",
             transform=axes.get_yaxis_transform(),
         )  # fmt: skip
-        place += 1
         for side in row.sides[1:]:
+            place += 1
             times = row.times(side.name)
-            mine = side.at_least is not None or side.limit is not None
-            colour = "#2f6f9f" if mine else "#b9c2c9"
-            axes.barh(place, times - 1, left=1, color=colour, height=0.75)
+            ours = side.at_least is not None or side.limit is not None
+            axes.barh(place, times - 1, left=1, color=BLUE if ours else LIGHT, height=0.75)
             right = max(1, times, side.at_least or 0)
             axes.text(right * 1.04, place, f"{times:.2f}", fontsize=8, va="center")
             if side.at_least:
                 axes.plot([side.at_least] * 2, [place - 0.45, place + 0.45], "k-", linewidth=1.6)
             places.append(place)
             names.append(side.name)
-            place += 1
-        place += 0.4
-    axes.axvline(1, color="#888888", linewidth=0.8)
+        place += 1.4
+    style(axes)
+    axes.axvline(1, color=GREY, linewidth=0.8)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
@@ -188,8 +201,6 @@ def chart(rows: Sequence[Row]) -> bytes:
     axes.set_yticks(places, names, fontsize=8)
     axes.set_ylim(place, -1)
     axes.set_xlabel("times the reference's rate; a black line: what should be reached")
-    for edge in ("top", "right"):
-        axes.spines[edge].set_visible(False)
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=110)
     return stream.getvalue()

@@ -1,16 +1,22 @@
-"""What the stages of the benchmark work on, made once and kept: a corpus, and trained models.
+"""What the benchmarks work on: texts, pictures, and a corpus and a translator made once and kept.
 
-With `--data` it is Multi30k, without it questions from the grammar that `make demo` learns from.
-The translator is trained just long enough that its sentences end where they should: lengths decide
-how long translating takes, quality does not.
+With `--data` the texts are Multi30k, without it questions from the grammar that `make demo` learns
+from. The translator is trained just long enough that its sentences end where they should: lengths
+decide how long translating takes, quality does not.
 """
 
+import io
+import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
 
 from benchmarks.peers import JoeyNMT
 from seqvis import artifacts
@@ -27,7 +33,7 @@ SEED = 42
 
 @dataclass(frozen=True)
 class Material:
-    """Paths of what is given, and what is made of it below `work`."""
+    """Paths of what is given, and of what is made of it below `work`."""
 
     work: Path
     data: Path | None
@@ -54,7 +60,7 @@ class Material:
         out = self.work / "corpus"
         if not out.exists():
             texts = self.texts
-            _job(
+            run_job(
                 "prepare_corpus", "--source", texts["train.fr"], "--target", texts["train.en"],
                 "--valid-source", texts["valid.fr"], "--valid-target", texts["valid.en"],
                 "--source-lang", "fr", "--target-lang", "en", "--max-target-length", 0,
@@ -67,7 +73,7 @@ class Material:
     def translator(self) -> str:
         out = self.work / "translator"
         if not out.exists():
-            _job(
+            run_job(
                 "train_translator", "--config", PRESET, "--corpus", self.work / "corpus",
                 "--epochs", 1, "--num-workers", 2, "--out", out,
             )  # fmt: skip
@@ -110,8 +116,38 @@ def forever(task: TranslationTask, workers: Workers | None = None) -> Iterator[b
         epoch += 1
 
 
-def _job(name: str, *flags: object) -> None:
-    """Runs a job of the project; its progress goes to standard error."""
+def photograph(seed: int) -> bytes:
+    """A JPEG of 500 x 375 with edges and texture, about as large as ImageNet's."""
+    draw = np.random.default_rng(seed)
+    coarse = Image.fromarray(draw.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+    smooth = np.asarray(coarse.resize((500, 375), Image.Resampling.BICUBIC), dtype=np.int16)
+    grain = draw.normal(0, 20, smooth.shape).astype(np.int16)
+    stream = io.BytesIO()
+    Image.fromarray(np.clip(smooth + grain, 0, 255).astype(np.uint8)).save(
+        stream, "JPEG", quality=90
+    )
+    return stream.getvalue()
+
+
+def write_files(folder: Path, contents: Iterable[bytes]) -> None:
+    """Write pictures as 00000.jpg and so on."""
+    folder.mkdir(parents=True)
+    for number, content in enumerate(contents):
+        (folder / f"{number:05d}.jpg").write_bytes(content)
+
+
+def write_pairs(folder: Path, name: str, pairs: Iterable[tuple[str, str]]) -> tuple[Path, Path]:
+    """Write aligned sentences as NAME.fr and NAME.en."""
+    paths = (folder / f"{name}.fr", folder / f"{name}.en")
+    for path, side in zip(paths, zip(*pairs, strict=True), strict=True):
+        path.write_text("".join(f"{line}\n" for line in side), encoding="utf-8")
+    return paths
+
+
+def run_job(name: str, *flags: object) -> dict[str, Any]:
+    """Run a job and return the last line that it prints, which is JSON."""
     command = [sys.executable, "-m", f"jobs.{name}", *map(str, flags)]
     print(" ".join(command[1:]), file=sys.stderr, flush=True)
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result

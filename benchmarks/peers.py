@@ -1,12 +1,9 @@
-"""JoeyNMT with a model of the same sizes, fed with the same sentences: what seqvis is measured by.
+"""The peers that seqvis is measured by: JoeyNMT, and the models of fast.ai's lesson 11.
 
-JoeyNMT 2.3 (Kreutzer et al. 2019, arXiv 1907.12484): GRU encoder in both directions, GRU decoder
-with Bahdanau attention and input feeding. `make bench` installs it.
-
-The lesson's models and its training step, as it has them: a word at a time, in float32.
-
-Written after `Seq2SeqRNN` and `Seq2SeqAttnRNN` of fast.ai's lesson 11 on today's PyTorch. A model
-takes over the weights of one of ours, so that both must have the same loss.
+JoeyNMT 2.3 (Kreutzer et al. 2019, arXiv 1907.12484) has a GRU encoder in both directions and a GRU
+decoder with Bahdanau attention and input feeding; `make bench` installs it. `SeedModel` is written
+after `Seq2SeqRNN` and `Seq2SeqAttnRNN` of the lesson: a word at a time, in float32. Both are given
+models of the same sizes and the same sentences.
 """
 
 from collections.abc import Sequence
@@ -30,7 +27,7 @@ _CLIP = 1.0
 
 
 class JoeyNMT:
-    """A model, its optimiser, and its ways to train and to translate."""
+    """JoeyNMT's model and optimiser, as the benchmark trains them and translates with them."""
 
     def __init__(
         self,
@@ -49,11 +46,11 @@ class JoeyNMT:
         )  # fmt: skip
         sides = []
         for vocabulary in (source, target):
-            one = JoeyVocabulary([], special)
+            side = JoeyVocabulary([], special)
             # Its own way to add words compares each with all before it.
-            one._itos += list(vocabulary.words[len(SPECIALS) :])
-            one._stoi = {word: number for number, word in enumerate(one._itos)}
-            sides.append(one)
+            side._itos += list(vocabulary.words[len(SPECIALS) :])
+            side._stoi = {word: number for number, word in enumerate(side._itos)}
+            sides.append(side)
         rates = settings.dropout
         embeddings = {"embedding_dim": settings.embedding_size}
         read = {"dropout": rates.input, **embeddings}
@@ -87,23 +84,19 @@ class JoeyNMT:
         return float(loss.detach())
 
     def translate(
-        self,
-        sentences: Sequence[Sequence[int]],
-        batch: int,
-        beam: int,
-        lengths: Sequence[int],
+        self, sentences: Sequence[Sequence[int]], batch: int, beam: int, lengths: Sequence[int]
     ) -> list[list[int]]:
-        """Word ids of seqvis in, with EOS; out, without the specials.
+        """Translate word ids of seqvis, with EOS, into word ids without special words.
 
-        The model is not trained, so how long it writes is given, as if sentence n had become
-        `lengths[n]` words: a greedy batch runs until its longest sentence has ended, which is what
-        JoeyNMT does; a batch of beams, from which it takes ended sentences, as long as their mean.
+        The model is not trained, so `lengths` says how many words each translation has. A greedy
+        batch runs until its longest sentence has ended, as JoeyNMT does; a batch of beams, from
+        which JoeyNMT takes ended sentences, as long as their mean.
         """
         from joeynmt.search import search
 
         self.model.eval()
         order = sorted(range(len(sentences)), key=lambda row: -len(sentences[row]))
-        found: list[list[int]] = [[] for _ in sentences]
+        translations: list[list[int]] = [[] for _ in sentences]
         for begin in range(0, len(order), batch):
             rows = order[begin : begin + batch]
             source, source_lengths = pad_ids([list(sentences[row]) for row in rows])
@@ -115,12 +108,12 @@ class JoeyNMT:
             )
             for row, words in zip(rows, ids.tolist(), strict=True):
                 end = words.index(_EOS) if _EOS in words else len(words)
-                found[row] = [word for word in words[:end] if word >= len(SPECIALS)]
-        return found
+                translations[row] = [word for word in words[:end] if word >= len(SPECIALS)]
+        return translations
 
 
 def training_batch(batch: batches.Batch) -> Any:
-    """JoeyNMT's form of a batch."""
+    """Convert a batch to JoeyNMT's."""
     return _batch(batch.source, batch.source_lengths, batch.target)
 
 
@@ -140,13 +133,13 @@ def _batch(source: Tensor, lengths: Tensor, target: Tensor | None) -> Any:
 
 
 def _translated(ids: Tensor) -> Tensor:
-    """Ids of seqvis as those of JoeyNMT; all but the specials are the same."""
+    """Replace the ids of special words by JoeyNMT's; all others are the same."""
     table = torch.from_numpy(_OF_SEQVIS)
     return torch.where(ids < len(table), table[ids.clamp(max=len(table) - 1)], ids)
 
 
 class SeedModel(nn.Module):
-    """`Seq2SeqRNN`, with attention `Seq2SeqAttnRNN`; its dropouts are the lesson's."""
+    """`Seq2SeqRNN`, or with attention `Seq2SeqAttnRNN`, with the weights of one of our models."""
 
     def __init__(self, ours: Seq2Seq):
         super().__init__()
@@ -154,7 +147,7 @@ class SeedModel(nn.Module):
         encoder, decoder = ours.encoder, ours.decoder
         self.emb_enc = nn.Embedding.from_pretrained(encoder.embedding.weight.clone(), False, PAD)
         self.emb_dec = nn.Embedding.from_pretrained(decoder.embedding.weight.clone(), False, PAD)
-        self.gru_enc = _gru([one[0] for one in encoder.layers], rates.encoder)  # type: ignore[index]
+        self.gru_enc = _gru([layer[0] for layer in encoder.layers], rates.encoder)  # type: ignore[index]
         self.gru_dec = _gru(list(decoder.layers), rates.decoder)
         bridge = next(iter(encoder.bridges.values()))
         self.out_enc = _linear(bridge.weight, None)  # type: ignore[arg-type]

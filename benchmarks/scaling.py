@@ -10,21 +10,23 @@ and, last, one JSON line. With more workers than cores it is overhead that shows
 """
 
 import argparse
-import io
 import json
-import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
-from torch import distributed, multiprocessing, nn
+from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from benchmarks.instrument import as_table, in_a_process, rate
+from benchmarks.material import photograph, write_files, write_pairs
 from benchmarks.scaling_model import translator
 from seqvis.cluster import ray_session
 from seqvis.samples.questions import generate_pairs
@@ -45,97 +47,100 @@ LENGTH, WORDS = 15, 1_600  # of a sentence; of a batch, all workers together
 STEPS = 8
 
 
-def photograph(seed: int) -> bytes:
-    """A JPEG of 500 x 375 with edges and texture, about as large as ImageNet's."""
-    draw = np.random.default_rng(seed)
-    coarse = Image.fromarray(draw.integers(0, 256, (12, 16, 3), dtype=np.uint8))
-    smooth = np.asarray(coarse.resize((500, 375), Image.Resampling.BICUBIC), dtype=np.int16)
-    grain = draw.normal(0, 20, smooth.shape).astype(np.int16)
-    stream = io.BytesIO()
-    Image.fromarray(np.clip(smooth + grain, 0, 255).astype(np.uint8)).save(
-        stream, "JPEG", quality=90
-    )
-    return stream.getvalue()
-
-
 def measure_jobs(workers: int, folder: Path) -> dict[str, float]:
     """Rates of the three jobs in a Ray of `workers` processors; seconds hold all but its start."""
+    text = PrepareSettings(
+        source=str(folder / "text.fr"),
+        target=str(folder / "text.en"),
+        source_lang="fr",
+        target_lang="en",
+        out=str(folder / f"corpus-{workers}"),
+        lines_per_block=2_000,
+    )
+    pictures = EmbedSettings(
+        images=str(folder / "images"),
+        out=str(folder / f"features-{workers}"),
+        backbone="efficientnet_lite0",
+        batch_size=16,
+    )
+    training = TrainSettings.model_validate(
+        {
+            "corpus": text.out,
+            "out": str(folder / f"model-{workers}"),
+            "epochs": 1,
+            "batches": {"size": WORDS, "unit": "tokens"},
+            "samples": 0,
+        }
+    )
     with ray_session(workers):
-        begin = time.monotonic()
-        out = str(folder / f"corpus-{workers}")
-        prepared = prepare(
-            PrepareSettings(
-                source=str(folder / "text.fr"),
-                target=str(folder / "text.en"),
-                source_lang="fr",
-                target_lang="en",
-                out=out,
-                lines_per_block=2_000,
-            )
-        )
-        found = {"prepare_s": time.monotonic() - begin, "pairs": prepared["train_pairs"]}
-        begin = time.monotonic()
-        features = embed_images(
-            EmbedSettings(
-                images=str(folder / "images"),
-                out=str(folder / f"features-{workers}"),
-                backbone="efficientnet_lite0",
-                batch_size=16,
-            )
-        )
-        found |= {"embed_s": time.monotonic() - begin, "pictures": features["embedded"]}
-        settings = TrainSettings.model_validate(
-            {
-                "corpus": out,
-                "out": str(folder / f"model-{workers}"),
-                "epochs": 1,
-                "batches": {"size": WORDS, "unit": "tokens"},
-                "samples": 0,
-            }
-        )
-        begin = time.monotonic()
-        metrics = train(settings, lambda event: None, workers, cpus_per_worker=1)
-        found |= {"train_s": time.monotonic() - begin, "words_per_s": metrics["tokens_per_second"]}
+        times = [time.monotonic()]
+        prepared = prepare(text)
+        times.append(time.monotonic())
+        features = embed_images(pictures)
+        times.append(time.monotonic())
+        metrics = train(training, lambda event: None, workers, cpus_per_worker=1)
+        times.append(time.monotonic())
+    seconds = np.diff(times).tolist()
+    found = {
+        "prepare_s": seconds[0],
+        "pairs": prepared["train_pairs"],
+        "embed_s": seconds[1],
+        "pictures": features["embedded"],
+        "train_s": seconds[2],
+        "words_per_s": metrics["tokens_per_second"],
+    }
     return {name: round(value, 1) for name, value in found.items()}
 
 
 def measure_pictures(contents: list[bytes]) -> dict[str, float]:
     """Photographs a second of one core: decoded and cut to size; and a view of each drawn."""
-    begin = time.perf_counter()
-    pictures = [decode(content, enough(224)).picture for content in contents]
-    for picture in pictures:
-        square(picture, 224, "crop")
-    decoded = time.perf_counter() - begin
+    pictures: list[Any] = []
     transform = augmenter(AugmentSettings(), 224)
-    begin = time.perf_counter()
-    for number, picture in enumerate(pictures):
-        augment(picture, transform, number)
-    seen = time.perf_counter() - begin
-    return {"decoded_per_s": len(contents) / decoded, "views_per_s": len(contents) / seen}
+
+    def decode_all() -> None:
+        pictures.extend(decode(content, enough(224)).picture for content in contents)
+        for picture in pictures:
+            square(picture, 224, "crop")
+
+    def draw_views() -> None:
+        for number, picture in enumerate(pictures):
+            augment(picture, transform, number)
+
+    decoded = rate(len(contents), decode_all)
+    return {"decoded_per_s": decoded, "views_per_s": rate(len(contents), draw_views)}
+
+
+def forced_loss(model: Seq2Seq, source: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
+    """A translator's summed loss with all steps forced, of sentences without padding."""
+    lengths = torch.full((len(source),), source.shape[1])
+    output = model(source, lengths, target, torch.ones(target.shape[1], dtype=torch.bool))
+    projection = model.decoder.projection
+    loss, _ = projected_cross_entropy(
+        output.outputs.flatten(0, 1),
+        projection.weight,
+        projection.bias,
+        target.t().flatten(),
+        smoothing,
+    )
+    return loss
 
 
 class _Loss(nn.Module):
-    """A translator's loss with all steps forced."""
+    """The loss of a word, as a module whose gradients can be averaged."""
 
     def __init__(self, model: Seq2Seq):
         super().__init__()
         self.model = model
 
-    def forward(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        lengths = torch.full((len(source),), source.shape[1])
-        output = self.model(source, lengths, target, torch.ones(target.shape[1], dtype=torch.bool))
-        projection = self.model.decoder.projection
-        flat = output.outputs.flatten(0, 1)
-        total, _ = projected_cross_entropy(
-            flat, projection.weight, projection.bias, target.t().flatten()
-        )
-        return total / len(flat)
+    def forward(self, source: Tensor, target: Tensor) -> Tensor:
+        return forced_loss(self.model, source, target) / target.numel()
 
 
-def _reduce(rank: int, count: int, folder: str) -> None:
+def _reduce(rank: int, folder: Path) -> dict[str, dict[str, float]]:
+    """Train in one of two processes; bytes sent and seconds of a step, by kind of reduction."""
     torch.set_num_threads(1)
     store = f"file://{folder}/store"
-    distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=count)
+    distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
     found: dict[str, Any] = {}
     for name in ("plain", "rows"):
         torch.manual_seed(0)
@@ -154,7 +159,7 @@ def _reduce(rank: int, count: int, folder: str) -> None:
         shares = [1 / torch.arange(1.0, size - 3) for size in VOCABULARIES]
         times = []
         for _ in range(STEPS):
-            size = (WORDS // LENGTH // count) * LENGTH
+            size = (WORDS // LENGTH // 2) * LENGTH
             source, target = (
                 4 + torch.multinomial(share, size, True, generator=generator).view(-1, LENGTH)
                 for share in shares
@@ -167,62 +172,52 @@ def _reduce(rank: int, count: int, folder: str) -> None:
             "bytes": sent or state.payload_bytes / STEPS,
             "seconds": float(np.median(times[2:])),
         }
-    if rank == 0:
-        (Path(folder) / f"{count}.json").write_text(json.dumps(found))
     distributed.destroy_process_group()
-    (Path(folder) / "store").unlink(missing_ok=True)
+    return found
+
+
+def measure(pairs: int, pictures: int, folder: Path) -> dict[str, Any]:
+    """All figures; each number of workers in a process of its own."""
+    write_pairs(folder, "text", generate_pairs(pairs, seed=1))
+    contents = [photograph(number) for number in range(pictures)]
+    write_files(folder / "images", contents)
+    torch.set_num_threads(1)
+    result: dict[str, Any] = {"jobs": {}, "core": measure_pictures(contents[:100])}
+    print(f"one core: {result['core']}", file=sys.stderr, flush=True)
+    for count in COUNTS:
+        result["jobs"][count] = in_a_process(measure_jobs, count, folder)
+        print(f"{count} workers: {result['jobs'][count]}", file=sys.stderr, flush=True)
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        result["reduction"], _ = pool.map(partial(_reduce, folder=folder), range(2))
+    return result
 
 
 def main() -> int:
+    """Measure and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=30_000)
     parser.add_argument("--pictures", type=int, default=240)
-    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)  # in a process of its own
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.one:
-        print(json.dumps(measure_jobs(arguments.one, arguments.folder)))
-        return 0
-    result: dict[str, Any] = {"jobs": {}, "reduction": {}}
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        pairs = generate_pairs(arguments.pairs, seed=1)
-        for side, name in enumerate(("text.fr", "text.en")):
-            (folder / name).write_text("".join(f"{pair[side]}\n" for pair in pairs))
-        contents = [photograph(number) for number in range(arguments.pictures)]
-        (folder / "images").mkdir()
-        for number, content in enumerate(contents):
-            (folder / "images" / f"{number}.jpg").write_bytes(content)
-        torch.set_num_threads(1)
-        result["core"] = measure_pictures(contents[:100])
-        print(f"one core: {result['core']}", file=sys.stderr, flush=True)
-        for count in COUNTS:
-            command = [
-                sys.executable,
-                "-m",
-                "benchmarks.scaling",
-                "--one",
-                str(count),
-                "--folder",
-                str(folder),
-            ]
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            result["jobs"][count] = json.loads(done.stdout.splitlines()[-1])
-            print(f"{count} workers: {result['jobs'][count]}", file=sys.stderr, flush=True)
-        multiprocessing.spawn(_reduce, (2, str(folder)), 2)
-        result["reduction"] = json.loads((folder / "2.json").read_text())
-    print("| workers | prepare, pairs/s | embed, pictures/s | train, words/s | whole training, s |")
-    print("| --- | --- | --- | --- | --- |")
-    for count, found in result["jobs"].items():
-        rates = (found["pairs"] / found["prepare_s"], found["pictures"] / found["embed_s"])
-        print(
-            f"| {count} | {rates[0]:,.0f} | {rates[1]:.1f} | {found['words_per_s']:,.0f} "
-            f"| {found['train_s']:.0f} |"
-        )
-    print("\n| gradients | sent a step and worker, MB | forward and backward, ms |")
-    print("| --- | --- | --- |")
-    for name, found in result["reduction"].items():
-        print(f"| {name} | {found['bytes'] / 1e6:.2f} | {1e3 * found['seconds']:.0f} |")
+    flags = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        result = measure(flags.pairs, flags.pictures, Path(folder))
+    rows: list[list[Any]] = [
+        [
+            count,
+            f"{found['pairs'] / found['prepare_s']:,.0f}",
+            f"{found['pictures'] / found['embed_s']:.1f}",
+            f"{found['words_per_s']:,.0f}",
+            f"{found['train_s']:.0f}",
+        ]
+        for count, found in result["jobs"].items()
+    ]
+    heads = ["workers", "prepare, pairs/s", "embed, pictures/s", "train, words/s"]
+    print(as_table([*heads, "whole training, s"], *rows))
+    rows = [
+        [name, f"{found['bytes'] / 1e6:.2f}", f"{1e3 * found['seconds']:.0f}"]
+        for name, found in result["reduction"].items()
+    ]
+    heads = ["gradients", "sent a step and worker, MB", "forward and backward, ms"]
+    print(as_table(heads, *rows))
     print(json.dumps(result))
     return 0
 

@@ -1,25 +1,25 @@
 """How far would training scale on 1 to 64 H100s? Step times predicted from counts and rates.
 
-Counted from the models themselves: operations a word, gradient bytes, operations that are started
-one after the other. Measured here: rows of an embedding table that a batch touches, JPEGs decoded
-by a core. Assumed, as no GPU was at hand: everything in `Machines` that is marked so. What would
-surprise a reader: the lesson's GRU is bound by the start of some thousand small operations a step,
-whatever the batch, so that larger batches cost next to nothing and smaller ones save nothing.
-
     python -m benchmarks.scaling_model --plot docs/scaling.png [--network 12.5e9 ...]
+
+Counted from the models themselves: operations a word, gradient bytes, operations that are started
+one after the other. Measured: rows of an embedding table that a batch touches, JPEGs decoded by a
+core. Assumed, as no GPU was at hand: everything in `Machines` that is marked so. The lesson's GRU
+is bound by the start of some thousand small operations a step, whatever the batch, so that larger
+batches cost next to nothing and smaller ones save nothing.
 """
 
 import argparse
 import dataclasses
-import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.instrument import as_table
 from seqvis.devise.head import Head, HeadSettings
 from seqvis.plots.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, new_figure, save, style
 from seqvis.training.reduction import MOST_TOUCHED
@@ -36,7 +36,7 @@ JPEG_BYTES = 110_000  # mean of ImageNet's training set
 
 @dataclass(frozen=True)
 class Machines:
-    """What the machines can do. Bandwidths are in bytes a second, one direction."""
+    """Rates of the machines. Bandwidths are in bytes a second, one direction."""
 
     gpus: int = 8  # of a node
     peak: float = _PEAKS["H100"][0]  # dense bfloat16, the data sheet's
@@ -54,7 +54,7 @@ class Machines:
 
 @dataclass(frozen=True)
 class Table:
-    """An embedding table that is not tied to the output, and what batches touch of it."""
+    """An embedding table that is not tied to the output."""
 
     rows: int
     size: int
@@ -94,14 +94,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Step:
-    """The predicted step on a number of GPUs. Times in seconds."""
+    """The predicted step on a number of GPUs."""
 
     gpus: int
-    parts: dict[str, float] = field(default_factory=dict)  # what has to be waited for, by name
-    seconds: float = 0.0
-    efficiency: float = 0.0  # speed against that of so many single GPUs
-    rate: float = 0.0  # units a second
-    sent: float = 0.0  # bytes that each worker gives to all-reduce
+    parts: dict[str, float]  # seconds of what has to be waited for, by name
+    seconds: float
+    efficiency: float  # speed against that of as many single GPUs
+    rate: float  # units a second
+    sent: float  # bytes that each worker gives to all-reduce
 
     @property
     def bottleneck(self) -> str:
@@ -125,8 +125,11 @@ def all_reduce_seconds(size: float, gpus: int, machines: Machines) -> float:
 def predict(
     job: Job, gpus: int, machines: Machines, by_rows: bool = True, overlap: bool = True
 ) -> Step:
-    """The step on `gpus` GPUs. Without `by_rows` and `overlap`: tables are reduced whole, and
-    nothing is sent before the backward pass has ended."""
+    """The step on a number of GPUs.
+
+    Without `by_rows` tables are reduced whole; without `overlap` nothing is sent before the
+    backward pass has ended.
+    """
     units = job.batch if job.grows else job.batch / gpus
     arithmetic = units * job.flops / (machines.peak * machines.utilisation)
     starts = job.starts * machines.start
@@ -171,14 +174,18 @@ class _Starts(TorchDispatchMode):
         self.free = frozenset(self.FREE.split(" "))
         self.count = 0
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None):
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         self.count += function.overloadpacket.__name__ not in self.free
         return function(*args, **(kwargs or {}))
 
 
 def starts_of(model: Seq2Seq, source: int, target: int) -> int:
-    """Operations of a forced step forward and backward, at these lengths; the encoder, which
-    cuDNN runs in a few, is not counted."""
+    """Operations of a forced step forward and backward, at these lengths.
+
+    The encoder, which cuDNN runs in a few, is not counted.
+    """
     words = torch.randint(4, 100, (2, target))
     encoded = model.encode(torch.randint(4, 100, (2, source)), torch.full((2,), source), target)
     with _Starts() as counted:
@@ -228,17 +235,16 @@ def jobs() -> list[Job]:
 
 
 def draw(path: Path, steps: dict[str, list[Step]]) -> None:
-    """Speed-up over one GPU by number of GPUs, a line a job, beside the ideal."""
+    """Draw the speed-up over one GPU by number of GPUs, a line a job, beside the ideal."""
     figure = new_figure(8.0, 5.0)
     axes = figure.subplots()
     axes.plot(COUNTS, COUNTS, color=GREY, linestyle=":", label="ideal")
     for (name, line), colour in zip(steps.items(), (BLUE, ORANGE, GREEN, PURPLE, INK), strict=True):
         speeds = [step.gpus * step.efficiency for step in line]
         axes.plot(COUNTS, speeds, color=colour, marker="o", markersize=4, label=name)
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log", base=2)
-    axes.set_xticks(COUNTS, [str(count) for count in COUNTS])
-    axes.set_yticks(COUNTS, [str(count) for count in COUNTS])
+    for axis, scale in ((axes.xaxis, axes.set_xscale), (axes.yaxis, axes.set_yscale)):
+        scale("log", base=2)
+        axis.set_ticks(COUNTS, [str(count) for count in COUNTS])
     axes.set_xlabel("H100s, eight a node (predicted)")
     axes.set_ylabel("speed against one")
     axes.legend(frameon=False)
@@ -247,31 +253,30 @@ def draw(path: Path, steps: dict[str, list[Step]]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Predict, print the table and draw."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--plot", type=Path, help="PNG file to draw the speeds into")
-    for one in dataclasses.fields(Machines):
-        kind = type(one.default)
-        parser.add_argument(f"--{one.name.replace('_', '-')}", type=kind, default=one.default)
-    chosen = vars(parser.parse_args(arguments))
-    plot = chosen.pop("plot")
-    machines = Machines(**chosen)
-    steps = {job.name: [predict(job, count, machines) for count in COUNTS] for job in jobs()}
-    plain = {
-        job.name: [predict(job, count, machines, False, False) for count in COUNTS]
-        for job in jobs()
-    }
-    print("| job | GPUs | step, ms | efficiency | a second | sent, MB | bottleneck | plain, ms |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    for name, line in steps.items():
-        for step, before in zip(line, plain[name], strict=True):
-            print(
-                f"| {name} | {step.gpus} | {1e3 * step.seconds:.2f} | {step.efficiency:.2f} "
-                f"| {step.rate:,.0f} | {step.sent / 1e6:.1f} | {step.bottleneck} "
-                f"| {1e3 * before.seconds:.2f} |"
-            )
+    for each in dataclasses.fields(Machines):
+        kind = type(each.default)
+        parser.add_argument(f"--{each.name.replace('_', '-')}", type=kind, default=each.default)
+    flags = vars(parser.parse_args(arguments))
+    plot = flags.pop("plot")
+    machines = Machines(**flags)
+    steps: dict[str, list[Step]] = {}
+    rows = []
+    for job in jobs():
+        steps[job.name] = [predict(job, count, machines) for count in COUNTS]
+        for step in steps[job.name]:
+            plain = predict(job, step.gpus, machines, by_rows=False, overlap=False)
+            rows.append([
+                job.name, step.gpus, f"{1e3 * step.seconds:.2f}", f"{step.efficiency:.2f}",
+                f"{step.rate:,.0f}", f"{step.sent / 1e6:.1f}", step.bottleneck,
+                f"{1e3 * plain.seconds:.2f}",
+            ])  # fmt: skip
+    heads = ["job", "GPUs", "step, ms", "efficiency", "a second", "sent, MB", "bottleneck"]
+    print(as_table([*heads, "plain, ms"], *rows))
     if plot:
         draw(plot, steps)
-    print(json.dumps({n: [dataclasses.asdict(step) for step in s] for n, s in steps.items()}))
     return 0
 
 

@@ -1,13 +1,12 @@
 """What serving costs and gains: the gateway beside an empty deployment of Ray Serve, and in-flight
-batching beside decoding one request at a time.
+batching beside translating one sentence at a time.
 
     python -m benchmarks.serving gateway
     python -m benchmarks.serving batching --translator runs/translator --sentences sentences.fr
 
 Both sides of a comparison run in the same minutes, in turn; the load comes from a process of its
 own. The median of the rounds is printed, latencies in ms.
-
-Deployments that do nothing, to measure what is around them."""
+"""
 
 import argparse
 import json
@@ -15,10 +14,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,9 @@ from ray import serve
 
 from seqvis.config import Settings
 from serve.settings import Version
+from serve.testing.clients import Request
 from serve.testing.server import RunningServer, free_port, local_config, run_config
+from serve.testing.traffic import send
 from serve.versions import HeadStore, configure, version_key
 from serve.work import Work
 
@@ -45,197 +46,10 @@ _DEFAULTS = {
     "RAY_worker_niceness": "0",  # both sides have the machine's usual priority
 }
 """Ray Serve as it comes."""
-
-Figures = dict[str, Any]
-
-
-def measure_gateway(seconds: float, rounds: int) -> Figures:
-    """A translate request through proxy, gateway and a stub model, beside an empty deployment."""
-    with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
-        tuned = stack.enter_context(run_config(_stub_config(), Path(folder) / "tuned"))
-        plain = stack.enter_context(run_config(_stub_config(), Path(folder) / "plain", _DEFAULTS))
-        sides = {
-            "empty, Serve as it comes": f"{plain.address}/empty",
-            "empty, tuned": f"{tuned.address}/empty",
-            "gateway, tuned": tuned.address,
-        }
-        sentences = ["Où travaille ta sœur ?"]
-        for address in sides.values():
-            _wait_for(f"{address}/v1/translate")
-        table: Figures = {}
-        for clients in CLIENTS:
-            found: dict[str, list[Figures]] = {name: [] for name in sides}
-            for _ in range(rounds):
-                for name, address in sides.items():
-                    found[name].append(load(address, sentences, clients, seconds))
-            table[f"{clients} clients"] = {name: _median(rows) for name, rows in found.items()}
-        for row in table.values():
-            for base in ("empty, Serve as it comes", "empty, tuned"):
-                row[f"cost against {base}"] = {
-                    "latency": round(row["gateway, tuned"]["p50_ms"] / row[base]["p50_ms"], 2),
-                    "processor": round(
-                        row[base]["per_second"] / row["gateway, tuned"]["per_second"], 2
-                    ),
-                }
-        return table
-
-
-def measure_batching(
-    translator: str,
-    sentences: list[str],
-    seconds: float,
-    rounds: int,
-    beams: Sequence[int],
-    texts: int,
-) -> Figures:
-    """Requests a second in flight at 32 clients, beside one sentence at a time at 4.
-
-    Only one of both servers runs at any time: one that nobody asks would take its part of the
-    processors from the other, whose share the busier side would miss more.
-    """
-    found: dict[int, dict[str, list[Figures]]] = {beam: defaultdict(list) for beam in beams}
-    written: dict[int, dict[str, list[str]]] = {beam: {} for beam in beams}
-    for _ in range(rounds):
-        for side, rows in (("one at a time", 1), ("in flight", 256)):
-            with (
-                tempfile.TemporaryDirectory() as folder,
-                run_config(batching_config(translator, rows), Path(folder)) as server,
-            ):
-                _wait_for(f"{server.address}/v1/translate")
-                for beam in beams:
-                    written[beam][side] = _translate(server, sentences[:200], beam)
-                    for clients in (4, 32):
-                        row = load(server.address, sentences, clients, seconds, beam, texts)
-                        found[beam][f"{side}, {clients} clients"].append(row)
-    table: Figures = {}
-    for beam in beams:
-        row = {name: _median(rows) for name, rows in found[beam].items()}
-        base, best = row["one at a time, 4 clients"], row["in flight, 32 clients"]
-        row["times as many"] = round(best["per_second"] / base["per_second"], 2)
-        row["p99 of both"] = [best["p99_ms"], base["p99_ms"]]
-        both = zip(*written[beam].values(), strict=True)
-        row["different translations of 200"] = sum(one != other for one, other in both)
-        table[f"beam {beam}"] = row
-    return table
-
-
-def _stub_config() -> Figures:
-    config = local_config("stub", None, free_port(), args={"gateway": {"access_log": False}})
-    translator = config["applications"][0]
-    translator |= {
-        "import_path": "benchmarks.serving:stub_translator",
-        "args": {},
-        "deployments": [],
-    }
-    gateway = config["applications"][1]
-    gateway["deployments"] = [{"name": "Gateway", "num_replicas": 1, "max_ongoing_requests": 256}]
-    config["applications"].append(
-        {
-            "name": "empty",
-            "import_path": "benchmarks.serving:stub_empty",
-            "route_prefix": "/empty",
-            "args": {},
-        }
-    )
-    return config
-
-
-def batching_config(translator: str, rows: int) -> Figures:
-    """A server with one replica of a translator, whose batch has so many rows, and one gateway."""
-    batching = {"max_rows": rows, "max_waiting": 1000}
-    return local_config(
-        Path(translator).absolute(),
-        None,
-        free_port(),
-        args={"translator": {"batching": batching}, "gateway": {"access_log": False}},
-        deployments={
-            "Translator": {"num_replicas": 1},
-            "Gateway": {"num_replicas": 1, "max_ongoing_requests": 256},
-        },
-    )
-
-
-def load(
-    address: str,
-    sentences: list[str],
-    clients: int,
-    seconds: float,
-    beam: int = 1,
-    texts: int = 1,
-) -> Figures:
-    """One load, from a process of its own."""
-    flags = ["--address", address, "--clients", str(clients), "--seconds", str(seconds)]
-    command = [
-        sys.executable,
-        "-m",
-        "serve.testing.load",
-        *flags,
-        "--beam",
-        str(beam),
-        "--texts",
-        str(texts),
-    ]
-    told = subprocess.run(
-        command, input="\n".join(sentences), text=True, capture_output=True, check=True
-    )
-    figures: Figures = json.loads(told.stdout)
-    if set(figures["statuses"]) - {"200"}:
-        raise RuntimeError(f"{address}: some requests failed: {figures['statuses']}")
-    return figures
-
-
-def _wait_for(url: str) -> None:
-    deadline = time.monotonic() + 120
-    while requests.post(url, json={"text": "?"}, timeout=60).status_code != 200:
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"{url}: does not answer")
-        time.sleep(0.5)
-
-
-def _median(rows: list[Figures]) -> Figures:
-    names = ("per_second", "p50_ms", "p99_ms")
-    return {name: round(statistics.median(row[name] for row in rows), 1) for name in names}
-
-
-def _translate(server: RunningServer, sentences: list[str], beam: int) -> list[str]:
-    texts: list[str] = []
-    for begin in range(0, len(sentences), 50):
-        asked = {"text": sentences[begin : begin + 50], "beam": beam}
-        answer = requests.post(f"{server.address}/v1/translate", json=asked, timeout=120)
-        if answer.status_code != 200:
-            raise RuntimeError(f"{server.address}: {answer.text}")
-        texts += [translation["text"] for translation in answer.json()["translations"]]
-    return texts
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["gateway", "batching"])
-    parser.add_argument("--translator")
-    parser.add_argument("--sentences", type=Path, help="a file, a sentence a line")
-    parser.add_argument("--seconds", type=float, default=8.0, help="of each load")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--beams", type=int, nargs="+", default=[1, 5])
-    parser.add_argument("--texts", type=int, default=1, help="of each request to translate")
-    given = parser.parse_args(arguments)
-    if given.what == "gateway":
-        table = measure_gateway(given.seconds, given.rounds)
-    else:
-        if not given.translator or not given.sentences:
-            parser.error("batching needs --translator and --sentences")
-        lines = given.sentences.read_text(encoding="utf-8").splitlines()
-        sentences = [line for line in lines if line.strip()][:2000]
-        table = measure_batching(
-            given.translator, sentences, given.seconds, given.rounds, given.beams, given.texts
-        )
-    print(json.dumps(table, indent=1, ensure_ascii=False))
-    return 0
-
-
 _VERSION = Version(name="default", path="stub")
+_SOURCE = "Où travaille ta sœur ?"
 _TRANSLATION = {
-    "source": "Où travaille ta sœur ?",
+    "source": _SOURCE,
     "source_tokens": ["_cap_", "où", "travaille", "ta", "sœur", "?"],
     "text": "Where does your sister work?",
     "candidates": [
@@ -248,15 +62,16 @@ _TRANSLATION = {
         }
     ],
 }
-ANSWER = {"model": "default", "translations": [_TRANSLATION]}
+
+Figures = dict[str, Any]
 
 
 class NoSettings(Settings):
-    """There is nothing to set."""
+    """The stubs have no settings."""
 
 
 class StubTranslator:
-    """Answers as the translator's replica does, at once."""
+    """Answers like a translator's replica, at once."""
 
     def __init__(self) -> None:
         configure(HeadStore(), "translator", [_VERSION])
@@ -273,35 +88,192 @@ class StubTranslator:
 api = FastAPI()
 
 
-class Asked(BaseModel):
+class TranslateBody(BaseModel):
     text: str
 
 
 @serve.ingress(api)
 class Empty:
-    """An empty FastAPI deployment: the same answer, with nothing behind it."""
+    """An empty FastAPI deployment with the gateway's answer."""
 
     @api.post("/v1/translate")
-    async def translate(self, asked: Asked) -> dict[str, Any]:
-        return ANSWER
+    async def translate(self, body: TranslateBody) -> dict[str, Any]:
+        return {"model": "default", "translations": [_TRANSLATION]}
 
 
 def stub_translator(settings: NoSettings) -> serve.Application:
-    """The application `translator`, with nothing in it."""
-    options = {"num_cpus": 0.1}
-    deployment = serve.deployment(
-        name="Translator", max_ongoing_requests=256, ray_actor_options=options
-    )(StubTranslator)
-    return deployment.bind()
+    """The application `translator` with a stub in it."""
+    return _deployed("Translator", StubTranslator)
 
 
 def stub_empty(settings: NoSettings) -> serve.Application:
-    """An application of the one empty deployment."""
+    """An application of the empty deployment alone."""
+    return _deployed("Empty", Empty)
+
+
+def _deployed(name: str, stub: type) -> serve.Application:
     options = {"num_cpus": 0.1}
-    deployment = serve.deployment(
-        name="Empty", max_ongoing_requests=256, ray_actor_options=options
-    )(Empty)
-    return deployment.bind()
+    deploy = serve.deployment(name=name, max_ongoing_requests=256, ray_actor_options=options)
+    return deploy(stub).bind()
+
+
+def measure_gateway(seconds: float, rounds: int) -> Figures:
+    """A translate request through proxy, gateway and a stub model, beside an empty deployment."""
+    with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
+        tuned = stack.enter_context(run_config(_stub_config(), Path(folder) / "tuned"))
+        plain = stack.enter_context(run_config(_stub_config(), Path(folder) / "plain", _DEFAULTS))
+        sides = {
+            "empty, Serve as it comes": f"{plain.address}/empty",
+            "empty, tuned": f"{tuned.address}/empty",
+            "gateway, tuned": tuned.address,
+        }
+        for server in (tuned, plain):
+            url = f"{server.address}/empty/v1/translate"
+            server.wait(partial(_answers, url), 120, f"{url} does not answer")
+        table: Figures = {}
+        for clients in CLIENTS:
+            loads: dict[str, list[Figures]] = {name: [] for name in sides}
+            for _ in range(rounds):
+                for name, address in sides.items():
+                    loads[name].append(load(address, [_SOURCE], clients, seconds))
+            row: Figures = {name: _median(rows) for name, rows in loads.items()}
+            ours = row["gateway, tuned"]
+            for name in ("empty, Serve as it comes", "empty, tuned"):
+                row[f"cost against {name}"] = {
+                    "latency": round(ours["p50_ms"] / row[name]["p50_ms"], 2),
+                    "processor": round(row[name]["per_second"] / ours["per_second"], 2),
+                }
+            table[f"{clients} clients"] = row
+        return table
+
+
+def measure_batching(
+    translator: str,
+    sentences: list[str],
+    seconds: float,
+    rounds: int,
+    beams: Sequence[int],
+    texts: int,
+) -> Figures:
+    """Requests a second in flight at 32 clients, beside one sentence at a time at 4.
+
+    Only one of both servers runs at any time: an idle one would take its part of the processors
+    from the other, whose share the busier side would miss more.
+    """
+    loads: dict[int, dict[str, list[Figures]]] = {beam: defaultdict(list) for beam in beams}
+    written: dict[int, dict[str, list[str]]] = {beam: {} for beam in beams}
+    for _ in range(rounds):
+        for side, rows in (("one at a time", 1), ("in flight", 256)):
+            with (
+                tempfile.TemporaryDirectory() as folder,
+                run_config(batching_config(translator, rows), Path(folder)) as server,
+            ):
+                for beam in beams:
+                    written[beam][side] = _translate(server, sentences[:200], beam)
+                    for clients in (4, 32):
+                        figures = load(server.address, sentences, clients, seconds, beam, texts)
+                        loads[beam][f"{side}, {clients} clients"].append(figures)
+    table: Figures = {}
+    for beam in beams:
+        row: Figures = {name: _median(rows) for name, rows in loads[beam].items()}
+        base, best = row["one at a time, 4 clients"], row["in flight, 32 clients"]
+        row["times as many"] = round(best["per_second"] / base["per_second"], 2)
+        row["p99 of both"] = [best["p99_ms"], base["p99_ms"]]
+        both = zip(*written[beam].values(), strict=True)
+        row["different translations of 200"] = sum(first != second for first, second in both)
+        table[f"beam {beam}"] = row
+    return table
+
+
+def _stub_config() -> Figures:
+    config = local_config("stub", None, free_port(), args={"gateway": {"access_log": False}})
+    translator, gateway = config["applications"]
+    translator |= {"import_path": "benchmarks.serving:stub_translator", "args": {}}
+    translator["deployments"] = []
+    gateway["deployments"] = [{"name": "Gateway", "num_replicas": 1, "max_ongoing_requests": 256}]
+    empty = {"name": "empty", "import_path": "benchmarks.serving:stub_empty", "args": {}}
+    config["applications"].append({**empty, "route_prefix": "/empty"})
+    return config
+
+
+def batching_config(translator: str, rows: int) -> Figures:
+    """A server with one gateway and one replica of a translator, whose batch has up to `rows`."""
+    batching = {"max_rows": rows, "max_waiting": 1000}
+    return local_config(
+        Path(translator).absolute(),
+        None,
+        free_port(),
+        args={"translator": {"batching": batching}, "gateway": {"access_log": False}},
+        deployments={
+            "Translator": {"num_replicas": 1},
+            "Gateway": {"num_replicas": 1, "max_ongoing_requests": 256},
+        },
+    )
+
+
+def load(
+    address: str,
+    sentences: Sequence[str],
+    clients: int,
+    seconds: float,
+    beam: int = 1,
+    texts: int = 1,
+) -> Figures:
+    """Put a load on a server from a process of its own."""
+    flags = {"address": address, "clients": clients, "seconds": seconds, "beam": beam}
+    command = [sys.executable, "-m", "serve.testing.load", "--texts", str(texts)]
+    command += [f"--{name}={value}" for name, value in flags.items()]
+    done = subprocess.run(
+        command, input="\n".join(sentences), text=True, stdout=subprocess.PIPE, check=True
+    )
+    figures: Figures = json.loads(done.stdout)
+    if set(figures["statuses"]) - {"200"}:
+        raise RuntimeError(f"{address}: some requests failed: {figures['statuses']}")
+    return figures
+
+
+def _answers(url: str) -> bool:
+    return requests.post(url, json={"text": "?"}, timeout=60).status_code == 200
+
+
+def _median(rows: list[Figures]) -> Figures:
+    names = ("per_second", "p50_ms", "p99_ms")
+    return {name: round(statistics.median(row[name] for row in rows), 1) for name in names}
+
+
+def _translate(server: RunningServer, sentences: list[str], beam: int) -> list[str]:
+    texts: list[str] = []
+    for begin in range(0, len(sentences), 50):
+        body = {"text": sentences[begin : begin + 50], "beam": beam}
+        answer = send(server, Request("/v1/translate", body))
+        answer.raise_for_status()
+        texts += [translation["text"] for translation in answer.json()["translations"]]
+    return texts
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=["gateway", "batching"])
+    parser.add_argument("--translator")
+    parser.add_argument("--sentences", type=Path, help="a file, a sentence a line")
+    parser.add_argument("--seconds", type=float, default=8.0, help="of each load")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--beams", type=int, nargs="+", default=[1, 5])
+    parser.add_argument("--texts", type=int, default=1, help="of each request to translate")
+    flags = parser.parse_args(arguments)
+    if flags.what == "gateway":
+        table = measure_gateway(flags.seconds, flags.rounds)
+    else:
+        if not flags.translator or not flags.sentences:
+            parser.error("batching needs --translator and --sentences")
+        lines = flags.sentences.read_text(encoding="utf-8").splitlines()
+        sentences = [line for line in lines if line.strip()][:2000]
+        table = measure_batching(
+            flags.translator, sentences, flags.seconds, flags.rounds, flags.beams, flags.texts
+        )
+    print(json.dumps(table, indent=1, ensure_ascii=False))
+    return 0
 
 
 if __name__ == "__main__":

@@ -6,10 +6,7 @@ that of the pictures which a longer run has more than a shorter one, so that the
 its workers is not in it.
 """
 
-import json
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -20,8 +17,7 @@ import numpy as np
 import torch
 
 from benchmarks.instrument import Row, Side, WrongResultError, compare
-from benchmarks.material import Material
-from benchmarks.scaling import photograph
+from benchmarks.material import Material, photograph, run_job, write_files
 from seqvis.process import usable_processors
 from seqvis.vision.backbones import Backbone, load_backbone
 from seqvis.vision.featuretable import FeatureTable
@@ -40,9 +36,7 @@ def measure(material: Material, rounds: int) -> Iterator[Row]:
         folder = Path(name)
         contents = [photograph(number) for number in range(MANY)]
         for kind, count in (("few", FEW), ("many", MANY)):
-            (folder / kind / "x").mkdir(parents=True)
-            for number, content in enumerate(contents[:count]):
-                (folder / kind / "x" / f"{number:05d}.jpg").write_bytes(content)
+            write_files(folder / kind / "x", contents[:count])
         backbone = load_backbone(NAME, "default", SIZE)
         decoding, embedding, timms = [], [], []
         peer = timm.create_model(NAME).eval().to(memory_format=torch.channels_last)
@@ -71,10 +65,7 @@ def measure(material: Material, rounds: int) -> Iterator[Row]:
             seconds = [_job(folder, kind, cores) for kind in ("few", "many")]
             return (MANY - FEW) / (seconds[1] - seconds[0])
 
-        sides = [
-            Side("decoding and network alone", ideal),
-            Side("embed_images", job, 0.9),
-        ]
+        sides = [Side("decoding and network alone", ideal), Side("embed_images", job, 0.9)]
         row = compare(f"embedding, {NAME}", "pictures/s", sides, rounds)
         row.checks["decoding alone, one core"] = round(float(np.median(decoding)), 1)
         row.checks["network alone, one core"] = round(float(np.median(embedding)), 1)
@@ -100,13 +91,10 @@ def _job(folder: Path, kind: str, workers: int) -> float:
     """The seconds in which the job, with as many workers for each, embedded a folder."""
     out = folder / f"features-{kind}"
     shutil.rmtree(out, ignore_errors=True)
-    command = [
-        sys.executable, "-m", "jobs.embed_images", "--images", str(folder / kind),
-        "--out", str(out), "--backbone", NAME, "--image-size", str(SIZE),
-        "--batch-size", str(BATCH), "--num-workers", str(workers),
-    ]  # fmt: skip
-    done = subprocess.run(command, check=True, capture_output=True)
-    result = json.loads(done.stdout.splitlines()[-1])
+    result = run_job(
+        "embed_images", "--images", folder / kind, "--out", out, "--backbone", NAME,
+        "--image-size", SIZE, "--batch-size", BATCH, "--num-workers", workers,
+    )  # fmt: skip
     return float(result["embedded"]) / float(result["images_per_second"])
 
 

@@ -5,7 +5,7 @@ plain loop draws shuffled batches by index from one tensor; both do the same ste
 """
 
 import copy
-import time
+import itertools
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from benchmarks.instrument import Row, Side, WrongResultError, compare
+from benchmarks.instrument import Row, Side, WrongResultError, compare, rate_over
 from benchmarks.material import SEED, Material
 from seqvis.devise.head import HeadSettings
 from seqvis.devise.losses import LossSettings
@@ -43,12 +43,15 @@ def measure(material: Material, rounds: int) -> Iterator[Row]:
     stepper = Stepper(task, OptimizerSettings(), "float32", SEED, Workers())
     plain = _Plain(stepper.model, matrix, labels, targets)
     checks = {"loss, ours and the plain loop's": _same(task, stepper.model, plain)}
-    sides = [Side("plain loop", plain.run), Side("seqvis", _ours(task, stepper), 1.5)]
+    sides = [
+        Side("plain loop", lambda: rate_over(SECONDS, plain.step)),
+        Side("seqvis", lambda: rate_over(SECONDS, _stepping(task, stepper)), 1.5),
+    ]
     yield compare("DeViSE head", "pictures/s", sides, rounds, checks)
 
 
 class _Plain:
-    """What one would write: an index permutation, a Sequential, Adam."""
+    """The usual loop: an index permutation, a Sequential, Adam."""
 
     def __init__(
         self, ours: nn.Module, matrix: np.ndarray, labels: np.ndarray, targets: np.ndarray
@@ -57,40 +60,37 @@ class _Plain:
         self.targets = torch.from_numpy(targets)
         self.model = copy.deepcopy(ours)
         self.optimizer = torch.optim.Adam(self.model.parameters(), _RATE, _BETAS)
-        self.generator = torch.Generator().manual_seed(SEED)
+        self.batches = self._shuffled()
 
     def loss(self, rows: torch.Tensor) -> torch.Tensor:
         wanted = self.targets[self.labels[rows]]
         return (1 - functional.cosine_similarity(self.model(self.features[rows]), wanted)).mean()
 
-    def run(self) -> float:
+    def step(self) -> int:
         self.model.train()
-        done, began = 0, time.perf_counter()
-        while time.perf_counter() - began < SECONDS:
-            order = torch.randperm(len(self.features), generator=self.generator)
-            for rows in order.split(BATCH):
-                loss = self.loss(rows)
-                self.optimizer.zero_grad()
-                loss.backward()
-                self.optimizer.step()
-                done += len(rows)
-                if time.perf_counter() - began > SECONDS:
-                    break
-        return done / (time.perf_counter() - began)
+        rows = next(self.batches)
+        loss = self.loss(rows)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return len(rows)
+
+    def _shuffled(self) -> Iterator[torch.Tensor]:
+        generator = torch.Generator().manual_seed(SEED)
+        while True:
+            yield from torch.randperm(len(self.features), generator=generator).split(BATCH)
 
 
-def _ours(task: HeadTask, stepper: Stepper) -> Callable[[], float]:
-    def run() -> float:
-        done, began = 0, time.perf_counter()
-        while time.perf_counter() - began < SECONDS:
-            for number, batch in enumerate(task.batches(0, 0, Workers())):
-                stepper.step(batch, number, 0.0, _RATE, _BETAS[0])
-                done += len(batch.labels)
-                if time.perf_counter() - began > SECONDS:
-                    break
-        return done / (time.perf_counter() - began)
+def _stepping(task: HeadTask, stepper: Stepper) -> Callable[[], int]:
+    """A function that makes the next step of epoch after epoch; pictures of its batch."""
+    batches = (batch for _ in itertools.count() for batch in task.batches(0, 0, Workers()))
 
-    return run
+    def step() -> int:
+        batch = next(batches)
+        stepper.step(batch, 1, 0.0, _RATE, _BETAS[0])
+        return len(batch.labels)
+
+    return step
 
 
 def _same(task: HeadTask, model: nn.Module, plain: _Plain) -> list[float]:

@@ -6,16 +6,11 @@ many threads, and searches as wide as its recall needs, alone and in a batch, wi
 `Collection.search`, shown for the vectors of 50, is what a user of the project calls: with ids,
 metadata and exact scores. The true neighbours are computed exactly.
 
-Recall and latency of a collection on 60,000 GloVe vectors and on correlated image features.
-
-Builds a collection of each, prints the recall report of nmslib at the default settings beside
-exact search, and the time of one query through `Collection.search` with filters and tombstones.
-The features are imitated: 64 hidden factors, rectified, as a network's last layer gives. The
-last line is JSON. Needs the extra `samples`; about three minutes.
-
     python -m benchmarks.stage_neighbours --items 60000 --features 15000
 
-Nearest neighbours as in `stage_neighbours`, of a million vectors: half an hour and 4 GB."""
+prints the recall and the latency of a collection at the default settings beside exact search, on
+GloVe's vectors and on imitated features of pictures.
+"""
 
 import argparse
 import importlib.resources
@@ -26,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +39,10 @@ K = 10
 RECALL = 0.99
 QUERIES = 1000
 WIDTHS = (15, 20, 25, 30, 40, 50, 60, 80, 100, 120, 150, 200, 300, 400, 600, 800)
+MILLION, GLOVE_WORDS = 1_000_000, 400_000
+OURS = "seqvis's graph (nmslib)"
 _CONSTRUCTION, _THREADS = 200, 2
-Found = list[np.ndarray]
+Rows = list[np.ndarray]
 
 
 @dataclass
@@ -53,7 +51,7 @@ class Engine:
 
     build: Callable[[np.ndarray], None]
     widen: Callable[[int], None]
-    batch: Callable[[np.ndarray], Found]
+    batch: Callable[[np.ndarray], Rows]
     single: Callable[[np.ndarray], np.ndarray]
 
 
@@ -61,6 +59,15 @@ def measure(material: Material, rounds: int) -> Iterator[Row]:
     """Rows for 60,000 vectors of 50 and of 300 numbers."""
     yield from neighbours("60,000 of 50", glove(60_000), rounds, with_collection=True)
     yield from neighbours("60,000 of 300", correlated_features(60_000, 300), rounds, connections=24)
+
+
+def measure_million(material: Material, rounds: int) -> Iterator[Row]:
+    """Rows for a million vectors of 50 numbers around GloVe's: half an hour and 4 GB."""
+    base = glove(GLOVE_WORDS)
+    draw = np.random.default_rng(0)
+    chosen = base[draw.integers(len(base), size=MILLION)]
+    noise = 0.3 * base.std() * draw.standard_normal(chosen.shape, dtype=np.float32)
+    yield from neighbours(f"{MILLION:,} of 50", chosen + noise, rounds)
 
 
 def neighbours(
@@ -79,77 +86,74 @@ def neighbours(
         best_of(vectors, rows, query, K)[0][:K]
         for rows, query in zip(exact_candidates(vectors, queries, K), queries, strict=True)
     ]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as name_of_folder, ExitStack() as stack:
+        folder = Path(name_of_folder)
         engines = {
             "hnswlib": _hnswlib(vectors, connections),
             "faiss": _faiss(vectors, connections),
             "usearch": _usearch(vectors, connections),
-            "seqvis's graph (nmslib)": _nmslib(Path(folder) / "graph", vectors, connections),
+            OURS: _nmslib(folder / "graph", vectors, connections),
         }
         built = {
-            side: rate(len(vectors), lambda engine=engine: engine.build(vectors))
+            side: [rate(len(vectors), partial(engine.build, vectors))]
             for side, engine in engines.items()
         }
         recalls = {side: _widen(engine, queries, truth) for side, engine in engines.items()}
         yield _best_first(f"build, {name}", "vectors/s", built, {}, 1 / 1.5)
-        single = {side: _one_by_one(engine.single, queries) for side, engine in engines.items()}
-        batch = {
-            side: _rated(lambda engine=engine: engine.batch(queries))
-            for side, engine in engines.items()
-        }
-        with ExitStack() as stack:
-            if with_collection:
-                width = recalls["seqvis's graph (nmslib)"]["width"]
-                collection = stack.enter_context(_collection(Path(folder), vectors, int(width)))
-                single["Collection.search"] = _one_by_one(
-                    lambda query: collection.search(query, K), queries
-                )
-                batch["Collection.search"] = _rated(lambda: collection.search(queries, K))
-            yield _compared(f"one query, {name}", single, rounds, recalls)
-            yield _compared(f"{QUERIES:,} queries, {name}", batch, rounds, recalls)
+        single = {side: engine.single for side, engine in engines.items()}
+        batch = {side: engine.batch for side, engine in engines.items()}
+        if with_collection:
+            settings = IndexSettings(search_width=int(recalls[OURS]["width"]))
+            path, items = folder / "collection", as_items(vectors)
+            made = Collection.build(path, vectors.shape[1], items, settings=settings)
+            search = partial(stack.enter_context(made).search, k=K)
+            single["Collection.search"] = batch["Collection.search"] = search
+        yield _compared(
+            f"one query, {name}",
+            {side: partial(_one_by_one, search, queries) for side, search in single.items()},
+            rounds,
+            recalls,
+        )
+        yield _compared(
+            f"{QUERIES:,} queries, {name}",
+            {side: partial(search, queries) for side, search in batch.items()},
+            rounds,
+            recalls,
+        )
 
 
-def _collection(folder: Path, vectors: np.ndarray, width: int) -> Collection:
-    return Collection.build(
-        folder / "collection", vectors.shape[1], as_items(vectors),
-        settings=IndexSettings(search_width=width),
-    )  # fmt: skip
-
-
-def _one_by_one(search: Callable[[np.ndarray], object], queries: np.ndarray) -> Callable[[], float]:
-    return _rated(lambda: [search(query) for query in queries])
-
-
-def _rated(work: Callable[[], Any]) -> Callable[[], float]:
-    return lambda: rate(QUERIES, work)
+def _one_by_one(search: Callable[[np.ndarray], object], queries: np.ndarray) -> None:
+    for query in queries:
+        search(query)
 
 
 def _compared(
-    stage: str, sides: dict[str, Callable[[], float]], rounds: int, checks: dict[str, Any]
+    stage: str, sides: dict[str, Callable[[], Any]], rounds: int, checks: dict[str, Any]
 ) -> Row:
-    row = compare(stage, "queries/s", [Side(name, run) for name, run in sides.items()], rounds)
+    listed = [Side(name, partial(rate, QUERIES, run)) for name, run in sides.items()]
+    row = compare(stage, "queries/s", listed, rounds)
     return _best_first(stage, "queries/s", row.rates, checks, 1.0)
 
 
 def _best_first(
-    stage: str, unit: str, rates: dict[str, Any], checks: dict[str, Any], least: float
+    stage: str, unit: str, rates: dict[str, list[float]], checks: dict[str, Any], least: float
 ) -> Row:
     """A row whose reference is the best of the other libraries."""
-    listed = {name: np.atleast_1d(found).tolist() for name, found in rates.items()}
     others = ["hnswlib", "faiss", "usearch"]
-    others.sort(key=lambda name: -float(np.median(listed[name])))
-    ours = [name for name in listed if name not in others]
+    others.sort(key=lambda name: -float(np.median(rates[name])))
     sides = [Side(name, lambda: 0.0) for name in others]
-    sides += [Side(name, lambda: 0.0, at_least=round(least, 2)) for name in ours]
-    return Row(stage, unit, sides, listed, checks)
+    sides += [
+        Side(name, lambda: 0.0, at_least=round(least, 2)) for name in rates if name not in others
+    ]
+    return Row(stage, unit, sides, rates, checks)
 
 
-def _widen(engine: Engine, queries: np.ndarray, truth: Found) -> dict[str, float]:
-    """Searches as wide as the recall needs; the width and the recall."""
+def _widen(engine: Engine, queries: np.ndarray, truth: Rows) -> dict[str, float]:
+    """Make searches as wide as the recall needs; return the width and the recall."""
     for width in WIDTHS:
         engine.widen(width)
-        found = engine.batch(queries)
-        hits = sum(len(set(a[:K]) & set(b)) for a, b in zip(found, truth, strict=True))
+        matches = engine.batch(queries)
+        hits = sum(len(set(a[:K]) & set(b)) for a, b in zip(matches, truth, strict=True))
         recall = hits / (K * len(truth))
         if recall >= RECALL:
             return {"width": width, "recall": round(recall, 4)}
@@ -166,7 +170,7 @@ def _hnswlib(vectors: np.ndarray, connections: int) -> Engine:
         index.add_items(rows, num_threads=_THREADS)
         index.set_num_threads(1)
 
-    def batch(queries: np.ndarray) -> Found:
+    def batch(queries: np.ndarray) -> Rows:
         return list(index.knn_query(queries, K)[0].astype(np.int64))
 
     return Engine(build, index.set_ef, batch, lambda query: index.knn_query(query, K)[0][0])
@@ -183,14 +187,11 @@ def _faiss(vectors: np.ndarray, connections: int) -> Engine:
         index.add(rows)
         faiss.omp_set_num_threads(1)
 
-    def widen(width: int) -> None:
-        index.hnsw.efSearch = width
+    def batch(queries: np.ndarray) -> Rows:
+        return list(index.search(queries, K)[1])
 
     return Engine(
-        build,
-        widen,
-        lambda queries: list(index.search(queries, K)[1]),
-        lambda query: index.search(query[None], K)[1][0],
+        build, partial(setattr, index.hnsw, "efSearch"), batch, lambda query: batch(query[None])[0]
     )
 
 
@@ -202,16 +203,16 @@ def _usearch(vectors: np.ndarray, connections: int) -> Engine:
         expansion_add=_CONSTRUCTION,
     )  # fmt: skip
 
-    def widen(width: int) -> None:
-        index.expansion_search = width
-
     def build(rows: np.ndarray) -> None:
         index.add(np.arange(len(rows)), rows, threads=_THREADS)
 
+    def batch(queries: np.ndarray) -> Rows:
+        return list(index.search(queries, K, threads=1).keys.astype(np.int64))
+
     return Engine(
         build,
-        widen,
-        lambda queries: list(index.search(queries, K, threads=1).keys.astype(np.int64)),
+        partial(setattr, index, "expansion_search"),
+        batch,
         lambda query: index.search(query, K).keys,
     )
 
@@ -225,18 +226,15 @@ def _nmslib(path: Path, vectors: np.ndarray, connections: int) -> Engine:
 
     def widen(width: int) -> None:
         settings = IndexSettings(search_width=width)
-        opened["graph"] = GraphIndex.load(path, file_hash(path), *vectors.shape, settings)
+        rows, dimension = vectors.shape
+        opened["graph"] = GraphIndex.load(path, file_hash(path), rows, dimension, settings)
 
-    return Engine(
-        build,
-        widen,
-        lambda queries: [_all(rows) for rows in opened["graph"].candidates(queries, K)],
-        lambda query: _all(opened["graph"].candidates(query[None], K)[0]),
-    )
+    def batch(queries: np.ndarray) -> Rows:
+        nothing = np.empty(0, dtype=np.int64)
+        candidates = opened["graph"].candidates(queries, K)
+        return [nothing if rows is None else rows for rows in candidates]
 
-
-def _all(rows: np.ndarray | None) -> np.ndarray:
-    return np.empty(0, dtype=np.int64) if rows is None else rows
+    return Engine(build, widen, batch, lambda query: batch(query[None])[0])
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
@@ -252,7 +250,7 @@ def glove(count: int) -> np.ndarray:
 
 
 def correlated_features(count: int, dimension: int = 1280, factors: int = 64) -> np.ndarray:
-    """What imitates image features: non-negative, of low rank but for some noise."""
+    """Imitated features of pictures: not negative, and but for some noise of low rank."""
     draw = np.random.default_rng(0)
     hidden = draw.standard_normal((count, factors)) * np.linspace(1, 0.1, factors)
     mixed = hidden @ draw.standard_normal((factors, dimension))
@@ -266,59 +264,23 @@ def as_items(vectors: np.ndarray) -> Iterator[Item]:
         yield Item(f"item-{number}", vector, metadata)
 
 
-def median_ms(collection: Collection, queries: np.ndarray, **options: Any) -> float:
-    times = []
-    for query in queries:
-        begin = time.perf_counter()
-        collection.search(query, 10, **options)
-        times.append(time.perf_counter() - begin)
-    return round(1e3 * float(np.median(times)), 4)
-
-
-def measure_collection(vectors: np.ndarray, folder: Path) -> dict[str, Any]:
-    begin = time.perf_counter()
-    with Collection.build(folder, vectors.shape[1], as_items(vectors)) as collection:
-        built = time.perf_counter() - begin
-        report = {"build_seconds": round(built, 1)} | collection.recall_report(10, 1000)
-        queries = vectors[:: len(vectors) // 300]
-        where = {"label": [f"n{number:08d}" for number in range(500)]}
-        report["half_filtered_ms"] = median_ms(collection, queries, where=where)
-        report["one_label_ms"] = median_ms(collection, queries, where={"label": "n00000007"})
-        begin = time.perf_counter()
-        collection.add([Item("new", vectors[0])])
-        report["add_one_ms"] = round(1e3 * (time.perf_counter() - begin), 3)
-        collection.delete([f"item-{number}" for number in range(1, len(vectors), 20)])
-        report["with_tail_and_tombstones_ms"] = median_ms(collection, queries)
-    begin = time.perf_counter()
-    Collection.open(folder).close()
-    return report | {"open_seconds": round(time.perf_counter() - begin, 3)}
-
-
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    """Print how long each collection took to build, its recall and its latency."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--items", type=int, default=60_000, help="GloVe vectors (60000)")
     parser.add_argument("--features", type=int, default=15_000, help="image features (15000)")
     flags = parser.parse_args()
     report = {}
-    sources = {"glove": (glove, flags.items), "features": (correlated_features, flags.features)}
-    for name, (make, count) in sources.items():
+    sources = {"glove": glove(flags.items), "features": correlated_features(flags.features)}
+    for name, vectors in sources.items():
         with tempfile.TemporaryDirectory() as folder:
-            report[name] = measure_collection(make(count), Path(folder) / "collection")
-        print(name, json.dumps(report[name]), file=sys.stderr, flush=True)
+            begin = time.perf_counter()
+            path = Path(folder) / "collection"
+            with Collection.build(path, vectors.shape[1], as_items(vectors)) as collection:
+                built = round(time.perf_counter() - begin, 1)
+                report[name] = {"build_seconds": built, **collection.recall_report(K, QUERIES)}
     print(json.dumps(report))
     return 0
-
-
-COUNT, WORDS = 1_000_000, 400_000
-
-
-def measure_million(material: Material, rounds: int) -> Iterator[Row]:
-    """Rows for vectors of 50 numbers around GloVe's."""
-    base = glove(WORDS)
-    draw = np.random.default_rng(0)
-    chosen = base[draw.integers(len(base), size=COUNT)]
-    noise = 0.3 * base.std() * draw.standard_normal(chosen.shape, dtype=np.float32)
-    yield from neighbours(f"{COUNT:,} of 50", chosen + noise, rounds)
 
 
 if __name__ == "__main__":

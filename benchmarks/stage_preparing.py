@@ -1,22 +1,19 @@
-"""Preparing a corpus: the job's rate beside spaCy's own tokenising, and the question filter's.
+"""Preparing a corpus beside spaCy's own tokenizers, and the question filter.
 
-spaCy tokenises the lines of both files, once, and does nothing else; `prepare_corpus` also reads,
-filters, counts, numbers and writes them. Both rates are for one core: the job uses all. They are
-those of the pairs which a longer run has more than one of a quarter of them, so that the start of
-Ray and its workers is not in it. The question filter's is of one process, with one question in 20
-pairs.
+spaCy tokenizes the lines of both files, once, and does nothing else; `prepare_corpus` also reads,
+filters, counts, numbers and writes them. Both rates are for one core, though the job uses all. They
+are rates of the pairs by which a longer run exceeds a shorter one, so that the start of Ray and its
+workers is not in them. The question filter runs in one process, with one question in 20 pairs.
 """
 
 import json
 import random
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.instrument import Row, Side, WrongResultError, compare, rate
-from benchmarks.material import Material
+from benchmarks.material import Material, run_job, write_pairs
 from seqvis.process import usable_processors
 from seqvis.samples.questions import generate_pairs
 from seqvis.storage import locate
@@ -54,9 +51,7 @@ def _job(material: Material, folder: Path, rounds: int) -> Row:
         pairs = [(f"{n} {fr}", f"{n} {en}") for n in range(4) for fr, en in questions]
     few = len(pairs) // 4
     for count in (few, len(pairs)):
-        for number, end in enumerate(("fr", "en")):
-            text = "".join(f"{pair[number]}\n" for pair in pairs[:count])
-            (folder / f"{count}.{end}").write_text(text)
+        write_pairs(folder, str(count), pairs[:count])
     block = -(-len(pairs) // BLOCKS)
     pipes = [spacy.blank("fr").tokenizer, spacy.blank("en").tokenizer]
     checks = {"pairs": len(pairs), "lines tokenised as spaCy does": _same_tokens(pairs, pipes)}
@@ -85,14 +80,13 @@ def _job(material: Material, folder: Path, rounds: int) -> Row:
 
 
 def _seconds_of_job(folder: Path, count: int, block: int) -> float:
-    """By its own account, for so many pairs in blocks of so many."""
-    command = [
-        sys.executable, "-m", "jobs.prepare_corpus", "--source", folder / f"{count}.fr", "--target",
-        folder / f"{count}.en", "--source-lang", "fr", "--target-lang", "en",
-        "--lines-per-block", block, "--out", folder / "corpus",
-    ]  # fmt: skip
-    subprocess.run([str(one) for one in command], check=True, capture_output=True)
-    return float(json.loads((folder / "corpus" / "report.json").read_text())["seconds"])
+    """By its own account, for `count` pairs in blocks of `block`."""
+    out = folder / "corpus"
+    run_job(
+        "prepare_corpus", "--source", folder / f"{count}.fr", "--target", folder / f"{count}.en",
+        "--source-lang", "fr", "--target-lang", "en", "--lines-per-block", block, "--out", out,
+    )  # fmt: skip
+    return float(json.loads((out / "report.json").read_text())["seconds"])
 
 
 def _same_tokens(pairs: list[tuple[str, str]], pipes: list[object]) -> str:
@@ -112,9 +106,7 @@ def _question_filter(folder: Path, rounds: int) -> Row:
     questions = generate_pairs(1000, 4)
     pairs = [(f"{fr[:-1]}.", f"{en[:-1]}.") for fr, en in generate_pairs(19_000, 5)]
     pairs = random.Random(0).sample(questions + pairs, 20_000)
-    paths = [folder / "questions.fr", folder / "questions.en"]
-    for number, path in enumerate(paths):
-        path.write_text("".join(f"{pair[number]}\n" for pair in pairs) * (FILTERED // len(pairs)))
+    paths = write_pairs(folder, "questions", pairs * (FILTERED // len(pairs)))
     lines = [path.read_text().splitlines() for path in paths]
     start = Start(0, 0)
     settings = PrepareSettings(

@@ -2,31 +2,26 @@
 
 All sides train on the same batches with models of the same sizes; the unit is real target words.
 JoeyNMT and the lesson's loop use all cores by PyTorch's threads, and profit from the freed memory
-that a job's process keeps (seqvis/process.py). seqvis trains as its users do on
-a processor, a worker of one thread for each core; what one process with threads does is shown too.
-The limit is the rate at which the processor multiplies large matrices in the same type, over the
-multiplications that the model needs for a word. That our loss is the lesson's, for equal weights,
-is checked first.
-
-Processes of one thread each that train together, as Ray Train's workers do on a machine's cores.
-
-They are started once, joined by gloo, and make some steps whenever they are told to.
+that a job's process keeps (`seqvis/process.py`). seqvis trains as its users do on a processor, a
+worker of one thread for each core, as Ray Train's workers do; one process with threads is shown
+too. The limit is the rate at which the processor multiplies large matrices in the same type, over
+the multiplications that the model needs for a word. First our loss is compared with the lesson's,
+for equal weights.
 """
 
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from itertools import islice
 from multiprocessing.connection import Connection
-from types import TracebackType
-from typing import Any, Self
 
 import torch
 from torch import distributed, multiprocessing
 
-from benchmarks.instrument import Row, Side, WrongResultError, compare, possible
+from benchmarks.instrument import Row, Side, WrongResultError, compare, possible, rate_over
 from benchmarks.material import SEED, Material, forever, new_joeynmt
 from benchmarks.peers import SeedTraining, training_batch
 from seqvis.process import keep_freed_memory, usable_processors
@@ -36,8 +31,14 @@ from seqvis.training.stepper import Stepper
 from seqvis.training.workers import Workers
 from seqvis.translation.batches import Batch
 from seqvis.translation.model import Seq2Seq
+from seqvis.translation.products import Precision
+from seqvis.translation.settings import Variant
 from seqvis.translation.task import TranslationTask
 
+GOALS: tuple[tuple[Variant, float, float], ...] = (
+    ("all", 1.6, 2.8), ("attn", 1.5, 2.2), ("plain", 1.5, 2.2),
+)  # fmt: skip
+"""How many times the reference's rate is wanted in float32 and in bfloat16."""
 SECONDS = 4.0  # of a side's round
 STEPS = 6  # of a round of several workers
 _TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -45,55 +46,51 @@ _TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 def measure(material: Material, rounds: int) -> Iterator[Row]:
     """One row for each variant."""
-    for variant, float32, bfloat16 in (("all", 1.6, 2.8), ("attn", 1.5, 2.2), ("plain", 1.5, 2.2)):
+    for variant, float32, bfloat16 in GOALS:
         goals = possible({"float32": float32, "bfloat16": bfloat16})
         yield _variant(material, variant, goals, rounds)
 
 
-def _variant(material: Material, variant: str, goals: dict[str, float], rounds: int) -> Row:
+def _variant(
+    material: Material, variant: Variant, goals: Mapping[Precision, float], rounds: int
+) -> Row:
     task = material.task(variant, plain_seed=variant != "all")
     batches = forever(task)
     checks = {}
     if variant == "all":
         peer = new_joeynmt(task)
-        reference = Side(
-            "JoeyNMT", _stepping(batches, lambda batch: peer.step(training_batch(batch)))
-        )
+        reference = _stepping(batches, lambda batch: peer.step(training_batch(batch)))
+        sides = [Side("JoeyNMT", reference)]
     else:
-        forced = variant == "attn"
         model = task.build_model()
         assert isinstance(model, Seq2Seq)
-        seed = SeedTraining(model, forced)
+        seed = SeedTraining(model, forced=variant == "attn")
         checks["loss, ours and the lesson's"] = _same_loss(task, model, seed, next(batches))
-        reference = Side("the lesson's loop", _stepping(batches, seed.step))
-    sides = [reference]
-    workers = ExitStack()
-    for precision, least in goals.items():
-        stepper = Stepper(task, OptimizerSettings(), precision, SEED, Workers())
-        limit = f"its products in {precision}"
-        share = 0.6 if variant == "all" else None
-        ours = _stepping(batches, lambda batch, on=stepper: on.step(batch, 1, 0.0, 1e-4, 0.8))
-        sides.append(Side(f"seqvis, {precision}, one process", ours))
-        together = workers.enter_context(
-            TrainingWorkers(material, variant, precision, usable_processors(), STEPS)
-        )
-        sides.append(Side(f"seqvis, {precision}", together.run, least, limit, share))
-    for precision in goals:
-        sides.append(Side(f"its products in {precision}", _product_limit(task, precision)))
-    with workers:
+        sides = [Side("the lesson's loop", _stepping(batches, seed.step))]
+    with ExitStack() as stack:
+        for precision, least in goals.items():
+            stepper = Stepper(task, OptimizerSettings(), precision, SEED, Workers())
+            step = partial(_step, stepper)
+            sides.append(Side(f"seqvis, {precision}, one process", _stepping(batches, step)))
+            together = stack.enter_context(_training_workers(material, variant, precision))
+            limit, share = f"its products in {precision}", 0.6 if variant == "all" else None
+            sides.append(Side(f"seqvis, {precision}", together, least, limit, share))
+        for precision in goals:
+            sides.append(Side(f"its products in {precision}", _product_limit(task, precision)))
         return compare(f"training step, {variant}", "target words/s", sides, rounds, checks)
 
 
-def _stepping(batches: Iterator[Batch], step: Callable[[Batch], object]) -> Callable[[], float]:
-    def run() -> float:
-        words, began = 0, time.perf_counter()
-        while time.perf_counter() - began < SECONDS:
-            batch = next(batches)
-            step(batch)
-            words += batch.target_words
-        return words / (time.perf_counter() - began)
+def _step(stepper: Stepper, batch: Batch) -> None:
+    stepper.step(batch, 1, 0.0, 1e-4, 0.8)
 
-    return run
+
+def _stepping(batches: Iterator[Batch], step: Callable[[Batch], object]) -> Callable[[], float]:
+    def work() -> float:
+        batch = next(batches)
+        step(batch)
+        return batch.target_words
+
+    return lambda: rate_over(SECONDS, work)
 
 
 def _same_loss(
@@ -128,56 +125,54 @@ def _product_limit(task: TranslationTask, precision: str) -> Callable[[], float]
     size = 2048
     left, right = (torch.randn(size, size).to(_TYPES[precision]) for _ in range(2))
 
-    def run() -> float:
-        count, began = 0, time.perf_counter()
-        while time.perf_counter() - began < SECONDS / 6:
-            left @ right
-            count += 1
-        return count * 2 * size**3 / (time.perf_counter() - began) / flops
+    def multiply() -> float:
+        left @ right
+        return 2 * size**3 / flops
 
-    return run
+    return lambda: rate_over(SECONDS / 6, multiply)
 
 
-class TrainingWorkers:
-    """Workers that train a variant. Close them, or use them in a `with`."""
+@contextmanager
+def _training_workers(
+    material: Material, variant: Variant, precision: str
+) -> Iterator[Callable[[], float]]:
+    """Processes that train together; a function that makes some steps and returns words a second.
 
-    def __init__(self, material: Material, variant: str, precision: str, count: int, steps: int):
-        os.environ.update(WORKER_ENVIRONMENT)
-        context = multiprocessing.get_context("spawn")
-        self._folder = tempfile.TemporaryDirectory()
-        meeting = f"file://{self._folder.name}/meeting"
-        self._steps, self._pipes, self._processes = steps, [], []
+    They are joined by gloo, and have one thread each.
+    """
+    os.environ.update(WORKER_ENVIRONMENT)
+    context = multiprocessing.get_context("spawn")
+    count = usable_processors()
+    with tempfile.TemporaryDirectory() as folder:
+        pipes, processes = [], []
         for rank in range(count):
             here, there = context.Pipe()
-            given = (there, material, variant, precision, rank, count, meeting)
+            given = (there, material, variant, precision, rank, count, f"file://{folder}/meeting")
             process = context.Process(target=_work, args=given, daemon=True)
             process.start()
-            self._pipes.append(here)
-            self._processes.append(process)
-        for pipe in self._pipes:
+            pipes.append(here)
+            processes.append(process)
+        for pipe in pipes:
             pipe.recv()  # it is ready, and does not take the processor from others by starting
 
-    def run(self) -> float:
-        """Makes the steps; real target words a second of all workers together."""
-        for pipe in self._pipes:
-            pipe.send(self._steps)
-        found = [pipe.recv() for pipe in self._pipes]
-        return float(found[0][0] / max(seconds for _, seconds in found))
+        def run() -> float:
+            for pipe in pipes:
+                pipe.send(STEPS)
+            words, seconds = zip(*(pipe.recv() for pipe in pipes), strict=True)
+            return float(words[0] / max(seconds))
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        for process in self._processes:
-            process.kill()
-            process.join()
-        self._folder.cleanup()
+        try:
+            yield run
+        finally:
+            for process in processes:
+                process.kill()
+                process.join()
 
 
 def _work(
     pipe: Connection,
     material: Material,
-    variant: Any,
+    variant: Variant,
     precision: str,
     rank: int,
     count: int,
@@ -190,12 +185,12 @@ def _work(
     task = material.task(variant, plain_seed=variant != "all")
     stepper = Stepper(task, OptimizerSettings(), precision, SEED, workers)
     batches = forever(task, workers)
-    stepper.step(next(batches), 0, 0.0, 1e-4, 0.8)
+    _step(stepper, next(batches))
     pipe.send("ready")
     while steps := pipe.recv():
         words, began = 0, time.perf_counter()
-        for number in range(steps):
+        for _ in range(steps):
             batch = next(batches)
-            stepper.step(batch, number, 0.0, 1e-4, 0.8)
-            words += batch.target_words
+            _step(stepper, batch)
+            words += batch.target_words  # of all workers
         pipe.send((words, time.perf_counter() - began))

@@ -2,14 +2,13 @@
 
 The reference is JoeyNMT with a model of the same sizes, which is made to write as many words as
 ours (see its `translate`), because the length of a translation decides how long it takes. Both
-are given word ids and return word ids. `plain loop` is our own model as it is
-trained, a word at a time for a whole batch until its last sentence has ended. The other
-precisions must have float32's BLEU within a tolerance.
-
-Milliseconds of a product with a layer's weights, by precision and number of rows.
+are given word ids and return word ids. `plain loop` is our own model as it is trained, a word at a
+time for a whole batch until its last sentence has ended. The other precisions must have float32's
+BLEU within a tolerance.
 
     python -m benchmarks.stage_translating --outputs 9761 --inputs 300
 
+prints the milliseconds of a product with a layer's weights, by precision and number of rows.
 `linear` is PyTorch's own layer in float32. All sides run in turn, on one thread, so that none finds
 its weights in the cache; the quickest of the rounds is printed.
 """
@@ -23,7 +22,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 import torch
-from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.instrument import Row, Side, WrongResultError, compare, possible, rate
@@ -41,6 +39,8 @@ from seqvis.translation.translator import Translator
 
 TOLERANCE = 0.2  # BLEU, on all sentences
 _FEWER = 3.0  # times as much BLEU may differ on a few sentences
+
+ROWS = (1, 4, 8, 16, 20, 32, 64)
 
 Ids = list[list[int]]
 Translate = Callable[[Sequence[Sequence[int]]], Ids]
@@ -94,58 +94,54 @@ def _joeynmt(peer: JoeyNMT, batch: int, beam: int, written: list[int]) -> Transl
     return lambda given: peer.translate(given, batch, beam, written)
 
 
+def _sorted_by_length(translate: Translate) -> Translate:
+    """Translate the shortest sentences first; return all in the order in which they came."""
+
+    def sorted_translate(given: Sequence[Sequence[int]]) -> Ids:
+        order = sorted(range(len(given)), key=lambda row: len(given[row]))
+        translations = translate([given[row] for row in order])
+        by_row = dict(zip(order, translations, strict=True))
+        return [by_row[row] for row in range(len(given))]
+
+    return sorted_translate
+
+
 def _ours(translator: Translator, batch: int, beam: int) -> Translate:
     settings = SearchSettings(beam=beam)
 
     def translate(given: Sequence[Sequence[int]]) -> Ids:
-        order = sorted(range(len(given)), key=lambda row: len(given[row]))
-        sentences = [given[row] for row in order]
-        found: Ids = [[] for _ in given]
-        searched = search_many(translator.inference, sentences, settings, batch)
-        for row, hypotheses in zip(order, searched, strict=True):
-            found[row] = hypotheses[0].ids
-        return found
+        searched = search_many(translator.inference, given, settings, batch)
+        return [list(hypotheses[0].ids) for hypotheses in searched]
 
-    return translate
+    return _sorted_by_length(translate)
 
 
 def _plain_loop(translator: Translator, batch: int) -> Translate:
-    return lambda given: _in_batches(
-        given, batch, lambda source, lengths: _word_by_word(translator, source, lengths)
-    )
-
-
-@torch.no_grad()
-def _word_by_word(translator: Translator, source: torch.Tensor, lengths: torch.Tensor) -> Ids:
     """Greedy translations by the model as it is trained."""
     model = translator.model
-    state = model.encode(source, lengths)
-    words = torch.full((len(source),), BOS)
-    ended = torch.zeros(len(source), dtype=torch.bool)
-    steps: list[torch.Tensor] = []
-    while not ended.all() and len(steps) < 2 * source.shape[1] + 10:
-        output, state = model.decoder.run(words.unsqueeze(0), state)
-        scores = model.decoder.logits(output.outputs[0])
-        scores[:, list(NEVER)] = -torch.inf
-        words = scores.argmax(-1)
-        ended |= words == EOS
-        steps.append(words)
-    return [ids[: ids.index(EOS)] if EOS in ids else ids for ids in torch.stack(steps, 1).tolist()]
 
+    @torch.no_grad()
+    def word_by_word(sentences: Sequence[Sequence[int]]) -> Ids:
+        source, lengths = pad_ids([list(ids) for ids in sentences])
+        state = model.encode(source, lengths)
+        words = torch.full((len(source),), BOS)
+        ended = torch.zeros(len(source), dtype=torch.bool)
+        steps: list[torch.Tensor] = []
+        while not ended.all() and len(steps) < 2 * source.shape[1] + 10:
+            output, state = model.decoder.run(words.unsqueeze(0), state)
+            scores = model.decoder.logits(output.outputs[0])
+            scores[:, list(NEVER)] = -torch.inf
+            words = scores.argmax(-1)
+            ended |= words == EOS
+            steps.append(words)
+        written = torch.stack(steps, 1).tolist()
+        return [ids[: ids.index(EOS)] if EOS in ids else ids for ids in written]
 
-def _in_batches(
-    given: Sequence[Sequence[int]],
-    batch: int,
-    translate: Callable[[torch.Tensor, torch.Tensor], Sequence[Sequence[int]]],
-) -> Ids:
-    order = sorted(range(len(given)), key=lambda row: len(given[row]))
-    found: Ids = [[] for _ in given]
-    for begin in range(0, len(order), batch):
-        rows = order[begin : begin + batch]
-        source, lengths = pad_ids([list(given[row]) for row in rows])
-        for row, ids in zip(rows, translate(source, lengths), strict=True):
-            found[row] = list(ids)
-    return found
+    def translate(given: Sequence[Sequence[int]]) -> Ids:
+        begins = range(0, len(given), batch)
+        return [ids for begin in begins for ids in word_by_word(given[begin : begin + batch])]
+
+    return _sorted_by_length(translate)
 
 
 def _check(
@@ -155,42 +151,37 @@ def _check(
     references: Sequence[str],
 ) -> dict[str, Any]:
     """BLEU and words a sentence of each side. Raises WrongResultError if ours lose BLEU."""
-    found: dict[str, Any] = {}
+    checks: dict[str, Any] = {}
     texts = {}
     for name, side in translate.items():
-        ids = side([list(source.ids) for source in sources])
-        one = [
-            translator.translation(source, [Hypothesis(list(row), 0.0, None, True)]).text
-            for source, row in zip(sources, ids, strict=True)
+        translations = side([list(source.ids) for source in sources])
+        texts[name] = [
+            translator.translation(source, [Hypothesis(ids, 0.0, None, True)]).text
+            for source, ids in zip(sources, translations, strict=True)
         ]
-        texts[name] = one
-        found[name] = {
-            "bleu": round(score_texts(one, references, "moses", "en", True).bleu, 2),
-            "words a sentence": round(sum(map(len, ids)) / len(ids), 2),
+        checks[name] = {
+            "bleu": round(score_texts(texts[name], references, "moses", "en", True).bleu, 2),
+            "words a sentence": round(sum(map(len, translations)) / len(translations), 2),
         }
-    for name, one in texts.items():
-        pairs = zip(one, texts["seqvis, float32"], strict=True)
-        found[name]["unlike float32"] = sum(a != b for a, b in pairs)
-    base = found["seqvis, float32"]["bleu"]
+    base = checks["seqvis, float32"]["bleu"]
     allowed = TOLERANCE * (1 if len(sources) >= 1000 else _FEWER)
-    for name, one in found.items():
-        if name.startswith("seqvis") and one["bleu"] < base - allowed:
-            raise WrongResultError(f"{name}: BLEU {one['bleu']}, float32 has {base}")
-    return found
-
-
-ROWS = (1, 4, 8, 16, 20, 32, 64)
+    for name, check in checks.items():
+        both = zip(texts[name], texts["seqvis, float32"], strict=True)
+        check["unlike float32"] = sum(text != other for text, other in both)
+        if name.startswith("seqvis") and check["bleu"] < base - allowed:
+            raise WrongResultError(f"{name}: BLEU {check['bleu']}, float32 has {base}")
+    return checks
 
 
 def measure_products(outputs: int, inputs: int, rounds: int) -> dict[int, dict[str, float]]:
-    """Rows to side to milliseconds."""
+    """Milliseconds by number of rows and side."""
     weight, bias = torch.randn(outputs, inputs), torch.randn(outputs)
-    sides: dict[str, Callable[[Tensor], Tensor]] = {
+    sides: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
         "linear": lambda rows: functional.linear(rows, weight, bias)
     }
     for precision in filter(computes, get_args(Precision)):
         sides[precision] = prepare(weight, bias, precision)
-    found: dict[int, dict[str, float]] = {}
+    table: dict[int, dict[str, float]] = {}
     for rows in ROWS:
         given = torch.randn(rows, inputs)
         best = dict.fromkeys(sides, float("inf"))
@@ -199,20 +190,20 @@ def measure_products(outputs: int, inputs: int, rounds: int) -> dict[int, dict[s
                 began = time.perf_counter()
                 side(given)
                 best[name] = min(best[name], time.perf_counter() - began)
-        found[rows] = {name: round(seconds * 1e3, 3) for name, seconds in best.items()}
-    return found
+        table[rows] = {name: round(seconds * 1e3, 3) for name, seconds in best.items()}
+    return table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Print the milliseconds of products."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--outputs", type=int, default=9761)
     parser.add_argument("--inputs", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=60)
-    given = parser.parse_args(arguments)
+    flags = parser.parse_args(arguments)
     torch.set_num_threads(1)
     with torch.no_grad():
-        print(json.dumps(measure_products(given.outputs, given.inputs, given.rounds), indent=1))
+        print(json.dumps(measure_products(flags.outputs, flags.inputs, flags.rounds), indent=1))
     return 0
 
 

@@ -9,11 +9,10 @@ both, and sends a request again, to the other proxy, if its connection broke or 
 answers. Figures go to a file as JSON, a table in Markdown to standard output.
 """
 
-import argparse
 import itertools
 import json
 import os
-import shutil
+import subprocess
 import sys
 import tempfile
 import threading
@@ -24,21 +23,20 @@ from pathlib import Path
 from typing import Self
 
 import psutil
-import ray
 import requests
 import yaml
 from ray.cluster_utils import Cluster
-from ray.serve._private import api as serve_api
-from ray.serve.schema import ServeDeploySchema
 
 from benchmarks.breaking import (
     QUERIES,
     Figures,
     a_picture,
+    copy_of,
     errors,
     figures_table,
     largest,
     offline,
+    parser_of,
 )
 from serve import haproxy
 from serve.testing.clients import Kind
@@ -165,14 +163,8 @@ def host(config: Path, worker_port: str) -> None:
         )
         os.environ.update(second)  # the second node's processes inherit it
         cluster.add_node(num_cpus=4)
-        ray.init(cluster.address, log_to_driver=False, namespace="serve")
-        schema = ServeDeploySchema.model_validate(yaml.safe_load(config.read_text()))
-        client = serve_api.serve_start(
-            http_options=schema.http_options.model_dump(), proxy_location=schema.proxy_location
-        )
-        client.deploy_apps(schema, _blocking=False)
-        while True:
-            time.sleep(10)
+        serve = str(Path(sys.executable).parent / "serve")
+        subprocess.run([serve, "run", "--address", cluster.address, str(config)], check=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -180,18 +172,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["--host"]:
         host(Path(arguments[1]), arguments[2])
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--translator", required=True)
-    parser.add_argument("--collection", required=True, type=Path)
+    parser = parser_of(__doc__)
     parser.add_argument("--seconds", type=float, default=15.0, help="that a victim stays frozen")
     parser.add_argument("--victims", nargs="*", default=VICTIMS, choices=VICTIMS)
-    parser.add_argument("--out", type=Path, required=True)
     flags = parser.parse_args(arguments)
     found: dict[str, Figures] = {}
-    translator = str(Path(flags.translator).resolve())
-    with tempfile.TemporaryDirectory() as name:
-        collection = Path(name) / "collection"
-        shutil.copytree(flags.collection, collection)
+    translator = str(flags.translator.resolve())
+    with copy_of(flags.collection) as collection:
         expected, picture = offline(translator), a_picture(collection)
         with two_nodes(translator, collection, flags.out.with_suffix(".logs")) as server:
             addresses = [server.address, f"http://127.0.0.1:{server.config['worker_port']}"]
@@ -203,7 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 kinds = everyday(expected, QUERIES, changes, RATES)
                 seen = break_one(server, addresses, victim, frozen, kinds, flags.seconds)
                 found[title] = {"errors": errors(faults(kinds, changes)), **seen} | {
-                    "changes lost": f"{len(changes.lost(server))} of {len(changes.acknowledged)}",
+                    "changes lost": f"{len(changes.lost(server))} of {len(changes.acknowledged)}"
                 }
                 flags.out.write_text(json.dumps(found, indent=1))
     print(figures_table("victim", found))
