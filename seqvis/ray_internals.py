@@ -55,3 +55,12 @@ def keep_replica_local() -> None:
         return opened
 
     replica.add_port_to_grpc_server = on_loopback
+
+
+def asha_rungs(scheduler: Any) -> dict[str, dict[str, float]]:
+    """Return for each milestone of an ASHAScheduler, in epochs, the trials that reached it.
+
+    Their values are greater if better. Ray shows the rungs nowhere; tests/unit/test_tune_search.py
+    compares them with what a reopened search replays.
+    """
+    return {f"{epoch:g}": dict(recorded) for epoch, recorded in scheduler._brackets[0]._rungs}

@@ -108,7 +108,7 @@ def test_the_page_says_what_the_json_says(folder: Path) -> None:
         assert sentence in text
     for row in content["ranking"]["settings"]:
         found = row["importance"]
-        cells = f"{row['setting']} {three(found['value'])}{three(found['low'])} to "
+        cells = f"{row['setting']} {three(found['value'])} ({three(found['low'])} to "
         assert cells + three(found["high"]) in text
         assert not row["important"] or row["says"] in text
     for pair in content["ranking"]["interactions"]:

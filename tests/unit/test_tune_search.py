@@ -280,7 +280,7 @@ def test_as_many_trials_run_as_shares_of_the_gpus_fit() -> None:
     alone = Resources(choices(num_workers=0, **shared), have)
     assert (alone.concurrent, alone.trial) == (8, {"CPU": 2, "GPU": 0.25})
     worker = Resources(choices(num_workers=1, **shared), have)
-    assert (worker.concurrent, worker.cpus_per_worker) == (8, 2)
+    assert (worker.concurrent, worker.workers["cpus_per_worker"]) == (8, 2)
     assert "GPU" not in worker.trial  # its worker asks for it
     assert Resources(choices(num_workers=2, use_gpu=True), have).concurrent == 1
     assert Resources(choices(num_workers=0), have).concurrent == 16

@@ -1,8 +1,4 @@
-"""The trials of a search as the report compares them: settings that varied, and one number a trial.
-
-Reads the folder that a search wrote: `trials.parquet` with a row for each trial and, if they exist,
-`search.json` (metric, mode, space) and `history.parquet` (trial, epoch, metric; a row an epoch).
-"""
+"""The trials of a search as the report compares them: settings that varied, one number a trial."""
 
 import io
 import json
@@ -33,10 +29,9 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Setting:
-    """A setting that varied, with a number for each trial of the table.
+    """A setting that varied, with a number for each trial: NaN if empty, the level of a category.
 
-    The number of a category is the place of its level in `levels`; an empty value is NaN. A setting
-    that is empty exactly where another one has a certain value (`attention_size` without
+    A setting that is empty exactly where another one has a certain value (`attention_size` without
     attention) has that one as its `switch`, which is then credited with its absence.
     """
 
@@ -59,8 +54,8 @@ class Setting:
     def column(self, rows: Rows) -> Numbers:
         """Return the forest's column for these trials.
 
-        An empty value that the switch explains becomes the median or the most frequent level, so
-        that a forest can learn of the switch only from the switch. Other empty values stay NaN.
+        A value that is empty because of the switch becomes the usual one, so that a forest can
+        learn of the switch only from the switch. Other empty values stay NaN.
         """
         numbers = self.values[rows]
         present = pd.Series(numbers).dropna()
@@ -70,10 +65,7 @@ class Setting:
         return self.scaled(numbers)
 
     def grid(self, rows: Rows, points: int) -> tuple[list[Any], Numbers]:
-        """Return values to draw a curve over, as they are shown and as the forest has them.
-
-        They are all values of these trials if they are few, else evenly spaced between the ends.
-        """
+        """Return values to draw a curve over, as they are shown and as the forest has them."""
         numbers = np.unique(self.scaled(self.values[rows]))
         numbers = numbers[~np.isnan(numbers)]
         if len(numbers) > points and self.kind != "category":
@@ -84,17 +76,12 @@ class Setting:
 
 @dataclass(frozen=True)
 class Table:
-    """All trials of a search.
+    """All trials of a search."""
 
-    `trials` has the columns of `trials.parquet` but the settings, and is indexed 0, 1, …; `parent`
-    is the trial whose checkpoint a trial continued, if any. `fixed` has the settings with the same
-    value in all trials. `history` is None if there is none.
-    """
-
-    trials: pd.DataFrame
+    trials: pd.DataFrame  # indexed 0, 1, …; the columns of `trials.parquet` without the settings
     settings: tuple[Setting, ...]
-    fixed: Mapping[str, Any]
-    history: pd.DataFrame | None
+    fixed: Mapping[str, Any]  # settings with the same value in all trials
+    history: pd.DataFrame | None  # trial, epoch, metric
 
     def configuration(self, row: int) -> dict[str, Any]:
         """Return the varied settings of a trial; None where empty."""
@@ -122,20 +109,15 @@ class Table:
 
 @dataclass(frozen=True)
 class Response:
-    """What the forest predicts: `values[i]` of the trial at `rows[i]` of the table.
-
-    `epoch` is None where `how` is "centred"; then `epochs` are those of each trial, and
-    `budget_share` is the share of the metric's variance that was taken out with them. `moved` is
-    the number of outliers.
-    """
+    """What the forest predicts: `values[i]` of the trial at `rows[i]` of the table."""
 
     rows: Rows
     values: Numbers
     how: Literal["same budget", "same epoch", "centred"]
-    epoch: int | None
-    moved: int = 0
-    budget_share: float | None = None
-    epochs: Numbers | None = None
+    epoch: int | None  # after which trials are compared
+    moved: int = 0  # outliers
+    budget_share: float | None = None  # of the variance, removed by centring
+    epochs: Numbers | None = None  # of each trial, if centred
 
 
 def make_response(table: Table, epoch: int | None = None) -> Response:
@@ -194,10 +176,7 @@ def _fenced(values: Numbers) -> tuple[Numbers, int]:
 
 
 def read_table(trials: Location) -> Table:
-    """Read the table of a search's folder, or of its `trials.parquet`.
-
-    Raises DataError if there is no such file or it lacks the columns of a trials table.
-    """
+    """Read the table of a search's folder, or of its `trials.parquet`. Raises DataError."""
     folder = folder_of(trials)
     place = folder / "trials.parquet" if folder is trials else trials
     if not place.exists():

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
+from seqvis.ray_internals import asha_rungs
 from tune.study.records import Origin, Records, Trial
 from tune.study.settings import StudySettings, TunableModel
 from tune.study.space import Config, Parameter, Space
@@ -87,8 +88,7 @@ class Halving:
 
     def rungs(self) -> dict[str, dict[str, float]]:
         """Return for each milestone in epochs the trials that reached it; greater is better."""
-        bracket = self._scheduler._brackets[0]
-        return {f"{milestone:g}": dict(recorded) for milestone, recorded in bracket._rungs}
+        return asha_rungs(self._scheduler)
 
 
 class Population:

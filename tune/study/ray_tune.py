@@ -85,11 +85,17 @@ class Resources:
             fitting = min(fitting, gpus / settings.gpus_per_trial)
         self.concurrent = settings.max_concurrent or max(1, math.floor(fitting + 1e-9))
         share = math.floor(cpus / (workers * self.concurrent))
-        self.cpus_per_worker = settings.cpus_per_worker or max(1, share)
+        cpus_per_worker = settings.cpus_per_worker or max(1, share)
+        self.workers = {
+            "num_workers": settings.num_workers,
+            "use_gpu": settings.use_gpu,
+            "cpus_per_worker": cpus_per_worker,
+            "gpus_per_worker": settings.gpus_per_worker,
+        }
         # The workers take the processors; the process that starts them needs memory only.
         self.trial: dict[str, float] = {"memory": _TRIAL_BYTES}
         if settings.num_workers == 0:
-            self.trial = {"CPU": self.cpus_per_worker}
+            self.trial = {"CPU": cpus_per_worker}
             if settings.use_gpu:
                 self.trial["GPU"] = settings.gpus_per_worker
         for name, amount in self.trial.items():
@@ -116,7 +122,7 @@ class _Proposals(_NotSaved, Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """Return what `run_trial` needs, None for no trial at present, or Searcher.FINISHED."""
-        study, settings = self.study, self.study.settings
+        study = self.study
         if len(study.running) >= self.resources.concurrent:
             return None
         trial = study.next()
@@ -126,16 +132,11 @@ class _Proposals(_NotSaved, Searcher):
             "trial": trial.name,
             "model": study.model.artifact,
             "settings": study.space.tree(trial.config, study.records.model(trial.name).uri),
-            "metric": settings.metric,
+            "metric": study.settings.metric,
             "epoch": trial.epoch,
             "until": study.until(trial),
             "epochs": trial.epochs,
-            "workers": {
-                "num_workers": settings.num_workers,
-                "use_gpu": settings.use_gpu,
-                "cpus_per_worker": self.resources.cpus_per_worker,
-                "gpus_per_worker": settings.gpus_per_worker,
-            },
+            "workers": self.resources.workers,
         }
 
     def on_trial_complete(self, trial_id: str, *_: Any, **__: Any) -> None:
@@ -159,8 +160,7 @@ class _Decisions(_NotSaved, FIFOScheduler):
         name, event = trial.config["trial"], result.get("event")
         continues = False
         if event == "epoch":
-            values = (result[key] for key in ("epoch", "metric", "seconds"))
-            continues = self.study.result(name, *values)
+            continues = self.study.result(name, *result["values"])
         elif event == "paused":
             self.study.paused(name)
         elif event == "finished":
@@ -247,8 +247,8 @@ class _TrialProcess:
         metric = self.config["metric"]
         if row["epoch"] > self.reported and metric in row:  # fit complains of an unknown metric
             self.reported = row["epoch"]
-            values = {"metric": float(row[metric]), "seconds": float(row["seconds"])}
-            self._report({"event": "epoch", "epoch": row["epoch"], **values})
+            values = (row["epoch"], float(row[metric]), float(row["seconds"]))
+            self._report({"event": "epoch", "values": values})
 
     def _report(self, result: dict[str, Any]) -> None:
         try:

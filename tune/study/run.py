@@ -1,9 +1,4 @@
-"""Run a study as a job: from its flags to the best model, the tables and the report.
-
-`OUT/trials.parquet` is written again after each event; `best.yaml`, `best/` and the report at the
-end. Of the trials' own directories the curves stay; checkpoints and models that cannot be needed
-any more are deleted as soon as their trial has ended.
-"""
+"""Run a study as a job: from its flags to the best model, the tables and the report."""
 
 import fcntl
 import io
