@@ -23,7 +23,7 @@ from benchmarks.instrument import as_table
 from seqvis.samples.questions import generate_pairs
 from seqvis.search.collection import Collection
 from seqvis.translation.translator import Translator
-from serve.testing.clients import GOOD, Kind, Outcome, Request
+from serve.testing.clients import Kind, Request
 from serve.testing.load import Traffic
 from serve.testing.server import RunningServer
 from serve.testing.traffic import Changes, everyday, faults, persist, searching, translating
@@ -118,7 +118,7 @@ class Faults:
         """Answers a second: translations alone, heavy lists alone, and all kinds together."""
         together = everyday(self._expected, QUERIES, Changes(_unique("capacity"), self._picture))
         together["translate"].clients = 16
-        found = {}
+        rates = {}
         for name, kinds in {
             "translations": {"": translating(self._expected, 32)},
             "lists": {"": Kind(lambda number: HEAVY, 8)},
@@ -126,8 +126,10 @@ class Faults:
         }.items():
             with Traffic(self._server.address, kinds):
                 time.sleep(seconds)
-            found[name] = {key: one.outcome.summary()["per_second"] for key, one in kinds.items()}
-        return {**found, "translations": found["translations"][""], "lists": found["lists"][""]}
+            rates[name] = {
+                each: kind.outcome.summary()["per_second"] for each, kind in kinds.items()
+            }
+        return {**rates, "translations": rates["translations"][""], "lists": rates["lists"][""]}
 
     def kill(self, deployment: str, rates: Mapping[str, float], seconds: float) -> Figures:
         """Kill all replicas of a deployment a quarter into the time."""
@@ -143,14 +145,14 @@ class Faults:
             time.sleep(max(0.0, at + 0.75 * seconds - traffic.now()))
         outcomes = {name: kind.outcome for name, kind in kinds.items()}
         needed = NEEDED_BY[deployment]
-        again = {name: _first_good_after(outcomes[name], at) - at for name in needed}
-        gaps = {name: one.longest_gap(at) for name, one in outcomes.items() if name not in needed}
-        requests = sum(len(one.statuses) for one in outcomes.values())
+        again = {name: min(outcomes[name].good_since(at)) - at for name in needed}
+        gaps = {n: outcome.longest_gap(at) for n, outcome in outcomes.items() if n not in needed}
+        requests = sum(len(outcome.replies) for outcome in outcomes.values())
         return {
             "requests/s": round(requests / traffic.now()),
             "errors": errors(faults(kinds, changes)),
-            "503": sum(one.count(503) for one in outcomes.values()),
-            "requests lost": sum(one.lost for one in outcomes.values()),
+            "503": sum(outcome.count(503) for outcome in outcomes.values()),
+            "requests lost": sum(outcome.lost for outcome in outcomes.values()),
             "changes lost": f"{len(changes.lost(self._server))} of {len(changes.acknowledged)}",
             "answers again after, s": largest(again),
             "longest gap of what does not need it, s": largest(gaps),
@@ -187,7 +189,7 @@ class Faults:
         normal = time.monotonic() - ended
         time.sleep(5)  # until the metrics are exported
         lists, searches = heavy.outcome.summary(), search.outcome.summary()
-        typed = sum(400 <= one < 500 or one == 503 for one in hostile.outcome.statuses)
+        typed = sum(400 <= status < 500 or status == 503 for status in hostile.outcome.statuses)
         return {
             "asked for, lists a second": round(len(heavy.outcome.statuses) / seconds),
             "answered": heavy.outcome.count(200),
@@ -244,8 +246,7 @@ class Faults:
         """Seconds of processor time that a deployment's replicas use in a second."""
 
         def used() -> float:
-            replicas = self._server.replicas(deployment)
-            return sum(sum(one.cpu_times()[:2]) for one in replicas)
+            return sum(sum(each.cpu_times()[:2]) for each in self._server.replicas(deployment))
 
         before = used()
         time.sleep(1.0)
@@ -280,7 +281,7 @@ def copy_of(collection: Path) -> Iterator[Path]:
 def offline(path: str) -> dict[str, str]:
     """A translator's own translations of TEXTS."""
     translations = Translator.load(path).translate(TEXTS)
-    return {text: one.text for text, one in zip(TEXTS, translations, strict=True)}
+    return {text: made.text for text, made in zip(TEXTS, translations, strict=True)}
 
 
 def a_picture(collection: Path) -> bytes:
@@ -318,9 +319,3 @@ def mebibytes(sizes: Mapping[str, int]) -> str:
 
 def _unique(name: str) -> str:
     return f"{name}-{time.time():.0f}"
-
-
-def _first_good_after(outcome: Outcome, at: float) -> float:
-    """When the first request that was sent after `at` was answered well."""
-    answers = zip(outcome.ends, outcome.latencies, outcome.statuses, strict=True)
-    return min(end for end, latency, status in answers if end - latency >= at and status in GOOD)

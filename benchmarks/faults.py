@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors.numpy import load as load_tensors
@@ -94,7 +93,7 @@ def upgrade(
         if reply.status != 200:
             return
         answer = json.loads(reply.body)
-        made = {(one["source"], one["text"]) for one in answer["translations"]}
+        made = {(each["source"], each["text"]) for each in answer["translations"]}
         by = [path for path, known in expected.items() if made <= set(known.items())]
         if by:
             seen.append((reply.ended, answer["model"], by[0]))
@@ -144,9 +143,9 @@ def disturbed(path: str, out: Path) -> str:
             content = artifact.file(name).read_bytes()
             if name == "model.safetensors":
                 tensors = load_tensors(content)
-                for key, one in tensors.items():
-                    noise = one.std() * draw.normal(size=one.shape)
-                    tensors[key] = (one + noise).astype(one.dtype)
+                for key, weights in tensors.items():
+                    noise = weights.std() * draw.normal(size=weights.shape)
+                    tensors[key] = (weights + noise).astype(weights.dtype)
                 content = save_tensors(tensors)
             writer.path(name).write_bytes(content)
     return str(out)
@@ -200,12 +199,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds-each", type=float, default=60.0, help="of each fault")
     parser.add_argument("--parts", nargs="*", default=PARTS, choices=PARTS)
     flags = parser.parse_args(arguments)
-    found: dict[str, Any] = {}
+    results: dict[str, dict[str, Figures]] = {}
 
     def measure(part: str, name: str, work: Callable[[], Figures]) -> None:
         print(f"{part} {name} …", file=sys.stderr, flush=True)
-        found.setdefault(part, {})[name] = work()
-        flags.out.write_text(json.dumps(found, indent=1))
+        results.setdefault(part, {})[name] = work()
+        flags.out.write_text(json.dumps(results, indent=1))
 
     seconds = flags.seconds_each
     translator = str(flags.translator.resolve())
@@ -213,7 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _served(translator, collection, ONE_EACH) as server:
             breaking = Faults(server, translator, collection)
             measure("capacity", "a second", lambda: breaking.capacity(seconds / 4))
-            capacity = found["capacity"]["a second"]
+            capacity = results["capacity"]["a second"]
             if "kill" in flags.parts:
                 third = {kind: rate / 3 for kind, rate in capacity["together"].items()}
                 for deployment in NEEDED_BY:
@@ -234,7 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with _served(translator, collection, SCALED) as server:
                 picture = a_picture(collection)
                 measure("scale", "and back", lambda: scaling(server, translator, picture))
-    for part, rows in found.items():
+    for part, rows in results.items():
         if len(rows) == 1:  # one thing with many figures: a figure a line
             ((name, figures),) = rows.items()
             rows = {figure: {name: value} for figure, value in figures.items()}

@@ -5,8 +5,8 @@
     python -m benchmarks.growth --pairs 500000 5000000
 
 Every point is a process of its own. Its memory is its peak above what it had before the work, for
-jobs the peak of all their processes. The exponent is fitted to the logarithms; since what a start
-costs flattens it, that of the larger points is printed too. For clients a translator is served.
+jobs the peak of all their processes. The exponent is fitted to the logarithms of the larger points,
+since the cost of a start flattens it. For clients a translator is served.
 
 With `--pairs` it prints how much memory each kind of process of `prepare_corpus` needs for so many
 generated pairs, as JSON.
@@ -225,16 +225,13 @@ def exponent(points: dict[int, float]) -> float:
 
 
 def summary(points: dict[int, Point]) -> dict[str, Any]:
-    """The points, and the exponents of time and memory."""
+    """The points, and the exponents of time and memory of the larger ones."""
     larger = sorted(points)[-max(3, len(points) // 2) :]
-    figures: dict[str, Any] = {"points": {size: vars(point) for size, point in points.items()}}
-    for name in ("seconds", "megabytes"):
-        values = {size: getattr(point, name) for size, point in points.items()}
-        figures[name] = {
-            "exponent": exponent(values),
-            "of the larger": exponent({size: values[size] for size in larger}),
-        }
-    return figures
+    return {
+        "points": {size: vars(point) for size, point in points.items()},
+        "seconds": exponent({size: points[size].seconds for size in larger}),
+        "megabytes": exponent({size: points[size].megabytes for size in larger}),
+    }
 
 
 def draw(growths: dict[str, dict[str, Any]], path: Path) -> None:
@@ -261,8 +258,7 @@ def draw(growths: dict[str, dict[str, Any]], path: Path) -> None:
         axes.set_title(TITLES[name], fontsize=10, loc="left")
         style(axes)
         for drawn, key, colour in sides:
-            label = f"{key}, exponent {growth[key]['of the larger']:.2f}"
-            drawn.set_ylabel(label, color=colour)
+            drawn.set_ylabel(f"{key}, exponent {growth[key]:.2f}", color=colour)
     save(figure, path)
 
 

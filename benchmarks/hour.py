@@ -141,7 +141,9 @@ def stored(server: RunningServer, query: str) -> str:
 def memory(server: RunningServer) -> dict[str, float]:
     """MiB that the processes of the server have written themselves, by what they are."""
     sizes: Counter[str] = Counter()
-    replicas = {one.pid: name for name, ones in server.all_replicas().items() for one in ones}
+    replicas = {
+        process.pid: name for name, group in server.all_replicas().items() for process in group
+    }
     for process in (server.process, *server.process.children(recursive=True)):
         with suppress(psutil.Error):  # it has ended
             name = replicas.get(process.pid) or _named(" ".join(process.cmdline()))

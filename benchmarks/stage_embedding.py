@@ -2,13 +2,14 @@
 
 The limit is one processor that decodes a picture as fast as it can and then embeds it as fast as it
 can, with our network or timm's of the same form, times the number of processors. The job's rate is
-that of the pictures which a longer run has more than a shorter one, so that the start of Ray and
-its workers is not in it.
+that of the pictures by which a longer run exceeds a shorter one, so that the start of Ray and its
+workers is not in it.
 """
 
 import shutil
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -38,28 +39,27 @@ def measure(material: Material, rounds: int) -> Iterator[Row]:
         for kind, count in (("few", FEW), ("many", MANY)):
             write_files(folder / kind / "x", contents[:count])
         backbone = load_backbone(NAME, "default", SIZE)
-        decoding, embedding, timms = [], [], []
+        alone: dict[str, list[float]] = defaultdict(list)
         peer = timm.create_model(NAME).eval().to(memory_format=torch.channels_last)
 
         def ideal() -> float:
             threads = torch.get_num_threads()
             torch.set_num_threads(1)
-            squares, seconds = [], [0.0, 0.0]
+            squares = []
             began = time.perf_counter()
             for content in contents[:BATCH]:
-                found = decode(content, enough(SIZE))
-                squares.append(square(found.picture, SIZE, "crop"))
-                thumbnail(found.picture)
-            seconds[0] = time.perf_counter() - began
+                picture = decode(content, enough(SIZE)).picture
+                squares.append(square(picture, SIZE, "crop"))
+                thumbnail(picture)
+            decoding = time.perf_counter() - began
             pictures = np.stack(squares)
-            ours = _seconds(lambda some: backbone.embed(some), pictures)
-            theirs = _seconds(lambda some: peer(_as_tensor(some)), pictures)
-            seconds[1] = min(ours, theirs)
+            ours = _seconds(backbone.embed, pictures)
+            theirs = _seconds(lambda batch: peer(_as_tensor(batch)), pictures)
             torch.set_num_threads(threads)
-            decoding.append(BATCH / seconds[0])
-            embedding.append(BATCH / ours)
-            timms.append(BATCH / theirs)
-            return cores * BATCH / sum(seconds)
+            alone["decoding"].append(BATCH / decoding)
+            alone["network"].append(BATCH / ours)
+            alone["timm's network"].append(BATCH / theirs)
+            return cores * BATCH / (decoding + min(ours, theirs))
 
         def job() -> float:
             seconds = [_job(folder, kind, cores) for kind in ("few", "many")]
@@ -67,15 +67,14 @@ def measure(material: Material, rounds: int) -> Iterator[Row]:
 
         sides = [Side("decoding and network alone", ideal), Side("embed_images", job, 0.9)]
         row = compare(f"embedding, {NAME}", "pictures/s", sides, rounds)
-        row.checks["decoding alone, one core"] = round(float(np.median(decoding)), 1)
-        row.checks["network alone, one core"] = round(float(np.median(embedding)), 1)
-        row.checks["timm's network alone, one core"] = round(float(np.median(timms)), 1)
+        for part, rates in alone.items():
+            row.checks[f"{part} alone, one core"] = round(float(np.median(rates)), 1)
         row.checks["largest difference of a feature"] = _difference(folder, backbone, contents)
         yield row
 
 
 def _seconds(embed: Callable[[np.ndarray], Any], pictures: np.ndarray) -> float:
-    """What a network takes, once it is warm."""
+    """Seconds that a warm network takes."""
     with torch.inference_mode():
         embed(pictures[:8])
         began = time.perf_counter()

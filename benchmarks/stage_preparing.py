@@ -95,7 +95,7 @@ def _same_tokens(pairs: list[tuple[str, str]], pipes: list[object]) -> str:
         ours = load_tokenizer(TokenizerSettings(language=language, lowercase=False))
         for pair in pairs[:2000]:
             theirs = [token.text for token in pipes[number](pair[number])]  # type: ignore[operator]
-            same += ours.tokenize(pair[number]) == [one for one in theirs if one.strip()]
+            same += ours.tokenize(pair[number]) == [token for token in theirs if token.strip()]
             total += 1
     if same < 0.99 * total:
         raise WrongResultError(f"only {same} of {total} lines are tokenised as spaCy does")
@@ -116,8 +116,8 @@ def _question_filter(folder: Path, rounds: int) -> Row:
     kept = {}
 
     def bare() -> None:
-        found = [question_pair(*pair, "fr", "en") for pair in zip(*lines, strict=True)]
-        kept["expressions alone"] = len(found) - found.count(None)
+        questions = [question_pair(*pair, "fr", "en") for pair in zip(*lines, strict=True)]
+        kept["expressions alone"] = len(questions) - questions.count(None)
 
     def ours() -> None:
         places = [locate(str(path)) for path in paths]

@@ -91,7 +91,7 @@ class Balancer:
             if alive and address not in self._up:
                 self._up = [*self._up, address]
             elif not alive and self._up != [address]:
-                self._up = [one for one in self._up if one != address]
+                self._up = [up for up in self._up if up != address]
 
 
 def break_one(
@@ -119,12 +119,12 @@ def break_one(
     outcomes = {name: kind.outcome for name, kind in kinds.items()}
     kept = process.pid in [each.pid for each in _processes(server, victim)]
     return {
-        "requests": sum(len(one.statuses) for one in outcomes.values()),
-        "503": sum(one.count(503) for one in outcomes.values()),
-        "lost": sum(one.lost for one in outcomes.values()),
-        "sent to the other proxy": sum(one.resent for one in outcomes.values()),
-        "longest gap, s": largest({n: one.longest_gap(at, until) for n, one in outcomes.items()}),
-        "the slowest answer, s": largest({n: max(one.good()) for n, one in outcomes.items()}),
+        "requests": sum(len(outcome.replies) for outcome in outcomes.values()),
+        "503": sum(outcome.count(503) for outcome in outcomes.values()),
+        "lost": sum(outcome.lost for outcome in outcomes.values()),
+        "sent to the other proxy": sum(outcome.resent for outcome in outcomes.values()),
+        "longest gap, s": largest({n: o.longest_gap(at, until) for n, o in outcomes.items()}),
+        "the slowest answer, s": largest({n: max(o.good()) for n, o in outcomes.items()}),
         "replaced": "no" if kept else "yes",
     }
 

@@ -5,7 +5,7 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import aiohttp
@@ -32,7 +32,7 @@ class Reply:
     sent: float
     ended: float
     retry_after: float | None
-    body: bytes
+    body: bytes = field(repr=False)
 
     @property
     def seconds(self) -> float:
@@ -43,10 +43,7 @@ class Reply:
 class Outcome:
     """All answers to a load, in the order in which they came; every attempt counts."""
 
-    ends: list[float] = field(default_factory=list)
-    latencies: list[float] = field(default_factory=list)
-    statuses: list[int] = field(default_factory=list)
-    retry_after: list[float | None] = field(default_factory=list)
+    replies: list[Reply] = field(default_factory=list)  # without their bodies
     not_good: list[str] = field(default_factory=list)  # the first few answers that are not good
     given_up: int = 0  # requests whose clients lost patience
     resent: int = 0  # requests sent to another address because a connection broke
@@ -54,44 +51,51 @@ class Outcome:
     seconds: float = 0.0
 
     def note(self, reply: Reply) -> None:
-        self.ends.append(reply.ended)
-        self.latencies.append(reply.seconds)
-        self.statuses.append(reply.status)
-        self.retry_after.append(reply.retry_after)
+        self.replies.append(replace(reply, body=b""))
         if reply.status not in GOOD and len(self.not_good) < 5:
             text = reply.body[:500].decode(errors="replace")
             self.not_good.append(f"{reply.status} after {reply.seconds:.2f} s: {text}")
+
+    @property
+    def statuses(self) -> list[int]:
+        return [reply.status for reply in self.replies]
+
+    @property
+    def latencies(self) -> list[float]:
+        return [reply.seconds for reply in self.replies]
 
     def count(self, status: int) -> int:
         return self.statuses.count(status)
 
     def good(self) -> list[float]:
         """Sorted latencies of the good answers."""
-        return self._sorted_latencies(GOOD)
+        return sorted(reply.seconds for reply in self.replies if reply.status in GOOD)
 
     def refused(self) -> list[float]:
         """Sorted latencies of the answers with status 503."""
-        return self._sorted_latencies((503,))
+        return sorted(reply.seconds for reply in self.replies if reply.status == 503)
 
-    def _sorted_latencies(self, statuses: Sequence[int]) -> list[float]:
-        both = zip(self.latencies, self.statuses, strict=True)
-        return sorted(latency for latency, status in both if status in statuses)
+    def good_since(self, since: float) -> list[float]:
+        """When the requests that were sent since then were answered well."""
+        return [
+            reply.ended for reply in self.replies if reply.sent >= since and reply.status in GOOD
+        ]
 
     def longest_gap(self, since: float = 0.0, until: float | None = None) -> float:
         """The longest time without a good answer, in seconds."""
         until = self.seconds if until is None else until
-        both = zip(self.ends, self.statuses, strict=True)
-        good = (end for end, status in both if status in GOOD and since < end < until)
-        return max(later - earlier for earlier, later in itertools.pairwise([since, *good, until]))
+        good = (reply.ended for reply in self.replies if reply.status in GOOD)
+        times = [since, *(end for end in good if since < end < until), until]
+        return max(later - earlier for earlier, later in itertools.pairwise(times))
 
     def faults(self) -> Counter[str]:
         """Count what no client should see: all but good answers and 503 with Retry-After."""
         seen: Counter[str] = Counter()
-        for status, after in zip(self.statuses, self.retry_after, strict=True):
-            if status == 503 and after is None:
+        for reply in self.replies:
+            if reply.status == 503 and reply.retry_after is None:
                 seen["503 without Retry-After"] += 1
-            elif status not in (*GOOD, 503):
-                seen[str(status) if status else "broken connection"] += 1
+            elif reply.status not in (*GOOD, 503):
+                seen[str(reply.status or "broken connection")] += 1
         return seen
 
     def summary(self) -> dict[str, Any]:

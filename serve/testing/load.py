@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Self
 
-from serve.testing.clients import GOOD, Kind, Outcome, Request, open_session
+from serve.testing.clients import Kind, Request, open_session
 
 
 class Traffic:
@@ -48,7 +48,7 @@ class Traffic:
         since = self.now()
         deadline = since + seconds
         while waiting := [
-            name for name, kind in self.kinds.items() if _good_since(kind.outcome, since) < count
+            name for name, kind in self.kinds.items() if len(kind.outcome.good_since(since)) < count
         ]:
             if self.now() > deadline or not self._thread.is_alive():
                 raise TimeoutError(f"{', '.join(waiting)}: no {count} answers in {seconds:.0f} s")
@@ -68,16 +68,6 @@ class Traffic:
                     for kind in self.kinds.values()
                 )
             )
-
-
-def _good_since(outcome: Outcome, since: float) -> int:
-    count = 0
-    for number in range(len(outcome.retry_after) - 1, -1, -1):
-        if outcome.ends[number] < since:
-            break
-        sent = outcome.ends[number] - outcome.latencies[number]
-        count += sent >= since and outcome.statuses[number] in GOOD
-    return count
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
