@@ -10,10 +10,9 @@ is copied and stays as it is.
 
 import json
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
@@ -52,28 +51,12 @@ ABANDONED = ("Translator", "Index-0", "Encoder", "Writer")
 ONE_EACH: Overrides = {
     name: {"num_replicas": 1} for name in ("Translator", "Encoder", "Index-0", "Gateway")
 }
+_QUICK = {"look_back_period_s": 5, "upscale_delay_s": 3, "downscale_delay_s": 15}
+_TWO = {"min_replicas": 1, "max_replicas": 2, "target_ongoing_requests": 12}
+_NONE = {"min_replicas": 0, "initial_replicas": 1, "max_replicas": 1, "target_ongoing_requests": 4}
 SCALED: Overrides = {
-    "Translator": {
-        "autoscaling_config": {
-            "min_replicas": 1,
-            "max_replicas": 2,
-            "target_ongoing_requests": 12,
-            "look_back_period_s": 5,
-            "upscale_delay_s": 3,
-            "downscale_delay_s": 15,
-        }
-    },
-    "Encoder": {
-        "autoscaling_config": {
-            "min_replicas": 0,
-            "initial_replicas": 1,
-            "max_replicas": 1,
-            "target_ongoing_requests": 4,
-            "look_back_period_s": 5,
-            "downscale_delay_s": 15,
-            "downscale_to_zero_delay_s": 15,
-        }
-    },
+    "Translator": {"autoscaling_config": _QUICK | _TWO},
+    "Encoder": {"autoscaling_config": {**_QUICK, **_NONE, "downscale_to_zero_delay_s": 15}},
 }
 
 
@@ -184,13 +167,13 @@ def scaling(server: RunningServer, translator: str, picture: bytes) -> Figures:
     }
 
 
-@contextmanager
-def _served(translator: str, collection: Path, deployments: Overrides) -> Iterator[RunningServer]:
-    roots = {"gateway": {"model_roots": [str(collection.parent)]}}  # of the other translator
+def _served(
+    translator: str, collection: Path, deployments: Overrides
+) -> AbstractContextManager[RunningServer]:
+    folder = collection.parent
+    roots = {"gateway": {"model_roots": [str(folder)]}}  # of the other translator
     config = local_config(translator, collection, free_port(), roots, deployments)
-    with tempfile.TemporaryDirectory() as logs:
-        with run_config(config, Path(logs), QUICK_AUTOSCALING) as server:
-            yield server
+    return run_config(config, folder / "logs", QUICK_AUTOSCALING)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

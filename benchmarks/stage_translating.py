@@ -18,7 +18,8 @@ import json
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, get_args
 
 import torch
@@ -26,7 +27,6 @@ from torch.nn import functional
 
 from benchmarks.instrument import Row, Side, WrongResultError, compare, possible, rate
 from benchmarks.material import Material, new_joeynmt
-from benchmarks.peers import JoeyNMT
 from seqvis.text.vocab import BOS, EOS
 from seqvis.translation.batches import pad_ids
 from seqvis.translation.decode import search_many
@@ -50,7 +50,7 @@ def measure(material: Material, rounds: int) -> Iterator[Row]:
     """Rows for greedy search in batches, one at a time, and for a beam of 5."""
     plain, peer = Translator.load(material.translator), new_joeynmt(material.task("all"))
     ours = {
-        precision: Translator.load(material.translator, precision=precision)
+        f"seqvis, {precision}": Translator.load(material.translator, precision=precision)
         for precision in possible(dict.fromkeys(get_args(Precision), 1.0))
     }
     lines = list(zip(material.lines("valid.fr"), material.lines("valid.en"), strict=True))
@@ -61,37 +61,27 @@ def measure(material: Material, rounds: int) -> Iterator[Row]:
         ("beam 5", 100, 100, 5, _goals(4, 4, 4)),
     ]
     for stage, count, batch, beam, least in kinds:
-        goals = possible(least)
+        goals = {f"seqvis, {precision}": goal for precision, goal in possible(least).items()}
         chosen = lines[:count]
         sources = plain.read([text for text, _ in chosen])
         given = [list(source.ids) for source in sources]
         written = [len(ids) + 1 for ids in _ours(plain, batch, beam)(given)]  # with the end mark
-        translate: dict[str, Translate] = {"JoeyNMT": _joeynmt(peer, batch, beam, written)}
+        theirs = partial(peer.translate, batch=batch, beam=beam, lengths=written)
+        translate: dict[str, Translate] = {"JoeyNMT": theirs}
         if beam == 1:
             translate["plain loop"] = _plain_loop(plain, batch)
-        for precision in goals:
-            translate[f"seqvis, {precision}"] = _ours(ours[precision], batch, beam)
+        for name in goals:
+            translate[name] = _ours(ours[name], batch, beam)
         checks = _check(plain, translate, sources, [text for _, text in chosen])
         sides = [
-            Side(name, _round(side, given), _goal(goals, name)) for name, side in translate.items()
+            Side(name, partial(rate, len(given), partial(side, given)), goals.get(name))
+            for name, side in translate.items()
         ]
         yield compare(stage, "sentences/s", sides, rounds, checks)
 
 
 def _goals(float32: float, sixteen: float, eight: float) -> dict[Precision, float]:
     return {"float32": float32, "bfloat16": sixteen, "float16": sixteen, "int8": eight}
-
-
-def _goal(goals: Mapping[Precision, float], name: str) -> float | None:
-    return next((goal for kind, goal in goals.items() if name == f"seqvis, {kind}"), None)
-
-
-def _round(translate: Translate, given: Sequence[Sequence[int]]) -> Callable[[], float]:
-    return lambda: rate(len(given), lambda: translate(given))
-
-
-def _joeynmt(peer: JoeyNMT, batch: int, beam: int, written: list[int]) -> Translate:
-    return lambda given: peer.translate(given, batch, beam, written)
 
 
 def _sorted_by_length(translate: Translate) -> Translate:
