@@ -17,14 +17,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
 import psutil
 import requests
-import yaml
 from ray.cluster_utils import Cluster
 
 from benchmarks.breaking import (
@@ -41,7 +40,7 @@ from benchmarks.breaking import (
 from serve import haproxy
 from serve.testing.clients import Kind
 from serve.testing.load import Traffic
-from serve.testing.server import RunningServer, free_port, local_config, run_command
+from serve.testing.server import RunningServer, free_port, local_config, run_config
 from serve.testing.traffic import Changes, everyday, faults
 
 RATES = {"translate": 20.0, "search": 20.0, "picture": 2.0, "change": 2.0}  # a second
@@ -137,20 +136,6 @@ def _processes(server: RunningServer, victim: str) -> list[psutil.Process]:
     return server.processes_named("ray::ServeController")
 
 
-@contextmanager
-def two_nodes(translator: str, collection: Path, logs: Path) -> Iterator[RunningServer]:
-    """A server on two nodes; the worker's proxy listens at the port `worker_port` of its config."""
-    config = local_config(translator, collection, free_port(), deployments=TWO_EACH)
-    config["proxy_location"] = "EveryNode"
-    logs.mkdir(parents=True, exist_ok=True)
-    file = logs / "config.yaml"
-    file.write_text(yaml.safe_dump(config, sort_keys=False))
-    port = free_port()
-    command = [sys.executable, "-m", "benchmarks.two_nodes", "--host", str(file), str(port)]
-    with run_command(command, {**config, "worker_port": port}, logs, {}) as server:
-        yield server
-
-
 def host(config: Path, worker_port: str) -> None:
     """Run two nodes and a config's applications on them, until the process is killed."""
     with tempfile.TemporaryDirectory(prefix="sv-", dir="/tmp") as folder:
@@ -180,8 +165,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     translator = str(flags.translator.resolve())
     with copy_of(flags.collection) as collection:
         expected, picture = offline(translator), a_picture(collection)
-        with two_nodes(translator, collection, flags.out.with_suffix(".logs")) as server:
-            addresses = [server.address, f"http://127.0.0.1:{server.config['worker_port']}"]
+        config = local_config(translator, collection, free_port(), deployments=TWO_EACH)
+        config["proxy_location"] = "EveryNode"
+        logs, port = flags.out.with_suffix(".logs"), str(free_port())
+        module = [sys.executable, "-m", "benchmarks.two_nodes"]
+        command = [*module, "--host", str(logs / "config.yaml"), port]
+        with run_config(config, logs, command=command) as server:
+            addresses = [server.address, f"http://127.0.0.1:{port}"]
             for victim, frozen in itertools.product(flags.victims, (False, True)):
                 title = f"{victim}, {'frozen' if frozen else 'killed'}"
                 print(f"{title} …", file=sys.stderr, flush=True)

@@ -39,14 +39,12 @@ _FLAGS = (
 )
 _LOADED = 'return ["#source", "#words"].every((id) => document.querySelector(id)?.offsetParent);'
 _ANSWERED = """
-const pictures = [...document.querySelectorAll("#gallery img")];
+const images = [...document.querySelectorAll("#gallery img")];
 return document.querySelector("#translation").textContent !== ""
   && document.querySelector(".writing, .stale, #gallery[aria-busy=true]") === null
-  && arguments[0] === document.querySelector("#source").value
-  && document.querySelector("#found").textContent.includes(arguments[1])
-  && pictures.length > 0
-  && pictures.filter((image) => image.getBoundingClientRect().top < innerHeight)
-    .every((image) => image.complete && image.naturalWidth > 0);
+  && document.querySelector("#found").textContent.includes(arguments[0])
+  && images.length > 0
+  && images.every((image) => image.naturalWidth || image.getBoundingClientRect().top > innerHeight);
 """
 _MARK = """
 document.activeElement.blur();
@@ -125,7 +123,7 @@ def main() -> None:
             for field, text in (("source", flags.sentence), ("words", flags.query)):
                 chrome.find_element(By.ID, field).send_keys(Keys.CONTROL, "a")
                 chrome.find_element(By.ID, field).send_keys(text, Keys.ENTER)
-            answered = (_ANSWERED, flags.sentence, flags.query)
+            answered = (_ANSWERED, flags.query)
             wait.until(lambda _: chrome.execute_script(*answered), "no answer within a minute")
             chrome.execute_script(_MARK, flags.word)
             shot = chrome.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -264,31 +264,28 @@ def local_config(
 
 @contextmanager
 def run_config(
-    config: Mapping[str, Any], logs: Path, environment: Mapping[str, str] | None = None
+    config: Mapping[str, Any],
+    logs: Path,
+    environment: Mapping[str, str] | None = None,
+    command: Sequence[str] | None = None,
 ) -> Iterator[RunningServer]:
-    """Run `serve run` on a config, then kill all its processes.
+    """Run a server, then kill all its processes.
 
-    `logs` gets what it prints, and Ray's logs if the block fails.
+    Args:
+        config: a Serve config; it is written to config.yaml in `logs`.
+        logs: gets what the server prints, and Ray's logs if the block fails.
+        environment: changes to its environment.
+        command: what serves the config; default: `serve run`.
     """
     logs.mkdir(parents=True, exist_ok=True)
     file = logs / "config.yaml"
     file.write_text(yaml.safe_dump(dict(config), sort_keys=False))
-    with run_command([_SERVE, "run", str(file)], dict(config), logs, environment or {}) as server:
-        yield server
-
-
-@contextmanager
-def run_command(
-    command: list[str], config: dict[str, Any], logs: Path, environment: Mapping[str, str]
-) -> Iterator[RunningServer]:
-    """Run a command that serves a config, then kill all its processes."""
-    logs.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="sv-", dir="/tmp"))  # its sockets need a short path
     child_environment = {
         **{name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
         **ENVIRONMENT,
         **haproxy.environment(folder),
-        **environment,
+        **(environment or {}),
         "RAY_TMPDIR": str(folder),
         "PYTHONPATH": str(ROOT),
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -297,7 +294,7 @@ def run_command(
     log = logs / "server.log"
     with log.open("wb") as stream:
         process = psutil.Popen(
-            command,
+            command or [_SERVE, "run", str(file)],
             cwd=ROOT,
             env=child_environment,
             stdout=stream,
@@ -305,7 +302,7 @@ def run_command(
             start_new_session=True,
         )
     address = f"http://127.0.0.1:{config['http_options']['port']}"
-    server = RunningServer(address, process, log, config, folder)
+    server = RunningServer(address, process, log, dict(config), folder)
     try:
         server.wait_ready()
         yield server

@@ -16,7 +16,7 @@ import requests
 import yaml
 
 from serve.security import sha256_of
-from serve.testing.server import RunningServer, free_port, run_command
+from serve.testing.server import RunningServer, free_port, run_config
 from tests.faults.conftest import QUERIES, TEXTS, Collections, Translators
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -47,7 +47,7 @@ def local(
     command += ["--translator", translators.first, "--collection", str(collections.second)]
     command += ["--keys", str(logs / "keys.yaml"), "--legacy-keys"]
     command += ["--drain-s", str(DRAIN_S)]
-    with run_command(command, {"http_options": {"port": port}}, logs, {}) as running:
+    with run_config({"http_options": {"port": port}}, logs, command=command) as running:
         yield running
 
 
