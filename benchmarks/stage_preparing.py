@@ -11,6 +11,7 @@ import random
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from benchmarks.instrument import Row, Side, WrongResultError, compare, rate
 from benchmarks.material import Material, run_job, write_pairs
@@ -53,12 +54,16 @@ def _job(material: Material, folder: Path, rounds: int) -> Row:
     for count in (few, len(pairs)):
         write_pairs(folder, str(count), pairs[:count])
     block = -(-len(pairs) // BLOCKS)
-    pipes = [spacy.blank("fr").tokenizer, spacy.blank("en").tokenizer]
-    checks = {"pairs": len(pairs), "lines tokenised as spaCy does": _same_tokens(pairs, pipes)}
+
+    def tokenizers() -> list[Any]:
+        """New ones, as a tokenizer keeps what it has made of a word."""
+        return [spacy.blank(language).tokenizer for language in ("fr", "en")]
+
+    same = _same_tokens(pairs, tokenizers())
+    checks = {"pairs": len(pairs), "lines tokenised as spaCy does": same}
 
     def tokenise() -> float:
-        # New ones, as a tokenizer keeps what it has made of a word.
-        fresh = [spacy.blank("fr").tokenizer, spacy.blank("en").tokenizer]
+        fresh = tokenizers()
 
         def work(part: list[tuple[str, str]]) -> None:
             for number, tokenizer in enumerate(fresh):
@@ -89,12 +94,12 @@ def _seconds_of_job(folder: Path, count: int, block: int) -> float:
     return float(json.loads((out / "report.json").read_text())["seconds"])
 
 
-def _same_tokens(pairs: list[tuple[str, str]], pipes: list[object]) -> str:
+def _same_tokens(pairs: list[tuple[str, str]], tokenizers: list[Any]) -> str:
     same = total = 0
     for number, language in enumerate(("fr", "en")):
         ours = load_tokenizer(TokenizerSettings(language=language, lowercase=False))
         for pair in pairs[:2000]:
-            theirs = [token.text for token in pipes[number](pair[number])]  # type: ignore[operator]
+            theirs = [token.text for token in tokenizers[number](pair[number])]
             same += ours.tokenize(pair[number]) == [token for token in theirs if token.strip()]
             total += 1
     if same < 0.99 * total:
@@ -116,7 +121,7 @@ def _question_filter(folder: Path, rounds: int) -> Row:
     kept = {}
 
     def bare() -> None:
-        questions = [question_pair(*pair, "fr", "en") for pair in zip(*lines, strict=True)]
+        questions = [question_pair(fr, en, "fr", "en") for fr, en in zip(*lines, strict=True)]
         kept["expressions alone"] = len(questions) - questions.count(None)
 
     def ours() -> None:
