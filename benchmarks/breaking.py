@@ -20,8 +20,8 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from benchmarks.instrument import as_table
+from seqvis.collection.collection import Collection
 from seqvis.samples.questions import generate_pairs
-from seqvis.search.collection import Collection
 from seqvis.translation.translator import Translator
 from serve.testing.clients import Kind, Request
 from serve.testing.load import Traffic

@@ -93,7 +93,7 @@ def step(words: int, vocabulary: int) -> Point:
 def collection(vectors: int) -> Point:
     """Seconds to build a collection of 50-d vectors."""
     from benchmarks.stage_neighbours import as_items, glove
-    from seqvis.search.collection import Collection
+    from seqvis.collection.collection import Collection
 
     rows = glove(vectors)
     before = _peak()

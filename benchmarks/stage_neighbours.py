@@ -29,11 +29,10 @@ import numpy as np
 
 from benchmarks.instrument import Row, Side, WrongResultError, compare, rate
 from benchmarks.material import Material
+from seqvis.collection.collection import Collection
+from seqvis.collection.index import GraphIndex, IndexSettings, best_of, exact_candidates
+from seqvis.collection.items import Item
 from seqvis.disk import file_hash
-from seqvis.search.collection import Collection
-from seqvis.search.exact import best_of, exact_candidates
-from seqvis.search.index import GraphIndex, IndexSettings
-from seqvis.search.items import Item
 
 K = 10
 RECALL = 0.99

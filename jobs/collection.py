@@ -6,13 +6,13 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from seqvis.cli.job import leave, run_job
+from seqvis.collection.collection import Collection
+from seqvis.collection.split import split
 from seqvis.config import JobSettings
 from seqvis.devise.model import DeviseModel
 from seqvis.errors import DataError
 from seqvis.search.building import PictureItems
-from seqvis.search.collection import Collection
 from seqvis.search.placing import open_trained
-from seqvis.search.splitting import split
 from seqvis.vision.featuretable import FeatureTable
 
 

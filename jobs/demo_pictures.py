@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from seqvis.checks import require_extra
 from seqvis.cli.console import Report, stage_progress, training_console
+from seqvis.collection.collection import Collection
 from seqvis.config import read_yaml
 from seqvis.devise.evaluate import candidate_labels, evaluate
 from seqvis.devise.model import DeviseModel, LabelSpace
@@ -22,7 +23,6 @@ from seqvis.errors import ArtifactError
 from seqvis.plots.style import GREEN
 from seqvis.samples.drawings import ATTRIBUTION, HELD_OUT, TABLE, is_held_out, write_drawings
 from seqvis.search.building import PictureItems, build_collection
-from seqvis.search.collection import Collection
 from seqvis.search.engine import SearchEngine
 from seqvis.storage import locate
 from seqvis.text.vectorbuilding import build_store

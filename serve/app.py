@@ -30,10 +30,10 @@ from ray.serve.config import HTTPOptions
 from seqvis import artifacts
 from seqvis.cli.job import leave, run_job
 from seqvis.cluster import ray_session
+from seqvis.collection.shards import describe, shard_paths
 from seqvis.config import JobSettings
 from seqvis.errors import ConfigError, ServingError
 from seqvis.process import usable_processors
-from seqvis.search.shards import describe, shard_paths
 from serve import draining, haproxy, proxy
 from serve import gateway as gateways
 from serve import search as searches

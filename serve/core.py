@@ -15,9 +15,9 @@ from urllib.parse import quote
 
 import numpy as np
 
+from seqvis.collection.items import Match
+from seqvis.collection.shards import merge, shard_of
 from seqvis.errors import QueryError, SeqvisError, UnknownFieldError, redacted
-from seqvis.search.items import Match
-from seqvis.search.shards import merge, shard_of
 from serve.api.errors import ApiError, UnavailableError
 from serve.parts import Part
 from serve.roots import Roots

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from ray import serve
 
+from seqvis.collection.items import PlacedPicture
 from seqvis.errors import BusyError, QueryError
 from seqvis.process import keep_freed_memory
 from seqvis.ray_internals import keep_replica_local
 from seqvis.search.candidates import CandidateSet
-from seqvis.search.items import PlacedPicture
 from seqvis.search.pictures import PicturePlacer
 from serve.metrics import EncoderMetrics, Reporter, SwitchMetrics
 from serve.settings import ENDING, Application, SearchSettings, Version

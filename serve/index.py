@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from ray import serve
 
+from seqvis.collection.collection import Collection
+from seqvis.collection.items import Match
+from seqvis.collection.shards import shard_paths
+from seqvis.deadline import Deadline
 from seqvis.errors import ArtifactError, SearchTimeoutError, UnknownWordError
 from seqvis.ray_internals import keep_replica_local
-from seqvis.search.collection import Collection
-from seqvis.search.deadline import Deadline
-from seqvis.search.items import Match
 from seqvis.search.placing import WordPlacer
-from seqvis.search.shards import shard_paths
 from serve.metrics import IndexMetrics, Reporter, SwitchMetrics
 from serve.settings import ENDING, Application, SearchSettings, Version
 from serve.threads import CallThreads

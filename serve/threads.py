@@ -13,8 +13,8 @@ from typing import Any
 
 from ray.serve.metrics import Counter
 
+from seqvis.deadline import Deadline
 from seqvis.errors import SearchTimeoutError
-from seqvis.search.deadline import Deadline
 
 
 class CallThreads:

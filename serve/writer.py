@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from ray import serve
 
+from seqvis.collection.collection import Collection
+from seqvis.collection.items import Item
+from seqvis.collection.shards import shard_of, shard_paths
 from seqvis.errors import StorageError
 from seqvis.ray_internals import keep_replica_local
-from seqvis.search.collection import Collection
-from seqvis.search.items import Item
-from seqvis.search.shards import shard_of, shard_paths
 from serve.api.errors import UnavailableError
 from serve.metrics import SwitchMetrics, cancelled_counter
 from serve.settings import ENDING, Application, SearchSettings, Version

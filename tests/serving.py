@@ -11,7 +11,7 @@ from typing import Any
 import uvicorn
 from starlette.testclient import TestClient
 
-from seqvis.search.shards import shard_paths
+from seqvis.collection.shards import shard_paths
 from serve.api.app import build_api
 from serve.api.door import Seen
 from serve.core import Core, SearchParts

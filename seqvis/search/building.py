@@ -16,12 +16,12 @@ import numpy as np
 import pyarrow as pa
 
 from seqvis.checks import check_several
+from seqvis.collection.collection import Collection
+from seqvis.collection.index import Backend, IndexSettings
+from seqvis.collection.items import Item
 from seqvis.devise.model import DeviseModel
 from seqvis.devise.wordnet import WordNet
 from seqvis.errors import ArtifactError, DataError
-from seqvis.search.collection import Collection
-from seqvis.search.index import Backend, IndexSettings
-from seqvis.search.items import Item
 from seqvis.storage import absolute
 from seqvis.vision.backbones import Embedded
 from seqvis.vision.featuretable import TOP_COLUMNS, FeatureTable

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
+from seqvis.collection.collection import Collection
+from seqvis.collection.filters import Where
+from seqvis.collection.items import Item, Match
 from seqvis.devise.words import TrainedWords, open_vectors
 from seqvis.errors import DataError, QueryError
 from seqvis.search.candidates import CandidateSet, Word
-from seqvis.search.collection import Collection
-from seqvis.search.filters import Where
-from seqvis.search.items import Item, Match
 from seqvis.search.placing import WordPlacer, open_trained
 from seqvis.text.wordvectors import WordVectors
 

@@ -15,14 +15,14 @@ from typing import Self
 import numpy as np
 
 from seqvis.checks import check_several
+from seqvis.collection.items import PlacedPicture
+from seqvis.collection.shards import describe
+from seqvis.deadline import UNBOUNDED, Deadline
 from seqvis.devise.model import DeviseModel
 from seqvis.devise.words import open_vectors
 from seqvis.errors import BadPictureError, DataError
 from seqvis.search.candidates import Candidates, CandidateSet, Word, find_candidates
-from seqvis.search.deadline import UNBOUNDED, Deadline
-from seqvis.search.items import PlacedPicture
 from seqvis.search.placing import open_trained
-from seqvis.search.shards import describe
 from seqvis.text.wordvectors import WordVectors
 from seqvis.vision.backbones import Backbone, load_recorded
 from seqvis.vision.images import BadImage, decode, enough, square, thumbnail

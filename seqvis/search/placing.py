@@ -14,12 +14,12 @@ from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 
+from seqvis.collection.shards import describe
+from seqvis.deadline import UNBOUNDED, Deadline
 from seqvis.devise.words import TrainedWords, open_vectors
 from seqvis.errors import ArtifactError
-from seqvis.search.deadline import UNBOUNDED, Deadline
 from seqvis.search.functionwords import function_words_of
 from seqvis.search.queries import Query, parse_query, place_query
-from seqvis.search.shards import describe
 from seqvis.search.spelling import Spelling
 from seqvis.text.wordvectors import WordVectors
 

@@ -16,7 +16,7 @@ from typing import Self
 import numpy as np
 
 from seqvis import artifacts
-from seqvis.search.deadline import UNBOUNDED, Deadline
+from seqvis.deadline import UNBOUNDED, Deadline
 from seqvis.storage import Location
 from seqvis.text.wordvectors import KIND, WORD_ENDS, WORDS
 

@@ -14,7 +14,7 @@ from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.responses import Response, StreamingResponse
 
 import seqvis
-from seqvis.search.items import check_ids, check_new_ids
+from seqvis.collection.items import check_ids, check_new_ids
 from serve.api import schema
 from serve.api.audit import asker, audited, changing_models
 from serve.api.checks import (

@@ -8,8 +8,8 @@ from urllib.parse import unquote_to_bytes
 
 from fastapi import Request, UploadFile
 
+from seqvis.collection.items import check_ids, encode_metadata
 from seqvis.errors import DataError
-from seqvis.search.items import check_ids, encode_metadata
 from seqvis.translation.cost import Cost, cost_of, count_words
 from serve.api.errors import ApiError
 from serve.api.schema import TranslateRequest

@@ -32,9 +32,9 @@ from typing import Any
 
 import numpy as np
 
-from seqvis.search.collection import Collection
-from seqvis.search.index import IndexSettings
-from seqvis.search.items import Item
+from seqvis.collection.collection import Collection
+from seqvis.collection.index import IndexSettings
+from seqvis.collection.items import Item
 
 DIMENSION = 6
 SETTINGS = IndexSettings(exact_below=30, construction_width=20, build_threads=1)

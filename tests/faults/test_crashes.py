@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from seqvis.search.collection import Collection
+from seqvis.collection.collection import Collection
 from tests.faults.crash_collection import (
     DIMENSION,
     KINDS,

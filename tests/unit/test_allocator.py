@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from seqvis.collection.index import IndexSettings
 from seqvis.process import usable_processors
-from seqvis.search.index import IndexSettings
 
 _PROGRAM = """
 import resource, torch

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from seqvis.collection.collection import Collection
 from seqvis.samples.questions import generate_pairs
-from seqvis.search.collection import Collection
 from seqvis.search.engine import SearchEngine
 from seqvis.translation.sentences import SearchSettings
 from seqvis.translation.translator import Translator
@@ -397,7 +397,7 @@ def test_the_gateway_loads_no_torch() -> None:
 import pickle, sys
 import serve.gateway
 from seqvis.errors import BadPictureError
-from seqvis.search.items import PlacedPicture
+from seqvis.collection.items import PlacedPicture
 for content in (PlacedPicture(None, 1, 1, b""), BadPictureError("a", "b")):
     pickle.loads(pickle.dumps(content))
 sys.exit("torch" in sys.modules)

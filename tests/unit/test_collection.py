@@ -11,10 +11,10 @@ from uuid import UUID
 import numpy as np
 import pytest
 
+from seqvis.collection.collection import Collection
+from seqvis.collection.index import IndexSettings
+from seqvis.collection.items import Item, Match
 from seqvis.errors import ArtifactError, ConfigError, DataError, StorageError, UnknownFieldError
-from seqvis.search.collection import Collection
-from seqvis.search.index import IndexSettings
-from seqvis.search.items import Item, Match
 
 DIMENSION = 8
 LABELS = ["cat", "dog", "ship"]

@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 
 from seqvis import artifacts, disk
+from seqvis.collection.collection import Collection
+from seqvis.collection.index import IndexSettings
+from seqvis.collection.items import Item
 from seqvis.errors import ArtifactError, StorageError
-from seqvis.search.collection import Collection
-from seqvis.search.index import IndexSettings
-from seqvis.search.items import Item
 
 SETTINGS = IndexSettings(exact_below=20, build_threads=1)
 
@@ -70,7 +70,7 @@ def test_a_second_writer_is_told_who_writes_and_how_to_read(tmp_path: Path) -> N
     with make(tmp_path / "c"):
         with pytest.raises(StorageError, match=f"process {os.getpid()} .*read_only=True"):
             Collection.open(tmp_path / "c")
-        code = "import sys; from seqvis.search.collection import Collection\n"
+        code = "import sys; from seqvis.collection.collection import Collection\n"
         code += "Collection.open(sys.argv[1])"
         command = [sys.executable, "-c", code, str(tmp_path / "c")]
         other = subprocess.run(command, capture_output=True, text=True)
@@ -385,7 +385,7 @@ def test_a_build_replaces_a_collection_whole_or_not_at_all(tmp_path: Path) -> No
 def test_a_stream_larger_than_a_segment_makes_several(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from seqvis.search import compaction
+    from seqvis.collection import compaction
 
     monkeypatch.setattr(compaction, "SEGMENT_BYTES", 4 * 4 * 3000)
     with Collection.build(tmp_path / "c", 4, many(7000), "exact") as collection:

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from seqvis.collection import index
+from seqvis.collection.collection import Collection
+from seqvis.collection.index import exact_candidates
+from seqvis.collection.items import Item
+from seqvis.deadline import UNBOUNDED, Deadline
 from seqvis.errors import SearchTimeoutError
-from seqvis.search import exact
-from seqvis.search.collection import Collection
-from seqvis.search.deadline import UNBOUNDED, Deadline
-from seqvis.search.exact import exact_candidates
-from seqvis.search.items import Item
 from serve.api.errors import as_api_error
 from serve.core import SearchParts
 
@@ -38,7 +38,7 @@ def test_an_exact_scan_is_ended_between_chunks_and_whole_ones_are_the_same(
     rows = draw.standard_normal((1000, 8)).astype(np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     at_once = exact_candidates(rows, rows[:5], 10)
-    monkeypatch.setattr(exact, "_ROWS", 64)
+    monkeypatch.setattr(index, "_ROWS", 64)
     in_chunks = exact_candidates(rows, rows[:5], 10)
     for number, found in enumerate(in_chunks):
         best = set(np.argsort(-(rows @ rows[number]))[:10].tolist())

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from seqvis.collection.collection import Collection
+from seqvis.collection.index import IndexSettings
+from seqvis.collection.items import Item
 from seqvis.errors import ConfigError
-from seqvis.search.collection import Collection
-from seqvis.search.index import IndexSettings
-from seqvis.search.items import Item
 
 DIMENSION = 20
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -66,7 +66,7 @@ def test_no_graph_is_loaded_for_a_device(path: Path, monkeypatch: pytest.MonkeyP
     def refuse(*_: object) -> None:
         raise AssertionError("a graph was loaded")
 
-    monkeypatch.setattr("seqvis.search.index.GraphIndex.load", refuse)
+    monkeypatch.setattr("seqvis.collection.index.GraphIndex.load", refuse)
     with Collection.open(path, read_only=True, device="cpu") as opened:
         assert len(opened.search(np.ones(DIMENSION), 5)) == 5
 

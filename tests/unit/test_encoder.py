@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from seqvis.collection.items import PlacedPicture
+from seqvis.deadline import Deadline
 from seqvis.errors import SearchTimeoutError
-from seqvis.search.deadline import Deadline
-from seqvis.search.items import PlacedPicture
 from serve.encoder import MOST_NAMINGS, EncoderReplica
 from serve.settings import SearchSettings, Version
 from tests.serving import MemoryStore

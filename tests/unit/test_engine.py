@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from seqvis.collection.collection import Collection
+from seqvis.collection.items import Item, PlacedPicture, check_ids
+from seqvis.deadline import Deadline
 from seqvis.devise.labels import label_vectors
 from seqvis.devise.model import DeviseModel
 from seqvis.devise.wordnet import WordNet, imagenet_classes
@@ -24,10 +27,7 @@ from seqvis.errors import (
 )
 from seqvis.search.building import PictureItems, build_collection
 from seqvis.search.candidates import Candidates, CandidateSet, find_candidates
-from seqvis.search.collection import Collection
-from seqvis.search.deadline import Deadline
 from seqvis.search.engine import SearchEngine
-from seqvis.search.items import Item, PlacedPicture, check_ids
 from seqvis.search.pictures import PicturePlacer
 from seqvis.text.vectorbuilding import build_store
 from seqvis.text.vectorsources import open_source

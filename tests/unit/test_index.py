@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from seqvis.collection.index import GraphIndex, IndexSettings, best_of, cosines, exact_candidates
 from seqvis.disk import file_hash
 from seqvis.errors import ArtifactError, DataError
-from seqvis.search.exact import best_of, cosines, exact_candidates
-from seqvis.search.index import GraphIndex, IndexSettings
 
 SETTINGS = IndexSettings(search_width=100, build_threads=1)
 
@@ -136,7 +135,7 @@ def test_a_truncated_or_altered_index_file_is_an_error_and_not_a_crash(tmp_path:
 def test_threads_are_bounded_by_the_processors_this_process_may_use() -> None:
     assert IndexSettings(build_threads=3).threads() == 3
     code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
-    code += "import seqvis.search.index as i; print(i.IndexSettings().threads())"
+    code += "import seqvis.collection.index as i; print(i.IndexSettings().threads())"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert printed.stdout.strip() == "1"
 

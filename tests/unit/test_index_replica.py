@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from seqvis.collection.collection import Collection
+from seqvis.collection.items import Item
+from seqvis.deadline import Deadline
 from seqvis.errors import SearchTimeoutError, UnknownWordError
-from seqvis.search.collection import Collection
-from seqvis.search.deadline import Deadline
-from seqvis.search.items import Item
 from serve.index import MOST_READING, MOST_SUGGESTING, IndexReplica, LoadedShard
 from serve.settings import SearchSettings, Version
 from tests.serving import MemoryStore

@@ -16,9 +16,9 @@ import requests
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from seqvis.collection.collection import Collection
+from seqvis.collection.items import Item, PlacedPicture, check_ids
 from seqvis.errors import DataError
-from seqvis.search.collection import Collection
-from seqvis.search.items import Item, PlacedPicture, check_ids
 from serve import haproxy
 from serve.api.app import build_api
 from serve.core import Core, SearchParts, image_path
@@ -132,7 +132,9 @@ def stored(server: Server) -> Server:
     """All ids are there; each picture's bytes are its id."""
     everything = [PLAIN, *ODD, *REFUSED]
     with pytest.MonkeyPatch.context() as before:
-        before.setattr("seqvis.search.items.check_new_ids", check_ids)  # as earlier versions did
+        before.setattr(
+            "seqvis.collection.items.check_new_ids", check_ids
+        )  # as earlier versions did
         server.collection.add(Item(name, np.ones(2), {}, name.encode()) for name in everything)
     return server
 
@@ -220,7 +222,7 @@ def test_a_collection_with_odd_ids_is_opened_and_emptied(tmp_path: Path) -> None
     everything = [*ODD, *REFUSED]
     with Collection.create(tmp_path / "c", 2) as collection:
         with pytest.MonkeyPatch.context() as before:
-            before.setattr("seqvis.search.items.check_new_ids", check_ids)
+            before.setattr("seqvis.collection.items.check_new_ids", check_ids)
             collection.add(Item(name, np.ones(2)) for name in everything)
         collection.compact()
     with Collection.open(tmp_path / "c") as collection:

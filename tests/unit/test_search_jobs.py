@@ -21,10 +21,10 @@ from PIL import Image
 from jobs import build_index, search
 from jobs import collection as keep
 from seqvis import artifacts
+from seqvis.collection.collection import Collection
+from seqvis.collection.items import Match, check_ids
+from seqvis.collection.shards import merge, shard_paths
 from seqvis.devise.model import DeviseModel
-from seqvis.search.collection import Collection
-from seqvis.search.items import Match, check_ids
-from seqvis.search.shards import merge, shard_paths
 from seqvis.vision.backbones import load_backbone
 from seqvis.vision.featuretable import FeatureTable
 from tests.searching import World, draw, embed_to, make_world, train_small
@@ -491,7 +491,7 @@ def test_pictures_of_odd_ids_are_found_named_and_deleted(name: str, copy: Path, 
         item = collection.get("000050.jpg")
         assert item is not None
         with pytest.MonkeyPatch.context() as before:  # as earlier versions stored it
-            before.setattr("seqvis.search.items.check_new_ids", check_ids)
+            before.setattr("seqvis.collection.items.check_new_ids", check_ids)
             collection.add([dataclasses.replace(item, id=name)])
     flags = ["--collection", copy, "--k", 1]
     code, result, shown = job(search.main, *flags, "--like", "000050.jpg")

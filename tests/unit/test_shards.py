@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from seqvis.artifacts import MANIFEST
+from seqvis.collection.collection import Collection
+from seqvis.collection.index import IndexSettings
+from seqvis.collection.items import Item, Match
+from seqvis.collection.shards import describe, merge, shard_of, shard_paths
+from seqvis.collection.split import split
 from seqvis.errors import ArtifactError, ConfigError, DataError, StorageError, UnknownFieldError
-from seqvis.search.collection import Collection
-from seqvis.search.index import IndexSettings
-from seqvis.search.items import Item, Match
-from seqvis.search.shards import describe, merge, shard_of, shard_paths
-from seqvis.search.splitting import split
 
 DIMENSION = 6
 REFERENCE = ["00b28d7e6a132eb3", "90c6318b23fae80d"]
@@ -220,7 +220,7 @@ def test_a_split_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
 def test_a_gateway_needs_neither_torch_nor_ray_nor_an_index(tmp_path: Path) -> None:
     split(make(tmp_path / "whole", items(20)), 2, tmp_path / "shards")
     code = (
-        "import sys; from seqvis.search.shards import merge, shard_of, shard_paths\n"
+        "import sys; from seqvis.collection.shards import merge, shard_of, shard_paths\n"
         "print(len(shard_paths(sys.argv[1])))\n"
         "assert not {'torch', 'ray', 'nmslib'} & set(sys.modules)\n"
     )

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from seqvis.collection import filters
+from seqvis.collection.collection import Collection
+from seqvis.collection.filters import Columns
+from seqvis.collection.items import Item
+from seqvis.deadline import Deadline
 from seqvis.errors import SearchTimeoutError, UnknownFieldError
-from seqvis.search import filters
-from seqvis.search.collection import Collection
-from seqvis.search.deadline import Deadline
-from seqvis.search.filters import Columns
-from seqvis.search.items import Item
 
 
 class Rows:

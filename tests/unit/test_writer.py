@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from seqvis.search.collection import Collection
+from seqvis.collection.collection import Collection
 from serve.api.errors import UnavailableError, as_api_error
 from serve.settings import SearchSettings
 from serve.writer import WriterReplica

@@ -14,10 +14,10 @@ from typing import Any
 
 from seqvis import artifacts
 from seqvis.artifacts import FORMAT_VERSION, MANIFEST
+from seqvis.collection.index import Backend, IndexSettings
 from seqvis.config import settings_from
 from seqvis.disk import remove_quietly, replace_synced
 from seqvis.errors import ArtifactError
-from seqvis.search.index import Backend, IndexSettings
 
 KIND = "collection"
 SHARDED = "sharded collection"  # a directory of several, see shards.py

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from seqvis import artifacts
 from seqvis.artifacts import MANIFEST
+from seqvis.collection.manifest import KIND, SEGMENTS, TOMBSTONES, State, read_state, write_state
 from seqvis.disk import file_hash, link_or_copy, remove_quietly, sync_directory, write_synced
 from seqvis.errors import ArtifactError
-from seqvis.search.state import KIND, SEGMENTS, TOMBSTONES, State, read_state, write_state
 from seqvis.storage import locate, storage_errors
 
 

@@ -22,9 +22,9 @@ from unicodedata import normalize
 
 import numpy as np
 
+from seqvis.collection.items import json_value
+from seqvis.deadline import UNBOUNDED, Deadline
 from seqvis.errors import DataError
-from seqvis.search.deadline import UNBOUNDED, Deadline
-from seqvis.search.items import json_value
 
 Where = Mapping[str, Any] | Callable[[dict[str, Any]], bool]
 

@@ -1,18 +1,20 @@
 """A segment: items that never change, with their index, in a directory of their own.
 
-In: checked batches (`SegmentWriter`). Out: `Segment`, which maps the files and loads the graph:
+`SegmentWriter` writes checked batches; `Segment` maps the files and loads the graph:
 
     vectors.npy                          float32 [rows, dimension], unit rows
-    ids, metadata, thumbnails            .bin and _ends.npy each, see blobs.py
+    ids, metadata, thumbnails            .bin (byte strings, end to end) and _ends.npy
+                                         (int64 [n], where each ends); read in place
     id_hashes.npy, id_rows.npy           sorted hashes of the ids, and the row of each
-    index.nmslib                         HNSW graph with its own copy of the vectors; not in small
-                                         segments and exact collections
+    index.nmslib                         HNSW graph with its own copy of the vectors; not in
+                                         small segments and exact collections
 
-A writer holds some dozens of bytes for each item, never the vectors; building the graph holds
+A writer holds some dozens of bytes for each item, never the vectors. Building the graph holds
 them about three times, so segments are limited in size.
 """
 
 import hashlib
+from array import array
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,15 +23,80 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from seqvis.collection.filters import Columns
+from seqvis.collection.index import Backend, GraphIndex, IndexSettings
+from seqvis.collection.items import Batch, decode_metadata
 from seqvis.disk import file_hash, sync_directory, sync_file, synced_file
 from seqvis.errors import ArtifactError
-from seqvis.search.blobs import Blobs, BlobWriter, load_array
-from seqvis.search.filters import Columns
-from seqvis.search.index import Backend, GraphIndex, IndexSettings
-from seqvis.search.items import Batch, decode_metadata
+
+
+class BlobWriter:
+    """Writes `NAME.bin` as strings come and `NAME_ends.npy` at the end; holds 8 bytes a string."""
+
+    def __init__(self, folder: Path, name: str):
+        self._folder = folder
+        self._name = name
+        self._ends = array("q")
+        self._size = 0
+        self._stream = (folder / f"{name}.bin").open("wb")
+
+    def extend(self, blobs: Iterable[bytes]) -> None:
+        for blob in blobs:
+            self._stream.write(blob)
+            self._size += len(blob)
+            self._ends.append(self._size)
+
+    def finish(self) -> None:
+        self._stream.close()
+        sync_file(self._folder / f"{self._name}.bin")
+        with synced_file(self._folder / f"{self._name}_ends.npy") as stream:
+            np.save(stream, np.frombuffer(self._ends, dtype=np.int64))
+
+    def abandon(self) -> None:
+        with suppress(OSError):  # closing writes what is buffered, and the disk may be full
+            self._stream.close()
+
+
+class Blobs:
+    """What a `BlobWriter` wrote; `blobs[number]` is one string. Safe to share between threads."""
+
+    def __init__(self, folder: Path, name: str):
+        self._path = folder / f"{name}.bin"
+        ends = np.asarray(load_array(folder / f"{name}_ends.npy"))
+        size = self._path.stat().st_size
+        if ends.ndim != 1 or size != (int(ends[-1]) if len(ends) else 0):
+            raise ArtifactError(
+                f"{self._path}: does not fit its {name}_ends.npy; restore a snapshot or build anew"
+            )
+        # A file without a byte cannot be mapped.
+        mapped = np.memmap(self._path, dtype=np.uint8, mode="r") if size else np.empty(0, np.uint8)
+        # Of one number or a few bytes, a memoryview is quicker than an array.
+        self._ends = memoryview(ends)  # type: ignore[arg-type]
+        self._bytes = memoryview(np.asarray(mapped))  # type: ignore[arg-type]
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, number: int) -> bytes:
+        begin = self._ends[number - 1] if number else 0
+        return bytes(self._bytes[begin : self._ends[number]])
+
+
+def load_array(path: Path) -> np.ndarray:
+    """A `.npy` file mapped into memory. Raises ArtifactError if it is none."""
+    try:
+        mapped: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        raise ArtifactError(
+            f"{path}: cannot be mapped into memory ({error}); restore a snapshot or build anew"
+        ) from error
+    return mapped
+
 
 if TYPE_CHECKING:  # most searches need no torch
-    from seqvis.search.device import DeviceRows
+    from seqvis.collection.device import DeviceRows
 
 VECTORS, INDEX = "vectors.npy", "index.nmslib"
 HASHES, HASH_ROWS = "id_hashes.npy", "id_rows.npy"
@@ -178,7 +245,7 @@ class Segment:
 
 
 def _on_device(vectors: np.ndarray, device: str) -> "DeviceRows":
-    from seqvis.search.device import DeviceRows
+    from seqvis.collection.device import DeviceRows
 
     return DeviceRows(vectors, device)
 

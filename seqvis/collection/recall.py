@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from seqvis.search.items import Match
-from seqvis.search.view import View
+from seqvis.collection.items import Match
+from seqvis.collection.view import View
 
 TURN = 0.1  # length of the random step, where vectors have length 1
 _TOLERANCE = 1e-6

@@ -1,30 +1,92 @@
 """How the one writer of a collection changes it: the journal for a few items, a commit for many.
 
-A change is in the journal, synced, before the view has it. Compactions and loads write new segments
-first and then replace the collection's state in one step (commits.py), with the journal that was
-written meanwhile going on after it.
+A change is in the journal, synced, before the view has it. Compactions and loads write new
+segments first and then replace the collection's state in one step, with the journal that was
+written meanwhile going on after it. In that step the tombstones and the new journal are synced
+before the manifest that names them is renamed: until then everything new is a leftover.
 """
 
 import json
 import threading
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
+
+import numpy as np
 
 from seqvis.artifacts import MANIFEST
-from seqvis.disk import remove_quietly
+from seqvis.collection.compaction import NewSegment, living_batches, write_segments
+from seqvis.collection.items import Batch, Item, batches
+from seqvis.collection.journal import HEADING_SIZE, Deleted, JournalWriter, Operation, encode
+from seqvis.collection.manifest import (
+    SEGMENTS,
+    TOMBSTONES,
+    SegmentEntry,
+    State,
+    remove_leftovers,
+    write_state,
+)
+from seqvis.collection.reader import OpenCollection, Opened, WriterLock, open_files
+from seqvis.collection.segments import Segment
+from seqvis.collection.shards import check_belongs
+from seqvis.collection.view import View
+from seqvis.disk import file_hash, remove_quietly, sync_directory, synced_file, write_synced
 from seqvis.errors import ArtifactError, StorageError
-from seqvis.search.commits import KeptSegment, write_commit
-from seqvis.search.compaction import NewSegment, living_batches, write_segments
-from seqvis.search.items import Batch, Item, batches
-from seqvis.search.journal import Deleted, JournalWriter, Operation, encode
-from seqvis.search.opening import Opened, WriterLock, open_files
-from seqvis.search.reading import OpenCollection
-from seqvis.search.segments import Segment
-from seqvis.search.shards import check_belongs
-from seqvis.search.state import SEGMENTS, State, remove_leftovers
-from seqvis.search.view import View
 from seqvis.storage import storage_errors
+
+
+@dataclass(frozen=True)
+class KeptSegment:
+    """A segment that stays, and which of its rows are dead, bool (rows)."""
+
+    segment: Segment
+    dead: np.ndarray
+
+
+def write_commit(
+    folder: Path,
+    state: State,
+    number: int,
+    kept: list[KeptSegment],
+    new: list[NewSegment],
+    journal: JournalWriter,
+    begin: int,
+) -> None:
+    """Makes these segments, with `journal` from byte `begin` on, the collection's content.
+
+    The records of the journal apply to the new segments as they did to the old.
+    """
+    entries: list[SegmentEntry] = []
+    files: dict[str, Any] = {}
+    for part in kept:
+        name = part.segment.name
+        prefix = f"{SEGMENTS}/{name}/"
+        files.update({k: v for k, v in state.files.items() if k.startswith(prefix)})
+        tombstones = f"{number:08d}-{name}.npy" if part.dead.any() else None
+        if tombstones:
+            files[f"{TOMBSTONES}/{tombstones}"] = _write_array(
+                folder / TOMBSTONES / tombstones, part.dead
+            )
+        entries.append(SegmentEntry(name, tombstones))
+    for made in new:
+        files.update({f"{SEGMENTS}/{made.name}/{k}": v for k, v in made.files.items()})
+        entries.append(SegmentEntry(made.name, None))
+    sync_directory(folder / TOMBSTONES)
+    with journal.path.open("rb") as stream:
+        content = stream.read(journal.offset)
+    name = f"journal-{number:08d}"
+    write_synced(folder / name, content[:HEADING_SIZE] + content[begin:])
+    written = replace(
+        state, segments=tuple(entries), files=files, journal=name, number=number, snapshot=False
+    )
+    write_state(folder, written)
+
+
+def _write_array(path: Path, content: np.ndarray) -> dict[str, Any]:
+    with synced_file(path) as stream:
+        np.save(stream, content)
+    return {"size": path.stat().st_size, "sha256": file_hash(path)}
 
 
 class WritingCollection(OpenCollection):

@@ -18,17 +18,16 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 from seqvis.artifacts import MANIFEST
+from seqvis.collection.compaction import choose_parts, is_due, living_batches
+from seqvis.collection.index import Backend, IndexSettings
+from seqvis.collection.items import Item, check_ids, check_items
+from seqvis.collection.journal import HEADING_SIZE, Added, Deleted
+from seqvis.collection.reader import WriterLock, create_directory, first_state, open_files
+from seqvis.collection.segments import SearchBy, Segment
+from seqvis.collection.shards import check_belongs
+from seqvis.collection.snapshots import appearing, check_free, restore_snapshot, write_snapshot
+from seqvis.collection.writer import KeptSegment, WritingCollection
 from seqvis.errors import ConfigError, StorageError
-from seqvis.search.commits import KeptSegment
-from seqvis.search.compaction import choose_parts, is_due, living_batches
-from seqvis.search.index import Backend, IndexSettings
-from seqvis.search.items import Item, check_ids, check_items
-from seqvis.search.journal import HEADING_SIZE, Added, Deleted
-from seqvis.search.opening import WriterLock, create_directory, first_state, open_files
-from seqvis.search.segments import SearchBy, Segment
-from seqvis.search.shards import check_belongs
-from seqvis.search.snapshots import appearing, check_free, restore_snapshot, write_snapshot
-from seqvis.search.writing import WritingCollection
 from seqvis.storage import local_path
 
 

@@ -1,7 +1,8 @@
 """A collection at one moment: its parts, and which of their rows are dead.
 
-In: operations of the journal; each makes a new `View`, so a search that holds the old one is not
-disturbed. Out: the nearest living rows over all parts.
+Each operation of the journal makes a new `View`, so a search that holds the old one is not
+disturbed. Items added since the last compaction are in the `Tail`, in memory, which grows and
+never changes what it holds.
 
 Rows that are dead or that a filter excludes are left out exactly: a graph is asked for more rows
 until enough are left, and where that would be many, the admitted rows are searched one by one.
@@ -14,14 +15,66 @@ from typing import Any
 
 import numpy as np
 
+from seqvis.collection.filters import Columns, Where
+from seqvis.collection.index import Nearest, best_of, exact_candidates
+from seqvis.collection.items import Batch, Match, decode_metadata
+from seqvis.collection.journal import Added, Operation
+from seqvis.collection.segments import Segment
+from seqvis.deadline import UNBOUNDED, Deadline
 from seqvis.errors import UnknownFieldError
-from seqvis.search.deadline import UNBOUNDED, Deadline
-from seqvis.search.exact import Nearest, best_of, exact_candidates
-from seqvis.search.filters import Where
-from seqvis.search.items import Match
-from seqvis.search.journal import Added, Operation
-from seqvis.search.segments import Segment
-from seqvis.search.tail import Tail
+
+
+class Tail:
+    """Rows in memory, with the same methods as a segment. One thread adds, any may read."""
+
+    index = on_device = None  # searched exactly, on the CPU: it changes too often and is small
+
+    def __init__(self, dimension: int):
+        self.vectors = np.empty((0, dimension), dtype=np.float32)  # with room behind `rows`
+        self.rows = 0
+        self._ids: list[str] = []
+        self._metadata: list[bytes] = []
+        self._thumbnails: list[bytes] = []
+        self._places: dict[str, int] = {}
+        self.columns = Columns(self.metadata)
+
+    def add(self, batch: Batch) -> None:
+        end = self.rows + len(batch)
+        if end > len(self.vectors):
+            room = np.empty((max(64, 2 * end), self.vectors.shape[1]), dtype=np.float32)
+            room[: self.rows] = self.vectors[: self.rows]
+            self.vectors = room
+        self.vectors[self.rows : end] = batch.vectors
+        self._ids += batch.ids
+        self._metadata += batch.metadata
+        self._thumbnails += batch.thumbnails
+        self._places.update(zip(batch.ids, range(self.rows, end), strict=True))
+        self.rows = end
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def id(self, row: int) -> str:
+        return self._ids[row]
+
+    def metadata(self, row: int) -> dict[str, Any]:
+        return decode_metadata(self._metadata[row])
+
+    def thumbnail(self, row: int) -> bytes | None:
+        return self._thumbnails[row] or None
+
+    def find(self, ids: Sequence[str]) -> list[int]:
+        """The latest row of each id, -1 where there is none, whether dead or alive."""
+        return [self._places.get(name, -1) for name in ids]
+
+    def batch(self, rows: Sequence[int]) -> Batch:
+        return Batch(
+            [self._ids[row] for row in rows],
+            self.vectors[np.asarray(rows, dtype=np.int64)],
+            [self._metadata[row] for row in rows],
+            [self._thumbnails[row] for row in rows],
+        )
+
 
 _MOST_CANDIDATES = 5000  # to ask a graph for; beyond, looking at all rows is faster
 

@@ -1,12 +1,14 @@
-"""Rows of a unit matrix near a query, by nmslib's HNSW graph.
+"""The nearest rows of a unit matrix: exactly, or by nmslib's graph.
 
-In: unit vectors. Out: candidate rows, best first; scores are computed anew from the vectors
-(exact.py), so that both backends give equal scores. HNSW: Malkov and Yashunin, arXiv 1603.09320.
+Both backends, and exact search on a torch device (device.py), return equal scores. They choose
+candidates, a rounding error more than are wanted; the candidates' cosines are then computed in
+float64 on the CPU, each row alone. So a score does not depend on the processor, on the
+device or on what else is searched with it. HNSW: Malkov and Yashunin, arXiv 1603.09320.
 
-What would surprise a reader: nmslib checks nothing. A query of another length is read out of
-bounds, an empty index crashes, an altered file crashes, and thread counts default to the whole
-machine. So everything is checked here, before it is called, and an index file's SHA-256 before
-it is read. On unit vectors its space `l2` ranks as the cosine does and is the faster one.
+nmslib checks nothing: it reads out of bounds for a query of another length, crashes on an empty
+index or an altered file, and uses all threads of the machine. So everything is checked before it
+is called, and an index file's SHA-256 before it is read. On unit vectors its space `l2` ranks as
+the cosine does and is the faster one.
 """
 
 import os
@@ -17,9 +19,91 @@ import numpy as np
 from pydantic import Field
 
 from seqvis.config import Settings
+from seqvis.deadline import UNBOUNDED, Deadline
 from seqvis.disk import file_hash
 from seqvis.errors import ArtifactError, DataError
 from seqvis.process import usable_processors
+
+_ROWS = 1 << 16  # scored between looks at the clock
+_SCORE_BLOCK = 1 << 24  # scores held at once: 64 MB
+_WIDE_BLOCK = 1 << 22  # numbers in float64 held at once: 32 MB
+
+Nearest = tuple[np.ndarray, np.ndarray]  # rows and their cosines, best first
+
+
+def exact_candidates(
+    vectors: np.ndarray,
+    queries: np.ndarray,
+    count: int,
+    admitted: np.ndarray | None = None,
+    deadline: Deadline = UNBOUNDED,
+) -> list[np.ndarray]:
+    """Rows that hold the `count` best of each query and all that tie with the last of them.
+
+    In no order; few more than `count`, unless many rows are equal. `vectors` (n, d) and `queries`
+    (q, d) are unit rows; `admitted` (n) says which rows count. Raises SearchTimeoutError.
+    """
+    if admitted is not None:
+        rows = np.flatnonzero(admitted)
+        if len(rows) < len(vectors) // 4:  # copying these few costs less than scoring all
+            few = exact_candidates(vectors[rows], queries, count, None, deadline)
+            return [rows[found] for found in few]
+    total = len(vectors)
+    count = min(count, total if admitted is None else len(rows))
+    if count < 1:
+        return [np.empty(0, dtype=np.int64) for _ in queries]
+    margin = rounding(vectors.shape[1])
+    found: list[np.ndarray] = []
+    block = max(1, _SCORE_BLOCK // total)
+    for begin in range(0, len(queries), block):
+        some = queries[begin : begin + block]
+        scores = np.empty((len(some), total), dtype=np.float32)  # (block, n)
+        for first in range(0, total, _ROWS):
+            deadline.check()
+            rows_of_chunk = slice(first, first + _ROWS)
+            np.matmul(some, vectors[rows_of_chunk].T, out=scores[:, rows_of_chunk])
+        if admitted is not None:
+            scores[:, ~admitted] = -2.0  # below every cosine
+        for row in scores:
+            least = np.partition(row, total - count)[total - count]
+            found.append(np.flatnonzero(row >= least - margin))
+    return found
+
+
+def rounding(dimension: int, unit_roundoff: float = 2.0**-24) -> float:
+    """How far below the k-th greatest product one of the k greatest cosines can be.
+
+    Each of two products of unit rows is off by at most d times the unit roundoff, whatever the
+    order of summation (Higham 2002, Accuracy and Stability of Numerical Algorithms, section 3.1);
+    8 more stand for the rows' own lengths and the rounding of cosines.
+    """
+    return 2.0 * (dimension + 8) * unit_roundoff
+
+
+def best_of(vectors: np.ndarray, rows: np.ndarray, query: np.ndarray, count: int) -> Nearest:
+    """Of some rows the `count` with the greatest cosines, and all that tie with the last of them.
+
+    Best first; equal ones in no order.
+    """
+    scores = cosines(vectors, rows, query)
+    if len(rows) > count:
+        kept = scores >= np.partition(scores, len(rows) - count)[len(rows) - count]
+        rows, scores = rows[kept], scores[kept]
+    order = np.argsort(-scores)
+    return rows[order], scores[order]
+
+
+def cosines(vectors: np.ndarray, rows: np.ndarray, query: np.ndarray) -> np.ndarray:
+    """The cosines of some rows with a unit query, float32 (len(rows)), the same in any company."""
+    wide = query.astype(np.float64)
+    found = np.empty(len(rows), dtype=np.float32)
+    block = max(1, _WIDE_BLOCK // len(wide))
+    for begin in range(0, len(rows), block):
+        # A matrix product would sum in an order that depends on the number of rows.
+        products = vectors[rows[begin : begin + block]] * wide
+        found[begin : begin + block] = products.sum(axis=1)
+    return found
+
 
 Backend = Literal["nmslib", "exact"]
 SPACE = "l2"

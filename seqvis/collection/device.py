@@ -9,8 +9,8 @@ may be coarser than float32, there are only more candidates.
 import numpy as np
 import torch
 
+from seqvis.collection.index import rounding
 from seqvis.errors import ConfigError
-from seqvis.search.exact import rounding
 
 _SCORE_BLOCK = 1 << 26  # scores held at once: 256 MB
 _BFLOAT16_ROUNDOFF = 2.0**-8  # the coarsest that torch may use for float32 matrices when told so

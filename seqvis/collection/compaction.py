@@ -19,14 +19,20 @@ from typing import Any
 
 import numpy as np
 
+from seqvis.collection.index import Backend, IndexSettings
+from seqvis.collection.items import Batch
+from seqvis.collection.journal import JournalWriter
+from seqvis.collection.segments import (
+    HASH_ROWS,
+    HASHES,
+    Blobs,
+    SegmentWriter,
+    describe_files,
+    load_array,
+)
+from seqvis.collection.view import Part, View
 from seqvis.disk import remove_quietly
 from seqvis.errors import DataError
-from seqvis.search.blobs import Blobs, load_array
-from seqvis.search.index import Backend, IndexSettings
-from seqvis.search.items import Batch
-from seqvis.search.journal import JournalWriter
-from seqvis.search.segments import HASH_ROWS, HASHES, SegmentWriter, describe_files
-from seqvis.search.view import Part, View
 
 TIER = 3  # a segment at most this many times as large as what is merged already is merged too
 DEAD_SHARE = 0.2  # from here on a segment is rewritten

@@ -24,9 +24,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from seqvis.collection.items import Batch
 from seqvis.disk import write_all
 from seqvis.errors import ArtifactError, StorageError
-from seqvis.search.items import Batch
 
 _HEADING = struct.Struct("<17sI")
 _FORMAT = b"seqvis journal 1\n"

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from seqvis.artifacts import FORMAT_VERSION, MANIFEST
+from seqvis.collection.index import Backend
+from seqvis.collection.items import Match, best_first
+from seqvis.collection.manifest import SHARDED, kind_of, read_state
 from seqvis.errors import ArtifactError, DataError, UnknownFieldError
-from seqvis.search.index import Backend
-from seqvis.search.items import Match, best_first
-from seqvis.search.state import SHARDED, kind_of, read_state
 from seqvis.storage import local_path
 
 SHARD = "shard"  # the key of a shard's config that says which it is

@@ -12,16 +12,16 @@ from pathlib import Path
 import numpy as np
 
 from seqvis.artifacts import FORMAT_VERSION, MANIFEST
+from seqvis.collection.collection import Collection
+from seqvis.collection.items import Item
+from seqvis.collection.manifest import SHARDED
+from seqvis.collection.reader import open_files
+from seqvis.collection.segments import SearchBy
+from seqvis.collection.shards import SHARD, place_of, shard_of
+from seqvis.collection.snapshots import appearing, check_free
+from seqvis.collection.view import Part, View
 from seqvis.disk import write_synced
 from seqvis.errors import ConfigError
-from seqvis.search.collection import Collection
-from seqvis.search.items import Item
-from seqvis.search.opening import open_files
-from seqvis.search.segments import SearchBy
-from seqvis.search.shards import SHARD, place_of, shard_of
-from seqvis.search.snapshots import appearing, check_free
-from seqvis.search.state import SHARDED
-from seqvis.search.view import Part, View
 from seqvis.storage import local_path
 
 MOST_SHARDS = 1000
