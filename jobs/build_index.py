@@ -11,7 +11,7 @@ from seqvis.cli.job import leave, run_job
 from seqvis.collection.index import Backend, IndexSettings
 from seqvis.config import JobSettings
 from seqvis.devise.model import DeviseModel
-from seqvis.search.building import PictureItems, build_collection
+from seqvis.search.build import PictureItems, build_collection
 from seqvis.storage import local_path
 from seqvis.vision.featuretable import FeatureTable
 

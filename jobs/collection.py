@@ -11,7 +11,7 @@ from seqvis.collection.split import split
 from seqvis.config import JobSettings
 from seqvis.devise.model import DeviseModel
 from seqvis.errors import DataError
-from seqvis.search.building import PictureItems
+from seqvis.search.build import PictureItems
 from seqvis.search.placing import open_trained
 from seqvis.vision.featuretable import FeatureTable
 

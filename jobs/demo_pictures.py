@@ -22,7 +22,7 @@ from seqvis.devise.train import train
 from seqvis.errors import ArtifactError
 from seqvis.plots.style import GREEN
 from seqvis.samples.drawings import ATTRIBUTION, HELD_OUT, TABLE, is_held_out, write_drawings
-from seqvis.search.building import PictureItems, build_collection
+from seqvis.search.build import PictureItems, build_collection
 from seqvis.search.engine import SearchEngine
 from seqvis.storage import locate
 from seqvis.text.vectorbuilding import build_store

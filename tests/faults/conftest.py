@@ -10,7 +10,7 @@ import pytest
 
 from seqvis.devise.model import DeviseModel
 from seqvis.samples.questions import generate_pairs
-from seqvis.search.building import PictureItems, build_collection
+from seqvis.search.build import PictureItems, build_collection
 from seqvis.search.engine import SearchEngine
 from seqvis.translation.train import TrainSettings, train
 from seqvis.translation.translator import Translator

@@ -20,7 +20,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from seqvis.devise.model import DeviseModel
-from seqvis.search.building import PictureItems, build_collection
+from seqvis.search.build import PictureItems, build_collection
 from seqvis.translation.translator import Translator
 from seqvis.vision.featuretable import FeatureTable
 from tests.searching import make_world

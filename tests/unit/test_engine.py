@@ -25,7 +25,7 @@ from seqvis.errors import (
     SearchTimeoutError,
     UnknownWordError,
 )
-from seqvis.search.building import PictureItems, build_collection
+from seqvis.search.build import PictureItems, build_collection
 from seqvis.search.candidates import Candidates, CandidateSet, find_candidates
 from seqvis.search.engine import SearchEngine
 from seqvis.search.pictures import PicturePlacer
