@@ -25,7 +25,7 @@ from seqvis.devise.model import DeviseModel
 from seqvis.devise.settings import DeviseSettings
 from seqvis.devise.train import train
 from seqvis.devise.wordnet import WordNet
-from seqvis.text.wordvectors import WordVectors
+from seqvis.vectors.store import WordVectors
 from seqvis.vision.featuretable import KIND, FeatureTable
 
 METHODS = ("devise", "conse", "blend")

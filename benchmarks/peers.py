@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seqvis.text.vocab import BOS, PAD, SPECIALS, Vocabulary
+from seqvis.text.vocabulary import BOS, PAD, SPECIALS, Vocabulary
 from seqvis.translation import batches
 from seqvis.translation.batches import Batch, pad_ids
 from seqvis.translation.model import Seq2Seq

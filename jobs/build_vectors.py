@@ -17,15 +17,15 @@ from seqvis.errors import ConfigError
 from seqvis.storage import locate
 from seqvis.text.languagecodes import LanguageCode
 from seqvis.text.tokenizers import TokenizerSettings, load_tokenizer
-from seqvis.text.vectorbuilding import (
+from seqvis.vectors.build import (
     MAX_BAD_SHARE,
     WantedWords,
     build_store,
     read_wanted_words,
 )
-from seqvis.text.vectorsources import open_source
-from seqvis.text.vectortraining import SkipGram, Trained, train_vectors
-from seqvis.text.wordvectors import KIND
+from seqvis.vectors.fasttext import SkipGram, Trained, train_vectors
+from seqvis.vectors.sources import open_source
+from seqvis.vectors.store import KIND
 
 
 class BuildVectorsSettings(JobSettings):

@@ -21,7 +21,7 @@ from seqvis.config import JobSettings, read_yaml
 from seqvis.samples.drawings import ATTRIBUTION
 from seqvis.samples.questions import Pair, typed_questions, write_sample
 from seqvis.storage import local_path, locate
-from seqvis.text.textfiles import read_sentences
+from seqvis.text.lines import read_sentences
 from seqvis.translation.evaluate import evaluate
 from seqvis.translation.picture import draw_alignment
 from seqvis.translation.prepare import prepare

@@ -25,9 +25,9 @@ from seqvis.samples.drawings import ATTRIBUTION, HELD_OUT, TABLE, is_held_out, w
 from seqvis.search.build import PictureItems, build_collection
 from seqvis.search.engine import SearchEngine
 from seqvis.storage import locate
-from seqvis.text.vectorbuilding import build_store
-from seqvis.text.vectorsources import open_source
-from seqvis.text.wordvectors import WordVectors
+from seqvis.vectors.build import build_store
+from seqvis.vectors.sources import open_source
+from seqvis.vectors.store import WordVectors
 from seqvis.vision.contact_sheet import Cell, draw_contact_sheet
 from seqvis.vision.features import EmbedSettings, embed_images
 from seqvis.vision.featuretable import FeatureTable

@@ -10,7 +10,7 @@ from seqvis import artifacts
 from seqvis.cli.job import leave, run_job
 from seqvis.config import JobSettings
 from seqvis.storage import locate
-from seqvis.text.textfiles import read_sentences, write_sentences
+from seqvis.text.lines import read_sentences, write_sentences
 from seqvis.translation.batches import validation_texts
 from seqvis.translation.evaluate import evaluate
 from seqvis.translation.metrics import Scoring

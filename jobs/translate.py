@@ -14,7 +14,7 @@ from seqvis.cli.job import leave, run_job
 from seqvis.config import JobSettings
 from seqvis.errors import ConfigError
 from seqvis.storage import locate
-from seqvis.text.textfiles import lines_at_hand, read_sentences, write_sentences
+from seqvis.text.lines import lines_at_hand, read_sentences, write_sentences
 from seqvis.translation.products import Precision
 from seqvis.translation.sentences import SearchSettings
 from seqvis.translation.translator import Translation, Translator

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from seqvis import artifacts
 from seqvis.text.tokenizers import TokenizerSettings, load_tokenizer
-from seqvis.text.vocab import EOS, Vocabulary
+from seqvis.text.vocabulary import EOS, Vocabulary
 
 Pairs = Sequence[tuple[str, str]]
 

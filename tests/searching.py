@@ -11,8 +11,8 @@ from PIL import Image
 
 from seqvis.devise.settings import DeviseSettings
 from seqvis.devise.train import train
-from seqvis.text.vectorbuilding import build_store
-from seqvis.text.vectorsources import open_source
+from seqvis.vectors.build import build_store
+from seqvis.vectors.sources import open_source
 from seqvis.vision.backbones import Backbone, load_backbone
 from tests import pictures
 from tests.pictures import word_vectors, write_features, write_vec_file

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seqvis.text.vocab import BOS, PAD
+from seqvis.text.vocabulary import BOS, PAD
 from seqvis.translation.model import Seq2Seq
 
 

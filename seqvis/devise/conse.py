@@ -11,7 +11,7 @@ import numpy as np
 from seqvis.devise.labels import LabelVectors, label_vectors
 from seqvis.devise.space import Space
 from seqvis.devise.wordnet import WordNet, imagenet_classes
-from seqvis.text.wordvectors import WordVectors
+from seqvis.vectors.store import WordVectors
 
 
 def class_points(

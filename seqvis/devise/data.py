@@ -20,8 +20,8 @@ from seqvis.devise.wordnet import WordNet
 from seqvis.devise.words import LabelSpace
 from seqvis.errors import ArtifactError, ConfigError, DataError
 from seqvis.storage import locate
-from seqvis.text.textfiles import read_text
-from seqvis.text.wordvectors import WordVectors
+from seqvis.text.lines import read_text
+from seqvis.vectors.store import WordVectors
 from seqvis.vision.featuretable import FeatureTable
 from seqvis.vision.layouts import split_of
 

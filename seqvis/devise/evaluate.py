@@ -27,7 +27,7 @@ from seqvis.devise.model import DeviseModel
 from seqvis.devise.wordnet import WordNet
 from seqvis.devise.words import LabelSpace
 from seqvis.errors import DataError
-from seqvis.text.wordvectors import WordVectors
+from seqvis.vectors.store import WordVectors
 from seqvis.vision.featuretable import FeatureTable
 
 CandidateSet = Literal["seen", "unseen", "all", "wordnet", "2-hop", "3-hop"]

@@ -17,7 +17,7 @@ import numpy as np
 from seqvis.checks import check_several
 from seqvis.devise.wordnet import WordNet
 from seqvis.text.punctuation import clean_text
-from seqvis.text.wordvectors import WordVectors
+from seqvis.vectors.store import WordVectors
 from seqvis.vision.layouts import wnid_at_start
 
 EXACT, LOWER, FURTHER = "exact name", "lower case", "further name"

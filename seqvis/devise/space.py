@@ -10,7 +10,7 @@ from itertools import islice
 
 import numpy as np
 
-from seqvis.text.wordvectors import WordVectors
+from seqvis.vectors.store import WordVectors
 
 FREQUENT_WORDS = 20_000
 

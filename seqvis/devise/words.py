@@ -19,7 +19,7 @@ from seqvis.devise.labels import LabelVectors
 from seqvis.devise.space import Space
 from seqvis.errors import ArtifactError
 from seqvis.storage import Location
-from seqvis.text.wordvectors import WordVectors
+from seqvis.vectors.store import WordVectors
 
 KIND = "devise"
 LABELS, WEIGHTS = "labels.parquet", "model.safetensors"

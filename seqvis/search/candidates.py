@@ -16,7 +16,7 @@ from seqvis.devise.labels import label_vectors
 from seqvis.devise.wordnet import WordNet, imagenet_classes
 from seqvis.devise.words import TrainedWords
 from seqvis.errors import DataError
-from seqvis.text.wordvectors import WordVectors
+from seqvis.vectors.store import WordVectors
 
 CandidateSet = Literal["labels", "classes", "wordnet"]
 

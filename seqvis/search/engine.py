@@ -19,7 +19,7 @@ from seqvis.devise.words import TrainedWords, open_vectors
 from seqvis.errors import DataError, QueryError
 from seqvis.search.candidates import CandidateSet, Word
 from seqvis.search.placing import WordPlacer, open_trained
-from seqvis.text.wordvectors import WordVectors
+from seqvis.vectors.store import WordVectors
 
 if TYPE_CHECKING:
     from seqvis.search.pictures import PicturePlacer

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 
-from seqvis.text.wordvectors import WordVectors
+from seqvis.vectors.store import WordVectors
 
 _COMMON = 300  # first words of a store, in which a language's function words stand
 

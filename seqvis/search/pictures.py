@@ -23,7 +23,7 @@ from seqvis.devise.words import open_vectors
 from seqvis.errors import BadPictureError, DataError
 from seqvis.search.candidates import Candidates, CandidateSet, Word, find_candidates
 from seqvis.search.placing import open_trained
-from seqvis.text.wordvectors import WordVectors
+from seqvis.vectors.store import WordVectors
 from seqvis.vision.backbones import Backbone, load_recorded
 from seqvis.vision.images import BadImage, decode, enough, square, thumbnail
 

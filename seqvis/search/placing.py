@@ -21,7 +21,7 @@ from seqvis.errors import ArtifactError
 from seqvis.search.functionwords import function_words_of
 from seqvis.search.queries import Query, parse_query, place_query
 from seqvis.search.spelling import Spelling
-from seqvis.text.wordvectors import WordVectors
+from seqvis.vectors.store import WordVectors
 
 Trained = TypeVar("Trained", bound=TrainedWords)
 

@@ -24,7 +24,7 @@ import numpy as np
 from seqvis.errors import QueryError, UnknownWordError
 from seqvis.search.functionwords import ENGLISH, FunctionWords
 from seqvis.search.querytokens import Token, tidy, tokens_of, without_edges
-from seqvis.text.wordvectors import WordVectors
+from seqvis.vectors.store import WordVectors
 
 LONGEST_QUERY = 1000  # characters
 MOST_TERMS = 50

@@ -18,7 +18,7 @@ import numpy as np
 from seqvis import artifacts
 from seqvis.deadline import UNBOUNDED, Deadline
 from seqvis.storage import Location
-from seqvis.text.wordvectors import KIND, WORD_ENDS, WORDS
+from seqvis.vectors.store import KIND, WORD_ENDS, WORDS
 
 _EDIT, _EXCHANGE = 4, 3  # exchanged letters are the likeliest slip, so they cost a little less
 _OTHER_FIRST_LETTER = 1  # on top of that: people seldom miss the first key

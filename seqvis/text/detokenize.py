@@ -6,8 +6,7 @@ same places most of the time.
 
 from collections.abc import Iterable, Sequence
 
-from seqvis.text.learnedspacing import LearnedSpacing
-from seqvis.text.spacing import separators
+from seqvis.text.spacing import LearnedSpacing, separators
 
 CAPITALIZED, UPPER = CASE_TOKENS = ("_cap_", "_up_")
 

@@ -27,9 +27,9 @@ from seqvis.text.detokenize import (
     upper_first,
 )
 from seqvis.text.languagecodes import canonical_or_same
-from seqvis.text.learnedspacing import LearnedSpacing
 from seqvis.text.protected import by_character, is_protected, protecting
 from seqvis.text.punctuation import clean_text, normalize_punctuation
+from seqvis.text.spacing import LearnedSpacing
 from seqvis.text.spacyrules import add_lower_cased_exceptions, has_rules, spacy_tokenizer
 
 _WORD = re.compile(r"\S+")

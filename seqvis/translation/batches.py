@@ -19,7 +19,7 @@ from torch import Tensor
 from seqvis.artifacts import Artifact
 from seqvis.config import Settings
 from seqvis.errors import ArtifactError
-from seqvis.text.vocab import PAD
+from seqvis.text.vocabulary import PAD
 
 
 class BatchSettings(Settings):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from seqvis.text.vocab import BOS
+from seqvis.text.vocabulary import BOS
 from seqvis.translation.batches import pad_ids
 from seqvis.translation.decoder import likeliest
 from seqvis.translation.inference import Encoded, Inference

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seqvis.text.vocab import PAD
+from seqvis.text.vocabulary import PAD
 from seqvis.translation.attending import LayerWeights, attend_and_step
 from seqvis.translation.attention import AdditiveAttention, EncodedSource
 from seqvis.translation.dropout import drop_weight, drop_words, mask_like

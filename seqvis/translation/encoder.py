@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seqvis.text.vocab import PAD
+from seqvis.text.vocabulary import PAD
 from seqvis.translation.dropout import drop_weight, drop_words, dropout
 from seqvis.translation.gru import GRULayer
 from seqvis.translation.settings import ModelSettings

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from seqvis.text.vocab import BOS, PAD
+from seqvis.text.vocabulary import BOS, PAD
 from seqvis.translation.elementwise import tanh_
 from seqvis.translation.encoder import Encoder
 from seqvis.translation.gru import GRULayer

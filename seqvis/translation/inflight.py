@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from seqvis.errors import BusyError, DataError
+from seqvis.text.languages import SourceSentence
 from seqvis.translation.batches import pad_ids
 from seqvis.translation.cost import Cost
 from seqvis.translation.decode import ReadSentences, RunningBatch, read_sentences
-from seqvis.translation.languages import SourceSentence
 from seqvis.translation.sentences import SearchSettings, Sentence
 from seqvis.translation.settings import InflightSettings
 from seqvis.translation.tickets import (

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seqvis.text.vocab import PAD
+from seqvis.text.vocabulary import PAD
 from seqvis.translation.decoder import likeliest
 from seqvis.translation.gru import product_type
 

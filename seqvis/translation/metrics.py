@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from seqvis.text.punctuation import clean_text
-from seqvis.text.vocab import BOS, PAD
+from seqvis.text.vocabulary import BOS, PAD
 from seqvis.translation.batches import Batch
 from seqvis.translation.decoder import likeliest
 from seqvis.translation.model import Seq2Seq

@@ -11,7 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from seqvis.text.vocab import BOS, PAD
+from seqvis.text.vocabulary import BOS, PAD
 from seqvis.translation.decoder import Decoder, DecoderOutput, DecoderState, likeliest
 from seqvis.translation.encoder import Encoder
 from seqvis.translation.forcing import stretches

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from seqvis.errors import ConfigError
 from seqvis.plots.training import plot_attention
 from seqvis.storage import Location
-from seqvis.text.wordvectors import is_marker
 from seqvis.translation.translator import Translation
+from seqvis.vectors.store import is_marker
 
 
 def draw_alignment(location: Location, translation: Translation) -> None:

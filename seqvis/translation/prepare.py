@@ -35,7 +35,7 @@ from seqvis.text.corpus import (
 from seqvis.text.filters import Tally
 from seqvis.text.lines import check_text_file
 from seqvis.text.tokenizers import SentencePieceTokenizer, check_language
-from seqvis.text.vocab import Vocabulary
+from seqvis.text.vocabulary import Vocabulary
 from seqvis.translation import prepare_counts as counts
 from seqvis.translation import prepare_report as report
 from seqvis.translation.prepare_counts import PartCounts, WrittenPart

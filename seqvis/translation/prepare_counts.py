@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from seqvis.storage import Location
+from seqvis.text.columns import read_tokens, shortened
 from seqvis.text.filters import EXAMPLES, Tally
 from seqvis.text.partitions import read_partition, write_partitions
-from seqvis.text.tokencolumns import read_tokens, shortened
-from seqvis.text.vocab import EOS, UNK, Vocabulary, most_frequent
+from seqvis.text.vocabulary import EOS, UNK, Vocabulary, most_frequent
 from seqvis.translation.prepare_spacing import in_sample
 from seqvis.translation.prepare_tokens import SIDES, StagedPart, write_parquet
 

@@ -14,8 +14,8 @@ from seqvis.errors import DataError
 from seqvis.storage import locate
 from seqvis.text.corpus import AlignedFiles
 from seqvis.text.filters import Tally
-from seqvis.text.textfiles import undecodable_lines
-from seqvis.text.vocab import SPECIALS, Vocabulary
+from seqvis.text.lines import undecodable_lines
+from seqvis.text.vocabulary import SPECIALS, Vocabulary
 from seqvis.translation.prepare_counts import (
     SIDES,
     PartCounts,

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from seqvis.config import Settings
 from seqvis.text.languagecodes import LanguageCode
 from seqvis.text.tokenizers import TokenizerSettings
-from seqvis.text.vocab import LARGEST
+from seqvis.text.vocabulary import LARGEST
 
 
 class PrepareSettings(Settings):

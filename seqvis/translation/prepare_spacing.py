@@ -10,8 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from seqvis.text.detokenize import restore_case
-from seqvis.text.learnedspacing import LearnedSpacing, as_kept, learn
-from seqvis.text.spacing import RULED, separators
+from seqvis.text.spacing import RULED, LearnedSpacing, as_kept, learn, separators
 from seqvis.text.tokenizers import Tokenizer, TokenizerSettings, clean_line, load_tokenizer
 
 SAMPLE = 20_000  # sentences; about 50 MB in the task

@@ -19,10 +19,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from seqvis.storage import Location, storage_errors
+from seqvis.text.columns import tokenize_column
 from seqvis.text.filters import EXAMPLES, Tally, lengths_too_unequal, question_pairs
 from seqvis.text.partitions import write_partitions, write_whole
 from seqvis.text.punctuation import clean_text, normalize_punctuation
-from seqvis.text.tokencolumns import tokenize_column
 from seqvis.text.tokenizers import Tokenizer, TokenizerSettings, load_tokenizer
 from seqvis.translation.prepare_settings import PrepareSettings
 from seqvis.translation.prepare_spacing import in_sample

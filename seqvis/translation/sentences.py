@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from seqvis.config import Settings
-from seqvis.text.vocab import EOS
+from seqvis.text.vocabulary import EOS
 from seqvis.translation.cost import longest_target
 
 

@@ -18,13 +18,8 @@ from torch import Tensor, nn
 from seqvis.artifacts import Artifact
 from seqvis.config import Settings
 from seqvis.errors import ConfigError, DataError
-from seqvis.text.vocab import PAD, UNK, Vocabulary
-from seqvis.text.wordvectors import (
-    WordVectors,
-    embedding_matrix,
-    is_marker,
-    words_without_vector,
-)
+from seqvis.text.languages import Languages, SourceSentence, load_languages
+from seqvis.text.vocabulary import PAD, UNK, Vocabulary
 from seqvis.training.stepper import StepLoss
 from seqvis.training.workers import Workers
 from seqvis.translation.batches import (
@@ -40,7 +35,6 @@ from seqvis.translation.decode import search
 from seqvis.translation.dropout import mask_like
 from seqvis.translation.forcing import ForcingSettings, draw_coins, probability
 from seqvis.translation.inference import Inference
-from seqvis.translation.languages import Languages, SourceSentence, load_languages
 from seqvis.translation.losses import SequenceLoss, projected_cross_entropy
 from seqvis.translation.metrics import (
     FreeRunningSums,
@@ -53,6 +47,12 @@ from seqvis.translation.model import Seq2Seq
 from seqvis.translation.pairmaps import training_pairs
 from seqvis.translation.sentences import Hypothesis, SearchSettings
 from seqvis.translation.settings import DropoutSettings, ModelSettings
+from seqvis.vectors.store import (
+    WordVectors,
+    embedding_matrix,
+    is_marker,
+    words_without_vector,
+)
 
 VALIDATION_BATCH = 200  # sentences; the seed's 125 * 1.6, on which its loss with padding depends
 

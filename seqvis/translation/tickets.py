@@ -4,8 +4,8 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from seqvis.errors import DataError
+from seqvis.text.languages import SourceSentence
 from seqvis.translation.cost import Cost, cost_of
-from seqvis.translation.languages import SourceSentence
 from seqvis.translation.sentences import SearchSettings, Sentence
 from seqvis.translation.translator import Translation
 

@@ -15,8 +15,7 @@ from safetensors.torch import save as save_tensors
 from seqvis import artifacts
 from seqvis.config import Settings
 from seqvis.storage import Location, absolute, locate
-from seqvis.text.wordvectors import KIND as VECTORS
-from seqvis.text.wordvectors import WordVectors
+from seqvis.text.languages import LANGUAGE_FILES
 from seqvis.training.checkpoints import CheckpointStore
 from seqvis.training.fit import FitResult, FitSettings, fit
 from seqvis.training.launch import Report, launch, run_directory
@@ -26,11 +25,12 @@ from seqvis.training.schedules import OptimizerSettings
 from seqvis.training.workers import Workers
 from seqvis.translation.batches import BatchSettings
 from seqvis.translation.forcing import ForcingSettings
-from seqvis.translation.languages import LANGUAGE_FILES
 from seqvis.translation.metrics import Scoring
 from seqvis.translation.overlap import write_trained_pairs
 from seqvis.translation.settings import ModelSettings, Variant, resolve_variant
 from seqvis.translation.task import LossSettings, TranslationTask
+from seqvis.vectors.store import KIND as VECTORS
+from seqvis.vectors.store import WordVectors
 
 if TYPE_CHECKING:
     from seqvis.cluster import Session  # loads Ray

@@ -16,11 +16,11 @@ from seqvis import artifacts
 from seqvis.artifacts import Artifact
 from seqvis.config import settings_from
 from seqvis.storage import Location
+from seqvis.text.languages import Languages, SourceSentence, load_languages
 from seqvis.text.tokenizers import FEW_WORDS
 from seqvis.training.checkpoints import restore_model
 from seqvis.translation.decode import search_many
 from seqvis.translation.inference import Inference
-from seqvis.translation.languages import Languages, SourceSentence, load_languages
 from seqvis.translation.model import Seq2Seq
 from seqvis.translation.products import Precision
 from seqvis.translation.sentences import Hypothesis, SearchSettings

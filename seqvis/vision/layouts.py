@@ -22,7 +22,7 @@ from pyarrow import fs
 
 from seqvis.errors import StorageError
 from seqvis.storage import Location
-from seqvis.text.textfiles import read_sentences
+from seqvis.text.lines import read_sentences
 from seqvis.vision.foldertree import FoundFile
 
 Split = str  # "train", "valid" or "test"

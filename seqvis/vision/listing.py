@@ -23,7 +23,7 @@ from pyarrow import fs
 from seqvis.checks import has_control_characters
 from seqvis.errors import DataError
 from seqvis.storage import Location, locate
-from seqvis.text.textfiles import read_text
+from seqvis.text.lines import read_text
 from seqvis.vision.foldertree import CONTROLS, REMEDIES, read_tree
 from seqvis.vision.layouts import labels_of, wnid_at_start
 

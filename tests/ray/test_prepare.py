@@ -15,7 +15,7 @@ from jobs.prepare_corpus import main
 from seqvis.artifacts import load
 from seqvis.text import corpus
 from seqvis.text.tokenizers import TokenizerSettings, load_tokenizer
-from seqvis.text.vocab import EOS, UNK, Vocabulary
+from seqvis.text.vocabulary import EOS, UNK, Vocabulary
 from seqvis.translation import prepare
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]

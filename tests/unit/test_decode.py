@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from seqvis.samples.questions import generate_pairs
-from seqvis.text.vocab import BOS, EOS, PAD
+from seqvis.text.vocabulary import BOS, EOS, PAD
 from seqvis.translation.batches import pad_ids
 from seqvis.translation.decode import highest, search
 from seqvis.translation.forcing import ForcingSettings

@@ -24,8 +24,8 @@ from seqvis.devise.task import Pictures
 from seqvis.devise.trained import TRAINED_ON, trained_on
 from seqvis.devise.wordnet import imagenet_classes
 from seqvis.errors import DataError, SeqvisError
-from seqvis.text.vectorbuilding import build_store
-from seqvis.text.vectorsources import open_source
+from seqvis.vectors.build import build_store
+from seqvis.vectors.sources import open_source
 from seqvis.vision.featuretable import FeatureTable
 from tests.pictures import (
     FEATURES,

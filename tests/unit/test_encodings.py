@@ -18,9 +18,8 @@ from seqvis.devise.data import read_labels
 from seqvis.errors import ConfigError, DataError
 from seqvis.storage import locate
 from seqvis.text.corpus import index_files, read_pairs
-from seqvis.text.lines import Start
-from seqvis.text.textfiles import lines_at_hand, read_sentences, read_text
-from seqvis.text.vectorbuilding import read_wanted_words
+from seqvis.text.lines import Start, lines_at_hand, read_sentences, read_text
+from seqvis.vectors.build import read_wanted_words
 from seqvis.vision.listing import list_images
 from serve.security import read_yaml_strictly
 

@@ -29,9 +29,9 @@ from seqvis.search.build import PictureItems, build_collection
 from seqvis.search.candidates import Candidates, CandidateSet, find_candidates
 from seqvis.search.engine import SearchEngine
 from seqvis.search.pictures import PicturePlacer
-from seqvis.text.vectorbuilding import build_store
-from seqvis.text.vectorsources import open_source
-from seqvis.text.wordvectors import WordVectors
+from seqvis.vectors.build import build_store
+from seqvis.vectors.sources import open_source
+from seqvis.vectors.store import WordVectors
 from seqvis.vision.backbones import load_recorded
 from seqvis.vision.featuretable import FeatureTable
 from tests.pictures import write_vec_file

@@ -15,7 +15,7 @@ from seqvis.text import lines
 from seqvis.text.corpus import read_pairs
 from seqvis.text.filters import Tally, lengths_too_unequal, question_pair, question_pairs
 from seqvis.text.partitions import read_partition, write_partitions
-from seqvis.text.vocab import most_frequent
+from seqvis.text.vocabulary import most_frequent
 from seqvis.translation.prepare_counts import percentile_length
 from seqvis.translation.prepare_tokens import (
     hash_pairs,

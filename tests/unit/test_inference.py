@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from seqvis.errors import ConfigError
 from seqvis.samples.questions import generate_pairs
-from seqvis.text.vocab import BOS, PAD
+from seqvis.text.vocabulary import BOS, PAD
 from seqvis.translation.batches import pad_ids
 from seqvis.translation.decode import RunningBatch, read_sentences
 from seqvis.translation.forcing import ForcingSettings

@@ -7,7 +7,7 @@ from benchmarks.instrument import Row, Side, as_markdown, chart, compare
 from benchmarks.peers import SeedTraining
 from jobs.benchmark import Benchmark
 from seqvis.errors import ConfigError
-from seqvis.text.vocab import EOS
+from seqvis.text.vocabulary import EOS
 from seqvis.translation.batches import Batch
 from seqvis.translation.forcing import ForcingSettings
 from seqvis.translation.model import Seq2Seq

@@ -22,10 +22,10 @@ from seqvis.devise.labels import (
 from seqvis.devise.metrics import HierarchicalPrecision
 from seqvis.devise.space import Space, unit
 from seqvis.devise.wordnet import WordNet, imagenet_classes
-from seqvis.text.vectorbuilding import build_store
-from seqvis.text.vectorsources import open_source
-from seqvis.text.vectortraining import FEWEST_THREADS
-from seqvis.text.wordvectors import WordVectors
+from seqvis.vectors.build import build_store
+from seqvis.vectors.fasttext import FEWEST_THREADS
+from seqvis.vectors.sources import open_source
+from seqvis.vectors.store import WordVectors
 from tests.pictures import DIMENSION, word_vectors, write_vec_file
 
 DOG, PUPPY, CAT = "n02084071", "n01322604", "n02121620"

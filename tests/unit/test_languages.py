@@ -5,9 +5,9 @@ import unicodedata
 import pytest
 import torch
 
+from seqvis.text.languages import Languages, SourceSentence
 from seqvis.text.tokenizers import TokenizerSettings, load_tokenizer, train_sentencepiece
-from seqvis.text.vocab import UNK, Vocabulary
-from seqvis.translation.languages import Languages, SourceSentence
+from seqvis.text.vocabulary import UNK, Vocabulary
 from seqvis.translation.prepare_counts import without_some_rare
 
 SOURCE = ["Qui est l'avocat d'Émile ?", "Où est le cœur de Paul ?", "J'aime Marie - un peu."]

@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 
 from seqvis.artifacts import create, load
-from seqvis.text.learnedspacing import FEWEST, LearnedSpacing, as_kept, learn
-from seqvis.text.spacing import RULED, separators
+from seqvis.text.languages import LANGUAGE_FILES, load_languages
+from seqvis.text.spacing import FEWEST, RULED, LearnedSpacing, as_kept, learn, separators
 from seqvis.text.tokenizers import TokenizerSettings, load_tokenizer
-from seqvis.translation.languages import LANGUAGE_FILES, load_languages
 from seqvis.translation.prepare_spacing import (
     LearnSpacing,
     Spacing,
@@ -115,7 +114,7 @@ def test_the_order_of_the_sentences_does_not_matter_and_nothing_is_lost_on_disk(
 
 
 def test_a_table_stays_small_whatever_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("seqvis.text.learnedspacing.MOST", 3)
+    monkeypatch.setattr("seqvis.text.spacing.MOST", 3)
     tokens = [f"w{n}" for n in range(100)]
     letters = ["a" * n + "b" for n in range(1, 101)]
     sentence = (letters, separators(letters, "en"), ["", *["", NO_BREAK] * 49, ""])

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from seqvis.text.vocab import BOS, PAD
+from seqvis.text.vocabulary import BOS, PAD
 from seqvis.translation.batches import pad_ids
 from seqvis.translation.dropout import mask_like
 from seqvis.translation.forcing import ForcingSettings

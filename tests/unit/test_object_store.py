@@ -24,9 +24,9 @@ from seqvis.artifacts import MANIFEST, create, load
 from seqvis.errors import ArtifactError, StorageError
 from seqvis.samples.questions import generate_pairs
 from seqvis.storage import locate
-from seqvis.text.wordvectors import WordVectors
 from seqvis.training.checkpoints import CheckpointStore
 from seqvis.translation.train import TrainSettings, train
+from seqvis.vectors.store import WordVectors
 from tests.corpora import write_corpus
 from tests.objectstore import Bucket
 from tests.pictures import picture_features, word_vectors, write_features, write_vec_file

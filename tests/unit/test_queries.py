@@ -15,9 +15,8 @@ from seqvis.errors import QueryError, UnknownWordError
 from seqvis.search.functionwords import function_words_of
 from seqvis.search.queries import Query, Term, parse_query, place_query
 from seqvis.search.spelling import Spelling, edit_costs
-from seqvis.text.subwords import Subwords
-from seqvis.text.vectorwriter import vector_writer
-from seqvis.text.wordvectors import WordVectors
+from seqvis.vectors.store import Subwords, WordVectors
+from seqvis.vectors.writer import vector_writer
 
 WORDS = ["boat", "sail", "engine", "dog", "puppy", "fire", "truck", "motor-boat", "Paris", "été"]
 

@@ -12,8 +12,6 @@ from seqvis import artifacts
 from seqvis.errors import ArtifactError, ConfigError, DataError, StorageError, TrainingError
 from seqvis.samples.questions import generate_pairs
 from seqvis.storage import locate
-from seqvis.text.vectorbuilding import build_store
-from seqvis.text.vectorsources import open_source
 from seqvis.training.checkpoints import CheckpointStore, Snapshot
 from seqvis.training.fit import FitSettings, RunStopped
 from seqvis.training.schedules import OptimizerSettings, learning_rate, momentum
@@ -25,6 +23,8 @@ from seqvis.translation.batches import (
     plan_epoch,
 )
 from seqvis.translation.train import TrainSettings, find_rate, make_task, train, train_worker
+from seqvis.vectors.build import build_store
+from seqvis.vectors.sources import open_source
 from tests.corpora import write_corpus
 from tests.unit.conftest import SMALL
 

@@ -18,12 +18,12 @@ from jobs.translate import main as translate
 from seqvis import artifacts
 from seqvis.errors import DataError
 from seqvis.samples.questions import generate_pairs
-from seqvis.text.textfiles import lines_at_hand
-from seqvis.text.vocab import EOS, PAD
+from seqvis.text.languages import load_languages
+from seqvis.text.lines import lines_at_hand
+from seqvis.text.vocabulary import EOS, PAD
 from seqvis.translation import overlap
 from seqvis.translation.batches import load_pairs, pad_ids
 from seqvis.translation.evaluate import evaluate as score
-from seqvis.translation.languages import load_languages
 from seqvis.translation.sentences import SearchSettings
 from seqvis.translation.train import TrainSettings
 from seqvis.translation.train import train as fit_translator

@@ -12,9 +12,9 @@ import pytest
 
 from jobs import build_vectors
 from seqvis.errors import DataError
-from seqvis.text.vectorbuilding import build_store
-from seqvis.text.vectorsources import open_source
-from seqvis.text.wordvectors import WordVectors
+from seqvis.vectors.build import build_store
+from seqvis.vectors.sources import open_source
+from seqvis.vectors.store import WordVectors
 
 RunJob = Callable[..., tuple[int, dict[str, Any], str]]
 WORDS = ["la", "gare", "\u00e9t\u00e9", "1\u00a0000", "New_York"]
@@ -113,7 +113,7 @@ def test_a_large_binary_file_is_read_across_the_pieces(
     vectors = np.random.default_rng(0).normal(size=(9000, 5)).astype(np.float32)
     words = [f"w{number}" for number in range(9000)]
     (tmp_path / "x").write_bytes(word2vec(vectors, b"\n", words))
-    monkeypatch.setattr("seqvis.text.word2vecfile.READ_BYTES", 100)
+    monkeypatch.setattr("seqvis.vectors.word2vec.READ_BYTES", 100)
     store = build(tmp_path / "x", "vec")
     assert list(store.words()) == words
     np.testing.assert_array_equal(store.find(words)[0], vectors)

@@ -3,7 +3,7 @@
 import pytest
 
 from seqvis.errors import ArtifactError
-from seqvis.text.vocab import BOS, EOS, PAD, SPECIALS, UNK, Vocabulary
+from seqvis.text.vocabulary import BOS, EOS, PAD, SPECIALS, UNK, Vocabulary
 
 
 def test_the_specials_have_the_first_four_ids() -> None:

@@ -22,12 +22,12 @@ from seqvis.artifacts import create
 from seqvis.errors import ArtifactError, DataError
 from seqvis.storage import Location
 from seqvis.text.tokenizers import TokenizerSettings
-from seqvis.text.vectorbuilding import build_store
-from seqvis.text.vectorsources import Block, open_source
-from seqvis.text.vectortraining import FEWEST_THREADS
-from seqvis.text.vectorwriter import vector_writer
-from seqvis.text.vocab import Vocabulary
-from seqvis.text.wordvectors import WordVectors, embedding_matrix, words_without_vector
+from seqvis.text.vocabulary import Vocabulary
+from seqvis.vectors.build import build_store
+from seqvis.vectors.fasttext import FEWEST_THREADS
+from seqvis.vectors.sources import Block, open_source
+from seqvis.vectors.store import WordVectors, embedding_matrix, words_without_vector
+from seqvis.vectors.writer import vector_writer
 
 RunJob = Callable[..., tuple[int, dict[str, Any], str]]
 
@@ -479,8 +479,8 @@ def test_memory_does_not_grow_with_the_matrix(tmp_path: Path) -> None:
             file.write(b"mot%d %s\n" % (number, row))
     script = (
         "import resource, sys\n"
-        "from seqvis.text.vectorsources import open_source\n"
-        "from seqvis.text.vectorbuilding import build_store\n"
+        "from seqvis.vectors.sources import open_source\n"
+        "from seqvis.vectors.build import build_store\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "build_store(open_source('vec', sys.argv[1]), sys.argv[2], {})\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"

@@ -1,20 +1,93 @@
-"""Writes the store of `seqvis.text.wordvectors`, block by block, in memory that does not grow.
+"""Writes a store of word vectors from blocks of words, in memory that does not grow.
 
-Vectors go straight to disk; only the words themselves stay in memory until the end, to be sorted
-(about 250 MB for the 2.5 million of fastText's English Wikipedia).
+Readers of word vectors yield `Block`s and record what they left out. Vectors go straight to
+disk; only the words themselves stay in memory until the end, to be sorted (about 250 MB for the
+2.5 million of fastText's English Wikipedia).
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 from numpy.lib import format as npy_format
 
 from seqvis.artifacts import ArtifactWriter
-from seqvis.text import wordvectors as store
-from seqvis.text.subwords import Subwords
+from seqvis.encodings import BadLines
+from seqvis.errors import DataError
+from seqvis.vectors import store as store
+from seqvis.vectors.store import Subwords
+
+BLOCK = 4096  # words
+
+
+class Block(NamedTuple):
+    """Some words; `rows[i]` is the row of `vectors` of `words[i]` (None: row i)."""
+
+    words: list[str]
+    vectors: np.ndarray  # float32 [at most len(words), dimension]
+    rows: np.ndarray | None = None
+
+
+@dataclass
+class LeftOut:
+    """Entries of a source that are not stored: how many for each reason, and the first few."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+    _words: BadLines = field(default_factory=BadLines)
+
+    def add(self, reason: str, entries: Sequence[str]) -> None:
+        """Counts entries, given by their words or lines."""
+        self.counts[reason] = self.counts.get(reason, 0) + len(entries)
+        self.examples[reason] = [*self.examples.get(reason, []), *entries][:3]
+
+    def decode(self, word: bytes, where: str) -> str | None:
+        """The word of the entry at `where`; None, and it is counted, if it is not UTF-8."""
+        text = self._words.decode(word)
+        if text is None:
+            self.add("not_utf8", [where])
+        return text
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the metrics: reason -> {"entries": n, "first": [...]}."""
+        return {
+            reason: {"entries": count, "first": self.examples[reason]}
+            for reason, count in self.counts.items()
+        }
+
+    def check(self, name: str, stored: int, share: float) -> None:
+        """Raises DataError if these are more than a share of all entries of the source `name`."""
+        entries = stored + self.total
+        if self.total <= share * entries:
+            return
+        reasons = "; ".join(
+            f"{reason.replace('_', ' ')}: {count}, first {', '.join(self.examples[reason])}"
+            for reason, count in self.counts.items()
+        )
+        advice = f"{self._words.advice()}, or " if self._words.count else ""
+        raise DataError(
+            f"{name}: {self.total} of {entries} entries have no usable vector ({reasons}); "
+            f"{advice}raise --max-bad-share to leave them out"
+        )
+
+
+class VectorSource(Protocol):
+    """Words with vectors. `left_out` is known when `blocks` is exhausted."""
+
+    name: str  # of the file or package, for messages
+    dimension: int
+    left_out: LeftOut
+    subwords: Subwords | None
+
+    def blocks(self) -> Iterator[Block]:
+        """All words in the order of the source. Raises DataError if the file is damaged."""
 
 
 class MatrixFile:

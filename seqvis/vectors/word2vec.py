@@ -13,8 +13,8 @@ import numpy as np
 from seqvis.errors import DataError
 from seqvis.storage import Location
 from seqvis.text.lines import READ_BYTES, open_unpacked
-from seqvis.text.subwords import Subwords
-from seqvis.text.vectorblocks import BLOCK, Block, LeftOut
+from seqvis.vectors.store import Subwords
+from seqvis.vectors.writer import BLOCK, Block, LeftOut
 
 _OF_TEXT = bytes(range(0x20, 0x7F)) + b"\t\r\n"
 

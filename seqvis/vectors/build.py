@@ -17,12 +17,11 @@ from seqvis.artifacts import create, load
 from seqvis.config import settings_from
 from seqvis.errors import ConfigError, DataError
 from seqvis.storage import Location, locate
-from seqvis.text.textfiles import read_text
+from seqvis.text.lines import read_text
 from seqvis.text.tokenizers import Tokenizer, TokenizerSettings, load_tokenizer
-from seqvis.text.vectorblocks import Block, VectorSource
-from seqvis.text.vectorwriter import VectorWriter, vector_writer
-from seqvis.text.vocab import SPECIALS, Vocabulary
-from seqvis.text.wordvectors import KIND, is_marker
+from seqvis.text.vocabulary import SPECIALS, Vocabulary
+from seqvis.vectors.store import KIND, is_marker
+from seqvis.vectors.writer import Block, VectorSource, VectorWriter, vector_writer
 
 MISSING = "missing.txt"
 MAX_BAD_SHARE = 0.01  # as for a corpus

@@ -1,23 +1,33 @@
-"""Reads a fastText model file (`.bin`) by mapping it into memory, so that its size is no matter.
+"""fastText: reads its model files, and trains skip-gram vectors of the user's own text.
 
-fastText's own library loads the whole file, 8.5 GB for its English Wikipedia; here only the word
-list is read, and matrix rows when they are asked for. The layout is that of fastText's
-FastText::saveModel, version 12 (and 11, which older models have): magic number and version,
-twelve integers and a double of settings, the dictionary, a flag for quantization, and the input
-matrix, whose first rows belong to words and the rest to hash buckets of n-grams.
+A `.bin` is mapped into memory, so its size does not matter. fastText's own library loads the
+whole file, 8.5 GB for its English Wikipedia; here only the word list is read, and matrix rows
+when they are asked for. The layout is that of fastText's FastText::saveModel, version 12 (and 11,
+which older models have): magic number and version, twelve integers and a double of settings, the
+dictionary, a flag for quantization, and the input matrix, whose first rows belong to words and
+the rest to hash buckets of n-grams.
+
+Training takes a text, one sentence a line, and the tokenizer of the vocabulary, so that words
+match. It cannot be interrupted, so it runs in a process that can.
 """
 
+import multiprocessing
 import struct
+import sys
 from dataclasses import dataclass
 from mmap import ACCESS_READ, mmap
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 
-from seqvis.encodings import packing
-from seqvis.errors import DataError
-from seqvis.text.subwords import Subwords
+from seqvis.encodings import BadLines, packing
+from seqvis.errors import DataError, TrainingError
+from seqvis.storage import locate, storage_errors
+from seqvis.text.lines import read_sentences
+from seqvis.text.tokenizers import Tokenizer
+from seqvis.vectors.store import Subwords
 
 _MAGIC = 793712314
 _SETTINGS = struct.Struct("<12id")
@@ -123,3 +133,88 @@ def _read_dictionary(content: mmap, place: int) -> tuple[list[str | None], int]:
                 words.append(None)
         place = end + 10  # NUL, count (8 bytes), kind of entry (1 byte)
     return words, place + 8 * max(0, pruned)
+
+
+# fastText 0.9.3 initialises its matrices in tenths, one a thread, and leaves the rest of the memory
+# as it was. With fewer threads than ten tenths and a remainder it trains from garbage, and often
+# stops at "Encountered NaN".
+FEWEST_THREADS = 11
+
+
+@dataclass(frozen=True)
+class SkipGram:
+    """Skip-gram with negative sampling (Bojanowski et al. 2017); defaults as fastText's."""
+
+    dimension: int = 300
+    epochs: int = 5
+    min_count: int = 5  # rarer words get no vector of their own
+    threads: int = FEWEST_THREADS
+    buckets: int = 200_000  # for n-grams of 3 to 6 characters; fastText's own default is 2 million
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A fastText model, and how many lines of its text were left out."""
+
+    model: Path
+    bad_lines: int  # not UTF-8
+
+
+def train_vectors(
+    text: str, tokenizer: Tokenizer, folder: Path, settings: SkipGram, max_bad_share: float
+) -> Trained:
+    """Trains on the file or URI `text` (plain or compressed), writing a `.bin` into `folder`.
+
+    Raises DataError if the text is missing or too small, or if more than `max_bad_share` of its
+    lines is not UTF-8; TrainingError if fastText fails.
+    """
+    tokens, model = folder / "tokens.txt", folder / "model.bin"
+    bad = BadLines()
+    with storage_errors(str(folder)), tokens.open("w", encoding="utf-8") as file:
+        for line in read_sentences(locate(text), bad):
+            words = tokenizer.tokenize(line)
+            if words:
+                file.write(" ".join("_".join(word.split()) for word in words) + "\n")
+    bad.check(text, max_bad_share)
+    if not tokens.stat().st_size:
+        raise DataError(f"{text}: holds no text to train on")
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_train, args=(tokens, model, settings, sender), daemon=True)
+    process.start()
+    sender.close()
+    try:
+        process.join()
+    finally:
+        process.kill()
+    problem = receiver.recv() if receiver.poll() else f"its process ended with {process.exitcode}"
+    if "empty" in problem.lower() and "vocabulary" in problem.lower():
+        raise DataError(
+            f"{text}: no word occurs {settings.min_count} times; give more text or a smaller "
+            f"--min-count"
+        )
+    if problem:
+        raise TrainingError(f"{text}: fastText could not train on it ({problem})")
+    tokens.unlink()
+    return Trained(model, bad.count)
+
+
+def _train(tokens: Path, model: Path, settings: SkipGram, result: Connection) -> None:
+    """Runs in a process of its own; sends what went wrong, or an empty string."""
+    import fasttext
+
+    try:
+        trained = fasttext.train_unsupervised(
+            str(tokens),
+            model="skipgram",
+            dim=settings.dimension,
+            epoch=settings.epochs,
+            minCount=settings.min_count,
+            thread=max(settings.threads, FEWEST_THREADS),
+            bucket=settings.buckets,
+            verbose=2 if sys.stderr.isatty() else 0,
+        )
+        trained.save_model(str(model))
+        result.send("")
+    except Exception as error:  # fastText raises several kinds
+        result.send(str(error) or type(error).__name__)

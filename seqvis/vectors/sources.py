@@ -19,11 +19,11 @@ import numpy as np
 from seqvis.encodings import HEAD_BYTES
 from seqvis.errors import DataError
 from seqvis.storage import Location, locate
-from seqvis.text.fasttextfile import FastTextFile
 from seqvis.text.lines import open_text, open_unpacked
-from seqvis.text.subwords import Subwords
-from seqvis.text.vectorblocks import BLOCK, Block, LeftOut, VectorSource
-from seqvis.text.word2vecfile import Word2VecVectors, count_numbers, read_header, word2vec_header
+from seqvis.vectors.fasttext import FastTextFile
+from seqvis.vectors.store import Subwords
+from seqvis.vectors.word2vec import Word2VecVectors, count_numbers, read_header, word2vec_header
+from seqvis.vectors.writer import BLOCK, Block, LeftOut, VectorSource
 
 
 def open_source(form: str, name: str) -> VectorSource:

@@ -14,10 +14,10 @@ from torch import Tensor
 from seqvis.artifacts import Artifact
 from seqvis.config import settings_from
 from seqvis.text.detokenize import CAPITALIZED, CASE_TOKENS, upper_first
-from seqvis.text.learnedspacing import LearnedSpacing
 from seqvis.text.punctuation import clean_text, is_pictograph, spellings, split_pictographs
+from seqvis.text.spacing import LearnedSpacing
 from seqvis.text.tokenizers import CACHED_WORDS, Tokenizer, TokenizerSettings, load_tokenizer
-from seqvis.text.vocab import EOS, SPECIALS, UNK, Vocabulary
+from seqvis.text.vocabulary import EOS, SPECIALS, UNK, Vocabulary
 
 LANGUAGE_FILES = (
     "source.vocab", "target.vocab", "tokenizers.json", "source.spm", "target.spm",
