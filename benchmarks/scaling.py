@@ -29,13 +29,13 @@ from benchmarks.instrument import as_table, in_a_process, rate
 from benchmarks.material import photograph, write_files, write_pairs
 from benchmarks.scaling_model import translator
 from seqvis.cluster import ray_session
+from seqvis.corpus.prepare import prepare
+from seqvis.corpus.settings import PrepareSettings
 from seqvis.samples.questions import generate_pairs
 from seqvis.training.reduction import Reduction, average
 from seqvis.training.workers import BUCKET_MB
 from seqvis.translation.losses import projected_cross_entropy
 from seqvis.translation.model import Seq2Seq
-from seqvis.translation.prepare import prepare
-from seqvis.translation.prepare_settings import PrepareSettings
 from seqvis.translation.train import TrainSettings, train
 from seqvis.vision.augment import AugmentSettings, augment, augmenter
 from seqvis.vision.features import EmbedSettings, embed_images

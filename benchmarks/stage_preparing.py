@@ -15,15 +15,15 @@ from typing import Any
 
 from benchmarks.instrument import Row, Side, WrongResultError, compare, rate
 from benchmarks.material import Material, run_job, write_pairs
+from seqvis.corpus.aligned import read_pairs
+from seqvis.corpus.filters import Tally, question_pair
+from seqvis.corpus.settings import PrepareSettings
+from seqvis.corpus.tokens import usable_pairs
 from seqvis.process import usable_processors
 from seqvis.samples.questions import generate_pairs
 from seqvis.storage import locate
-from seqvis.text.corpus import read_pairs
-from seqvis.text.filters import Tally, question_pair
 from seqvis.text.lines import Start
 from seqvis.text.tokenizers import TokenizerSettings, load_tokenizer
-from seqvis.translation.prepare_settings import PrepareSettings
-from seqvis.translation.prepare_tokens import usable_pairs
 
 GENERATED, FILTERED = 120_000, 200_000
 BLOCKS = 8  # of the longer run; the shorter one has a quarter, one for each of two cores

@@ -18,14 +18,14 @@ from seqvis.cli.console import stage_progress, training_console
 from seqvis.cli.job import leave, run_job
 from seqvis.cluster import ray_session
 from seqvis.config import JobSettings, read_yaml
+from seqvis.corpus.prepare import prepare
+from seqvis.corpus.settings import PrepareSettings
 from seqvis.samples.drawings import ATTRIBUTION
 from seqvis.samples.questions import Pair, typed_questions, write_sample
 from seqvis.storage import local_path, locate
 from seqvis.text.lines import read_sentences
 from seqvis.translation.evaluate import evaluate
 from seqvis.translation.picture import draw_alignment
-from seqvis.translation.prepare import prepare
-from seqvis.translation.prepare_settings import PrepareSettings
 from seqvis.translation.sentences import SearchSettings
 from seqvis.translation.train import TrainSettings, train
 from seqvis.translation.translator import Translator

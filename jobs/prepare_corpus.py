@@ -10,9 +10,9 @@ from seqvis.cli.console import stage_progress
 from seqvis.cli.job import leave, run_job
 from seqvis.cluster import ray_session
 from seqvis.config import JobSettings
-from seqvis.translation.prepare import prepare
-from seqvis.translation.prepare_report import as_text
-from seqvis.translation.prepare_settings import PrepareSettings
+from seqvis.corpus.prepare import prepare
+from seqvis.corpus.report import as_text
+from seqvis.corpus.settings import PrepareSettings
 
 
 class PrepareCorpus(JobSettings, PrepareSettings):  # type: ignore[misc]  # two kinds of config

@@ -20,9 +20,9 @@ import ray
 from ray.cluster_utils import Cluster
 
 from seqvis.artifacts import load
+from seqvis.corpus.prepare import prepare
+from seqvis.corpus.settings import PrepareSettings
 from seqvis.samples.questions import generate_pairs
-from seqvis.translation.prepare import prepare
-from seqvis.translation.prepare_settings import PrepareSettings
 from seqvis.translation.train import TrainSettings, train
 from seqvis.vision.features import EmbedSettings, embed_images
 from tests.corpora import write_corpus

@@ -31,10 +31,10 @@ from ray.data._internal.execution.operators.actor_pool_map_operator import (
 from seqvis import artifacts
 from seqvis.cluster import Session, amount, can_grow
 from seqvis.config import Settings
+from seqvis.corpus.aligned import Progress, ignore_progress, quiet_ray_data
 from seqvis.errors import ArtifactError, ConfigError
 from seqvis.process import keep_freed_memory
 from seqvis.storage import Location, absolute, locate
-from seqvis.text.corpus import Progress, ignore_progress, quiet_ray_data
 from seqvis.vision.backbones import Backbone, load_backbone
 from seqvis.vision.decoding import DecodePictures
 from seqvis.vision.featuretable import KIND, FeatureTable

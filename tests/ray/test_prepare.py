@@ -13,10 +13,9 @@ import pytest
 
 from jobs.prepare_corpus import main
 from seqvis.artifacts import load
-from seqvis.text import corpus
+from seqvis.corpus import aligned, prepare
 from seqvis.text.tokenizers import TokenizerSettings, load_tokenizer
 from seqvis.text.vocabulary import EOS, UNK, Vocabulary
-from seqvis.translation import prepare
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -125,7 +124,7 @@ def test_block_sizes_and_gzip_change_nothing(
     place.write(source, target)
     assert place.run(out="one") == 0
     monkeypatch.setattr(prepare, "PARTITION_PAIRS", 80)
-    monkeypatch.setattr(corpus, "COUNT_BLOCK_BYTES", 1000)
+    monkeypatch.setattr(aligned, "COUNT_BLOCK_BYTES", 1000)
     assert place.run("--lines-per-block", "37", out="many") == 0
     monkeypatch.undo()
     place.names = ("text.fr.gz", "text.en.gz")

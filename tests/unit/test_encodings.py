@@ -14,10 +14,10 @@ import pytest
 
 from seqvis import encodings
 from seqvis.config import read_yaml
+from seqvis.corpus.aligned import index_files, read_pairs
 from seqvis.devise.data import read_labels
 from seqvis.errors import ConfigError, DataError
 from seqvis.storage import locate
-from seqvis.text.corpus import index_files, read_pairs
 from seqvis.text.lines import Start, lines_at_hand, read_sentences, read_text
 from seqvis.vectors.build import read_wanted_words
 from seqvis.vision.listing import list_images

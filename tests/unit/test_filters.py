@@ -9,20 +9,20 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from seqvis.errors import DataError, StorageError
-from seqvis.storage import Location, locate
-from seqvis.text import lines
-from seqvis.text.corpus import read_pairs
-from seqvis.text.filters import Tally, lengths_too_unequal, question_pair, question_pairs
-from seqvis.text.partitions import read_partition, write_partitions
-from seqvis.text.vocabulary import most_frequent
-from seqvis.translation.prepare_counts import percentile_length
-from seqvis.translation.prepare_tokens import (
+from seqvis.corpus.aligned import read_pairs
+from seqvis.corpus.counts import percentile_length
+from seqvis.corpus.filters import Tally, lengths_too_unequal, question_pair, question_pairs
+from seqvis.corpus.partitions import read_partition, write_partitions
+from seqvis.corpus.tokens import (
     hash_pairs,
     hash_sources,
     in_validation_split,
     write_parquet,
 )
+from seqvis.errors import DataError, StorageError
+from seqvis.storage import Location, locate
+from seqvis.text import lines
+from seqvis.text.vocabulary import most_frequent
 
 
 def test_the_question_filter_keeps_the_question_at_the_start_of_both_lines() -> None:

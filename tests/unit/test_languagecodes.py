@@ -6,12 +6,12 @@ import pytest
 from jobs.build_vectors import BuildVectorsSettings
 from jobs.prepare_corpus import PrepareCorpus
 from seqvis.config import settings_from
+from seqvis.corpus.filters import Tally
+from seqvis.corpus.settings import PrepareSettings
+from seqvis.corpus.tokens import usable_pairs
 from seqvis.errors import ConfigError
-from seqvis.text.filters import Tally
 from seqvis.text.languagecodes import canonical_language
 from seqvis.text.tokenizers import TokenizerSettings, check_language, load_tokenizer
-from seqvis.translation.prepare_settings import PrepareSettings
-from seqvis.translation.prepare_tokens import usable_pairs
 
 FLAGS = ["--source", "a", "--target", "b", "--out", "c"]
 

@@ -5,10 +5,10 @@ import unicodedata
 import pytest
 import torch
 
+from seqvis.corpus.counts import without_some_rare
 from seqvis.text.languages import Languages, SourceSentence
 from seqvis.text.tokenizers import TokenizerSettings, load_tokenizer, train_sentencepiece
 from seqvis.text.vocabulary import UNK, Vocabulary
-from seqvis.translation.prepare_counts import without_some_rare
 
 SOURCE = ["Qui est l'avocat d'Émile ?", "Où est le cœur de Paul ?", "J'aime Marie - un peu."]
 TARGET = ["Who is Émile's lawyer?", "Where is Paul's heart?", "I like the iPhone a bit."]

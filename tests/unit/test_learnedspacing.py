@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 
 from seqvis.artifacts import create, load
-from seqvis.text.languages import LANGUAGE_FILES, load_languages
-from seqvis.text.spacing import FEWEST, RULED, LearnedSpacing, as_kept, learn, separators
-from seqvis.text.tokenizers import TokenizerSettings, load_tokenizer
-from seqvis.translation.prepare_spacing import (
+from seqvis.corpus.spacing import (
     LearnSpacing,
     Spacing,
     SpacingSample,
     in_sample,
     with_separators,
 )
+from seqvis.text.languages import LANGUAGE_FILES, load_languages
+from seqvis.text.spacing import FEWEST, RULED, LearnedSpacing, as_kept, learn, separators
+from seqvis.text.tokenizers import TokenizerSettings, load_tokenizer
 from tests.corpora import write_corpus
 
 NO_BREAK, NARROW = "\u00a0", "\u202f"

@@ -1,31 +1,39 @@
 """The first work on every block of pairs: filter, tokenise, hash, and set aside on disk.
 
-In: a table of `seqvis.text.corpus.PAIR_SCHEMA`. Out: two scratch files for the block, its
-tokens and its hashes (partitioned), and a small summary. The split and the search for validation
-sources hash the source without its white space, case and typographic punctuation: sentences
-that differ only in these can become the same tokens, and then one sentence would be on both sides.
+Each block, a table of `aligned.PAIR_SCHEMA`, becomes two scratch files, its tokens and its hashes
+(partitioned), and a small summary. The split and the search for validation sources hash the
+source without its white space, case and typographic punctuation: sentences that differ only in
+these can become the same tokens, and then one sentence would be on both sides.
+
+SentencePiece models are trained before, on a bounded sample of the training sentences. The
+sample is chosen by hash, so it does not depend on how the work was divided, and holds no
+sentence of the validation split. It takes one more reading of the text to count what the filters
+leave and one to collect the sample.
 """
 
 import math
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from seqvis.corpus.aligned import AlignedFiles, Progress, read_aligned, run_blocks, run_items
+from seqvis.corpus.filters import EXAMPLES, Tally, lengths_too_unequal, question_pairs
+from seqvis.corpus.partitions import write_partitions, write_whole
+from seqvis.corpus.settings import PrepareSettings
+from seqvis.corpus.spacing import in_sample
+from seqvis.errors import DataError
 from seqvis.storage import Location, storage_errors
 from seqvis.text.columns import tokenize_column
-from seqvis.text.filters import EXAMPLES, Tally, lengths_too_unequal, question_pairs
-from seqvis.text.partitions import write_partitions, write_whole
 from seqvis.text.punctuation import clean_text, normalize_punctuation
-from seqvis.text.tokenizers import Tokenizer, TokenizerSettings, load_tokenizer
-from seqvis.translation.prepare_settings import PrepareSettings
-from seqvis.translation.prepare_spacing import in_sample
+from seqvis.text.tokenizers import Tokenizer, TokenizerSettings, load_tokenizer, train_sentencepiece
 
 SIDES = ("source", "target")
 
@@ -192,3 +200,81 @@ def write_parquet(location: Location, table: pa.Table) -> None:
 def _tokenizer(settings: TokenizerSettings, model: bytes | None) -> Tokenizer:
     """Kept by a worker process from block to block: its cache of words is what makes it fast."""
     return load_tokenizer(settings, model)
+
+
+def train_models(
+    settings: PrepareSettings, files: AlignedFiles, scratch: Location, progress: Progress
+) -> dict[str, bytes | None]:
+    """The SentencePiece model of each side; None for both with any other tokenizer."""
+    if settings.tokenizer != "sentencepiece":
+        return dict.fromkeys(SIDES)
+    usable = sum(_scan(settings, files, None, 0.0, "counting sentences", progress))
+    if usable == 0:
+        raise DataError(
+            f"{settings.source}, {settings.target}: no pair is left to train SentencePiece on"
+        )
+    share = settings.sentencepiece_sample / usable
+    names = sorted(_scan(settings, files, scratch, share, "sampling sentences", progress))
+    groups = [SIDES] if settings.sentencepiece_joint else [(side,) for side in SIDES]
+    work = _Train(settings, scratch, tuple(names))
+    models: dict[str, bytes | None] = {}
+    for sides, model in run_items(groups, work, "training SentencePiece", progress):
+        models.update(dict.fromkeys(sides, model))
+    return models if len(models) == len(SIDES) else dict.fromkeys(SIDES, models["source"])
+
+
+def _scan(
+    settings: PrepareSettings,
+    files: AlignedFiles,
+    scratch: Location | None,
+    share: float,
+    stage: str,
+    progress: Progress,
+) -> Iterator[Any]:
+    dataset = read_aligned(files, settings.lines_per_block, settings.max_line_bytes)
+    work = _Sample(settings, scratch, share)
+    return run_blocks(dataset, work, stage, files.pairs, progress)
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Counts a block's usable pairs or, given a scratch folder, writes a share of them there."""
+
+    settings: PrepareSettings
+    scratch: Location | None
+    share: float
+
+    def __call__(self, table: pa.Table) -> int | str:
+        pairs = usable_pairs(table, self.settings, Tally()).select(SIDES)
+        if self.settings.valid_source is None:
+            hashes = hash_sources(pairs["source"].to_pylist(), self.settings.seed)
+            pairs = pairs.filter(pa.array(~in_validation_split(hashes, self.settings.valid_share)))
+        if self.scratch is None:
+            return pairs.num_rows
+        chosen = hash_pairs(*(pairs[side].to_pylist() for side in SIDES)) < self.share * 2.0**64
+        name = f"sample-{table['row'][0].as_py():014d}"
+        write_parquet(self.scratch / name, pairs.filter(pa.array(chosen)))
+        return name
+
+
+@dataclass(frozen=True)
+class _Train:
+    """Trains one model on the sampled sentences of the given sides."""
+
+    settings: PrepareSettings
+    scratch: Location
+    samples: tuple[str, ...]
+
+    def __call__(self, sides: tuple[str, ...]) -> tuple[tuple[str, ...], bytes]:
+        lines = (line for side in sides for name in self.samples for line in self._read(name, side))
+        settings = self.settings
+        tokenizer = settings.tokenizer_settings(sides[0])
+        model = train_sentencepiece(
+            lines, tokenizer, settings.sentencepiece_size, settings.seed % 2**31
+        )
+        return sides, model
+
+    def _read(self, name: str, side: str) -> list[str]:
+        location = self.scratch / name
+        table = pq.read_table(location.path, filesystem=location.filesystem, columns=[side])
+        return list(table[side].to_pylist())

@@ -10,20 +10,20 @@ from typing import Any
 import numpy as np
 
 from seqvis.artifacts import ArtifactWriter
-from seqvis.errors import DataError
-from seqvis.storage import locate
-from seqvis.text.corpus import AlignedFiles
-from seqvis.text.filters import Tally
-from seqvis.text.lines import undecodable_lines
-from seqvis.text.vocabulary import SPECIALS, Vocabulary
-from seqvis.translation.prepare_counts import (
+from seqvis.corpus.aligned import AlignedFiles
+from seqvis.corpus.counts import (
     SIDES,
     PartCounts,
     WrittenPart,
     percentile_length,
 )
-from seqvis.translation.prepare_settings import PrepareSettings
-from seqvis.translation.prepare_spacing import Spacing
+from seqvis.corpus.filters import Tally
+from seqvis.corpus.settings import PrepareSettings
+from seqvis.corpus.spacing import Spacing
+from seqvis.errors import DataError
+from seqvis.storage import locate
+from seqvis.text.lines import undecodable_lines
+from seqvis.text.vocabulary import SPECIALS, Vocabulary
 
 BAD_LINES = (
     ("source_not_utf8", "source_line_too_long"),

@@ -15,13 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from seqvis.corpus.filters import EXAMPLES, Tally
+from seqvis.corpus.partitions import read_partition, write_partitions
+from seqvis.corpus.spacing import in_sample
+from seqvis.corpus.tokens import SIDES, StagedPart, write_parquet
 from seqvis.storage import Location
 from seqvis.text.columns import read_tokens, shortened
-from seqvis.text.filters import EXAMPLES, Tally
-from seqvis.text.partitions import read_partition, write_partitions
 from seqvis.text.vocabulary import EOS, UNK, Vocabulary, most_frequent
-from seqvis.translation.prepare_spacing import in_sample
-from seqvis.translation.prepare_tokens import SIDES, StagedPart, write_parquet
 
 COMPACT_ROWS = 2_000_000  # counts held before equal words are summed
 

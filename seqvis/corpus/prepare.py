@@ -22,8 +22,9 @@ import numpy as np
 from seqvis import artifacts
 from seqvis.artifacts import ArtifactWriter
 from seqvis.cluster import Session
-from seqvis.storage import Location, locate
-from seqvis.text.corpus import (
+from seqvis.corpus import counts as counts
+from seqvis.corpus import report as report
+from seqvis.corpus.aligned import (
     AlignedFiles,
     Progress,
     ignore_progress,
@@ -32,23 +33,21 @@ from seqvis.text.corpus import (
     run_blocks,
     run_items,
 )
-from seqvis.text.filters import Tally
-from seqvis.text.lines import check_text_file
-from seqvis.text.tokenizers import SentencePieceTokenizer, check_language
-from seqvis.text.vocabulary import Vocabulary
-from seqvis.translation import prepare_counts as counts
-from seqvis.translation import prepare_report as report
-from seqvis.translation.prepare_counts import PartCounts, WrittenPart
-from seqvis.translation.prepare_pieces import train_models
-from seqvis.translation.prepare_settings import PrepareSettings
-from seqvis.translation.prepare_spacing import (
+from seqvis.corpus.counts import PartCounts, WrittenPart
+from seqvis.corpus.filters import Tally
+from seqvis.corpus.settings import PrepareSettings
+from seqvis.corpus.spacing import (
     KEPT,
     SAMPLE,
     LearnSpacing,
     Spacing,
     SpacingSample,
 )
-from seqvis.translation.prepare_tokens import SIDES, StagedPart, TokenizeBlock
+from seqvis.corpus.tokens import SIDES, StagedPart, TokenizeBlock, train_models
+from seqvis.storage import Location, locate
+from seqvis.text.lines import check_text_file
+from seqvis.text.tokenizers import SentencePieceTokenizer, check_language
+from seqvis.text.vocabulary import Vocabulary
 
 _log = logging.getLogger(__name__)
 
