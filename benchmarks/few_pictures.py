@@ -26,7 +26,7 @@ from seqvis.devise.settings import DeviseSettings
 from seqvis.devise.train import train
 from seqvis.devise.wordnet import WordNet
 from seqvis.vectors.store import WordVectors
-from seqvis.vision.featuretable import KIND, FeatureTable
+from seqvis.vision.feature_table import KIND, FeatureTable
 
 METHODS = ("devise", "conse", "blend")
 FOUND = ("its labels found", "other words found")

@@ -38,7 +38,7 @@ from seqvis.translation.losses import projected_cross_entropy
 from seqvis.translation.model import Seq2Seq
 from seqvis.translation.train import TrainSettings, train
 from seqvis.vision.augment import AugmentSettings, augment, augmenter
-from seqvis.vision.features import EmbedSettings, embed_images
+from seqvis.vision.embed import EmbedSettings, embed_images
 from seqvis.vision.images import decode, enough, square
 
 COUNTS = (1, 2, 4)

@@ -21,7 +21,7 @@ from benchmarks.instrument import Row, Side, WrongResultError, compare
 from benchmarks.material import Material, photograph, run_job, write_files
 from seqvis.process import usable_processors
 from seqvis.vision.backbones import Backbone, load_backbone
-from seqvis.vision.featuretable import FeatureTable
+from seqvis.vision.feature_table import FeatureTable
 from seqvis.vision.images import decode, enough, square, thumbnail
 
 FEW, MANY, SIZE, BATCH = 128, 512, 224, 64

@@ -13,7 +13,7 @@ from seqvis.config import JobSettings
 from seqvis.devise.model import DeviseModel
 from seqvis.search.build import PictureItems, build_collection
 from seqvis.storage import local_path
-from seqvis.vision.featuretable import FeatureTable
+from seqvis.vision.feature_table import FeatureTable
 
 
 class BuildIndex(JobSettings):

@@ -13,7 +13,7 @@ from seqvis.devise.model import DeviseModel
 from seqvis.errors import DataError
 from seqvis.search.build import PictureItems
 from seqvis.search.placing import open_trained
-from seqvis.vision.featuretable import FeatureTable
+from seqvis.vision.feature_table import FeatureTable
 
 
 class Keep(JobSettings):

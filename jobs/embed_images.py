@@ -7,7 +7,7 @@ from seqvis.cli.console import stage_progress
 from seqvis.cli.job import leave, run_job
 from seqvis.cluster import ray_session
 from seqvis.config import JobSettings
-from seqvis.vision.features import EmbedSettings, embed_images
+from seqvis.vision.embed import EmbedSettings, embed_images
 
 
 class EmbedImages(JobSettings, EmbedSettings):  # type: ignore[misc]  # two kinds of config

@@ -26,7 +26,7 @@ from seqvis.devise.trained import trained_on
 from seqvis.devise.wordnet import WordNet
 from seqvis.devise.words import LabelSpace, open_vectors
 from seqvis.storage import locate
-from seqvis.vision.featuretable import FeatureTable
+from seqvis.vision.feature_table import FeatureTable
 
 HELD_OUT, TRAINING = "pictures held out of training", "pictures of the training"
 NOT_RECORDED = "pictures that may have been in the training"

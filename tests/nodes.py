@@ -24,7 +24,7 @@ from seqvis.corpus.prepare import prepare
 from seqvis.corpus.settings import PrepareSettings
 from seqvis.samples.questions import generate_pairs
 from seqvis.translation.train import TrainSettings, train
-from seqvis.vision.features import EmbedSettings, embed_images
+from seqvis.vision.embed import EmbedSettings, embed_images
 from tests.corpora import write_corpus
 from tests.pictures import encoded
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from seqvis import artifacts
-from seqvis.vision.featuretable import KIND
+from seqvis.vision.feature_table import KIND
 
 DIMENSION = 12  # of word vectors
 FEATURES = 24

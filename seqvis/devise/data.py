@@ -22,7 +22,7 @@ from seqvis.errors import ArtifactError, ConfigError, DataError
 from seqvis.storage import locate
 from seqvis.text.lines import read_text
 from seqvis.vectors.store import WordVectors
-from seqvis.vision.featuretable import FeatureTable
+from seqvis.vision.feature_table import FeatureTable
 from seqvis.vision.layouts import split_of
 
 SHOWN = 3  # labels that a message names

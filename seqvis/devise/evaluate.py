@@ -28,7 +28,7 @@ from seqvis.devise.wordnet import WordNet
 from seqvis.devise.words import LabelSpace
 from seqvis.errors import DataError
 from seqvis.vectors.store import WordVectors
-from seqvis.vision.featuretable import FeatureTable
+from seqvis.vision.feature_table import FeatureTable
 
 CandidateSet = Literal["seen", "unseen", "all", "wordnet", "2-hop", "3-hop"]
 

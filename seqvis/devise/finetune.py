@@ -33,7 +33,7 @@ from seqvis.training.stepper import StepLoss
 from seqvis.training.workers import Workers
 from seqvis.vision.augment import augment, augmenter
 from seqvis.vision.backbones import Backbone, load_recorded
-from seqvis.vision.featuretable import FeatureTable
+from seqvis.vision.feature_table import FeatureTable
 from seqvis.vision.images import BadImage, decode, enough, square
 from seqvis.vision.listing import list_images
 

@@ -31,7 +31,7 @@ from seqvis.devise.words import KIND, LABELS, WEIGHTS, LabelSpace, TrainedWords,
 from seqvis.errors import ArtifactError, DataError
 from seqvis.storage import Location
 from seqvis.vision.backbones import Embedded
-from seqvis.vision.featuretable import FeatureTable
+from seqvis.vision.feature_table import FeatureTable
 
 BACKBONE = "backbone.safetensors"
 BLOCK = 8192  # rows projected at once

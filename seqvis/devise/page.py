@@ -18,7 +18,7 @@ from seqvis.devise.evaluate import CandidateSet, nearest_labels, rows_to_score
 from seqvis.devise.model import DeviseModel
 from seqvis.devise.words import LabelSpace
 from seqvis.storage import Location
-from seqvis.vision.featuretable import FeatureTable
+from seqvis.vision.feature_table import FeatureTable
 
 Metrics = Mapping[str, Mapping[str, float]]
 

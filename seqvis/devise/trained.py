@@ -11,7 +11,7 @@ import numpy as np
 from seqvis.artifacts import ArtifactWriter
 from seqvis.devise.data import held_out_by_path
 from seqvis.devise.model import DeviseModel
-from seqvis.vision.featuretable import FeatureTable
+from seqvis.vision.feature_table import FeatureTable
 
 TRAINED_ON = "trained_on.npy"
 

@@ -24,7 +24,7 @@ from seqvis.devise.wordnet import WordNet
 from seqvis.errors import ArtifactError, DataError
 from seqvis.storage import absolute
 from seqvis.vision.backbones import Embedded
-from seqvis.vision.featuretable import TOP_COLUMNS, FeatureTable
+from seqvis.vision.feature_table import TOP_COLUMNS, FeatureTable
 
 _BLOCK = 2048  # pictures read and projected at once
 _COLUMNS = ("path", "label", "width", "height", "thumbnail")

@@ -18,9 +18,8 @@ from torch import Tensor, nn
 
 from seqvis.checks import check_several
 from seqvis.errors import ArtifactError, ConfigError, SeqvisError
-from seqvis.vision.classifiers import load_classifier
-from seqvis.vision.folding import folded
 from seqvis.vision.images import Fit, decode, enough, square
+from seqvis.vision.networks import folded, load_classifier
 
 IMAGENET_CLASSES = 1000
 TOP = 10

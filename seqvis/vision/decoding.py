@@ -12,7 +12,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from seqvis.vision import images
-from seqvis.vision.featurewriter import EMBEDDED, SAME
+from seqvis.vision.feature_writer import EMBEDDED, SAME
 from seqvis.vision.foldertree import NO_FILE, REMEDIES, UNREADABLE
 from seqvis.vision.images import BadImage, Fit, enough
 

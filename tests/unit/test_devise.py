@@ -26,7 +26,7 @@ from seqvis.devise.wordnet import imagenet_classes
 from seqvis.errors import DataError, SeqvisError
 from seqvis.vectors.build import build_store
 from seqvis.vectors.sources import open_source
-from seqvis.vision.featuretable import FeatureTable
+from seqvis.vision.feature_table import FeatureTable
 from tests.pictures import (
     FEATURES,
     picture_features,

@@ -33,7 +33,7 @@ from seqvis.vectors.build import build_store
 from seqvis.vectors.sources import open_source
 from seqvis.vectors.store import WordVectors
 from seqvis.vision.backbones import load_recorded
-from seqvis.vision.featuretable import FeatureTable
+from seqvis.vision.feature_table import FeatureTable
 from tests.pictures import write_vec_file
 from tests.searching import NAMES, UNSEEN, World, draw, make_world, train_small
 

@@ -18,7 +18,7 @@ from seqvis.devise.model import DeviseModel
 from seqvis.devise.page import Example, page_examples, write_page
 from seqvis.errors import StorageError
 from seqvis.storage import locate
-from seqvis.vision.featuretable import FeatureTable
+from seqvis.vision.feature_table import FeatureTable
 from tests.searching import EACH, NAMES, UNSEEN, World, make_world
 
 VOID = {"meta", "img", "br"}

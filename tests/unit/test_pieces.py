@@ -17,8 +17,8 @@ from seqvis import artifacts
 from seqvis.errors import DataError
 from seqvis.storage import Location, locate
 from seqvis.vision import pieces as pieces_module
-from seqvis.vision.featuretable import KIND, FeatureTable
-from seqvis.vision.featurewriter import (
+from seqvis.vision.feature_table import KIND, FeatureTable
+from seqvis.vision.feature_writer import (
     EMBEDDED,
     NOT_FINITE,
     SAME,

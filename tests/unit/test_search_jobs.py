@@ -26,7 +26,7 @@ from seqvis.collection.items import Match, check_ids
 from seqvis.collection.shards import merge, shard_paths
 from seqvis.devise.model import DeviseModel
 from seqvis.vision.backbones import load_backbone
-from seqvis.vision.featuretable import FeatureTable
+from seqvis.vision.feature_table import FeatureTable
 from tests.searching import World, draw, embed_to, make_world, train_small
 
 Job = Callable[..., tuple[int, dict[str, Any], str]]

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from seqvis.artifacts import ArtifactWriter
 from seqvis.errors import DataError
 from seqvis.storage import storage_errors
-from seqvis.vision.featuretable import PARTS, REJECTED, FeatureTable
+from seqvis.vision.feature_table import PARTS, REJECTED, FeatureTable
 from seqvis.vision.foldertree import REMEDIES
 from seqvis.vision.listing import Listing
 from seqvis.vision.pieces import Pieces

@@ -1,6 +1,6 @@
 """A folder of images, or a table of URIs, becomes a table of features, on Ray Data.
 
-In: `EmbedSettings`. Out: the features artifact (`seqvis.vision.featuretable`). The stages:
+In: `EmbedSettings`. Out: the features artifact (`seqvis.vision.feature_table`). The stages:
 
     list files -> read, decode, cut to size (CPU tasks) -> backbone (actors on GPUs or CPUs)
                -> pieces in OUT.run
@@ -37,8 +37,8 @@ from seqvis.process import keep_freed_memory
 from seqvis.storage import Location, absolute, locate
 from seqvis.vision.backbones import Backbone, load_backbone
 from seqvis.vision.decoding import DecodePictures
-from seqvis.vision.featuretable import KIND, FeatureTable
-from seqvis.vision.featurewriter import (
+from seqvis.vision.feature_table import KIND, FeatureTable
+from seqvis.vision.feature_writer import (
     EMBEDDED,
     NOT_FINITE,
     Known,
