@@ -20,11 +20,10 @@ import pyarrow.parquet as pq
 from benchmarks.instrument import as_table
 from seqvis import artifacts
 from seqvis.devise.evaluate import candidate_labels, evaluate, rows_to_score
-from seqvis.devise.labels import label_vectors
+from seqvis.devise.labels import WordNet, label_vectors
 from seqvis.devise.model import DeviseModel
 from seqvis.devise.settings import DeviseSettings
 from seqvis.devise.train import train
-from seqvis.devise.wordnet import WordNet
 from seqvis.vectors.store import WordVectors
 from seqvis.vision.feature_table import KIND, FeatureTable
 

@@ -15,8 +15,7 @@ from torch.nn import functional
 
 from benchmarks.instrument import Row, Side, WrongResultError, compare, rate_over
 from benchmarks.material import SEED, Material
-from seqvis.devise.head import HeadSettings
-from seqvis.devise.losses import LossSettings
+from seqvis.devise.head import HeadSettings, LossSettings
 from seqvis.devise.task import HeadTask, Pictures
 from seqvis.training.schedules import OptimizerSettings
 from seqvis.training.stepper import Stepper

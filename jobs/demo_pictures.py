@@ -15,8 +15,8 @@ from seqvis.cli.console import Report, stage_progress, training_console
 from seqvis.collection.collection import Collection
 from seqvis.config import read_yaml
 from seqvis.devise.evaluate import candidate_labels, evaluate
+from seqvis.devise.examples_page import page_examples, write_page
 from seqvis.devise.model import DeviseModel, LabelSpace
-from seqvis.devise.page import page_examples, write_page
 from seqvis.devise.settings import DeviseSettings
 from seqvis.devise.train import train
 from seqvis.errors import ArtifactError

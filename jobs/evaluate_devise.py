@@ -12,6 +12,7 @@ from pydantic import Field
 
 from seqvis.cli.job import leave, run_job
 from seqvis.config import JobSettings
+from seqvis.devise.data import trained_on
 from seqvis.devise.evaluate import (
     CandidateSet,
     Evaluation,
@@ -19,12 +20,10 @@ from seqvis.devise.evaluate import (
     evaluate,
     rows_to_score,
 )
-from seqvis.devise.labels import SEED_COVERAGE
+from seqvis.devise.examples_page import metrics_by_set, page_examples, write_page
+from seqvis.devise.labels import SEED_COVERAGE, WordNet
 from seqvis.devise.model import DeviseModel
-from seqvis.devise.page import metrics_by_set, page_examples, write_page
-from seqvis.devise.trained import trained_on
-from seqvis.devise.wordnet import WordNet
-from seqvis.devise.words import LabelSpace, open_vectors
+from seqvis.devise.space import LabelSpace, open_vectors
 from seqvis.storage import locate
 from seqvis.vision.feature_table import FeatureTable
 

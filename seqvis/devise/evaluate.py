@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from seqvis.devise.labels import label_vectors
+from seqvis.devise.labels import WordNet, label_vectors
 from seqvis.devise.metrics import (
     HIT_AT,
     PRECISION_AT,
@@ -24,8 +24,7 @@ from seqvis.devise.metrics import (
     ranks,
 )
 from seqvis.devise.model import DeviseModel
-from seqvis.devise.wordnet import WordNet
-from seqvis.devise.words import LabelSpace
+from seqvis.devise.space import LabelSpace
 from seqvis.errors import DataError
 from seqvis.vectors.store import WordVectors
 from seqvis.vision.feature_table import FeatureTable

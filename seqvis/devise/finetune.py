@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seqvis.devise.data import TrainingData
-from seqvis.devise.head import Head
-from seqvis.devise.losses import rowwise_loss
+from seqvis.devise.head import Head, rowwise_loss
 from seqvis.devise.settings import DeviseSettings
 from seqvis.devise.task import SHOWN_HITS
 from seqvis.errors import DataError

@@ -1,14 +1,70 @@
-"""The head that projects picture features into the space of words: lesson 11's, or a linear map.
+"""The head that projects picture features into the space of words, its losses, and ConSE.
 
-Batch norm, dropout, a hidden layer of 1,024 with ReLU, batch norm, dropout, and the projection, in
-the order of fastai's ConvnetBuilder. With `hidden` 0 only the last three remain.
+Lesson 11's head is batch norm, dropout, a hidden layer of 1,024 with ReLU, batch norm, dropout,
+and the projection, in the order of fastai's ConvnetBuilder. With `hidden` 0 only the last three
+remain. Each loss takes projections [n, dimension], the unit vectors of all seen labels [labels,
+dimension] and the number of each row's label [n], and gives the loss of each row [n].
+
+ConSE (Norouzi et al. 2014, arXiv 1312.5650) searches zero-shot without any training: a picture
+lies at the mean of the vectors of the classifier's ten likeliest classes, weighted by their
+probabilities. It is the baseline that a trained head must beat.
 """
 
+from collections.abc import Collection
+from typing import Literal
+
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from seqvis.config import Settings
+from seqvis.devise.labels import LabelVectors, WordNet, imagenet_classes, label_vectors
+from seqvis.devise.space import Space
+from seqvis.vectors.store import WordVectors
+
+LossName = Literal["cosine", "hinge", "softmax"]
+
+
+class LossSettings(Settings):
+    """What training minimises; `--loss` names it."""
+
+    margin: float = Field(0.1, gt=0)
+    """hinge: by how much the right label must lead (the DeViSE paper's 0.1)."""
+    scale: float = Field(10.0, gt=0)
+    """softmax: what cosines are multiplied by."""
+
+
+def rowwise_loss(
+    name: LossName, settings: LossSettings, projected: Tensor, targets: Tensor, labels: Tensor
+) -> Tensor:
+    """The loss `name` of each row."""
+    if name == "cosine":
+        return cosine_loss(projected, targets, labels)
+    if name == "hinge":
+        return hinge_rank_loss(projected, targets, labels, settings.margin)
+    return softmax_loss(projected, targets, labels, settings.scale)
+
+
+def cosine_loss(projected: Tensor, targets: Tensor, labels: Tensor) -> Tensor:
+    """1 - cosine of the projection and its label's vector: lesson 11's."""
+    return 1 - F.cosine_similarity(projected, targets[labels])
+
+
+def hinge_rank_loss(projected: Tensor, targets: Tensor, labels: Tensor, margin: float) -> Tensor:
+    """Sum over wrong labels j of max(0, margin - t_label . v + t_j . v); Frome et al. 2013, (1)."""
+    scores = projected @ targets.T  # (n, labels)
+    right = scores.gather(1, labels[:, None])
+    behind = F.relu(margin - right + scores)
+    wrong = torch.ones_like(behind).scatter_(1, labels[:, None], 0)
+    return (behind * wrong).sum(1)
+
+
+def softmax_loss(projected: Tensor, targets: Tensor, labels: Tensor, scale: float) -> Tensor:
+    """Cross-entropy over the cosines with all seen labels, times `scale`."""
+    scores = F.normalize(projected) @ targets.T
+    return F.cross_entropy(scale * scores, labels, reduction="none")
 
 
 class HeadSettings(Settings):
@@ -43,3 +99,19 @@ class Head(nn.Module):
 def _before(settings: HeadSettings, size: int) -> list[nn.Module]:
     norm: list[nn.Module] = [nn.BatchNorm1d(size)] if settings.batch_norm else []
     return [*norm, nn.Dropout(settings.dropout)]
+
+
+def class_points(
+    vectors: WordVectors, wordnet: WordNet, space: Space, unseen: Collection[str]
+) -> np.ndarray:
+    """Points of ImageNet's 1,000 classes, float32 [1000, dimension]; zeros for unseen ones.
+
+    The classifier was trained on all of them: leaving out those that are to count as unseen is as
+    near as its probabilities come to a classifier that was not.
+    """
+    wnids = [wnid for wnid, _ in imagenet_classes()]
+    found: LabelVectors = label_vectors(wnids, vectors, wordnet)
+    points = space.place(found.vectors)
+    left_out = set(unseen)
+    points[[wnid in left_out for wnid in wnids]] = 0
+    return points

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from seqvis.devise.wordnet import WordNet
+from seqvis.devise.labels import WordNet
 
 HIT_AT = (1, 2, 5, 10, 20)
 PRECISION_AT = (2, 5, 10, 20)

@@ -26,8 +26,7 @@ from torch import Tensor
 from seqvis import artifacts
 from seqvis.artifacts import Artifact, ArtifactWriter
 from seqvis.devise.head import Head, HeadSettings
-from seqvis.devise.space import unit
-from seqvis.devise.words import KIND, LABELS, WEIGHTS, LabelSpace, TrainedWords, misfit
+from seqvis.devise.space import KIND, LABELS, WEIGHTS, LabelSpace, TrainedWords, misfit, unit
 from seqvis.errors import ArtifactError, DataError
 from seqvis.storage import Location
 from seqvis.vision.backbones import Embedded

@@ -5,8 +5,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from seqvis.config import Settings
-from seqvis.devise.head import HeadSettings
-from seqvis.devise.losses import LossName, LossSettings
+from seqvis.devise.head import HeadSettings, LossName, LossSettings
 from seqvis.devise.metrics import HIT_AT
 from seqvis.training.fit import FitSettings
 from seqvis.training.schedules import OptimizerSettings

@@ -3,13 +3,26 @@
 Word vectors share a direction that says nothing of their meaning; everything is nearer to some
 words than to others because of it. `Space` takes the mean of the most frequent words away before
 vectors are brought to unit length (Mu and Viswanath 2018, arXiv 1702.01417, its first step).
+
+`TrainedWords` is a trained model as far as words go; `DeviseModel` adds the network that places
+pictures. Nothing here imports torch, so that a process which only answers text queries starts in
+a second and stays small.
 """
 
+import io
 from dataclasses import dataclass
 from itertools import islice
+from typing import Self
 
 import numpy as np
+import pyarrow.parquet as pq
+from safetensors.numpy import load as load_arrays
 
+from seqvis import artifacts
+from seqvis.artifacts import Artifact
+from seqvis.devise.labels import LabelVectors
+from seqvis.errors import ArtifactError
+from seqvis.storage import Location
 from seqvis.vectors.store import WordVectors
 
 FREQUENT_WORDS = 20_000
@@ -44,3 +57,108 @@ def unit(rows: np.ndarray) -> np.ndarray:
     """Rows of unit length; rows of zeros stay zeros."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.asarray(rows / np.where(lengths > 0, lengths, 1), dtype=np.float32)
+
+
+KIND = "devise"
+LABELS, WEIGHTS = "labels.parquet", "model.safetensors"
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """The labels a model knows, seen in training or not."""
+
+    labels: list[str]  # wnids or names
+    names: list[str]  # to be read
+    vectors: np.ndarray  # float32 [labels, dimension], points of the space, of unit length
+    seen: np.ndarray  # bool [labels]
+    how: list[str]  # how the vector was found
+
+    @classmethod
+    def of(cls, found: LabelVectors, space: Space, seen: np.ndarray) -> "LabelSpace":
+        return cls(found.labels, found.names, space.place(found.vectors), seen, found.how)
+
+    @classmethod
+    def read(cls, artifact: Artifact) -> "LabelSpace":
+        """The labels that a model's artifact holds."""
+        # `read_table` and `to_numpy` would load pandas, which takes as long as all the rest.
+        table = pq.ParquetFile(io.BytesIO(artifact.file(LABELS).read_bytes())).read()
+        vectors = table["vector"].combine_chunks()
+        return cls(
+            table["label"].to_pylist(),
+            table["name"].to_pylist(),
+            np.from_dlpack(vectors.flatten()).reshape(len(table), -1),
+            np.array(table["seen"].to_pylist(), dtype=bool),
+            table["how"].to_pylist(),
+        )
+
+
+class TrainedWords:
+    """Places words in the space of a trained model. Read-only; safe to share between threads."""
+
+    def __init__(self, artifact: Artifact, labels: LabelSpace, centre: np.ndarray):
+        self.artifact = artifact
+        self.space = labels
+        self._place = Space(centre)
+
+    @classmethod
+    def open(cls, uri: str | Location) -> Self:
+        """Opens what train_devise wrote. Raises ArtifactError if it is missing or altered."""
+        artifact = artifacts.load(uri, KIND)
+        tensors = load_arrays(artifact.file(WEIGHTS).read_bytes())
+        try:
+            return cls(artifact, LabelSpace.read(artifact), tensors["centre"])
+        except KeyError as error:
+            raise misfit(artifact, error) from error
+
+    @property
+    def dimension(self) -> int:
+        """Of word vectors."""
+        return self._place.dimension
+
+    @property
+    def unseen_bonus(self) -> float:
+        """What is added to the cosines of unseen labels where all of `space` compete."""
+        return float(self.artifact.metrics["unseen_bonus"])
+
+    @property
+    def vectors_uri(self) -> str:
+        return str(self.artifact.config["vectors"])
+
+    @property
+    def vectors_fingerprint(self) -> str:
+        return str(self.artifact.config["vectors_fingerprint"])
+
+    def place_words(self, vectors: np.ndarray) -> np.ndarray:
+        """Word vectors as stored, [n, dimension], as points of the space."""
+        return self._place.place(vectors)
+
+
+def open_vectors(model: TrainedWords, vectors: str | None = None) -> WordVectors:
+    """The word vectors that the model was trained with, at `vectors` if they were moved.
+
+    Raises ArtifactError if they are not there or are others.
+    """
+    uri = vectors or model.vectors_uri
+    try:
+        store = WordVectors.open(uri)
+    except ArtifactError as error:
+        raise ArtifactError(f"{error}\n--vectors: say where {model.vectors_uri} is now") from error
+    where = model.artifact.location.uri
+    if store.dimension != model.dimension:
+        raise ArtifactError(
+            f"{uri}: its vectors have {store.dimension} dimensions, those of {where} "
+            f"{model.dimension}; give the word vectors that it was trained with"
+        )
+    if store.fingerprint() != model.vectors_fingerprint:
+        raise ArtifactError(
+            f"{uri}: holds other word vectors than {where} was trained with; give those"
+        )
+    return store
+
+
+def misfit(artifact: Artifact, error: Exception) -> ArtifactError:
+    """What to raise where weights lack a part or have another shape than the settings say."""
+    return ArtifactError(
+        f"{artifact.location.uri}: its weights do not fit its settings ({error}); "
+        f"train it anew with python -m jobs.train_devise"
+    )

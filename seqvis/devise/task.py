@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seqvis.devise.head import Head, HeadSettings
-from seqvis.devise.losses import LossName, LossSettings, rowwise_loss
+from seqvis.devise.head import Head, HeadSettings, LossName, LossSettings, rowwise_loss
 from seqvis.errors import DataError
 from seqvis.training.stepper import StepLoss
 from seqvis.training.workers import Workers

@@ -19,17 +19,14 @@ from torch import Tensor
 
 from seqvis import artifacts
 from seqvis.devise.calibrate import Calibration, calibrate
-from seqvis.devise.conse import class_points
-from seqvis.devise.data import TrainingData, load_data
+from seqvis.devise.data import TrainingData, load_data, write_trained_on
 from seqvis.devise.finetune import check_earlier, finetune
-from seqvis.devise.head import Head
+from seqvis.devise.head import Head, class_points
+from seqvis.devise.labels import WordNet
 from seqvis.devise.model import BACKBONE, write_model
 from seqvis.devise.settings import DeviseSettings
-from seqvis.devise.space import unit
+from seqvis.devise.space import KIND, unit
 from seqvis.devise.task import HeadTask, Pictures
-from seqvis.devise.trained import write_trained_on
-from seqvis.devise.wordnet import WordNet
-from seqvis.devise.words import KIND
 from seqvis.errors import ConfigError
 from seqvis.storage import absolute, locate
 from seqvis.training.checkpoints import CheckpointStore

@@ -19,8 +19,8 @@ from seqvis.checks import check_several
 from seqvis.collection.collection import Collection
 from seqvis.collection.index import Backend, IndexSettings
 from seqvis.collection.items import Item
+from seqvis.devise.labels import WordNet
 from seqvis.devise.model import DeviseModel
-from seqvis.devise.wordnet import WordNet
 from seqvis.errors import ArtifactError, DataError
 from seqvis.storage import absolute
 from seqvis.vision.backbones import Embedded

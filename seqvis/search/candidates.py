@@ -12,9 +12,8 @@ from typing import Literal, Self, get_args
 
 import numpy as np
 
-from seqvis.devise.labels import label_vectors
-from seqvis.devise.wordnet import WordNet, imagenet_classes
-from seqvis.devise.words import TrainedWords
+from seqvis.devise.labels import WordNet, imagenet_classes, label_vectors
+from seqvis.devise.space import TrainedWords
 from seqvis.errors import DataError
 from seqvis.vectors.store import WordVectors
 

@@ -15,7 +15,7 @@ import numpy as np
 from seqvis.collection.collection import Collection
 from seqvis.collection.filters import Where
 from seqvis.collection.items import Item, Match
-from seqvis.devise.words import TrainedWords, open_vectors
+from seqvis.devise.space import TrainedWords, open_vectors
 from seqvis.errors import DataError, QueryError
 from seqvis.search.candidates import CandidateSet, Word
 from seqvis.search.placing import WordPlacer, open_trained

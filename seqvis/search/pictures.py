@@ -19,7 +19,7 @@ from seqvis.collection.items import PlacedPicture
 from seqvis.collection.shards import describe
 from seqvis.deadline import UNBOUNDED, Deadline
 from seqvis.devise.model import DeviseModel
-from seqvis.devise.words import open_vectors
+from seqvis.devise.space import open_vectors
 from seqvis.errors import BadPictureError, DataError
 from seqvis.search.candidates import Candidates, CandidateSet, Word, find_candidates
 from seqvis.search.placing import open_trained

@@ -16,7 +16,7 @@ import numpy as np
 
 from seqvis.collection.shards import describe
 from seqvis.deadline import UNBOUNDED, Deadline
-from seqvis.devise.words import TrainedWords, open_vectors
+from seqvis.devise.space import TrainedWords, open_vectors
 from seqvis.errors import ArtifactError
 from seqvis.search.functionwords import function_words_of
 from seqvis.search.queries import Query, parse_query, place_query

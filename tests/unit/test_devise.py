@@ -14,15 +14,14 @@ from safetensors.torch import load_file
 
 from jobs import evaluate_devise, train_devise
 from seqvis.devise.calibrate import calibrate
-from seqvis.devise.data import load_data
-from seqvis.devise.losses import cosine_loss, hinge_rank_loss, softmax_loss
+from seqvis.devise.data import TRAINED_ON, load_data, trained_on
+from seqvis.devise.head import cosine_loss, hinge_rank_loss, softmax_loss
+from seqvis.devise.labels import imagenet_classes
 from seqvis.devise.metrics import harmonic, hits, ranks
 from seqvis.devise.model import DeviseModel
 from seqvis.devise.settings import DeviseSettings
 from seqvis.devise.space import unit
 from seqvis.devise.task import Pictures
-from seqvis.devise.trained import TRAINED_ON, trained_on
-from seqvis.devise.wordnet import imagenet_classes
 from seqvis.errors import DataError, SeqvisError
 from seqvis.vectors.build import build_store
 from seqvis.vectors.sources import open_source

@@ -14,9 +14,8 @@ import pytest
 from seqvis.collection.collection import Collection
 from seqvis.collection.items import Item, PlacedPicture, check_ids
 from seqvis.deadline import Deadline
-from seqvis.devise.labels import label_vectors
+from seqvis.devise.labels import WordNet, imagenet_classes, label_vectors
 from seqvis.devise.model import DeviseModel
-from seqvis.devise.wordnet import WordNet, imagenet_classes
 from seqvis.errors import (
     ArtifactError,
     BadPictureError,

@@ -17,11 +17,12 @@ from seqvis.devise.labels import (
     SEED_COVERAGE,
     SUBWORDS,
     TIDIED,
+    WordNet,
+    imagenet_classes,
     label_vectors,
 )
 from seqvis.devise.metrics import HierarchicalPrecision
 from seqvis.devise.space import Space, unit
-from seqvis.devise.wordnet import WordNet, imagenet_classes
 from seqvis.vectors.build import build_store
 from seqvis.vectors.fasttext import FEWEST_THREADS
 from seqvis.vectors.sources import open_source

@@ -14,8 +14,8 @@ from PIL import Image
 
 from jobs.evaluate_devise import main as evaluate_devise
 from seqvis.devise.evaluate import candidate_labels
+from seqvis.devise.examples_page import Example, page_examples, write_page
 from seqvis.devise.model import DeviseModel
-from seqvis.devise.page import Example, page_examples, write_page
 from seqvis.errors import StorageError
 from seqvis.storage import locate
 from seqvis.vision.feature_table import FeatureTable

@@ -16,7 +16,7 @@ import numpy as np
 
 from seqvis.devise.evaluate import CandidateSet, nearest_labels, rows_to_score
 from seqvis.devise.model import DeviseModel
-from seqvis.devise.words import LabelSpace
+from seqvis.devise.space import LabelSpace
 from seqvis.storage import Location
 from seqvis.vision.feature_table import FeatureTable
 
