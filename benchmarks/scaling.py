@@ -3,7 +3,7 @@
 For each number N of workers, a Ray of N logical processors of its own: `prepare_corpus` on
 generated pairs, `embed_images` on made-up photographs, and training. Then two processes joined by
 gloo train a translator with vocabularies as large as Multi30k's, with gradients averaged as
-DistributedDataParallel does by itself and as `seqvis.training.reduction` does. Prints two tables
+DistributedDataParallel does by itself and as `seqvis.training.workers` does. Prints two tables
 and, last, one JSON line. With more workers than cores it is overhead that shows, not speed.
 
     python -m benchmarks.scaling --pairs 30000 --pictures 240
@@ -32,8 +32,7 @@ from seqvis.cluster import ray_session
 from seqvis.corpus.prepare import prepare
 from seqvis.corpus.settings import PrepareSettings
 from seqvis.samples.questions import generate_pairs
-from seqvis.training.reduction import Reduction, average
-from seqvis.training.workers import BUCKET_MB
+from seqvis.training.workers import BUCKET_MB, Reduction, average
 from seqvis.translation.losses import projected_cross_entropy
 from seqvis.translation.model import Seq2Seq
 from seqvis.translation.train import TrainSettings, train

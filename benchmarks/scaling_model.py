@@ -22,8 +22,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks.instrument import as_table
 from seqvis.devise.head import Head, HeadSettings
 from seqvis.plots.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, new_figure, save, style
-from seqvis.training.reduction import MOST_TOUCHED
-from seqvis.training.throughput import _PEAKS
+from seqvis.training.step import _PEAKS
+from seqvis.training.workers import MOST_TOUCHED
 from seqvis.translation.forcing import ForcingSettings
 from seqvis.translation.model import Seq2Seq
 from seqvis.translation.settings import ModelSettings, resolve_variant
@@ -66,7 +66,7 @@ class Table:
         return float((1 - (1 - shares) ** words).sum())
 
     def sent(self, words: float, by_rows: bool) -> float:
-        """Bytes given to all-reduce for its gradient: see `seqvis.training.reduction`."""
+        """Bytes given to all-reduce for its gradient: see `seqvis.training.workers`."""
         whole = self.rows * self.size * FLOAT
         rows = self.touched(words)
         if not by_rows or rows >= MOST_TOUCHED * self.rows:

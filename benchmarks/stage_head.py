@@ -18,7 +18,7 @@ from benchmarks.material import SEED, Material
 from seqvis.devise.head import HeadSettings, LossSettings
 from seqvis.devise.task import HeadTask, Pictures
 from seqvis.training.schedules import OptimizerSettings
-from seqvis.training.stepper import Stepper
+from seqvis.training.step import Stepper
 from seqvis.training.workers import Workers
 
 PICTURES, FEATURES, LABELS, DIMENSION, BATCH = 40_000, 2048, 1000, 300, 512

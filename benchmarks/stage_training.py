@@ -25,9 +25,9 @@ from benchmarks.instrument import Row, Side, WrongResultError, compare, possible
 from benchmarks.material import SEED, Material, forever, new_joeynmt
 from benchmarks.peers import SeedTraining, training_batch
 from seqvis.process import keep_freed_memory, usable_processors
-from seqvis.training.ray_trainer import WORKER_ENVIRONMENT
+from seqvis.training.ray_train import WORKER_ENVIRONMENT
 from seqvis.training.schedules import OptimizerSettings
-from seqvis.training.stepper import Stepper
+from seqvis.training.step import Stepper
 from seqvis.training.workers import Workers
 from seqvis.translation.batches import Batch
 from seqvis.translation.model import Seq2Seq

@@ -28,7 +28,7 @@ from seqvis.training.checkpoints import CheckpointStore, check_identity
 from seqvis.training.fit import FitResult, fit
 from seqvis.training.launch import Report, run_directory
 from seqvis.training.messages import Names
-from seqvis.training.stepper import StepLoss
+from seqvis.training.step import StepLoss
 from seqvis.training.workers import Workers
 from seqvis.vision.augment import augment, augmenter
 from seqvis.vision.backbones import Backbone, load_recorded

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from seqvis.devise.head import Head, HeadSettings, LossName, LossSettings, rowwise_loss
 from seqvis.errors import DataError
-from seqvis.training.stepper import StepLoss
+from seqvis.training.step import StepLoss
 from seqvis.training.workers import Workers
 
 SHOWN_HITS = (1, 5, 10)

@@ -31,9 +31,8 @@ from seqvis.errors import ConfigError
 from seqvis.storage import absolute, locate
 from seqvis.training.checkpoints import CheckpointStore
 from seqvis.training.fit import DECISIVE, FitResult, fit
-from seqvis.training.launch import Report, launch, run_directory
+from seqvis.training.launch import Report, history_as_csv, launch, run_directory
 from seqvis.training.lr_finder import plot_rate_search
-from seqvis.training.runlog import history_as_csv
 from seqvis.training.workers import Workers
 
 if TYPE_CHECKING:

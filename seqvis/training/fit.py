@@ -35,8 +35,7 @@ from seqvis.training.checkpoints import (
 )
 from seqvis.training.progress import Progress, check_monitor
 from seqvis.training.schedules import OptimizerSettings, learning_rate, momentum
-from seqvis.training.stepper import StepLoss, Stepper, Task
-from seqvis.training.throughput import Throughput
+from seqvis.training.step import StepLoss, Stepper, Task, Throughput
 from seqvis.training.workers import Workers
 
 NOTICE_SECONDS = 10.0  # between checkpoints once a node is about to be taken away

@@ -1,17 +1,89 @@
 """From settings to a trained artifact: what every kind of training does around its workers.
 
 What a run needs to go on lives beside the result, in `OUT.run/`: checkpoints, metrics.csv,
-curves.png, tensorboard/.
+curves.png, tensorboard/. Its records are made anew from the whole history, so that a resumed run
+has no gap and nothing twice: at the end, and before it after an epoch every twenty seconds, since
+that takes one or two.
 """
 
+import csv
+import io
+import logging
+import shutil
+import tempfile
+import time
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seqvis.artifacts import MANIFEST
 from seqvis.storage import Location
 from seqvis.training.fit import DECISIVE, Report, WorkerFunction, until_stopped
-from seqvis.training.runlog import RunLog
 from seqvis.training.workers import this_worker
+
+SECONDS_BETWEEN = 20
+
+
+class RunLog:
+    """Writes the records into a run's directory."""
+
+    def __init__(self, location: Location):
+        self.location = location
+        self._history: list[dict[str, Any]] = []
+        self._best_epoch: int | None = None
+        self._written_at = time.monotonic()
+
+    def note(self, history: list[dict[str, Any]], best_epoch: int | None) -> None:
+        """Takes the table of all epochs so far, and writes it if the last time was long ago."""
+        self._history, self._best_epoch = history, best_epoch
+        if time.monotonic() - self._written_at > SECONDS_BETWEEN:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what was noted and not yet written."""
+        if self._history:
+            self._write(self._history)
+            self._history = []
+            self._written_at = time.monotonic()
+
+    def _write(self, history: list[dict[str, Any]]) -> None:
+        """Rewrites `metrics.csv`, `curves.png` and `tensorboard/`."""
+        from seqvis.plots.training import plot_curves  # matplotlib takes a second to load
+
+        self.location.make_directory()
+        (self.location / "metrics.csv").write_bytes(history_as_csv(history))
+        with tempfile.TemporaryDirectory() as folder:
+            picture = Path(folder) / "curves.png"
+            plot_curves(picture, history, self._best_epoch)
+            (self.location / "curves.png").write_bytes(picture.read_bytes())
+            self._write_tensorboard(Path(folder) / "tensorboard", history)
+
+    def _write_tensorboard(self, folder: Path, history: list[dict[str, Any]]) -> None:
+        logging.getLogger("tensorboard").setLevel(logging.ERROR)
+        from torch.utils.tensorboard import SummaryWriter  # takes a second to import
+
+        with SummaryWriter(str(folder)) as writer:
+            for row in history:
+                for name, value in row.items():
+                    if name not in ("epoch", "step"):
+                        writer.add_scalar(name, value, row["step"])
+        place = self.location / "tensorboard"
+        place.delete()
+        place.make_directory()
+        for file in folder.iterdir():
+            (place / file.name).write_bytes(file.read_bytes())
+        shutil.rmtree(folder)
+
+
+def history_as_csv(history: list[dict[str, Any]]) -> bytes:
+    """One line an epoch, under a line of names."""
+    names = list(dict.fromkeys(name for row in history for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    return text.getvalue().encode()
+
 
 if TYPE_CHECKING:
     from seqvis.cluster import Session  # loads Ray
@@ -58,7 +130,7 @@ def launch(
         if num_workers == 0:
             until_stopped(function, work, this_worker(use_gpu), listen)
         else:
-            from seqvis.training.ray_trainer import run_workers  # importing Ray takes a second
+            from seqvis.training.ray_train import run_workers  # importing Ray takes a second
 
             with session():
                 run_workers(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from seqvis.errors import TrainingError
 from seqvis.storage import Location
 from seqvis.training.schedules import OptimizerSettings
-from seqvis.training.stepper import Stepper, Task
+from seqvis.training.step import Stepper, Task
 from seqvis.training.workers import Workers, this_worker
 
 _SMOOTHING = 0.95

@@ -20,7 +20,7 @@ from seqvis.config import Settings
 from seqvis.errors import ConfigError, DataError
 from seqvis.text.languages import Languages, SourceSentence, load_languages
 from seqvis.text.vocabulary import PAD, UNK, Vocabulary
-from seqvis.training.stepper import StepLoss
+from seqvis.training.step import StepLoss
 from seqvis.training.workers import Workers
 from seqvis.translation.batches import (
     Batch,

@@ -18,9 +18,8 @@ from seqvis.storage import Location, absolute, locate
 from seqvis.text.languages import LANGUAGE_FILES
 from seqvis.training.checkpoints import CheckpointStore
 from seqvis.training.fit import FitResult, FitSettings, fit
-from seqvis.training.launch import Report, launch, run_directory
+from seqvis.training.launch import Report, history_as_csv, launch, run_directory
 from seqvis.training.lr_finder import plot_rate_search
-from seqvis.training.runlog import history_as_csv
 from seqvis.training.schedules import OptimizerSettings
 from seqvis.training.workers import Workers
 from seqvis.translation.batches import BatchSettings

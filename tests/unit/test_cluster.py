@@ -7,7 +7,7 @@ import ray
 
 from seqvis import cluster
 from seqvis.errors import ConfigError
-from seqvis.training.ray_trainer import _check_resources
+from seqvis.training.ray_train import _check_resources
 from seqvis.vision.embed import EmbedSettings, _check_gpus
 
 

@@ -20,7 +20,7 @@ from seqvis.training.launch import launch
 from seqvis.training.messages import NAMES, Names, diverged
 from seqvis.training.progress import Progress
 from seqvis.training.schedules import OptimizerSettings
-from seqvis.training.stepper import StepLoss
+from seqvis.training.step import StepLoss
 from seqvis.training.workers import Workers
 
 RATES = OptimizerSettings(learning_rate=0.1, clip_norm=0.0, cyclical_momentum=True)

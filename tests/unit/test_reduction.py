@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, distributed, multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from seqvis.training.reduction import Reduction, average
+from seqvis.training.workers import Reduction, average
 
 WORDS, SIZE, WORKERS = 2000, 160, 2  # a table of 1.3 MB
 FEW, MANY = 50, 3000  # words that each worker sees in a step

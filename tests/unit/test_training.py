@@ -318,7 +318,7 @@ def test_the_cycle_is_the_seeds_use_clr_20_10() -> None:
 
 
 def test_precision_is_refused_where_the_hardware_lacks_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from seqvis.training.stepper import product_type
+    from seqvis.training.step import product_type
 
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
     assert product_type("auto", torch.device("cpu")) == torch.float32
