@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 
 from matplotlib.ticker import LogLocator, NullLocator
 
+from seqvis.decoding.linear import Precision, computes
 from seqvis.plots.style import BLUE, GREY, LIGHT, new_figure, style
-from seqvis.translation.products import Precision, computes
 
 HEADINGS = ("stage", "side", "rate", "spread", "times", "at least", "of limit", "at least")
 

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from seqvis.seq2seq.model import Seq2Seq
+from seqvis.seq2seq.settings import ModelSettings
 from seqvis.text.vocabulary import BOS, PAD, SPECIALS, Vocabulary
 from seqvis.translation import batches
 from seqvis.translation.batches import Batch, pad_ids
-from seqvis.translation.model import Seq2Seq
-from seqvis.translation.settings import ModelSettings
 
 _UNK, _PAD, _BOS, _EOS = range(4)
 _OF_SEQVIS = np.array([_BOS, _PAD, _EOS, _UNK])  # of BOS, PAD, EOS, UNK

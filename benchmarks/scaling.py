@@ -32,9 +32,9 @@ from seqvis.cluster import ray_session
 from seqvis.corpus.prepare import prepare
 from seqvis.corpus.settings import PrepareSettings
 from seqvis.samples.questions import generate_pairs
+from seqvis.seq2seq.losses import projected_cross_entropy
+from seqvis.seq2seq.model import Seq2Seq
 from seqvis.training.workers import BUCKET_MB, Reduction, average
-from seqvis.translation.losses import projected_cross_entropy
-from seqvis.translation.model import Seq2Seq
 from seqvis.translation.train import TrainSettings, train
 from seqvis.vision.augment import AugmentSettings, augment, augmenter
 from seqvis.vision.embed import EmbedSettings, embed_images

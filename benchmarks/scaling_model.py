@@ -22,11 +22,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks.instrument import as_table
 from seqvis.devise.head import Head, HeadSettings
 from seqvis.plots.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, new_figure, save, style
+from seqvis.seq2seq.forcing import ForcingSettings
+from seqvis.seq2seq.model import Seq2Seq
+from seqvis.seq2seq.settings import ModelSettings, resolve_variant
 from seqvis.training.step import _PEAKS
 from seqvis.training.workers import MOST_TOUCHED
-from seqvis.translation.forcing import ForcingSettings
-from seqvis.translation.model import Seq2Seq
-from seqvis.translation.settings import ModelSettings, resolve_variant
 
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
 FLOAT = 4  # bytes of a gradient

@@ -24,15 +24,15 @@ from torch import distributed, multiprocessing
 from benchmarks.instrument import Row, Side, WrongResultError, compare, possible, rate_over
 from benchmarks.material import SEED, Material, forever, new_joeynmt
 from benchmarks.peers import SeedTraining, training_batch
+from seqvis.decoding.linear import Precision
 from seqvis.process import keep_freed_memory, usable_processors
+from seqvis.seq2seq.model import Seq2Seq
+from seqvis.seq2seq.settings import Variant
 from seqvis.training.ray_train import WORKER_ENVIRONMENT
 from seqvis.training.schedules import OptimizerSettings
 from seqvis.training.step import Stepper
 from seqvis.training.workers import Workers
 from seqvis.translation.batches import Batch
-from seqvis.translation.model import Seq2Seq
-from seqvis.translation.products import Precision
-from seqvis.translation.settings import Variant
 from seqvis.translation.task import TranslationTask
 
 GOALS: tuple[tuple[Variant, float, float], ...] = (

@@ -27,14 +27,14 @@ from torch.nn import functional
 
 from benchmarks.instrument import Row, Side, WrongResultError, compare, possible, rate
 from benchmarks.material import Material, new_joeynmt
+from seqvis.decoding.beam import Hypothesis, SearchSettings
+from seqvis.decoding.linear import Precision, computes, prepare
+from seqvis.decoding.packed import NEVER
+from seqvis.decoding.search import search_many
 from seqvis.text.languages import SourceSentence
 from seqvis.text.vocabulary import BOS, EOS
 from seqvis.translation.batches import pad_ids
-from seqvis.translation.decode import search_many
-from seqvis.translation.inference import NEVER
 from seqvis.translation.metrics import score_texts
-from seqvis.translation.products import Precision, computes, prepare
-from seqvis.translation.sentences import Hypothesis, SearchSettings
 from seqvis.translation.translator import Translator
 
 TOLERANCE = 0.2  # BLEU, on all sentences

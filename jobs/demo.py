@@ -20,13 +20,13 @@ from seqvis.cluster import ray_session
 from seqvis.config import JobSettings, read_yaml
 from seqvis.corpus.prepare import prepare
 from seqvis.corpus.settings import PrepareSettings
+from seqvis.decoding.beam import SearchSettings
 from seqvis.samples.drawings import ATTRIBUTION
 from seqvis.samples.questions import Pair, typed_questions, write_sample
 from seqvis.storage import local_path, locate
 from seqvis.text.lines import read_sentences
 from seqvis.translation.evaluate import evaluate
 from seqvis.translation.picture import draw_alignment
-from seqvis.translation.sentences import SearchSettings
 from seqvis.translation.train import TrainSettings, train
 from seqvis.translation.translator import Translator
 from serve.app import Serve, free_port

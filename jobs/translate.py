@@ -12,11 +12,11 @@ from pydantic_settings import CliPositionalArg
 
 from seqvis.cli.job import leave, run_job
 from seqvis.config import JobSettings
+from seqvis.decoding.beam import SearchSettings
+from seqvis.decoding.linear import Precision
 from seqvis.errors import ConfigError
 from seqvis.storage import locate
 from seqvis.text.lines import lines_at_hand, read_sentences, write_sentences
-from seqvis.translation.products import Precision
-from seqvis.translation.sentences import SearchSettings
 from seqvis.translation.translator import Translation, Translator
 
 _MOST_UNKNOWN = 20  # unknown words that are named

@@ -15,14 +15,14 @@ from pydantic import Field
 from ray import serve
 
 from seqvis.config import Settings
+from seqvis.decoding.beam import SearchSettings
+from seqvis.decoding.linear import Precision
 from seqvis.errors import DataError
 from seqvis.process import keep_freed_memory
 from seqvis.ray_internals import keep_replica_local
+from seqvis.seq2seq.settings import InflightSettings
 from seqvis.translation.inflight import InflightTranslator
-from seqvis.translation.products import Precision
-from seqvis.translation.sentences import SearchSettings
-from seqvis.translation.settings import InflightSettings
-from seqvis.translation.tickets import Listener, Ticket, Timing
+from seqvis.translation.requests import Listener, Ticket, Timing
 from seqvis.translation.translator import Translation, Translator
 from serve.metrics import Reporter, SwitchMetrics, TranslatorMetrics
 from serve.settings import ENDING, Application, Version

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from seqvis.seq2seq.model import Seq2Seq
 from seqvis.text.vocabulary import BOS, PAD
-from seqvis.translation.model import Seq2Seq
 
 
 def _gru(layers: Sequence[object], inputs: int, size: int) -> nn.GRU:

@@ -2,7 +2,7 @@
 
 In: `Item`s. Out: `Match`es, best first. On disk (a local one) it is a directory:
 
-    manifest.json           what it consists of now, replaced in one step (state.py)
+    manifest.json           what it consists of now, replaced in one step (manifest.py)
     segments/NAME/          items that never change, each with a graph (segments.py)
     tombstones/NAME.npy     which rows of a segment are deleted or replaced
     journal-NUMBER          adds and deletes since the last compaction (journal.py)

@@ -3,6 +3,7 @@
 import time
 from typing import Any
 
+from seqvis.decoding.beam import SearchSettings
 from seqvis.errors import DataError
 from seqvis.translation.batches import Batch, pad_ids
 from seqvis.translation.metrics import (
@@ -12,7 +13,6 @@ from seqvis.translation.metrics import (
     score_texts,
 )
 from seqvis.translation.overlap import trained_share
-from seqvis.translation.sentences import SearchSettings
 from seqvis.translation.task import VALIDATION_BATCH, forced_loss
 from seqvis.translation.translator import Translator
 

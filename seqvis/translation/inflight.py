@@ -13,24 +13,24 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from seqvis.decoding.beam import SearchSettings, Sentence
+from seqvis.decoding.search import ReadSentences, RunningBatch, read_sentences
 from seqvis.errors import BusyError, DataError
+from seqvis.seq2seq.settings import InflightSettings
 from seqvis.text.languages import SourceSentence
 from seqvis.translation.batches import pad_ids
 from seqvis.translation.cost import Cost
-from seqvis.translation.decode import ReadSentences, RunningBatch, read_sentences
-from seqvis.translation.sentences import SearchSettings, Sentence
-from seqvis.translation.settings import InflightSettings
-from seqvis.translation.tickets import (
+from seqvis.translation.requests import (
     ChosenText,
     Listener,
     Load,
     RunningText,
     Ticket,
     Timing,
+    Turns,
     WaitingText,
 )
 from seqvis.translation.translator import Translator
-from seqvis.translation.turns import Turns
 
 _TOGETHER = 8  # sentences that are worth waiting for, to read them at once
 _PATIENCE = 8  # steps that they are waited for

@@ -16,11 +16,11 @@ from sacrebleu.metrics import BLEU, CHRF
 from torch import Tensor
 from torch.nn import functional
 
+from seqvis.seq2seq.decoder import likeliest
+from seqvis.seq2seq.model import Seq2Seq
 from seqvis.text.punctuation import clean_text
 from seqvis.text.vocabulary import BOS, PAD
 from seqvis.translation.batches import Batch
-from seqvis.translation.decoder import likeliest
-from seqvis.translation.model import Seq2Seq
 
 Scoring = Literal["text", "moses"]
 

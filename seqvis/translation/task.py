@@ -17,7 +17,15 @@ from torch import Tensor, nn
 
 from seqvis.artifacts import Artifact
 from seqvis.config import Settings
+from seqvis.decoding.beam import Hypothesis, SearchSettings
+from seqvis.decoding.packed import Inference
+from seqvis.decoding.search import search
 from seqvis.errors import ConfigError, DataError
+from seqvis.seq2seq.dropout import mask_like
+from seqvis.seq2seq.forcing import ForcingSettings, draw_coins, probability
+from seqvis.seq2seq.losses import SequenceLoss, projected_cross_entropy
+from seqvis.seq2seq.model import Seq2Seq
+from seqvis.seq2seq.settings import DropoutSettings, ModelSettings
 from seqvis.text.languages import Languages, SourceSentence, load_languages
 from seqvis.text.vocabulary import PAD, UNK, Vocabulary
 from seqvis.training.step import StepLoss
@@ -31,11 +39,6 @@ from seqvis.translation.batches import (
     plan_epoch,
     plan_validation,
 )
-from seqvis.translation.decode import search
-from seqvis.translation.dropout import mask_like
-from seqvis.translation.forcing import ForcingSettings, draw_coins, probability
-from seqvis.translation.inference import Inference
-from seqvis.translation.losses import SequenceLoss, projected_cross_entropy
 from seqvis.translation.metrics import (
     FreeRunningSums,
     Scoring,
@@ -43,10 +46,7 @@ from seqvis.translation.metrics import (
     free_running_sums,
     score_texts,
 )
-from seqvis.translation.model import Seq2Seq
 from seqvis.translation.pairmaps import training_pairs
-from seqvis.translation.sentences import Hypothesis, SearchSettings
-from seqvis.translation.settings import DropoutSettings, ModelSettings
 from seqvis.vectors.store import (
     WordVectors,
     embedding_matrix,

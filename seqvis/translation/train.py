@@ -14,6 +14,8 @@ from safetensors.torch import save as save_tensors
 
 from seqvis import artifacts
 from seqvis.config import Settings
+from seqvis.seq2seq.forcing import ForcingSettings
+from seqvis.seq2seq.settings import ModelSettings, Variant, resolve_variant
 from seqvis.storage import Location, absolute, locate
 from seqvis.text.languages import LANGUAGE_FILES
 from seqvis.training.checkpoints import CheckpointStore
@@ -23,10 +25,8 @@ from seqvis.training.lr_finder import plot_rate_search
 from seqvis.training.schedules import OptimizerSettings
 from seqvis.training.workers import Workers
 from seqvis.translation.batches import BatchSettings
-from seqvis.translation.forcing import ForcingSettings
 from seqvis.translation.metrics import Scoring
 from seqvis.translation.overlap import write_trained_pairs
-from seqvis.translation.settings import ModelSettings, Variant, resolve_variant
 from seqvis.translation.task import LossSettings, TranslationTask
 from seqvis.vectors.store import KIND as VECTORS
 from seqvis.vectors.store import WordVectors

@@ -15,16 +15,16 @@ from torch import Tensor
 from seqvis import artifacts
 from seqvis.artifacts import Artifact
 from seqvis.config import settings_from
+from seqvis.decoding.beam import Hypothesis, SearchSettings
+from seqvis.decoding.linear import Precision
+from seqvis.decoding.packed import Inference
+from seqvis.decoding.search import search_many
+from seqvis.seq2seq.model import Seq2Seq
+from seqvis.seq2seq.settings import ModelSettings
 from seqvis.storage import Location
 from seqvis.text.languages import Languages, SourceSentence, load_languages
 from seqvis.text.tokenizers import FEW_WORDS
 from seqvis.training.checkpoints import restore_model
-from seqvis.translation.decode import search_many
-from seqvis.translation.inference import Inference
-from seqvis.translation.model import Seq2Seq
-from seqvis.translation.products import Precision
-from seqvis.translation.sentences import Hypothesis, SearchSettings
-from seqvis.translation.settings import ModelSettings
 
 
 @dataclass(frozen=True)

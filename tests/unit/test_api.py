@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from seqvis.collection.collection import Collection
+from seqvis.decoding.beam import SearchSettings
 from seqvis.samples.questions import generate_pairs
 from seqvis.search.engine import SearchEngine
-from seqvis.translation.sentences import SearchSettings
 from seqvis.translation.translator import Translator
 from serve.security import KeyHolder, Keys, sha256_of
 from tests.searching import draw, make_world

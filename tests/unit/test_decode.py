@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import torch
 
+from seqvis.decoding.beam import SearchSettings
+from seqvis.decoding.packed import Inference
+from seqvis.decoding.search import highest, search
 from seqvis.samples.questions import generate_pairs
+from seqvis.seq2seq.forcing import ForcingSettings
+from seqvis.seq2seq.model import Seq2Seq
+from seqvis.seq2seq.settings import ModelSettings, resolve_variant
 from seqvis.text.vocabulary import BOS, EOS, PAD
 from seqvis.translation.batches import pad_ids
-from seqvis.translation.decode import highest, search
-from seqvis.translation.forcing import ForcingSettings
-from seqvis.translation.inference import Inference
-from seqvis.translation.model import Seq2Seq
-from seqvis.translation.sentences import SearchSettings
-from seqvis.translation.settings import ModelSettings, resolve_variant
 from seqvis.translation.train import TrainSettings, train
 from seqvis.translation.translator import Candidate, Translator
 from tests.corpora import write_corpus

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from seqvis.translation.elementwise import tanh_
+from seqvis.seq2seq.gru import tanh_
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float64])

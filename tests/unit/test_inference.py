@@ -6,17 +6,17 @@ import pytest
 import torch
 from torch.nn import functional
 
+from seqvis.decoding.beam import SearchSettings
+from seqvis.decoding.linear import Precision, computes, prepare
+from seqvis.decoding.packed import NEVER, Inference
+from seqvis.decoding.search import RunningBatch, read_sentences
 from seqvis.errors import ConfigError
 from seqvis.samples.questions import generate_pairs
+from seqvis.seq2seq.forcing import ForcingSettings
+from seqvis.seq2seq.model import Seq2Seq
+from seqvis.seq2seq.settings import ModelSettings, Variant, resolve_variant
 from seqvis.text.vocabulary import BOS, PAD
 from seqvis.translation.batches import pad_ids
-from seqvis.translation.decode import RunningBatch, read_sentences
-from seqvis.translation.forcing import ForcingSettings
-from seqvis.translation.inference import NEVER, Inference
-from seqvis.translation.model import Seq2Seq
-from seqvis.translation.products import Precision, computes, prepare
-from seqvis.translation.sentences import SearchSettings
-from seqvis.translation.settings import ModelSettings, Variant, resolve_variant
 from seqvis.translation.translator import Translator
 
 ROWS = (2, 3, 5, 16, 33)
@@ -143,7 +143,7 @@ def test_some_precisions_are_for_processors(precision: Precision) -> None:
 def test_a_precision_that_the_processor_lacks_is_refused(
     monkeypatch: pytest.MonkeyPatch, precision: Precision
 ) -> None:
-    monkeypatch.setattr("seqvis.translation.products.computes", lambda name: False)
+    monkeypatch.setattr("seqvis.decoding.linear.computes", lambda name: False)
     with pytest.raises(ConfigError, match=f"{precision} needs a processor"):
         prepare(torch.zeros(2, 2), None, precision)
 

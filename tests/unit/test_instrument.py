@@ -7,11 +7,11 @@ from benchmarks.instrument import Row, Side, as_markdown, chart, compare
 from benchmarks.peers import SeedTraining
 from jobs.benchmark import Benchmark
 from seqvis.errors import ConfigError
+from seqvis.seq2seq.forcing import ForcingSettings
+from seqvis.seq2seq.model import Seq2Seq
+from seqvis.seq2seq.settings import ModelSettings, Variant, resolve_variant
 from seqvis.text.vocabulary import EOS
 from seqvis.translation.batches import Batch
-from seqvis.translation.forcing import ForcingSettings
-from seqvis.translation.model import Seq2Seq
-from seqvis.translation.settings import ModelSettings, Variant, resolve_variant
 
 
 def row() -> Row:

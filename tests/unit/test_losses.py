@@ -5,17 +5,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from seqvis.text.vocabulary import BOS, PAD
-from seqvis.translation.batches import pad_ids
-from seqvis.translation.dropout import mask_like
-from seqvis.translation.forcing import ForcingSettings
-from seqvis.translation.losses import (
+from seqvis.seq2seq.dropout import mask_like
+from seqvis.seq2seq.forcing import ForcingSettings
+from seqvis.seq2seq.losses import (
     ProjectedCrossEntropy,
     SequenceLoss,
     projected_cross_entropy,
 )
-from seqvis.translation.model import Seq2Seq
-from seqvis.translation.settings import DropoutSettings, ModelSettings, resolve_variant
+from seqvis.seq2seq.model import Seq2Seq
+from seqvis.seq2seq.settings import DropoutSettings, ModelSettings, resolve_variant
+from seqvis.text.vocabulary import BOS, PAD
+from seqvis.translation.batches import pad_ids
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])

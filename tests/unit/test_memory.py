@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
+from seqvis.decoding.linear import prepare, rows_computed
 from seqvis.text import tokenizers
 from seqvis.text.spacyrules import spacy_tokenizer
 from seqvis.text.tokenizers import FEW_WORDS, TokenizerSettings, load_tokenizer
-from seqvis.translation.products import prepare, rows_computed
 from seqvis.translation.translator import Translator
 from serve.app import ENVIRONMENT
 
@@ -70,7 +70,7 @@ def test_many_rows_are_multiplied_in_pieces_of_known_sizes(monkeypatch: pytest.M
         return plain(inputs, *others)
 
     monkeypatch.setattr(torch, "_int_mm", noting)
-    monkeypatch.setattr("seqvis.translation.products.computes", lambda precision: True)
+    monkeypatch.setattr("seqvis.decoding.linear.computes", lambda precision: True)
     product = prepare(torch.randn(24, 16), None, "int8")
     inputs = torch.randn(1500, 16)
     together = product(inputs)

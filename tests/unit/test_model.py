@@ -3,12 +3,12 @@
 import pytest
 import torch
 
+from seqvis.seq2seq.dropout import mask_like
+from seqvis.seq2seq.forcing import ForcingSettings, draw_coins, probability, stretches
+from seqvis.seq2seq.model import Seq2Seq
+from seqvis.seq2seq.settings import DropoutSettings, ModelSettings, resolve_variant
 from seqvis.translation.batches import Batch, pad_ids
-from seqvis.translation.dropout import mask_like
-from seqvis.translation.forcing import ForcingSettings, draw_coins, probability, stretches
 from seqvis.translation.metrics import free_running_sums
-from seqvis.translation.model import Seq2Seq
-from seqvis.translation.settings import DropoutSettings, ModelSettings, resolve_variant
 from tests.seed import seed_forward, seed_loss
 
 SOURCE_WORDS, TARGET_WORDS = 40, 30

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from seqvis.translation.attending import LayerWeights, attend_and_step
-from seqvis.translation.gru import GRULayer
+from seqvis.seq2seq.attention import LayerWeights, attend_and_step
+from seqvis.seq2seq.gru import GRULayer
 
 
 def _torch_gru(layer: GRULayer, reverse: bool = False) -> torch.nn.GRU:

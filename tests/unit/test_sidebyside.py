@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from seqvis.translation.sidebyside import side_by_side
+from seqvis.decoding.search import side_by_side
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import pytest
 
 from seqvis.devise.settings import DeviseSettings
 from seqvis.errors import ConfigError
-from seqvis.translation.settings import DropoutSettings
+from seqvis.seq2seq.settings import DropoutSettings
 from seqvis.translation.train import TrainSettings
 from tune.study.settings import DEVISE, TRANSLATOR, TunableModel
 from tune.study.space import Space, load_space

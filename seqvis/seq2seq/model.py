@@ -11,11 +11,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from seqvis.seq2seq.decoder import Decoder, DecoderOutput, DecoderState, likeliest
+from seqvis.seq2seq.encoder import Encoder
+from seqvis.seq2seq.forcing import stretches
+from seqvis.seq2seq.settings import ModelSettings
 from seqvis.text.vocabulary import BOS, PAD
-from seqvis.translation.decoder import Decoder, DecoderOutput, DecoderState, likeliest
-from seqvis.translation.encoder import Encoder
-from seqvis.translation.forcing import stretches
-from seqvis.translation.settings import ModelSettings
 
 Choose = Callable[[Tensor], Tensor]
 """The outputs of a run of steps (steps, batch, size) -> the words that follow it (batch,)."""

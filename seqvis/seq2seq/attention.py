@@ -1,12 +1,17 @@
-"""All steps of the attending decoder as one autograd function.
+"""Additive attention over the encoder's states (Bahdanau et al. 2015, section A.1.2).
 
-At each step the previous hidden state asks the encoded source for a context vector, which joins
-the previous word on its way through the GRU layers. Autograd would record some thirty small
-operations a step and add up every weight gradient once a step; here the backward pass is written
-by hand and each weight gradient is one matrix product over all steps. On one CPU core at batch
-64 that saves 3 to 15 % of the forward and backward pass against autograd over `torch.gru_cell`.
-The activations of the attention network are computed again in the backward pass: kept, they would
-take memory by the product of both lengths.
+The module holds parameters only. What belongs to a batch of sentences is an `EncodedSource`, a
+value that is passed around, so that two requests can never mix and the keys are computed once a
+sentence. Padding gets the weight zero.
+
+In training on a CPU all steps of the attending decoder are one autograd function. At each step
+the previous hidden state asks the encoded source for a context vector, which joins the previous
+word on its way through the GRU layers. Autograd would record some thirty small operations a step
+and add up every weight gradient once a step; here the backward pass is written by hand and each
+weight gradient is one matrix product over all steps. On one CPU core at batch 64 that saves 3 to
+15 % of the forward and backward pass against autograd over `torch.gru_cell`. The activations of
+the attention network are computed again in the backward pass: kept, they would take memory by the
+product of both lengths.
 """
 
 import math
@@ -14,10 +19,37 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from seqvis.translation.elementwise import tanh_
-from seqvis.translation.gru import gates_backward, gates_forward
+from seqvis.seq2seq.gru import gates_backward, gates_forward, tanh_
+
+
+@dataclass(frozen=True)
+class EncodedSource:
+    """What attention needs of a batch of encoded sentences."""
+
+    keys: Tensor  # (batch, source_length, attention_size)
+    values: Tensor  # (batch, source_length, value_size)
+    padding: Tensor  # (batch, source_length), True where there is no token
+
+
+class AdditiveAttention(nn.Module):
+    """The seed's attention network: V . activation(keys + l2(hidden)), softmax over the source.
+
+    Its steps are computed by `attending.attend_and_step`.
+    """
+
+    def __init__(self, state_size: int, query_size: int, size: int, activation: str):
+        super().__init__()
+        # The scale is the seed's: a standard deviation of one over the root of the rows.
+        self.key_weight = nn.Parameter(torch.randn(state_size, size) / math.sqrt(state_size))
+        self.query = nn.Linear(query_size, size)
+        self.score_weight = nn.Parameter(torch.randn(size) / math.sqrt(size))
+        self.rectify = activation == "relu"
+
+    def keys(self, states: Tensor) -> Tensor:
+        """(…, state_size) -> (…, attention_size)."""
+        return states @ self.key_weight
 
 
 @dataclass(frozen=True)

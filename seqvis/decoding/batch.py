@@ -3,7 +3,7 @@
 In: sentences that were read. Out: views of the rows in use. What would surprise a reader: all of
 it changes in place. A sentence that leaves costs the copy of one that takes its place, not of all
 that stay, and one that comes is written behind the others. On a CPU the views have as many rows as
-the products compute anyway (products.py); those beyond `count` hold whatever was there before.
+the products compute anyway (linear.py); those beyond `count` hold whatever was there before.
 """
 
 import math
@@ -11,8 +11,8 @@ import math
 import torch
 from torch import Tensor
 
-from seqvis.translation.inference import Encoded, Source
-from seqvis.translation.products import rows_computed
+from seqvis.decoding.linear import rows_computed
+from seqvis.decoding.packed import Encoded, Source
 
 _ROOM = 1.5  # how much more is made than is needed at the moment
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from seqvis.seq2seq.decoder import likeliest
+from seqvis.seq2seq.gru import product_type
 from seqvis.text.vocabulary import PAD
-from seqvis.translation.decoder import likeliest
-from seqvis.translation.gru import product_type
 
 _TOKENS_AT_ONCE = 256
 # Gradients of scores that are kept until the weight's product, which reads and writes the whole

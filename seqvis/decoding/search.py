@@ -1,31 +1,38 @@
 """Searching for translations: greedy and beam search in a batch that sentences join and leave.
 
-In: a model and padded source ids. Out: for each sentence its hypotheses, best first. A
-`RunningBatch` takes in new sentences before any step and lets each go at the step it ends at
-(cellular batching, Gao et al., EuroSys 2018), so a batch costs what its sentences cost and not the
-length of the longest times their number. `search` is the same with all sentences there from the
-start: what is served and what is translated offline come from one piece of code.
+A model and padded source ids give each sentence its hypotheses, best first. A `RunningBatch`
+takes in new sentences before any step and lets each go at the step it ends at (cellular batching,
+Gao et al., EuroSys 2018), so a batch costs what its sentences cost and not the length of the
+longest times their number. `search` is the same with all sentences there from the start: what is
+served and what is translated offline come from one piece of code.
+
+Where several pieces of a list are searched at once, each has its part of PyTorch's threads:
+threads that share each small product wait for each other more than they gain. How many threads a
+product has is a setting of the process, so while pieces run it is less for every thread that
+begins to use PyTorch.
 """
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from seqvis.text.vocabulary import BOS
-from seqvis.translation.batches import pad_ids
-from seqvis.translation.decoder import likeliest
-from seqvis.translation.inference import Encoded, Inference
-from seqvis.translation.rows import Rows
-from seqvis.translation.sentences import (
+from seqvis.decoding.batch import Rows
+from seqvis.decoding.beam import (
     Candidates,
     Hypothesis,
     SearchSettings,
     Sentence,
     sentence_of,
 )
-from seqvis.translation.sidebyside import side_by_side
+from seqvis.decoding.packed import Encoded, Inference
+from seqvis.seq2seq.decoder import likeliest
+from seqvis.text.vocabulary import BOS
+from seqvis.translation.batches import pad_ids
 
 _FEWEST = 16  # sentences that are worth a thread of their own
 _BLOCK = 128  # words whose highest score is looked at before themselves
@@ -59,7 +66,7 @@ def search_many(
 ) -> list[list[Hypothesis]]:
     """Translates any number of sentences, each word ids with `_eos_`; best in order of length.
 
-    On a CPU PyTorch's threads search shares of a batch side by side (sidebyside.py), and one alone
+    On a CPU PyTorch's threads search shares of a batch side by side (`side_by_side`), and one alone
     a batch that is small: several would wait longer for each other at each product than they gain.
     """
     threads = torch.get_num_threads() if model.device.type == "cpu" else 1
@@ -250,3 +257,33 @@ def highest(probabilities: Tensor, before: Tensor, count: int) -> tuple[Tensor, 
     totals = before.gather(1, places // words) + probabilities.flatten(1).gather(1, places)
     values, order = totals.topk(count)
     return values, places.gather(1, order)
+
+
+Piece = TypeVar("Piece")
+Result = TypeVar("Result")
+
+_SETTING = threading.Lock()  # held by the one who changed the process's setting
+
+
+def side_by_side(
+    work: Callable[[Piece], Result], pieces: Sequence[Piece], threads: int, small: bool = False
+) -> list[Result]:
+    """Calls `work` with each piece, in at most so many threads.
+
+    One after the other if there is one piece or one thread; then each has all of PyTorch's threads,
+    or, if it is `small`, one. The same, with as many as there are, if another caller is at it.
+    """
+    threads = max(1, min(threads, len(pieces)))
+    before = torch.get_num_threads()
+    each = 1 if small else max(1, before // threads)
+    if (threads, each) == (1, before) or not _SETTING.acquire(blocking=False):
+        return [work(piece) for piece in pieces]
+    try:
+        torch.set_num_threads(each)
+        if threads == 1:
+            return [work(piece) for piece in pieces]
+        with ThreadPoolExecutor(threads, thread_name_prefix="piece") as pool:
+            return list(pool.map(work, pieces))
+    finally:
+        torch.set_num_threads(before)
+        _SETTING.release()

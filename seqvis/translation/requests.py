@@ -1,12 +1,17 @@
-"""What the in-flight translator knows of the requests it works on, and what it tells them."""
+"""What the in-flight translator knows of its requests: how far each is, and whose turn is next.
+
+Sentences of all requests wait for a place in the running batch and take turns, one of each
+request, so that a list of a thousand does not keep a single sentence waiting. The queue is not
+locked: its owner's lock guards it, only `full` and `length` may be asked without.
+"""
 
 from collections import deque
 from dataclasses import dataclass, field
 
+from seqvis.decoding.beam import SearchSettings, Sentence
 from seqvis.errors import DataError
 from seqvis.text.languages import SourceSentence
 from seqvis.translation.cost import Cost, cost_of
-from seqvis.translation.sentences import SearchSettings, Sentence
 from seqvis.translation.translator import Translation
 
 _EACH_WORD = 32  # words that a translation is told of one by one; then at each 32nd part more
@@ -110,3 +115,69 @@ class RunningText:
         cost the square of its length."""
         words = len(self.sentence.ids)
         return words % max(1, words // _EACH_WORD) == 0
+
+
+class Turns:
+    """The queue; at most about `most` sentences wait in it."""
+
+    def __init__(self, most: int):
+        self.sentences = 0
+        """How many wait."""
+        self._most = most
+        self._tickets: deque[Ticket] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._tickets)
+
+    @property
+    def full(self) -> bool:
+        """Whether nothing more may wait."""
+        return self._length() >= self._most
+
+    def admits(self, ticket: Ticket) -> bool:
+        """Whether there is room for a request; an empty queue takes one of any length."""
+        length = self._length()
+        return not length or length + self._counted(ticket) <= self._most
+
+    def add(self, ticket: Ticket) -> None:
+        if ticket.waiting:
+            self.sentences += len(ticket.waiting)
+            self._tickets.append(ticket)
+
+    def next_width(self) -> int:
+        """The beam of the sentence whose turn it is."""
+        return self._tickets[0].settings.beam
+
+    def take(self) -> tuple[Ticket, WaitingText]:
+        """The sentence whose turn it is; it waits no longer."""
+        ticket = self._tickets.popleft()
+        one = ticket.waiting.popleft()
+        self.sentences -= 1
+        if ticket.waiting:
+            self._tickets.append(ticket)
+        return ticket, one
+
+    def forget(self, ticket: Ticket) -> int:
+        """Drops what waits of a request; how many sentences that were."""
+        forgotten = len(ticket.waiting)
+        if forgotten:  # else it is not in the queue any more
+            self.sentences -= forgotten
+            ticket.waiting.clear()
+            self._tickets.remove(ticket)
+        return forgotten
+
+    def clear(self) -> set[Ticket]:
+        """Drops everything; the requests that waited."""
+        waited = set(self._tickets)
+        for ticket in waited:
+            ticket.waiting.clear()
+        self._tickets.clear()
+        self.sentences = 0
+        return waited
+
+    def _length(self) -> int:
+        return sum(self._counted(ticket) for ticket in tuple(self._tickets))
+
+    def _counted(self, ticket: Ticket) -> int:
+        """Its sentences that wait; of a long list half a queue, as callers take turns."""
+        return min(len(ticket.waiting), self._most // 2)

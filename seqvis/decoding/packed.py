@@ -16,12 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from seqvis.decoding.linear import Precision, prepare
+from seqvis.seq2seq.encoder import Encoder
+from seqvis.seq2seq.gru import GRULayer, tanh_
+from seqvis.seq2seq.model import Seq2Seq
 from seqvis.text.vocabulary import BOS, PAD
-from seqvis.translation.elementwise import tanh_
-from seqvis.translation.encoder import Encoder
-from seqvis.translation.gru import GRULayer
-from seqvis.translation.model import Seq2Seq
-from seqvis.translation.products import Precision, prepare
 
 NEVER = (BOS, PAD)  # ids that no translation contains
 

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from seqvis.config import Settings
-from seqvis.translation.forcing import ForcingSettings
+from seqvis.seq2seq.forcing import ForcingSettings
 
 Variant = Literal["plain", "bidir", "force", "attn", "all"]
 

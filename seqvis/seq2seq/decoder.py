@@ -11,12 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from seqvis.seq2seq.attention import AdditiveAttention, EncodedSource, LayerWeights, attend_and_step
+from seqvis.seq2seq.dropout import drop_weight, drop_words, mask_like
+from seqvis.seq2seq.gru import GRULayer, product_type
+from seqvis.seq2seq.settings import ModelSettings
 from seqvis.text.vocabulary import PAD
-from seqvis.translation.attending import LayerWeights, attend_and_step
-from seqvis.translation.attention import AdditiveAttention, EncodedSource
-from seqvis.translation.dropout import drop_weight, drop_words, mask_like
-from seqvis.translation.gru import GRULayer, product_type
-from seqvis.translation.settings import ModelSettings
 
 
 @dataclass(frozen=True)

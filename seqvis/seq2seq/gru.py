@@ -1,23 +1,37 @@
 """A gated recurrent unit layer that skips padding, with a backward pass written for CPUs.
 
-In: a sequence (time, batch, features) and its real lengths. Out: the hidden state after every
-step and the last one. A padded step leaves the hidden state as it was, so that a sentence's
-states do not depend on how much padding its batch has, in either direction.
+A sequence (time, batch, features) and its real lengths give the hidden state after every step and
+the last one. A padded step leaves the hidden state as it was, so that a sentence's states do not
+depend on how much padding its batch has, in either direction.
 
-What would surprise a reader: in training on a CPU the layer is a hand-written autograd function.
-It keeps the gates of all steps and computes each weight gradient as one matrix product over all
-steps, where autograd would add up one small product a step. On a GPU, and where no gradient is
-wanted, PyTorch's own GRU runs instead.
+In training on a CPU the layer is a hand-written autograd function. It keeps the gates of all
+steps and computes each weight gradient as one matrix product over all steps, where autograd would
+add up one small product a step. On a GPU, and where no gradient is wanted, PyTorch's own GRU runs
+instead.
 """
 
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seqvis.translation.elementwise import tanh_
+
+def tanh_(values: Tensor) -> Tensor:
+    """The hyperbolic tangent, in place, of any floating type.
+
+    On a CPU by NumPy, in float32: 0.4 ns a number where PyTorch takes 3.4 (and 1.9 in bfloat16,
+    which NumPy does not know).
+    """
+    if values.is_cuda:
+        return values.tanh_()
+    known = values.dtype in (torch.float32, torch.float64)
+    exact = values.detach() if known else values.detach().float()
+    found = exact.numpy()
+    np.tanh(found, out=found)
+    return values if known else values.copy_(exact)
 
 
 class GRULayer(nn.Module):

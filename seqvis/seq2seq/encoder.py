@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from seqvis.seq2seq.dropout import drop_weight, drop_words, dropout
+from seqvis.seq2seq.gru import GRULayer
+from seqvis.seq2seq.settings import ModelSettings
 from seqvis.text.vocabulary import PAD
-from seqvis.translation.dropout import drop_weight, drop_words, dropout
-from seqvis.translation.gru import GRULayer
-from seqvis.translation.settings import ModelSettings
 
 
 class Encoder(nn.Module):
