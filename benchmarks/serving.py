@@ -27,12 +27,11 @@ from pydantic import BaseModel
 from ray import serve
 
 from seqvis.config import Settings
-from serve.settings import Version
+from serve.common.settings import Version, Work
+from serve.common.versions import HeadStore, configure, version_key
 from serve.testing.clients import Request
 from serve.testing.server import RunningServer, free_port, local_config, run_config
 from serve.testing.traffic import send
-from serve.versions import HeadStore, configure, version_key
-from serve.work import Work
 
 CLIENTS = (1, 8, 32)
 _DEFAULTS = {

@@ -34,12 +34,13 @@ from seqvis.collection.shards import describe, shard_paths
 from seqvis.config import JobSettings
 from seqvis.errors import ConfigError, ServingError
 from seqvis.process import usable_processors
-from serve import draining, haproxy, proxy
-from serve import gateway as gateways
+from serve import haproxy, proxy
 from serve import search as searches
-from serve import translator as translators
-from serve.security import keys_for
-from serve.settings import GatewaySettings, SearchSettings
+from serve.common import draining
+from serve.common.keys import keys_for
+from serve.common.settings import GatewaySettings, SearchSettings
+from serve.gateway import deployment as gateways
+from serve.replicas import translator as translators
 
 ENVIRONMENT = {
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": proxy.IMPORT_PATH,

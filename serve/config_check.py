@@ -29,7 +29,7 @@ from ray.serve.schema import HTTPOptionsSchema, ServeDeploySchema
 from seqvis.cli.job import leave, run_job
 from seqvis.config import JobSettings
 from seqvis.errors import ConfigError
-from serve.security import read_yaml_strictly
+from serve.common.keys import read_yaml_strictly
 
 
 def check(path: str, build: bool = True) -> list[str]:

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from serve.api.errors import ANSWERED, REQUEST_ID
+from serve.common.http import ANSWERED, REQUEST_ID
 
 SCRIPT = "seqvis-haproxy"
 BINARY = "RAY_SERVE_HAPROXY_BINARY_PATH"  # names the script, on every node

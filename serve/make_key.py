@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 from seqvis.cli.job import leave, run_job
 from seqvis.config import JobSettings
 from seqvis.errors import ConfigError
-from serve.security import KeyHolder, KeyScope, explain, sha256_of
+from serve.common.keys import KeyHolder, KeyScope, explain, sha256_of
 
 
 class MakeKey(JobSettings):

@@ -18,8 +18,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve.api.body import Bodies, Body
-from serve.api.errors import ANSWERED, REQUEST_ID, ApiError, response
+from serve.common.http import ANSWERED, REQUEST_ID, ApiError, Bodies, Body, response
 
 IMPORT_PATH = "serve.proxy:middlewares"
 MOST_BYTES = 12 << 20  # of a body that is kept

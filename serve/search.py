@@ -2,8 +2,8 @@
 
 from ray import serve
 
-from serve import encoder, index, writer
-from serve.settings import SearchSettings
+from serve.common.settings import SearchSettings
+from serve.replicas import encoder, index, writer
 
 
 def build(settings: SearchSettings) -> serve.Application:

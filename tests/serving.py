@@ -12,17 +12,17 @@ import uvicorn
 from starlette.testclient import TestClient
 
 from seqvis.collection.shards import shard_paths
-from serve.api.app import build_api
-from serve.api.door import Seen
-from serve.core import Core, SearchParts
-from serve.encoder import EncoderReplica
-from serve.index import IndexReplica
-from serve.roots import Roots
-from serve.security import Keys
-from serve.settings import Application, GatewaySettings, SearchSettings
-from serve.translator import TranslatorReplica, TranslatorSettings
-from serve.versions import Wanted
-from serve.writer import WriterReplica
+from serve.common.keys import Keys
+from serve.common.roots import Roots
+from serve.common.settings import Application, GatewaySettings, SearchSettings
+from serve.common.versions import Wanted
+from serve.gateway.middleware import Seen
+from serve.gateway.router import Core, SearchParts
+from serve.gateway.routes import build_api
+from serve.replicas.encoder import EncoderReplica
+from serve.replicas.index import IndexReplica
+from serve.replicas.translator import TranslatorReplica, TranslatorSettings
+from serve.replicas.writer import WriterReplica
 
 LOCAL = "http://127.0.0.1:8000"
 

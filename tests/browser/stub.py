@@ -21,9 +21,9 @@ from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from PIL import Image
 
-from serve.api.scopes import lacking
-from serve.core import image_path
-from serve.security import SCOPES
+from serve.common.keys import SCOPES
+from serve.gateway.router import image_path
+from serve.gateway.scopes import lacking
 
 PAGE = Path(__file__).parents[2] / "serve" / "page"
 POLICY = (

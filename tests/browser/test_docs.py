@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from serve.api.app import build_api
-from serve.core import Core
-from serve.security import KeyHolder, Keys, sha256_of
-from serve.settings import GatewaySettings
+from serve.common.keys import KeyHolder, Keys, sha256_of
+from serve.common.settings import GatewaySettings
+from serve.gateway.router import Core
+from serve.gateway.routes import build_api
 from tests.browser.page import Page
 from tests.serving import MemoryStore, listening
 

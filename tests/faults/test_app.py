@@ -15,7 +15,7 @@ import pytest
 import requests
 import yaml
 
-from serve.security import sha256_of
+from serve.common.keys import sha256_of
 from serve.testing.server import RunningServer, free_port, run_config
 from tests.faults.conftest import QUERIES, TEXTS, Collections, Translators
 

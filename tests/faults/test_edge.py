@@ -27,7 +27,7 @@ pytestmark = [
 
 HALF_SENT = min(4150, haproxy.most_connections() - 100)
 HEADERS_WITHIN = 10.0  # seconds, as serve/haproxy.py says
-BODY_WITHIN = 10.0 + 140 / 32  # seconds for the 140 KiB that come of a body: serve/api/body.py
+BODY_WITHIN = 10.0 + 140 / 32  # seconds for the 140 KiB that come of a body: serve/common/http.py
 MARGIN = 5.0
 
 

@@ -9,7 +9,7 @@ import requests
 import yaml
 
 from serve.app import main
-from serve.security import sha256_of
+from serve.common.keys import sha256_of
 from serve.testing.server import RunningServer
 from tests.faults.conftest import Translators
 from tests.serving import listener

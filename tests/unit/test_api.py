@@ -17,7 +17,7 @@ from seqvis.decoding.beam import SearchSettings
 from seqvis.samples.questions import generate_pairs
 from seqvis.search.engine import SearchEngine
 from seqvis.translation.translator import Translator
-from serve.security import KeyHolder, Keys, sha256_of
+from serve.common.keys import KeyHolder, Keys, sha256_of
 from tests.searching import draw, make_world
 from tests.serving import Served, served
 from tests.unit.test_engine import build
@@ -395,7 +395,7 @@ def test_the_gateway_loads_no_torch() -> None:
     """It would take 300 MB and stand still for seconds, at the first picture if not before."""
     program = """
 import pickle, sys
-import serve.gateway
+import serve.gateway.deployment
 from seqvis.errors import BadPictureError
 from seqvis.collection.items import PlacedPicture
 for content in (PlacedPicture(None, 1, 1, b""), BadPictureError("a", "b")):

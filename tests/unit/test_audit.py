@@ -11,8 +11,8 @@ import pytest
 
 from seqvis.errors import BusyError
 from seqvis.translation.translator import Translator
-from serve.api import audit
-from serve.security import SCOPES, Keys
+from serve.common.keys import SCOPES, Keys
+from serve.gateway import audit
 from tests.searching import draw, make_world
 from tests.serving import Served, served
 from tests.unit.test_engine import build

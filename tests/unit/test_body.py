@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from serve.api import body
-from serve.api.door import Door
+from serve.common import http
+from serve.common.keys import KeyHolder, Keys, sha256_of
+from serve.gateway.middleware import Door
 from serve.proxy import Resend
-from serve.security import KeyHolder, Keys, sha256_of
 from tests.serving import listening
 
 KEYS = Keys([KeyHolder(name="a", sha256=sha256_of("right"), scopes=("search",))])
@@ -118,7 +118,7 @@ def test_a_client_that_asks_first_is_refused_before_it_sends(gateway: str) -> No
 def test_a_client_that_never_ends_is_not_waited_for(
     gateway: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(body, "_LINGER", 0.2)
+    monkeypatch.setattr(http, "_LINGER", 0.2)
     with connect(gateway, {"content-length": "100", "x-api-key": "wrong"}) as connection:
         connection.sendall(b"some")
         assert answer_on(connection) == (401, "unauthorized")
@@ -128,7 +128,7 @@ def test_a_client_that_never_ends_is_not_waited_for(
 def test_a_body_that_trickles_is_ended_with_408_and_its_connection_closed(
     front: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(body, "_GRACE", 0.5)
+    monkeypatch.setattr(http, "_GRACE", 0.5)
     headers = {"content-length": "100000", "x-api-key": "right", "connection": "keep-alive"}
     with listening(front()) as address, connect(address, headers) as connection:
         began = time.monotonic()
@@ -141,8 +141,8 @@ def test_a_body_that_trickles_is_ended_with_408_and_its_connection_closed(
 def test_a_long_body_that_keeps_coming_has_the_time_it_needs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(body, "_GRACE", 0.3)
-    monkeypatch.setattr(body, "_SLOWEST", 10_000)  # bytes a second
+    monkeypatch.setattr(http, "_GRACE", 0.3)
+    monkeypatch.setattr(http, "_SLOWEST", 10_000)  # bytes a second
     headers = {"content-length": "30000", "x-api-key": "right"}
     with listening(door(whole)) as address, connect(address, headers) as connection:
         for _ in range(10):
@@ -179,7 +179,7 @@ def send_slowly(connection: socket.socket, count: int, pause: float) -> None:
 def test_a_client_that_does_not_read_its_answer_is_given_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("serve.api.door._TAKEN_WITHIN", 0.5)
+    monkeypatch.setattr("serve.gateway.middleware._TAKEN_WITHIN", 0.5)
 
     async def endless(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})

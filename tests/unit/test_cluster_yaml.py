@@ -27,9 +27,9 @@ from ray.autoscaler.v2.utils import ResourceRequestUtil
 from ray.scripts.scripts import drain_node
 
 from serve.app import ENVIRONMENT
+from serve.common.settings import ENDING
 from serve.config_check import check
 from serve.haproxy import BINARY, SCRIPT, SWITCHES
-from serve.settings import ENDING
 
 ROOT = Path(__file__).parents[2]
 PINNED = re.search(

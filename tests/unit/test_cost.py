@@ -10,11 +10,11 @@ from seqvis.samples.questions import generate_pairs
 from seqvis.text.tokenizers import TokenizerSettings, load_tokenizer
 from seqvis.translation.cost import count_words
 from seqvis.translation.translator import Translator
-from serve.api.checks import check_texts, most_cost
-from serve.api.errors import ApiError
-from serve.api.schema import TranslateRequest
-from serve.security import KeyHolder, Keys, sha256_of
-from serve.settings import Limits
+from serve.common.http import ApiError
+from serve.common.keys import KeyHolder, Keys, sha256_of
+from serve.common.settings import Limits
+from serve.gateway.checks import check_texts, most_cost
+from serve.gateway.schema import TranslateRequest
 from tests.serving import Served, served
 
 TEXTS = [pair[0] for pair in generate_pairs(128, seed=31)]

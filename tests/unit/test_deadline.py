@@ -13,8 +13,8 @@ from seqvis.collection.index import exact_candidates
 from seqvis.collection.items import Item
 from seqvis.deadline import UNBOUNDED, Deadline
 from seqvis.errors import SearchTimeoutError
-from serve.api.errors import as_api_error
-from serve.core import SearchParts
+from serve.common.http import as_api_error
+from serve.gateway.router import SearchParts
 
 
 def test_a_deadline_is_over_when_its_time_is_or_when_it_is_ended() -> None:

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import requests
 
-from serve import app, draining
-from serve.api.door import Door
+from serve import app
+from serve.common import draining
+from serve.gateway.middleware import Door
 from tests.serving import listening
 
 

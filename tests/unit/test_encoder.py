@@ -11,8 +11,8 @@ import pytest
 from seqvis.collection.items import PlacedPicture
 from seqvis.deadline import Deadline
 from seqvis.errors import SearchTimeoutError
-from serve.encoder import MOST_NAMINGS, EncoderReplica
-from serve.settings import SearchSettings, Version
+from serve.common.settings import SearchSettings, Version
+from serve.replicas.encoder import MOST_NAMINGS, EncoderReplica
 from tests.serving import MemoryStore
 
 KEY = "default=c"

@@ -21,7 +21,7 @@ from seqvis.storage import locate
 from seqvis.text.lines import Start, lines_at_hand, read_sentences, read_text
 from seqvis.vectors.build import read_wanted_words
 from seqvis.vision.listing import list_images
-from serve.security import read_yaml_strictly
+from serve.common.keys import read_yaml_strictly
 
 TEXTS = {
     "fr": "Où est la façade de l’élève ? Elle paraît très âgée.\nSa sœur dit « oui ».\n",

@@ -117,8 +117,8 @@ def test_metrics_are_used_as_what_they_are(expressions: list[str]) -> None:
 
 
 def declared_labels() -> dict[str, set[str]]:
-    """The tags of the project's metrics, read from the source of `serve.metrics`."""
-    tree = ast.parse((PROJECT / "serve/metrics.py").read_text(encoding="utf-8"))
+    """The tags of the project's metrics, read from the source of `serve.common.metrics`."""
+    tree = ast.parse((PROJECT / "serve/common/metrics.py").read_text(encoding="utf-8"))
     labels: dict[str, set[str]] = {}
     for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
         first = call.args[0] if call.args else None

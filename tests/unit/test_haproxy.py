@@ -20,7 +20,7 @@ import pytest
 import requests
 
 from serve import haproxy
-from serve.api.errors import ANSWERED
+from serve.common.http import ANSWERED
 from serve.testing.server import free_port
 
 ray_haproxy = pytest.importorskip("ray.serve._private.haproxy")

@@ -14,8 +14,8 @@ from seqvis.collection.collection import Collection
 from seqvis.collection.items import Item
 from seqvis.deadline import Deadline
 from seqvis.errors import SearchTimeoutError, UnknownWordError
-from serve.index import MOST_READING, MOST_SUGGESTING, IndexReplica, LoadedShard
-from serve.settings import SearchSettings, Version
+from serve.common.settings import SearchSettings, Version
+from serve.replicas.index import MOST_READING, MOST_SUGGESTING, IndexReplica, LoadedShard
 from tests.serving import MemoryStore
 from tests.unit.test_encoder import Counted
 

@@ -11,8 +11,8 @@ from grpc.aio import AioRpcError, Metadata
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 
 from seqvis.errors import BusyError, DataError
-from serve.api.errors import UnavailableError
-from serve.parts import RemotePart
+from serve.common.http import UnavailableError
+from serve.gateway.clients import RemotePart
 
 ATTEMPT = 0.1  # seconds
 

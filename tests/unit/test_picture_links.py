@@ -20,11 +20,11 @@ from seqvis.collection.collection import Collection
 from seqvis.collection.items import Item, PlacedPicture, check_ids
 from seqvis.errors import DataError
 from serve import haproxy
-from serve.api.app import build_api
-from serve.core import Core, SearchParts, image_path
+from serve.common.settings import GatewaySettings, Version
+from serve.common.versions import configure
+from serve.gateway.router import Core, SearchParts, image_path
+from serve.gateway.routes import build_api
 from serve.proxy import Resend
-from serve.settings import GatewaySettings, Version
-from serve.versions import configure
 from tests.serving import LocalPart, MemoryStore, listening
 from tests.unit import test_haproxy
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from serve import proxy
-from serve.api.errors import ANSWERED
+from serve.common.http import ANSWERED
 from serve.proxy import MOST_BYTES, Resend
 
 Answer = Callable[[Any, Any, Any], Any]

@@ -12,10 +12,10 @@ from seqvis.config import JobSettings
 from seqvis.errors import DataError, redacted
 from seqvis.storage import locate
 from seqvis.translation.translator import Translator
-from serve.api.errors import ApiError
-from serve.roots import Roots, place_of
-from serve.settings import GatewaySettings
-from serve.versions import Version, change
+from serve.common.http import ApiError
+from serve.common.roots import Roots, place_of
+from serve.common.settings import GatewaySettings
+from serve.common.versions import Version, change
 from tests.serving import listener, served
 
 

@@ -9,8 +9,8 @@ import pytest
 from fastapi import APIRouter
 
 from seqvis.translation.translator import Translator
-from serve.api.scopes import SCOPE_OF, ScopedRoute
-from serve.security import SCOPES, KeyHolder, Keys, KeyScope, sha256_of
+from serve.common.keys import SCOPES, KeyHolder, Keys, KeyScope, sha256_of
+from serve.gateway.scopes import SCOPE_OF, ScopedRoute
 from tests.searching import draw, make_world
 from tests.serving import Served, served
 from tests.unit.test_engine import build

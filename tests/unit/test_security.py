@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from seqvis.errors import ConfigError
-from serve import make_key, security
-from serve.security import (
+from serve import make_key
+from serve.common.keys import (
     KeyHolder,
     Keys,
     RateLimiter,
@@ -74,7 +74,7 @@ class TestKeys:
             return hmac_compare(one, other)
 
         hmac_compare = hmac.compare_digest
-        monkeypatch.setattr(security.hmac, "compare_digest", record)
+        monkeypatch.setattr(hmac, "compare_digest", record)
         keys.check(presented)
         assert compared == [holder.sha256 for holder in keys.holders]
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from serve.api.app import build_api
-from serve.api.errors import ApiError
-from serve.api.values import read_json
-from serve.core import Core
-from serve.settings import GatewaySettings
+from serve.common.http import ApiError
+from serve.common.settings import GatewaySettings
+from serve.gateway.router import Core
+from serve.gateway.routes import build_api
+from serve.gateway.values import read_json
 from tests.serving import LOCAL, MemoryStore
 
 PICTURE = {"file": ("a.jpg", b"\xff\xd8", "image/jpeg")}

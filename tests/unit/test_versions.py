@@ -9,12 +9,18 @@ from typing import Any
 import pytest
 
 from seqvis.errors import ArtifactError
-from serve import versions
-from serve.api.errors import UnavailableError
-from serve.core import Core
-from serve.settings import Application, Version
-from serve.versions import Follower, VersionMissingError, Wanted, change, configure, version_key
-from serve.work import Work
+from serve.common import versions
+from serve.common.http import UnavailableError
+from serve.common.settings import Application, Version, Work
+from serve.common.versions import (
+    Follower,
+    VersionMissingError,
+    Wanted,
+    change,
+    configure,
+    version_key,
+)
+from serve.gateway.router import Core
 from tests.serving import MemoryStore
 
 A, B, BAD = (Version(name=name, path=f"/models/{name}") for name in ("a", "b", "bad"))

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from seqvis.collection.collection import Collection
-from serve.api.errors import UnavailableError, as_api_error
-from serve.settings import SearchSettings
-from serve.writer import WriterReplica
+from serve.common.http import UnavailableError, as_api_error
+from serve.common.settings import SearchSettings
+from serve.replicas.writer import WriterReplica
 from tests.serving import MemoryStore
 from tests.unit.test_encoder import Counted
 

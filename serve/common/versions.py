@@ -19,8 +19,8 @@ from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
 
 from seqvis.config import Settings
 from seqvis.errors import SeqvisError, redacted
-from serve import draining
-from serve.settings import Application, Version
+from serve.common import draining
+from serve.common.settings import Application, Version
 
 T = TypeVar("T")
 

@@ -18,8 +18,8 @@ from typing import Any
 from fastapi import Request
 
 from seqvis.errors import redacted
-from serve.api.errors import as_api_error
-from serve.settings import Application, Version
+from serve.common.http import as_api_error
+from serve.common.settings import Application, Version
 
 _FILE_BYTES = 100 << 20
 _FORMER_FILES = 5

@@ -11,9 +11,9 @@ from fastapi import Request
 from fastapi.routing import APIRoute
 from starlette.responses import Response
 
-from serve.api.audit import asker, audited
-from serve.api.errors import ApiError
-from serve.security import SCOPES, KeyScope
+from serve.common.http import ApiError
+from serve.common.keys import SCOPES, KeyScope
+from serve.gateway.audit import asker, audited
 
 SCOPE_OF: dict[str, KeyScope | None] = {
     "POST /v1/translate": "translate",

@@ -24,10 +24,9 @@ from seqvis.seq2seq.settings import InflightSettings
 from seqvis.translation.inflight import InflightTranslator
 from seqvis.translation.requests import Listener, Ticket, Timing
 from seqvis.translation.translator import Translation, Translator
-from serve.metrics import Reporter, SwitchMetrics, TranslatorMetrics
-from serve.settings import ENDING, Application, Version
-from serve.versions import Follower, HeadStore, Store, configure
-from serve.work import Work
+from serve.common.metrics import Reporter, SwitchMetrics, TranslatorMetrics
+from serve.common.settings import ENDING, Application, Version, Work
+from serve.common.versions import Follower, HeadStore, Store, configure
 
 APPLICATION: Application = "translator"
 _TRIAL = "Où est le chat ?"  # any sentence: the words may be unknown

@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from seqvis.checks import has_control_characters
-from serve.api.errors import ApiError
+from serve.common.http import ApiError
 
 
 @dataclass(frozen=True)

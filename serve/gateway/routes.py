@@ -15,9 +15,12 @@ from starlette.responses import Response, StreamingResponse
 
 import seqvis
 from seqvis.collection.items import check_ids, check_new_ids
-from serve.api import schema
-from serve.api.audit import asker, audited, changing_models
-from serve.api.checks import (
+from serve.common.http import ApiError, as_api_error
+from serve.common.keys import Keys
+from serve.common.settings import Application, GatewaySettings, Limits, Work
+from serve.gateway import schema
+from serve.gateway.audit import asker, audited, changing_models
+from serve.gateway.checks import (
     check_filter,
     check_k,
     check_metadata,
@@ -27,15 +30,10 @@ from serve.api.checks import (
     mapping_of,
     most_cost,
 )
-from serve.api.door import Door, Seen
-from serve.api.errors import ApiError, as_api_error
-from serve.api.pages import add_pages
-from serve.api.refusals import add_error_handlers
-from serve.api.values import VALUES, bounded_route
-from serve.core import Core, id_of_upload, image_path
-from serve.security import Keys
-from serve.settings import Application, GatewaySettings, Limits
-from serve.work import Work
+from serve.gateway.middleware import Door, Seen, add_error_handlers
+from serve.gateway.pages import add_pages
+from serve.gateway.router import Core, id_of_upload, image_path
+from serve.gateway.values import VALUES, bounded_route
 
 Candidates = Literal["labels", "classes", "wordnet"]
 Picture = Annotated[str, Depends(given_id)]

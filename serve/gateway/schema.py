@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from serve.settings import Versions
+from serve.common.settings import Versions
 
 LONGEST_ID = 4096
 LONGEST_LIST = 12_800  # texts of a stream, whatever the limits are set to

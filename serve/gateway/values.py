@@ -18,8 +18,8 @@ from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData
 from starlette.responses import Response
 
-from serve.api.errors import ApiError
-from serve.api.scopes import ScopedRoute
+from serve.common.http import ApiError
+from serve.gateway.scopes import ScopedRoute
 
 DEPTH = 32
 VALUES = 2000

@@ -1,9 +1,7 @@
-"""What every request passes before it is looked at, and every answer on its way out.
+"""ASGI middleware: request IDs, authentication, rate limits and the access log; error handlers.
 
-A request gets an id, is let in or refused (serve/security.py), and is counted, timed and logged. It
-is plain ASGI, because what stands here is paid by every request. What would surprise a reader: the
-proxy hides requests of the size limit's excess, but the limit is checked here as well, since the
-gateway may be reached without the proxy.
+It is plain ASGI, because every request pays for what stands here. The body limit is checked here
+as well as in the proxy, because the gateway can be reached directly.
 """
 
 import asyncio
@@ -17,12 +15,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve.api.body import Bodies, Body
-from serve.api.errors import ANSWERED, REQUEST_ID, ApiError, as_api_error, response
-from serve.security import SCOPES, Keys, KeyScope, RateLimiter, check_local, presented_key
+from seqvis.errors import SeqvisError
+from serve.common.http import ANSWERED, REQUEST_ID, ApiError, Bodies, Body, as_api_error, response
+from serve.common.keys import SCOPES, Keys, KeyScope, RateLimiter, check_local, presented_key
 
 _GOOD_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _OPEN = ("/healthz", "/readyz")  # for load balancers, which have no key
@@ -220,3 +222,35 @@ def _route(scope: Scope) -> str:
     """The route's pattern, so that metrics do not have a label for every id."""
     route = scope.get("route")
     return getattr(route, "path", None) or "unknown"
+
+
+def add_error_handlers(api: FastAPI) -> None:
+    """Puts every error into the one form."""
+
+    async def refused(request: Request, error: Exception) -> Response:
+        answer: Response = refuse(request.scope, error, request.state.request_id)
+        return answer
+
+    async def invalid(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        problems = [
+            {"where": ".".join(str(part) for part in one["loc"]), "problem": one["msg"]}
+            for one in error.errors()
+        ]
+        first = problems[0]
+        told = ApiError(
+            422, f"{first['where']}: {first['problem']}", "invalid", problems=problems[:20]
+        )
+        return await refused(request, told)
+
+    async def by_status(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        if isinstance(error.__cause__, ApiError):  # raised while the body was read
+            return await refused(request, error.__cause__)
+        return await refused(request, ApiError(error.status_code, str(error.detail)))
+
+    api.add_exception_handler(RequestValidationError, invalid)
+    api.add_exception_handler(HTTPException, by_status)
+    api.add_exception_handler(ApiError, refused)
+    api.add_exception_handler(SeqvisError, refused)
+    api.add_exception_handler(Exception, refused)

@@ -21,10 +21,10 @@ from seqvis.process import keep_freed_memory
 from seqvis.ray_internals import keep_replica_local
 from seqvis.search.candidates import CandidateSet
 from seqvis.search.pictures import PicturePlacer
-from serve.metrics import EncoderMetrics, Reporter, SwitchMetrics
-from serve.settings import ENDING, Application, SearchSettings, Version
-from serve.threads import CallThreads
-from serve.versions import Follower, HeadStore, Store, configure
+from serve.common.metrics import EncoderMetrics, Reporter, SwitchMetrics
+from serve.common.settings import ENDING, Application, SearchSettings, Version
+from serve.common.versions import Follower, HeadStore, Store, configure
+from serve.replicas.threads import CallThreads
 
 APPLICATION: Application = "search"
 MOST_NAMINGS = 16  # classifications under way

@@ -18,18 +18,18 @@ from ray.serve.config import BackpressureConfig
 
 from seqvis.errors import SeqvisError
 from seqvis.ray_internals import keep_replica_local
-from serve.api import audit
-from serve.api.app import build_api
-from serve.api.audit import changing_models
-from serve.api.door import Seen
-from serve.api.errors import ApiError
-from serve.core import Core, SearchParts
-from serve.metrics import GatewayMetrics
-from serve.parts import RemotePart
-from serve.roots import Roots
-from serve.security import explain, keys_for
-from serve.settings import ENDING, Application, GatewaySettings, GatewayUserConfig, Versions
-from serve.versions import HeadStore, change, refuse
+from serve.common.http import ApiError
+from serve.common.keys import explain, keys_for
+from serve.common.metrics import GatewayMetrics
+from serve.common.roots import Roots
+from serve.common.settings import ENDING, Application, GatewaySettings, GatewayUserConfig, Versions
+from serve.common.versions import HeadStore, change, refuse
+from serve.gateway import audit
+from serve.gateway.audit import changing_models
+from serve.gateway.clients import RemotePart
+from serve.gateway.middleware import Seen
+from serve.gateway.router import Core, SearchParts
+from serve.gateway.routes import build_api
 
 REJECTED = (401, 403, 413, 422, 429, 503)
 _RETRY_CONFIG = 5.0  # seconds until a configured switch is tried again while parts start

@@ -21,7 +21,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from seqvis.errors import BusyError
-from serve.api.errors import UnavailableError
+from serve.common.http import UnavailableError
 
 _ALWAYS = ("describe", "try_version")  # asked by operators, however much there is to do
 _FULL_FOR = 0.2  # seconds

@@ -21,10 +21,10 @@ from seqvis.collection.items import Item
 from seqvis.collection.shards import shard_of, shard_paths
 from seqvis.errors import StorageError
 from seqvis.ray_internals import keep_replica_local
-from serve.api.errors import UnavailableError
-from serve.metrics import SwitchMetrics, cancelled_counter
-from serve.settings import ENDING, Application, SearchSettings, Version
-from serve.versions import Follower, HeadStore, Store, configure
+from serve.common.http import UnavailableError
+from serve.common.metrics import SwitchMetrics, cancelled_counter
+from serve.common.settings import ENDING, Application, SearchSettings, Version
+from serve.common.versions import Follower, HeadStore, Store, configure
 
 APPLICATION: Application = "search"
 LOCK_WAIT = 20.0  # seconds: a writer that is being replaced needs some to let go

@@ -11,10 +11,10 @@ from fastapi import Request, UploadFile
 from seqvis.collection.items import check_ids, encode_metadata
 from seqvis.errors import DataError
 from seqvis.translation.cost import Cost, cost_of, count_words
-from serve.api.errors import ApiError
-from serve.api.schema import TranslateRequest
-from serve.api.values import read_json
-from serve.settings import Limits
+from serve.common.http import ApiError
+from serve.common.settings import Limits
+from serve.gateway.schema import TranslateRequest
+from serve.gateway.values import read_json
 
 FILTER_FIELDS, FILTER_VALUES, FILTER_BYTES = 16, 100, 8 << 10
 

@@ -1,6 +1,6 @@
 """What the gateway does with a request, apart from HTTP: choose a version, ask, merge, change.
 
-In: checked requests. Out: dictionaries ready for JSON. It holds no model; the parts do (parts.py).
+In: checked requests. Out: dictionaries ready for JSON. It holds no model; the replicas do.
 What would surprise a reader: every answer comes from one version alone. If a replica has not loaded
 the version that was chosen, the whole request is asked anew of another, never the rest of it.
 """
@@ -18,12 +18,11 @@ import numpy as np
 from seqvis.collection.items import Match
 from seqvis.collection.shards import merge, shard_of
 from seqvis.errors import QueryError, SeqvisError, UnknownFieldError, redacted
-from serve.api.errors import ApiError, UnavailableError
-from serve.parts import Part
-from serve.roots import Roots
-from serve.settings import Application, Version
-from serve.versions import Store, VersionMissingError, Wanted, change, version_key
-from serve.work import Work
+from serve.common.http import ApiError, UnavailableError
+from serve.common.roots import Roots
+from serve.common.settings import Application, Version, Work
+from serve.common.versions import Store, VersionMissingError, Wanted, change, version_key
+from serve.gateway.clients import Part
 
 T = TypeVar("T")
 

@@ -21,10 +21,10 @@ from seqvis.deadline import Deadline
 from seqvis.errors import ArtifactError, SearchTimeoutError, UnknownWordError
 from seqvis.ray_internals import keep_replica_local
 from seqvis.search.placing import WordPlacer
-from serve.metrics import IndexMetrics, Reporter, SwitchMetrics
-from serve.settings import ENDING, Application, SearchSettings, Version
-from serve.threads import CallThreads
-from serve.versions import Follower, HeadStore, Store, configure
+from serve.common.metrics import IndexMetrics, Reporter, SwitchMetrics
+from serve.common.settings import ENDING, Application, SearchSettings, Version
+from serve.common.versions import Follower, HeadStore, Store, configure
+from serve.replicas.threads import CallThreads
 
 APPLICATION: Application = "search"
 REFRESH_EVERY = 0.25  # seconds

@@ -1,14 +1,26 @@
-"""What can be set about the applications: the `args` of a Serve YAML, and the flags of serve.app.
+"""What the gateway asks of a translator; light, so that the gateway need not load torch."""
 
-Ray Serve drops keys that it does not know; these refuse them.
-"""
-
+from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from seqvis.config import Settings
-from serve.roots import place_of
+from seqvis.translation.cost import Cost
+from serve.common.roots import place_of
+
+
+@dataclass(frozen=True)
+class Work:
+    """How the texts of a request are to be translated, and what is to be told of it."""
+
+    beam: int = 1
+    n_best: int = 1
+    length_penalty: float = 1.0
+    attention: bool = False
+    partial: bool = False
+    most: Cost | None = None  # what all the texts may cost, as the model reads them
+
 
 Application = Literal["translator", "search"]
 

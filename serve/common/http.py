@@ -1,0 +1,241 @@
+"""Errors in the one form that the interface shows, and a request's body, bounded as it comes.
+
+An error has one word for programs and a sentence for people. Whatever is not foreseen becomes a
+500 that says nothing but the request's id, by which the traceback is found in the log.
+
+`Body` wraps ASGI's `receive` and raises ApiError for a body that is too long (413), that comes
+too slowly (408), or that is one of too many on their way (503). The body of a request that is
+refused is read as well, and thrown away: whoever closes a connection with bytes unread has it
+reset, and the client, still sending, loses the answer.
+"""
+
+import asyncio
+import contextlib
+import json
+import math
+import time
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import Message, Receive
+
+from seqvis.errors import (
+    ArtifactError,
+    BadPictureError,
+    BusyError,
+    ConfigError,
+    DataError,
+    QueryError,
+    SearchTimeoutError,
+    SeqvisError,
+    StorageError,
+    UnknownFieldError,
+    UnknownWordError,
+    redacted,
+)
+
+REQUEST_ID = "x-request-id"
+ANSWERED = "x-seqvis-gateway"
+"""Marks what the gateway itself answered; the proxy's middleware takes it off."""
+
+_MOST_FIELDS = 100  # of a collection, named where a filter asks for one that is not there
+
+_CODES = {
+    400: "bad_request",
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "timeout",
+    413: "too_large",
+    415: "unsupported_media_type",
+    422: "invalid",
+    429: "rate_limited",
+    503: "unavailable",
+}
+
+
+class ApiError(Exception):
+    """An error with its status; `more` is added to what the client sees."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        code: str | None = None,
+        retry_after: float | None = None,
+        **more: Any,
+    ):
+        super().__init__(redacted(message))
+        self.status = status
+        self.code = code or _CODES.get(status, "error")
+        self.retry_after = retry_after
+        self.more = more
+
+
+class UnavailableError(SeqvisError):
+    """A part of the system does not answer now."""
+
+
+def as_api_error(error: BaseException) -> ApiError:
+    """What a client is told of an error of the library."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, BusyError):
+        return ApiError(503, str(error), "overloaded", retry_after=error.retry_after)
+    if isinstance(error, SearchTimeoutError):
+        return ApiError(503, str(error), "overloaded", retry_after=2.0)
+    if isinstance(error, UnavailableError):
+        return ApiError(503, str(error), "unavailable", retry_after=2.0)
+    if isinstance(error, UnknownWordError):
+        return ApiError(
+            422,
+            str(error),
+            "unknown_word",
+            word=error.word,
+            suggestions=list(error.suggestions),
+        )
+    if isinstance(error, UnknownFieldError):
+        return ApiError(
+            422,
+            str(error),
+            "unknown_field",
+            field=error.missing[0],
+            fields=list(error.fields[:_MOST_FIELDS]),
+            suggestions=list(error.suggestions),
+        )
+    if isinstance(error, BadPictureError):
+        return ApiError(422, str(error), "bad_picture", reason=error.reason)
+    if isinstance(error, QueryError):
+        return ApiError(422, str(error), "bad_query")
+    if isinstance(error, DataError):
+        return ApiError(422, str(error), "invalid")
+    if isinstance(error, ArtifactError | ConfigError):
+        return ApiError(422, str(error), "bad_artifact")
+    if isinstance(error, StorageError):
+        return ApiError(503, "the disk does not take changes now", "unavailable", retry_after=5.0)
+    return ApiError(500, "something is wrong here; the log says what, by the request's id")
+
+
+def response(error: ApiError, request_id: str) -> Response:
+    """The answer that a client gets."""
+    content = {
+        "error": {
+            "code": error.code if error.status != 500 else "internal",
+            "message": str(error),
+            "request_id": request_id,
+            **error.more,
+        }
+    }
+    headers = {REQUEST_ID: request_id, ANSWERED: "1"}
+    if error.retry_after is not None:
+        headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
+    if error.status == 408:
+        headers["connection"] = "close"  # the rest of the body would be read as a request
+    if error.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    # Of a lone surrogate, which a client may have sent, the escape is left, as JSON writes it.
+    body = json.dumps(content, ensure_ascii=False).encode(errors="backslashreplace")
+    return Response(body, error.status, headers, media_type="application/json")
+
+
+_LINGER = 10.0  # seconds in which a client may end what it sends in vain
+_GRACE = 10.0  # seconds that any body may take, and the time for what has come is added:
+_SLOWEST = 32 << 10  # bytes a second
+
+
+class Places:
+    """Counts what is under way at once, up to a limit."""
+
+    def __init__(self, most: int):
+        self._free = most
+
+    def take(self) -> bool:
+        """Takes a place, if one is free."""
+        if self._free <= 0:
+            return False
+        self._free -= 1
+        return True
+
+    def leave(self) -> None:
+        self._free += 1
+
+
+class Bodies:
+    """The bodies that one process receives: those it wants, and those it throws away."""
+
+    def __init__(self, most: int):
+        self.wanted, self.refused = Places(most), Places(most)
+
+
+class Body:
+    """`receive` of one request. `close` it."""
+
+    def __init__(self, receive: Receive, headers: Headers, most_bytes: int, bodies: Bodies):
+        self._receive = receive
+        self._most = most_bytes
+        self._bodies = bodies
+        self._length = headers.get("content-length", "0")
+        self._read = 0
+        self._began = time.monotonic()
+        self._has_place = False
+        self._more = self._length != "0" or "transfer-encoding" in headers
+        self._kept_back = "expect" in headers  # the client sends nothing until it is read
+
+    def check_length(self) -> None:
+        """Raises ApiError (413) if the headers say that it is too long."""
+        if not self._length.isdigit() or int(self._length) > self._most:
+            raise self._too_large()
+
+    async def __call__(self) -> Message:
+        """The next message. Raises ApiError: 413 once it is too long, 408 or 503 as said above."""
+        message = await self._next()
+        self._read += len(message.get("body", b""))
+        if self._read > self._most:
+            raise self._too_large()
+        if not self._more:
+            self.close()
+        elif not self._has_place:  # most bodies come whole, in one message
+            self._has_place = self._bodies.wanted.take()
+            if not self._has_place:
+                raise ApiError(503, "too many uploads are under way", "overloaded", retry_after=2.0)
+        return message
+
+    async def discard(self) -> None:
+        """Reads what is left, for some seconds at most."""
+        self.close()
+        if self._kept_back or not self._more or not self._bodies.refused.take():
+            return
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LINGER):
+                    while self._more:
+                        self._note(await self._receive())
+        finally:
+            self._bodies.refused.leave()
+
+    def close(self) -> None:
+        """Lets another body come."""
+        if self._has_place:
+            self._bodies.wanted.leave()
+        self._has_place = False
+
+    async def _next(self) -> Message:
+        if not self._more:  # the client may leave as late as it wants
+            return await self._receive()
+        self._kept_back = False
+        until = self._began + _GRACE + self._read / _SLOWEST
+        try:
+            async with asyncio.timeout(max(0.0, until - time.monotonic())):
+                return self._note(await self._receive())
+        except TimeoutError:
+            self._more = False
+            raise ApiError(408, "the request's body came too slowly") from None
+
+    def _note(self, message: Message) -> Message:
+        self._more = message["type"] == "http.request" and bool(message.get("more_body"))
+        return message
+
+    def _too_large(self) -> ApiError:
+        return ApiError(413, f"a request may have {self._most:,} bytes at most")
