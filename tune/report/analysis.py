@@ -15,7 +15,7 @@ from tune.report import words
 from tune.report.effects import contrast, interactions, match_groups, partial_dependence, refit
 from tune.report.forest import Design, judge
 from tune.report.settings import Mode, ReportSettings
-from tune.report.table import Response, Rows, Setting, Table, at_epoch, make_response, plain
+from tune.report.table import Response, Setting, Table, at_epoch, make_response, plain
 
 _LEAST_TRIALS, _TRIALS_PER_SETTING = 20, 3
 _BEST = 10  # trials in the table
@@ -40,15 +40,7 @@ def analyse(
         "failed": _unused_trials(table),
         "settings": [_describe(setting) for setting in table.settings],
         "fixed": dict(table.fixed),
-        "budget": {
-            "how": response.how,
-            "epoch": response.epoch,
-            "share": response.budget_share,
-            "shown_as": words.shown_as(response, metric),
-            "explanation": words.budget_sentence(response, metric),
-            "outliers": words.moved_sentence(response, metric),
-            "inherited": words.inherited_sentence(inherited),
-        },
+        "budget": words.budget(response, metric, inherited),
         "used": [
             {
                 "trial": str(table.trials["trial"].iloc[row]),
@@ -57,7 +49,7 @@ def analyse(
             }
             for row, value in zip(response.rows, response.values, strict=True)
         ],
-        "together": _together(table.settings, response.rows),
+        "together": _together(table.settings, response),
         **_ranked_or_refused(table, response, mode, settings, needed),
         "method": {
             "needed": needed,
@@ -105,6 +97,7 @@ def _best_trials(table: Table, mode: Mode) -> list[dict[str, Any]]:
 
 
 def _unused_trials(table: Table) -> list[dict[str, Any]]:
+    usable = set(table.usable_rows())
     return [
         {
             "trial": str(trial["trial"]),
@@ -112,7 +105,7 @@ def _unused_trials(table: Table) -> list[dict[str, Any]]:
             "reason": str(trial["error"] or "").strip() or "its metric is not a finite number",
         }
         for row, trial in table.trials.iterrows()
-        if row not in table.usable_rows()
+        if row not in usable
     ]
 
 
@@ -126,21 +119,18 @@ def _describe(setting: Setting) -> dict[str, Any]:
     return described | {"only_with": setting.switch}
 
 
-def _together(settings: Sequence[Setting], rows: Rows) -> list[dict[str, Any]]:
+def _together(settings: Sequence[Setting], response: Response) -> list[dict[str, Any]]:
     """Return pairs of settings that rose and fell together; few trials correlate by chance."""
-    if len(rows) < _LEAST_TRIALS or len(settings) < 2:
+    if len(response.rows) < _LEAST_TRIALS or len(settings) < 2:
         return []
-    matrix = Design.of(settings, rows).matrix
+    matrix = Design.of(settings, response).matrix
     ranks = pd.DataFrame(matrix).corr(method="spearman").abs().to_numpy()
-    return [
-        {
-            "first": first.name,
-            "second": second.name,
-            "correlation": round(float(ranks[one, other]), 2),
-        }
-        for (one, first), (other, second) in combinations(enumerate(settings), 2)
-        if ranks[one, other] >= _TOGETHER
-    ]
+    pairs = []
+    for (row, first), (column, second) in combinations(enumerate(settings), 2):
+        if ranks[row, column] >= _TOGETHER:
+            correlation = round(float(ranks[row, column]), 2)
+            pairs.append({"first": first.name, "second": second.name, "correlation": correlation})
+    return pairs
 
 
 def _ranked_or_refused(
@@ -171,18 +161,16 @@ def _ranking(
 ) -> dict[str, Any]:
     """Return R², the importances and curves of settings; if `thorough`, also groups and pairs."""
     rows, sign = response.rows, 1 if mode == "max" else -1
-    design = Design.of(table.settings, rows)
-    if response.epochs is not None:
-        design = design.with_column("epochs", response.epochs)
+    design = Design.of(table.settings, response)
     groups = match_groups(settings.groups, table.settings) if thorough else {}
     members = {f"group {name}": names for name, names in groups.items()}
     members = {**{setting.name: [setting.name] for setting in table.settings}, **members}
-    judgement, importance = judge(design, response.values, members, settings.forest)
+    judgement, importance = judge(design, members, settings.forest)
     ranking: dict[str, Any] = {"epoch": response.epoch, "trials": len(rows), **judgement}
     ranking["settings"] = []
     if judgement["r2"]["low"] <= 0:
         return ranking
-    forests = refit(design, response.values, settings.forest)
+    forests = refit(design, settings.forest)
     for setting in table.settings:
         shown, grid = setting.grid(rows, _CURVE_POINTS)
         curve = {"values": shown, **partial_dependence(forests, design, setting.name, grid)}
@@ -196,13 +184,13 @@ def _ranking(
     by_name = {setting.name: setting for setting in table.settings}
     ranking["groups"] = []
     for name, names in groups.items():
-        varied = [by_name[one] for one in names]
-        worth = contrast(design, response.values, varied, sign, settings.forest)
+        varied = [by_name[member] for member in names]
+        worth = contrast(design, varied, sign, settings.forest)
         group = {"group": name, "settings": names, **importance[f"group {name}"]}
         ranking["groups"].append({**group, "contrast": worth})
     strong = [row["setting"] for row in ranking["settings"] if row["important"]][:_STRONGEST]
     grids = {name: by_name[name].grid(rows, _SURFACE_POINTS) for name in strong}
-    ranking["interactions"] = interactions(forests, design, response.values, grids, settings.forest)
+    ranking["interactions"] = interactions(forests, design, grids, settings.forest)
     return ranking
 
 

@@ -31,16 +31,14 @@ _BEST_SHARE = 0.1
 _REPEATS = 2  # of the folds in which the effect of the other settings is removed
 
 
-def refit(
-    design: Design, response: Numbers, settings: ForestSettings
-) -> list[RandomForestRegressor]:
+def refit(design: Design, settings: ForestSettings) -> list[RandomForestRegressor]:
     """Grow forests, each on as many trials drawn with replacement."""
     random = np.random.default_rng(settings.seed + 1)
-    forests = []
+    forests, trials = [], len(design.response)
     for _ in range(settings.refits):
-        drawn = random.integers(len(response), size=len(response))
+        drawn = design.take(random.integers(trials, size=trials))
         forest = new_forest(settings, int(random.integers(2**31)))
-        forests.append(forest.fit(design.matrix[drawn], response[drawn]))
+        forests.append(forest.fit(drawn.matrix, drawn.response))
     return forests
 
 
@@ -68,7 +66,6 @@ def _average(
 def interactions(
     forests: Sequence[RandomForestRegressor],
     design: Design,
-    response: Numbers,
     grids: Mapping[str, tuple[list[Any], Numbers]],
     settings: ForestSettings,
 ) -> list[dict[str, Any]]:
@@ -80,21 +77,22 @@ def interactions(
     interaction is called one if its H² is above every one of those.
     """
     random = np.random.default_rng(settings.seed + 2)
-    size = min(_BACKGROUND, len(response))
-    some = design.take(random.choice(len(response), size=size, replace=False))
+    trials = len(design.response)
+    some = design.take(random.choice(trials, size=min(_BACKGROUND, trials), replace=False))
     seeds = random.integers(2**31, size=_AVERAGED)
-    actual = [new_forest(settings, int(s)).fit(design.matrix, response) for s in seeds]
+    actual = [new_forest(settings, int(s)).fit(design.matrix, design.response) for s in seeds]
     measured = [_h_squared(forest, some, list(grids)) for forest in actual]
-    additive = _additive_forests(design, response, settings)
+    additive = _additive_forests(design, settings)
     without = [_h_squared(forest, some, list(grids)) for forest in additive]
-    found = []
+    pairs = []
     for pair in combinations(grids, 2):
         (first_values, first), (second_values, second) = (grids[name] for name in pair)
         values = np.array([(x, y) for x in first for y in second])
         columns = [design.columns[name] for name in pair]
-        surfaces = [_average(one, design.matrix, columns, values) for one in forests[:_AVERAGED]]
-        h2, chance = np.mean([one[pair] for one in measured]), max(one[pair] for one in without)
-        found.append(
+        averaged = forests[:_AVERAGED]
+        surfaces = [_average(forest, design.matrix, columns, values) for forest in averaged]
+        h2, chance = np.mean([h2[pair] for h2 in measured]), max(h2[pair] for h2 in without)
+        pairs.append(
             {
                 "first": pair[0],
                 "second": pair[1],
@@ -106,14 +104,12 @@ def interactions(
                 "surface": np.mean(surfaces, axis=0).reshape(len(first), -1).tolist(),
             }
         )
-    return sorted(found, key=lambda one: (one["found"], one["h2"]), reverse=True)
+    return sorted(pairs, key=lambda pair: (pair["found"], pair["h2"]), reverse=True)
 
 
-def _additive_forests(
-    design: Design, response: Numbers, settings: ForestSettings
-) -> list[RandomForestRegressor]:
+def _additive_forests(design: Design, settings: ForestSettings) -> list[RandomForestRegressor]:
     """Grow forests on what an additive model predicts, plus its errors in random order."""
-    random = np.random.default_rng(settings.seed + 3)
+    random, response = np.random.default_rng(settings.seed + 3), design.response
     model = HistGradientBoostingRegressor(
         interaction_cst="no_interactions",
         learning_rate=0.05,
@@ -172,11 +168,7 @@ def off_value(setting: Setting) -> float | None:
 
 
 def contrast(
-    design: Design,
-    response: Numbers,
-    members: Sequence[Setting],
-    sign: int,
-    settings: ForestSettings,
+    design: Design, members: Sequence[Setting], sign: int, settings: ForestSettings
 ) -> dict[str, Any] | None:
     """Compare a group with everything of it off; None if it cannot be off.
 
@@ -193,26 +185,24 @@ def contrast(
     tried = design.matrix[:, columns]
     if len(off) < len(members) or np.isnan(tried).any():
         return None
-    rest = sign * _without_others(design.matrix, response, columns, settings)
+    rest = sign * _without_others(design, columns, settings)
     random = np.random.default_rng(settings.seed + 4)
     gains = []
     for _ in range(settings.refits):
         halves = np.array_split(random.permutation(len(rest)), 2)
         curves = [_curves(members).fit(tried[half], rest[half]) for half in halves]
-        chosen_by, read_from = (one.predict(np.vstack([off, tried])) for one in curves)
+        chosen_by, read_from = (curve.predict(np.vstack([off, tried])) for curve in curves)
         gain = read_from[1:] - read_from[0]
         top = np.argsort(chosen_by[1:])[-max(1, round(_BEST_SHARE * len(gain))) :]
         gains.append((gain.mean(), gain[top].mean()))
-    drawn, best = (interval(np.mean(one), one) for one in np.transpose(gains))
+    drawn, best = (interval(np.mean(draws), draws) for draws in np.transpose(gains))
     verdict = "helps" if best["low"] > 0 else "hurts" if best["high"] < 0 else "not shown"
     return {"drawn": drawn, "best": best, "verdict": verdict}
 
 
-def _without_others(
-    matrix: Numbers, response: Numbers, columns: Sequence[int], settings: ForestSettings
-) -> Numbers:
+def _without_others(design: Design, columns: list[int], settings: ForestSettings) -> Numbers:
     """Subtract what forests on the other columns predict for trials that they have not seen."""
-    others = np.delete(matrix, list(columns), axis=1)
+    others, response = np.delete(design.matrix, columns, axis=1), design.response
     if not others.shape[1]:
         return response - response.mean()
     predicted = []
@@ -226,9 +216,10 @@ def _without_others(
 def _curves(members: Sequence[Setting]) -> Pipeline:
     """Quadratic splines of each number, a step for each level of a category."""
     splines = SplineTransformer(n_knots=3, degree=2, extrapolation="linear")
-    categories = [number for number, one in enumerate(members) if one.kind == "category"]
-    levels = [range(len(members[number].levels)) for number in categories]
+    places = range(len(members))
+    numbers = [place for place in places if members[place].kind != "category"]
+    categories = [place for place in places if members[place].kind == "category"]
+    levels = [range(len(members[place].levels)) for place in categories]
     steps = OneHotEncoder(categories=levels, drop="first", sparse_output=False)
-    numbers = [number for number, one in enumerate(members) if one.kind != "category"]
     shapes = make_column_transformer((splines, numbers), (steps, categories))
     return make_pipeline(shapes, StandardScaler(), RidgeCV(np.logspace(-1, 3, 9)))

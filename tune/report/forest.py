@@ -20,7 +20,7 @@ from sklearn.ensemble import RandomForestRegressor
 from sklearn.model_selection import KFold
 
 from tune.report.settings import ForestSettings
-from tune.report.table import Numbers, Rows, Setting
+from tune.report.table import Numbers, Response, Rows, Setting
 
 FOLDS = 5
 _BOOTSTRAPS = 1000
@@ -30,30 +30,30 @@ _LEAST = 0.01  # of the variance: less is of no use to anyone, even if it is mor
 
 @dataclass(frozen=True)
 class Design:
-    """The trials as the forest has them: a column for each setting, then unranked ones.
-
-    `present` is False where a setting does not exist because of its switch.
-    """
+    """The trials as the forest has them: a column for each setting, then unranked ones."""
 
     columns: Mapping[str, int]
     matrix: Numbers  # (trials, columns)
-    present: NDArray[np.bool_]  # (trials, columns)
+    present: NDArray[np.bool_]  # (trials, columns); False if its switch removes a setting
+    response: Numbers  # (trials,)
 
     @classmethod
-    def of(cls, settings: Sequence[Setting], rows: Rows) -> "Design":
-        """Return the settings of these trials of the table."""
+    def of(cls, settings: Sequence[Setting], response: Response) -> "Design":
+        """Return the trials of a response; the epochs of each are an unranked column."""
+        rows, switched = response.rows, [bool(setting.switch) for setting in settings]
         columns = {setting.name: number for number, setting in enumerate(settings)}
         matrix = np.column_stack([setting.column(rows) for setting in settings])
         empty = np.column_stack([np.isnan(setting.values[rows]) for setting in settings])
-        return cls(columns, matrix, ~(empty & [bool(setting.switch) for setting in settings]))
+        design = cls(columns, matrix, ~(empty & switched), response.values)
+        return design if response.epochs is None else design.with_column("", response.epochs)
 
     def take(self, rows: Rows) -> "Design":
-        return Design(self.columns, self.matrix[rows], self.present[rows])
+        return Design(self.columns, self.matrix[rows], self.present[rows], self.response[rows])
 
     def with_column(self, name: str, values: Numbers) -> "Design":
         columns = {**self.columns, name: self.matrix.shape[1]}
         present = np.column_stack([self.present, np.ones(len(values), bool)])
-        return Design(columns, np.column_stack([self.matrix, values]), present)
+        return Design(columns, np.column_stack([self.matrix, values]), present, self.response)
 
 
 def new_forest(settings: ForestSettings, seed: int) -> RandomForestRegressor:
@@ -65,7 +65,7 @@ def new_forest(settings: ForestSettings, seed: int) -> RandomForestRegressor:
 
 
 def judge(
-    design: Design, response: Numbers, groups: Mapping[str, Sequence[str]], settings: ForestSettings
+    design: Design, groups: Mapping[str, Sequence[str]], settings: ForestSettings
 ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """Return R² with what chance reaches, and the importance of each group of settings.
 
@@ -74,7 +74,7 @@ def judge(
     interval lies above the `bar`, which is chance, or a hundredth of the variance if that is more.
     """
     random = np.random.default_rng(settings.seed)
-    trials, repeats = len(response), settings.repeats
+    response, trials, repeats = design.response, len(design.response), settings.repeats
     error, total = np.zeros((repeats, trials)), np.zeros((repeats, trials))
     growth = np.zeros((repeats, len(groups) + 1, trials))
     members = [*groups.values(), ["noise"]]
@@ -84,9 +84,8 @@ def judge(
         for train, test in folds.split(noisy.matrix):
             forest = new_forest(settings, _seed(random))
             forest.fit(noisy.matrix[train], response[train])
-            error[repeat, test], growth[repeat][:, test] = _held_out(
-                forest, noisy.take(test), response[test], members, random
-            )
+            held_out = _held_out(forest, noisy.take(test), members, random)
+            error[repeat, test], growth[repeat][:, test] = held_out
             total[repeat, test] = (response[test] - response[train].mean()) ** 2
     draws = []
     for _ in range(_BOOTSTRAPS):
@@ -102,17 +101,16 @@ def judge(
     bar = max(chance, _LEAST)
     r2 = interval(1 - error.sum() / total.sum(), 1 - unexplained)
     means = growth.mean(axis=(0, 2)) / total.mean()
-    found = {}
+    judged = {}
     for group, mean, drawn in zip(groups, means, importances, strict=False):
         importance = interval(mean, drawn)
-        found[group] = {"importance": importance, "important": importance["low"] > bar}
-    return {"r2": r2, "chance": chance, "bar": bar}, found
+        judged[group] = {"importance": importance, "important": importance["low"] > bar}
+    return {"r2": r2, "chance": chance, "bar": bar}, judged
 
 
 def _held_out(
     forest: RandomForestRegressor,
     held: Design,
-    response: Numbers,
     groups: Sequence[Sequence[str]],
     random: np.random.Generator,
 ) -> tuple[Numbers, Numbers]:
@@ -126,8 +124,8 @@ def _held_out(
                 present = held.present[:, column]
                 copy[present, column] = held.matrix[order[present[order]], column]
     predicted = forest.predict(np.concatenate([held.matrix, copies.reshape(-1, width)]))
-    error = (response - predicted[:trials]) ** 2
-    shuffled = (response - predicted[trials:].reshape(len(groups), _SHUFFLES, trials)) ** 2
+    error = (held.response - predicted[:trials]) ** 2
+    shuffled = (held.response - predicted[trials:].reshape(len(groups), _SHUFFLES, trials)) ** 2
     return error, shuffled.mean(axis=1) - error
 
 

@@ -75,8 +75,10 @@ def _draw_setting(setting: Row, used: Sequence[Row], metric: str, curve: Row | N
     """Draw the metric of the trials over a setting, with its partial dependence if there is one."""
     figure = new_figure(*_SIZE)
     ax = figure.subplots()
-    pairs = [(trial["configuration"][setting["setting"]], trial["value"]) for trial in used]
-    values, heights = zip(*(pair for pair in pairs if pair[0] is not None), strict=True)
+    name = setting["setting"]
+    present = [trial for trial in used if trial["configuration"][name] is not None]
+    values = [trial["configuration"][name] for trial in present]
+    heights = [trial["value"] for trial in present]
     _scale(ax.xaxis, setting, values)
     # Trials with the same level are spread, so that they do not hide each other.
     spread = 0.16 if setting["kind"] == "category" else 0
@@ -97,8 +99,7 @@ def _draw_setting(setting: Row, used: Sequence[Row], metric: str, curve: Row | N
         else:
             ax.fill_between(places, low, high, color=BLUE, alpha=0.22, linewidth=0)
             ax.plot(places, middle, color=BLUE, linewidth=2.2)
-    ax.yaxis.set_major_locator(MaxNLocator(5))
-    return _finish(figure, ax, setting["setting"], metric)
+    return _finish(figure, ax, name, metric)
 
 
 def _draw_surface(pair: Row, settings: Mapping[str, Row], metric: str) -> str:
@@ -109,8 +110,6 @@ def _draw_surface(pair: Row, settings: Mapping[str, Row], metric: str) -> str:
     for axis, which in ((ax.xaxis, "first"), (ax.yaxis, "second")):
         setting, values = settings[pair[which]], pair[f"{which}_values"]
         places.append(_places(setting, values))
-        if setting["kind"] == "number":
-            axis.set_major_locator(MaxNLocator(4))
         _scale(axis, setting, values)
     image = ax.pcolormesh(
         *places, np.array(pair["surface"]).T, cmap="YlOrBr", shading="nearest", edgecolors="face",
@@ -120,7 +119,7 @@ def _draw_surface(pair: Row, settings: Mapping[str, Row], metric: str) -> str:
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8, length=0, labelcolor=GREY)
     bar.set_label(metric, color=GREY, fontsize=9)
-    return _finish(figure, ax, pair["first"], pair["second"], grid=False)
+    return _finish(figure, ax, pair["first"], pair["second"])
 
 
 def _places(setting: Row, values: Sequence[Any]) -> Any:
@@ -135,19 +134,19 @@ def _scale(axis: XAxis | YAxis, setting: Row, values: Sequence[Any]) -> None:
         axis.set_ticks(range(len(levels)), levels)
         if axis.axis_name == "x" and sum(map(len, levels)) > _CROWDED:
             axis.set_tick_params(labelrotation=20, labelsize=8)
-    elif setting["kind"] == "log":
+    elif setting["kind"] == "log" and values:
         decades = np.log10(max(values) / min(values))
         subs = (1, 2, 5) if decades < 1.3 else (1, 3) if decades < 2.5 else (1,)
         axis.axes.set(**{f"{axis.axis_name}scale": "log"})
         axis.set_major_locator(LogLocator(subs=subs))
         axis.set_major_formatter(FuncFormatter(lambda value, _: words.show(float(value))))
         axis.set_minor_formatter(NullFormatter())
+    else:
+        axis.set_major_locator(MaxNLocator(4))
 
 
-def _finish(figure: Figure, ax: Axes, across: str, up: str, grid: bool = True) -> str:
+def _finish(figure: Figure, ax: Axes, across: str, up: str) -> str:
     """Label a picture and return it as a URI."""
     ax.set(xlabel=across, ylabel=up)
     style(ax)
-    if not grid:
-        ax.grid(visible=False)
     return "data:image/svg+xml;base64," + base64.b64encode(to_svg(figure)).decode("ascii")

@@ -242,7 +242,7 @@ def _setting(
 ) -> Setting:
     values = varied[name]
     empty, present = values.isna(), values.dropna()
-    switch = next((one for one in varied if _switches(varied[one], empty)), None)
+    switch = next((other for other in varied if _switches(varied[other], empty)), None)
     numeric = bool(len(present)) and all(_is_number(value) for value in present)
     few = present.map(_text).nunique() <= _FEW and empty.any() and switch is None
     if numeric and not few:

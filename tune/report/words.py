@@ -65,61 +65,52 @@ def too_few(usable: int, needed: int, settings: int) -> str:
 
 
 def explains_nothing(r2: Mapping[str, float]) -> str:
-    low, high = (_minus(f"{r2[end]:.2f}") for end in ("low", "high"))
+    value, low, high = (_minus(f"{r2[key]:.2f}") for key in ("value", "low", "high"))
     return (
-        "the forest explains nothing of trials that it has not seen: R² is "
-        f"{_minus(format(r2['value'], '.2f'))}, and its 95 % interval, {low} to {high}, includes "
-        "0 or lies below it"
+        f"the forest explains nothing of trials that it has not seen: R² is {value}, and its 95 % "
+        f"interval, {low} to {high}, includes 0 or lies below it"
     )
 
 
-def budget_sentence(response: Response, metric: str) -> str:
+def budget(response: Response, metric: str, inherited: int) -> dict[str, Any]:
     """Say how trials with different numbers of epochs were made comparable."""
-    if response.how == "same budget":
-        epochs = f" ({counted(response.epoch, 'epoch')})" if response.epoch else ""
-        return (
-            f"All usable trials were trained for the same time{epochs}, so {metric} is taken as "
-            "it is."
-        )
-    text = "Trials were trained for different numbers of epochs"
-    if response.how == "same epoch":
-        return (
-            f"{text}. All are compared by {metric} after epoch {response.epoch}, which "
+    epoch, how, shown_as = response.epoch, response.how, metric
+    different = "Trials were trained for different numbers of epochs"
+    if how == "same budget":
+        epochs = f" ({counted(epoch, 'epoch')})" if epoch else ""
+        text = f"All usable trials were trained equally long{epochs}: {metric} is taken as it is."
+    elif how == "same epoch":
+        text = (
+            f"{different}. All are compared by {metric} after epoch {epoch}, which "
             f"{len(response.rows)} of them reached, so being stopped early makes nothing look "
             "important or unimportant; what matters only later in training is not seen."
         )
-    return (
-        f"{text}, which alone explain {share(response.budget_share or 0)} of the variance of "
-        f"{metric}. What is expected of its number of epochs is first subtracted from each trial. "
-        "Trials are stopped because of bad settings, so this also removes some of the settings' "
-        "true effect: importances here are cautious."
-    )
-
-
-def shown_as(response: Response, metric: str) -> str:
-    """Name what the height of the pictures is."""
-    if response.how == "centred":
-        return f"{metric} against what its epochs give"
-    return f"{metric} after epoch {response.epoch}" if response.epoch else metric
-
-
-def moved_sentence(response: Response, metric: str) -> str:
-    if not response.moved:
-        return ""
-    return (
+    else:
+        shown_as = f"{metric} against what its epochs give"
+        text = (
+            f"{different}, which alone explain {share(response.budget_share or 0)} of the variance "
+            f"of {metric}. What is expected of its number of epochs is first subtracted from each "
+            "trial. Trials are stopped because of bad settings, so this also removes some of the "
+            "settings' true effect: importances here are cautious."
+        )
+    outliers = (
         f"The {metric} of {counted(response.moved, 'trial')} was far from all others and was moved "
         "to three interquartile ranges from the quartiles, so that it does not outweigh the rest."
     )
-
-
-def inherited_sentence(trials: int) -> str:
-    if not trials:
-        return ""
-    return (
-        f"{counted(trials, 'trial')} went on from the checkpoint of another one and "
-        f"{'is' if trials == 1 else 'are'} left out, since what they reached is not due to their "
-        "own settings alone."
+    left_out = (
+        f"{counted(inherited, 'trial')} went on from the checkpoint of another trial and "
+        f"{'is' if inherited == 1 else 'are'} left out, since the result is not due to their own "
+        "settings alone."
     )
+    return {
+        "how": how,
+        "epoch": epoch,
+        "share": response.budget_share,
+        "shown_as": f"{metric} after epoch {epoch}" if epoch else shown_as,
+        "explanation": text,
+        "outliers": outliers if response.moved else "",
+        "inherited": left_out if inherited else "",
+    }
 
 
 def effect_sentence(effect: Mapping[str, Any]) -> str:

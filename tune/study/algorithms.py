@@ -43,14 +43,14 @@ class TpeSampler(RandomSampler):
 
         super().__init__(space, seed)
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        domains: dict[str, Any] = {one.path: one.domain() for one in space.parameters}
+        domains: dict[str, Any] = {each.path: each.domain() for each in space.parameters}
         optuna_space = OptunaSearch.convert_search_space(domains)
         self._search = OptunaSearch(optuna_space, metric="metric", mode=mode, seed=seed)
 
     def propose(self, name: str, number: int) -> Config:
         proposed = self._search.suggest(name)
         assert proposed is not None
-        return {one.path: one.clean(proposed[one.path]) for one in self.space.parameters}
+        return {each.path: each.clean(proposed[each.path]) for each in self.space.parameters}
 
     def learn(self, name: str, metric: float | None) -> None:
         result = None if metric is None else {"metric": metric}
@@ -129,11 +129,11 @@ class Population:
         """Begin the next generation if all members have paused and it is not the last."""
         founders = [trial.name for trial in self.records.values() if trial.origin is None]
         members = [self.records[name] for name in self.members or founders]
-        if len(founders) < self.settings.trials or all(one.status != "open" for one in members):
+        paused = [trial for trial in members if trial.status == "open"]
+        if len(founders) < self.settings.trials or not paused:
             return
         alive = [trial for trial in members if trial.status in ("open", "stopped")]
-        sign = 1 if self.settings.mode == "min" else -1
-        by_rank = sorted(alive, key=lambda trial: sign * trial.results[-1].metric)
+        by_rank = sorted(alive, key=lambda trial: self.settings.sign * trial.results[-1].metric)
         count = min(len(alive) // 2, max(1, round(len(members) * self.settings.quantile)))
         best = by_rank[: max(1, count)]
         worst = by_rank[len(by_rank) - count :]

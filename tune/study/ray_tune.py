@@ -192,7 +192,16 @@ class _Budget(_NotSaved, Stopper):
 def run_trial(config: dict[str, Any]) -> None:
     """Train a trial until it ends, pauses or is stopped: the function that Tune runs."""
     os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(_LEAVING_SECONDS)
-    _TrialProcess(config).run()
+    process = _TrialProcess(config)
+    try:
+        process.train()
+    except Exception as error:
+        if not process.stopped:  # an error while leaving does not matter
+            whole = "".join(traceback.format_exception(error)).strip()
+            message = str(error) if isinstance(error, SeqvisError) else whole
+            process.report({"event": "failed", "error": message})
+    if process.stopped:
+        raise SystemExit(0)  # which Tune expects of a function that it stopped
 
 
 class _TrialProcess:
@@ -207,18 +216,7 @@ class _TrialProcess:
         self.stopped = False
         self.last: dict[str, Any] | None = None  # the row at which the trial pauses
 
-    def run(self) -> None:
-        try:
-            self._train()
-        except Exception as error:
-            if not self.stopped:  # an error while leaving does not matter
-                whole = "".join(traceback.format_exception(error)).strip()
-                message = str(error) if isinstance(error, SeqvisError) else whole
-                self._report({"event": "failed", "error": message})
-        if self.stopped:
-            raise SystemExit(0)  # which Tune expects of a function that it stopped
-
-    def _train(self) -> None:
+    def train(self) -> None:
         model, workers = MODELS[self.config["model"]], self.config["workers"]
         if workers["num_workers"] == 0:
             torch.set_num_threads(max(1, workers["cpus_per_worker"]))
@@ -227,9 +225,9 @@ class _TrialProcess:
         model.train(settings, self._listen, **workers, stoppable=True)
         if self.last is not None:
             self._report_epoch(self.last)
-            self._report({"event": "paused"})
+            self.report({"event": "paused"})
         elif not self.stopped:
-            self._report({"event": "finished"})
+            self.report({"event": "finished"})
 
     def _listen(self, event: dict[str, Any]) -> None:
         if event["event"] not in DECISIVE:
@@ -248,9 +246,9 @@ class _TrialProcess:
         if row["epoch"] > self.reported and metric in row:  # fit complains of an unknown metric
             self.reported = row["epoch"]
             values = (row["epoch"], float(row[metric]), float(row["seconds"]))
-            self._report({"event": "epoch", "values": values})
+            self.report({"event": "epoch", "values": values})
 
-    def _report(self, result: dict[str, Any]) -> None:
+    def report(self, result: dict[str, Any]) -> None:
         try:
             tune.report(result)
         except SystemExit:

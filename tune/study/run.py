@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def run_study(model: TunableModel, flags: JobSettings) -> dict[str, Any]:
         study = Study(settings, space, model, out)
         sweep(study)
         prepare_environment()
-        with ray_session(), display(study) as update:
+        with ray_session(), _display(study) as update:
 
             def notify() -> None:
                 update()
@@ -81,21 +82,22 @@ def write_tables(study: Study) -> None:
     """Write `trials.parquet`, a row for each trial that ended or has results, and its history."""
     rows = [trial for trial in study.trials if trial.status != "open" or trial.results]
     mode = study.settings.mode
-    best = [math.nan if one.status == "failed" else one.best(mode) for one in rows]
-    errors = [one.errors[-1] if one.status == "failed" else None for one in rows]
+    failed = {trial.name for trial in rows if trial.status == "failed"}
+    best = [math.nan if row.name in failed else row.best(mode) for row in rows]
+    errors = [row.errors[-1] if row.name in failed else None for row in rows]
     columns = {
-        "trial": pa.array([trial.name for trial in rows], pa.string()),
-        "status": pa.array([one.status.replace("open", "stopped") for one in rows], pa.string()),
-        "epochs": pa.array([trial.epoch for trial in rows], pa.int64()),
-        "seconds": pa.array([round(trial.seconds, 1) for trial in rows], pa.float64()),
+        "trial": pa.array([row.name for row in rows], pa.string()),
+        "status": pa.array([row.status.replace("open", "stopped") for row in rows], pa.string()),
+        "epochs": pa.array([row.epoch for row in rows], pa.int64()),
+        "seconds": pa.array([round(row.seconds, 1) for row in rows], pa.float64()),
         "metric": pa.array(best, pa.float64()),
         "error": pa.array(errors, pa.string()),
-        "parent": pa.array([one.origin and one.origin.donor for one in rows], pa.string()),
+        "parent": pa.array([row.origin and row.origin.donor for row in rows], pa.string()),
     }
     for path in (parameter.path for parameter in study.space.parameters):
-        columns[f"config/{path}"] = _column([trial.config[path] for trial in rows])
+        columns[f"config/{path}"] = _column([row.config[path] for row in rows])
     _write(study.out / "trials.parquet", columns)
-    results = [(trial.name, result) for trial in rows for result in trial.results]
+    results = [(row.name, result) for row in rows for result in row.results]
     columns = {
         "trial": pa.array([name for name, _ in results], pa.string()),
         "epoch": pa.array([result.epoch for _, result in results], pa.int64()),
@@ -192,14 +194,16 @@ def _copy_model(study: Study, best: Trial) -> None:
 
 
 @contextmanager
-def display(study: Study) -> Iterator[Callable[[], None]]:
+def _display(study: Study) -> Iterator[Callable[[], None]]:
     """Show the trials on standard error: a live table, or in a log a line for each event.
 
     Yields a function to call after each event.
     """
     console = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
     if console.is_terminal:
-        with Live(console=console, get_renderable=lambda: table(study), refresh_per_second=1):
+        with Live(
+            console=console, get_renderable=partial(_trials_table, study), refresh_per_second=1
+        ):
             yield lambda: None
         return
     printed = {trial.name: _progress(trial) for trial in study.trials}
@@ -213,7 +217,7 @@ def display(study: Study) -> Iterator[Callable[[], None]]:
     yield update
 
 
-def table(study: Study) -> Table:
+def _trials_table(study: Study) -> Table:
     """Return the trials that run and the best of the others."""
     mode, ends = study.settings.mode, [trial.status for trial in study.trials]
     counts = ", ".join(f"{ends.count(end)} {end}" for end in ("finished", "stopped", "failed"))
@@ -221,9 +225,9 @@ def table(study: Study) -> Table:
     table = Table(title=f"{title}, {study.seconds():,.0f} s", title_justify="left")
     for name in ("trial", "state", "epoch", study.settings.metric, "seconds", "settings"):
         table.add_column(name, justify="left" if name in ("state", "settings") else "right")
-    running = [trial for trial in study.trials if trial.name in study.running]
-    others = [one for one in study.trials if one.results and one.name not in study.running]
-    others.sort(key=lambda trial: trial.best(mode), reverse=mode == "max")
+    running = [study.records[name] for name in study.running]
+    others = [trial for trial in study.trials if trial.results and trial not in running]
+    others.sort(key=lambda trial: study.settings.sign * trial.best(mode))
     for trial in [*running, *others][: max(_SHOWN, len(running))]:
         values = (f"{path.rsplit('.', 1)[-1]} {value}" for path, value in trial.config.items())
         table.add_row(*_cells(study, trial), "  ".join(values))

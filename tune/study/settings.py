@@ -60,6 +60,11 @@ class StudySettings(Settings):
         return "min" if "loss" in self.metric else "max"
 
     @property
+    def sign(self) -> int:
+        """Factor of the metric that makes smaller values better."""
+        return 1 if self.mode == "min" else -1
+
+    @property
     def gpus_per_trial(self) -> float:
         return max(1, self.num_workers) * self.gpus_per_worker if self.use_gpu else 0.0
 

@@ -1,14 +1,6 @@
 """The search space: which settings are searched, in which range, and which are fixed.
 
-A YAML file of dotted names of settings. A plain value is fixed; a range is one of
-
-    model.dropout.input: {uniform: [0.0, 0.5]}
-    optimizer.learning_rate: {log_uniform: [0.001, 0.01]}
-    model.decoder_layers: {int: [1, 2]}          # both ends included
-    forcing.schedule: {choice: [linear, inverse_sigmoid]}
-
-Proposed numbers have four significant digits, so that a configuration written as YAML is exactly
-what was trained.
+docs/tuning.md, "The space", has the format of its YAML file.
 """
 
 import math
@@ -52,7 +44,7 @@ class Parameter:
         return self.clean(self.domain().sample(random_state=generator))
 
     def clean(self, value: Any) -> Any:
-        """Return a plain number within the range, with four significant digits."""
+        """Return a plain number within the range, with the four digits that YAML will show."""
         if self.form == "choice":
             return value
         low, high = self.values
@@ -84,7 +76,7 @@ class Space:
         return {parameter.path: parameter.sample(generator) for parameter in self.parameters}
 
     def as_dict(self) -> dict[str, Any]:
-        searched = {one.path: {one.form: list(one.values)} for one in self.parameters}
+        searched = {each.path: {each.form: list(each.values)} for each in self.parameters}
         return {**searched, **self.fixed}
 
 

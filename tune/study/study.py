@@ -35,13 +35,11 @@ class Study:
         for parameter in space.parameters:
             if parameter.path == "epochs":
                 self.epochs = int(max(parameter.values))
-        self.sampler = (
-            TpeSampler(space, settings.seed, settings.mode)
-            if settings.algorithm == "tpe"
-            else RandomSampler(space, settings.seed)
-        )
+        self.sampler = RandomSampler(space, settings.seed)
         self.halving: Halving | None = None
         self.population: Population | None = None
+        if settings.algorithm == "tpe":
+            self.sampler = TpeSampler(space, settings.seed, settings.mode)
         if settings.algorithm == "pbt":
             self.population = Population(settings, space, model, self.records)
         elif settings.early_stopping:
@@ -66,7 +64,7 @@ class Study:
             self.population.select()
             trial = self._waiting()
         if trial is None:
-            number = sum(one.origin is None for one in self.trials)
+            number = sum(proposed.origin is None for proposed in self.trials)
             if number < self.settings.trials:
                 config = self.sampler.propose(self.records.next_name(), number)
                 trial = self.records.add(config, int(config.get("epochs", self.epochs)))
@@ -100,7 +98,7 @@ class Study:
         """Return the best of the finished trials, or of all trials if none has finished."""
         trials = [trial for trial in self.trials if trial.status == "finished"]
         trials = trials or [trial for trial in self.trials if trial.results]
-        sign, mode = (1 if self.settings.mode == "min" else -1), self.settings.mode
+        sign, mode = self.settings.sign, self.settings.mode
         return min(trials, key=lambda trial: sign * trial.best(mode), default=None)
 
     def result(self, name: str, epoch: int, metric: float, seconds: float) -> bool:
