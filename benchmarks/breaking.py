@@ -147,13 +147,8 @@ class Faults:
         needed = NEEDED_BY[deployment]
         again = {name: min(outcomes[name].good_since(at)) - at for name in needed}
         gaps = {n: outcome.longest_gap(at) for n, outcome in outcomes.items() if n not in needed}
-        requests = sum(len(outcome.replies) for outcome in outcomes.values())
         return {
-            "requests/s": round(requests / traffic.now()),
-            "errors": errors(faults(kinds, changes)),
-            "503": sum(outcome.count(503) for outcome in outcomes.values()),
-            "requests lost": sum(outcome.lost for outcome in outcomes.values()),
-            "changes lost": f"{len(changes.lost(self._server))} of {len(changes.acknowledged)}",
+            **seen_by_clients(self._server, kinds, changes),
             "answers again after, s": largest(again),
             "longest gap of what does not need it, s": largest(gaps),
         }
@@ -296,6 +291,19 @@ def figures_table(corner: str, rows: Mapping[str, Figures]) -> str:
     """Figures in Markdown: a row for each name, a column for each figure."""
     heads = [corner, *next(iter(rows.values()))]
     return as_table(heads, *([name, *figures.values()] for name, figures in rows.items()))
+
+
+def seen_by_clients(server: RunningServer, kinds: Mapping[str, Kind], changes: Changes) -> Figures:
+    """What all clients together saw, and what became of their changes."""
+    outcomes = [kind.outcome for kind in kinds.values()]
+    requests = sum(len(outcome.replies) for outcome in outcomes)
+    return {
+        "requests/s": round(requests / max(outcome.seconds for outcome in outcomes)),
+        "errors": errors(faults(kinds, changes)),
+        "503": sum(outcome.count(503) for outcome in outcomes),
+        "requests lost": sum(outcome.lost for outcome in outcomes),
+        "changes lost": f"{len(changes.lost(server))} of {len(changes.acknowledged)}",
+    }
 
 
 def errors(seen: Mapping[str, Any]) -> str:

@@ -31,17 +31,17 @@ from benchmarks.breaking import (
     Figures,
     a_picture,
     copy_of,
-    errors,
     figures_table,
     largest,
     offline,
     parser_of,
+    seen_by_clients,
 )
 from serve import haproxy
 from serve.testing.clients import Kind
 from serve.testing.load import Traffic
 from serve.testing.server import RunningServer, free_port, local_config, run_config
-from serve.testing.traffic import Changes, everyday, faults
+from serve.testing.traffic import Changes, everyday
 
 RATES = {"translate": 20.0, "search": 20.0, "picture": 2.0, "change": 2.0}  # a second
 TWO_EACH = {
@@ -118,9 +118,6 @@ def break_one(
     outcomes = {name: kind.outcome for name, kind in kinds.items()}
     kept = process.pid in [each.pid for each in _processes(server, victim)]
     return {
-        "requests": sum(len(outcome.replies) for outcome in outcomes.values()),
-        "503": sum(outcome.count(503) for outcome in outcomes.values()),
-        "lost": sum(outcome.lost for outcome in outcomes.values()),
         "sent to the other proxy": sum(outcome.resent for outcome in outcomes.values()),
         "longest gap, s": largest({n: o.longest_gap(at, until) for n, o in outcomes.items()}),
         "the slowest answer, s": largest({n: max(o.good()) for n, o in outcomes.items()}),
@@ -179,9 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 changes = Changes(f"{victim}-{frozen}-{time.time():.0f}", picture)
                 kinds = everyday(expected, QUERIES, changes, RATES)
                 seen = break_one(server, addresses, victim, frozen, kinds, flags.seconds)
-                found[title] = {"errors": errors(faults(kinds, changes)), **seen} | {
-                    "changes lost": f"{len(changes.lost(server))} of {len(changes.acknowledged)}"
-                }
+                found[title] = seen_by_clients(server, kinds, changes) | seen
                 flags.out.write_text(json.dumps(found, indent=1))
     print(figures_table("victim", found))
     return 0
