@@ -205,9 +205,9 @@ def measure(flags: argparse.Namespace) -> None:
         config = local_config(flags.translator, collection, free_port(), deployments=ONE_EACH)
         picture = a_picture(collection)
         samples: list[dict[str, Any]] = []
-        found = {"minutes": flags.minutes, "factor": flags.factor, "samples": samples}
+        found = {"minutes": flags.minutes, "samples": samples}
         with run_config(config, flags.out / "logs") as server:
-            kinds = mixed(picture, stored(server, "boat"), flags.factor)
+            kinds = mixed(picture, stored(server, "boat"))
             with Traffic(server.address, kinds) as traffic:
                 while traffic.now() < flags.minutes * 60 + 1:
                     minute = round(traffic.now() / 60, 3)
@@ -223,7 +223,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = parser_of(__doc__)
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--every", type=float, default=10.0, help="seconds between samples")
-    parser.add_argument("--factor", type=float, default=1.0, help="of the rates")
     parser.add_argument("--draw", type=Path, help="a memory.json to draw; nothing is measured")
     flags = parser.parse_args(arguments)
     flags.out.mkdir(parents=True, exist_ok=True)

@@ -152,7 +152,6 @@ def measure_batching(
     seconds: float,
     rounds: int,
     beams: Sequence[int],
-    texts: int,
 ) -> Figures:
     """Requests a second in flight at 32 clients, beside one sentence at a time at 4.
 
@@ -170,7 +169,7 @@ def measure_batching(
                 for beam in beams:
                     written[beam][side] = _translate(server, sentences[:200], beam)
                     for clients in (4, 32):
-                        figures = load(server.address, sentences, clients, seconds, beam, texts)
+                        figures = load(server.address, sentences, clients, seconds, beam)
                         loads[beam][f"{side}, {clients} clients"].append(figures)
     table: Figures = {}
     for beam in beams:
@@ -211,16 +210,11 @@ def batching_config(translator: str, rows: int) -> Figures:
 
 
 def load(
-    address: str,
-    sentences: Sequence[str],
-    clients: int,
-    seconds: float,
-    beam: int = 1,
-    texts: int = 1,
+    address: str, sentences: Sequence[str], clients: int, seconds: float, beam: int = 1
 ) -> Figures:
     """Put a load on a server from a process of its own."""
     flags = {"address": address, "clients": clients, "seconds": seconds, "beam": beam}
-    command = [sys.executable, "-m", "serve.testing.load", "--texts", str(texts)]
+    command = [sys.executable, "-m", "serve.testing.load"]
     command += [f"--{name}={value}" for name, value in flags.items()]
     done = subprocess.run(
         command, input="\n".join(sentences), text=True, stdout=subprocess.PIPE, check=True
@@ -259,7 +253,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=8.0, help="of each load")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--beams", type=int, nargs="+", default=[1, 5])
-    parser.add_argument("--texts", type=int, default=1, help="of each request to translate")
     flags = parser.parse_args(arguments)
     if flags.what == "gateway":
         table = measure_gateway(flags.seconds, flags.rounds)
@@ -269,7 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lines = flags.sentences.read_text(encoding="utf-8").splitlines()
         sentences = [line for line in lines if line.strip()][:2000]
         table = measure_batching(
-            flags.translator, sentences, flags.seconds, flags.rounds, flags.beams, flags.texts
+            flags.translator, sentences, flags.seconds, flags.rounds, flags.beams
         )
     print(json.dumps(table, indent=1, ensure_ascii=False))
     return 0

@@ -77,14 +77,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--beam", type=int, default=1)
-    parser.add_argument("--texts", type=int, default=1, help="of a request")
     flags = parser.parse_args(arguments)
     sentences = [line.strip() for line in sys.stdin if line.strip()]
 
     def request(number: int) -> Request:
-        first = number * flags.texts
-        texts = [sentences[(first + n) % len(sentences)] for n in range(flags.texts)]
-        text = texts if flags.texts > 1 else texts[0]
+        text = sentences[number % len(sentences)]
         return Request("/v1/translate", {"text": text, "beam": flags.beam})
 
     kind = Kind(request, flags.clients)
