@@ -15,8 +15,15 @@ from tune.report.table import make_table
 Content = dict[str, Any]
 
 
-def report(frame: pd.DataFrame, mode: Any = "max", **table: Any) -> Content:
-    return analyse(make_table(frame, **({"space": {}} | table)), "bleu", mode, "A search", QUICK)
+# Enough where no interval, curve or interaction is looked at.
+FEW = ReportSettings(forest=ForestSettings(trees=10, repeats=2, refits=3))
+
+
+def report(
+    frame: pd.DataFrame, mode: Any = "max", settings: ReportSettings = QUICK, **table: Any
+) -> Content:
+    made = make_table(frame, **({"space": {}} | table))
+    return analyse(made, "bleu", mode, "A search", settings)
 
 
 def rows(content: Content, part: str = "ranking") -> dict[str, Mapping[str, Any]]:
@@ -183,7 +190,7 @@ def budgeted() -> tuple[pd.DataFrame, pd.DataFrame]:
 def test_the_budget_alone_would_make_a_setting_look_important(
     budgeted: tuple[pd.DataFrame, pd.DataFrame],
 ) -> None:
-    blind = report(budgeted[0].assign(epochs=8))
+    blind = report(budgeted[0].assign(epochs=8), settings=FEW)
     assert next(iter(rows(blind))) == "size"  # else the two tests below would show nothing
 
 
@@ -224,7 +231,7 @@ def test_early_stopping_hides_no_effect_and_adds_none() -> None:
 def test_one_exploded_loss_does_not_hide_the_rest() -> None:
     frame = translator()
     frame.loc[5, "metric"] = 1e9
-    content = report(frame, mode="min")
+    content = report(frame, mode="min", settings=FEW)
     assert "1 trial " in content["budget"]["outliers"]
     assert next(iter(rows(content))) == "optimizer.learning_rate"
 
@@ -233,7 +240,7 @@ def test_settings_that_went_together_are_named() -> None:
     random = np.random.default_rng(1)
     a = random.random(40)
     frame = trials(a, {"a": a, "like_a": a + random.normal(0, 0.1, 40), "b": random.random(40)})
-    (pair,) = report(frame)["together"]
+    (pair,) = report(frame, settings=FEW)["together"]
     assert (pair["first"], pair["second"]) == ("a", "like_a")
 
 
@@ -248,8 +255,7 @@ def test_members_of_a_population_are_not_learned_from() -> None:
 
 def test_the_same_trials_give_the_same_report() -> None:
     table = make_table(translator(40), {})
-    few = ReportSettings(forest=ForestSettings(trees=10, repeats=2, refits=3))
-    first, second = (analyse(table, "loss", "min", "A search", few) for _ in range(2))
+    first, second = (analyse(table, "loss", "min", "A search", FEW) for _ in range(2))
     assert first == second
 
 
@@ -287,7 +293,7 @@ def test_a_group_that_was_never_near_off_is_not_compared_with_off() -> None:
     frame["config/model.dropout.weight"] += 0.2
     (group,) = (
         one
-        for one in report(frame, mode="min")["ranking"]["groups"]
+        for one in report(frame, mode="min", settings=FEW)["ranking"]["groups"]
         if one["group"] == "AWD-LSTM's set"
     )
     assert "model.dropout.weight" in group["settings"]
