@@ -16,7 +16,7 @@ from tune.study.records import Origin, Records, Trial
 from tune.study.settings import StudySettings, TunableModel
 from tune.study.space import Config, Parameter, Space
 
-_RESAMPLED = 0.25  # probability that a setting is drawn anew instead of being moved
+_RESAMPLED = 0.25  # probability that a setting is drawn again instead of being moved
 _FACTORS = (0.8, 1.2)  # for numbers that are moved
 
 
@@ -164,7 +164,7 @@ class Population:
         return child
 
     def _moved(self, config: Config, generator: np.random.Generator) -> Config:
-        """Move each setting that a checkpoint is not bound to a little, or draw it anew."""
+        """Move each setting that a checkpoint is not bound to a little, or draw it again."""
         moved = dict(config)
         for parameter in self.space.parameters:
             if self.model.can_change(parameter.path):

@@ -140,13 +140,13 @@ class _Proposals(_NotSaved, Searcher):
         }
 
     def on_trial_complete(self, trial_id: str, *_: Any, **__: Any) -> None:
-        """The study was told by `_Decisions`."""
+        """Do nothing: `_Decisions` has informed the study."""
 
     def save(self, checkpoint_path: str) -> None:
         Path(checkpoint_path).touch()  # Tune expects a file
 
     def restore(self, checkpoint_path: str) -> None:
-        """Tune never calls it: each session begins a new Tuner."""
+        """Do nothing: Tune never calls it, because each session begins a new Tuner."""
 
 
 class _Decisions(_NotSaved, FIFOScheduler):

@@ -37,7 +37,7 @@ class StudySettings(Settings):
     grace: int = Field(1, ge=1)
     """ASHA: epochs that every trial gets."""
     reduction: float = Field(3.0, gt=1)
-    """ASHA: one trial in this many goes on, to this many times more epochs."""
+    """ASHA: one trial in this many continues, to this many times more epochs."""
     interval: int = Field(1, ge=1)
     """pbt: epochs between two selections."""
     quantile: float = Field(0.25, gt=0, le=0.5)
