@@ -4,16 +4,16 @@ batching beside translating one sentence at a time.
     python -m benchmarks.serving gateway
     python -m benchmarks.serving batching --translator runs/translator --sentences sentences.fr
 
-Both sides of a comparison run in the same minutes, in turn; the load comes from a process of its
-own. The median of the rounds is printed, latencies in ms.
+Both sides of a comparison run in the same minutes, in turn. The median of the rounds is printed,
+latencies in ms.
 """
 
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -29,7 +29,8 @@ from ray import serve
 from seqvis.config import Settings
 from serve.common.settings import Version, Work
 from serve.common.versions import HeadStore, configure, version_key
-from serve.testing.clients import Request
+from serve.testing.clients import Kind, Request
+from serve.testing.load import Traffic
 from serve.testing.server import RunningServer, free_port, local_config, run_config
 from serve.testing.traffic import send
 
@@ -212,17 +213,18 @@ def batching_config(translator: str, rows: int) -> Figures:
 def load(
     address: str, sentences: Sequence[str], clients: int, seconds: float, beam: int = 1
 ) -> Figures:
-    """Put a load on a server from a process of its own."""
-    flags = {"address": address, "clients": clients, "seconds": seconds, "beam": beam}
-    command = [sys.executable, "-m", "serve.testing.load"]
-    command += [f"--{name}={value}" for name, value in flags.items()]
-    done = subprocess.run(
-        command, input="\n".join(sentences), text=True, stdout=subprocess.PIPE, check=True
-    )
-    figures: Figures = json.loads(done.stdout)
-    if set(figures["statuses"]) - {"200"}:
-        raise RuntimeError(f"{address}: some requests failed: {figures['statuses']}")
-    return figures
+    """Translate sentences for a while, each client as fast as its answers come."""
+
+    def request(number: int) -> Request:
+        text = sentences[number % len(sentences)]
+        return Request("/v1/translate", {"text": text, "beam": beam})
+
+    kind = Kind(request, clients)
+    with Traffic(address, {"translate": kind}):
+        time.sleep(seconds)
+    if kind.outcome.not_good:
+        raise RuntimeError(f"{address}: some requests failed: {kind.outcome.not_good}")
+    return kind.outcome.summary()
 
 
 def _answers(url: str) -> bool:

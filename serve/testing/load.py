@@ -1,19 +1,12 @@
-"""Clients that send requests for a while, each as soon as it has its last answer.
+"""Clients of several kinds that send requests from a thread."""
 
-`Traffic` runs clients of several kinds in a thread. As a program it puts a load on
-`/v1/translate`, so that what is measured and what measures do not share an interpreter.
-"""
-
-import argparse
 import asyncio
-import json
-import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Self
 
-from serve.testing.clients import Kind, Request, open_session
+from serve.testing.clients import Kind, open_session
 
 
 class Traffic:
@@ -68,28 +61,3 @@ class Traffic:
                     for kind in self.kinds.values()
                 )
             )
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Load /v1/translate with the sentences on standard input; print a summary as JSON."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--address", default="http://127.0.0.1:8000")
-    parser.add_argument("--clients", type=int, default=32)
-    parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--beam", type=int, default=1)
-    flags = parser.parse_args(arguments)
-    sentences = [line.strip() for line in sys.stdin if line.strip()]
-
-    def request(number: int) -> Request:
-        text = sentences[number % len(sentences)]
-        return Request("/v1/translate", {"text": text, "beam": flags.beam})
-
-    kind = Kind(request, flags.clients)
-    with Traffic(flags.address, {"translate": kind}):
-        time.sleep(flags.seconds)
-    print(json.dumps(kind.outcome.summary()))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -5,6 +5,7 @@ machine. All of its processes are killed in the end.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -57,7 +58,7 @@ class RunningServer:
     """A server that runs."""
 
     address: str
-    process: psutil.Process
+    process: psutil.Popen
     log: Path
     config: dict[str, Any]
     folder: Path  # of its Ray
@@ -97,20 +98,12 @@ class RunningServer:
 
     def memory(self) -> dict[str, int]:
         """Bytes that the replicas of each deployment have written themselves."""
-        by_process = self.memory_by_process()
-        return {
-            deployment: sum(by_process.get(process.pid, 0) for process in processes)
-            for deployment, processes in self.all_replicas().items()
-        }
+        return {name: sum(map(own_memory, group)) for name, group in self.all_replicas().items()}
 
     def memory_by_process(self) -> dict[int, int]:
         """Bytes that each replica has written itself, by its pid."""
-        sizes = {}
-        for processes in self.all_replicas().values():
-            for process in processes:
-                with contextlib.suppress(psutil.Error):
-                    sizes[process.pid] = own_memory(process)
-        return sizes
+        replicas = itertools.chain.from_iterable(self.all_replicas().values())
+        return {process.pid: own_memory(process) for process in replicas}
 
     def counted(self, counter: str, since: Mapping[str, int] | None = None) -> dict[str, int]:
         """The value of one of the project's counters by deployment, less `since`.
@@ -144,10 +137,13 @@ class RunningServer:
         """Send another config by `serve deploy`, which returns before it is carried out."""
         file = self.log.parent / "deployed.yaml"
         file.write_text(yaml.safe_dump(dict(config), sort_keys=False))
+        commands = " ".join(part for child in self._descendants() for part in child.cmdline())
+        address = re.search(r"--gcs-address=(\S+)", commands)
+        assert address, f"no Ray runs here: {self.log}"
         done = subprocess.run(
             [sys.executable, "-c", _DEPLOY, _SERVE, str(file)],
             cwd=ROOT,
-            env={**os.environ, **_NO_TOKEN, "RAY_ADDRESS": self._ray_address()},
+            env={**os.environ, **_NO_TOKEN, "RAY_ADDRESS": address[1]},
             capture_output=True,
             text=True,
             check=False,
@@ -171,7 +167,7 @@ class RunningServer:
         began = time.monotonic()
         while not true():
             waited = time.monotonic() - began
-            if waited > seconds or not self._lives():
+            if waited > seconds or self.process.poll() is not None:
                 log = self.log.read_text(errors="replace")[-2000:]
                 raise NotReadyError(f"{problem} after {waited:.0f} s; {self.log} ends:\n{log}")
             time.sleep(0.1)
@@ -185,16 +181,6 @@ class RunningServer:
             f"{deployment} has not {count} replicas",
         )
 
-    def _ray_address(self) -> str:
-        commands = " ".join(part for child in self._descendants() for part in child.cmdline())
-        match = re.search(r"--gcs-address=(\S+)", commands)
-        if not match:
-            raise NotReadyError(f"no Ray runs here: {self.log}")
-        return match[1]
-
-    def _lives(self) -> bool:
-        return self.process.is_running() and self.process.status() != psutil.STATUS_ZOMBIE
-
     def _descendants(self) -> list[psutil.Process]:
         try:
             children = self.process.children(recursive=True)
@@ -204,13 +190,15 @@ class RunningServer:
 
 
 def own_memory(process: psutil.Process) -> int:
-    """Bytes that a process has written itself.
+    """Bytes that a process has written itself; 0 if it has ended.
 
     Its "unique set size" would include pages of libraries that no other process maps at the
     moment, so a neighbour that starts or ends would change it by 300 MiB.
     """
-    memory = process.memory_info()
-    return int(memory.rss - memory.shared)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        memory = process.memory_info()
+        return int(memory.rss - memory.shared)
+    return 0
 
 
 def free_port() -> int:
