@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.peers import JoeyNMT
 from seqvis import artifacts
 from seqvis.config import read_yaml
 from seqvis.samples.questions import write_sample
@@ -96,16 +95,6 @@ class Material:
 
 def preset() -> TrainSettings:
     return TrainSettings.model_validate(read_yaml(str(PRESET)) | {"corpus": "", "out": ""})
-
-
-def new_joeynmt(task: TranslationTask) -> JoeyNMT:
-    languages = task.languages
-    return JoeyNMT(
-        task.model_settings,
-        languages.source_vocabulary,
-        languages.target_vocabulary,
-        task.loss_settings.label_smoothing,
-    )
 
 
 def forever(task: TranslationTask, workers: Workers | None = None) -> Iterator[batches.Batch]:

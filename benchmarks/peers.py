@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from seqvis.seq2seq.model import Seq2Seq
-from seqvis.seq2seq.settings import ModelSettings
-from seqvis.text.vocabulary import BOS, PAD, SPECIALS, Vocabulary
-from seqvis.translation import batches
+from seqvis.text.vocabulary import BOS, PAD, SPECIALS
 from seqvis.translation.batches import Batch, pad_ids
+from seqvis.translation.task import TranslationTask
 
 _UNK, _PAD, _BOS, _EOS = range(4)
 _OF_SEQVIS = np.array([_BOS, _PAD, _EOS, _UNK])  # of BOS, PAD, EOS, UNK
@@ -29,14 +28,7 @@ _CLIP = 1.0
 class JoeyNMT:
     """JoeyNMT's model and optimiser, as the benchmark trains them and translates with them."""
 
-    def __init__(
-        self,
-        settings: ModelSettings,
-        source: Vocabulary,
-        target: Vocabulary,
-        label_smoothing: float,
-        learning_rate: float = 1e-3,
-    ):
+    def __init__(self, task: TranslationTask):
         from joeynmt.model import build_model
         from joeynmt.vocabulary import Vocabulary as JoeyVocabulary
 
@@ -44,8 +36,9 @@ class JoeyNMT:
             unk_token="<unk>", pad_token="<pad>", bos_token="<s>", eos_token="</s>",
             sep_token=None, lang_tags=[], unk_id=_UNK, pad_id=_PAD, bos_id=_BOS, eos_id=_EOS,
         )  # fmt: skip
+        settings, languages = task.model_settings, task.languages
         sides = []
-        for vocabulary in (source, target):
+        for vocabulary in (languages.source_vocabulary, languages.target_vocabulary):
             side = JoeyVocabulary([], special)
             # Its own way to add words compares each with all before it.
             side._itos += list(vocabulary.words[len(SPECIALS) :])
@@ -69,19 +62,17 @@ class JoeyNMT:
             },
         }  # fmt: skip
         self.model: nn.Module = build_model(config, *sides)
-        self.model.loss_function = ("crossentropy", label_smoothing)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=learning_rate)
+        self.model.loss_function = ("crossentropy", task.loss_settings.label_smoothing)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3)
 
-    def step(self, batch: Any) -> float:
-        """One step on a batch that `training_batch` made; the loss of a word."""
+    def step(self, batch: Batch) -> None:
         self.model.train()
-        total = self.model(return_type="loss", **vars(batch))[0]
-        loss = batch.normalize(total, "tokens")
-        loss.backward()
+        theirs = _batch(batch.source, batch.source_lengths, batch.target)
+        total = self.model(return_type="loss", **vars(theirs))[0]
+        theirs.normalize(total, "tokens").backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), _CLIP)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return float(loss.detach())
 
     def translate(
         self, sentences: Sequence[Sequence[int]], batch: int, beam: int, lengths: Sequence[int]
@@ -112,12 +103,8 @@ class JoeyNMT:
         return translations
 
 
-def training_batch(batch: batches.Batch) -> Any:
-    """Convert a batch to JoeyNMT's."""
-    return _batch(batch.source, batch.source_lengths, batch.target)
-
-
 def _batch(source: Tensor, lengths: Tensor, target: Tensor | None) -> Any:
+    """A batch of JoeyNMT's."""
     from joeynmt.batch import Batch
 
     order = torch.argsort(lengths, descending=True, stable=True)

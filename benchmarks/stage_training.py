@@ -22,8 +22,8 @@ import torch
 from torch import distributed, multiprocessing
 
 from benchmarks.instrument import Row, Side, WrongResultError, compare, possible, rate_over
-from benchmarks.material import SEED, Material, forever, new_joeynmt
-from benchmarks.peers import SeedTraining, training_batch
+from benchmarks.material import SEED, Material, forever
+from benchmarks.peers import JoeyNMT, SeedTraining
 from seqvis.decoding.linear import Precision
 from seqvis.process import keep_freed_memory, usable_processors
 from seqvis.seq2seq.model import Seq2Seq
@@ -58,9 +58,7 @@ def _variant(
     batches = forever(task)
     checks = {}
     if variant == "all":
-        peer = new_joeynmt(task)
-        reference = _stepping(batches, lambda batch: peer.step(training_batch(batch)))
-        sides = [Side("JoeyNMT", reference)]
+        sides = [Side("JoeyNMT", _stepping(batches, JoeyNMT(task).step))]
     else:
         model = task.build_model()
         assert isinstance(model, Seq2Seq)

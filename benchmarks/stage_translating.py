@@ -25,7 +25,8 @@ import torch
 from torch.nn import functional
 
 from benchmarks.instrument import Row, Side, WrongResultError, compare, possible, rate
-from benchmarks.material import Material, new_joeynmt
+from benchmarks.material import Material
+from benchmarks.peers import JoeyNMT
 from seqvis.decoding.beam import Hypothesis, SearchSettings
 from seqvis.decoding.linear import Precision, computes, prepare
 from seqvis.decoding.packed import NEVER
@@ -47,7 +48,7 @@ Translate = Callable[[Sequence[Sequence[int]]], Ids]
 
 def measure(material: Material, rounds: int) -> Iterator[Row]:
     """Rows for greedy search in batches, one at a time, and for a beam of 5."""
-    plain, peer = Translator.load(material.translator), new_joeynmt(material.task("all"))
+    plain, peer = Translator.load(material.translator), JoeyNMT(material.task("all"))
     ours = {
         f"seqvis, {precision}": Translator.load(material.translator, precision=precision)
         for precision in possible(dict.fromkeys(get_args(Precision), 1.0))
