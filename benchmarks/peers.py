@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from seqvis.seq2seq.encoder import pad_ids
 from seqvis.seq2seq.model import Seq2Seq
 from seqvis.text.vocabulary import BOS, PAD, SPECIALS
-from seqvis.translation.batches import Batch, pad_ids
+from seqvis.translation.batches import Batch
 from seqvis.translation.task import TranslationTask
 
 _UNK, _PAD, _BOS, _EOS = range(4)

@@ -31,9 +31,9 @@ from seqvis.decoding.beam import Hypothesis, SearchSettings
 from seqvis.decoding.linear import Precision, computes, prepare
 from seqvis.decoding.packed import NEVER
 from seqvis.decoding.search import search_many
+from seqvis.seq2seq.encoder import pad_ids
 from seqvis.text.languages import SourceSentence
 from seqvis.text.vocabulary import BOS, EOS
-from seqvis.translation.batches import pad_ids
 from seqvis.translation.metrics import score_texts
 from seqvis.translation.translator import Translator
 

@@ -1,23 +1,25 @@
-"""What the Ray cluster has, whether it may get more, and whose it is: needs an initialised Ray.
+"""The Ray that a job runs on: joining or starting it, its token, and what it has.
 
-What would surprise a reader: a cluster with an autoscaler has nothing but its head when the first
-job comes, so "not there" must not be taken for "never". Ray does not say whether there is an
-autoscaler. A head without processors can do no work itself, so it is the sign of one, as are
-several nodes.
+Under `ray job submit`, or with RAY_ADDRESS set, that cluster is used. A Ray that the process
+already has (a test's) is used and left alone. Otherwise a local one is started, without a dashboard
+and on the loopback interface alone, and stopped at the end.
 """
 
+import contextlib
 import logging
 import os
+import secrets
 import signal
 import socket
+import stat
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 import ray
 
-from jobs.ray_token import keep_token_private
 from seqvis.errors import ConfigError, TrainingError
 from seqvis.ray_internals import node_on_loopback
 
@@ -26,28 +28,39 @@ from seqvis.ray_internals import node_on_loopback
 Session = Callable[[], AbstractContextManager[None]]
 
 
+Progress = Callable[[str, int, int], None]  # (stage, done, total)
+
+
+def ignore_progress(stage: str, done: int, total: int) -> None:
+    """A `Progress` that shows nothing."""
+
+
 def amount(resource: str) -> int:
     """How much of "CPU", "GPU" or another resource all nodes have now, whole units."""
     return int(ray.cluster_resources().get(resource, 0))
 
 
 def can_grow() -> bool:
-    """Whether nodes may be added, so that work that does not fit is waited for, not refused."""
+    """Whether nodes may be added, so that work that does not fit is waited for, not refused.
+
+    A cluster with an autoscaler has nothing but its head when the first job comes, so "not there"
+    must not be taken for "never". Ray does not say whether there is an autoscaler. A head without
+    processors can do no work itself, so it is the sign of one, as are several nodes.
+    """
     return len(ray.nodes()) > 1 or amount("CPU") == 0
 
 
-def ends_with_this_process() -> bool:
-    """Whether this process started the Ray, as a job does without a cluster."""
-    node = ray._private.worker._global_node
-    return node is not None and bool(node.is_head())
-
-
+OTHERS = stat.S_IRWXG | stat.S_IRWXO  # that may read a file
 OBJECT_STORE_BYTES = 1 << 30  # bounds the memory of a local Ray; more is spilled to disk
 
 
 @contextmanager
 def ray_session(num_cpus: int | None = None) -> Iterator[None]:
-    """Ray for the length of the block. `num_cpus` holds for a local one; None: all cores."""
+    """Ray for the length of the block. `num_cpus` holds for a local one; None: all cores.
+
+    Starting Ray replaces the process's SIGTERM handler; it is put back, so that a stopped job still
+    cleans up after itself.
+    """
     if ray.is_initialized():
         yield
         return
@@ -114,3 +127,60 @@ def _connect(address: str) -> None:
             f"RAY_ADDRESS={address}: this Ray cluster cannot be joined; set RAY_AUTH_MODE=token "
             f"if it asks for a token; else {remedy}"
         ) from error
+
+
+def keep_token_private() -> None:
+    """For who starts a Ray: that is `token_file`, unless Ray is told to do without the file."""
+    mode = os.environ.get("RAY_AUTH_MODE", "token").lower()
+    if mode == "token" and not os.environ.get("RAY_AUTH_TOKEN"):
+        token_file()
+
+
+def token_file() -> Path:
+    """The file of the token, which its owner alone may read; made where Ray would make it.
+
+    Raises ConfigError if it cannot be made so.
+    """
+    given = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    path = Path(given) if given else Path.home() / ".ray" / "auth_token"
+    try:
+        if not given and not path.exists():
+            _make(path)
+        if path.stat().st_mode & OTHERS:
+            path.chmod(stat.S_IRUSR | stat.S_IWUSR)
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: holds Ray's token, so it must be a file that you alone may read, and it "
+            f"cannot be made so ({error.strerror}); name another by RAY_AUTH_TOKEN_PATH"
+        ) from error
+    return path
+
+
+def _make(path: Path) -> None:
+    """Writes a new token. The file appears whole, and does not replace another process's."""
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    new = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, stat.S_IRUSR | stat.S_IWUSR)
+    try:
+        with open(descriptor, "w", encoding="ascii") as stream:
+            stream.write(secrets.token_hex(32))
+        with contextlib.suppress(FileExistsError):
+            os.link(new, path)
+    finally:
+        new.unlink()
+
+
+@contextmanager
+def quiet_ray_data() -> Iterator[None]:
+    """Silences Ray Data's bars and reports: the job shows its own progress."""
+    context = ray.data.DataContext.get_current()
+    logger = logging.getLogger("ray.data")
+    before = (context.enable_progress_bars, context.print_on_execution_start, logger.level)
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        context.enable_progress_bars, context.print_on_execution_start, level = before
+        logger.setLevel(level)

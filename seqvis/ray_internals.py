@@ -1,29 +1,36 @@
-"""Keeps a Ray that a process starts for itself off the network: it listens on loopback alone.
+"""All that the project takes from Ray 2.60 without Ray offering it publicly, each with its reason.
 
-Ray listens on all interfaces wherever its node has an address that others can reach. There is no
-setting for a node at 127.0.0.1 on Linux, so what is changed here is private to Ray 2.60:
-`node_on_loopback` for Ray's own processes, `keep_replica_local` for what Serve opens in a replica.
-tests/faults/test_app.py lists the sockets of a whole server, should another Ray differ.
+The private modules are imported where they are used, so that a change of Ray breaks one function.
+`tests/unit/test_architecture.py` sees to it that no other file imports any of them.
 """
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from operator import attrgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import ray
-from ray._common import tls_utils
-from ray._common.network_utils import build_address, get_localhost_ip, is_localhost
-from ray._private import ray_constants
+
+if TYPE_CHECKING:
+    from ray.serve.deployment import Deployment
+
+_NAMESPACE = "seqvis"  # of the head node's store
+_CONTROLLERS_END = "Task ServeController.graceful_shutdown failed"
 
 
 @contextmanager
 def node_on_loopback() -> Iterator[None]:
     """A Ray that is started in the block is a node at 127.0.0.1, in all its processes.
 
-    This is Ray's own way on macOS and Windows, where clusters are not supported. `ray.init` cannot
-    be told so: it replaces a loopback address by that of the machine.
+    Ray listens on all interfaces wherever its node has an address that others can reach. A node at
+    127.0.0.1 is Ray's own way on macOS and Windows, where clusters are not supported. On Linux
+    there is no setting for it, and `ray.init` replaces a loopback address by that of the machine.
+    Watched by tests/faults/test_app.py, which lists the sockets of a whole server.
     """
+    from ray._private import ray_constants
+
     variable = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
     before = os.environ.get(variable), ray_constants.ENABLE_RAY_CLUSTER
     os.environ[variable] = "0"  # for the processes that are started
@@ -43,6 +50,9 @@ def keep_replica_local() -> None:
     For the constructor of a deployment: when it is done Serve opens the port for these calls, on
     all interfaces wherever the node is. On the node of a cluster this does nothing.
     """
+    from ray._common import tls_utils
+    from ray._common.network_utils import build_address, get_localhost_ip, is_localhost
+
     if not is_localhost(ray.util.get_node_ip_address()):
         return
     from ray.serve._private import replica
@@ -64,3 +74,131 @@ def asha_rungs(scheduler: Any) -> dict[str, dict[str, float]]:
     compares them with what a reopened search replays.
     """
     return {f"{epoch:g}": dict(recorded) for epoch, recorded in scheduler._brackets[0]._rungs}
+
+
+def started_here() -> bool:
+    """Tell whether this process started its Ray, as a job does where there is no cluster.
+
+    Ray does not say. Watched by tests/unit/test_cluster.py.
+    """
+    node = ray._private.worker._global_node
+    return node is not None and bool(node.is_head())
+
+
+def node_is_drained() -> bool:
+    """Tell a training worker whether Ray is draining a node that one of the workers runs on.
+
+    Ray Train's watcher tells every worker. `ray.train.get_preemption_info` would wait for all of
+    them to agree, which the loop does not need, at some milliseconds a call. Watched by
+    tests/ray/test_nodes.py.
+    """
+    from ray.train.v2._internal.execution.context import get_train_context
+
+    return get_train_context().preemption_context.preemption_info is not None
+
+
+@contextmanager
+def actors_by_value() -> Iterator[None]:
+    """Ray Data makes its actors from values in the block, not from objects in its store.
+
+    Of the latter Ray prints an error for each actor, since one that is restarted may find its
+    arguments lost (Ray's issue 53727). The values are small. Watched by
+    tests/ray/test_embed_images.py.
+    """
+    from ray.data._internal.execution.operators.actor_pool_map_operator import (
+        ActorPoolMapOperator,
+    )
+
+    given = {"_map_transformer_ref": "_map_transformer", "_data_context_ref": "data_context"}
+    for name, value in given.items():
+        setattr(ActorPoolMapOperator, name, property(attrgetter(value)))
+    try:
+        yield
+    finally:
+        for name in given:
+            delattr(ActorPoolMapOperator, name)  # which uncovers the inherited one
+
+
+@contextmanager
+def hide_controllers_end() -> Iterator[None]:
+    """Keep back the line by which Ray reports in the block that Serve's controller ended.
+
+    The call that ends the controller cannot return, so Ray says that the task failed and will be
+    retried. Everything else that Ray reports is printed. Watched by
+    tests/unit/test_serving_ends.py.
+    """
+    from ray._private import worker
+
+    show = worker.print_to_stdstream
+
+    def show_others(data: dict[str, Any], ignore_prefix: bool) -> None:
+        if not any(_CONTROLLERS_END in line for line in data["lines"]):
+            show(data, ignore_prefix)
+
+    worker.print_to_stdstream = show_others
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = show
+
+
+def head_get(key: str) -> bytes | None:
+    """The value of a key in the store of the cluster's head node, which lives as long as it.
+
+    Ray has no public key-value store. Watched, as are the two below, by
+    tests/faults/test_serving.py.
+    """
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    value: bytes | None = _internal_kv_get(key, namespace=_NAMESPACE)
+    return value
+
+
+def head_put(key: str, value: str) -> None:
+    """Set a key in the store of the cluster's head node."""
+    from ray.experimental.internal_kv import _internal_kv_put
+
+    _internal_kv_put(key, value, namespace=_NAMESPACE)
+
+
+def head_delete(key: str) -> None:
+    """Remove a key from the store of the cluster's head node."""
+    from ray.experimental.internal_kv import _internal_kv_del
+
+    _internal_kv_del(key, namespace=_NAMESPACE)
+
+
+def serve_logs_folder() -> Path:
+    """Where Serve writes the logs of this node's replicas. Watched by tests/faults/test_app.py."""
+    from ray.serve._private.logging_utils import get_serve_logs_dir
+
+    return Path(get_serve_logs_dir())
+
+
+def import_builder(import_path: str) -> Any:
+    """What an application's `import_path` names. Raises whatever its module raises.
+
+    Imported as Serve does it. Watched by tests/unit/test_serve_config.py, as are the two below.
+    """
+    from ray._common.utils import import_attr
+
+    return import_attr(import_path)
+
+
+def deployments_of(builder: Any, args: dict[str, Any], name: str) -> "list[Deployment]":
+    """The deployments of an application, built as Serve's controller does, without starting them.
+
+    Raises whatever the builder raises.
+    """
+    from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
+    from ray.serve._private.build_app import build_app
+
+    app = call_user_app_builder_with_args_if_necessary(builder, args)
+    return list(build_app(app, name=name).deployments)
+
+
+def check_route(route: str | None) -> None:
+    """Raises ValueError if Serve's controller would refuse a route, which its schema lets pass."""
+    from ray.serve._private.utils import validate_route_prefix
+
+    validate_route_prefix(route)

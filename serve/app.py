@@ -19,11 +19,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from pydantic import Field, model_validator
 from ray import serve
-from ray._private import worker
 from ray.serve.api import RunTarget
 from ray.serve.config import HTTPOptions
 
@@ -34,6 +32,7 @@ from seqvis.collection.shards import describe, shard_paths
 from seqvis.config import JobSettings
 from seqvis.errors import ConfigError, ServingError
 from seqvis.process import usable_processors
+from seqvis.ray_internals import hide_controllers_end
 from serve import haproxy, proxy
 from serve import search as searches
 from serve.common import draining
@@ -64,7 +63,6 @@ ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "1",
 }
 
-_CONTROLLERS_END = "Task ServeController.graceful_shutdown failed"
 _LOGGING = {"enable_access_log": False, "encoding": "JSON"}  # the gateway writes its own
 
 
@@ -158,29 +156,11 @@ def serving(settings: Serve) -> Iterator[str]:
 
 
 @contextmanager
-def _quiet_end() -> Iterator[None]:
-    """Keeps back the line by which Ray reports that Serve's controller ended.
-
-    The call that ends the controller cannot return, so Ray says that the task failed and will be
-    retried. Everything else that Ray reports is printed.
-    """
-    show = worker.print_to_stdstream
-
-    def show_others(data: dict[str, Any], ignore_prefix: bool) -> None:
-        if not any(_CONTROLLERS_END in line for line in data["lines"]):
-            show(data, ignore_prefix)
-
-    worker.print_to_stdstream = show_others
-    try:
-        yield
-    finally:
-        worker.print_to_stdstream = show
-
-
-@contextmanager
 def _served(settings: Serve) -> Iterator[str]:
     address = f"http://{settings.host}:{settings.port}"
-    with _quiet_end(), ray_session(num_cpus=max(4, usable_processors())), ExitStack() as end:
+    with ExitStack() as end:
+        end.enter_context(hide_controllers_end())
+        end.enter_context(ray_session(num_cpus=max(4, usable_processors())))
         draining.announce(False)
         end.callback(serve.shutdown)
         serve.start(http_options=HTTPOptions(host=settings.host, port=settings.port))

@@ -18,17 +18,14 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import CliPositionalArg
-from ray._common.utils import import_attr
 from ray.runtime_env import RuntimeEnv
-from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
-from ray.serve._private.build_app import build_app
-from ray.serve._private.utils import validate_route_prefix
 from ray.serve.deployment import Deployment
 from ray.serve.schema import HTTPOptionsSchema, ServeDeploySchema
 
 from seqvis.cli.job import leave, run_job
 from seqvis.config import JobSettings
 from seqvis.errors import ConfigError
+from seqvis.ray_internals import check_route, deployments_of, import_builder
 from serve.common.keys import read_yaml_strictly
 
 
@@ -185,7 +182,7 @@ def _check_route(application: Mapping[str, Any], where: str) -> list[str]:
     """Serve's schema lets any text pass for a route; the controller refuses some later."""
     route = application.get("route_prefix")
     try:
-        validate_route_prefix(route if isinstance(route, str) else None)
+        check_route(route if isinstance(route, str) else None)
     except ValueError as error:
         return [f"{where}.route_prefix: {error}"]
     return []
@@ -201,7 +198,7 @@ def _listens_at(config: Mapping[str, Any]) -> str:
 def _check_application(application: Mapping[str, Any], where: str, host: str) -> list[str]:
     """Checks what only the application knows: its `args`, its deployments, their user_config."""
     try:
-        builder = import_attr(application["import_path"])
+        builder = import_builder(application["import_path"])
     except Exception as error:  # whatever the application's module raises at import
         return [f"{where}.import_path: cannot be imported ({type(error).__name__}: {error})"]
     args = application.get("args") or {}
@@ -209,11 +206,10 @@ def _check_application(application: Mapping[str, Any], where: str, host: str) ->
     if problems:
         return problems
     try:
-        app = call_user_app_builder_with_args_if_necessary(builder, args)
-        built = build_app(app, name=str(application.get("name", "default")))
+        built = deployments_of(builder, args, str(application.get("name", "default")))
     except Exception as error:  # whatever the builder raises
         return [f"{where}: cannot be built ({type(error).__name__}: {error})"]
-    deployments = {one.name: one for one in built.deployments}
+    deployments = {one.name: one for one in built}
     for position, settings in enumerate(_items(application, "deployments")):
         place = _join(f"{where}.deployments", position, settings)
         deployment = deployments.get(str(settings.get("name")))

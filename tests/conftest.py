@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.ray_token import keep_token_private
+from seqvis.cluster import keep_token_private
 from tests.objectstore import CREDENTIALS, Bucket, make_bucket, s3_server
 
 SHARED_DATA = Path(__file__).parents[1].parent / "shared" / "data"

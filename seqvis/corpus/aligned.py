@@ -8,10 +8,8 @@ first streamed by one task into a plain scratch file; that costs its plain size 
 about a second for every 100 MB.
 """
 
-import logging
 import pickle
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +20,7 @@ import ray
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
+from seqvis.cluster import Progress, ignore_progress, quiet_ray_data
 from seqvis.errors import DataError, SeqvisError
 from seqvis.storage import Location
 from seqvis.text import lines
@@ -38,12 +37,6 @@ PAIR_SCHEMA = pa.schema(
         ("problem", pa.string()),  # null for a good pair
     ]
 )
-
-Progress = Callable[[str, int, int], None]  # (stage, done, total)
-
-
-def ignore_progress(stage: str, done: int, total: int) -> None:
-    """A `Progress` that shows nothing."""
 
 
 @dataclass(frozen=True)
@@ -316,19 +309,3 @@ def run_items(
 
     for results in run_blocks(dataset, unpack, stage, len(packed), progress):
         yield from results
-
-
-@contextmanager
-def quiet_ray_data() -> Iterator[None]:
-    """Silences Ray Data's bars and reports: the job shows its own progress."""
-    context = ray.data.DataContext.get_current()
-    logger = logging.getLogger("ray.data")
-    before = (context.enable_progress_bars, context.print_on_execution_start, logger.level)
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        context.enable_progress_bars, context.print_on_execution_start, level = before
-        logger.setLevel(level)

@@ -21,18 +21,10 @@ import numpy as np
 
 from seqvis import artifacts
 from seqvis.artifacts import ArtifactWriter
-from seqvis.cluster import Session
+from seqvis.cluster import Progress, Session, ignore_progress
 from seqvis.corpus import counts as counts
 from seqvis.corpus import report as report
-from seqvis.corpus.aligned import (
-    AlignedFiles,
-    Progress,
-    ignore_progress,
-    index_files,
-    read_aligned,
-    run_blocks,
-    run_items,
-)
+from seqvis.corpus.aligned import AlignedFiles, index_files, read_aligned, run_blocks, run_items
 from seqvis.corpus.counts import PartCounts, WrittenPart
 from seqvis.corpus.filters import Tally
 from seqvis.corpus.settings import PrepareSettings

@@ -24,7 +24,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from seqvis.corpus.aligned import AlignedFiles, Progress, read_aligned, run_blocks, run_items
+from seqvis.cluster import Progress
+from seqvis.corpus.aligned import AlignedFiles, read_aligned, run_blocks, run_items
 from seqvis.corpus.filters import EXAMPLES, Tally, lengths_too_unequal, question_pairs
 from seqvis.corpus.partitions import write_partitions, write_whole
 from seqvis.corpus.settings import PrepareSettings

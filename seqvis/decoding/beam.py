@@ -14,8 +14,8 @@ from pydantic import Field
 from torch import Tensor
 
 from seqvis.config import Settings
+from seqvis.decoding.cost import longest_target
 from seqvis.text.vocabulary import EOS
-from seqvis.translation.cost import longest_target
 
 
 class SearchSettings(Settings):

@@ -31,8 +31,8 @@ from seqvis.decoding.beam import (
 )
 from seqvis.decoding.packed import Encoded, Inference
 from seqvis.seq2seq.decoder import likeliest
+from seqvis.seq2seq.encoder import pad_ids
 from seqvis.text.vocabulary import BOS
-from seqvis.translation.batches import pad_ids
 
 _FEWEST = 16  # sentences that are worth a thread of their own
 _BLOCK = 128  # words whose highest score is looked at before themselves

@@ -82,3 +82,12 @@ class Encoder(nn.Module):
         rate = self.settings.dropout.bridge if self.settings.bidirectional != "none" else 0.0
         dropped = [dropout(final, rate, self.training) for final in finals]
         return torch.stack([self.bridges[str(final.shape[-1])](final) for final in dropped])
+
+
+def pad_ids(sentences: list[list[int]]) -> tuple[Tensor, Tensor]:
+    """Sentences of any lengths -> (batch, longest) padded ids, and (batch,) lengths."""
+    lengths = torch.tensor([len(sentence) for sentence in sentences])
+    padded = torch.full((len(sentences), int(lengths.max())), PAD)
+    for row, sentence in enumerate(sentences):
+        padded[row, : len(sentence)] = torch.tensor(sentence)
+    return padded, lengths

@@ -18,12 +18,12 @@ import ray
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
-from ray.train.v2._internal.execution.context import get_train_context
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from seqvis.cluster import amount, can_grow, ends_with_this_process
+from seqvis.cluster import amount, can_grow
 from seqvis.errors import ConfigError, SeqvisError, TrainingError
 from seqvis.process import keep_freed_memory
+from seqvis.ray_internals import node_is_drained, started_here
 from seqvis.storage import Location
 from seqvis.training.fit import DECISIVE, Report, RunStopped, WorkerFunction, until_stopped
 from seqvis.training.mailbox import Mailbox
@@ -130,7 +130,7 @@ class _Trainer(TorchTrainer):
 
     def _create_default_callbacks(self) -> list[Any]:
         idle = {"DatasetsCallback"}
-        if ends_with_this_process():
+        if started_here():
             idle.add("PlacementGroupCleanerCallback")
         callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
         return [one for one in callbacks if type(one).__name__ not in idle]
@@ -147,7 +147,7 @@ def _enter_worker(config: dict[str, Any]) -> None:
     torch.set_num_threads(config["threads"])
     keep_freed_memory()
     mailbox = config["mailbox"]
-    workers = replace(this_worker(config["use_gpu"]), leaving=_node_is_drained)
+    workers = replace(this_worker(config["use_gpu"]), leaving=node_is_drained)
 
     def report(event: dict[str, Any]) -> None:
         if not (config["stoppable"] and event["event"] in DECISIVE):
@@ -161,15 +161,6 @@ def _enter_worker(config: dict[str, Any]) -> None:
         # A restart would meet it again: the caller stops here.
         ray.get(mailbox.tell.remote({"event": "error", "error": error}))
         raise
-
-
-def _node_is_drained() -> bool:
-    """Whether Ray is draining a node that one of the workers runs on.
-
-    Ray Train's watcher tells every worker. `ray.train.get_preemption_info` would wait for all of
-    them to agree, which the loop does not need, at some milliseconds a call.
-    """
-    return get_train_context().preemption_context.preemption_info is not None
 
 
 def _fit(trainer: TorchTrainer, outcome: list[BaseException]) -> None:

@@ -172,15 +172,6 @@ def make_batch(
     return Batch(source, source_lengths, target, words, width * len(rows), workers)
 
 
-def pad_ids(sentences: list[list[int]]) -> tuple[Tensor, Tensor]:
-    """Sentences of any lengths -> (batch, longest) padded ids, and (batch,) lengths."""
-    lengths = torch.tensor([len(sentence) for sentence in sentences])
-    padded = torch.full((len(sentences), int(lengths.max())), PAD)
-    for row, sentence in enumerate(sentences):
-        padded[row, : len(sentence)] = torch.tensor(sentence)
-    return padded, lengths
-
-
 def _cut(
     rows: NDArray[np.int64], lengths: NDArray[np.int64], settings: BatchSettings
 ) -> list[NDArray[np.int64]]:

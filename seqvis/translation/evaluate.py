@@ -5,7 +5,8 @@ from typing import Any
 
 from seqvis.decoding.beam import SearchSettings
 from seqvis.errors import DataError
-from seqvis.translation.batches import Batch, pad_ids
+from seqvis.seq2seq.encoder import pad_ids
+from seqvis.translation.batches import Batch
 from seqvis.translation.metrics import (
     FreeRunningSums,
     Scoring,

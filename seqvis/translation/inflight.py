@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from seqvis.decoding.beam import SearchSettings, Sentence
+from seqvis.decoding.cost import Cost
 from seqvis.decoding.search import ReadSentences, RunningBatch, read_sentences
 from seqvis.errors import BusyError, DataError
+from seqvis.seq2seq.encoder import pad_ids
 from seqvis.seq2seq.settings import InflightSettings
 from seqvis.text.languages import SourceSentence
-from seqvis.translation.batches import pad_ids
-from seqvis.translation.cost import Cost
 from seqvis.translation.requests import (
     ChosenText,
     Listener,

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqvis.errors import ConfigError
-from seqvis.plots.training import plot_attention
+from seqvis.plots.attention import plot_attention
 from seqvis.storage import Location
 from seqvis.translation.translator import Translation
 from seqvis.vectors.store import is_marker

@@ -9,9 +9,9 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from seqvis.decoding.beam import SearchSettings, Sentence
+from seqvis.decoding.cost import Cost, cost_of
 from seqvis.errors import DataError
 from seqvis.text.languages import SourceSentence
-from seqvis.translation.cost import Cost, cost_of
 from seqvis.translation.translator import Translation
 
 _EACH_WORD = 32  # words that a translation is told of one by one; then at each 32nd part more

@@ -15,7 +15,6 @@ after one that was interrupted. Another backbone, size or fit embeds everything 
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager, nullcontext
-from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -24,16 +23,13 @@ import ray
 import torch
 from pydantic import Field
 from ray import cloudpickle
-from ray.data._internal.execution.operators.actor_pool_map_operator import (
-    ActorPoolMapOperator,
-)
 
 from seqvis import artifacts
-from seqvis.cluster import Session, amount, can_grow
+from seqvis.cluster import Progress, Session, amount, can_grow, ignore_progress, quiet_ray_data
 from seqvis.config import Settings
-from seqvis.corpus.aligned import Progress, ignore_progress, quiet_ray_data
 from seqvis.errors import ArtifactError, ConfigError
 from seqvis.process import keep_freed_memory
+from seqvis.ray_internals import actors_by_value
 from seqvis.storage import Location, absolute, locate
 from seqvis.vision.backbones import Backbone, load_backbone
 from seqvis.vision.decoding import DecodePictures
@@ -208,7 +204,7 @@ def _stream(
     def decode_block(table: pa.Table) -> pa.Table:
         return decode(table)
 
-    with quiet_ray_data(), _actors_by_value(), _in_order():
+    with quiet_ray_data(), actors_by_value(), _in_order():
         decoded = ray.data.from_arrow(blocks).map_batches(
             decode_block, batch_size=None, batch_format="pyarrow"
         )
@@ -265,23 +261,6 @@ def _check_gpus(settings: EmbedSettings) -> None:
 
 def _lists(values: np.ndarray, kind: pa.DataType) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel(), kind), values.shape[1])
-
-
-@contextmanager
-def _actors_by_value() -> Iterator[None]:
-    """Ray Data makes its actors from values, not from objects in its store.
-
-    Of the latter Ray prints an error for each actor, since one that is restarted may find its
-    arguments lost (Ray's issue 53727). The values are small: the backbone stays in the store.
-    """
-    given = {"_map_transformer_ref": "_map_transformer", "_data_context_ref": "data_context"}
-    for name, value in given.items():
-        setattr(ActorPoolMapOperator, name, property(attrgetter(value)))
-    try:
-        yield
-    finally:
-        for name in given:
-            delattr(ActorPoolMapOperator, name)  # which uncovers the inherited one
 
 
 @contextmanager

@@ -8,10 +8,10 @@ each refusal how many others are still under way; so whoever ends the server ask
 import time
 
 import requests
-from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_put
+
+from seqvis.ray_internals import head_delete, head_get, head_put
 
 _KEY = "draining"
-_NAMESPACE = "seqvis"
 _PAUSE = 0.1  # seconds between two looks
 _LAST_BYTES = 0.5  # seconds for what a gateway has answered to pass the proxy
 _NOBODY = 2.0  # seconds without an answer of a gateway, after which none is taken to be there
@@ -20,14 +20,14 @@ _NOBODY = 2.0  # seconds without an answer of a gateway, after which none is tak
 def announce(ends: bool) -> None:
     """Lets all gateways know that the server ends, or that it does not."""
     if ends:
-        _internal_kv_put(_KEY, "1", namespace=_NAMESPACE)
+        head_put(_KEY, "1")
     else:
-        _internal_kv_del(_KEY, namespace=_NAMESPACE)
+        head_delete(_KEY)
 
 
 def announced() -> bool:
     """Whether the server ends."""
-    return _internal_kv_get(_KEY, namespace=_NAMESPACE) is not None
+    return head_get(_KEY) is not None
 
 
 def drain(address: str, seconds: float) -> bool:

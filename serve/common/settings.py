@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from seqvis.config import Settings
-from seqvis.translation.cost import Cost
+from seqvis.decoding.cost import Cost
 from serve.common.roots import place_of
 
 
@@ -96,7 +96,7 @@ class Limits(Settings):
     words: int = Field(256, ge=1)
     """Words and marks of one text; a long word counts for every eight letters begun."""
     work: int = Field(8_000_000, ge=1)
-    """Work of a request to translate (seqvis/translation/cost.py), of a stream 100 times as much.
+    """Work of a request to translate (seqvis/decoding/cost.py), of a stream 100 times as much.
     128 texts of 20 words with a beam of 8 are 4.5 million; 8 million take at most about two
     seconds of a processor core with the demo's model."""
     work_per_request: int = Field(100_000, ge=1)

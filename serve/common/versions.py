@@ -15,10 +15,10 @@ from collections.abc import Callable, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from pydantic import Field
-from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
 
 from seqvis.config import Settings
 from seqvis.errors import SeqvisError, redacted
+from seqvis.ray_internals import head_get, head_put
 from serve.common import draining
 from serve.common.settings import Application, Version
 
@@ -75,11 +75,11 @@ class HeadStore:
     """The key-value store of the Ray cluster's head node: it lives as long as the cluster."""
 
     def read(self, application: Application) -> Wanted | None:
-        found = _internal_kv_get(application, namespace="seqvis")
+        found = head_get(application)
         return None if found is None else Wanted.model_validate_json(found)
 
     def write(self, application: Application, wanted: Wanted) -> None:
-        _internal_kv_put(application, wanted.model_dump_json(), namespace="seqvis")
+        head_put(application, wanted.model_dump_json())
 
     def draining(self) -> bool:
         return draining.announced()

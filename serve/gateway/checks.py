@@ -9,8 +9,8 @@ from urllib.parse import unquote_to_bytes
 from fastapi import Request, UploadFile
 
 from seqvis.collection.items import check_ids, encode_metadata
+from seqvis.decoding.cost import Cost, cost_of, count_words
 from seqvis.errors import DataError
-from seqvis.translation.cost import Cost, cost_of, count_words
 from serve.common.http import ApiError
 from serve.common.settings import Limits
 from serve.gateway.schema import TranslateRequest

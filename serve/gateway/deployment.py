@@ -8,16 +8,14 @@ GET /v1/models, and leaves everything as it was.
 import asyncio
 import json
 import logging
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 from ray import serve
-from ray.serve._private.logging_utils import get_serve_logs_dir
 from ray.serve.config import BackpressureConfig
 
 from seqvis.errors import SeqvisError
-from seqvis.ray_internals import keep_replica_local
+from seqvis.ray_internals import keep_replica_local, serve_logs_folder
 from serve.common.http import ApiError
 from serve.common.keys import explain, keys_for
 from serve.common.metrics import GatewayMetrics
@@ -48,7 +46,7 @@ class GatewayReplica:
         keep_replica_local()
         self._settings = settings
         replica = serve.get_replica_context().replica_id.unique_id
-        audit.write_to(Path(get_serve_logs_dir()) / f"audit_gateway_{replica}.log")
+        audit.write_to(serve_logs_folder() / f"audit_gateway_{replica}.log")
         self._keys = keys_for(settings.keys, settings.host, legacy=settings.legacy_keys)
         self._metrics = GatewayMetrics()
         most = settings.under_way

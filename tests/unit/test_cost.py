@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from seqvis.decoding.cost import count_words
 from seqvis.samples.questions import generate_pairs
 from seqvis.text.tokenizers import TokenizerSettings, load_tokenizer
-from seqvis.translation.cost import count_words
 from seqvis.translation.translator import Translator
 from serve.common.http import ApiError
 from serve.common.keys import KeyHolder, Keys, sha256_of

@@ -14,11 +14,11 @@ from seqvis.decoding.beam import SearchSettings
 from seqvis.decoding.packed import Inference
 from seqvis.decoding.search import highest, search
 from seqvis.samples.questions import generate_pairs
+from seqvis.seq2seq.encoder import pad_ids
 from seqvis.seq2seq.forcing import ForcingSettings
 from seqvis.seq2seq.model import Seq2Seq
 from seqvis.seq2seq.settings import ModelSettings, resolve_variant
 from seqvis.text.vocabulary import BOS, EOS, PAD
-from seqvis.translation.batches import pad_ids
 from seqvis.translation.train import TrainSettings, train
 from seqvis.translation.translator import Candidate, Translator
 from tests.corpora import write_corpus

@@ -12,11 +12,11 @@ from seqvis.decoding.packed import NEVER, Inference
 from seqvis.decoding.search import RunningBatch, read_sentences
 from seqvis.errors import ConfigError
 from seqvis.samples.questions import generate_pairs
+from seqvis.seq2seq.encoder import pad_ids
 from seqvis.seq2seq.forcing import ForcingSettings
 from seqvis.seq2seq.model import Seq2Seq
 from seqvis.seq2seq.settings import ModelSettings, Variant, resolve_variant
 from seqvis.text.vocabulary import BOS, PAD
-from seqvis.translation.batches import pad_ids
 from seqvis.translation.translator import Translator
 
 ROWS = (2, 3, 5, 16, 33)

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from seqvis.decoding.beam import SearchSettings
+from seqvis.decoding.cost import Cost
 from seqvis.decoding.search import read_sentences
 from seqvis.errors import BusyError, DataError
 from seqvis.samples.questions import generate_pairs
 from seqvis.seq2seq.settings import InflightSettings
-from seqvis.translation.cost import Cost
 from seqvis.translation.inflight import InflightTranslator
 from seqvis.translation.requests import Listener, Timing
 from seqvis.translation.translator import Translation, Translator

@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from seqvis.seq2seq.dropout import mask_like
+from seqvis.seq2seq.encoder import pad_ids
 from seqvis.seq2seq.forcing import ForcingSettings
 from seqvis.seq2seq.losses import (
     ProjectedCrossEntropy,
@@ -15,7 +16,6 @@ from seqvis.seq2seq.losses import (
 from seqvis.seq2seq.model import Seq2Seq
 from seqvis.seq2seq.settings import DropoutSettings, ModelSettings, resolve_variant
 from seqvis.text.vocabulary import BOS, PAD
-from seqvis.translation.batches import pad_ids
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])

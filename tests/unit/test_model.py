@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from seqvis.seq2seq.dropout import mask_like
+from seqvis.seq2seq.encoder import pad_ids
 from seqvis.seq2seq.forcing import ForcingSettings, draw_coins, probability, stretches
 from seqvis.seq2seq.model import Seq2Seq
 from seqvis.seq2seq.settings import DropoutSettings, ModelSettings, resolve_variant
-from seqvis.translation.batches import Batch, pad_ids
+from seqvis.translation.batches import Batch
 from seqvis.translation.metrics import free_running_sums
 from tests.seed import seed_forward, seed_loss
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.ray_token import _make, keep_token_private, main, token_file
+from jobs.ray_token import main
+from seqvis.cluster import _make, keep_token_private, token_file
 from seqvis.errors import ConfigError
 
 WITH_RAY = "import ray; from ray._raylet import AuthenticationTokenLoader as L; "

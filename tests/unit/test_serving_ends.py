@@ -3,6 +3,7 @@
 import pytest
 from ray._private import worker
 
+from seqvis.ray_internals import hide_controllers_end
 from serve import app
 
 ENDED = (
@@ -19,7 +20,7 @@ def report(line: str) -> None:
 def test_the_controllers_end_is_not_reported_as_a_failure(capsys) -> None:
     others = ["Task Replica.handle failed.", "A worker died.", "graceful shutdown took 9 s"]
     before = worker.print_to_stdstream
-    with app._quiet_end():
+    with hide_controllers_end():
         for line in (ENDED, *others):
             report(line)
     shown = capsys.readouterr().out

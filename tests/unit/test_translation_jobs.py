@@ -19,11 +19,12 @@ from seqvis import artifacts
 from seqvis.decoding.beam import SearchSettings
 from seqvis.errors import DataError
 from seqvis.samples.questions import generate_pairs
+from seqvis.seq2seq.encoder import pad_ids
 from seqvis.text.languages import load_languages
 from seqvis.text.lines import lines_at_hand
 from seqvis.text.vocabulary import EOS, PAD
 from seqvis.translation import overlap
-from seqvis.translation.batches import load_pairs, pad_ids
+from seqvis.translation.batches import load_pairs
 from seqvis.translation.evaluate import evaluate as score
 from seqvis.translation.train import TrainSettings
 from seqvis.translation.train import train as fit_translator
