@@ -1,0 +1,215 @@
+"""The rules of the house: which file may import which, and how large files and folders may be.
+
+A rule's breaches stand in `KNOWN` until they are mended; the list may only become shorter.
+"""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("seqvis", "jobs", "serve", "tune", "benchmarks")
+FLOORS = (
+    ("jobs",),
+    ("benchmarks",),
+    ("serve.testing",),
+    ("serve", "tune"),
+    ("seqvis.cli",),
+    ("seqvis.translation", "seqvis.search"),
+    ("seqvis.decoding", "seqvis.devise"),
+    ("seqvis.seq2seq", "seqvis.corpus", "seqvis.vectors", "seqvis.vision"),
+    ("seqvis.text", "seqvis.training", "seqvis.collection", "seqvis.datasets"),
+    ("seqvis.samples", "seqvis.plots"),
+    ("seqvis",),
+)
+"""Packages, the highest first. A file imports from its own package and from lower floors."""
+
+SERVING = (
+    ("serve.app", "serve.config_check", "serve.make_key"),
+    ("serve.gateway", "serve.replicas", "serve.proxy"),
+    ("serve.common",),
+)
+"""The floors inside `serve`, to which all of it but `serve.testing` belongs."""
+
+RAY = (
+    *("seqvis.cluster", "seqvis.ray_internals", "seqvis.corpus.aligned", "seqvis.vision.embed"),
+    *("seqvis.training.ray_train", "serve", "tune.study", "jobs", "benchmarks"),
+)
+"""What may import Ray."""
+
+LIGHT = ("seqvis", "seqvis.collection.shards", "serve.gateway.router")
+"""What a process imports that must start fast and stay small."""
+HEAVY = ("torch", "nmslib", "ray.data")
+
+LONGEST_FILE = 350
+LARGEST_FOLDER = 14
+LARGE_FOLDERS = ("jobs", "benchmarks")
+
+KNOWN: dict[str, set[str]] = {"sizes": {"seqvis/collection/", "serve/gateway/router.py"}}
+
+
+@cache
+def modules() -> dict[str, ast.Module]:
+    """The syntax trees of all files with code, by module name."""
+    found = {}
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            if tree.body:
+                found[name] = tree
+    return found
+
+
+@cache
+def imports(name: str) -> frozenset[str]:
+    """The modules and names that a module imports anywhere in it, type checking apart."""
+    found = set()
+    tree = modules()[name]
+    unchecked = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in unchecked:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return frozenset(found)
+
+
+def files(name: str) -> Iterator[str]:
+    """The project's own modules among what a module imports."""
+    for imported in imports(name):
+        if imported.split(".")[0] in PACKAGES:
+            own = imported if imported in modules() else imported.rpartition(".")[0]
+            if own in modules() and own != name:
+                yield own
+
+
+def inside(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")
+
+
+def package_of(name: str, floors: tuple[tuple[str, ...], ...]) -> tuple[int, str] | None:
+    """The floor and the package that a module belongs to: the longest name that fits."""
+    fitting = [
+        (len(package), number, package)
+        for number, floor in enumerate(floors)
+        for package in floor
+        if inside(name, package)
+    ]
+    return max(fitting)[1:] if fitting else None
+
+
+def upward(floors: tuple[tuple[str, ...], ...]) -> set[str]:
+    """Imports from another package that is not on a lower floor."""
+    found = set()
+    for name in modules():
+        here = package_of(name, floors)
+        for other in files(name):
+            there = package_of(other, floors)
+            if here and there and here != there and there[0] <= here[0]:
+                found.add(f"{name} -> {other}")
+    return found
+
+
+def check(rule: str, breaches: set[str]) -> None:
+    known = KNOWN.get(rule, set())
+    assert not breaches - known, "these break the rule"
+    assert not known - breaches, "these are mended: take them off the list"
+
+
+def test_a_file_imports_from_its_package_or_from_lower_floors() -> None:
+    check("floors", upward(FLOORS))
+
+
+def test_inside_serve_all_rests_on_common() -> None:
+    check("serving", upward(SERVING))
+
+
+def test_benchmarks_are_imported_by_one_job_and_import_none() -> None:
+    breaches = {
+        f"{name} -> {other}"
+        for name in modules()
+        for other in files(name)
+        if (inside(other, "benchmarks") and name.split(".")[0] not in ("benchmarks",))
+        or (inside(name, "benchmarks") and inside(other, "jobs"))
+    }
+    check("benchmarks", {one for one in breaches if not one.startswith("jobs.benchmark ")})
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    found: set[str] = set()
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        if name in path:
+            circle = path[path.index(name) :]
+            start = circle.index(min(circle))
+            found.add(" -> ".join(circle[start:] + circle[:start]))
+        elif name not in done:
+            for other in sorted(files(name)):
+                visit(other, (*path, name))
+            done.add(name)
+
+    for name in modules():
+        visit(name, ())
+    check("circles", found)
+
+
+def test_only_some_files_know_ray() -> None:
+    breaches = {
+        f"{name} -> {imported}"
+        for name in modules()
+        for imported in imports(name)
+        if inside(imported, "ray") and not any(inside(name, allowed) for allowed in RAY)
+    }
+    check("ray", breaches)
+
+
+def test_what_ray_does_not_offer_publicly_is_named_in_one_file() -> None:
+    breaches = {
+        f"{name} -> {imported}"
+        for name in modules()
+        for imported in imports(name)
+        if inside(imported, "ray")
+        and any(part.startswith("_") for part in imported.split("."))
+        and name != "seqvis.ray_internals"
+    }
+    check("private", breaches)
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_what_must_start_fast_loads_nothing_heavy(name: str) -> None:
+    loaded = f"import sys, {name}; print(*(one for one in {HEAVY!r} if one in sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", loaded], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == []
+
+
+def test_no_file_and_no_folder_is_too_large() -> None:
+    breaches = set()
+    folders: dict[Path, int] = {}
+    for name in modules():
+        folder = ROOT.joinpath(*name.split("."))
+        path = folder.with_suffix(".py")
+        path = path if path.is_file() else folder / "__init__.py"
+        folders[path.parent] = folders.get(path.parent, 0) + 1
+        if len(path.read_text(encoding="utf-8").splitlines()) > LONGEST_FILE:
+            breaches.add(str(path.relative_to(ROOT)))
+    for folder, count in folders.items():
+        short = str(folder.relative_to(ROOT))
+        if count > LARGEST_FOLDER and short not in LARGE_FOLDERS:
+            breaches.add(f"{short}/")
+    check("sizes", breaches)
