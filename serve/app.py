@@ -34,11 +34,11 @@ from seqvis.errors import ConfigError, ServingError
 from seqvis.process import usable_processors
 from seqvis.ray_internals import hide_controllers_end
 from serve import haproxy, proxy
-from serve import search as searches
 from serve.common import draining
 from serve.common.keys import keys_for
 from serve.common.settings import GatewaySettings, SearchSettings
 from serve.gateway import deployment as gateways
+from serve.replicas import encoder, index, writer
 from serve.replicas import translator as translators
 
 ENVIRONMENT = {
@@ -72,8 +72,11 @@ def translator(settings: translators.TranslatorSettings) -> serve.Application:
 
 
 def search(settings: SearchSettings) -> serve.Application:
-    """The application `search`, for a Serve YAML."""
-    return searches.build(settings)
+    """The application `search`, for a Serve YAML; it has a deployment `Index-N` for each shard."""
+    parts = [
+        index.deployment(settings, shard).bind(settings, shard) for shard in range(settings.shards)
+    ]
+    return encoder.deployment(settings).bind(settings, [*parts, writer.deployment().bind(settings)])
 
 
 def gateway(settings: GatewaySettings) -> serve.Application:

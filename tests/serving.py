@@ -16,8 +16,9 @@ from serve.common.keys import Keys
 from serve.common.roots import Roots
 from serve.common.settings import Application, GatewaySettings, SearchSettings
 from serve.common.versions import Wanted
+from serve.gateway.clients import SearchServices
+from serve.gateway.live import LiveModels
 from serve.gateway.middleware import Seen
-from serve.gateway.router import Core, SearchParts
 from serve.gateway.routes import build_api
 from serve.replicas.encoder import EncoderReplica
 from serve.replicas.index import IndexReplica
@@ -63,7 +64,7 @@ class Served:
     """A running gateway: a client of it, and what it is made of."""
 
     client: TestClient
-    core: Core
+    live: LiveModels
     store: MemoryStore
     seen: list[Seen]
 
@@ -84,17 +85,17 @@ def served(
         shards = len(shard_paths(collection))
         chosen = SearchSettings(collection=str(collection), shards=shards, recall_sample=1.0)
         index = [LocalPart(IndexReplica(chosen, shard, store)) for shard in range(shards)]
-        search = SearchParts(
+        search = SearchServices(
             LocalPart(EncoderReplica(chosen, store=store)),
             LocalPart(WriterReplica(chosen, store)),
             index.__getitem__,
         )
     about = GatewaySettings(**settings)
-    core = Core(store, part, search, Roots(about.model_roots))
-    api = build_api(core, about, keys, seen.append)
+    live = LiveModels(store, part, search, Roots(about.model_roots))
+    api = build_api(live, about, keys, seen.append)
     with TestClient(api, base_url=LOCAL, client=("127.0.0.1", 50000)) as client:
-        client.portal.call(core.take_up)
-        yield Served(client, core, store, seen)
+        client.portal.call(live.refresh)
+        yield Served(client, live, store, seen)
 
 
 @contextmanager

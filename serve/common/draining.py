@@ -1,8 +1,8 @@
 """The end of a server: nothing new is taken, what is under way has some seconds, then it stops.
 
 That it ends stands in the key-value store of Ray's head node, where every gateway looks twice a
-second (Core.follow). From then on the gateway refuses requests with 503 `draining`, and says with
-each refusal how many others are still under way; so whoever ends the server asks it by HTTP.
+second. From then on the gateway refuses requests with 503 `draining`, and says with each refusal
+how many others are still under way; so whoever ends the server asks it by HTTP.
 """
 
 import time

@@ -11,7 +11,7 @@ import json
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -20,7 +20,8 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from seqvis.errors import BusyError
+from seqvis.collection.shards import shard_of
+from seqvis.errors import BusyError, UnknownFieldError
 from serve.common.http import UnavailableError
 
 _ALWAYS = ("describe", "try_version")  # asked by operators, however much there is to do
@@ -190,3 +191,44 @@ def _cause(error: RayTaskError) -> BaseException:
     """What was raised in the replica, as it was there."""
     cause = error.cause
     return cause if isinstance(cause, BaseException) else error
+
+
+class SearchServices:
+    """The deployments of the application `search`."""
+
+    def __init__(self, encoder: Part, writer: Part, index: Callable[[int], Part]):
+        """`index`: gives the deployment of a shard."""
+        self.encoder = encoder
+        self.writer = writer
+        self._index = index
+        self.shards: list[Part] = []
+
+    async def find_shards(self) -> None:
+        """Asks the first shard how many there are, unless that is known."""
+        if self.shards:
+            return
+        described = await self._index(0).call("describe")
+        for about in described["versions"].values():
+            self.shards = [self._index(shard) for shard in range(about["shards"])]
+
+    async def ask(self, method: str, *arguments: Any) -> list[Any]:
+        """The answer of each shard, or its UnknownFieldError."""
+        calls = [
+            asyncio.ensure_future(_answer_of(shard.call(method, *arguments)))
+            for shard in self.shards
+        ]
+        try:
+            return await asyncio.gather(*calls)
+        finally:
+            for call in calls:  # of those that still run none is of use
+                call.cancel()
+
+    def owner(self, name: str) -> Part:
+        return self.shards[shard_of(name, len(self.shards))]
+
+
+async def _answer_of(asked: Awaitable[Any]) -> Any:
+    try:
+        return await asked
+    except UnknownFieldError as error:
+        return error

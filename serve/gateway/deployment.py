@@ -24,9 +24,9 @@ from serve.common.settings import ENDING, Application, GatewaySettings, GatewayU
 from serve.common.versions import HeadStore, change, refuse
 from serve.gateway import audit
 from serve.gateway.audit import changing_models
-from serve.gateway.clients import RemotePart
+from serve.gateway.clients import RemotePart, SearchServices
+from serve.gateway.live import LiveModels
 from serve.gateway.middleware import Seen
-from serve.gateway.router import Core, SearchParts
 from serve.gateway.routes import build_api
 
 REJECTED = (401, 403, 413, 422, 429, 503)
@@ -60,25 +60,25 @@ class GatewayReplica:
         if settings.translator:
             translator = part("Translator", "translator", _SLOW, most.translator)
         if settings.search:
-            search = SearchParts(
+            search = SearchServices(
                 part("Encoder", "search", _SLOW, most.encoder),
                 part("Writer", "search", timeout, most.writer),  # there is no other
                 lambda shard: part(f"Index-{shard}", "search", _QUICK, most.index),
             )
         self._store = HeadStore()
-        self._core = Core(self._store, translator, search, Roots(settings.model_roots))
+        self._live = LiveModels(self._store, translator, search, Roots(settings.model_roots))
         self._tasks: set[asyncio.Task[None]] = set()
         self._configured: dict[str, Any] = {}
 
     def __serve_build_asgi_app__(self) -> Any:
         """The application that Serve runs for this replica."""
-        api = build_api(self._core, self._settings, self._keys, self._seen)
+        api = build_api(self._live, self._settings, self._keys, self._seen)
         following: list[asyncio.Task[None]] = []
 
         async def with_following(scope: Any, receive: Any, send: Any) -> None:
             if not following:
-                following.append(asyncio.get_running_loop().create_task(self._core.follow()))
-            await self._core.looked()
+                following.append(asyncio.get_running_loop().create_task(self._live.follow()))
+            await self._live.wait_until_ready()
             await api(scope, receive, send)
 
         return with_following
@@ -109,9 +109,9 @@ class GatewayReplica:
             if wanted is not None and wanted.configured == versions.versions:
                 return
             try:
-                await self._core.take_up()
+                await self._live.refresh()
                 with changing_models(application, versions.versions, "user_config", None):
-                    await self._core.change(application, versions.versions)
+                    await self._live.change(application, versions.versions)
                 await asyncio.to_thread(
                     change, self._store, application, versions.versions, versions.versions
                 )

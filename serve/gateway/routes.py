@@ -1,4 +1,4 @@
-"""The HTTP interface: routes that check what they are given and call the gateway's core.
+"""The HTTP interface: routes that check what they are given and call the gateway's router.
 
 Answers are written as JSON once, by the route; their models stand in the OpenAPI document only.
 """
@@ -30,9 +30,10 @@ from serve.gateway.checks import (
     mapping_of,
     most_cost,
 )
+from serve.gateway.live import LiveModels
 from serve.gateway.middleware import Door, Seen, add_error_handlers
 from serve.gateway.pages import add_pages
-from serve.gateway.router import Core, id_of_upload, image_path
+from serve.gateway.router import Router, id_of_upload, image_path
 from serve.gateway.values import VALUES, bounded_route
 
 Candidates = Literal["labels", "classes", "wordnet"]
@@ -50,7 +51,7 @@ class _WholePath(PathConvertor):
 
 
 def build_api(
-    core: Core, settings: GatewaySettings, keys: Keys | None, seen: Callable[[Seen], None]
+    live: LiveModels, settings: GatewaySettings, keys: Keys | None, seen: Callable[[Seen], None]
 ) -> Any:
     """The whole interface as an ASGI application."""
     register_url_convertor("path", _WholePath())
@@ -76,15 +77,16 @@ def build_api(
         },
     )
     add_error_handlers(api)
-    api.include_router(_translation(core, settings.limits))
-    api.include_router(_searching(core, settings.limits))
-    api.include_router(_pictures(core, settings.limits))
-    api.include_router(_operating(core))
+    router = Router(live)
+    api.include_router(_translation(router, settings.limits))
+    api.include_router(_searching(router, settings.limits))
+    api.include_router(_pictures(router, settings.limits))
+    api.include_router(_operating(live))
     add_pages(api)
     return Door(
         api,
         keys,
-        lambda: core.draining,
+        lambda: live.draining,
         settings.replicas,
         settings.limits.body_bytes,
         settings.under_way.bodies,
@@ -93,7 +95,7 @@ def build_api(
     )
 
 
-def _translation(core: Core, limits: Limits) -> APIRouter:
+def _translation(calls: Router, limits: Limits) -> APIRouter:
     reading = bounded_route(schema.LONGEST_LIST + VALUES)
     router = APIRouter(prefix="/v1", tags=["translation"], route_class=reading)
 
@@ -119,15 +121,15 @@ def _translation(core: Core, limits: Limits) -> APIRouter:
             most_cost(asked, limits),
         )
         if asked.stream:
-            items = await _begun(core.stream(texts, work, asked.model))
+            items = await _begun(calls.stream(texts, work, asked.model))
             return StreamingResponse(_lines(items), media_type="application/x-ndjson")
-        model, translations = await core.translate(texts, work, asked.model)
+        model, translations = await calls.translate(texts, work, asked.model)
         return _json({"model": model, "translations": translations})
 
     return router
 
 
-def _searching(core: Core, limits: Limits) -> APIRouter:
+def _searching(calls: Router, limits: Limits) -> APIRouter:
     router = APIRouter(prefix="/v1", tags=["search"], route_class=bounded_route())
 
     @router.post("/search/text", response_model=None, responses=_ok(schema.SearchTextAnswer))
@@ -135,7 +137,7 @@ def _searching(core: Core, limits: Limits) -> APIRouter:
         """Pictures near words, or near a signed sum of words."""
         check_k(asked.k, limits)
         check_filter(asked.where)
-        model, read, found = await core.find_words(
+        model, read, found = await calls.find_words(
             asked.query, asked.k, asked.min_score, asked.where, asked.model
         )
         return _json({"model": model, "read_as": read, "matches": found})
@@ -146,7 +148,7 @@ def _searching(core: Core, limits: Limits) -> APIRouter:
         check_k(asked.k, limits)
         check_filter(asked.where)
         check_ids([asked.id])
-        model, found = await core.find_like(
+        model, found = await calls.find_like(
             asked.id, asked.k, asked.min_score, asked.where, asked.model
         )
         return _json({"model": model, "matches": found})
@@ -163,7 +165,7 @@ def _searching(core: Core, limits: Limits) -> APIRouter:
         check_k(k, limits)
         wanted = mapping_of("where", where)
         check_filter(wanted)
-        chosen, found = await core.find_picture(
+        chosen, found = await calls.find_picture(
             await content_of(file, limits), k, min_score, wanted, model or None
         )
         return _json({"model": chosen, "matches": found})
@@ -185,13 +187,13 @@ def _searching(core: Core, limits: Limits) -> APIRouter:
             picture = await content_of(file, limits)
         else:
             picture = check_ids([id or ""])[0]
-        chosen, words = await core.classify(picture, k, candidates, model or None)
+        chosen, words = await calls.classify(picture, k, candidates, model or None)
         return _json({"model": chosen, "words": words})
 
     return router
 
 
-def _pictures(core: Core, limits: Limits) -> APIRouter:
+def _pictures(calls: Router, limits: Limits) -> APIRouter:
     router = APIRouter(prefix="/v1", tags=["pictures"], route_class=bounded_route())
     jpeg = {"content": {"image/jpeg": {}}, "description": "The thumbnail"}
 
@@ -203,7 +205,7 @@ def _pictures(core: Core, limits: Limits) -> APIRouter:
         Give the id as the query parameter `id`, as `image` in answers does. In the path, clients
         and proxies change ids such as `a/../b.jpg` or `/b.jpg` before they arrive.
         """
-        content = await core.thumbnail(picture)
+        content = await calls.thumbnail(picture)
         tag = f'"{blake2b(content, digest_size=12).hexdigest()}"'
         headers = {"etag": tag, "cache-control": "private, max-age=60"}
         if request.headers.get("if-none-match") == tag:
@@ -234,7 +236,7 @@ def _pictures(core: Core, limits: Limits) -> APIRouter:
         content = await content_of(file, limits)
         picture = check_new_ids([id])[0] if id else id_of_upload(content)
         with audited("add", *asker(request), ids=[picture]) as line:
-            if await core.add(content, picture, about):
+            if await calls.add(content, picture, about):
                 line["action"] = "overwrite"
         return _json({"id": picture, "image": image_path(picture)}, 201)
 
@@ -247,20 +249,20 @@ def _pictures(core: Core, limits: Limits) -> APIRouter:
         id may arrive than was meant.
         """
         with audited("delete", *asker(request), ids=[picture]):
-            if not await core.delete(picture):
+            if not await calls.delete(picture):
                 raise ApiError(404, f"{picture}: no picture has this id")
         return _json({"id": picture, "deleted": True})
 
     return router
 
 
-def _operating(core: Core) -> APIRouter:
+def _operating(live: LiveModels) -> APIRouter:
     router = APIRouter(tags=["operating"], route_class=bounded_route())
 
     @router.get("/v1/models", response_model=None, responses=_ok(schema.ModelsAnswer))
     async def models() -> Response:
         """What is live."""
-        return _json(await core.models())
+        return _json(await live.models())
 
     @router.put(
         "/v1/models/{application}", response_model=None, responses=_ok(schema.LiveApplication)
@@ -270,8 +272,8 @@ def _operating(core: Core) -> APIRouter:
     ) -> Response:
         """Makes these versions live, without a pause; each is loaded and tried first."""
         with changing_models(application, asked.versions, *asker(request)):
-            await core.change(application, asked.versions)
-        return _json(await core.application(application))
+            await live.change(application, asked.versions)
+        return _json(await live.application(application))
 
     @router.get("/healthz", response_model=None, include_in_schema=False)
     async def healthz() -> Response:
@@ -281,7 +283,7 @@ def _operating(core: Core) -> APIRouter:
     @router.get("/readyz", response_model=None, include_in_schema=False)
     async def readyz() -> Response:
         """Whether every application answers; 503 if not."""
-        parts = await core.ready()
+        parts = await live.ready()
         good = bool(parts) and all(parts.values())
         return _json({"ready": good, "parts": parts}, 200 if good else 503)
 

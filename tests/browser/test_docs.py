@@ -6,7 +6,7 @@ import pytest
 
 from serve.common.keys import KeyHolder, Keys, sha256_of
 from serve.common.settings import GatewaySettings
-from serve.gateway.router import Core
+from serve.gateway.live import LiveModels
 from serve.gateway.routes import build_api
 from tests.browser.page import Page
 from tests.serving import MemoryStore, listening
@@ -16,7 +16,7 @@ from tests.serving import MemoryStore, listening
 def address() -> Iterator[str]:
     keys = Keys([KeyHolder(name="a", sha256=sha256_of("right"), scopes=("search",))])
     settings = GatewaySettings(translator=False, search=False)
-    api = build_api(Core(MemoryStore(), None, None), settings, keys, lambda _: None)
+    api = build_api(LiveModels(MemoryStore(), None, None), settings, keys, lambda _: None)
     with listening(api) as found:
         yield found
 

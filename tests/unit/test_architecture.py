@@ -50,7 +50,7 @@ LONGEST_FILE = 350
 LARGEST_FOLDER = 14
 LARGE_FOLDERS = ("jobs", "benchmarks")
 
-KNOWN: dict[str, set[str]] = {"sizes": {"seqvis/collection/", "serve/gateway/router.py"}}
+KNOWN: dict[str, set[str]] = {"sizes": {"seqvis/collection/"}}
 
 
 @cache

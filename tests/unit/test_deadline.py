@@ -14,7 +14,7 @@ from seqvis.collection.items import Item
 from seqvis.deadline import UNBOUNDED, Deadline
 from seqvis.errors import SearchTimeoutError
 from serve.common.http import as_api_error
-from serve.gateway.router import SearchParts
+from serve.gateway.clients import SearchServices
 
 
 def test_a_deadline_is_over_when_its_time_is_or_when_it_is_ended() -> None:
@@ -85,7 +85,7 @@ def test_shards_whose_answer_is_of_no_use_any_more_are_not_waited_for() -> None:
                 raise
 
     shards = [Shard(None), Shard(SearchTimeoutError("too long")), Shard(None)]
-    parts = SearchParts(shards[0], shards[0], lambda shard: shards[shard])  # type: ignore[arg-type]
+    parts = SearchServices(shards[0], shards[0], lambda shard: shards[shard])  # type: ignore[arg-type]
     parts.shards = shards  # type: ignore[assignment]
 
     async def ask() -> None:

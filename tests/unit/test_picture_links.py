@@ -22,7 +22,9 @@ from seqvis.errors import DataError
 from serve import haproxy
 from serve.common.settings import GatewaySettings, Version
 from serve.common.versions import configure
-from serve.gateway.router import Core, SearchParts, image_path
+from serve.gateway.clients import SearchServices
+from serve.gateway.live import LiveModels
+from serve.gateway.router import image_path
 from serve.gateway.routes import build_api
 from serve.proxy import Resend
 from tests.serving import LocalPart, MemoryStore, listening
@@ -117,9 +119,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         place = tmp_path_factory.mktemp("links") / "collection"
         collection = stack.enter_context(Collection.create(place, 2))
         part = LocalPart(Pictures(collection))
-        core = Core(store, None, SearchParts(part, part, lambda shard: part))
-        asyncio.run(core.take_up())
-        api = build_api(core, GatewaySettings(), None, lambda seen: None)
+        live = LiveModels(store, None, SearchServices(part, part, lambda shard: part))
+        asyncio.run(live.refresh())
+        api = build_api(live, GatewaySettings(), None, lambda seen: None)
         addresses = [stack.enter_context(listening(app)) for app in (healthy(api), Resend(api))]
         if haproxy.environment():
             port = int(addresses[0].rpartition(":")[2])

@@ -193,7 +193,7 @@ def test_passwords_of_live_paths_are_not_shown(translator: Translator) -> None:
     with served(translator.artifact.location.uri, None) as running:
         secret = Version(name="new", path="s3://a:pw@bucket/x?client_secret=pw2&region=eu")
         change(running.store, "translator", [secret])
-        running.client.portal.call(running.core.take_up)
+        running.client.portal.call(running.live.refresh)
         shown = running.client.get("/v1/models")
         assert "s3://***@bucket/x?client_secret=***&region=eu" in shown.text
         assert "pw" not in shown.text

@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 
 from serve.common.http import ApiError
 from serve.common.settings import GatewaySettings
-from serve.gateway.router import Core
+from serve.gateway.live import LiveModels
 from serve.gateway.routes import build_api
 from serve.gateway.values import read_json
 from tests.serving import LOCAL, MemoryStore
@@ -20,7 +20,9 @@ PICTURE = {"file": ("a.jpg", b"\xff\xd8", "image/jpeg")}
 @pytest.fixture(scope="module")
 def client() -> TestClient:
     """An interface without any part: what passes the checks is 404."""
-    api = build_api(Core(MemoryStore(), None, None), GatewaySettings(), None, lambda seen: None)
+    api = build_api(
+        LiveModels(MemoryStore(), None, None), GatewaySettings(), None, lambda seen: None
+    )
     return TestClient(api, base_url=LOCAL, client=("127.0.0.1", 50000))
 
 

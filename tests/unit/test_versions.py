@@ -20,7 +20,8 @@ from serve.common.versions import (
     configure,
     version_key,
 )
-from serve.gateway.router import Core
+from serve.gateway.live import LiveModels
+from serve.gateway.router import Router
 from tests.serving import MemoryStore
 
 A, B, BAD = (Version(name=name, path=f"/models/{name}") for name in ("a", "b", "bad"))
@@ -196,11 +197,11 @@ def test_a_gateway_that_has_just_come_waits_until_it_has_looked_what_is_live(
             return [version, *texts]
 
     async def first_request() -> tuple[str, list[Any]]:
-        core = Core(store, Echo(), None)  # type: ignore[arg-type]
-        following = asyncio.create_task(core.follow())
-        await asyncio.wait_for(core.looked(), 10)
+        live = LiveModels(store, Echo(), None)  # type: ignore[arg-type]
+        following = asyncio.create_task(live.follow())
+        await asyncio.wait_for(live.wait_until_ready(), 10)
         try:
-            return await core.translate(["x"], Work(), None)
+            return await Router(live).translate(["x"], Work(), None)
         finally:
             following.cancel()
 
