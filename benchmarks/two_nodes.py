@@ -37,7 +37,7 @@ from benchmarks.breaking import (
     parser_of,
     seen_by_clients,
 )
-from serve import haproxy
+from serve.proxy import haproxy
 from serve.testing.clients import Kind
 from serve.testing.load import Traffic
 from serve.testing.server import RunningServer, free_port, local_config, run_config

@@ -33,11 +33,12 @@ from seqvis.config import JobSettings
 from seqvis.errors import ConfigError, ServingError
 from seqvis.process import usable_processors
 from seqvis.ray_internals import hide_controllers_end
-from serve import haproxy, proxy
+from serve import proxy
 from serve.common import draining
 from serve.common.keys import keys_for
 from serve.common.settings import GatewaySettings, SearchSettings
 from serve.gateway import deployment as gateways
+from serve.proxy import haproxy
 from serve.replicas import encoder, index, writer
 from serve.replicas import translator as translators
 

@@ -26,8 +26,8 @@ import psutil
 import requests
 import yaml
 
-from serve import haproxy
 from serve.app import ENVIRONMENT
+from serve.proxy import haproxy
 
 ROOT = Path(__file__).parents[2]
 LOCAL_CONFIG = ROOT / "serve" / "config" / "local.yaml"

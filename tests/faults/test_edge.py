@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from serve import haproxy
+from serve.proxy import haproxy
 from serve.testing.server import RunningServer
 from tests.faults.conftest import QUERIES
 
@@ -26,7 +26,7 @@ pytestmark = [
 ]
 
 HALF_SENT = min(4150, haproxy.most_connections() - 100)
-HEADERS_WITHIN = 10.0  # seconds, as serve/haproxy.py says
+HEADERS_WITHIN = 10.0  # seconds, as serve/proxy/haproxy.py says
 BODY_WITHIN = 10.0 + 140 / 32  # seconds for the 140 KiB that come of a body: serve/common/http.py
 MARGIN = 5.0
 

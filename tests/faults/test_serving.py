@@ -22,7 +22,7 @@ import pytest
 import requests
 from PIL import Image
 
-from serve import haproxy
+from serve.proxy import haproxy
 from serve.testing.clients import Kind, Reply, Request
 from serve.testing.load import Traffic
 from serve.testing.server import RunningServer

@@ -29,7 +29,7 @@ from ray.scripts.scripts import drain_node
 from serve.app import ENVIRONMENT
 from serve.common.settings import ENDING
 from serve.config_check import check
-from serve.haproxy import BINARY, SCRIPT, SWITCHES
+from serve.proxy.haproxy import BINARY, SCRIPT, SWITCHES
 
 ROOT = Path(__file__).parents[2]
 PINNED = re.search(

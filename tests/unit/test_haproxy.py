@@ -1,4 +1,4 @@
-"""HAProxy itself, with a configuration that Ray wrote and serve/haproxy.py mended."""
+"""HAProxy itself, with a configuration that Ray wrote and serve/proxy/haproxy.py mended."""
 
 import json
 import resource
@@ -19,8 +19,8 @@ import psutil
 import pytest
 import requests
 
-from serve import haproxy
 from serve.common.http import ANSWERED
+from serve.proxy import haproxy
 from serve.testing.server import free_port
 
 ray_haproxy = pytest.importorskip("ray.serve._private.haproxy")

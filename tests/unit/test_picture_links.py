@@ -19,14 +19,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from seqvis.collection.collection import Collection
 from seqvis.collection.items import Item, PlacedPicture, check_ids
 from seqvis.errors import DataError
-from serve import haproxy
 from serve.common.settings import GatewaySettings, Version
 from serve.common.versions import configure
 from serve.gateway.clients import SearchServices
 from serve.gateway.live import LiveModels
 from serve.gateway.router import image_path
 from serve.gateway.routes import build_api
-from serve.proxy import Resend
+from serve.proxy import Resend, haproxy
 from tests.serving import LocalPart, MemoryStore, listening
 from tests.unit import test_haproxy
 

@@ -6,7 +6,7 @@ come again. Requests that are too large end here, before any replica sees them, 
 on its own (too many requests, no such application) is put into the interface's form.
 
 It stands behind HAProxy, for when that finds no gateway, and in its place where there is none
-(serve/haproxy.py). It is installed by
+(serve/proxy/haproxy.py). It is installed by
 RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=serve.proxy:middlewares.
 """
 

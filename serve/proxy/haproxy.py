@@ -80,7 +80,7 @@ _REFUSALS = {
     504: ("unavailable", "no gateway answers"),
 }
 _RETRY_AFTER = 2  # seconds
-_MENDED = "# mended by serve/haproxy.py"
+_MENDED = "# mended by serve/proxy/haproxy.py"
 _SECTION = re.compile(r"\S")
 _GOOD_ID = "^[A-Za-z0-9._-]{1,64}$"
 
@@ -89,7 +89,7 @@ def environment(folder: Path | None = None) -> dict[str, str]:
     """Environment in which Ray puts HAProxy before the gateways; none where the script is missing.
 
     It is where the package is installed, and HAProxy comes with Ray for Linux alone; elsewhere
-    Serve's own proxy takes the connections (serve/proxy.py). `folder`, of a short path, gets the
+    Serve's own proxy takes the connections (serve/proxy). `folder`, of a short path, gets the
     configuration and the sockets, which Ray otherwise leaves in a folder that everyone may read.
     A server with a folder also has a port of its own for what HAProxy asks while no gateway runs:
     at Ray's, the same for all, another server of the machine would answer.
