@@ -152,7 +152,7 @@ def search(recorder: Recorder, demo: str, to: str) -> None:
 
 def _some_id(recorder: Recorder) -> str:
     found = json.loads((recorder.folder / "seen/searches/text-0").read_text().splitlines()[-1])
-    identifier: str = found["matches"][0]["id"]
+    identifier: str = found["results"][0]["id"]
     return identifier
 
 
