@@ -14,6 +14,7 @@ all that differs, and ends with 1 if anything does.
 import argparse
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -46,6 +47,7 @@ TRAINING = {
 }
 SENTENCES = 200
 _PORT = 8791
+_SEGMENT = re.compile("segments/[0-9a-f]+/")  # named by chance
 
 
 class Recorder:
@@ -53,7 +55,7 @@ class Recorder:
 
     def __init__(self, folder: Path, code: Path):
         self.folder = folder
-        self._code = code
+        self.code = code
         self._environment = {
             **os.environ,
             "PYTHONPATH": str(code),
@@ -122,10 +124,11 @@ def record(recorder: Recorder, given: Path | None) -> None:
     search(recorder, "demo", "journal/")
     recorder.save("openapi.json", _interface(recorder))
     if given:
-        for name in ("demo", "interrupted"):
-            shutil.copytree(given / name, recorder.folder / "given" / name)
-        shutil.copytree(recorder.folder / "given/interrupted", recorder.folder / "resumed.run")
-        recorder.run(*train, "resumed")
+        inside = recorder.folder / "given"
+        shutil.copytree(given / "demo", inside / "demo")
+        shutil.copytree(given / "interrupted", inside / "resumed.run")
+        shutil.copy(given / "training.yaml", inside)
+        Recorder(inside, recorder.code).run(*train, "resumed")
         use(recorder, "given/demo", "given/")
 
 
@@ -147,7 +150,7 @@ def search(recorder: Recorder, demo: str, to: str) -> None:
     where += ["--vectors", f"{demo}/vectors"]
     for number, query in enumerate(QUERIES):
         found = recorder.run("jobs.search", *where, "--text", query, check=False)
-        recorder.save(f"{to}searches/text-{number}", found)
+        recorder.save(f"{to}searches/text-{number}", re.sub(r', "milliseconds": [^}]*', "", found))
 
 
 def _some_id(recorder: Recorder) -> str:
@@ -176,16 +179,18 @@ def differences(before: Path, after: Path) -> Iterator[str]:
         for path in (before / "seen").rglob("*")
         if path.is_file()
     }
+    given = (after / "seen" / "given").is_dir()
     for name in sorted(names):
         yield from _same(name, _text(before, name), _text(after, name))
-        if (after / "seen" / "given").is_dir() and name.startswith(("translations", "searches")):
-            yield from _same(f"given/{name}", _text(before, name), _text(after, f"given/{name}"))
+        if given and name.startswith(("translations/", "journal/")):
+            found = _text(after, f"given/{name.removeprefix('journal/')}")
+            yield from _same(f"given/{name}", _text(before, name), found)
     for name in ("demo/translator", "demo/devise", "whole", "killed"):
         weights = load_file(before / name / "model.safetensors")
         yield from _same_weights(name, weights, load_file(after / name / "model.safetensors"))
-    if (after / "resumed").is_dir():
+    if (after / "given" / "resumed").is_dir():
         weights = load_file(before / "whole" / "model.safetensors")
-        resumed = load_file(after / "resumed" / "model.safetensors")
+        resumed = load_file(after / "given" / "resumed" / "model.safetensors")
         yield from _same_weights("a checkpoint of before, resumed", weights, resumed)
     for manifest in sorted((before / "demo").rglob("manifest.json")):
         name = str(manifest.relative_to(before))
@@ -201,7 +206,7 @@ def _text(folder: Path, name: str) -> str:
 def _same(name: str, before: str, after: str) -> Iterator[str]:
     if before != after:
         lines = zip(before.splitlines(), after.splitlines(), strict=False)
-        first = next((f"{a!r} / {b!r}" for a, b in lines if a != b), "one is longer")
+        first = next((f"{a!r:.200} / {b!r:.200}" for a, b in lines if a != b), "one is longer")
         yield f"{name}: {first}"
 
 
@@ -221,7 +226,8 @@ def _shape(manifest: Path) -> str:
 
     def kind(value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: kind(inner) for key, inner in sorted(value.items())}
+            named = {_SEGMENT.sub("segments/", key): inner for key, inner in value.items()}
+            return {key: kind(inner) for key, inner in sorted(named.items())}
         return type(value).__name__
 
     return json.dumps(kind(json.loads(manifest.read_text())), indent=1)
