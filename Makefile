@@ -2,7 +2,9 @@
 #
 #   make demo    trains a translator of generated questions and a search of drawings, serves both
 #                until Ctrl-C (make demo SERVE=0 ends after training)
+#   make unit    runs the tests that need no Ray and no more than a few seconds each
 #   make test    runs all tests, two at a time where they do not measure
+#   make count   counts files with code and lines of each package
 #   make bench   measures each stage beside its reference (docs/performance.md);
 #                BENCH_ARGS="--only training --only head --data DIR" and so on
 #   make lock    pins anew, with hashes, what pyproject.toml asks for
@@ -26,16 +28,28 @@ LOCK = UV_CUSTOM_COMPILE_COMMAND="make lock" $(VENV)/bin/uv pip compile --quiet 
 # OpenMP's threads must not spin while they wait: see jobs/__init__.py.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test bench lint setup lock submit clean
+.PHONY: demo unit test count bench lint setup lock submit clean
 
 demo: $(VENV)/installed
 	$(RUN) -m jobs.demo --out $(DEMO_OUT) $(if $(filter 0,$(SERVE)),--no-serve)
 
+unit: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(RUN) -m pytest tests/unit -m "not slow and not ray" \
+		--numprocesses auto --maxprocesses 2 --dist loadfile --durations 10
+
 test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(RUN) -m pytest \
 		tests/ray tests/browser tests/unit tests/faults/test_crashes.py \
-		--numprocesses auto --maxprocesses 2 --dist loadfile --no-loadscope-reorder
-	$(RUN) -m pytest tests/faults --ignore=tests/faults/test_crashes.py
+		--numprocesses auto --maxprocesses 2 --dist loadfile --no-loadscope-reorder --durations 10
+	$(RUN) -m pytest tests/faults --ignore=tests/faults/test_crashes.py --durations 10
+
+count:
+	@for package in seqvis jobs serve tune benchmarks; do \
+		files=$$(find $$package -name '*.py' -size +0); \
+		printf '%-11s %4d files %6d lines\n' $$package $$(echo "$$files" | wc -l) \
+			$$(cat $$files | wc -l); \
+	done | awk '{ print; files += $$2; lines += $$4 } \
+		END { printf "%-11s %4d files %6d lines\n", "all", files, lines }'
 
 bench: $(VENV)/peers
 	$(RUN) -m jobs.benchmark $(BENCH_ARGS)
