@@ -172,3 +172,23 @@ def test_pictures_that_nobody_waits_for_are_dropped_and_counted(
         15,
         "no picture was counted as given up",
     )
+
+
+def test_another_sites_page_reads_nothing_without_a_key(server: RunningServer) -> None:
+    server.wait_ready()
+    for site in ("cross-site", "same-site"):
+        for path in ("/v1/models", "/v1/images?id=a.jpg", "/docs/files/openapi.json"):
+            headers = {"sec-fetch-site": site, "sec-fetch-mode": "no-cors"}
+            answer = requests.get(server.address + path, headers=headers, timeout=1)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (403, "forbidden"), path
+    assert requests.get(f"{server.address}/v1/models", timeout=5).status_code == 200
+
+
+def test_the_interfaces_document_loads_nothing_from_another_host(server: RunningServer) -> None:
+    server.wait_ready()
+    page = requests.get(f"{server.address}/docs", timeout=5)
+    assert page.status_code == 200
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+    assert "https://" not in page.text
+    for file in ("swagger-ui-bundle.js", "swagger-ui.css", "openapi.json"):
+        assert requests.get(f"{server.address}/docs/files/{file}", timeout=5).status_code == 200

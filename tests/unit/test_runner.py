@@ -1,6 +1,5 @@
 """The main of every job: how it ends when a signal stops it."""
 
-import os
 import signal
 
 import pytest
@@ -20,8 +19,7 @@ def test_a_signal_ends_a_job_with_its_exit_code_and_one_line(
 ) -> None:
     def stopped(settings: Nothing) -> None:
         try:
-            os.kill(os.getpid(), number)
-            signal.pause()
+            signal.raise_signal(number)
         except BaseException as error:
             if inside_ray:  # Ray's C code wraps what the handler raises
                 raise SystemError("returned a result with an exception set") from error
