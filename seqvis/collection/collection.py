@@ -1,16 +1,15 @@
-"""A collection: items with vectors that are found by cosine, added and deleted at once.
+"""A crash-safe collection of items with vectors, searched by cosine similarity.
 
-In: `Item`s. Out: `Match`es, best first. On disk (a local one) it is a directory:
+`Collection` stores `Item`s and returns `Match`es, best first. Additions and deletions take effect
+at once. On disk, which must be local, a collection is a directory:
 
-    manifest.json           what it consists of now, replaced in one step (manifest.py)
+    manifest.json           the current state, replaced in one step (manifest.py)
     segments/NAME/          items that never change, each with a graph (segments.py)
     tombstones/NAME.npy     which rows of a segment are deleted or replaced
     journal-NUMBER          adds and deletes since the last compaction (journal.py)
     writer.lock             held by the one process that writes
 
-What would surprise a reader: vectors are stored at length 1, and `get` returns them so. `add`
-and `delete` return when the change is on the disk, so many items in one call are much faster
-than many calls. Several processes may read while one writes; they see changes at `refresh`.
+Several processes may read while one writes; they see its changes when they call `refresh`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -32,7 +31,10 @@ from seqvis.storage import local_path
 
 
 class Collection(WritingCollection):
-    """Any threads may search while one changes it. Close it, or use it in a `with` block."""
+    """An open collection. Any number of threads may search it while one thread changes it.
+
+    Close it when done, or use it in a `with` block.
+    """
 
     @classmethod
     def create(
@@ -126,6 +128,8 @@ class Collection(WritingCollection):
         Raises DataError naming the first item that cannot be stored, StorageError if the disk
         does not take them; then the collection is as it was.
         """
+        # Vectors are stored at length 1, and `get` returns them so. Each call waits for the disk
+        # once: many items in one call are much faster than many calls.
         batch = check_items(items, self.dimension)
         check_belongs(batch.ids, self.config)
         if len(batch):

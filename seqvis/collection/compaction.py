@@ -1,14 +1,16 @@
-"""Which segments a compaction merges, and writing new ones.
+"""Choose which segments a compaction merges, and write the new ones.
 
-Size-tiered, as in log-structured merge trees (O'Neil et al. 1996): the tail is merged with the
-smaller segments as long as the next is not much larger than what is merged already, so that an
-item is rewritten a logarithmic number of times. A segment of which much is dead is rewritten too.
+Compaction is size-tiered, as in log-structured merge trees (O'Neil et al. 1996): the tail is merged
+with the smaller segments for as long as the next segment is not much larger than what has been
+merged so far, so that an item is rewritten a logarithmic number of times. A segment with many dead
+rows is rewritten too.
 
-When a long-running writer should compact (`is_due`) was measured on two cores. The tail is searched
-exactly: 8,000 rows of 300 numbers make a search of 20,000 pictures take 2.1 ms instead of 1.1; of
-50 numbers beside 60,000 they cannot be told from noise. Every process that opens the collection
-reads the journal: 10,000 changes take it 0.2 to 0.5 s. Replaced rows count, so that a writer which
-replaces the same few items for ever has a bounded tail and journal.
+The threshold at which a long-running writer should compact (`is_due`) was measured on two cores.
+The tail is searched exactly: 8,000 rows of 300 numbers make a search of 20,000 pictures take 2.1 ms
+instead of 1.1; with 50 numbers, beside 60,000 pictures, the difference disappears in the noise.
+Every process that opens the collection reads the journal, and 10,000 changes take 0.2 to 0.5 s.
+Replaced rows count as well, so that a writer which keeps replacing the same few items has a bounded
+tail and journal.
 """
 
 import uuid

@@ -1,9 +1,8 @@
-"""Exact search on a torch device: a segment's vectors lie there, and the products are made there.
+"""Exact search on a torch device, which holds a segment's vectors and computes the products.
 
-In: unit vectors, once; queries. Out: candidate rows, as those of `exact_candidates`. Their cosines
-are then computed in float64 on the CPU, so ids, scores and order equal the CPU's. What would
-surprise a reader: TF32 needs not be off, and no switch of the process is touched; where products
-may be coarser than float32, there are only more candidates.
+The vectors are copied to the device once. A search returns candidate rows, like `exact_candidates`;
+their cosines are then computed in float64 on the CPU, so that ids, scores and order equal the
+CPU's.
 """
 
 import numpy as np
@@ -58,5 +57,7 @@ def _margin(dimension: int) -> float:
             return rounding(dimension)
     except RuntimeError:
         pass  # it was set by torch's newer switches, of which there are several
+    # TF32 may stay on, and no switch of the process is changed: coarser products only give more
+    # candidates.
     # Both factors are rounded, once each; sums are still in float32.
     return rounding(dimension) + 4.0 * _BFLOAT16_ROUNDOFF

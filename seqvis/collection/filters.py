@@ -1,11 +1,11 @@
-"""Filters: which items a search may return, by values of their metadata.
+"""Filters that restrict a search to items with given metadata.
 
-A filter is a mapping of metadata keys to a value, or to a list of values of which any will do (all
-keys must agree), or a function of the metadata. An item whose value is a list agrees with each
-value in the list, and with the list itself. Numbers are equal however they are written (1 and
-1.0), and texts whether accents are composed or not, but a number is not its text and true is not 1.
-An item without the key never agrees, not even with None. Dates and the like are compared as they
-are stored (`items.json_value`).
+A filter is either a function of the metadata or a mapping from metadata keys to a value or a list
+of values. All keys must match; for a list, any of its values will do. An item whose own value is a
+list matches each value in the list, and the list itself. Numbers are equal however they are written
+(1 and 1.0), and so are texts whether accents are composed or not, but a number does not match its
+text and true does not match 1. An item without the key never matches, not even a filter for None.
+Dates and similar values are compared as they are stored (`items.json_value`).
 """
 
 import json
@@ -35,13 +35,13 @@ _KEY = os.urandom(16)
 
 
 class Columns:
-    """The values of metadata fields by row, read when a filter first asks for them.
+    """The values of metadata fields by row, read when a filter first needs them.
 
-    The fields of a filter are read together, so that metadata is parsed once (about 3 µs a row, and
-    5 µs for each value). What was read is kept for later filters as far as it needs no more than
-    256 bytes a row, or 1 MiB; the fields that were used last stay. A filter that runs out of time
-    keeps what it has read, and the next one goes on from there. Of fields that no row has nothing
-    is kept: once all names are known, they cost nothing.
+    All fields of a filter are read together, so that metadata is parsed only once (about 3 µs a
+    row, plus 5 µs for each value). Columns are cached for later filters, up to 256 bytes a row in
+    all, or 1 MiB if that is more; the least recently used are dropped first. A filter that runs out
+    of time keeps what it has read, and the next one continues from there. A field that no row has
+    takes no memory, and no time once all field names are known.
     """
 
     def __init__(self, metadata: Callable[[int], dict[str, Any]]):
@@ -165,10 +165,10 @@ class Columns:
 
 @dataclass(frozen=True)
 class _Column:
-    """One field's values in the first `rows` rows, as hashes; each with its row, in their order.
+    """One field's values in the first `rows` rows, as hashes with their row numbers, in row order.
 
-    A list is there as itself and as each of its values. The hashes have a key of the process, so
-    that nobody can make two values that are taken for one.
+    A list is stored both as itself and as each of its values. The hashes are keyed per process, so
+    that nobody can construct two values that collide.
     """
 
     rows: int
@@ -198,7 +198,7 @@ class _Column:
 
 
 class _Entries:
-    """What is added to a column from row `begin` on."""
+    """The entries to add to a column, from row `begin` on."""
 
     def __init__(self, begin: int):
         self.begin = begin

@@ -1,14 +1,15 @@
-"""The nearest rows of a unit matrix: exactly, or by nmslib's graph.
+"""Nearest rows of a unit matrix, found by exact search or by nmslib's graph.
 
-Both backends, and exact search on a torch device (device.py), return equal scores. They choose
-candidates, a rounding error more than are wanted; the candidates' cosines are then computed in
-float64 on the CPU, each row alone. So a score does not depend on the processor, on the
-device or on what else is searched with it. HNSW: Malkov and Yashunin, arXiv 1603.09320.
+Both backends, and exact search on a torch device (device.py), return equal scores. Each picks
+candidates, including all that are within rounding error of the last; their cosines are then
+computed in float64 on the CPU, each row by itself. So a score does not depend on the processor, on
+the device or on what else is searched for in the same call. HNSW: Malkov and Yashunin, arXiv
+1603.09320.
 
 nmslib checks nothing: it reads out of bounds for a query of another length, crashes on an empty
-index or an altered file, and uses all threads of the machine. So everything is checked before it
-is called, and an index file's SHA-256 before it is read. On unit vectors its space `l2` ranks as
-the cosine does and is the faster one.
+index or an altered file, and uses all threads of the machine. So every argument is checked before
+it is called, and an index file's SHA-256 before the file is read. On unit vectors nmslib's space
+`l2` ranks as the cosine does, and it is the faster of the two.
 """
 
 import os

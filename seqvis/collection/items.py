@@ -1,8 +1,8 @@
-"""What a collection holds and finds, and the checks that each item passes before it is stored.
+"""Items that a collection stores and finds, and the checks they pass before they are stored.
 
-In: items of a caller. Out: `Batch`, the same as columns, with unit vectors and metadata as JSON
-text. The checks stand here and not in the index because nmslib makes none: a vector of another
-length is read out of bounds, and a NaN makes every later search wrong.
+`check_items` turns a caller's items into a `Batch`: the same data as columns, with unit vectors and
+metadata as JSON text. The checks are made here because nmslib makes none: it reads a vector of
+another length out of bounds, and a NaN makes every later search wrong.
 """
 
 import json
@@ -26,7 +26,10 @@ _JSON = json.JSONDecoder()
 
 @dataclass(frozen=True)
 class Item:
-    """A thing that can be found: `vector` (dimension), any length but 0; stored at length 1."""
+    """An item to store.
+
+    `vector` (dimension) may have any length but 0; it is stored at length 1.
+    """
 
     id: str
     vector: np.ndarray
@@ -35,7 +38,7 @@ class Item:
 
 
 class Match(NamedTuple):
-    """An item that was found. `score` is the cosine of its vector and the query, -1 to 1."""
+    """An item that a search found. `score` is the cosine of its vector and the query, -1 to 1."""
 
     id: str
     score: float
@@ -52,7 +55,7 @@ def best_first(match: Match) -> tuple[float, str]:
 
 @dataclass(frozen=True)
 class PlacedPicture:
-    """A picture as a collection stores one."""
+    """A picture in the form in which a collection stores it."""
 
     vector: np.ndarray  # float32 [dimension], of unit length
     width: int  # pixels, after turning
@@ -62,7 +65,7 @@ class PlacedPicture:
 
 @dataclass(frozen=True)
 class Batch:
-    """Checked items as columns, in the order in which they came."""
+    """Checked items as columns, in the order in which they were given."""
 
     ids: list[str]
     vectors: np.ndarray  # (n, dimension) float32, unit rows

@@ -1,15 +1,14 @@
-"""The journal: adds and deletes since the last compaction, on the disk when acknowledged.
+"""The journal: adds and deletes since the last compaction, on disk before they are acknowledged.
 
-In: operations (`Added`, `Deleted`). Out: the same, in order, when a collection is opened. A file
-starts with a line that names the format and a random number, its salt; then come records:
+Operations (`Added`, `Deleted`) are appended as records and read back in order when a collection is
+opened. A file starts with a line that names the format, and a random number, its salt; records
+follow:
 
     magic 4 bytes | length of the payload uint32 | CRC-32 of the payload | CRC-32 of these 12 bytes,
                                                               begun with the salt
     payload: length of the header uint32, header (JSON), vectors float32, metadata, thumbnails
 
-What would surprise a reader: a bad record is cut off if nothing valid follows it, since that is
-what a crash while writing leaves; a bad record before a good one is damage, and an error. The
-salt keeps a thumbnail that holds a piece of a journal from looking like a good record.
+The salt prevents a thumbnail that contains a piece of a journal from looking like a valid record.
 """
 
 import json
@@ -39,14 +38,14 @@ LARGEST_RECORD = (1 << 32) - 1
 
 @dataclass(frozen=True)
 class Added:
-    """Items that were added in one call; an id that was there before is replaced."""
+    """Items added in one call; an existing item with the same id is replaced."""
 
     batch: Batch
 
 
 @dataclass(frozen=True)
 class Deleted:
-    """Ids that were deleted in one call."""
+    """Ids deleted in one call."""
 
     ids: Sequence[str]
 
@@ -101,7 +100,7 @@ def decode(payload: bytes) -> Operation:
 
 
 class JournalReader:
-    """Reads records as they come; never changes the file, so any process may."""
+    """Reads records while another process appends them. It never changes the file."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -139,6 +138,8 @@ class JournalReader:
         """Raises ArtifactError if a good record follows the bad one that `rest` begins with."""
         if _payload_at(rest, 0, self.salt) is not None:
             return  # it has become whole just now; the next call reads it
+        # A crash while writing leaves a bad record with nothing valid after it, which the writer
+        # cuts off. A bad record before a good one is damage.
         place = rest.find(_MAGIC, 1)
         while place > 0:
             if _payload_at(rest, place, self.salt) is not None:
@@ -150,7 +151,7 @@ class JournalReader:
 
 
 class JournalWriter:
-    """Appends records; one process at a time, which the collection's lock sees to."""
+    """Appends records. The collection's lock ensures that only one process does so."""
 
     def __init__(self, read: JournalReader):
         """Goes on with the journal behind its last good record, and cuts off what follows that."""

@@ -1,9 +1,9 @@
-"""What a collection consists of at this moment: `manifest.json`, replaced in one step.
+"""`manifest.json`: the current state of a collection, replaced in one step.
 
-The manifest is that of every artifact (kind "collection", configuration, sizes and hashes of the
-files of segments) with one more entry, "state": the dimension, the backend, the segments with
-their tombstones, and the journal that goes on from there. Files that it does not name are
-leftovers of a crash and are removed by the next writer.
+It has the form of every artifact's manifest (kind "collection", configuration, sizes and hashes of
+the segments' files) with one more entry, "state": the dimension, the backend, the segments with
+their tombstones, and the journal of the changes since. Files that it does not name are leftovers of
+a crash, and the next writer removes them.
 """
 
 import json

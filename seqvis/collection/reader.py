@@ -1,7 +1,7 @@
-"""Opening a collection's directory, looking things up in it, and following its writer's changes.
+"""Open a collection's directory, look things up in it, and follow its writer's changes.
 
-A search takes the view as it is and is not disturbed by changes that come meanwhile. What a
-reader has seen changes only at `refresh`. The one writer holds the lock on the directory.
+A search uses the view that is current when it starts, and changes made meanwhile do not disturb it.
+A reader sees new changes only after `refresh`. The one writer holds the lock on the directory.
 """
 
 import fcntl
@@ -37,7 +37,7 @@ _RETRY = 0.05  # seconds between tries to take it
 
 
 class WriterLock:
-    """Held by the one process that writes to a collection, until closed or the process ends."""
+    """The lock of a collection's one writer, held until it is closed or the process ends."""
 
     def __init__(self, folder: Path, wait: float = 0.0):
         """Raises StorageError if another still holds it after `wait` seconds."""
@@ -73,7 +73,7 @@ class WriterLock:
 
 @dataclass(frozen=True)
 class Opened:
-    """A collection's content as it was when its files were read."""
+    """The content of a collection at the moment its files were read."""
 
     state: State
     view: View
@@ -179,7 +179,7 @@ def _part(segment: Segment, folder: Path, tombstones: str | None) -> Part:
 
 
 class OpenCollection:
-    """An opened collection as far as it is read. Any threads may search at once."""
+    """The reading half of an open collection. Any number of threads may search at once."""
 
     def __init__(self, path: Path, opened: Opened, lock: WriterLock | None):
         self.path = path

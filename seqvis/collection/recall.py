@@ -1,7 +1,7 @@
-"""How much of the truth a collection's graph finds, and how fast: recall@k against exact search.
+"""Measure recall@k and speed of a collection's graph against exact search.
 
-Queries are stored vectors of living items, each slightly turned at random, since a query is
-seldom a stored vector. An answer counts if its cosine reaches that of the exact k-th.
+Queries are vectors of stored items, each rotated slightly at random, because a real query is seldom
+a stored vector. An answer counts as correct if its cosine reaches that of the exact k-th.
 """
 
 import time

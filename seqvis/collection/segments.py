@@ -1,4 +1,4 @@
-"""A segment: items that never change, with their index, in a directory of their own.
+"""A segment: items that never change, and their index, in a directory of their own.
 
 `SegmentWriter` writes checked batches; `Segment` maps the files and loads the graph:
 
@@ -9,8 +9,8 @@
     index.nmslib                         HNSW graph with its own copy of the vectors; not in
                                          small segments and exact collections
 
-A writer holds some dozens of bytes for each item, never the vectors. Building the graph holds
-them about three times, so segments are limited in size.
+A writer keeps a few dozen bytes in memory for each item, but not the vectors. Building the graph
+takes about three times the memory of the vectors, so the size of segments is limited.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ from seqvis.errors import ArtifactError
 
 
 class BlobWriter:
-    """Writes `NAME.bin` as strings come and `NAME_ends.npy` at the end; holds 8 bytes a string."""
+    """Writes strings to `NAME.bin` and, at the end, `NAME_ends.npy`; holds 8 bytes a string."""
 
     def __init__(self, folder: Path, name: str):
         self._folder = folder
@@ -103,7 +103,7 @@ HASHES, HASH_ROWS = "id_hashes.npy", "id_rows.npy"
 
 
 class SegmentWriter:
-    """Writes a segment's files into a new directory as batches come."""
+    """Writes batches into the files of a segment, in a new directory."""
 
     def __init__(self, folder: Path, dimension: int):
         self.folder = folder
@@ -164,7 +164,7 @@ class SegmentWriter:
 
 @dataclass(frozen=True)
 class SearchBy:
-    """What an opened collection searches its segments by."""
+    """Whether an open collection searches its segments by graph, and on which device."""
 
     graphs: bool = True  # where they have one; without, exactly
     device: str | None = None  # the torch device that holds their vectors for exact search

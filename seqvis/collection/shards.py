@@ -1,13 +1,13 @@
-"""A collection too large for one process's memory, as several: who holds an id, and one answer.
+"""Sharded collections: describe them, find the shard of an id, and merge the shards' answers.
 
-A sharded collection is a directory of ordinary collections, its shards; an item is in the one that
-a hash of its id says:
+A collection that is too large for the memory of one process is a directory of ordinary collections,
+its shards. A hash of an item's id decides which shard it is in:
 
     manifest.json   kind "sharded collection", the original's config, the shards
     shard-000/ …    collections; their config also says which shard of how many each is
 
-In: its path. Out: `Description`, which an ordinary collection has as well, as its own one shard.
-What would surprise a reader: nothing here imports torch, Ray or nmslib, as a gateway uses it.
+`describe` also accepts an ordinary collection, which counts as its own only shard. The gateway
+imports this module, so it must not import torch, Ray or nmslib.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ SHARD = "shard"  # the key of a shard's config that says which it is
 
 @dataclass(frozen=True)
 class Description:
-    """What a collection, sharded or not, says of itself, without being opened."""
+    """The metadata of a collection, sharded or not, read without opening it."""
 
     path: Path
     config: dict[str, Any]  # what the caller recorded at creation

@@ -1,7 +1,7 @@
-"""Copies of a collection at one moment, which can be moved anywhere and checked before use.
+"""Snapshots: copies of a collection at one moment, which can be moved and are verified on restore.
 
-A snapshot is a collection's directory with a journal that has an end, and hashes for all files.
-Segments are hard links where the disk allows it, so it costs neither time nor space there.
+A snapshot is a collection's directory with a finished journal and hashes of all files. Segments are
+hard links where the disk allows it, so a snapshot there costs neither time nor space.
 """
 
 import os

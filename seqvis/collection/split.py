@@ -1,8 +1,8 @@
-"""Splitting a collection into shards (shards.py).
+"""Split a collection into shards (shards.py).
 
-In: a collection, also one that is in use, as it is at this moment. Out: a directory of new ones.
-Memory is bounded by a shard's, and 2 bytes for each item: the graphs of the original are not
-loaded. It is read once for every shard.
+The collection may be in use: its state at this moment is copied into a directory of new
+collections. Memory is bounded by the size of one shard plus 2 bytes for each item, because the
+original's graphs are not loaded. The original is read once for every shard.
 """
 
 import json

@@ -1,12 +1,12 @@
-"""A collection at one moment: its parts, and which of their rows are dead.
+"""An immutable view of a collection: its parts, and which of their rows are dead.
 
 Each operation of the journal makes a new `View`, so a search that holds the old one is not
-disturbed. Items added since the last compaction are in the `Tail`, in memory, which grows and
-never changes what it holds.
+disturbed. Items added since the last compaction are in the `Tail`, in memory, to which rows are
+only ever appended.
 
-Rows that are dead or that a filter excludes are left out exactly: a graph is asked for more rows
-until enough are left, and where that would be many, the admitted rows are searched one by one.
-So a filtered search returns what an exact one would, up to the recall of the graph.
+Dead and filtered rows are excluded exactly: a graph is asked for more rows until enough are left,
+and where that would be too many, the admitted rows are searched one by one. So a filtered search
+returns what an exact one would, up to the recall of the graph.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ from seqvis.errors import UnknownFieldError
 
 
 class Tail:
-    """Rows in memory, with the same methods as a segment. One thread adds, any may read."""
+    """Rows in memory, with the same methods as a segment. One thread may add while others read."""
 
     index = on_device = None  # searched exactly, on the CPU: it changes too often and is small
 
@@ -106,7 +106,7 @@ def part_of(store: Segment | Tail, dead: np.ndarray) -> Part:
 
 @dataclass(frozen=True)
 class View:
-    """All parts; the tail is the last. Nothing in it changes."""
+    """All parts of a collection, the tail last. It never changes."""
 
     parts: tuple[Part, ...]
 
@@ -205,7 +205,7 @@ class View:
 
 
 class _Ungraphed:
-    """A segment that hides its graph, and the device that holds its vectors."""
+    """A segment that hides its graph and searches its vectors on a device."""
 
     index = on_device = None
 

@@ -1,9 +1,9 @@
-"""How the one writer of a collection changes it: the journal for a few items, a commit for many.
+"""The writing half of a collection: the journal for small changes, a commit for large ones.
 
-A change is in the journal, synced, before the view has it. Compactions and loads write new
-segments first and then replace the collection's state in one step, with the journal that was
-written meanwhile going on after it. In that step the tombstones and the new journal are synced
-before the manifest that names them is renamed: until then everything new is a leftover.
+A change is synced to the journal before the view shows it. Compactions and loads write new segments
+first and then replace the collection's state in one step; a new journal carries over the changes
+that were made meanwhile. In that step the tombstones and the new journal are synced before the
+manifest that names them is renamed. If a crash comes earlier, the new files are leftovers.
 """
 
 import json
@@ -38,7 +38,7 @@ from seqvis.storage import storage_errors
 
 @dataclass(frozen=True)
 class KeptSegment:
-    """A segment that stays, and which of its rows are dead, bool (rows)."""
+    """A segment that is kept, with the rows of it that are dead, bool (rows)."""
 
     segment: Segment
     dead: np.ndarray
@@ -90,10 +90,10 @@ def _write_array(path: Path, content: np.ndarray) -> dict[str, Any]:
 
 
 class WritingCollection(OpenCollection):
-    """An opened collection as far as it is changed, if it holds the writer's lock.
+    """An open collection that can be changed if it holds the writer's lock.
 
-    Three locks: `_maintaining` keeps compactions, loads and snapshots apart; `_writing` keeps
-    the journal in order; `_applying` is held while the view changes.
+    It has three locks: `_maintaining` keeps compactions, loads and snapshots apart; `_writing`
+    keeps the journal in order; `_applying` is held while the view changes.
     """
 
     def __init__(self, path: Path, opened: Opened, lock: WriterLock | None):
