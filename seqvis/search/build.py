@@ -1,10 +1,8 @@
-"""From a model and a features table to a collection: every picture as a point among words.
+"""Build a collection from a model and a features table: every picture as a point among words.
 
-In: a trained model and the features of its backbone. Out: a collection whose items have the
-picture's path as id, its projection as vector, `label`, `name`, `path`, `width`, `height` as
-metadata, and its thumbnail. Features are read and projected in blocks, so memory does not grow
-with their number. What would surprise a reader: ConSE cannot place a picture all of whose likely
-classes it does not know; such pictures are left out and counted.
+The features must come from the model's own backbone. Each item of the collection has the picture's
+path as id, its projection as vector, `label`, `name`, `path`, `width`, `height` as metadata, and a
+thumbnail. Features are read and projected in blocks, so memory does not grow with their number.
 """
 
 import math
@@ -31,7 +29,7 @@ _COLUMNS = ("path", "label", "width", "height", "thumbnail")
 
 
 class PictureItems:
-    """The pictures of a features table as items of a collection, in the table's order."""
+    """Iterates over the pictures of a features table as collection items, in the table's order."""
 
     def __init__(self, model: DeviseModel, table: FeatureTable, columns: Sequence[str] = ()):
         """`columns`: further columns to keep as metadata; a column `name` replaces the label's.
@@ -58,6 +56,7 @@ class PictureItems:
             rows = np.arange(begin, min(begin + _BLOCK, len(self._table)))
             block = self._table.take(rows, self._wanted())
             vectors = self._model.project_embedded(self._embedded(block))
+            # ConSE cannot place a picture if none of its likely classes has a vector.
             placed = np.linalg.norm(vectors, axis=1) > 0
             self.left_out += int((~placed).sum())
             metadata = self._rows(block)

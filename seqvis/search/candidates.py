@@ -1,9 +1,7 @@
-"""The words that a picture may be called: a model's labels, ImageNet's classes, or all WordNet.
+"""Candidate names for a picture: a model's labels, ImageNet's classes, or all of WordNet.
 
-In: labels with their points in the space of words. Out: `Candidates`, which finds the nearest to
-a picture. What would surprise a reader: names that are spelt alike share one word vector, so
-WordNet's three synsets called `mink` would always be found together; they are one candidate with
-three labels.
+`Candidates` holds names with their points in the space of words, and finds those nearest to a
+picture.
 """
 
 from collections.abc import Sequence
@@ -32,7 +30,7 @@ class Word:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Names, the labels that each stands for, and unit vectors [names, dimension]."""
+    """Names, the labels that share each name, and unit vectors [names, dimension]."""
 
     names: list[str]
     labels: list[tuple[str, ...]]
@@ -44,6 +42,8 @@ class Candidates:
         cls, names: Sequence[str], labels: Sequence[str], vectors: np.ndarray, seen: np.ndarray
     ) -> Self:
         """Merges labels of equal name and vector; labels without a vector (zeros) are left out."""
+        # WordNet's three synsets called `mink` share one word vector and would always be found
+        # together, so they become one candidate with three labels.
         groups: dict[tuple[str, bytes], list[int]] = {}
         for row in np.flatnonzero(vectors.any(axis=1)).tolist():
             groups.setdefault((names[row], vectors[row].tobytes()), []).append(row)

@@ -1,9 +1,9 @@
-"""Search by words, by a picture, by a stored picture; and a picture named by its nearest words.
+"""Search a collection by words, by a picture or by a stored picture, and name pictures.
 
-In: a collection that build_index made. Out: `Match`es of the collection, or `Word`s. The engine
-only puts together what can also live in different processes: the collection, what places words
-(placing.py) and what places pictures (pictures.py). PyTorch and the backbone are loaded when the
-first picture comes, which takes seconds; words and stored pictures need neither.
+The engine works on a collection that build_index made and returns its `Match`es, or `Word`s for a
+picture. It only combines three parts that can also live in different processes: the collection, the
+`WordPlacer` (placing.py) and the `PicturePlacer` (pictures.py). PyTorch and the backbone are loaded
+for the first picture, which takes seconds; words and stored pictures need neither.
 """
 
 from functools import cached_property
@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 
 class SearchEngine:
-    """Queries of a collection. Safe to share between threads; close it, or use it in a `with`."""
+    """Answers queries over a collection. Safe to share between threads.
+
+    Close it when done, or use it in a `with` block.
+    """
 
     def __init__(self, collection: Collection, words: WordPlacer, vectors: WordVectors):
         self.collection = collection

@@ -1,7 +1,7 @@
-"""Words that give a text query its grammar rather than its meaning, by language.
+"""Function words by language: they carry the grammar of a text query rather than its meaning.
 
-A query for `a photo of a dog` is a query for dogs. The lists hold closed classes only (articles,
-prepositions, pronouns, auxiliaries), so that no word which can be seen in a picture is lost.
+A query for `a photo of a dog` is a query for dogs. The lists contain only closed classes (articles,
+prepositions, pronouns, auxiliaries), so that no word for something visible is lost.
 """
 
 from collections.abc import Iterable

@@ -1,8 +1,8 @@
-"""Where a picture lies, and which words lie near it: the pictures' half of a search engine.
+"""Place pictures among words: the half of a search engine that needs torch.
 
-In: encoded pictures. Out: `PlacedPicture`s, and `Word`s near a vector. What would surprise a
-reader: the backbone and WordNet's vectors are loaded when they are first needed (seconds), unless
-`warm_up` is called; and a bad picture does not spoil a batch, its error stands in its place.
+`PicturePlacer` turns encoded pictures into `PlacedPicture`s, and finds the `Word`s near a vector.
+The backbone and WordNet's vectors are loaded on first use, which takes seconds; `warm_up` loads
+them earlier.
 """
 
 import threading
@@ -34,7 +34,7 @@ NOT_KNOWN = "nothing that the model knows"
 class PicturePlacer:
     """Places pictures among words. Safe to share between threads.
 
-    Threads decode at once; the network embeds for one of them at a time.
+    Threads decode pictures in parallel, but the network runs for one of them at a time.
     """
 
     def __init__(self, model: DeviseModel, vectors: WordVectors, device: str = "cpu"):

@@ -1,10 +1,8 @@
-"""Where a text query lies: the words' half of a search engine, without torch.
+"""Place text queries in the space of a collection: the half of a search engine that needs no torch.
 
-In: a query's text. Out: a unit vector in the space of the model that a collection was built with.
-The model and the word vectors are those that the collection records, by place and fingerprint; a
-model that is not the one that projected the pictures would find nonsense, so it is refused. What
-would surprise a reader: the words to suggest for a misspelt one (50 MB for 2.5 million) are loaded
-when the first is.
+`WordPlacer` turns the text of a query into a unit vector in the space of the model that the
+collection was built with. The collection records the location and fingerprint of that model and of
+the word vectors. Any other model is refused, because its results would be meaningless.
 """
 
 from collections.abc import Mapping
@@ -27,7 +25,7 @@ Trained = TypeVar("Trained", bound=TrainedWords)
 
 
 class Described(Protocol):
-    """A collection, opened or only described."""
+    """A collection, either opened or only described."""
 
     @property
     def path(self) -> Path: ...
@@ -91,6 +89,7 @@ class WordPlacer:
 
     @cached_property
     def _spelling(self) -> Spelling:
+        # Loaded for the first misspelt word, because it takes 50 MB for 2.5 million words.
         return Spelling.open(self._vectors_uri)
 
 

@@ -3,15 +3,16 @@
     query  = [sign] term { sign term }        sign   = "+" | "-" | "," | not, no, without …
     term   = [ number "*" ] phrase            phrase = word { word }  |  '"' anything '"'
 
-Punctuation at the edges of words goes, and so do function words (`a photo of a dog` is `dog`;
-functionwords.py) where anything is left without them. What follows a minus or a negation without
-a number is subtracted by half: names of similar things lie close together, and with all of `cat`
-taken from `dog` nothing of the dog is left. A number says exactly how much: `dog - 1 * cat`.
+Punctuation at the edges of words is dropped, and so are function words (`a photo of a dog` is
+`dog`; functionwords.py) unless nothing else would be left. A phrase after a minus or a negation has
+weight one half unless a number is given: names of similar things lie close together, and with all
+of `cat` taken from `dog` nothing of the dog is left. A number sets the weight exactly: `dog - 1 *
+cat`.
 
-A hyphen between two letters or digits belongs to the word (`motor-boat`, `1e-3`), any other is a
-minus. Dashes, curly quotes and the signs × and − are read as the keyboard's. Quotes keep what is
-between them as it stands: signs, function words and negations (`"no parking"`, `"c++"`).
-`str(query)` is how a query was read, as text that reads back as the same.
+A hyphen between two letters or digits belongs to the word (`motor-boat`, `1e-3`); any other is a
+minus. Dashes, curly quotes and the signs × and − are read like their keyboard equivalents. Text in
+quotes is kept as it stands: signs, function words and negations (`"no parking"`, `"c++"`).
+`str(query)` shows how a query was understood, as text that parses to the same query.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""The words, signs and quotes that a text query consists of, with their columns."""
+"""Split a text query into words, signs and quotes, with their columns."""
 
 import unicodedata
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ _BREAKS = ",;、，；،"  # each begins a new term, unless digits stand on both
 
 @dataclass(frozen=True)
 class Token:
-    """A piece of a query, as it was typed."""
+    """A piece of a query, as the user typed it."""
 
     kind: Literal["sign", "not", "break", "times", "word", "quoted", "end"]
     text: str

@@ -1,11 +1,8 @@
-"""Known words of near spelling, for a word that has no vector.
+"""Suggest known words of similar spelling for a word that has no vector.
 
-In: a misspelt word and the words of a store. Out: the few that differ by the least typing: a
-letter too many, too few or wrong, or two letters exchanged (optimal string alignment; Damerau
-1964); among equals frequent words first. What would surprise a reader: every stored word is
-compared and no index is built; the table of edit distances is filled for tens of thousands of
-words at once, so that 2.5 million take a fraction of a second. Distances are counted in bytes of
-UTF-8: a missing accent costs as much as two letters.
+The suggestions are the words of a store that differ by the fewest typing errors: a letter too many,
+a letter missing or wrong, or two neighbouring letters swapped (optimal string alignment; Damerau
+1964). Among equals, frequent words come first.
 """
 
 import io
@@ -31,7 +28,7 @@ _LOWER[ord("A") : ord("Z") + 1] += ord("a") - ord("A")
 
 @dataclass(frozen=True)
 class Spelling:
-    """The words that may be suggested: UTF-8, end to end, and where each begins and ends."""
+    """The words that may be suggested, as UTF-8 laid end to end, and where each begins and ends."""
 
     text: np.ndarray  # uint8
     begins: np.ndarray  # int64 [words]
@@ -57,6 +54,9 @@ class Spelling:
         if not 1 < len(wanted) <= _LONG_WORD:
             return ()
         edits = 1 if len(wanted) <= _SHORT_WORD else 2
+        # No index is built: every stored word is compared, tens of thousands at once, which takes a
+        # fraction of a second for 2.5 million. Edits are counted in bytes of UTF-8, so a missing
+        # accent costs as much as two letters.
         numbers, costs = self._within(wanted, edits, deadline)
         order = np.lexsort((numbers, costs))
         found = dict.fromkeys(self._likely_words(numbers[order], count + 1))
