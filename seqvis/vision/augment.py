@@ -1,7 +1,7 @@
-"""Training-time augmentation: another view of the same picture each time it is seen.
+"""Training-time augmentation: a different view of the same picture each time it is used.
 
-In: a decoded picture and a seed. Out: uint8 [size, size, 3], as `images.square` gives, but of a
-random part of the picture, perhaps mirrored, a little darker or lighter: lesson 11's
+A decoded picture and a seed give uint8 [size, size, 3], like `images.square`, but of a random part
+of the picture, perhaps mirrored, a little darker or lighter. This is lesson 11's
 `transforms_side_on` with zoom, in torchvision's terms. The same seed gives the same view.
 """
 

@@ -1,10 +1,9 @@
-"""Pictures to feature vectors: pretrained classifiers without, and with, their last layer.
+"""Backbones: pretrained image classifiers that give features, and classes where they have them.
 
-In: a name, where its weights come from, and the size of its input. Out: a `Backbone`, whose
-features are what the classifier's final linear layer would see. `recorded` describes it in a
-manifest and `load_recorded` builds it again from there. Weight files are safetensors or state
-dicts read with `weights_only`: a stranger's file cannot run code. What would surprise a reader:
-`module` takes colours from 0 to 255 and normalises them itself, so that no caller can forget it.
+`load_backbone` makes a `Backbone` from a name, the location of its weights and its input size. Its
+features are the inputs of the classifier's final linear layer. `recorded` describes a backbone in a
+manifest, and `load_recorded` rebuilds it from there. Weight files are safetensors, or state dicts
+read with `weights_only`, so that a stranger's file cannot run code.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +27,7 @@ MAX_BATCH = 256  # more pictures at once than this only cost memory
 
 @dataclass(frozen=True)
 class Embedded:
-    """What a backbone says about n pictures."""
+    """What a backbone computes for n pictures."""
 
     features: np.ndarray  # float32 [n, dimension]
     top_classes: np.ndarray | None  # int32 [n, 10], ImageNet's class numbers, likeliest first
@@ -36,7 +35,10 @@ class Embedded:
 
 
 class FeatureExtractor(nn.Module):
-    """Float or uint8 pictures [n, 3, height, width], colours 0 to 255, to features [n, d]."""
+    """Features [n, d] of float or uint8 pictures [n, 3, height, width] with colours from 0 to 255.
+
+    It normalises colours itself, so that no caller can forget to.
+    """
 
     mean: Tensor
     deviation: Tensor
@@ -56,9 +58,9 @@ class FeatureExtractor(nn.Module):
 class Backbone:
     """A pretrained network that turns pictures into features. Pickles; not safe between threads.
 
-    `module` is the torch feature extractor, `classifier` the linear layer that made logits of its
-    features, None if the weights came without. `embed` works with a copy of `module` that it makes
-    when it is first called: what is learned later it does not see.
+    `module` is the torch feature extractor; `classifier` is the linear layer that makes logits of
+    its features, or None if the weights had none. `embed` works with a copy of `module` that it
+    makes on the first call, so it does not see later changes to the weights.
     """
 
     def __init__(

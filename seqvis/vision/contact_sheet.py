@@ -1,8 +1,6 @@
-"""A contact sheet: the pictures that a query found, in rows, each with its caption.
+"""Draw a contact sheet: a PNG of pictures that a query found, in rows, each with its caption.
 
-In: encoded pictures (PNG, JPEG and others) and captions. Out: one PNG. What may surprise: a
-picture that is missing or cannot be decoded becomes a grey box, as one lost file must not cost
-the sheet.
+Pictures are given as encoded files (PNG, JPEG and others).
 """
 
 from collections.abc import Sequence
@@ -31,9 +29,9 @@ _CAPTION_LINES = 3
 class Cell:
     """A picture with its caption.
 
-    `picture` is an encoded file, None if there is none. Of the caption, what follows a line break
-    is drawn in grey: a name, then its score. `frame` is a colour of matplotlib's around the
-    picture, None for a hairline.
+    `picture` is an encoded file, or None if there is none. The part of the caption after a line
+    break is drawn in grey: a name, then its score. `frame` is the matplotlib colour of a frame
+    around the picture; None draws a hairline.
     """
 
     picture: bytes | None
@@ -77,7 +75,7 @@ _NOTE = _Type(8.0, 15, 0, 3)
 class _Sheet:
     """Axes that cover the figure and count pixels from its upper left corner.
 
-    Rows are added downwards; the height is settled when the sheet is written.
+    Rows are added from the top down; the height is set when the sheet is written.
     """
 
     def __init__(self, columns: int):
@@ -123,6 +121,7 @@ class _Sheet:
         self._fill(left - wide, top - wide, SIDE + 2 * wide, cell.frame or LIGHT)
         self._fill(left, top, SIDE, LIGHT if picture is None else "white")
         if picture is None:
+            # A picture that is missing or cannot be decoded must not cost the whole sheet.
             word = "no picture"
             x = left + (SIDE - _text_width(word, _CAPTION)) / 2
             self._write(x, top + SIDE // 2 - 7, word, _CAPTION, GREY)

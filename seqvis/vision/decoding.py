@@ -1,7 +1,7 @@
-"""The work of a CPU task of `embed_images`: files become squares of pixels and thumbnails.
+"""The CPU task of `embed_images`: turn files into squares of pixels and thumbnails.
 
-A module of its own, because a task's process imports the module of its work: this one does not need
-PyTorch, which takes seconds and half a gigabyte.
+It has its own module because a task's process imports the module of its function: this one does not
+need PyTorch, which takes seconds and half a gigabyte.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from seqvis.vision.images import BadImage, Fit, enough
 
 @dataclass(frozen=True)
 class DecodePictures:
-    """The work of a CPU task: files of the listing become squares of pixels and thumbnails."""
+    """Turns files of the listing into squares of pixels and thumbnails, in a CPU task."""
 
     filesystem: fs.FileSystem
     size: int

@@ -1,14 +1,14 @@
-"""A folder of images, or a table of URIs, becomes a table of features, on Ray Data.
+"""Turn a folder of images, or a table of URIs, into a table of features, on Ray Data.
 
-In: `EmbedSettings`. Out: the features artifact (`seqvis.vision.feature_table`). The stages:
+The result is the features artifact (`seqvis.vision.feature_table`). The stages are:
 
     list files -> read, decode, cut to size (CPU tasks) -> backbone (actors on GPUs or CPUs)
                -> pieces in OUT.run
     pieces, and what an earlier run at the same place knows -> Parquet parts
 
-Pictures stream through in the order of their paths, a few hundred at a time; only the list of
-files is ever held whole, about 100 bytes each. A second run embeds only files that are new or have
-changed, but tries rejected ones again, and gives what one run over all would give. So does a run
+Pictures stream through in the order of their paths, a few hundred at a time; only the list of files
+is held whole, at about 100 bytes each. A second run embeds only new and changed files, tries
+rejected ones again, and gives the same result as one run over everything. The same holds for a run
 after one that was interrupted. Another backbone, size or fit embeds everything anew.
 """
 
@@ -83,7 +83,7 @@ class EmbedSettings(Settings):
 
 
 class EmbedPictures:
-    """The work of an actor: pixels become features. Holds the backbone on its device."""
+    """Turns pixels into features in an actor that keeps the backbone on its device."""
 
     def __init__(self, backbone: Any, use_gpu: bool, threads: int):
         torch.set_num_threads(threads)

@@ -1,8 +1,8 @@
-"""The files below a folder: each real file once, whatever links lead to it.
+"""List the files below a folder: each real file once, however many links lead to it.
 
-Links to files and folders are followed, also out of the tree. What lies in the tree itself comes
-first; a link to something that is listed already is set aside, and so is a link to a folder that
-the link itself lies in, since following it would never end.
+Links to files and folders are followed, even out of the tree. Files in the tree itself come first.
+A link to a file that is already listed is set aside, and so is a link to a folder that contains the
+link itself, since following it would never end.
 """
 
 import os
@@ -53,7 +53,7 @@ class FoundFile:
 
 @dataclass
 class FolderTree:
-    """The files below a folder, in the order of their paths, and what was set aside."""
+    """The files below a folder, in the order of their paths, and the paths that were set aside."""
 
     files: list[FoundFile] = field(default_factory=list)
     aside: list[tuple[str, str]] = field(default_factory=list)  # printable path, reason

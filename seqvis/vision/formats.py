@@ -1,4 +1,4 @@
-"""What kind of file some bytes are, by their first few: pictures that are opened, and those not."""
+"""Recognise file formats by their first bytes, both those that can be opened and some others."""
 
 import re
 

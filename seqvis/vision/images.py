@@ -1,10 +1,10 @@
-"""Safe decoding of pictures from strangers, and their reduction to what a network takes.
+"""Decode untrusted pictures safely, and reduce them to what a network takes.
 
-In: the bytes of one file. Out: a picture in 8-bit RGB, turned the right way up, or `BadImage`,
-whose short reason never varies with the file, so that reasons can be counted. The name of a file
-counts for nothing, its content decides. Of an animation (GIF, WebP, AVIF, APNG) and of a TIFF with
-several pages only the first picture is used; transparency becomes white; colour profiles and texts
-are ignored.
+`decode` turns the bytes of one file into an 8-bit RGB picture, turned the right way up, or raises
+`BadImage`, whose short reason never depends on the particular file, so that reasons can be counted.
+Only the content of a file matters, not its name. Of an animation (GIF, WebP, AVIF, APNG) or a TIFF
+with several pages only the first picture is used; transparency becomes white; colour profiles and
+texts are ignored.
 """
 
 import hashlib
@@ -65,8 +65,8 @@ _TILE_WIDTH, _TILE_LENGTH = 322, 323
 class BadImage(Exception):  # noqa: N818  it says what the file is, and is expected
     """A file that cannot be used as a picture.
 
-    `reason` is one of this module's few texts, `kind` the file's format if it is known, and
-    `remedy` what to do.
+    `reason` is one of the few texts of this module, `kind` the file's format if it is known, and
+    `remedy` what the user can do.
     """
 
     def __init__(self, reason: str, kind: str = "", remedy: str = ""):
@@ -82,9 +82,10 @@ class BadImage(Exception):  # noqa: N818  it says what the file is, and is expec
 
 @dataclass(frozen=True)
 class Decoded:
-    """A picture in RGB the right way up, and the file's size in pixels after turning.
+    """A decoded RGB picture, the right way up, and the size of the original in pixels.
 
-    The picture is smaller than width x height where less was enough for the caller of `decode`.
+    The size counts after turning. The picture itself may be smaller than width x height if the
+    caller of `decode` said that less was enough.
     """
 
     picture: Image.Image

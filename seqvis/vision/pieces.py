@@ -1,8 +1,8 @@
-"""What a run of `embed_images` has finished, kept beside its result until that is there.
+"""The finished pieces of a run of `embed_images`, kept next to its result until that is complete.
 
-Each piece is a Parquet file in `OUT.run/features/parts` with the columns by which a later run knows
-a file again. A piece appears whole, so that a process killed at any moment loses only what it had
-not yet written: two seconds of work, or a hundredth of all after long runs.
+Each piece is a Parquet file in `OUT.run/features/parts`, with the columns by which a later run
+recognises a file. A piece appears whole, so a process that is killed at any moment loses only what
+it had not written yet: two seconds of work, or a hundredth of the total after a long run.
 """
 
 import io
@@ -26,7 +26,7 @@ MOST_ROWS = 4096  # held in memory, and in a row group
 
 
 class Pieces:
-    """The finished pieces of runs for one artifact that have not ended yet."""
+    """The finished pieces of unfinished runs for one artifact."""
 
     def __init__(self, out: Location, config: Mapping[str, Any]):
         """`config`: the artifact's; what another backbone made is of no use."""
