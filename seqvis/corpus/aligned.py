@@ -1,11 +1,10 @@
-"""Two aligned text files as a Ray Data set of sentence pairs, read by line ranges.
+"""Two aligned text files as a Ray Data set of sentence pairs, read by ranges of lines.
 
-In: two locations, plain or compressed. Out: blocks of pairs (row number, two texts, what is wrong
-with the pair if anything), each from one read task that seeks to its lines in both files. Pass
-one counts line feeds by byte block in parallel; pass two reads. No process ever holds more than
-one block. A compressed file cannot be entered in the middle, so it is
-first streamed by one task into a plain scratch file; that costs its plain size on the disk and
-about a second for every 100 MB.
+The files may be plain or compressed. Each read task seeks to its lines in both files and yields
+blocks of pairs: the row number, both texts, and what is wrong with the pair, if anything. The first
+pass counts line feeds in parallel by blocks of bytes; the second pass reads. No process ever holds
+more than one block. A compressed file cannot be entered in the middle, so one task first streams it
+into a plain scratch file; that takes its plain size on disk and about a second for every 100 MB.
 """
 
 import pickle
@@ -41,7 +40,7 @@ PAIR_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class AlignedFiles:
-    """Two indexed files; line n of one translates line n of the other."""
+    """Two indexed files in which line n of one is the translation of line n of the other."""
 
     source: LineIndex
     target: LineIndex
@@ -52,7 +51,7 @@ class AlignedFiles:
 
 
 class AlignedLines(Datasource):
-    """Pairs of lines for Ray Data, `lines_per_task` to a read task."""
+    """A data source of pairs of lines for Ray Data, with `lines_per_task` for each read task."""
 
     def __init__(self, files: AlignedFiles, lines_per_task: int, max_line_bytes: int):
         super().__init__()
@@ -108,7 +107,7 @@ def read_pairs(
 
 @dataclass(frozen=True)
 class _Texts:
-    """Lines of one file, without white space at their ends."""
+    """Lines of one file, stripped of white space at both ends."""
 
     texts: pa.Array  # of strings, empty where there is a flaw
     flaws: np.ndarray  # (lines,) one of the four below

@@ -1,9 +1,9 @@
-"""The work between tokens and ids: duplicates, word counts, lengths, then the ids themselves.
+"""The passes between tokens and ids: find duplicates, count words and lengths, then write the ids.
 
-Each class is work on one item (a partition, or a staged part) as Ray Data sends it to a task.
-In: scratch files of `prepare_tokens`. Out: scratch files, the corpus's Parquet files and small
-summaries. Nothing here is approximate: hashing sends all equal pairs and all counts of a word
-to the same partition, so each partition is exact on its own.
+Each class is the work on one item (a partition or a staged part) that Ray Data sends to a task. It
+reads the scratch files that tokens.py wrote, and writes more scratch files, the corpus's Parquet
+files and small summaries. Nothing here is approximate: hashing puts all equal pairs, and all counts
+of a word, into the same partition, so each partition is exact by itself.
 """
 
 import zlib
@@ -28,7 +28,7 @@ COMPACT_ROWS = 2_000_000  # counts held before equal words are summed
 
 @dataclass(frozen=True)
 class FindDrops:
-    """Finds duplicates, and training sources that the validation files hold, in a partition."""
+    """Finds a partition's duplicates, and its training sources that validation files contain."""
 
     scratch: Location
     train: tuple[StagedPart, ...]  # by first row
@@ -84,7 +84,7 @@ def read_kept(
 
 @dataclass(frozen=True)
 class PartCounts:
-    """Sizes and lengths of one part after the drops; lengths count the end mark."""
+    """Sizes and lengths of one part after the drops. Lengths include the end mark."""
 
     train_pairs: int
     valid_pairs: int
@@ -95,7 +95,7 @@ class PartCounts:
 
 @dataclass(frozen=True)
 class CountWords:
-    """Counts the words of one part's training rows into partitions on disk."""
+    """Counts the words of one part's training rows, into partitions on disk."""
 
     scratch: Location
     parts: tuple[StagedPart, ...]
@@ -126,7 +126,7 @@ class CountWords:
 
 @dataclass(frozen=True)
 class WordTotals:
-    """What one partition of the words holds."""
+    """The totals of one partition of the words."""
 
     side: str
     distinct: int
@@ -136,7 +136,7 @@ class WordTotals:
 
 @dataclass(frozen=True)
 class SumWords:
-    """Sums the counts of one partition of the words and sets its most frequent aside."""
+    """Sums the counts of one partition of the words, and stores its most frequent words."""
 
     scratch: Location
     parts: tuple[StagedPart, ...]
@@ -216,7 +216,7 @@ def without_some_rare(
 
 @dataclass(frozen=True)
 class WrittenPart:
-    """What went into the corpus from one part: pairs, tokens, and unknown ones among them."""
+    """What one part added to the corpus: pairs, tokens, and how many tokens are unknown."""
 
     train_pairs: int
     valid_pairs: int

@@ -1,8 +1,7 @@
-"""Which sentence pairs are kept: the question filter, length limits, and the tally of drops.
+"""Filters for sentence pairs: the question filter, length limits, and the tally of drops.
 
-In: a pair of sentences, or the lengths of their tokens. Out: the part of them that is kept, or
-the reason why they are dropped. The question filter keeps only what its pattern matched: of
-"What is it? Tell me." it keeps "What is it?".
+A filter returns the part of a pair to keep, or the reason for dropping it. The question filter
+keeps only what its pattern matched: of "What is it? Tell me." it keeps "What is it?".
 """
 
 import re
@@ -67,7 +66,7 @@ def lengths_too_unequal(
 
 @dataclass
 class Tally:
-    """How many lines each reason dropped, with the first few line numbers (from 1)."""
+    """How many lines were dropped for each reason, with the first few line numbers (from 1)."""
 
     counts: dict[str, int] = field(default_factory=dict)
     examples: dict[str, list[int]] = field(default_factory=dict)

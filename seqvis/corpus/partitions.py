@@ -1,8 +1,8 @@
-"""Tables cut into numbered partitions on disk, for work that is larger than memory.
+"""Tables split into numbered partitions on disk, for work that does not fit in memory.
 
-A writer puts all its partitions into one Arrow file, one record batch each; a reader fetches
-the same partition out of every writer's file without reading the others. This is how duplicates
-are found and words counted with memory that does not grow with the corpus.
+A writer puts all its partitions into one Arrow file, one record batch each; a reader fetches the
+same partition from every writer's file without reading the others. Finding duplicates and counting
+words this way takes memory that does not grow with the corpus.
 """
 
 from collections.abc import Sequence

@@ -1,13 +1,11 @@
-"""Two aligned text files become a corpus that a translator can be trained on.
+"""Turn two aligned text files into a corpus on which a translator can be trained.
 
-In: `PrepareSettings`. Out: a corpus artifact (docs/formats.md): ids in Parquet, vocabularies,
-tokenizers, a report and a plot of the lengths. The stages, each over all blocks in parallel:
+The result is a corpus artifact (docs/formats.md): ids in Parquet, vocabularies, tokenizers, a
+report and a plot of the lengths. The stages, each in parallel over all blocks, are:
 
     count lines -> read, filter, tokenise -> find duplicates -> count words -> write ids
 
-Between them the text waits on disk, in the artifact's staging directory. What would surprise a
-reader: no process, this one included, ever holds more than a block of lines or a partition of
-hashes or words; the number of partitions grows with the corpus, their size does not.
+Between stages the text is stored on disk, in the artifact's staging directory.
 """
 
 import logging
@@ -43,6 +41,8 @@ from seqvis.text.vocabulary import Vocabulary
 
 _log = logging.getLogger(__name__)
 
+# The number of partitions grows with the corpus, but not their size: no process, this one included,
+# ever holds more than a block of lines or a partition of hashes or words.
 PARTITION_PAIRS = 300_000  # about 50 MB in the task that handles a partition
 
 Models = Mapping[str, bytes | None]  # SentencePiece models by side
@@ -99,7 +99,7 @@ def _check_files(settings: PrepareSettings) -> None:
 
 @dataclass(frozen=True)
 class _SumWordsOrLearn:
-    """Two kinds of work that need nothing of each other, in one run of Ray Data."""
+    """Two independent kinds of work that share one run of Ray Data."""
 
     sum_words: counts.SumWords
     learn_spacing: LearnSpacing
@@ -112,7 +112,7 @@ class _SumWordsOrLearn:
 
 @dataclass(frozen=True)
 class _Build:
-    """One run: what its stages share."""
+    """One run, with the state that its stages share."""
 
     settings: PrepareSettings
     writer: ArtifactWriter

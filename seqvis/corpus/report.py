@@ -1,7 +1,7 @@
-"""What `prepare_corpus` says at the end, and when it must stop because nothing useful is left.
+"""The report of `prepare_corpus`, and the checks that stop it when nothing useful is left.
 
-In: the tallies and counts of a run. Out: `report.json`, `lengths.png`, a table for people, and
-the metrics of the manifest.
+From the tallies and counts of a run come `report.json`, `lengths.png`, a table for people, and the
+metrics of the manifest.
 """
 
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ REMEDIES = {
 
 @dataclass(frozen=True)
 class Result:
-    """All that a run found out."""
+    """Everything that a run counted and measured."""
 
     settings: PrepareSettings
     files: AlignedFiles

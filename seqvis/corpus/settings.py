@@ -1,4 +1,4 @@
-"""What `prepare_corpus` can be told: languages, filters, tokens, vocabularies, the split."""
+"""Settings of `prepare_corpus`: languages, filters, tokens, vocabularies, the split."""
 
 from typing import Literal, Self
 

@@ -1,7 +1,8 @@
-"""What a corpus's target text teaches about spaces, and how well its text can be put back.
+"""Learn from a corpus's target text where spaces belong, and measure how well they are restored.
 
-One task works on a sample of the training sentences. It is chosen by hash, so it does not depend
-on how the work was divided. Filters may leave few of the lines, so more are kept on disk at first.
+A single task works on a sample of the training sentences. The sample is chosen by hash, so it does
+not depend on how the work was divided. More lines than needed are stored at first, because filters
+may leave few of them.
 """
 
 import re
@@ -32,14 +33,14 @@ def in_sample(texts: Sequence[str], share: float) -> list[bool]:
 
 @dataclass(frozen=True)
 class SpacingSample:
-    """Training sentences of the target language."""
+    """A sample of training sentences in the target language."""
 
     texts: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Spacing:
-    """What was learned, and how many of the measured sentences come back with exact spaces."""
+    """What was learned, and how many of the measured sentences get exactly their own spaces."""
 
     learned: LearnedSpacing
     measured: int

@@ -1,14 +1,14 @@
-"""The first work on every block of pairs: filter, tokenise, hash, and set aside on disk.
+"""The first pass over each block of pairs: filter, tokenise, hash, and store on disk.
 
 Each block, a table of `aligned.PAIR_SCHEMA`, becomes two scratch files, its tokens and its hashes
-(partitioned), and a small summary. The split and the search for validation sources hash the
+(partitioned), and a small summary. Both the split and the search for validation sources hash the
 source without its white space, case and typographic punctuation: sentences that differ only in
-these can become the same tokens, and then one sentence would be on both sides.
+these can become the same tokens, and the same sentence would then be on both sides.
 
-SentencePiece models are trained before, on a bounded sample of the training sentences. The
-sample is chosen by hash, so it does not depend on how the work was divided, and holds no
-sentence of the validation split. It takes one more reading of the text to count what the filters
-leave and one to collect the sample.
+SentencePiece models are trained beforehand, on a bounded sample of the training sentences. The
+sample is chosen by hash, so it does not depend on how the work was divided, and it contains no
+sentence of the validation split. This reads the text two more times: once to count what the filters
+leave, and once to collect the sample.
 """
 
 import math
@@ -41,7 +41,7 @@ SIDES = ("source", "target")
 
 @dataclass(frozen=True)
 class StagedPart:
-    """What one block left on disk, and what it dropped."""
+    """What one block left on disk, and which lines it dropped."""
 
     name: str
     first_row: int
@@ -51,7 +51,7 @@ class StagedPart:
 
 @dataclass(frozen=True)
 class TokenizeBlock:
-    """The work on one block, as Ray Data sends it to its tasks."""
+    """Filters, tokenises and hashes one block; Ray Data sends it to its tasks."""
 
     settings: PrepareSettings
     scratch: Location
