@@ -1,9 +1,7 @@
-"""From a source of word vectors to a store, whole or restricted to a vocabulary.
+"""Build a store of word vectors from a source, whole or restricted to a vocabulary.
 
-In: a `VectorSource`, perhaps the words that are wanted. Out: a vectors artifact, with
-`missing.txt`: the wanted words that got no vector, one a line. What would surprise a reader: a
-wanted word that the source has only in lower case counts as found, as `embedding_matrix` looks
-there too; one that only sub-words can make is stored like any other.
+The result is a vectors artifact. If it is restricted, `missing.txt` lists the wanted words that got
+no vector, one a line.
 """
 
 import json
@@ -29,7 +27,7 @@ MAX_BAD_SHARE = 0.01  # as for a corpus
 
 @dataclass(frozen=True)
 class WantedWords:
-    """The words to have vectors for, and the tokenizer that made them (None: not known)."""
+    """The words to store vectors for, and the tokenizer that made them (None: unknown)."""
 
     words: tuple[str, ...]
     tokenizer: Tokenizer | None = None
@@ -163,6 +161,7 @@ def _fill_in(
     store: VectorWriter, source: VectorSource, wanted: Sequence[str]
 ) -> tuple[int, list[str]]:
     """Stores sub-word vectors of wanted words that lack one; returns how many, and the rest."""
+    # A word stored only in lower case is not missing, because `embedding_matrix` looks there too.
     lacking = [word for word in wanted if word not in store and word.lower() not in store]
     if source.subwords is None:
         return 0, lacking

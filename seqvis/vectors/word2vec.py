@@ -1,7 +1,7 @@
-"""Reads word2vec's binary form: a line with the number of words and the dimension, then entries.
+"""Read word2vec's binary format: a line with the number of words and the dimension, then entries.
 
-An entry is a word, a space and its numbers as little-endian float32; some writers put a line feed
-after it.
+An entry is a word, a space and its numbers as little-endian float32. Some writers add a line feed
+after each.
 """
 
 import codecs
@@ -87,7 +87,7 @@ def _read_entries(location: Location, words: int, dimension: int) -> Iterator[tu
 
 
 class Word2VecVectors:
-    """word2vec's binary form: the header of a `.vec` file, then words and float32 numbers."""
+    """word2vec's binary format: the header of a `.vec` file, then words and float32 numbers."""
 
     def __init__(self, location: Location, words: int, dimension: int):
         self.name = location.uri

@@ -1,7 +1,7 @@
-"""Writes a store of word vectors from blocks of words, in memory that does not grow.
+"""Write a store of word vectors from blocks of words, without holding the vectors in memory.
 
-Readers of word vectors yield `Block`s and record what they left out. Vectors go straight to
-disk; only the words themselves stay in memory until the end, to be sorted (about 250 MB for the
+Readers of word vectors yield `Block`s and record which entries they left out. Vectors go straight
+to disk; only the words themselves stay in memory until the end, to be sorted (about 250 MB for the
 2.5 million of fastText's English Wikipedia).
 """
 
@@ -24,7 +24,7 @@ BLOCK = 4096  # words
 
 
 class Block(NamedTuple):
-    """Some words; `rows[i]` is the row of `vectors` of `words[i]` (None: row i)."""
+    """Words and their vectors; `rows[i]` is the row of `words[i]` in `vectors` (None: row i)."""
 
     words: list[str]
     vectors: np.ndarray  # float32 [at most len(words), dimension]
@@ -33,7 +33,7 @@ class Block(NamedTuple):
 
 @dataclass
 class LeftOut:
-    """Entries of a source that are not stored: how many for each reason, and the first few."""
+    """Entries of a source that are not stored: the number for each reason, and the first few."""
 
     counts: dict[str, int] = field(default_factory=dict)
     examples: dict[str, list[str]] = field(default_factory=dict)
@@ -79,7 +79,7 @@ class LeftOut:
 
 
 class VectorSource(Protocol):
-    """Words with vectors. `left_out` is known when `blocks` is exhausted."""
+    """A source of words with vectors. `left_out` is complete once `blocks` is exhausted."""
 
     name: str  # of the file or package, for messages
     dimension: int
@@ -91,7 +91,7 @@ class VectorSource(Protocol):
 
 
 class MatrixFile:
-    """A `.npy` file of rows that are appended; `mean` and `standard_deviation` are kept on the way.
+    """A `.npy` file to which rows are appended, with a running `mean` and `standard_deviation`.
 
     The statistics of blocks are merged as in Chan, Golub and LeVeque 1983, in float64.
     """
@@ -158,7 +158,7 @@ def vector_writer(
 
 
 class VectorWriter:
-    """Takes words with their vectors; the first of several entries for one word wins."""
+    """Stores words with their vectors; if a word occurs more than once, its first entry wins."""
 
     def __init__(self, writer: ArtifactWriter, matrix: MatrixFile):
         self._writer = writer
