@@ -1,4 +1,4 @@
-"""The picture of an alignment: which source words the decoder attended to."""
+"""Draw the alignment of a translation: which source words the decoder attended to."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,8 +1,8 @@
-"""The common look of the pictures that the project draws: colours, fonts, axes, files.
+"""The common look of the project's plots: colours, fonts, axes, files.
 
-matplotlib's Agg canvas is used through its objects, so there is no display, no `pyplot` and no
-state that two callers could share. Colours are Okabe and Ito's, which colour-blind readers can
-tell apart (https://jfly.uni-koeln.de/color/).
+matplotlib's Agg canvas is used through its objects, so it needs no display and no `pyplot`, and two
+callers share no state. The colours are Okabe and Ito's, which colour-blind readers can tell apart
+(https://jfly.uni-koeln.de/color/).
 """
 
 import io

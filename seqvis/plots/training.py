@@ -1,8 +1,7 @@
-"""The pictures of a corpus and of a training run: numbers in, a PNG file out.
+"""Plots of a corpus and of a training run, drawn from plain numbers into PNG files.
 
-Each function takes plain numbers and a local path, and replaces the file there; the common
-look is in `seqvis.plots.style`. What may surprise: numbers that are not finite are left out of a
-picture rather than refused, because a run that diverged is the one whose curves are looked at.
+Each function takes numbers and a local path, and replaces the file there. The common look is
+defined in `seqvis.plots.style`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -102,7 +101,7 @@ def _draw_lengths(ax: Axes, counts: NDArray[Any], limit: int, name: str, last: i
 
 @dataclass(frozen=True)
 class _Panel:
-    """One of the small pictures of `plot_curves`: its title and the metrics that share it."""
+    """One of the small plots of `plot_curves`: its title and the metrics that share it."""
 
     title: str
     keys: Mapping[str, tuple[str, str]]  # metric -> (label, colour)
@@ -212,6 +211,7 @@ def _draw_panel(
     drawn = 0
     for key, (label, colour) in panel.keys.items():
         values = _column(history, key)
+        # Gaps instead of an error: the curves of a run that diverged are the ones people look at.
         finite = np.isfinite(values)
         if not finite.any():
             continue
