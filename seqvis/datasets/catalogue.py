@@ -1,8 +1,4 @@
-"""The data sets of lesson 11 and their like: where they are published, and what to make of them.
-
-What would surprise a reader: checksums and sizes stand here only where somebody published them;
-giga-fren's and fastText's publishers did not, so those are checked by their archives' own sums.
-"""
+"""The data sets of lesson 11 and similar ones: where they are published, and how to unpack them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +10,7 @@ _FASTTEXT = "https://dl.fbaipublicfiles.com/fasttext/vectors-wiki"
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file at a public address, and what becomes of it in the output directory.
+    """A file at a public address, and where its contents go in the output directory.
 
     `members` maps names inside the archive to names in the output directory; without it, a "tar"
     is unpacked whole, less its first folder, and a plain file keeps its name.
@@ -23,6 +19,8 @@ class RemoteFile:
     url: str
     form: Literal["plain", "gz", "zip", "tar"] = "plain"
     members: Mapping[str, str] = field(default_factory=dict)
+    # giga-fren and fastText are published without one; those files are checked by the checksums
+    # inside their archives.
     checksum: str | None = None  # "md5:..." or "sha256:...", as published
     size: int | None = None  # bytes, as published
 
@@ -33,7 +31,7 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set: its files, and whose it is."""
+    """A data set: its files and their publisher."""
 
     files: tuple[RemoteFile, ...]
     origin: str  # shown to the user: who publishes it, under which terms, how big it is

@@ -1,9 +1,9 @@
-"""Fetches one file over HTTP and goes on where it stopped: after a lost connection, or a kill.
+"""Download one file over HTTP, resuming after a lost connection or a killed process.
 
-In: an address. Out: the file, whole and checked, or one error that names the address. What has
-arrived waits in NAME.part, and NAME.part.json says of which version of the file it is part (its
-ETag or date), so that a file that changed at its source meanwhile is fetched from its start and
-never put together from two. The file gets its name only when it is complete.
+The result is the whole, verified file, or one error that names the address. The part that has
+arrived is kept in NAME.part, and NAME.part.json records which version of the file it belongs to
+(its ETag or date), so that a file that changed at its source is fetched from the start instead of
+being pieced together from two versions. The file gets its name only when it is complete.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ _HEADERS = {"User-Agent": "Mozilla/5.0 (compatible; seqvis)", "Accept-Encoding":
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to try: `attempts` failures in a row that got no further are the end."""
+    """How long to keep trying: `attempts` failures in a row without progress end a download."""
 
     attempts: int = 5
     first_wait: float = 1.0  # seconds; doubles each time, up to `longest_wait`
@@ -49,7 +49,7 @@ class Patience:
 
 @dataclass(frozen=True)
 class Transfer:
-    """What a download took: bytes that came over the network, and bytes it did not need again."""
+    """The traffic of a download: bytes fetched over the network, and bytes already there."""
 
     fetched: int
     resumed: int
@@ -57,7 +57,7 @@ class Transfer:
 
 @dataclass(frozen=True)
 class _Version:
-    """Of which version of the file a part is."""
+    """The version of a file that a part belongs to."""
 
     url: str
     validator: str  # a strong ETag or a Last-Modified date; empty if the server gave neither
@@ -65,7 +65,7 @@ class _Version:
 
 
 class _PassingError(Exception):
-    """An attempt failed in a way that another may mend."""
+    """A failed attempt that is worth repeating."""
 
     def __init__(self, reason: str, wait: float = 0.0):
         super().__init__(reason)
@@ -115,7 +115,7 @@ def download(
 
 
 class _Download:
-    """The attempts at one file."""
+    """The attempts to download one file."""
 
     def __init__(
         self,

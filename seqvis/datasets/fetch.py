@@ -1,9 +1,8 @@
-"""A data set by its name: fetched, checked and unpacked into one directory.
+"""Fetch a data set by its name, verify it and unpack it into one directory.
 
-In: a name of `seqvis.datasets.catalogue` and a directory. Out: its files there, for text two
-aligned files as `prepare_corpus` takes them, and `fetched.json`, which says what came from where.
-A second run finds that and does nothing. Archives wait in `.downloads` and go when they are
-unpacked.
+The names are those of `seqvis.datasets.catalogue`. Text arrives as two aligned files, as
+`prepare_corpus` takes them. `fetched.json` records which file came from where; a second run finds
+it and does nothing. Archives are kept in `.downloads` until they are unpacked.
 """
 
 import fcntl
@@ -34,7 +33,7 @@ _DOWNLOADS = ".downloads"
 
 @dataclass(frozen=True)
 class Options:
-    """How to fetch."""
+    """Options of a fetch."""
 
     base_url: str | None = None  # a mirror: stands in for scheme and host of every address
     verify: bool = True  # check published sizes and checksums
