@@ -1,8 +1,8 @@
-"""The questions of the sample corpus: which can be asked with a verb, and how each is put.
+"""The questions of the sample corpus: which can be asked with a verb, and how each is worded.
 
-`draw_question` draws one at random: French, English, and the combinations of words in it.
-What may surprise: a reading that French leaves open is never drawn. "Qui voit le chat ?" always
-asks who sees; the other question is "Qui le chat voit-il ?".
+`draw_question` draws one at random: French, English, and its combinations of words. If French
+leaves two readings open, only one of them is ever drawn: "Qui voit le chat ?" always asks who sees;
+the other question is "Qui le chat voit-il ?".
 """
 
 import random

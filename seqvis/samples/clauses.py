@@ -1,9 +1,8 @@
-"""Clauses of the sample corpus: one meaning, said as a question in French and in English.
+"""Clauses of the sample corpus: one meaning, asked as a question in French and in English.
 
 A `Clause` is a verb in a tense with its subject and complements; `french` and `english` ask it.
 French has three ways to ask (complex inversion, simple inversion, est-ce que), English has
-do-support. What may surprise: the participle agrees with an object that goes before it
-("Quelles pommes a-t-elle mangées ?").
+do-support.
 """
 
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ _NEGATIVE = {
 
 @dataclass(frozen=True)
 class Clause:
-    """What is asked, apart from the question word."""
+    """The content of a question, apart from the question word."""
 
     verb: Verb
     tense: str
@@ -96,6 +95,8 @@ def _rest(clause: Clause, asked: Phrase | None) -> str:
         return clause.verb.infinitive
     if clause.tense != PAST:
         return ""
+    # With avoir, the participle agrees with an object that precedes it ("Quelles pommes a-t-elle
+    # mangées ?").
     controller = clause.subject if clause.verb.takes_etre else asked
     if controller is None:
         return clause.verb.participle

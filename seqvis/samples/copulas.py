@@ -1,6 +1,6 @@
 """Questions of the sample corpus with être and il y a: where, why, whose, of what colour.
 
-Each function draws one question: French, English, and the combinations of words in it.
+Each function draws one question: French, English, and its combinations of words.
 """
 
 import random

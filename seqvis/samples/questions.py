@@ -1,14 +1,14 @@
 """The sample corpus: pairs of a French and an English question from a bilingual grammar.
 
-`generate_pairs` draws distinct questions, `write_sample` writes them as two aligned files in
-the form of giga-fren. A French sentence has exactly one translation. The held-out part differs
-from the training part by combination: a tenth of all pairs of words that can meet (a verb and
-its subject, its object or its question word; a noun and an adjective) are reserved by a hash.
-A held-out question has at least one reserved pair, a training question has none, while each
-word by itself occurs in training (of the few rare forms that chance left out, `write_sample`
-drops the held-out sentence). Names are invented, for a model to learn that names are copied.
-So a model that translates the held-out part has learnt
-words and grammar, not sentences. The same arguments give the same pairs on every machine.
+`generate_pairs` draws distinct questions, and `write_sample` writes them as two aligned files in
+the form of giga-fren. A French sentence has exactly one translation. The held-out part differs from
+the training part by its combinations: a hash reserves a tenth of all pairs of words that can meet
+(a verb and its subject, its object or its question word; a noun and an adjective). A held-out
+question has at least one reserved pair and a training question has none, while each word by itself
+occurs in training (where chance left out a rare form, `write_sample` drops the held-out sentence).
+Names are invented, so that a model learns to copy names. A model that translates the held-out part
+has therefore learnt words and grammar, not sentences. The same arguments give the same pairs on
+every machine.
 """
 
 import hashlib
