@@ -1,9 +1,9 @@
 """Prepared sentence pairs as arrays, and the order in which training sees them.
 
 `PairTable` holds one split of a corpus artifact: two flat arrays of word ids with offsets, two
-bytes a word (22.5 million pairs of 50 words in all: 2.3 GB). `plan_epoch` deals its rows into
-batches of similar length; a batch is a function of seed, epoch and number alone, so a cursor of
-two integers resumes anywhere, and N workers share a batch without talking to each other.
+bytes a word (22.5 million pairs of 50 words in all: 2.3 GB). `plan_epoch` divides its rows into
+batches of similar length. A batch is a function of seed, epoch and number alone, so a cursor of two
+integers resumes anywhere, and N workers share a batch without talking to each other.
 """
 
 from dataclasses import dataclass

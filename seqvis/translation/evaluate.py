@@ -1,4 +1,4 @@
-"""Scoring a trained translator on aligned files it has not seen."""
+"""Score a trained translator on aligned files that it has not seen."""
 
 import time
 from typing import Any

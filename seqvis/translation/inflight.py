@@ -1,10 +1,8 @@
-"""Translating for many callers at once: sentences join the running batch and leave it singly.
+"""Translate for many callers at once, in a running batch that sentences join and leave one by one.
 
-In: texts from any thread, with a callback each. Out: a call of it for every translation, as soon as
-its sentence ends, whatever else is being translated. One thread reads what comes, tokenising it and
-encoding it, while another decodes what was read. What would surprise a reader: callers take turns,
-a sentence each, so a list of a thousand does not keep a single sentence waiting; a text is not even
-tokenised before its turn; and callbacks are called by these threads, so they must be quick.
+Any thread may submit texts with a listener. The listener is called for each translation as soon as
+its sentence ends, whatever else is being translated. One thread tokenises and encodes new texts
+while another decodes those that are ready. Callers take turns, one sentence each (requests.py).
 """
 
 import threading
@@ -45,7 +43,10 @@ class _Read:
 
 
 class InflightTranslator:
-    """A translator that takes requests while it translates. Close it, or use it in a `with`."""
+    """A translator that accepts requests while it translates.
+
+    Close it when done, or use it in a `with` block.
+    """
 
     def __init__(self, translator: Translator, settings: InflightSettings | None = None):
         self.translator = translator

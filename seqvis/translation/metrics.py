@@ -1,9 +1,9 @@
-"""Scores of translations, and the seed's losses of a model that feeds on its own words.
+"""Scores of translations, and the seed's losses of a model that is fed its own words.
 
-BLEU and chrF are sacreBLEU's, on readable text or as JoeyNMT's and nmtpytorch's papers score
-(Moses-normalised, tokenised, lowercased); the signature says which, and how the text was split into
-words. The losses let the model run free, as it will in use: each step is fed the likeliest word of
-the step before.
+BLEU and chrF are sacreBLEU's, either on readable text or as the papers of JoeyNMT and nmtpytorch
+score (Moses-normalised, tokenised, lowercased). The signature says which, and how the text was
+split into words. For the losses the model runs freely, as it does in use: each step is fed the
+likeliest word of the step before.
 """
 
 import re
@@ -110,7 +110,7 @@ def moses_tokenized(texts: Sequence[str], language: str) -> list[str]:
 
 @dataclass(frozen=True)
 class FreeRunningSums:
-    """Sums over a batch, to be added up over batches."""
+    """Sums over a batch; add them up over batches."""
 
     loss: float  # over real target words, in nats
     loss_with_padding: float  # over all positions of the padded target

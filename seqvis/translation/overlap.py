@@ -1,7 +1,7 @@
-"""Which sentence pairs a translator was trained on, recognised by the ids of their words.
+"""Recognise sentence pairs that a translator was trained on, by the ids of their words.
 
-A translator keeps a number for each pair of its training, so that an evaluation on the same text,
-or on a file that holds some of it, can say so.
+A translator stores one number for each of its training pairs, so that an evaluation on the same
+text, or on a file that contains some of it, can report the overlap.
 """
 
 import io

@@ -1,10 +1,8 @@
-"""The training pairs of a large corpus as files that all workers of a node map into memory.
+"""The training pairs of a large corpus, in files that all workers of a node map into memory.
 
-In: a corpus artifact. Out: a `PairTable`. Shuffled batches touch every row in every epoch, so no
-worker could do with a part of the corpus; but the pages of a mapped file are one copy for all
-workers of a node, and those that memory has no room for are read again. What would surprise a
-reader: the files are made once by a node and stay in its folder for temporary files (TMPDIR), where
-the next run on the same corpus finds them; they may be deleted when no training runs.
+Shuffled batches touch every row in every epoch, so no worker could manage with a part of the
+corpus. But the pages of a mapped file are shared by all workers of a node, and pages for which
+memory has no room are read again.
 """
 
 import fcntl
@@ -32,6 +30,8 @@ def training_pairs(corpus: Artifact) -> PairTable:
     names = [name for name in corpus.names_below("train") if name.endswith(".parquet")]
     if sum(corpus.files[name]["size"] for name in names) < MAPPED_BYTES:
         return load_pairs(corpus, "train")
+    # Each node makes the files once and keeps them, so that the next run on the same corpus finds
+    # them. They may be deleted when no training runs.
     above = Path(tempfile.gettempdir()) / f"seqvis-{os.getuid()}"
     folder = above / f"pairs-{corpus.fingerprint()}"
     with storage_errors(str(above)):

@@ -1,4 +1,4 @@
-"""The picture of a translation's alignment: which source words each word attended to."""
+"""Draw the alignment of a translation: which source words each word attended to."""
 
 from collections.abc import Sequence
 

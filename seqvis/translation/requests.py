@@ -1,8 +1,8 @@
-"""What the in-flight translator knows of its requests: how far each is, and whose turn is next.
+"""The requests of the in-flight translator: their progress, and whose turn is next.
 
-Sentences of all requests wait for a place in the running batch and take turns, one of each
-request, so that a list of a thousand does not keep a single sentence waiting. The queue is not
-locked: its owner's lock guards it, only `full` and `length` may be asked without.
+Sentences of all requests wait for a place in the running batch and take turns, one from each
+request, so that a list of a thousand does not keep a single sentence waiting. The queue does not
+lock itself: its owner's lock guards it, and only `full` and `length` may be read without that lock.
 """
 
 from collections import deque
@@ -19,7 +19,7 @@ _EACH_WORD = 32  # words that a translation is told of one by one; then at each 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds from a sentence's coming to its first word and to its end, and its words."""
+    """Seconds from a sentence's arrival to its first word and to its end, and its word count."""
 
     first_word: float
     total: float
@@ -28,7 +28,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Load:
-    """What a decoder is doing."""
+    """The current load of a decoder."""
 
     rows: int
     waiting: int
@@ -39,7 +39,10 @@ class Load:
 
 
 class Listener:
-    """What a caller is told; called by the reader's and the decoder's thread."""
+    """Callbacks of a request.
+
+    The reader's and the decoder's threads call them, so they must be quick.
+    """
 
     def translated(self, index: int, translation: Translation, timing: Timing) -> None:
         """A sentence ended."""
@@ -56,7 +59,7 @@ class Listener:
 
 @dataclass(eq=False)
 class WaitingText:
-    """A text of a request; it is read when its turn comes."""
+    """A text of a request that has not been read. It is not even tokenised before its turn."""
 
     index: int
     text: str
@@ -64,7 +67,7 @@ class WaitingText:
 
 @dataclass(eq=False)
 class Ticket:
-    """A request that is under way."""
+    """A request in progress."""
 
     settings: SearchSettings
     listener: Listener
@@ -118,7 +121,7 @@ class RunningText:
 
 
 class Turns:
-    """The queue; at most about `most` sentences wait in it."""
+    """The queue of waiting sentences, with room for about `most` of them."""
 
     def __init__(self, most: int):
         self.sentences = 0

@@ -1,7 +1,6 @@
-"""What the one training loop needs to know of translation.
+"""`TranslationTask`: training a translator, as a task of the one training loop.
 
-`TranslationTask` brings a prepared corpus, the model, the loss of a batch and the validation to
-`training.fit`.
+It brings a prepared corpus, the model, the loss of a batch and the validation to `training.fit`.
 """
 
 from collections.abc import Iterator
@@ -68,7 +67,7 @@ class LossSettings(Settings):
 
 @dataclass(frozen=True)
 class TranslationTask:
-    """A prepared corpus and a model to be trained on it."""
+    """A prepared corpus and the model to train on it."""
 
     unit: ClassVar[str] = "tokens"
 

@@ -1,8 +1,8 @@
-"""Training a translator from a corpus artifact to a translator artifact.
+"""Train a translator: from a corpus artifact to a translator artifact.
 
-`TrainSettings` is all that can be set. `train` runs the one training loop in N workers and returns
-the best epoch's metrics; the first worker writes the artifact when it is done. What a run needs
-to go on lives beside the result, in `OUT.run/`: checkpoints, metrics.csv, curves.png, tensorboard/.
+`TrainSettings` has every setting. `train` runs the one training loop in N workers and returns the
+best epoch's metrics; at the end the first worker writes the artifact. The files that a run needs to
+resume are next to the result, in `OUT.run/`: checkpoints, metrics.csv, curves.png, tensorboard/.
 """
 
 import json

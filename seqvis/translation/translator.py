@@ -1,7 +1,7 @@
-"""A trained translator: readable text in, readable text out.
+"""A trained translator of readable text into readable text.
 
-`Translator.load` opens the artifact that `train_translator` wrote; `translate` tokenises, sorts
-by length, searches in batches and puts the results back into the order they came in.
+`Translator.load` opens the artifact that `train_translator` wrote; `translate` tokenises the texts,
+sorts them by length, searches in batches, and returns the results in the original order.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -40,7 +40,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Translation:
-    """A sentence and its translations, best first; there is always one."""
+    """A sentence and its translations, best first. There is always at least one."""
 
     source: str
     source_tokens: list[str]
