@@ -1,8 +1,8 @@
-"""Columns of tokens: the tokens of many sentences as Arrow lists over a dictionary of words.
+"""Columns of tokens: the tokens of many sentences, as Arrow lists over a dictionary of words.
 
-In: a column of texts. Out: a column of the same length whose distinct tokens are stored once, so
-that counting and numbering them is work on whole arrays. Each distinct word of a column
-reaches the tokenizer once, however often it stands there.
+`tokenize_column` turns a column of texts into one of the same length that stores each distinct
+token once, so that counting and numbering them are operations on whole arrays. The tokenizer sees
+each distinct word of a column once, however often it occurs.
 """
 
 from itertools import chain
@@ -18,7 +18,7 @@ TOKENS = pa.list_(pa.dictionary(pa.int32(), pa.string()))
 
 
 class Tokens(NamedTuple):
-    """What a column of the type `TOKENS` holds."""
+    """The content of a column of type `TOKENS`."""
 
     words: list[str]  # the dictionary; some may not occur
     numbers: np.ndarray  # (tokens,) places in `words`

@@ -1,7 +1,7 @@
-"""Tokens back into readable text: spaces where they belong, and capitals.
+"""Turn tokens back into readable text, with spaces and capitals restored.
 
-What is lost for good: a writer's spaces around a dash or a slash, unless the corpus had them in the
-same places most of the time.
+A writer's spaces around a dash or a slash cannot be restored unless the corpus had them in the same
+places most of the time.
 """
 
 from collections.abc import Iterable, Sequence

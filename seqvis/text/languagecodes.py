@@ -1,7 +1,7 @@
-"""Language codes as users write them, made canonical.
+"""Normalise language codes as users write them.
 
 `fra`, `fre`, `FR` and `fr_CA` all become `fr`: the shortest ISO 639 code of the language, without
-its region or script, which no rule here depends on.
+region or script, on which no rule here depends.
 """
 
 import difflib

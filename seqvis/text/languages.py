@@ -1,8 +1,8 @@
-"""Both sides' tokenisers and vocabularies: between readable text and word ids.
+"""The tokenisers and vocabularies of both languages, which convert between text and word ids.
 
-A corpus and the translators trained on it hold the same files for this, so one function opens
-either. `Languages.read` is how a translator reads a sentence: a word that the vocabulary does not
-know is tried in other spellings, and what stays unknown is copied into the translation.
+A corpus and the translators trained on it store the same files for this, so one function opens
+either. `Languages.read` prepares a sentence for a translator: a word that is missing from the
+vocabulary is tried in other spellings, and if it stays unknown, it is copied into the translation.
 """
 
 import json
@@ -27,7 +27,7 @@ LANGUAGE_FILES = (
 
 @dataclass(frozen=True)
 class SourceSentence:
-    """A source sentence as the model reads it and as it was written."""
+    """A source sentence, both as the model reads it and as it was written."""
 
     text: str
     tokens: tuple[str, ...]  # what the columns of the attention stand for
@@ -46,7 +46,7 @@ class SourceSentence:
 
 @dataclass(frozen=True)
 class Languages:
-    """What turns a source text into ids and target ids into a text."""
+    """Converts source text into ids, and target ids into text."""
 
     source_tokenizer: Tokenizer
     target_tokenizer: Tokenizer

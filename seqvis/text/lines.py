@@ -1,8 +1,8 @@
-"""Lines of text files: as a stream, or by number without ever holding a large file.
+"""Lines of text files, as a stream or by number, without ever holding a large file in memory.
 
-Only the line feed separates lines: a carriage return at the end is removed, U+2028 and its kin
-are ordinary characters. A `LineIndex` stores one number per block of the file, not one per line;
-reading a range starts at the block before it and skips the few lines between, which costs at
+Only the line feed separates lines: a carriage return at the end is removed, and U+2028 and similar
+characters are ordinary ones. A `LineIndex` stores one number per block of the file, not one per
+line. To read a range, it starts at the block before and skips the few lines between, which costs at
 most one block of reading.
 """
 
@@ -27,7 +27,7 @@ READ_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Start:
-    """Where reading begins: a byte offset, and how many line feeds to pass after it."""
+    """Where to start reading: a byte offset, and how many line feeds to skip after it."""
 
     offset: int
     skip: int
@@ -35,7 +35,7 @@ class Start:
 
 @dataclass(frozen=True)
 class LineIndex:
-    """Where the lines of a file are."""
+    """An index of where the lines of a file are."""
 
     location: Location
     block_bytes: int

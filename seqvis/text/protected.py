@@ -1,8 +1,8 @@
-"""Splitting that leaves whole what a rule of language would tear apart.
+"""Keep text whole that the splitting rules of a language would tear apart.
 
 Placeholders (`%d`, `%(name)s`, `{0}`, `${price}`), markup (`<b>`, `&amp;`) and addresses
-(`https://…`, `me@example.org`) stay one token each, together with letters that touch a
-placeholder (`%ds`, `v{version}`). What stands inside a token is put back exactly.
+(`https://…`, `me@example.org`) stay one token each, together with letters that touch a placeholder
+(`%ds`, `v{version}`). The text inside a token is restored exactly.
 """
 
 import re

@@ -1,8 +1,8 @@
-"""Characters that look alike or are not seen: cleaning that is always done, and plain forms.
+"""Characters that look alike or are invisible: cleaning that is always done, and plain forms.
 
 `clean_text` is applied to every text before it is split into words, in training and in use.
 `normalize_punctuation` maps typographic marks to plain ones; a corpus may ask for it, and a word
-that a vocabulary does not know is tried in its plain form.
+that is missing from a vocabulary is tried in its plain form.
 """
 
 import re

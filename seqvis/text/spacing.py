@@ -1,10 +1,10 @@
-"""Where a space belongs between tokens: rules of scripts and languages, corrected by a corpus.
+"""Decide where spaces belong between tokens, by rules of scripts and languages and by a corpus.
 
-Each token may refuse the space before it (`.`, `n't`, `-nous`) or after it (`(`, `l'`, an
-opening quote). Rules do not know that a corpus puts a no-break space before `?`, writes ` - `
-for a dash, or keeps `10km` together. Each stage of corrections looks at more of a pair of
-neighbours and corrects the stage before it where most of the text does otherwise, as
-transformation-based learning does (Brill 1995).
+A token may refuse the space before it (`.`, `n't`, `-nous`) or after it (`(`, `l'`, an opening
+quote). Such rules do not know that a corpus puts a no-break space before `?`, writes ` - ` for a
+dash, or keeps `10km` together, so corrections are learnt from it. Each stage of corrections looks
+at more of a pair of neighbours than the stage before, and overrides that stage where most of the
+text disagrees with it, as in transformation-based learning (Brill 1995).
 """
 
 import html
@@ -148,7 +148,7 @@ def _written_together(previous: str, token: str, language: str) -> bool:
 
 
 class _Quotes:
-    """The quotation marks of one sentence that are open."""
+    """The open quotation marks of one sentence."""
 
     def __init__(self, language: str):
         self._language = language
@@ -207,7 +207,7 @@ _HAN = re.compile(f"[{HAN}]")
 
 @dataclass(frozen=True)
 class LearnedSpacing:
-    """Corrections by stage: for kinds of neighbours, right ones, left ones, and for pairs."""
+    """Corrections by stage: for kinds of neighbours, right and left neighbours, and pairs."""
 
     stages: Sequence[Mapping[Key, str]] = field(default_factory=tuple)
 

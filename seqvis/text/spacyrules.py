@@ -1,9 +1,9 @@
-"""spaCy's tokenizers, loaded in a sixth of the time.
+"""Load spaCy's tokenizers in a sixth of the usual time.
 
-Every process that splits words pays for the loading: each of Ray's workers, a job that translates
-one sentence, a replica. Most of it is for nothing. spaCy's neural part imports PyTorch, which
+Every process that splits words waits for them to load: each of Ray's workers, a job that translates
+one sentence, a replica. Most of that time is wasted. spaCy's neural part imports PyTorch, which
 splitting by rules does not use; and the French rules are one expression of 266 alternatives that
-nearly all end in the same class of letters, which Python's compiler works through once for each.
+nearly all end in the same class of letters, which Python's compiler processes once for each.
 """
 
 import importlib.util

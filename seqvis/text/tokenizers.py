@@ -1,11 +1,11 @@
-"""Text to tokens and back: spaCy's rules for a language, SentencePiece, or plain white space.
+"""Split text into tokens and join them again: spaCy's rules, SentencePiece, or plain white space.
 
-In: a line of text. Out: its tokens, lower-cased if asked for; `detokenize` gives readable text
-back. No model is downloaded: spaCy's blank pipelines hold only rules. Those look at one
-white-space separated word at a time, so words are looked up in a bounded cache and only new
-words reach spaCy, which forgets them at once: that is several times faster than tokenising whole
-lines. A word is split in its lower-cased form, so that DON'T and don't are split at the same place,
-and one of more than 250 characters in pieces of as many.
+Tokens are lower-cased if the settings say so, and `detokenize` restores readable text. No model is
+downloaded: spaCy's blank pipelines contain only rules. These look at one white-space separated word
+at a time, so words are looked up in a bounded cache and only new words reach spaCy, which forgets
+them at once. That is several times faster than tokenising whole lines. A word is split in its
+lower-cased form, so that DON'T and don't are split at the same place; a word of more than 250
+characters is first cut into pieces of that length.
 """
 
 import re
@@ -62,7 +62,7 @@ class TokenizerSettings(Settings):
 
 
 class Tokenizer(Protocol):
-    """What every kind of tokenizer can do."""
+    """The interface of every kind of tokenizer."""
 
     settings: TokenizerSettings
 
@@ -125,14 +125,14 @@ def check_language(settings: TokenizerSettings) -> None:
 
 
 class SplitWord(NamedTuple):
-    """The tokens of a word, and each as the text writes it; "" for a case token."""
+    """The tokens of a word, and the text of each as it was written ("" for a case token)."""
 
     tokens: tuple[str, ...]
     written: tuple[str, ...]
 
 
 class WordTokenizer:
-    """Splits each white-space separated word by rules; words come from a bounded cache."""
+    """Splits each white-space separated word by rules, with a bounded cache of words."""
 
     def __init__(
         self,
@@ -203,7 +203,7 @@ class WordTokenizer:
 
 
 class SentencePieceTokenizer:
-    """Sub-words of a SentencePiece model; each piece is a token of the vocabulary."""
+    """Splits text into the sub-words of a SentencePiece model, each a token of the vocabulary."""
 
     def __init__(self, settings: TokenizerSettings, model: bytes | None):
         import sentencepiece

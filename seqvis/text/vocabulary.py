@@ -1,8 +1,8 @@
-"""Words and their ids: the vocabulary of one language side.
+"""The vocabulary of one language: words and their ids.
 
-In: word counts, or the bytes of a stored vocabulary. Out: ids that fit into uint16. The first
-four ids are fixed; a word of the text that happens to look like a special (`_pad_`) never
-becomes one: it is unknown.
+A vocabulary is made from word counts, or from the bytes of a stored one; its ids fit into uint16.
+The first four ids are reserved. A word of the text that happens to look like a special token
+(`_pad_`) never becomes one: it is unknown.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ LARGEST = 65536 - len(SPECIALS)  # ids are stored as uint16
 
 
 class Vocabulary:
-    """An immutable list of words; the id of a word is its place."""
+    """An immutable list of words; the id of a word is its index."""
 
     def __init__(self, words: tuple[str, ...]):
         """`words`: the four specials, then every word once. Raises ValueError otherwise."""
