@@ -1,9 +1,9 @@
-"""Checkpoints: everything that a run needs to go on as if it had never stopped.
+"""Checkpoints: everything that a run needs to continue as if it had never stopped.
 
-A checkpoint is an artifact (safetensors and JSON, checked at load, whole or absent) that holds
-model, optimiser, the place in the data and in the schedule, the random state and the history.
-It is copied in memory in the training thread and written by a background thread; an error of
-that thread surfaces at the next save.
+A checkpoint is an artifact (safetensors and JSON, checked at load, whole or absent) that holds the
+model, the optimiser, the position in data and schedule, the random state and the history. The
+training thread copies it in memory and a background thread writes it; an error of that thread
+surfaces at the next save.
 """
 
 import json

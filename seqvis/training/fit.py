@@ -1,12 +1,12 @@
 """The one training loop.
 
-A `Task` brings the model, the batches, the loss of a batch and the validation; `fit` trains it:
+A `Task` brings the model, the batches, the loss of a batch and the validation. `fit` trains it:
 mixed precision, clipping, 1cycle, early stopping, checkpoints, exact resume, throughput and
-model-flop utilisation. It knows nothing of Ray; `ray_trainer` runs it in many processes.
+model-flop utilisation. It knows nothing of Ray; `ray_train` runs it in many processes.
 
 All randomness is a function of seed, step and worker: the random generator is seeded anew before
-each step, so a run that is resumed in the middle of an epoch draws what an uninterrupted one would
-have drawn, and no worker's state must be collected.
+each step. So a run that resumes in the middle of an epoch draws the same numbers as an
+uninterrupted one, and no worker's random state has to be collected.
 """
 
 import time
@@ -49,9 +49,9 @@ DECISIVE = ("epoch", "resumed")
 
 
 class RunStopped(BaseException):
-    """Raised by a listener, and then by `fit` in every worker: the run ends here for now.
+    """Raised by a listener, and then by `fit` in every worker, to end the run for now.
 
-    The last epoch's checkpoint is on the disk when `fit` raises it; a later call goes on there.
+    When `fit` raises it, the last epoch's checkpoint is on disk; a later call resumes from there.
     """
 
 
@@ -85,7 +85,7 @@ class FitSettings(Settings):
 
 @dataclass(frozen=True)
 class FitResult:
-    """The best epoch's weights and what led to them."""
+    """The best epoch's weights, and the history that led to them."""
 
     tensors: dict[str, Tensor]
     history: list[dict[str, Any]]

@@ -1,9 +1,9 @@
 """From settings to a trained artifact: what every kind of training does around its workers.
 
-What a run needs to go on lives beside the result, in `OUT.run/`: checkpoints, metrics.csv,
-curves.png, tensorboard/. Its records are made anew from the whole history, so that a resumed run
-has no gap and nothing twice: at the end, and before it after an epoch every twenty seconds, since
-that takes one or two.
+The files that a run needs to resume are next to the result, in `OUT.run/`: checkpoints,
+metrics.csv, curves.png, tensorboard/. The records are rewritten from the whole history, so that a
+resumed run has no gap and no duplicates. That takes one or two seconds, so it is done after an
+epoch at most every twenty seconds, and at the end.
 """
 
 import csv
@@ -25,7 +25,7 @@ SECONDS_BETWEEN = 20
 
 
 class RunLog:
-    """Writes the records into a run's directory."""
+    """Writes the records of a run into its directory."""
 
     def __init__(self, location: Location):
         self.location = location

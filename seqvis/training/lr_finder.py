@@ -1,8 +1,8 @@
-"""The learning-rate finder: one short run with a rate that grows from step to step.
+"""The learning-rate finder: one short run whose rate grows from step to step.
 
-Smith 2015 (arXiv 1506.01186), in the form of fast.ai: the rate grows exponentially, the loss is
-smoothed, the run ends where it explodes. The suggestion is the rate at which the smoothed loss
-falls fastest.
+It follows Smith 2015 (arXiv 1506.01186) in the form of fast.ai: the rate grows exponentially, the
+loss is smoothed, and the run ends where the loss explodes. The suggestion is the rate at which the
+smoothed loss falls fastest.
 """
 
 import math
@@ -25,7 +25,7 @@ _EXPLODED = 3.0  # times the best smoothed loss
 
 @dataclass(frozen=True)
 class RateSearch:
-    """What the finder saw."""
+    """The rates and losses of a finder's run, and its suggestion."""
 
     rates: NDArray[np.float64]
     losses: NDArray[np.float64]  # mean loss per token of each step

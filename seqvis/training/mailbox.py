@@ -1,6 +1,6 @@
-"""The actor between a run's first worker and its caller: events there, decisions back.
+"""The actor between a run's first worker and its caller: events go one way, decisions the other.
 
-A module of its own, because an actor's process imports the module of its class: this one needs
+It has its own module because an actor's process imports the module of its class: this one needs
 neither PyTorch nor Ray Train, and starts in a fraction of the time.
 """
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Mailbox:
-    """Holds events until the caller takes them."""
+    """Holds events until the caller fetches them."""
 
     def __init__(self) -> None:
         self._events: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue()

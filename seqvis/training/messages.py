@@ -1,4 +1,4 @@
-"""What a run says about its own course, to whoever reads its output."""
+"""Messages about the course of a training run, for the people who read its output."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from seqvis.training.schedules import OptimizerSettings, learning_rate
 
 @dataclass(frozen=True)
 class Names:
-    """What a run's settings are called, which differs between stages of one job."""
+    """The names of a run's settings, which differ between the stages of a job."""
 
     epochs: str = "epochs"
     learning_rate: str = "optimizer.learning_rate"

@@ -1,4 +1,4 @@
-"""Where a run stands, and which of its epochs is the best so far."""
+"""The progress of a run, and which of its epochs is the best so far."""
 
 import math
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ Row = dict[str, Any]  # what is known of an epoch: its number, step and metrics
 
 @dataclass
 class Progress:
-    """The place of a run in its data and schedule, and its table of epochs.
+    """A run's position in its data and schedule, and its table of epochs.
 
     It is saved in each checkpoint.
     """

@@ -1,10 +1,10 @@
-"""Runs the training loop in processes on a Ray cluster, with Ray Train.
+"""Run the training loop in processes on a Ray cluster, with Ray Train.
 
-`run_workers` starts N workers that each call `function(argument, workers, report)` with a process
-group joined, restarts them when one dies, and passes what the first one reports to the caller. Ray
+`run_workers` starts N workers that each call `function(argument, workers, report)` in a joined
+process group, restarts them when one dies, and passes the first one's reports to the caller. Ray
 Train wraps the loop and does not replace it: checkpoints are the loop's own, so a restarted group
-goes on where the last one says, on however many workers. When a node is drained, the workers learn
-of it by `Workers.leaving`, and the group is restarted without the node at the drain's deadline.
+resumes from the last one, with any number of workers. When a node is drained, the workers learn of
+it through `Workers.leaving`, and at the drain's deadline the group is restarted without the node.
 """
 
 import os
@@ -121,10 +121,10 @@ def run_workers(
 
 
 class _Trainer(TorchTrainer):
-    """TorchTrainer without those of its actors that would do nothing here.
+    """A TorchTrainer without the actors that would do nothing here.
 
-    Each is a process that imports Ray Train before the workers may begin: one hands out Ray's
-    datasets, of which there are none, and one clears up on a cluster behind a controller that was
+    Each is a process that imports Ray Train before the workers may begin: one distributes Ray's
+    datasets, of which there are none, and one cleans up on a cluster after a controller that was
     killed. A later Ray without this method or these names starts them again.
     """
 

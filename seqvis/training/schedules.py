@@ -1,7 +1,7 @@
 """Optimiser settings, and learning rate and momentum over training: the 1cycle policy.
 
 All are functions of progress, the share of training that is done (0 to 1), so that a resumed run
-needs no state but its place.
+needs only its position.
 """
 
 import math

@@ -1,13 +1,13 @@
-"""One training step: what the training loop and the learning-rate finder share; its speed.
+"""One training step, which the training loop and the learning-rate finder share, and its speed.
 
-A `Task` is what a model brings to be trained; a `Stepper` holds the model and its optimiser and
+A `Task` is what a model brings to be trained. A `Stepper` holds the model and its optimiser, and
 makes a step on a batch: forward pass in mixed precision, backward pass, clipping, update. All
 randomness of a step is a function of seed, step and worker.
 
-Throughput is tokens or pictures a second, and the share of its arithmetic that is used. Model-flop
-utilisation (PaLM, Chowdhery et al. 2022) counts the operations that the model needs, not those
-that an implementation spends, against the fastest matrix product of this machine in the same
-type. On a CPU that peak is measured, on known GPUs it is the vendor's figure.
+Throughput is measured in tokens or pictures a second, and as the share of the machine's arithmetic
+that is used. Model-flop utilisation (PaLM, Chowdhery et al. 2022) compares the operations that the
+model needs, not those that an implementation spends, with the fastest matrix product of this
+machine in the same type. On a CPU that peak is measured; for known GPUs it is the vendor's figure.
 """
 
 import time
@@ -35,7 +35,7 @@ _PEAKS = {
 
 
 class Throughput:
-    """Counts the items (the task's `unit`: tokens, pictures) and operations of an epoch."""
+    """Counts an epoch's operations and its items (in the task's `unit`: tokens, pictures)."""
 
     def __init__(self, product_type: torch.dtype, workers: Workers, unit: str):
         self.workers = workers
@@ -123,7 +123,7 @@ class Task(Protocol[B]):
 
 
 class Stepper(Generic[B]):
-    """One training step; what `fit` and the learning-rate finder share."""
+    """Makes training steps, for `fit` and for the learning-rate finder."""
 
     def __init__(
         self,

@@ -1,14 +1,14 @@
-"""The processes that train together: one, or several joined by `torch.distributed`.
+"""The processes that train together: a single one, or several joined by `torch.distributed`.
 
-`Workers` is what the training loop knows of them. Ray Train starts the processes and their
-process group; without one there is a single worker, and every operation is the identity.
+The training loop sees them as `Workers`. Ray Train starts the processes and their process group;
+without a process group there is a single worker, and every operation is the identity.
 
-Gradients are averaged over all workers: whole, or of an embedding table the touched rows alone. A
-batch of 1,600 words touches a few hundred rows of a table of many thousand; the gradient of the
-others is zero in all workers. So the workers first tell each other which rows they touched, a
-byte a row, and then average those. The sum is the same to the last bit where that of the whole
-table is. A table whose weights are tied to the output projection is reduced whole, because a
-softmax over the vocabulary touches every row.
+Gradients are averaged over all workers: either whole, or, for an embedding table, only the rows
+that were touched. A batch of 1,600 words touches a few hundred rows of a table of many thousand,
+and the gradient of the others is zero in all workers. So the workers first exchange which rows they
+touched, one byte a row, and then average those. The sum is the same to the last bit if the sum over
+the whole table is. A table whose weights are tied to the output projection is averaged whole,
+because a softmax over the vocabulary touches every row.
 """
 
 from collections import Counter
@@ -27,7 +27,7 @@ LEAST_BYTES = 1 << 20  # of a table's gradient; below, a second message costs mo
 
 @dataclass
 class Reduction:
-    """State of the hook that `DistributedDataParallel` calls for each bucket of gradients."""
+    """The state of the hook that `DistributedDataParallel` calls for each bucket of gradients."""
 
     tables: frozenset[int]  # ids of the parameters that are reduced by rows
     payload_bytes: int = field(default=0)  # handed to all-reduce so far, by this worker
@@ -107,7 +107,7 @@ def _never() -> bool:
 
 @dataclass(frozen=True)
 class Workers:
-    """This process's place among all that train the model."""
+    """This process's place among all processes that train the model."""
 
     rank: int = 0
     count: int = 1
