@@ -1,17 +1,17 @@
 """Additive attention over the encoder's states (Bahdanau et al. 2015, section A.1.2).
 
-The module holds parameters only. What belongs to a batch of sentences is an `EncodedSource`, a
-value that is passed around, so that two requests can never mix and the keys are computed once a
+The module holds only parameters. What belongs to a batch of sentences is an `EncodedSource`, which
+is passed around as a value, so that two requests can never mix and the keys are computed once per
 sentence. Padding gets the weight zero.
 
-In training on a CPU all steps of the attending decoder are one autograd function. At each step
-the previous hidden state asks the encoded source for a context vector, which joins the previous
-word on its way through the GRU layers. Autograd would record some thirty small operations a step
-and add up every weight gradient once a step; here the backward pass is written by hand and each
-weight gradient is one matrix product over all steps. On one CPU core at batch 64 that saves 3 to
-15 % of the forward and backward pass against autograd over `torch.gru_cell`. The activations of
-the attention network are computed again in the backward pass: kept, they would take memory by the
-product of both lengths.
+In training on a CPU all steps of the attending decoder are one autograd function. At each step the
+previous hidden state asks the encoded source for a context vector, which joins the previous word on
+its way through the GRU layers. Autograd would record some thirty small operations and add to every
+weight gradient in each step; here the backward pass is written by hand and each weight gradient is
+one matrix product over all steps. On one CPU core at batch 64 that saves 3 to 15 % of the forward
+and backward pass against autograd over `torch.gru_cell`. The backward pass recomputes the
+activations of the attention network: keeping them would take memory in proportion to the product of
+both lengths.
 """
 
 import math
@@ -26,7 +26,7 @@ from seqvis.seq2seq.gru import gates_backward, gates_forward, tanh_
 
 @dataclass(frozen=True)
 class EncodedSource:
-    """What attention needs of a batch of encoded sentences."""
+    """A batch of encoded sentences, as attention needs them."""
 
     keys: Tensor  # (batch, source_length, attention_size)
     values: Tensor  # (batch, source_length, value_size)
@@ -36,7 +36,7 @@ class EncodedSource:
 class AdditiveAttention(nn.Module):
     """The seed's attention network: V . activation(keys + l2(hidden)), softmax over the source.
 
-    Its steps are computed by `attending.attend_and_step`.
+    Its steps are computed by `attend_and_step`.
     """
 
     def __init__(self, state_size: int, query_size: int, size: int, activation: str):
@@ -54,7 +54,7 @@ class AdditiveAttention(nn.Module):
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """Weights of a GRU layer, in the type that products run in; biases in float32."""
+    """Weights of a GRU layer in the type that its products use; biases are float32."""
 
     weight_ih: Tensor
     weight_hh: Tensor

@@ -1,8 +1,9 @@
 """The decoder: from an encoded sentence, one word after the other.
 
-`DecoderState` is all that decoding a batch of sentences needs besides the weights. It is a value
-that training and validation pass along, so no two batches can mix. `Decoder.run` takes any number
-of known words in one go. Translating computes the same a word at a time, faster: `inference`.
+`DecoderState` is all that decoding a batch of sentences needs besides the weights. Training and
+validation pass it along as a value, so no two batches can mix. `Decoder.run` takes any number of
+known words in one call. Translation uses `seqvis.decoding.packed`, which computes the same one word
+at a time, and faster.
 """
 
 from dataclasses import dataclass, replace
@@ -20,9 +21,10 @@ from seqvis.text.vocabulary import PAD
 
 @dataclass(frozen=True)
 class Regularisation:
-    """What training draws once a batch: dropped words and weights, masks of all steps.
+    """The random draws of a training batch: dropped words and weights, and masks of all steps.
 
-    Masks have one step for all where dropout is variational. So the same steps can be run twice.
+    Drawing them once lets the same steps be run twice. Masks have a single step for all where
+    dropout is variational.
     """
 
     table: Tensor  # (vocabulary, embedding_size)
@@ -33,7 +35,7 @@ class Regularisation:
 
 @dataclass(frozen=True)
 class DecoderState:
-    """Where the decoding of a batch of sentences stands."""
+    """The state of decoding a batch of sentences."""
 
     hidden: Tensor  # (decoder_layers, batch, decoder_size)
     source: EncodedSource | None  # None without attention
@@ -43,7 +45,7 @@ class DecoderState:
 
 @dataclass(frozen=True)
 class DecoderOutput:
-    """What a run of the decoder over some steps yields."""
+    """The results of running the decoder over some steps."""
 
     outputs: Tensor  # (steps, batch, embedding_size): what the projection to words reads
     states: Tensor  # (steps, batch, decoder_size): the last layer's hidden states

@@ -1,12 +1,12 @@
 """Dropout in the forms that AWD-LSTM uses (Merity et al. 2017, arXiv 1708.02182).
 
-Plain dropout draws anew at each step; variational dropout draws one mask a sentence; word
-dropout removes whole rows of the embedding table; weight drop removes recurrent weights. What is
-kept is scaled up, so that nothing changes at evaluation.
+Plain dropout draws anew at each step; variational dropout draws one mask per sentence; word dropout
+removes whole rows of the embedding table; weight drop removes recurrent weights. The rest is scaled
+up, so that nothing changes at evaluation.
 
-Masks are drawn from 16 random bits an element, four elements to a 64-bit number: on one
-CPU core this took 3.3 ms where `torch.nn.functional.dropout` took 7.6 (14 x 128 x 300 elements);
-rates are exact to 1/65536.
+Masks are drawn from 16 random bits per element, four elements to a 64-bit number: on one CPU core
+this took 3.3 ms where `torch.nn.functional.dropout` took 7.6 (14 x 128 x 300 elements). Rates are
+exact to 1/65536.
 """
 
 import torch

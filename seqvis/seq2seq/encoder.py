@@ -1,8 +1,8 @@
-"""The encoder: source word ids in, a state for each word and the decoder's first state out.
+"""The encoder: from source word ids to a state for each word and the decoder's first state.
 
-Layers read forwards, or the first or all of them in both directions. Each layer's last state
-goes through the bridge, a linear layer without bias that the seed calls `out_enc`, into the
-decoder layer of the same depth.
+Layers read forwards, or the first or all of them in both directions. Each layer's last state goes
+through the bridge, a linear layer without bias that the seed calls `out_enc`, into the decoder
+layer of the same depth.
 """
 
 import torch

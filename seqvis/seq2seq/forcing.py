@@ -1,9 +1,9 @@
-"""Teacher forcing: with which probability the decoder is fed the right previous word.
+"""Teacher forcing: the probability that the decoder is fed the right previous word.
 
-`ForcingSettings` describes a schedule over training; `probability` evaluates it at a point and
-`draw_coins` throws the coins of a batch before its first step, so that a model without attention
-can run its fused GRU over each stretch of forced steps. One coin a step serves the whole batch,
-as in the seed text.
+`ForcingSettings` describes a schedule over training, and `probability` evaluates it at a point.
+`draw_coins` tosses the coins of a batch before its first step, so that a model without attention
+can run its fused GRU over each stretch of forced steps. One coin for each step serves the whole
+batch, as in the seed text.
 """
 
 import math

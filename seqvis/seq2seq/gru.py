@@ -1,12 +1,12 @@
 """A gated recurrent unit layer that skips padding, with a backward pass written for CPUs.
 
-A sequence (time, batch, features) and its real lengths give the hidden state after every step and
-the last one. A padded step leaves the hidden state as it was, so that a sentence's states do not
-depend on how much padding its batch has, in either direction.
+From a sequence (time, batch, features) and its real lengths it computes the hidden state after
+every step, and the last one. A padded step leaves the hidden state as it was, so that in either
+direction a sentence's states do not depend on how much padding its batch has.
 
-In training on a CPU the layer is a hand-written autograd function. It keeps the gates of all
-steps and computes each weight gradient as one matrix product over all steps, where autograd would
-add up one small product a step. On a GPU, and where no gradient is wanted, PyTorch's own GRU runs
+In training on a CPU the layer is a hand-written autograd function. It keeps the gates of all steps
+and computes each weight gradient as one matrix product over all steps, where autograd would add up
+one small product per step. On a GPU, and where no gradient is needed, PyTorch's own GRU runs
 instead.
 """
 

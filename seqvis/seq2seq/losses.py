@@ -1,9 +1,9 @@
-"""The training loss: cross-entropy over the vocabulary, projected and differentiated in one go.
+"""The training loss: cross-entropy over the vocabulary, projected and differentiated in one pass.
 
 The scores of all words for all tokens of a batch are its largest tensor by far (1,700 tokens and
-6,000 words: 40 MB in float32). They are never kept: a few hundred tokens at a time are
-projected, scored and turned into gradients while they are in the cache. The same scores say which
-word is the likeliest, for a decoder that feeds on its own words.
+6,000 words: 40 MB in float32). They are never kept: a few hundred tokens at a time are projected,
+scored and turned into gradients while they are in the cache. The same scores show which word is the
+likeliest, for a decoder that is fed its own words.
 """
 
 from typing import Any
@@ -27,7 +27,7 @@ _ROWS = 8  # oneDNN makes a kernel for each number of rows: only multiples are m
 class ProjectedCrossEntropy:
     """Sum over tokens of the cross-entropy of `softmax(outputs @ weight.T + bias)`.
 
-    Tokens are given a few at a time; what the sum is differentiated by comes at the end.
+    Tokens are added with `add`, a few at a time; `of` then gives the sum with its gradients.
 
     Args:
         weight: (words, size). bias: (words,).
@@ -115,7 +115,7 @@ class ProjectedCrossEntropy:
 
 
 class _Differentiated(torch.autograd.Function):
-    """A loss whose gradients are known."""
+    """A loss whose gradients are already known."""
 
     @staticmethod
     def forward(
@@ -179,7 +179,7 @@ def projected_cross_entropy(
 
 
 class SequenceLoss:
-    """The loss of a batch of sentences, step by step where the decoder feeds on its own words.
+    """The loss of a batch of sentences, step by step where the decoder is fed its own words.
 
     Args:
         projection: from outputs to the scores of words.

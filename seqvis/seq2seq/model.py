@@ -1,8 +1,8 @@
 """The sequence-to-sequence model of the seed, in all its variants, as one module.
 
-Word ids of both sides in, decoder outputs out; what is done with them (loss, search) is left to
-`losses` and `decode`. Unlike the seed's, the encoder and the attention ignore padding: a
-sentence's translation does not depend on the batch it is in.
+It turns the word ids of both sides into decoder outputs. The loss is in `losses` and the search in
+`seqvis.decoding`. Unlike the seed's, the encoder and the attention ignore padding, so a sentence's
+translation does not depend on the batch it is in.
 """
 
 from collections.abc import Callable
