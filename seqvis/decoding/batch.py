@@ -1,9 +1,7 @@
-"""The rows of a running batch: what each needs for its next word, in memory that is kept.
+"""Preallocated decoder state for a batch whose sentences join and leave.
 
-In: sentences that were read. Out: views of the rows in use. What would surprise a reader: all of
-it changes in place. A sentence that leaves costs the copy of one that takes its place, not of all
-that stay, and one that comes is written behind the others. On a CPU the views have as many rows as
-the products compute anyway (linear.py); those beyond `count` hold whatever was there before.
+Updates happen in place: new sentences are appended, and when one leaves, only the sentence that
+takes its place is copied.
 """
 
 import math
@@ -18,7 +16,11 @@ _ROOM = 1.5  # how much more is made than is needed at the moment
 
 
 class Rows:
-    """Hidden states, and what attention reads, of `count` rows; `shown` are in the views."""
+    """Hidden states and attention inputs of `count` rows; the views have `shown` rows.
+
+    On a CPU the views have as many rows as the products compute anyway (linear.py). Rows beyond
+    `count` contain stale data.
+    """
 
     def __init__(self, encoded: Encoded):
         """Empty, for sentences like these."""

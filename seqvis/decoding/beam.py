@@ -1,7 +1,8 @@
-"""A sentence while it is translated: its hypotheses so far, greedily or in a beam.
+"""A sentence while it is being translated: its hypotheses so far, greedily or in a beam.
 
-In: step by step, the candidates for the next word. Out: which go on, and at the end the hypotheses,
-best first, with scores and attention. Nothing here knows the model.
+At each step a `Sentence` takes the candidates for the next word and says which of them continue. At
+the end it holds the hypotheses, best first, with scores and attention. Nothing here knows the
+model.
 """
 
 from abc import ABC, abstractmethod
@@ -46,7 +47,7 @@ Candidates = list[tuple[float, int, int]]  # (score, row of the sentence it grow
 
 
 class Sentence(ABC):
-    """A sentence in a running batch, and what was found for it."""
+    """A sentence in a running batch, with the hypotheses found for it."""
 
     def __init__(self, length: int, settings: SearchSettings):
         self.length = length  # of the source, with _eos_
@@ -122,14 +123,14 @@ class _Greedy(Sentence):
 
 @dataclass(frozen=True)
 class _Partial:
-    """A hypothesis of a beam that is not finished."""
+    """An unfinished hypothesis of a beam."""
 
     ids: tuple[int, ...]
     attention: tuple[np.ndarray, ...]
 
 
 class _Beam(Sentence):
-    """Keeps `beam` hypotheses; ends when no longer one can be better than those that ended."""
+    """Keeps `beam` hypotheses; ends when no unfinished one can beat the finished ones."""
 
     def __init__(self, length: int, settings: SearchSettings):
         super().__init__(length, settings)

@@ -1,9 +1,8 @@
-"""What translating may cost at the most, known before it begins.
+"""Upper bounds for the cost of translations, known before any work begins.
 
-In: how long a source is, in words as counted here or in the model's own tokens, and how its
-translation is searched for. Out: the work of its longest search, and the weights of attention that
-its answer may hold. What would surprise a reader: `count_words` asks no tokenizer, whose time a
-hostile text could lengthen, so a gateway can count before anything is read.
+The bounds follow from the length of a source, in words as counted here or in the model's own
+tokens, and from the kind of search: the work of the longest search, and the number of attention
+weights that the answer may contain.
 """
 
 import re
@@ -28,7 +27,7 @@ _WORD = re.compile(
 
 @dataclass(frozen=True)
 class Cost:
-    """The most that translations may cost."""
+    """An upper bound for the cost of translations."""
 
     work: int = 0
     """The sum, over rows and steps, of source tokens attended to plus what a step costs anyway."""
@@ -68,4 +67,5 @@ def count_words(text: str) -> int:
 
     Case tokens come on top, at most one a word.
     """
+    # No tokenizer is used: a hostile text could make it slow, and a gateway counts before it reads.
     return len(_WORD.findall(text))

@@ -1,10 +1,10 @@
-"""A trained model laid out for translating: the same arithmetic as `Seq2Seq`, without training's.
+"""A trained model prepared for translating: `Seq2Seq`'s arithmetic without what training needs.
 
-In: a `Seq2Seq`, whose weights must not change any more. Out: sentences read (`read`), and one word
-after another for all of them (`step`). What belongs to the sentences is in `Encoded` and in the
-rows that are passed in; the object itself holds weights alone, so threads may share it. What does
-not depend on the sentence is worked out once: the previous word's way through the mixing layer is a
-table, and the words that no translation contains have an infinitely small bias.
+`Inference` is made from a `Seq2Seq` whose weights must not change any more. `read` encodes
+sentences, and `step` computes one more word for all of them. The state of sentences is in `Encoded`
+and in the rows that are passed in; the object itself holds only weights, so threads may share it.
+Whatever does not depend on the sentence is computed in advance: the previous word's way through the
+mixing layer is a table, and words that no translation contains have a bias of minus infinity.
 """
 
 import math
@@ -27,7 +27,7 @@ NEVER = (BOS, PAD)  # ids that no translation contains
 
 @dataclass(frozen=True)
 class Source:
-    """What attention needs of sentences; a row each."""
+    """What attention needs of the sentences, one row each."""
 
     keys: Tensor  # (rows, source_length, attention_size)
     values: Tensor  # (rows, source_length, value_size)
@@ -36,7 +36,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Sentences that are read, before their first word."""
+    """Sentences that are encoded, before their first word."""
 
     hidden: Tensor  # (decoder_layers, sentences, decoder_size)
     source: Source | None  # None without attention
@@ -44,7 +44,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Step:
-    """What one word more for each row yields."""
+    """The result of one more word for each row."""
 
     scores: Tensor  # (rows, vocabulary), not normalised
     hidden: Tensor  # (decoder_layers, rows, decoder_size)
@@ -52,13 +52,13 @@ class Step:
 
 
 class Inference:
-    """A model's weights for translating, on the device they are on.
+    """A model's weights for translating, on the device where they are.
 
     Args:
         model: trained, at evaluation.
         precision: of the matrix products. With float16 the weights are rounded to sixteen bits and
-            all else is float32, reading included. With int8 they are rounded to eight bits, and
-            so is every row that they are multiplied with (dynamic quantisation).
+            everything else is float32, the encoder included. With int8 they are rounded to eight
+            bits, and so is every row that they are multiplied with (dynamic quantisation).
     """
 
     def __init__(self, model: Seq2Seq, precision: Precision = "float32"):
@@ -188,7 +188,7 @@ class _Recurrence:
 
 
 class _Reader:
-    """The encoder: sentences sorted by length, so that each step computes real words alone."""
+    """The encoder. It sorts sentences by length, so that each step computes only real words."""
 
     def __init__(self, encoder: Encoder, precision: Precision):
         self._table = encoder.embedding.weight.detach().float()

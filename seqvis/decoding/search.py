@@ -1,15 +1,15 @@
-"""Searching for translations: greedy and beam search in a batch that sentences join and leave.
+"""Search for translations: greedy and beam search in a batch that sentences join and leave.
 
-A model and padded source ids give each sentence its hypotheses, best first. A `RunningBatch`
-takes in new sentences before any step and lets each go at the step it ends at (cellular batching,
-Gao et al., EuroSys 2018), so a batch costs what its sentences cost and not the length of the
-longest times their number. `search` is the same with all sentences there from the start: what is
-served and what is translated offline come from one piece of code.
+Given a model and padded source ids, the result is each sentence's hypotheses, best first. New
+sentences can join a `RunningBatch` before any step, and each leaves at the step where it ends
+(cellular batching, Gao et al., EuroSys 2018). So a batch costs what its sentences cost, and not
+their number times the length of the longest. `search` does the same with all sentences present from
+the start: serving and offline translation run the same code.
 
-Where several pieces of a list are searched at once, each has its part of PyTorch's threads:
-threads that share each small product wait for each other more than they gain. How many threads a
-product has is a setting of the process, so while pieces run it is less for every thread that
-begins to use PyTorch.
+When several pieces of a list are searched at once, each gets a share of PyTorch's threads, because
+threads that share every small product lose more by waiting for each other than they gain. The
+number of threads per product is a setting of the process, so while pieces run it is lower for every
+thread that begins to use PyTorch.
 """
 
 import threading
@@ -84,7 +84,7 @@ def search_many(
 
 @dataclass(frozen=True)
 class ReadSentences:
-    """Sentences that are read and can join a batch."""
+    """Sentences that are encoded and can join a batch."""
 
     sentences: list[Sentence]
     encoded: Encoded
@@ -103,7 +103,7 @@ def read_sentences(
 
 @dataclass(frozen=True)
 class _Place:
-    """A sentence of the batch after a step."""
+    """A sentence's place in the batch after a step."""
 
     sentence: Sentence
     begin: int  # its first row during the step
@@ -122,7 +122,7 @@ def _close_ranks(places: list[_Place]) -> list[_Place]:
 
 
 class RunningBatch:
-    """Sentences that are being translated together; not to be shared between threads."""
+    """Sentences that are translated together. Do not share it between threads."""
 
     def __init__(self, model: Inference):
         self._model = model
