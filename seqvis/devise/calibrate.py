@@ -1,9 +1,9 @@
 """The bonus of unseen labels: calibrated stacking (Chao et al. 2016, arXiv 1605.04253).
 
 A head favours the labels it was trained with. Adding a constant to the cosines of the others trades
-one error for the other. It is chosen here on seen labels alone: part of them is held out in turn as
-if unseen, a head is trained on the rest, and the constant is taken that makes the harmonic mean of
-both hits greatest over all parts. No picture of a truly unseen label is ever looked at.
+one error for the other. The constant is chosen here on seen labels alone: in each fold some of them
+are held out as if unseen, and a head is trained on the rest. The chosen constant maximises the
+harmonic mean of both hits over all folds. No picture of a truly unseen label is ever used.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ TrainHead = Callable[[int, Pictures, Pictures, np.ndarray], Callable[[np.ndarray
 
 @dataclass(frozen=True)
 class Calibration:
-    """The bonus and what it promises, measured on seen labels held out."""
+    """The bonus and its expected effect, measured on held-out seen labels."""
 
     bonus: float
     harmonic: dict[str, float]  # "harmonic@k" with the bonus, mean over the folds
@@ -87,7 +87,7 @@ def _mean(of: list[dict[str, float]]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class _Ranked:
-    """Ranks of pictures' own labels."""
+    """The ranks of pictures' own labels."""
 
     with_bonus: np.ndarray  # int32 [bonuses, pictures], among all labels
     alone: np.ndarray  # int32 [pictures], among those held out; of others it means nothing

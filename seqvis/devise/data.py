@@ -1,9 +1,9 @@
-"""What a DeViSE model is trained on: pictures with labels that have vectors, seen and unseen apart.
+"""The training data of a DeViSE model: pictures whose labels have vectors, seen and unseen apart.
 
-Unseen labels' pictures are dropped here, before anything else sees them. A model keeps a number
-for the content of each file that it was trained on, so the same pictures are known again in
-another folder, under other names, and among others. A picture that was resized or saved anew is
-another file.
+Pictures of unseen labels are dropped here, before anything else can use them. A model stores one
+number for the content of each file that it was trained on, so the same pictures are recognised in
+another folder, under other names, and among others. A picture that was resized or saved again
+counts as another file.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ class DroppedLabel:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Pictures of the seen labels and where all labels lie."""
+    """Pictures of the seen labels, and the positions of all labels."""
 
     train: Pictures  # labels number the seen labels, `seen`
     valid: Pictures
@@ -153,10 +153,10 @@ def _no_vectors(dropped: Sequence[DroppedLabel], settings: DeviseSettings) -> st
 
 @dataclass(frozen=True)
 class Splits:
-    """Rows of a table by the folders train, valid and test that its pictures are in.
+    """Rows of a table, by the folder (train, valid or test) that each picture is in.
 
-    Pictures outside such folders count as `train`. If that leaves none to train on, those of
-    `valid` are trained on, or else those of `test`.
+    Pictures outside such folders count as `train`. If that leaves none to train on, the pictures of
+    `valid` are used for training, or else those of `test`.
     """
 
     train: np.ndarray

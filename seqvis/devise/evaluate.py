@@ -1,11 +1,8 @@
-"""How well a model finds the labels of pictures: flat hit@k and hierarchical precision@k.
+"""Score how well a model finds the labels of pictures: flat hit@k and hierarchical precision@k.
 
-In: a model, a features table, the set of candidates. Out: `Evaluation`. The candidates are the
-labels that compete: those seen in training, the unseen ones, all of both, every noun of WordNet
-that has a vector, or the unseen nouns at most two or three steps from a seen one. Only pictures
-whose own label is a candidate are counted. What would surprise a reader: the unseen bonus is added
-only where all labels of the model compete, for which it was calibrated; among tens of thousands of
-nouns it would drown the seen ones.
+The pictures are those of a features table whose own label is a candidate. The candidates, the
+labels that compete, are one of these sets: the seen labels, the unseen ones, both, every noun of
+WordNet that has a vector, or the unseen nouns at most two or three steps from a seen one.
 """
 
 from collections.abc import Iterator, Sequence
@@ -161,6 +158,8 @@ def _scores(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Blocks of scores [pictures, candidates], with the number of their first row."""
     bonus = np.zeros(len(labels.labels), dtype=np.float32)
+    # The bonus was calibrated for all labels of the model; among tens of thousands of nouns it
+    # would drown the seen ones.
     if candidates == "all" and labels.seen.any():
         bonus[~labels.seen] = model.unseen_bonus
     for start in range(0, len(rows), BLOCK):

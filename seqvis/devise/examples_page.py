@@ -1,9 +1,7 @@
-"""A page of example pictures with the names nearest to each: what a model gets right, and how not.
+"""Write an HTML page of example pictures with the names nearest to each, right and wrong.
 
-In: metrics and examples with their pictures as bytes. Out: one HTML file that needs nothing else:
-pictures are inside it, there is no script, and it opens from a disk without a network. What may
-surprise: a bar's length is relative to the widest range on the page, since cosines of word vectors
-lie close together; the number beside it is the score itself.
+The page shows metrics and examples, whose pictures are given as bytes. It is a single file without
+scripts that contains its pictures, and opens from a disk without a network.
 """
 
 import base64
@@ -27,7 +25,7 @@ Metrics = Mapping[str, Mapping[str, float]]
 class Example:
     """A picture, its true name, and the names nearest to it with their scores, best first.
 
-    `picture` is an encoded file: PNG, JPEG, GIF or WebP. `seen`: training had pictures of the name.
+    `picture` is an encoded PNG, JPEG, GIF or WebP file. `seen`: training had pictures of the name.
     """
 
     picture: bytes
@@ -159,6 +157,7 @@ def _example(example: Example, low: float, high: float) -> str:
 
 
 def _nearest(name: str, score: float, right: bool, low: float, high: float) -> str:
+    # Bars show the range of scores on the page, since cosines of word vectors lie close together.
     # From a tenth to all of the width: the lowest score on the page keeps a visible bar.
     width = 10 + 90 * (score - low) / (high - low) if high > low else 100
     mark = ' class="right"' if right else ""

@@ -1,9 +1,9 @@
-"""Training the backbone on, together with a trained head, on the pictures themselves.
+"""Fine-tune the backbone together with a trained head, on the pictures themselves.
 
-As lesson 11 would: the early half of the backbone learns with a thousandth of the head's rate, the
-late half with a hundredth, batch norm's statistics are frozen, and each epoch sees another view of
-each picture. Out: the head's and the backbone's weights of the best epoch. What would surprise a
-reader: features that the old backbone made do not fit the result; embed the pictures again with
+As in lesson 11, the early half of the backbone learns with a thousandth of the head's rate and the
+late half with a hundredth, batch norm's statistics are frozen, and each epoch sees a different view
+of each picture. The result is the head's and the backbone's weights of the best epoch. Features
+from the old backbone do not fit it: embed the pictures again, with
 `--weights MODEL/backbone.safetensors`.
 """
 

@@ -1,12 +1,12 @@
 """The head that projects picture features into the space of words, its losses, and ConSE.
 
-Lesson 11's head is batch norm, dropout, a hidden layer of 1,024 with ReLU, batch norm, dropout,
-and the projection, in the order of fastai's ConvnetBuilder. With `hidden` 0 only the last three
-remain. Each loss takes projections [n, dimension], the unit vectors of all seen labels [labels,
-dimension] and the number of each row's label [n], and gives the loss of each row [n].
+Lesson 11's head is batch norm, dropout, a hidden layer of 1,024 with ReLU, batch norm, dropout, and
+the projection, in the order of fastai's ConvnetBuilder. With `hidden` 0 only the last three remain.
+Each loss takes projections [n, dimension], the unit vectors of all seen labels [labels, dimension]
+and the number of each row's label [n], and returns the loss of each row [n].
 
-ConSE (Norouzi et al. 2014, arXiv 1312.5650) searches zero-shot without any training: a picture
-lies at the mean of the vectors of the classifier's ten likeliest classes, weighted by their
+ConSE (Norouzi et al. 2014, arXiv 1312.5650) searches zero-shot without any training: it places a
+picture at the mean of the vectors of the classifier's ten likeliest classes, weighted by their
 probabilities. It is the baseline that a trained head must beat.
 """
 
@@ -79,7 +79,7 @@ class HeadSettings(Settings):
 
 
 class Head(nn.Module):
-    """Features [n, feature_dimension] to vectors [n, dimension] of any length."""
+    """Projects features [n, feature_dimension] to vectors [n, dimension] of any length."""
 
     def __init__(self, settings: HeadSettings, feature_dimension: int, dimension: int):
         super().__init__()

@@ -1,16 +1,16 @@
-"""Labels to word vectors: WordNet's synsets by their names, other labels by themselves.
+"""Find word vectors for labels: for WordNet's synsets by their names, for other labels directly.
 
-`label_vectors` takes labels (wnids or plain names) and a store of word vectors and says how each
-label was found, in this order: the first name as it stands, in lower case, further names of the
-synset, the mean of the words of a name of several, fastText's sub-words. A plain name that is not
-found as it stands is tidied first: `001.Goldfish`, `cat (2)`, `GermanShepherd`. A label without a
-vector stays in the list, with a row of zeros; `found` says so.
+`label_vectors` takes labels (wnids or plain names) and a store of word vectors. It tries, in this
+order, the first name as it stands, the name in lower case, further names of the synset, the mean of
+the words of a compound name, and fastText's sub-words, and reports which one succeeded. A plain
+name that is not found as it stands is tidied first: `001.Goldfish`, `cat (2)`, `GermanShepherd`. A
+label without a vector stays in the list with a row of zeros, and `found` is false for it.
 
-`WordNet` holds WordNet 3.0's nouns and the graph of what is a kind of what, from
-`data/nouns.tsv.gz`, which the package carries (licence: `data/LICENSE.wordnet`): a line for each
-of 82,115 synsets with wnid, lemmas and hypernyms. A wnid is `n` and the eight digits of WordNet's
-offset, as ImageNet names its classes. Instances (`Paris`) count as hyponyms of their class
-(`city`), since the table holds both as hypernyms.
+`WordNet` holds WordNet 3.0's nouns and their hierarchy, from `data/nouns.tsv.gz` in this package
+(licence: `data/LICENSE.wordnet`): a line for each of 82,115 synsets with wnid, lemmas and
+hypernyms. A wnid is `n` and the eight digits of WordNet's offset, as
+ImageNet names its classes. Instances (`Paris`) count as hyponyms of their class (`city`), because
+the table lists both as hypernyms.
 """
 
 import gzip
@@ -141,7 +141,7 @@ _NO_LETTERS = re.compile(r"[^\w\s'’-]+|_")
 
 @dataclass(frozen=True)
 class LabelVectors:
-    """Labels and where they lie among words."""
+    """Labels and their word vectors."""
 
     labels: list[str]  # wnids or names
     names: list[str]  # to be read
@@ -236,7 +236,7 @@ def _failed(names: Sequence[str], vectors: "_Words") -> tuple[str, ...]:
 
 
 class _Words:
-    """The store's words that these names may need; each vector is read once."""
+    """The words of the store that some names may need; each vector is read once."""
 
     def __init__(self, vectors: WordVectors, all_lemmas: Sequence[Sequence[str]]):
         self.vectors = vectors

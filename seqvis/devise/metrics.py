@@ -1,7 +1,7 @@
 """Flat hit@k, hierarchical precision@k and their harmonic mean, as zero-shot learning reports them.
 
 Scores are cosines [n, candidates]; truths are columns. A tie counts against the model: a candidate
-with the right one's score stands before it.
+with the same score as the right one ranks before it.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -35,7 +35,7 @@ def harmonic(seen: Mapping[str, float], unseen: Mapping[str, float]) -> dict[str
 
 
 class HierarchicalPrecision:
-    """Share of the k nearest candidates that are in S_k, the true label's neighbours in WordNet."""
+    """The share of the k nearest candidates in S_k, the true label's neighbours in WordNet."""
 
     def __init__(self, wordnet: WordNet, candidates: Sequence[str]):
         self._wordnet = wordnet

@@ -1,4 +1,4 @@
-"""A trained DeViSE model, ConSE or both as an artifact: features in, points among words out.
+"""A trained model (DeViSE, ConSE or both) as an artifact, which places features among words.
 
     model.safetensors  the space's centre, the head's weights (not for conse), and the vectors of
                        the classes (for conse and blend)
@@ -7,8 +7,7 @@
     trained_on.npy     of a head: a number for the content of each picture it was trained on
     metrics.csv, curves.png   of training
 
-What would surprise a reader: ConSE's classes leave out the unseen labels, as a classifier that was
-trained without their pictures would; the backbone's own classifier knows all thousand.
+`DeviseModel.open` opens one, and `write_model` writes one.
 """
 
 import io

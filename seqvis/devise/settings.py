@@ -1,4 +1,4 @@
-"""Everything that decides what a DeViSE model becomes."""
+"""Settings of `train_devise`."""
 
 from typing import Any, Literal
 

@@ -1,12 +1,12 @@
 """The space in which pictures, labels and words are compared: unit vectors around a centre.
 
-Word vectors share a direction that says nothing of their meaning; everything is nearer to some
-words than to others because of it. `Space` takes the mean of the most frequent words away before
+Word vectors share a direction that says nothing about their meaning, and because of it everything
+is closer to some words than to others. `Space` subtracts the mean of the most frequent words before
 vectors are brought to unit length (Mu and Viswanath 2018, arXiv 1702.01417, its first step).
 
-`TrainedWords` is a trained model as far as words go; `DeviseModel` adds the network that places
-pictures. Nothing here imports torch, so that a process which only answers text queries starts in
-a second and stays small.
+`TrainedWords` is the part of a trained model that places words; `DeviseModel` adds the network that
+places pictures. Nothing here imports torch, so a process that only answers text queries starts in a
+second and stays small.
 """
 
 import io
@@ -30,7 +30,7 @@ FREQUENT_WORDS = 20_000
 
 @dataclass(frozen=True)
 class Space:
-    """Where word vectors are placed."""
+    """The transformation that places word vectors."""
 
     centre: np.ndarray  # float32 [dimension]; zeros: vectors are only brought to unit length
 

@@ -1,8 +1,8 @@
 """Training a head on stored features, as a task of the one training loop.
 
-A batch is rows of a feature matrix in memory and the numbers of their labels. The matrix is held
-once, however many parts of it are trained on and validated with (ImageNet's is 10 GB); so is the
-vector of a label, however many pictures have it.
+A batch consists of rows of a feature matrix in memory and the numbers of their labels. The matrix
+is stored only once, however many parts of it are used for training and validation (ImageNet's is 10
+GB); so is the vector of a label, however many pictures have it.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ BLOCK = 8192  # pictures whose features are gathered at once
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures whose labels are known, as rows of a feature matrix that others may share."""
+    """Pictures with known labels, as rows of a feature matrix that others may share."""
 
     matrix: np.ndarray  # float32 [any number, feature_dimension]
     rows: np.ndarray  # int64 [n], of the matrix

@@ -1,8 +1,9 @@
-"""Training a DeViSE model from a features artifact to a devise artifact.
+"""Train a DeViSE model: from a features artifact to a devise artifact.
 
-First the heads of the calibration (`calibrate.py`), then the head on all seen labels, then, if it
-is asked for, head and backbone together (`finetune.py`): each a run of the one training loop with
-checkpoints of its own below `OUT.run/`, so that an interrupted run goes on in the stage it was in.
+It trains the heads of the calibration (`calibrate.py`), then the head on all seen labels, and then,
+if requested, head and backbone together (`finetune.py`). Each is a run of the one training loop
+with its own checkpoints below `OUT.run/`, so that an interrupted run resumes in the stage where it
+stopped.
 """
 
 import hashlib
