@@ -1,12 +1,12 @@
 """A job's result on disk: a directory with a manifest, which appears whole or not at all.
 
-`manifest.json` holds the kind, the format version, the configuration that made the artifact,
-its metrics, and for each file its size and SHA-256. On a local disk the files are written into
-a hidden sibling directory that is renamed at the end. An object store has no rename: there each
-writer has a folder `files-…` of its own within the directory, and the manifest, which names the
-folder, is replaced at the end by a single request; until then the artifact before is whole. Files
-are safetensors, Parquet, JSON, text and pictures, never pickle: loading a stranger's artifact must
-not run their code.
+`manifest.json` holds the kind, the format version, the configuration that made the artifact, its
+metrics, and the size and SHA-256 of each file. On a local disk the files are written into a hidden
+sibling directory that is renamed at the end. An object store has no rename: there each writer has
+its own folder `files-…` within the directory, and at the end a single request replaces the
+manifest, which names the folder; until then the previous artifact stays whole. Files are
+safetensors, Parquet, JSON, text and pictures, never pickle: loading a stranger's artifact must not
+run their code.
 """
 
 import ctypes
@@ -43,7 +43,7 @@ _MADE_BY = {
 
 @dataclass(frozen=True)
 class Artifact:
-    """An artifact that was found complete and unaltered."""
+    """An artifact that was checked on opening and found complete."""
 
     location: Location
     kind: str
@@ -83,7 +83,7 @@ class Artifact:
 
 
 class ArtifactWriter:
-    """A place to put an artifact's files; `create` makes it and commits it."""
+    """A place for an artifact's files; `create` makes it and commits it."""
 
     def __init__(self, destination: Location, kind: str, config: Mapping[str, Any]):
         self.destination = destination

@@ -1,4 +1,4 @@
-"""Checks of what a caller of the library passes."""
+"""Checks of arguments that callers pass to the library."""
 
 import importlib.util
 import unicodedata

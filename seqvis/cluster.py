@@ -1,8 +1,8 @@
-"""The Ray that a job runs on: joining or starting it, its token, and what it has.
+"""The Ray cluster that a job runs on: join or start it, its token, and its resources.
 
-Under `ray job submit`, or with RAY_ADDRESS set, that cluster is used. A Ray that the process
-already has (a test's) is used and left alone. Otherwise a local one is started, without a dashboard
-and on the loopback interface alone, and stopped at the end.
+Under `ray job submit`, or with RAY_ADDRESS set, a job uses that cluster. A Ray that is already
+running in the process (in a test, say) is used and left running. Otherwise a local one is started,
+without a dashboard and on the loopback interface only, and stopped at the end.
 """
 
 import contextlib

@@ -1,13 +1,13 @@
 """Settings: strict, typed, from YAML and the command line, with all errors reported at once.
 
-Each component declares its own `Settings` beside its code; a job nests them into one tree, a
-`JobSettings`. Flags are the tree's paths in kebab case (`--model.hidden-size`, unit and default
-in `--help`); a YAML file given by `--config` has the same tree. Flags win over YAML, YAML over
-defaults. An unknown flag or key is an error, never ignored.
+Each component declares its own `Settings` next to its code; a job nests them into one tree, a
+`JobSettings`. Flags are the tree's paths in kebab case (`--model.hidden-size`, unit and default in
+`--help`); a YAML file given by `--config` has the same tree. Flags override YAML, and YAML
+overrides defaults. An unknown flag or key is an error, never ignored.
 
-One argument is one value, taken to the letter: nothing is split at commas or read as JSON. A flag
-that takes several values is given once for each. pydantic-settings and argparse declare the flags
-and write the help; the words are read here, because both would interpret them.
+Each argument is one value and is taken literally: nothing is split at commas or read as JSON. A
+flag that takes several values is given once for each. pydantic-settings and argparse declare the
+flags and write the help; the arguments are parsed here, because both would interpret them.
 """
 
 import argparse

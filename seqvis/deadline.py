@@ -1,7 +1,7 @@
-"""When a search gives up: its time is over, or nobody waits for it any more.
+"""Deadlines of searches: a search stops when its time is over or nobody waits for it any more.
 
 A `Deadline` is passed down to whatever may take long (filters that read metadata, exact scans,
-suggestions of spellings), which asks it between chunks of its rows.
+spelling suggestions) and is checked there between chunks of rows.
 """
 
 import math
@@ -11,7 +11,7 @@ from seqvis.errors import SearchTimeoutError
 
 
 class Deadline:
-    """The end of a search's time. Any thread may `end` it, or ask it."""
+    """The end of a search's time. Any thread may `end` it or check it."""
 
     def __init__(self, seconds: float = math.inf):
         self._seconds = seconds

@@ -1,9 +1,7 @@
-"""Writing to a local disk so that what was acknowledged survives a crash.
+"""Write to a local disk so that acknowledged data survives a crash.
 
-In: bytes and paths. Out: files that are on the disk, not only in its cache, when a call returns.
-What would surprise a reader: a new or renamed file is durable only after its directory, too, was
-synchronised, so every function here that makes a name also synchronises the directory of it.
-Everything goes through `os`, one call a step, so that a test can die before and after each.
+When a call returns, its files are on the disk and not only in its cache. Everything goes through
+`os`, one call at a time, so that a test can simulate a crash before and after each.
 """
 
 import hashlib
@@ -15,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 
+# A new or renamed file is durable only once its directory, too, has been synced.
 def sync_directory(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:

@@ -1,7 +1,8 @@
-"""What the bytes of a file are: UTF-8 text, text in another encoding, packed, or no text at all.
+"""Recognise what the bytes of a file are: UTF-8 text, other text, compressed data, or no text.
 
 Every reader of text uses these checks, so that a file in another encoding is refused with the
-command that converts it and never read as noise. Works on bytes; `seqvis.text.lines` opens files.
+command that converts it, and is never read as noise. This module works on bytes;
+`seqvis.text.lines` opens files.
 """
 
 import re
@@ -92,7 +93,7 @@ def decode(content: bytes, name: str) -> str:
 
 @dataclass
 class BadLines:
-    """Decodes lines and remembers those that are not UTF-8, or hold NUL bytes as no text does."""
+    """Decodes lines, and records those that are not UTF-8 or contain NUL bytes, as no text does."""
 
     lines: int = 0  # decoded so far, good and bad
     count: int = 0

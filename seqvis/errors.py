@@ -1,21 +1,21 @@
-"""The exceptions a caller may catch.
+"""The exceptions that a caller may catch.
 
-    SeqvisError                 every error that a user can cause and mend
+    SeqvisError                 every error that a user can cause and fix
     ├── ConfigError             a flag or a YAML key: unknown, missing, or out of range
     ├── DataError               an input file: missing, empty, badly encoded, of the wrong shape
     ├── ArtifactError           a directory written by a job: wrong kind, altered, of another corpus
     ├── StorageError            a disk or an object store that refuses to take or give data
-    ├── TrainingError           a run that cannot go on: a loss that is not finite, a lost worker
+    ├── TrainingError           a run that cannot continue: a loss that is not finite, a lost worker
     ├── ServingError            a server that cannot be started
-    ├── BusyError               a server that has all the work it can bear; says when to come again
-    ├── SearchTimeoutError      a search that takes longer than it may
-    └── QueryError              a search query that cannot be read, or that names nothing known
-        ├── UnknownWordError    a query with a word that has no vector; says which ones are near
-        ├── UnknownFieldError   a filter by a field that no picture has; says which there are
-        └── BadPictureError     a query's picture that cannot be used; says why, in few words
+    ├── BusyError               a server that cannot take more work; says when to try again
+    ├── SearchTimeoutError      a search that takes longer than allowed
+    └── QueryError              a search query that cannot be parsed, or that names nothing known
+        ├── UnknownWordError    a query with a word that has no vector; suggests similar words
+        ├── UnknownFieldError   a filter by a field that no picture has; says which exist
+        └── BadPictureError     a query's picture that cannot be used; says why, in a few words
 
-A message names the file or the value, and says what to do; secrets in URIs are left out of it.
-Anything else that is raised is a defect of seqvis and keeps its traceback.
+A message names the file or the value, and says what to do; secrets in URIs are left out of it. Any
+other exception is a defect of seqvis and keeps its traceback.
 """
 
 import re
@@ -34,7 +34,7 @@ _SECRET = re.compile("secret|key|token|pass|sig|cred", re.IGNORECASE)
 
 
 class SeqvisError(Exception):
-    """Base of every error that a user can cause and mend."""
+    """Base of every error that a user can cause and fix."""
 
     def __init__(self, *arguments: object):
         super().__init__(*(redacted(one) if isinstance(one, str) else one for one in arguments))
@@ -73,7 +73,7 @@ class StorageError(SeqvisError):
 
 
 class TrainingError(SeqvisError):
-    """A training run cannot go on."""
+    """A training run cannot continue."""
 
 
 class ServingError(SeqvisError):
@@ -81,7 +81,7 @@ class ServingError(SeqvisError):
 
 
 class BusyError(SeqvisError):
-    """There is more work than can be taken; `retry_after` is in how many seconds to come again."""
+    """There is more work than can be taken. `retry_after` is the number of seconds to wait."""
 
     def __init__(self, message: str, retry_after: float):
         super().__init__(message)
@@ -92,15 +92,15 @@ class BusyError(SeqvisError):
 
 
 class SearchTimeoutError(SeqvisError):
-    """A search takes longer than it may."""
+    """A search takes longer than allowed."""
 
 
 class QueryError(SeqvisError):
-    """A search query cannot be read, or names nothing that is known."""
+    """A search query cannot be parsed, or names nothing known."""
 
 
 class UnknownWordError(QueryError):
-    """A query's word has no vector; `suggestions` are known words of near spelling, best first."""
+    """A query's word has no vector; `suggestions` are known words spelt similarly, best first."""
 
     def __init__(self, word: str, suggestions: tuple[str, ...] = ()):
         hint = f"; did you mean {', '.join(suggestions)}?" if suggestions else ""
@@ -115,8 +115,8 @@ class UnknownWordError(QueryError):
 class UnknownFieldError(QueryError):
     """A filter asks for fields that no item has.
 
-    `missing` holds these fields, `fields` those that there are, `suggestions` those of near
-    spelling to the first that is missing.
+    `missing` holds these fields, `fields` the existing ones, and `suggestions` existing ones that
+    are spelt like the first missing one.
     """
 
     def __init__(self, missing: tuple[str, ...], fields: tuple[str, ...]):
@@ -137,7 +137,7 @@ class UnknownFieldError(QueryError):
 
 
 class BadPictureError(QueryError):
-    """A query's picture cannot be used; `reason` is one of few short texts, to be counted."""
+    """A query's picture cannot be used; `reason` is one of a few texts, so it can be counted."""
 
     def __init__(self, message: str, reason: str):
         super().__init__(message)

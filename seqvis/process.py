@@ -1,8 +1,8 @@
-"""What this process takes of the machine: memory, as the C library manages it, and processors.
+"""This process's share of the machine: memory, as the C library manages it, and processors.
 
-PyTorch takes a large tensor's memory from the C library, and glibc returns it to the system as
-soon as the tensor is gone, so that the next one of the same size costs a page fault for each 4 KiB:
-for a training step up to a seventh of its time.
+PyTorch takes a large tensor's memory from the C library. glibc returns it to the system as soon as
+the tensor is freed, so the next tensor of the same size costs a page fault for every 4 KiB: up to a
+seventh of the time of a training step.
 """
 
 import ctypes

@@ -1,7 +1,7 @@
-"""All that the project takes from Ray 2.60 without Ray offering it publicly, each with its reason.
+"""Everything that the project uses of Ray 2.60 beyond its public interface, with the reasons.
 
-The private modules are imported where they are used, so that a change of Ray breaks one function.
-`tests/unit/test_architecture.py` sees to it that no other file imports any of them.
+The private modules are imported where they are used, so that a change of Ray breaks only one
+function. `tests/unit/test_architecture.py` ensures that no other file imports any of them.
 """
 
 import os

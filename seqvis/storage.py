@@ -1,9 +1,8 @@
-"""Paths that may be URIs: `s3://`, `gs://`, or a local path, all through `pyarrow.fs`.
+"""Paths that may be URIs (`s3://`, `gs://`) or local, all through `pyarrow.fs`.
 
-`Location` is what every part of seqvis passes around instead of a string: a file system and a
-path on it. What would surprise a reader: object stores have neither directories nor renames,
-so `is_local` decides how an artifact is made to appear whole (see `seqvis.artifacts`); and a URI
-may end in a query that configures its file system (`s3://bucket/corpus?region=eu-west-1`).
+`Location`, a file system and a path on it, is what every part of seqvis passes around instead of a
+string. A URI may end in a query that configures its file system
+(`s3://bucket/corpus?region=eu-west-1`).
 """
 
 import errno
@@ -26,7 +25,11 @@ _DENIED = ("ACCESS_DENIED", "InvalidAccessKeyId", "SignatureDoesNotMatch", "PERM
 
 @dataclass(frozen=True)
 class Location:
-    """A file or directory on a local disk or in an object store."""
+    """A file or directory on a local disk or in an object store.
+
+    Object stores have neither directories nor renames, so `is_local` decides how an artifact is
+    made to appear whole (see `seqvis.artifacts`).
+    """
 
     filesystem: fs.FileSystem
     path: str

@@ -1,4 +1,4 @@
-"""What a training job shows a person, on standard error: a bar, a table of epochs, sentences."""
+"""The console output of a training job, on standard error: a bar, a table of epochs, messages."""
 
 import sys
 import time

@@ -1,9 +1,9 @@
-"""What every job shares: settings in, one JSON line out, errors as one clear message.
+"""The main function of every job: settings in, one JSON line out, and one clear message per error.
 
 A job is a module with a `JobSettings` and a function `run(settings)` that returns its result.
-`run_job` is its main: progress and logs go to standard error, the result is the last line of
-standard output. Exit codes: 0 done, 1 a failure that the message explains, 2 wrong flags or
-keys, 130 interrupted (Ctrl-C), 143 asked to stop (SIGTERM, as `ray job stop` sends).
+`run_job` is its main: progress and logs go to standard error, and the result is the last line of
+standard output. Exit codes: 0 done, 1 a failure that the message explains, 2 wrong flags or keys,
+130 interrupted (Ctrl-C), 143 asked to stop (SIGTERM, as `ray job stop` sends).
 """
 
 import json
@@ -26,7 +26,7 @@ _INTERRUPTED = (130, 143)
 
 
 class _Terminated(BaseException):
-    """SIGTERM arrived."""
+    """SIGTERM was received."""
 
 
 def run_job(
