@@ -1,9 +1,7 @@
 """The audit log: a line of JSON for each change, and for each request that a key does not allow.
 
-In: what was changed, by whose key. Out: lines in a file of the replica's own, each on its way to
-the disk before the client has its answer; Serve's own logs are buffered. What would surprise a
-reader: a line is written even if the change failed or its client went away, because it may have
-been made in part.
+Each replica writes its own file. Unlike Serve's own logs, which are buffered, a line is on its way
+to the disk before the client has its answer.
 """
 
 import json
@@ -57,6 +55,7 @@ def audited(action: str, key: str, request_id: str | None, **what: Any) -> Itera
         line["outcome"] = as_api_error(error).code
         raise
     finally:
+        # Written even if the change failed or its client left, since part of it may have been made.
         _log.info(json.dumps(line))
 
 

@@ -1,4 +1,4 @@
-"""What the types of a request cannot say: limits that are set, pictures and filters in forms."""
+"""Checks that a request's types cannot express: configured limits, pictures, filters in forms."""
 
 import json
 import sys

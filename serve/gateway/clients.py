@@ -1,9 +1,9 @@
-"""The deployments behind the gateway, called so that a replica's death is not a client's error.
+"""Calls from the gateway to the deployments, repeated if a replica dies.
 
-Every call may be repeated: a translation or a search changes nothing, and adding or deleting a
-picture twice is as good as once. A call whose replica died or keeps silent is sent to another
-replica, or waits for the next, as long as the request has time. Whatever a replica answers, errors
-included, is the answer.
+Every call can be repeated safely: a translation or a search changes nothing, and adding or deleting
+a picture twice has the same effect as once. If a call's replica dies or stays silent, the call is
+sent to another replica, or waits for the next one, as long as the request has time. Any answer of a
+replica is final, errors included.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ class Part(Protocol):
 
 
 class RemotePart:
-    """A deployment of Ray Serve."""
+    """A part that is a deployment of Ray Serve."""
 
     def __init__(self, handle: DeploymentHandle, timeout: float, attempt: float, most: int):
         """

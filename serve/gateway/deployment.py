@@ -1,8 +1,8 @@
-"""The deployment Gateway: HTTP in front, the applications behind. It loads no model.
+"""The deployment Gateway: the HTTP front of the applications. It loads no model.
 
-`user_config` says which models are live (settings.GatewayUserConfig). A change of it is carried out
-like one by the API: loaded and tried, then switched; what cannot be used is logged, shown by
-GET /v1/models, and leaves everything as it was.
+`user_config` says which models are live (settings.GatewayUserConfig). A change to it is carried out
+like one made through the API: the models are loaded and tried, then switched. A model that cannot
+be used is logged and shown by GET /v1/models, and leaves everything as it was.
 """
 
 import asyncio

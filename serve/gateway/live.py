@@ -1,7 +1,7 @@
-"""Which models are live, and a gateway's way to them: following, choosing, changing, describing.
+"""The live models: follow which they are, choose one for a request, change and describe them.
 
-Every answer comes from one version alone. If a replica has not loaded the version that was chosen,
-the whole request is asked anew of another, never the rest of it.
+Every answer comes from a single version. If a replica has not loaded the version that was chosen,
+the whole request is sent again for another version, never just the rest of it.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ _log = logging.getLogger("ray.serve")
 
 
 class LiveModels:
-    """The versions that are live of each application, and the replicas that serve them."""
+    """The live versions of each application, and the replicas that serve them."""
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """ASGI middleware: request IDs, authentication, rate limits and the access log; error handlers.
 
-It is plain ASGI, because every request pays for what stands here. The body limit is checked here
-as well as in the proxy, because the gateway can be reached directly.
+It is plain ASGI, because every request pays for this code. The body limit is checked here as well
+as in the proxy, because the gateway can be reached directly.
 """
 
 import asyncio
@@ -48,7 +48,7 @@ _log = logging.getLogger("ray.serve")
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks: a key's name, or `local`, and what it allows."""
+    """The caller of a request: a key's name, or `local`, and what it allows."""
 
     name: str
     scopes: tuple[KeyScope, ...]
@@ -56,7 +56,7 @@ class Caller:
 
 @dataclass(frozen=True)
 class Seen:
-    """A request that was answered."""
+    """A request and how it was answered."""
 
     route: str
     status: int
@@ -65,7 +65,7 @@ class Seen:
 
 
 class Door:
-    """ASGI middleware around the API."""
+    """The ASGI middleware around the API."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The page, and the interface's documentation; neither needs anything from another host."""
+"""The web page and the interface's documentation, which load nothing from other hosts."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What the gateway does with a checked request, apart from HTTP: ask replicas, merge, change.
+"""Carry out checked requests, independently of HTTP: ask replicas, merge answers, make changes.
 
 Answers are dictionaries ready for JSON. The gateway holds no model; the replicas do.
 """

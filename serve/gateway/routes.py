@@ -1,6 +1,6 @@
-"""The HTTP interface: routes that check what they are given and call the gateway's router.
+"""The HTTP interface: routes that check their input and call the gateway's router.
 
-Answers are written as JSON once, by the route; their models stand in the OpenAPI document only.
+Each route writes its answer as JSON directly; the answers' models are only in the OpenAPI document.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""What the HTTP interface takes and gives, as its OpenAPI document shows it."""
+"""Requests and answers of the HTTP interface, as its OpenAPI document shows them."""
 
 from typing import Annotated, Any, Literal
 

@@ -1,8 +1,4 @@
-"""Which scope of a key each route needs, checked before a request's body is read.
-
-What would surprise a reader: the check is part of the route itself (`ScopedRoute`), so no spelling
-of a path can reach a route past it, and a route that is missing from the table cannot be built.
-"""
+"""The scope of a key that each route needs, checked before a request's body is read."""
 
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -35,10 +31,14 @@ SCOPE_OF: dict[str, KeyScope | None] = {
 
 
 class ScopedRoute(APIRoute):
-    """A route that refuses callers whose key lacks its scope with ApiError (403)."""
+    """A route that refuses callers whose key lacks its scope with ApiError (403).
+
+    The check is part of the route itself, so no spelling of a path can bypass it.
+    """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
+        # KeyError: a route that is missing from the table cannot be built.
         needed = {SCOPE_OF[f"{method} {self.path}"] for method in self.methods or ()}
 
         async def handle_if_allowed(request: Request) -> Response:

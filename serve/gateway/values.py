@@ -1,9 +1,6 @@
-"""JSON and form fields as clients send them, read within bounds.
+"""Read JSON and form fields as clients send them, within bounds.
 
-In: a body or a form's field. Out: its value, or ApiError (422) at once, before anything is sent to
-a replica. What would surprise a reader: the values are counted before they are parsed, since
-millions of them would take a second and a gigabyte; and a name that is given twice is refused,
-because two programs that read it would not agree on what was meant.
+Values out of bounds raise ApiError (422) at once, before anything is sent to a replica.
 """
 
 import json
@@ -40,6 +37,7 @@ def read_json(name: str, content: bytes, most: int = VALUES) -> Any:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise ApiError(422, f"{name}: is not JSON in UTF-8") from None
+    # Before parsing, since millions of values would take a second and a gigabyte.
     _check_size(name, content, most)
 
     def refuse(problem: str) -> NoReturn:
@@ -47,6 +45,7 @@ def read_json(name: str, content: bytes, most: int = VALUES) -> Any:
 
     def mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
+        # Two programs that read a name given twice would not agree on its value.
         if len(found) < len(pairs):
             refuse("an object has a name twice")
         return found
@@ -88,7 +87,7 @@ def _check_size(name: str, content: bytes, most: int) -> None:
 
 
 class _BoundedRequest(Request):
-    """A request whose body is read by `read_json`, and whose form's fields are bounded."""
+    """A request whose body is read by `read_json`, and whose form fields are bounded."""
 
     def __init__(self, request: Request, most_values: int):
         super().__init__(request.scope, request.receive)
