@@ -1,7 +1,7 @@
-"""The deployment Encoder: pictures in, their places among words out, or the nearest words.
+"""The deployment Encoder: places pictures among words, or names the nearest words.
 
-Pictures that come while the network runs are embedded together in its next run: nobody waits for a
-batch to fill, and a run costs less than its pictures one by one.
+Pictures that arrive while the network runs are embedded together in its next run: nobody waits for
+a batch to fill, and a run costs less than its pictures one by one.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """The deployments Index-0, Index-1, …: each replica searches one shard of the collection.
 
-In: a query in words, or a vector. Out: the shard's best matches, which the gateway merges. Replicas
-only read; four times a second they take up what the writer has added and deleted.
+A query in words, or a vector, gives the shard's best matches, which the gateway merges with those
+of the other shards. Replicas only read; four times a second they load the writer's changes.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ Where = Mapping[str, Any] | None
 
 
 class LoadedShard:
-    """A shard and what places words among its pictures."""
+    """A shard, and the placer for queries in words over it."""
 
     def __init__(self, collection: Collection, words: WordPlacer):
         self.collection = collection
@@ -44,7 +44,7 @@ class LoadedShard:
 
 
 class IndexReplica:
-    """A shard of each live version. Methods are called by the gateway's handle."""
+    """One shard of each live version. Methods are called by the gateway's handle."""
 
     def __init__(self, settings: SearchSettings, shard: int, store: Store | None = None):
         keep_replica_local()

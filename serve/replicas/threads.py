@@ -1,8 +1,8 @@
-"""Threads in which a replica works for its calls, as many as it can bear, and for no one in vain.
+"""A limited number of threads for a replica's calls, which stop when nobody waits for the result.
 
-In: a function whose last argument is a `Deadline`, which it asks now and then. Out: what it
-returns. When the call's time is over, or its caller has gone, the deadline ends the function, and
-the thread is free for the next.
+Each call runs a function whose last argument is a `Deadline`, which the function checks now and
+then. When the call's time is over, or its caller has gone, the deadline ends the function, and the
+thread is free for the next call.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from seqvis.errors import SearchTimeoutError
 
 
 class CallThreads:
-    """Some threads of one kind of work. To be used from one event loop."""
+    """Threads for one kind of work. Use it from a single event loop."""
 
     def __init__(self, name: str, threads: int, most: int, timeout_s: float, cancelled: Counter):
         """

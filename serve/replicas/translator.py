@@ -1,8 +1,7 @@
 """The deployment Translator: a replica translates for all its callers in one running batch.
 
-In: texts and how to search. Out: translations as dictionaries ready for JSON, all at once or each
-as it ends. What would surprise a reader: Ray Serve batches nothing here; requests meet in the
-decoder itself (seqvis/translation/inflight.py), where they come and go between any two words.
+It takes texts and search settings, and returns translations as dictionaries ready for JSON, all at
+once or each as it ends.
 """
 
 import asyncio
@@ -48,7 +47,11 @@ class TranslatorSettings(Settings):
 
 
 class TranslatorReplica:
-    """One decoder for each live version. Methods are called by the gateway's handle."""
+    """One decoder for each live version. Methods are called by the gateway's handle.
+
+    Ray Serve batches nothing here. Requests meet in the decoder itself
+    (seqvis/translation/inflight.py), where they join and leave between any two words.
+    """
 
     def __init__(self, settings: TranslatorSettings, store: Store | None = None):
         keep_replica_local()
@@ -156,7 +159,7 @@ _SHOWN = ("bleu", "chrf", "loss", "parameters")
 
 
 class _Call(Listener):
-    """Carries what the decoder's thread tells into the event loop of the request."""
+    """Passes the decoder thread's callbacks into the event loop of the request."""
 
     def __init__(self, metrics: TranslatorMetrics):
         self._loop = asyncio.get_running_loop()

@@ -1,8 +1,9 @@
 """The deployment Writer: the one process that adds to the collection and deletes from it.
 
-A change is on the disk before it is answered, and the replicas of the index see it within a second.
-There is one replica, always: a collection has one writer. If it dies, the next one takes over what
-is on the disk; until then the gateway answers 503 to changes, and searches go on.
+A change is on the disk before it is acknowledged, and the replicas of the index see it within a
+second. There is always one replica, because a collection has one writer. If it dies, its
+replacement continues from what is on the disk; until then the gateway answers 503 to changes, while
+searches continue.
 """
 
 import asyncio
