@@ -1,8 +1,8 @@
-"""The end of a server: nothing new is taken, what is under way has some seconds, then it stops.
+"""Shutting a server down: no new requests, some seconds for those in progress, then the end.
 
-That it ends stands in the key-value store of Ray's head node, where every gateway looks twice a
-second. From then on the gateway refuses requests with 503 `draining`, and says with each refusal
-how many others are still under way; so whoever ends the server asks it by HTTP.
+The shutdown is announced in the key-value store of Ray's head node, which every gateway reads twice
+a second. From then on the gateway refuses requests with 503 `draining`, and each refusal says how
+many other requests are still in progress, so whoever stops the server can ask over HTTP.
 """
 
 import time

@@ -1,12 +1,12 @@
-"""Errors in the one form that the interface shows, and a request's body, bounded as it comes.
+"""Errors in the form that the interface shows, and a request's body, bounded while it arrives.
 
-An error has one word for programs and a sentence for people. Whatever is not foreseen becomes a
-500 that says nothing but the request's id, by which the traceback is found in the log.
+An error has one word for programs and a sentence for people. Anything unforeseen becomes a 500 that
+shows only the request's id, by which the traceback is found in the log.
 
-`Body` wraps ASGI's `receive` and raises ApiError for a body that is too long (413), that comes
-too slowly (408), or that is one of too many on their way (503). The body of a request that is
-refused is read as well, and thrown away: whoever closes a connection with bytes unread has it
-reset, and the client, still sending, loses the answer.
+`Body` wraps ASGI's `receive` and raises ApiError for a body that is too long (413), that arrives
+too slowly (408), or that is one of too many in transit (503). The body of a refused request is read
+as well, and discarded: closing a connection with unread bytes resets it, and a client that is still
+sending then loses the answer.
 """
 
 import asyncio
@@ -57,7 +57,7 @@ _CODES = {
 
 
 class ApiError(Exception):
-    """An error with its status; `more` is added to what the client sees."""
+    """An error with its HTTP status; `more` is added to what the client sees."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class ApiError(Exception):
 
 
 class UnavailableError(SeqvisError):
-    """A part of the system does not answer now."""
+    """A part of the system does not answer at the moment."""
 
 
 def as_api_error(error: BaseException) -> ApiError:
@@ -146,7 +146,7 @@ _SLOWEST = 32 << 10  # bytes a second
 
 
 class Places:
-    """Counts what is under way at once, up to a limit."""
+    """Counts concurrent operations, up to a limit."""
 
     def __init__(self, most: int):
         self._free = most
@@ -163,14 +163,14 @@ class Places:
 
 
 class Bodies:
-    """The bodies that one process receives: those it wants, and those it throws away."""
+    """The bodies that a process is receiving, both those it needs and those it discards."""
 
     def __init__(self, most: int):
         self.wanted, self.refused = Places(most), Places(most)
 
 
 class Body:
-    """`receive` of one request. `close` it."""
+    """The `receive` of one request. Call `close` at the end."""
 
     def __init__(self, receive: Receive, headers: Headers, most_bytes: int, bodies: Bodies):
         self._receive = receive

@@ -1,9 +1,7 @@
-"""Who may ask, and how often: API keys, their limits, and the rule for asking without a key.
+"""API keys: who may call, how often, and the rule for calls without a key.
 
-In: a file of keys, and what a request says of itself as plain strings. Out: the key's holder, the
-seconds to wait, or the reason of a refusal; the gateway makes HTTP answers of them. What would
-surprise a reader: a loopback address is not enough to be let in without a key, because a page from
-anywhere, open in a browser on this machine, asks from loopback too (see `check_local`).
+From a file of keys and a request's headers, given as plain strings, this module finds the key's
+holder, the seconds to wait, or the reason of a refusal. The gateway turns these into HTTP answers.
 """
 
 import difflib
@@ -68,7 +66,7 @@ class KeyHolder(Settings):
 
 
 class Keys:
-    """The keys that are accepted."""
+    """The accepted keys."""
 
     def __init__(self, holders: Sequence[KeyHolder]):
         self.holders = tuple(holders)
@@ -162,8 +160,8 @@ class RateLimiter:
 
     Each replica of the gateway counts for itself and grants an equal share: the limit divided by
     `replicas`. Serve spreads requests about evenly, so the shares add up to the limit; a client
-    whose requests all reach one of several replicas gets that replica's share only. Whoever
-    learns that the number of replicas changed calls `share_among`.
+    whose requests all reach one of several replicas gets only that replica's share. Call
+    `share_among` when the number of replicas changes.
     """
 
     def __init__(self, holders: Iterable[KeyHolder], replicas: int = 1):
@@ -231,6 +229,8 @@ def check_local(
         return "requests through a proxy need an API key"
     if not client_host or not _is_loopback(client_host):
         return "without API keys only this machine may ask"
+    # A loopback address is not enough: a page from anywhere, open in a browser on this machine,
+    # calls from loopback too.
     authority = _LOCAL_HOST.fullmatch((host_header or "").lower())
     if authority is None:
         return "the Host header must be localhost, 127.0.0.1 or [::1]"
@@ -285,7 +285,7 @@ def _host_and_port(match: re.Match[str] | None) -> tuple[str, int] | None:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """A key that stands twice in a mapping is an error; YAML itself keeps the last in silence."""
+    """Refuses a key that occurs twice in a mapping; YAML itself silently keeps the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()

@@ -1,7 +1,7 @@
 """The project's own Prometheus metrics; Ray exports them with the prefix `ray_`.
 
-What would surprise a reader: Serve adds the tags deployment, replica and application by itself, and
-a metric can be made in a replica only, so each deployment makes the ones it fills.
+Serve itself adds the tags deployment, replica and application. A metric can be made only in a
+replica, so each deployment makes those that it fills.
 """
 
 import threading
@@ -15,7 +15,7 @@ _SECONDS = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 
 
 
 class GatewayMetrics:
-    """What the gateway counts."""
+    """Metrics of the gateway."""
 
     def __init__(self) -> None:
         self.requests = Counter(
@@ -40,7 +40,7 @@ def cancelled_counter() -> Counter:
 
 
 class TranslatorMetrics:
-    """What a replica of the translator measures."""
+    """Metrics of a translator replica."""
 
     def __init__(self) -> None:
         self.first_word = Histogram(
@@ -57,7 +57,7 @@ class TranslatorMetrics:
 
 
 class EncoderMetrics:
-    """What a replica of the picture encoder measures."""
+    """Metrics of a replica of the picture encoder."""
 
     def __init__(self) -> None:
         self.seconds = Histogram(
@@ -68,7 +68,7 @@ class EncoderMetrics:
 
 
 class IndexMetrics:
-    """What a replica of a shard of the index measures."""
+    """Metrics of a replica of one of the index's shards."""
 
     def __init__(self) -> None:
         self.seconds = Histogram(
@@ -88,7 +88,7 @@ class IndexMetrics:
 
 
 class SwitchMetrics:
-    """What every deployment that follows versions counts."""
+    """Metrics of every deployment that follows the live versions."""
 
     def __init__(self) -> None:
         self.switches = Counter(
@@ -103,7 +103,7 @@ class SwitchMetrics:
 
 
 class Reporter:
-    """Calls a function every second until the process ends, for gauges."""
+    """Calls a function every second until the process ends, to update gauges."""
 
     def __init__(self, report: Callable[[], None]):
         self._report = report

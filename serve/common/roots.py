@@ -1,9 +1,8 @@
-"""Where models may come from: the directories and prefixes of which the API may name parts.
+"""The directories and prefixes from which the API may load models.
 
-In: a path or URI as a client wrote it. Out: nothing, or ApiError with what the operator can do.
-What would surprise a reader: nothing is opened or contacted. A URI can name any host to be asked
-and the password to send along (`s3://user:password@bucket/x?endpoint_override=…`), so one with
-more than a place is refused unread. Links of local paths are followed before they are compared.
+`Roots.check` takes a path or URI as a client wrote it, and raises ApiError with what the operator
+can do if it is not allowed. Nothing is opened or contacted. Links of local paths are followed
+before they are compared.
 """
 
 import os
@@ -18,7 +17,7 @@ from serve.common.http import ApiError
 
 @dataclass(frozen=True)
 class Place:
-    """A directory or prefix, in the one form in which places are compared."""
+    """A directory or prefix, in a normal form for comparisons."""
 
     store: str  # s3://bucket; empty for the local disk
     parts: tuple[str, ...]
@@ -42,6 +41,8 @@ def place_of(path: str) -> Place:
         raise ValueError("has control characters, or blanks at an end")
     if "://" not in path:
         return _local(os.path.expanduser(path))
+    # A URI can name any host to contact, and the password to send to it
+    # (`s3://user:password@bucket/x?endpoint_override=…`): one with more than a place is refused.
     if "?" in path or "#" in path:
         raise ValueError("has options (?) or a fragment (#)")
     parsed = urlsplit(path)
@@ -63,7 +64,7 @@ def _local(path: str) -> Place:
 
 
 class Roots:
-    """The places that models may come from."""
+    """The places from which models may be loaded."""
 
     def __init__(self, configured: Sequence[str] = ()):
         self._configured = tuple(place_of(one) for one in configured)

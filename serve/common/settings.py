@@ -1,4 +1,4 @@
-"""What the gateway asks of a translator; light, so that the gateway need not load torch."""
+"""Settings of the applications, and requests to a translator, without importing torch."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -12,7 +12,7 @@ from serve.common.roots import place_of
 
 @dataclass(frozen=True)
 class Work:
-    """How the texts of a request are to be translated, and what is to be told of it."""
+    """How to translate the texts of a request, and what to return besides the translations."""
 
     beam: int = 1
     n_best: int = 1

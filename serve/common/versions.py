@@ -1,10 +1,11 @@
-"""Which models are live, and how replicas follow a change of them without a pause.
+"""Which models are live, and how replicas follow a change without a pause.
 
-What is wanted stands in the key-value store of Ray's head node, one entry for each application.
-Every replica follows it: it loads what is new beside what it has, and lets go of what is no longer
-wanted half a minute later. The gateway names the version in every call; a replica that has not
-loaded it yet answers `VersionMissingError`, and the gateway asks for the one before. So a switch
-needs no meeting of replicas, and no request waits for a model to load.
+The wanted versions are stored in the key-value store of Ray's head node, one entry for each
+application. Every replica follows its entry: it loads new versions next to those it has, and closes
+a version half a minute after it was last wanted. The gateway names the version in every call; a
+replica that has not loaded it yet answers `VersionMissingError`, and the gateway asks for the
+previous one. So replicas need not agree on the moment of a switch, and no request waits for a model
+to load.
 """
 
 import json
@@ -31,7 +32,7 @@ _log = logging.getLogger("ray.serve")
 
 
 class VersionMissingError(SeqvisError):
-    """A replica has not loaded this version, or no longer."""
+    """A replica has not loaded this version yet, or has already closed it."""
 
 
 class Wanted(Settings):
@@ -60,7 +61,7 @@ def version_key(version: Version) -> str:
 
 
 class Store(Protocol):
-    """Where what is wanted is kept for all replicas."""
+    """A store of the wanted versions that all replicas can read."""
 
     def read(self, application: Application) -> Wanted | None: ...
 
@@ -122,12 +123,12 @@ def refuse(store: Store, application: Application, reason: str) -> None:
 
 
 class Follower(Generic[T]):
-    """The loaded versions of one replica, kept as wanted by a thread of its own.
+    """The loaded versions of one replica, kept up to date by a thread of its own.
 
     Args:
         load: opens a version and tries it; whatever it raises means that it cannot be used.
-        release: closes one; called half a minute after it was last wanted.
-        told: hears of every attempt to load one: its name, and whether it succeeded.
+        release: closes a version, half a minute after it was last wanted.
+        told: is called after every attempt to load a version, with its name and whether it worked.
     """
 
     def __init__(
