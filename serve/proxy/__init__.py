@@ -1,11 +1,12 @@
-"""Middleware of Serve's HTTP proxy: a gateway's death is not a client's error.
+"""Middleware of Serve's HTTP proxy that hides a gateway's death from clients.
 
-Serve itself answers 500 when the replica that had a request dies. Here the request, whose body is
-kept until its answer begins, is sent to another replica; if there is none, the client is told to
-come again. Requests that are too large end here, before any replica sees them, and what Serve says
-on its own (too many requests, no such application) is put into the interface's form.
+Serve itself answers 500 when the replica that had a request dies. This middleware keeps the
+request's body until its answer begins, and sends the request to another replica; if there is none,
+it tells the client to come back later. Requests that are too large are refused here, before any
+replica sees them, and answers of Serve's own (too many requests, no such application) are put into
+the interface's form.
 
-It stands behind HAProxy, for when that finds no gateway, and in its place where there is none
+It runs behind HAProxy, for when that finds no gateway, and in its place where there is no HAProxy
 (serve/proxy/haproxy.py). It is installed by
 RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=serve.proxy:middlewares.
 """
@@ -36,7 +37,7 @@ def middlewares() -> list[Middleware]:
 
 
 class Resend:
-    """Sends a request again that its replica did not answer."""
+    """Sends a request again if its replica did not answer."""
 
     def __init__(self, app: ASGIApp):
         self._app = app
@@ -85,7 +86,7 @@ class Resend:
 
 
 class _Again:
-    """`receive` for one more attempt: the kept body, then what the client does."""
+    """The `receive` of one more attempt: the kept body, then whatever the client sends."""
 
     def __init__(self, body: bytes, receive: Receive):
         self._body: bytes | None = body
@@ -102,9 +103,9 @@ class _Again:
 
 
 class _Answer:
-    """`send` that passes on what the application answers, and holds back what Serve says itself.
+    """A `send` that passes the application's answer on, and holds back what Serve says itself.
 
-    Serve's own 404, of a path that no application has, says so in its text alone.
+    Serve's own 404, for a path that no application has, can be told only by its text.
     """
 
     def __init__(self, send: Send):

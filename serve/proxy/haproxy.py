@@ -1,11 +1,11 @@
-"""HAProxy before the gateways, with the configuration that Ray writes mended before it is read.
+"""Run HAProxy in front of the gateways, with a corrected version of Ray's configuration for it.
 
-In: the command line that Ray Serve gives to HAProxy (RAY_SERVE_HAPROXY_BINARY_PATH names the script
-`seqvis-haproxy`, which is this module's `main`). Out: HAProxy itself, in the place of this process.
-What Ray writes opens statistics to every network without a password, lets every user of the machine
-control the proxy, waits an hour for slow clients, and answers 500 where a gateway is missing. Here
-nothing more than the server listens, slow clients are bounded in time and number, and a client is
-told when to come again, in the interface's form.
+`main` is the script `seqvis-haproxy`, which RAY_SERVE_HAPROXY_BINARY_PATH names. Ray Serve calls it
+with HAProxy's command line, and HAProxy replaces this process. The configuration that Ray writes
+opens statistics to every network without a password, lets every user of the machine control the
+proxy, waits an hour for slow clients, and answers 500 where a gateway is missing. After the
+correction only the server itself listens, slow clients are limited in time and number, and a client
+is told when to come back, in the interface's form.
 """
 
 import ipaddress
