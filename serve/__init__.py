@@ -1,1 +1,1 @@
-"""The Ray Serve applications: translator, search, and the gateway before them."""
+"""The Ray Serve applications: translator, search, and the gateway in front of them."""

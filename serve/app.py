@@ -1,11 +1,10 @@
-"""Serves a translator and a search of pictures: here, or as the applications of a Serve YAML.
+"""Serve a translator and a search of pictures, on this machine or as applications of a Serve YAML.
 
     python -m serve.app --translator runs/translator --collection runs/collection
     serve deploy serve/config/gpu.yaml
 
 A YAML names the functions `translator`, `search` and `gateway` of this module; their `args` are the
-settings they take. What would surprise a reader: Ray reads the switches of `ENVIRONMENT` when its
-processes start, so on a cluster they belong into the environment of `ray start`.
+settings they take.
 """
 
 import contextlib
@@ -42,6 +41,8 @@ from serve.proxy import haproxy
 from serve.replicas import encoder, index, writer
 from serve.replicas import translator as translators
 
+# Ray reads these when its processes start. On a cluster, set them in the environment in which
+# `ray start` runs.
 ENVIRONMENT = {
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": proxy.IMPORT_PATH,
     # A request crosses three processes; without these it also crosses two threads in each.

@@ -1,10 +1,8 @@
-"""Checks a Ray Serve YAML as strictly as Serve should: Serve drops unknown keys in silence.
+"""Check a Ray Serve YAML strictly, since Serve itself silently drops unknown keys.
 
-In: the path of a file for `serve deploy`. Out: a list of problems, empty if there is none. It
-walks Ray's own models, so it knows what the installed Ray knows. Stricter than Serve: numbers in
-quotation marks, `yes` for a number, and keys that stand twice are problems. What would surprise a
-reader: unless told otherwise it imports each application and calls its builder, as the controller
-would, to learn which deployments there are; no Ray is started.
+`check` takes the path of a file for `serve deploy` and returns its problems. It walks Ray's own
+models, so it knows what the installed Ray knows. It is stricter than Serve: numbers in quotation
+marks, `yes` for a number, and keys that occur twice are problems. No Ray is started.
 
 A deployment's `user_config` is checked if its class names a model in the attribute `UserConfig`.
 """
@@ -198,6 +196,7 @@ def _listens_at(config: Mapping[str, Any]) -> str:
 def _check_application(application: Mapping[str, Any], where: str, host: str) -> list[str]:
     """Checks what only the application knows: its `args`, its deployments, their user_config."""
     try:
+        # Import and build the application, as the controller would, to learn its deployments.
         builder = import_builder(application["import_path"])
     except Exception as error:  # whatever the application's module raises at import
         return [f"{where}.import_path: cannot be imported ({type(error).__name__}: {error})"]

@@ -1,4 +1,4 @@
-"""Makes an API key: prints it once, and the entry for the file of keys, which has its hash."""
+"""Make an API key: print it once, with the entry for the file of keys, which has its hash."""
 
 import secrets
 import sys
