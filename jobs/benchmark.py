@@ -1,7 +1,7 @@
-"""Measures each stage beside its reference and its limit, alternately, in one run.
+"""Measure each stage next to its reference and its limit, alternately, in one run.
 
-Needs a clone of the project (the stages are in benchmarks/) and the peers: `make bench` installs
-them. Without --data everything is measured on generated sentences and pictures.
+It needs a clone of the project (the stages are in benchmarks/) and the peers, which `make bench`
+installs. Without --data everything is measured on generated sentences and pictures.
 """
 
 import importlib

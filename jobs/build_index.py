@@ -1,4 +1,4 @@
-"""Makes a collection that words and pictures search, of a model and a features table."""
+"""Make a collection, searchable by words and pictures, from a model and a features table."""
 
 import time
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Makes a store of word vectors: from fastText, GloVe or spaCy, or trained on your own text."""
+"""Make a store of word vectors from fastText, GloVe or spaCy, or by training on your own text."""
 
 import tempfile
 import time

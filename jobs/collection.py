@@ -1,4 +1,4 @@
-"""Keeps a collection: adds and deletes pictures, compacts, copies, splits, measures its recall."""
+"""Maintain a collection: add and delete pictures, compact, copy, split, measure its recall."""
 
 from collections.abc import Sequence
 from typing import Any

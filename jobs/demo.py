@@ -1,8 +1,8 @@
-"""Trains a small translator on generated questions and a search of drawings, and shows both.
+"""Train a small translator on generated questions and a search of drawings, and show both.
 
-Everything that a real corpus goes through, in three to four minutes on two cores: generate,
-prepare, train on two Ray workers, score on combinations of words that training never saw,
-translate. Then everything that a collection of pictures goes through, in a minute
+The first part does everything that a real corpus needs, in three to four minutes on two cores:
+generate, prepare, train on two Ray workers, score on combinations of words that training never saw,
+translate. The second part does everything that a collection of pictures needs, in a minute
 (demo_pictures.py). At the end both are served, with a page, until Ctrl-C.
 """
 

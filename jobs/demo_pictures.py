@@ -1,8 +1,8 @@
-"""The demo's second half: drawings that words find, some by words that training never saw.
+"""The second half of the demo: search drawings by words, some of which training never saw.
 
-The way of any collection of pictures: draw, embed_images, build_vectors, train_devise with a tenth
-of the names held out, build_index, search. About a minute on two cores. The figures in the result
-are of the held-out names alone.
+It takes the steps of any collection of pictures: draw, embed_images, build_vectors, train_devise
+with a tenth of the names held out, build_index, search. This takes about a minute on two cores. The
+figures in the result are for the held-out names alone.
 """
 
 import re

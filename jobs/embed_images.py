@@ -1,4 +1,4 @@
-"""Turns a folder of images, or a table of URIs, into features for train_devise and search."""
+"""Turn a folder of images, or a table of URIs, into features for train_devise and search."""
 
 from collections.abc import Sequence
 from typing import Any

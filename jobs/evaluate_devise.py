@@ -1,4 +1,4 @@
-"""Scores a DeViSE model on labelled pictures: hit@k, hierarchical precision, harmonic means."""
+"""Score a DeViSE model on labelled pictures: hit@k, hierarchical precision, harmonic means."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Scores a translator on two aligned files: BLEU, chrF, losses, speed."""
+"""Score a translator on two aligned files: BLEU, chrF, losses, speed."""
 
 import sys
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Fetches a data set by its name, goes on where it was interrupted, and unpacks it."""
+"""Fetch a data set by its name, resuming where it was interrupted, and unpack it."""
 
 import time
 from collections.abc import Sequence

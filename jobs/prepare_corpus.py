@@ -1,4 +1,4 @@
-"""Makes a corpus for training a translator out of two aligned text files."""
+"""Make a corpus for training a translator from two aligned text files."""
 
 import json
 import sys

@@ -1,9 +1,9 @@
-"""Ray's token: a password for everything a Ray can do, in a file that its owner alone may read.
+"""Ray's token: the password for a whole Ray cluster, in a file that only its owner may read.
 
     python -m jobs.ray_token
 
-Ray itself would write the file for everybody to read. A Ray that a job starts on this machine asks
-for the token, too, so the job makes the file, or puts it right.
+Ray itself would make the file readable for everybody. A Ray that a job starts on this machine needs
+the token too, so the job creates the file or corrects its permissions.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Searches a collection by words, by a picture or by a stored one; or names a picture."""
+"""Search a collection by words, by a picture or by a stored picture, or name a picture."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Trains a DeViSE head that projects pictures' features into the space of word vectors."""
+"""Train a DeViSE head that projects pictures' features into the space of word vectors."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Trains a translator on a prepared corpus, on one or many workers."""
+"""Train a translator on a prepared corpus, with one or many workers."""
 
 from collections.abc import Sequence
 from typing import Any

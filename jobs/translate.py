@@ -1,4 +1,4 @@
-"""Translates a sentence, a file, or standard input."""
+"""Translate a sentence, a file, or standard input."""
 
 import json
 import sys
