@@ -1,5 +1,7 @@
 """What a server prints when Ctrl-C ends it: real failures, and nothing that only looks like one."""
 
+from contextlib import nullcontext
+
 import pytest
 from ray._private import worker
 
@@ -51,3 +53,28 @@ def test_everything_that_is_served_ends_quietly(monkeypatch: pytest.MonkeyPatch,
     with pytest.raises(KeyboardInterrupt), app._served(app.Serve(translator="t")):
         pass
     assert capsys.readouterr().out == ""
+
+
+def test_a_server_that_is_stopped_while_it_starts_drains_before_it_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its gateway may have taken requests already when the last of it starts."""
+    done: list[str] = []
+
+    def interrupted(targets: object) -> None:
+        raise KeyboardInterrupt
+
+    def drained(address: str, seconds: float) -> bool:
+        done.append(f"drain {address} {seconds:g}")
+        return True
+
+    monkeypatch.setattr(app, "ray_session", lambda num_cpus: nullcontext())
+    monkeypatch.setattr(app.draining, "announce", lambda ends: done.append(f"ends: {ends}"))
+    monkeypatch.setattr(app.draining, "drain", drained)
+    monkeypatch.setattr(app.serve, "start", lambda **_: done.append("start"))
+    monkeypatch.setattr(app.serve, "shutdown", lambda: done.append("shutdown"))
+    monkeypatch.setattr(app, "_start", interrupted)
+    settings = app.Serve(translator="t", port=8001, drain_s=7)
+    with pytest.raises(KeyboardInterrupt), app._served(settings):
+        pass
+    assert done == ["ends: False", "start", "drain http://127.0.0.1:8001 7", "shutdown"]
