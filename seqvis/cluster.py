@@ -26,9 +26,10 @@ from seqvis.ray_internals import node_on_loopback
 # What starts or joins a Ray when it is entered. Whoever takes one enters it once everything that a
 # user gave has been checked, since starting takes ten seconds.
 Session = Callable[[], AbstractContextManager[None]]
-
-
 Progress = Callable[[str, int, int], None]  # (stage, done, total)
+
+OTHERS = stat.S_IRWXG | stat.S_IRWXO  # that may read a file
+OBJECT_STORE_BYTES = 1 << 30  # bounds the memory of a local Ray; more is spilled to disk
 
 
 def ignore_progress(stage: str, done: int, total: int) -> None:
@@ -48,10 +49,6 @@ def can_grow() -> bool:
     processors can do no work itself, so it is the sign of one, as are several nodes.
     """
     return len(ray.nodes()) > 1 or amount("CPU") == 0
-
-
-OTHERS = stat.S_IRWXG | stat.S_IRWXO  # that may read a file
-OBJECT_STORE_BYTES = 1 << 30  # bounds the memory of a local Ray; more is spilled to disk
 
 
 @contextmanager
