@@ -71,11 +71,9 @@ class RunningServer:
     def all_replicas(self) -> dict[str, list[psutil.Process]]:
         """The processes of initialised replicas, by deployment, the oldest first."""
         replicas: dict[str, list[psutil.Process]] = {}
-        for child in self._descendants():
-            with contextlib.suppress(psutil.Error):
-                match = _REPLICA.match(" ".join(child.cmdline()))
-                if match and child.status() != psutil.STATUS_ZOMBIE:
-                    replicas.setdefault(match[1], []).append(child)
+        for child, command in self._commands():
+            if match := _REPLICA.match(command):
+                replicas.setdefault(match[1], []).append(child)
         return replicas
 
     def kill(self, deployment: str) -> list[int]:
@@ -88,13 +86,11 @@ class RunningServer:
 
     def proxies(self) -> list[psutil.Process]:
         """The processes of HAProxy; none where Serve's own proxy takes the connections."""
-        return [child for child in self._descendants() if child.name() == "haproxy"]
+        return [child for child, command in self._commands() if "haproxy " in command]
 
     def processes_named(self, name: str) -> list[psutil.Process]:
         """Processes whose command line begins with a name, the oldest first."""
-        return [
-            child for child in self._descendants() if " ".join(child.cmdline()).startswith(name)
-        ]
+        return [child for child, command in self._commands() if command.startswith(name)]
 
     def memory(self) -> dict[str, int]:
         """Bytes that the replicas of each deployment have written themselves."""
@@ -137,7 +133,7 @@ class RunningServer:
         """Send another config by `serve deploy`, which returns before it is carried out."""
         file = self.log.parent / "deployed.yaml"
         file.write_text(yaml.safe_dump(dict(config), sort_keys=False))
-        commands = " ".join(part for child in self._descendants() for part in child.cmdline())
+        commands = " ".join(command for _, command in self._commands())
         address = re.search(r"--gcs-address=(\S+)", commands)
         assert address, f"no Ray runs here: {self.log}"
         done = subprocess.run(
@@ -181,12 +177,16 @@ class RunningServer:
             f"{deployment} has not {count} replicas",
         )
 
-    def _descendants(self) -> list[psutil.Process]:
-        try:
+    def _commands(self) -> list[tuple[psutil.Process, str]]:
+        """The running descendants and their command lines, the oldest first."""
+        commands = []
+        with contextlib.suppress(psutil.NoSuchProcess):
             children = self.process.children(recursive=True)
-        except psutil.NoSuchProcess:
-            return []
-        return sorted(children, key=lambda child: child.create_time())
+            for child in sorted(children, key=lambda child: child.create_time()):
+                with contextlib.suppress(psutil.Error):  # it has ended, or is a zombie
+                    if command := " ".join(child.cmdline()):
+                        commands.append((child, command))
+        return commands
 
 
 def own_memory(process: psutil.Process) -> int:

@@ -1,6 +1,7 @@
 """`python -m serve.app`: nothing of it, Ray included, can be reached from another machine, each key
 may do what its scopes say, and when it is stopped it ends what is under way."""
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -53,12 +54,15 @@ def local(
 
 def listening(server: RunningServer) -> list[tuple[int, str, str]]:
     """Process, its name and the address of all sockets of a server that take connections."""
-    return [
-        (process.pid, process.name(), connection.laddr.ip)
-        for process in [server.process, *server.process.children(recursive=True)]
-        for connection in process.net_connections("tcp")
-        if connection.status == psutil.CONN_LISTEN
-    ]
+    sockets = []
+    for process in [server.process, *server.process.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+            sockets += [
+                (process.pid, process.name(), connection.laddr.ip)
+                for connection in process.net_connections("tcp")
+                if connection.status == psutil.CONN_LISTEN
+            ]
+    return sockets
 
 
 def refused_while_draining(address: str) -> Mapping[str, Any]:

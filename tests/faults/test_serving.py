@@ -35,9 +35,11 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 @pytest.fixture(autouse=True)
-def undisturbed(server: RunningServer) -> Iterator[None]:
+def undisturbed(server: RunningServer, translators: Translators) -> Iterator[None]:
     """Each test begins with a server that is ready and has its replicas, and ends with such."""
     server.wait_ready()
+    if _live(server) != ["default"]:  # the test before failed in the middle of a switch
+        _make_live(server, "translator", ("default", translators.first))
     server.wait_replicas("Translator", 1)
     server.wait_replicas("Index-0", 2)
     yield

@@ -3,6 +3,7 @@
 The scenarios are in `tests/nodes.py` and run in processes of their own, with a Ray of their own.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -37,7 +38,8 @@ def run(scenario: str, folder: Path) -> dict[str, Any]:
     finally:
         if process.poll() is None:  # its Ray's processes would go on without it
             for one in psutil.Process(process.pid).children(recursive=True):
-                one.kill()
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    one.kill()
             process.kill()
         shutil.rmtree(rays, ignore_errors=True)
     assert process.returncode == 0, error[-4000:]
