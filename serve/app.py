@@ -57,7 +57,7 @@ ENVIRONMENT = {
     # A replica that hangs is killed, which breaks its calls, so that they are sent to another.
     "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
     # A replica that has not been heard of for so long is probed before it gets a request.
-    "RAY_SERVE_QUEUE_LENGTH_CACHE_TIMEOUT_S": "1",
+    "RAY_SERVE_QUEUE_LENGTH_CACHE_TIMEOUT_S": "0.5",
     # Ray lowers its workers' priority; a page should answer while something else computes.
     "RAY_worker_niceness": "0",
     # What a thread has freed is used by the next. Of itself each of a replica's forty threads keeps

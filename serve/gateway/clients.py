@@ -1,9 +1,13 @@
 """Calls from the gateway to the deployments, repeated if a replica dies.
 
 Every call can be repeated safely: a translation or a search changes nothing, and adding or deleting
-a picture twice has the same effect as once. If a call's replica dies or stays silent, the call is
-sent to another replica, or waits for the next one, as long as the request has time. Any answer of a
-replica is final, errors included.
+a picture twice has the same effect as once. If a call's replica dies, the call is sent to another
+replica, or waits for the next one, as long as the request has time. Any answer of a replica is
+final, errors included.
+
+A frozen replica is found by a question: when a call has been silent for a moment, all replicas of
+the deployment are asked whether they are alive. If they are, the call waits on, however long its
+work takes; if one is not, the call is repeated.
 """
 
 import asyncio
@@ -27,7 +31,8 @@ from serve.common.http import UnavailableError
 _ALWAYS = ("describe", "try_version")  # asked by operators, however much there is to do
 _FULL_FOR = 0.2  # seconds
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between attempts
-_DESCRIBE_WITHIN = 0.4  # seconds of the first attempt: readiness must be known within one
+_SILENCE = 0.4  # seconds without an answer after which the replicas are asked whether they live
+_ALIVE_WITHIN = 0.4  # seconds that they have to say so
 _OF_THE_REQUEST = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INVALID_ARGUMENT)
 _NO_METADATA = "Unexpected error (StatusCode."  # how Ray's RuntimeError for a broken call begins
 
@@ -47,30 +52,26 @@ class Part(Protocol):
 class RemotePart:
     """A part that is a deployment of Ray Serve."""
 
-    def __init__(self, handle: DeploymentHandle, timeout: float, attempt: float, most: int):
+    def __init__(self, handle: DeploymentHandle, timeout: float, most: int):
         """
         Args:
             timeout: seconds after which a call is given up.
-            attempt: seconds after which a replica that has not answered is asked no longer, and
-                another is; twice as many at each further attempt, since a busy replica is slow.
             most: calls under way at once. More are refused at once, so that a part that is slow or
                 dead, whose calls wait, does not take the gateway's places from the other parts.
         """
         self._handle = handle
         self._timeout = timeout
-        self._attempt = attempt
         self._most = most
         self._under_way = 0
         self._full_until = 0.0
+        self._asking: asyncio.Task[bool] | None = None
         self.name = handle.deployment_name
 
     async def call(self, method: str, *arguments: Any) -> Any:
-        if method == "describe":
-            return await self._call(_DESCRIBE_WITHIN, method, *arguments)
         if method in _ALWAYS:
-            return await self._call(self._timeout, method, *arguments)
+            return await self._call(method, *arguments)
         with self._place():
-            return await self._call(self._attempt, method, *arguments)
+            return await self._call(method, *arguments)
 
     async def stream(self, method: str, *arguments: Any) -> AsyncIterator[Any]:
         with self._place():
@@ -112,26 +113,23 @@ class RemotePart:
     def _log_repeated(self, reason: str) -> None:
         _log.warning(json.dumps({"part": self.name, "repeated after": reason}))
 
-    async def _call(self, attempt: float, method: str, *arguments: Any) -> Any:
+    async def _call(self, method: str, *arguments: Any) -> Any:
         remote = getattr(self._handle, method).remote
-        pause = _FIRST_PAUSE
+        pause, silence = _FIRST_PAUSE, _SILENCE
         try:
             async with asyncio.timeout(self._timeout) as all_attempts:
                 while True:
                     response = remote(*arguments)
                     try:
-                        async with asyncio.timeout(attempt) as patience:
-                            return await response
+                        return await self._unless_frozen(response, silence, method == "describe")
                     except asyncio.CancelledError:
                         response.cancel()
                         if _is_given_up():
                             raise
                     except Exception as error:
-                        if patience.expired():
+                        if isinstance(error, _FrozenError):
                             response.cancel()
-                            self._log_repeated(f"{attempt:.1f} s of silence")
-                            attempt *= 2
-                            continue
+                            silence *= 2  # a busy replica is slow to say that it lives
                         self._raise_answer(error)
                     await asyncio.sleep(pause)
                     pause = min(2 * pause, _LONGEST_PAUSE)
@@ -142,15 +140,14 @@ class RemotePart:
 
     async def _stream(self, method: str, *arguments: Any) -> AsyncIterator[Any]:
         streaming = self._handle.options(stream=True)
-        pause, attempt = _FIRST_PAUSE, self._attempt
+        pause, silence = _FIRST_PAUSE, _SILENCE
         deadline = asyncio.get_running_loop().time() + self._timeout
         while True:
             items = getattr(streaming, method).remote(*arguments)
             begun = False
             try:
                 while True:
-                    async with asyncio.timeout(self._timeout if begun else attempt) as patience:
-                        item = await anext(items)
+                    item = await self._unless_frozen(anext(items), silence)
                     begun = True
                     yield item
             except StopAsyncIteration:
@@ -159,17 +156,52 @@ class RemotePart:
                 if _is_given_up():
                     raise
             except Exception as error:
-                if patience.expired():
-                    self._log_repeated(f"{attempt:.1f} s of silence")
-                    attempt *= 2
-                else:
-                    self._raise_answer(error)
+                if isinstance(error, _FrozenError):
+                    silence *= 2
+                self._raise_answer(error)
             finally:
                 items.cancel()
             if begun or asyncio.get_running_loop().time() > deadline:
                 raise UnavailableError(f"{self.name} stopped answering")
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def _unless_frozen(
+        self, answer: Awaitable[Any], silence: float, quick: bool = False
+    ) -> Any:
+        """The answer. Raises _FrozenError if it stays away and a replica is frozen.
+
+        `quick`: it takes no time, so that silence alone means that its replica is frozen.
+        """
+        waiting = asyncio.ensure_future(answer)
+        deadline = time.monotonic() + self._timeout
+        try:
+            while not (await asyncio.wait({waiting}, timeout=silence))[0]:
+                if quick or time.monotonic() > deadline or not await self._all_live():
+                    raise _FrozenError(f"{silence:.1f} s of silence")
+            return waiting.result()
+        finally:
+            waiting.cancel()
+
+    async def _all_live(self) -> bool:
+        """Whether no replica is frozen. All calls that are silent now share one question."""
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask_all())
+        return await asyncio.shield(self._asking)
+
+    async def _ask_all(self) -> bool:
+        asked = self._handle.broadcast("check_health")
+        try:
+            await asked.results_async(timeout_s=_ALIVE_WITHIN)
+        except TimeoutError:
+            return False
+        except Exception:  # a replica that died: calls to it raise that themselves
+            return True
+        return True
+
+
+class _FrozenError(ConnectionError):
+    """A replica is silent."""
 
 
 def _is_lost(error: Exception) -> bool:

@@ -31,8 +31,6 @@ from serve.gateway.routes import build_api
 
 REJECTED = (401, 403, 413, 422, 429, 503)
 _RETRY_CONFIG = 5.0  # seconds until a configured switch is tried again while parts start
-_QUICK = 1.0  # seconds of silence after which another replica is asked: a search takes some ms
-_SLOW = 10.0  # the same where an admitted request may wait five seconds for its turn
 
 _log = logging.getLogger("ray.serve")
 
@@ -50,20 +48,19 @@ class GatewayReplica:
         self._keys = keys_for(settings.keys, settings.host, legacy=settings.legacy_keys)
         self._metrics = GatewayMetrics()
         most = settings.under_way
-        timeout = settings.timeout_s
 
-        def part(name: str, application: Application, attempt: float, most: int) -> RemotePart:
+        def part(name: str, application: Application, most: int) -> RemotePart:
             handle = serve.get_deployment_handle(name, application)
-            return RemotePart(handle, timeout, min(attempt, timeout), most)
+            return RemotePart(handle, settings.timeout_s, most)
 
         search = translator = None
         if settings.translator:
-            translator = part("Translator", "translator", _SLOW, most.translator)
+            translator = part("Translator", "translator", most.translator)
         if settings.search:
             search = SearchServices(
-                part("Encoder", "search", _SLOW, most.encoder),
-                part("Writer", "search", timeout, most.writer),  # there is no other
-                lambda shard: part(f"Index-{shard}", "search", _QUICK, most.index),
+                part("Encoder", "search", most.encoder),
+                part("Writer", "search", most.writer),
+                lambda shard: part(f"Index-{shard}", "search", most.index),
             )
         self._store = HeadStore()
         self._live = LiveModels(self._store, translator, search, Roots(settings.model_roots))

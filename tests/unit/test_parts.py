@@ -12,9 +12,16 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 
 from seqvis.errors import BusyError, DataError
 from serve.common.http import UnavailableError
+from serve.gateway import clients
 from serve.gateway.clients import RemotePart
 
-ATTEMPT = 0.1  # seconds
+SILENCE_S = 0.1  # seconds
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clients, "_SILENCE", SILENCE_S)
+    monkeypatch.setattr(clients, "_ALIVE_WITHIN", SILENCE_S)
 
 
 def rpc_error(code: grpc.StatusCode) -> AioRpcError:
@@ -60,13 +67,31 @@ SILENCE = object()
 
 
 class Deployment:
-    """A handle whose calls come to the given outcomes in turn, the last one for ever."""
+    """A handle whose calls come to the given outcomes in turn, the last one for ever.
+
+    `alive`: whether its replicas say that they are alive, or what asking them raises.
+    """
 
     deployment_name = "Index-0"
 
-    def __init__(self, *outcomes: Any):
+    def __init__(self, *outcomes: Any, alive: bool | Exception = False):
         self._outcomes = list(outcomes)
+        self.alive = alive
         self.calls: list[Call] = []
+        self.questions = 0
+
+    def broadcast(self, method: str) -> "Deployment":
+        assert method == "check_health"
+        self.questions += 1
+        return self
+
+    async def results_async(self, timeout_s: float) -> list[Any]:
+        if not self.alive:
+            await asyncio.sleep(timeout_s)
+            raise TimeoutError
+        if isinstance(self.alive, Exception):
+            raise self.alive
+        return [None, None]
 
     def options(self, **_: Any) -> "Deployment":
         return self
@@ -81,7 +106,7 @@ class Deployment:
 
 
 def ask(deployment: Deployment, timeout: float = 5.0, method: str = "search_words") -> Any:
-    part = RemotePart(deployment, timeout, ATTEMPT, 4)  # type: ignore[arg-type]
+    part = RemotePart(deployment, timeout, 4)  # type: ignore[arg-type]
     return asyncio.run(part.call(method))
 
 
@@ -112,7 +137,7 @@ def test_what_a_replica_answers_is_not_asked_again(error: Exception) -> None:
     with pytest.raises(expected):
         ask(deployment)
     assert len(deployment.calls) == 1
-    assert time.monotonic() - began < ATTEMPT
+    assert time.monotonic() - began < SILENCE_S
 
 
 @pytest.mark.parametrize(
@@ -134,27 +159,49 @@ def test_a_call_of_a_replica_that_died_is_sent_to_another(error: BaseException) 
     assert len(deployment.calls) == 3
 
 
-def test_a_silent_replica_is_given_up_for_another() -> None:
+def test_a_call_of_a_frozen_replica_is_sent_to_another() -> None:
     deployment = Deployment(SILENCE, "answer")
     began = time.monotonic()
     assert ask(deployment) == "answer"
-    assert ATTEMPT <= time.monotonic() - began < 5 * ATTEMPT
+    assert 2 * SILENCE_S <= time.monotonic() - began < 6 * SILENCE_S
     assert [call.cancelled for call in deployment.calls] == [True, False]
+
+
+@pytest.mark.parametrize("alive", [True, ActorDiedError()], ids=["all", "all but a dead one"])
+def test_a_call_of_a_replica_that_lives_is_never_repeated(alive: bool | Exception) -> None:
+    deployment = Deployment(SILENCE, alive=alive)
+    with pytest.raises(UnavailableError):
+        ask(deployment, timeout=8 * SILENCE_S)
+    assert len(deployment.calls) == 1
+    assert deployment.questions > 3
+    assert deployment.calls[0].cancelled
+
+
+def test_silent_calls_share_a_question() -> None:
+    deployment = Deployment(SILENCE, SILENCE, SILENCE, "answer")
+    part = RemotePart(deployment, 5.0, 4)  # type: ignore[arg-type]
+
+    async def three() -> list[Any]:
+        return await asyncio.gather(*(part.call("search_words") for _ in range(3)))
+
+    assert asyncio.run(three()) == ["answer"] * 3
+    assert deployment.questions == 1
 
 
 def test_silence_for_as_long_as_a_request_has_is_unavailable() -> None:
     deployment = Deployment(SILENCE)
     began = time.monotonic()
     with pytest.raises(UnavailableError):
-        ask(deployment, timeout=12 * ATTEMPT)
-    assert time.monotonic() - began < 24 * ATTEMPT
-    assert len(deployment.calls) == 4  # after 0, 1, 3 and 7; the next would be after 15
+        ask(deployment, timeout=12 * SILENCE_S)
+    assert time.monotonic() - began < 24 * SILENCE_S
+    # After 0, 2.5, 6.5; the next would be after 13.5.
+    assert len(deployment.calls) == 3
     assert all(call.cancelled for call in deployment.calls)
 
 
 def test_a_request_that_is_given_up_cancels_its_call() -> None:
     deployment = Deployment(SILENCE)
-    part = RemotePart(deployment, 5.0, 5.0, 1)  # type: ignore[arg-type]
+    part = RemotePart(deployment, 5.0, 1)  # type: ignore[arg-type]
 
     async def give_up() -> None:
         asking = asyncio.create_task(part.call("search_words"))
@@ -173,7 +220,7 @@ def test_a_request_that_is_given_up_cancels_its_call() -> None:
 
 
 def stream(deployment: Deployment, timeout: float = 5.0) -> list[Any]:
-    part = RemotePart(deployment, timeout, ATTEMPT, 4)  # type: ignore[arg-type]
+    part = RemotePart(deployment, timeout, 4)  # type: ignore[arg-type]
 
     async def items() -> list[Any]:
         return [item async for item in part.stream("stream")]
@@ -192,7 +239,7 @@ def test_a_stream_that_has_not_begun_is_asked_of_another(lost: Any) -> None:
 def test_a_stream_that_has_begun_is_not_begun_again(lost: Any) -> None:
     deployment = Deployment(iter([1, lost]))
     with pytest.raises(UnavailableError):
-        stream(deployment, timeout=3 * ATTEMPT)
+        stream(deployment, timeout=3 * SILENCE_S)
     assert len(deployment.calls) == 1
 
 
