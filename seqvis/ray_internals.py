@@ -70,7 +70,7 @@ def keep_replica_local() -> None:
 def asha_rungs(scheduler: Any) -> dict[str, dict[str, float]]:
     """Return for each milestone of an ASHAScheduler, in epochs, the trials that reached it.
 
-    Their values are greater if better. Ray shows the rungs nowhere; tests/unit/test_tune_search.py
+    Their values are greater if better. Ray shows the rungs nowhere; tests/unit/tune/test_study.py
     compares them with what a reopened search replays.
     """
     return {f"{epoch:g}": dict(recorded) for epoch, recorded in scheduler._brackets[0]._rungs}
@@ -79,7 +79,7 @@ def asha_rungs(scheduler: Any) -> dict[str, dict[str, float]]:
 def started_here() -> bool:
     """Tell whether this process started its Ray, as a job does where there is no cluster.
 
-    Ray does not say. Watched by tests/unit/test_cluster.py.
+    Ray does not say. Watched by tests/unit/ground/test_cluster.py.
     """
     node = ray._private.worker._global_node
     return node is not None and bool(node.is_head())
@@ -125,7 +125,7 @@ def hide_controllers_end() -> Iterator[None]:
 
     The call that ends the controller cannot return, so Ray says that the task failed and will be
     retried. Everything else that Ray reports is printed. Watched by
-    tests/unit/test_serving_ends.py.
+    tests/unit/serve/test_serving_ends.py.
     """
     from ray._private import worker
 
@@ -178,7 +178,8 @@ def serve_logs_folder() -> Path:
 def import_builder(import_path: str) -> Any:
     """What an application's `import_path` names. Raises whatever its module raises.
 
-    Imported as Serve does it. Watched by tests/unit/test_serve_config.py, as are the two below.
+    Imported as Serve does it. Watched, as are the two below, by
+    tests/unit/serve/test_config_check.py.
     """
     from ray._common.utils import import_attr
 

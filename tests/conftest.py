@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from seqvis.cluster import keep_token_private
-from tests.objectstore import CREDENTIALS, Bucket, make_bucket, s3_server
+from tests.support.objectstore import CREDENTIALS, Bucket, make_bucket, s3_server
 
 SHARED_DATA = Path(__file__).parents[1].parent / "shared" / "data"
 

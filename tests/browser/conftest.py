@@ -9,7 +9,7 @@ import pytest
 from serve.testing.browser import NoChromiumError, find_chromium, open_chromium, set_viewport
 from tests.browser.page import Page
 from tests.browser.stub import Stub, build_app
-from tests.serving import listening
+from tests.support.serving import listening
 
 
 @pytest.fixture(scope="package")

@@ -9,7 +9,7 @@ from serve.common.settings import GatewaySettings
 from serve.gateway.live import LiveModels
 from serve.gateway.routes import build_api
 from tests.browser.page import Page
-from tests.serving import MemoryStore, listening
+from tests.support.serving import MemoryStore, listening
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pytest
 from seqvis.storage import locate
 from serve.testing.browser import set_viewport
 from tests.browser.page import Page
-from tests.searches import QUICK, translator, write_search
+from tests.support.searches import QUICK, translator, write_search
 from tune.report.writing import write_report
 
 

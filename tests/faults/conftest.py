@@ -22,8 +22,8 @@ from serve.testing.server import (
     local_config,
     run_config,
 )
-from tests.corpora import write_corpus
-from tests.searching import make_world, train_small
+from tests.support.corpora import write_corpus
+from tests.support.searching import make_world, train_small
 
 QUERIES = ("dog", "boat + engine", "truck", "2 * apple - banana")
 TEXTS = [pair[0] for pair in generate_pairs(64, seed=41)]

@@ -12,7 +12,7 @@ from serve.app import main
 from serve.common.keys import sha256_of
 from serve.testing.server import RunningServer
 from tests.faults.conftest import Translators
-from tests.serving import listener
+from tests.support.serving import listener
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

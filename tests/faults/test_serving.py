@@ -28,7 +28,7 @@ from serve.testing.load import Traffic
 from serve.testing.server import RunningServer
 from serve.testing.traffic import Changes, everyday, faults, persist, searching, send, translating
 from tests.faults.conftest import QUERIES, TEXTS, Collections, Translators
-from tests.hostile import bad_pictures, flipped
+from tests.support.hostile import bad_pictures, flipped
 
 RATES = {"translate": 20, "search": 10, "picture": 2, "change": 3}  # a second
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

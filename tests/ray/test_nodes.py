@@ -1,6 +1,7 @@
 """Several nodes on this machine: what a lost and a drained node do to training and preparation.
 
-The scenarios are in `tests/nodes.py` and run in processes of their own, with a Ray of their own.
+The scenarios are in `tests/support/nodes.py` and run in processes of their own, with a Ray of their
+own.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.nodes import STEPS
+from tests.support.nodes import STEPS
 
 pytestmark = pytest.mark.ray
 
@@ -30,7 +31,7 @@ def run(scenario: str, folder: Path) -> dict[str, Any]:
     rays = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
     changes = {"RAY_TMPDIR": rays, "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.5"}
     kept = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    command = [sys.executable, "-m", "tests.nodes", scenario, str(folder)]
+    command = [sys.executable, "-m", "tests.support.nodes", scenario, str(folder)]
     pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen(command, env=kept | changes, **pipes)
     try:

@@ -14,7 +14,7 @@ import pytest
 
 from jobs.demo import main as demo
 from seqvis.samples.questions import generate_pairs
-from tests.searching import draw
+from tests.support.searching import draw
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

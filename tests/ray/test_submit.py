@@ -12,8 +12,8 @@ import pytest
 
 from seqvis.artifacts import load
 from seqvis.samples.questions import generate_pairs
-from tests.objectstore import make_bucket
-from tests.rayhead import BIN, Head, ray_head
+from tests.support.objectstore import make_bucket
+from tests.support.rayhead import BIN, Head, ray_head
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -18,7 +18,7 @@ from seqvis import artifacts
 from seqvis.samples.questions import generate_pairs
 from seqvis.translation.train import TrainSettings, train
 from seqvis.translation.translator import Translator
-from tests.corpora import write_corpus
+from tests.support.corpora import write_corpus
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 

@@ -16,7 +16,7 @@ from seqvis.samples.questions import generate_pairs
 from seqvis.storage import locate
 from seqvis.training.fit import RunStopped
 from seqvis.translation.train import TrainSettings, train
-from tests.corpora import write_corpus
+from tests.support.corpora import write_corpus
 from tune.study.settings import TRANSLATOR, StudySettings
 from tune.study.space import load_space
 from tune.study.study import Study

@@ -7,7 +7,7 @@ import pytest
 from seqvis.samples.questions import generate_pairs
 from seqvis.translation.train import TrainSettings, train
 from seqvis.translation.translator import Translator
-from tests.corpora import write_corpus
+from tests.support.corpora import write_corpus
 
 SMALL = {
     "model": {"embedding_size": 32, "hidden_size": 24},

@@ -1,0 +1,202 @@
+"""Greedy and beam search, and what becomes of their words."""
+
+import copy
+import itertools
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from seqvis.decoding.beam import SearchSettings
+from seqvis.decoding.packed import Inference
+from seqvis.decoding.search import highest, search
+from seqvis.samples.questions import generate_pairs
+from seqvis.seq2seq.encoder import pad_ids
+from seqvis.seq2seq.forcing import ForcingSettings
+from seqvis.seq2seq.model import Seq2Seq
+from seqvis.seq2seq.settings import ModelSettings, resolve_variant
+from seqvis.text.vocabulary import BOS, EOS, PAD
+from seqvis.translation.train import TrainSettings, train
+from seqvis.translation.translator import Candidate, Translator
+from tests.support.corpora import write_corpus
+
+CAPTIONS: dict[str, Any] = {
+    "model": {"embedding_size": 64, "hidden_size": 48, "embedding_deviation": 0.1},
+    "batches": {"size": 64},
+    "optimizer": {"learning_rate": 0.01},
+    "fit": {"precision": "float32"},
+    "samples": 0,
+}
+TIE = 1e-4  # nats; float32 rounds sums of some hundred products to about this
+
+
+def tiny_model(words: int = 7) -> Seq2Seq:
+    torch.manual_seed(1)
+    sizes = ModelSettings(embedding_size=6, hidden_size=5)
+    return Seq2Seq(resolve_variant("all", sizes, ForcingSettings())[0], 9, words).eval()
+
+
+def log_probability(model: Seq2Seq, source: list[int], ids: list[int]) -> float:
+    """Of one target, each word given those before it, by the forced forward pass."""
+    padded, lengths = pad_ids([source])
+    forced = torch.ones(len(ids), dtype=torch.bool)
+    with torch.no_grad():
+        outputs = model(padded, lengths, torch.tensor([ids]), forced).outputs[:, 0]
+        scores = model.decoder.logits(outputs)
+        scores[:, [BOS, PAD]] = -torch.inf
+    logs = torch.log_softmax(scores, -1)
+    return float(logs.gather(1, torch.tensor(ids)[:, None]).sum())
+
+
+def test_a_wide_beam_finds_the_best_of_all_translations() -> None:
+    """Of all with up to three words; this model's longer ones are less likely."""
+    model = tiny_model()
+    source = [4, 6, 5, 2]
+    settings = SearchSettings(beam=400, n_best=3, length_penalty=0.0, max_length_factor=0.01)
+    words = (3, 4, 5, 6)
+    everything = [[*some, EOS] for n in range(4) for some in itertools.product(words, repeat=n)]
+    expected = sorted((log_probability(model, source, ids), ids) for ids in everything)[::-1]
+    padded, lengths = pad_ids([source])
+    found = search(Inference(model), padded, lengths, settings)[0]
+    for hypothesis, (score, ids) in zip(found, expected[:3], strict=True):
+        assert [*hypothesis.ids, EOS] == ids
+        assert hypothesis.score == pytest.approx(score, abs=1e-4)
+
+
+@pytest.mark.parametrize("words", [30, 1000, 1280, 1300])
+def test_the_highest_of_a_beam_are_those_of_a_plain_sort(words: int) -> None:
+    """With few words and many, with and without a last block that is not full."""
+    generator = torch.Generator().manual_seed(words)
+    probabilities = torch.randn(7, 3, words, generator=generator)
+    probabilities[:, :, 1] = -torch.inf
+    before = torch.tensor([[0.0, -torch.inf, -torch.inf]] * 3 + [[0.0, -1.0, -2.5]] * 4)
+    values, places = highest(probabilities, before, 6)
+    totals = (before.unsqueeze(2) + probabilities).flatten(1)
+    expected = totals.sort(1, descending=True)
+    assert torch.equal(values, expected.values[:, :6])
+    assert torch.equal(places, expected.indices[:, :6])
+
+
+def test_a_hypothesis_has_the_score_of_its_words(translator: Translator) -> None:
+    texts = [pair[0] for pair in generate_pairs(20, seed=9)]
+    for settings in (SearchSettings(), SearchSettings(beam=3, n_best=3, length_penalty=0.7)):
+        for text in texts:
+            ids = list(translator.languages.read(text).ids)
+            padded, lengths = pad_ids([ids])
+            for one in search(translator.inference, padded, lengths, settings)[0]:
+                words = [*one.ids, EOS] if one.finished else one.ids
+                penalty = ((5 + len(words)) / 6) ** settings.length_penalty
+                expected = log_probability(translator.model, ids, words) / penalty
+                assert one.score == pytest.approx(expected, abs=1e-3)
+
+
+def test_beam_search_returns_distinct_translations_best_first(translator: Translator) -> None:
+    texts = [pair[0] for pair in generate_pairs(30, seed=10)]
+    for result in translator.translate(texts, SearchSettings(beam=4, n_best=4)):
+        scores = [one.score for one in result.candidates]
+        assert scores == sorted(scores, reverse=True)
+        assert len({tuple(one.tokens) for one in result.candidates}) == len(scores)
+
+
+def test_attention_has_a_row_a_word_and_sums_to_one(translator: Translator) -> None:
+    for beam in (1, 3):
+        result = translator.translate(["Où travaille ta sœur ?"], SearchSettings(beam=beam))[0]
+        best = result.candidates[0]
+        assert best.attention is not None
+        assert best.attention.shape == (len(best.tokens), len(result.source_tokens) + 1)
+        torch.testing.assert_close(best.attention.sum(1), torch.ones(len(best.tokens)))
+
+
+def _best(translator: Translator, texts: Sequence[str], batch: int, beam: int) -> list[Candidate]:
+    found = translator.translate(list(texts), SearchSettings(beam=beam), batch)
+    return [one.candidates[0] for one in found]
+
+
+def _is_tie(translator: Translator, text: str, one: str, other: str) -> bool:
+    """Whether two greedy translations part at two words that are equally likely."""
+    languages = translator.languages
+    source = list(languages.read(text).ids)
+    ids = [languages.target_ids(translation) for translation in (one, other)]
+    parting = next((i for i, (a, b) in enumerate(zip(*ids, strict=False)) if a != b), None)
+    if parting is None:
+        return False
+    scores = [log_probability(translator.model, source, some[: parting + 1]) for some in ids]
+    return abs(scores[0] - scores[1]) < TIE
+
+
+def assert_independent_of_batches(translator: Translator, texts: Sequence[str], beam: int) -> None:
+    """One by one, in batches of 64, and shuffled; differences must be ties, and are named."""
+    order = list(range(len(texts)))
+    random.Random(0).shuffle(order)
+    alone = _best(translator, texts, 1, beam)
+    batched = _best(translator, texts, 64, beam)
+    shuffled = _best(translator, [texts[i] for i in order], 64, beam)
+    back = {row: shuffled[place] for place, row in enumerate(order)}
+    ties = []
+    for row, text in enumerate(texts):
+        for other in (batched[row], back[row]):
+            if other.text != alone[row].text:
+                tie = abs(other.score - alone[row].score) < TIE or (
+                    beam == 1 and _is_tie(translator, text, other.text, alone[row].text)
+                )
+                assert tie, f"{text}: {alone[row].text!r} alone, {other.text!r} in a batch"
+                ties.append(text)
+    assert len(ties) <= 2, f"ties within rounding: {ties}"
+
+
+@pytest.mark.parametrize("beam", [1, 4])
+def test_a_translation_does_not_depend_on_its_batch(translator: Translator, beam: int) -> None:
+    assert_independent_of_batches(translator, [pair[0] for pair in generate_pairs(150, 11)], beam)
+
+
+@pytest.mark.parametrize("beam", [1, 5])
+def test_multi30ks_validation_set_does_not_depend_on_its_batches(
+    captions: tuple[Translator, list[str]], beam: int
+) -> None:
+    translator, texts = captions
+    assert_independent_of_batches(translator, texts if beam == 1 else texts[::3], beam)
+
+
+@pytest.fixture(scope="module")
+def captions(
+    shared_data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Translator, list[str]]:
+    """A small `all`, trained on some of Multi30k, and the French side of its validation set."""
+    folder = tmp_path_factory.mktemp("captions")
+
+    def pairs(name: str, lines: int | None) -> list[tuple[str, str]]:
+        sides = [
+            (shared_data / "multi30k" / f"{name}.{one}").read_text().split("\n")[:lines]
+            for one in ("fr", "en")
+        ]
+        return [pair for pair in zip(*sides, strict=True) if all(pair)]
+
+    valid = pairs("val", None)
+    corpus = write_corpus(folder / "corpus", pairs("train", 4000), valid[:100])
+    settings = TrainSettings(
+        corpus=str(corpus), out=str(folder / "translator"), epochs=2, **CAPTIONS
+    )
+    train(settings, lambda event: None, num_workers=0)
+    return Translator.load(settings.out), [pair[0] for pair in valid]
+
+
+def test_empty_and_strange_sentences_are_translated_without_harm(translator: Translator) -> None:
+    texts = ["", "   ", "?", "🐈 🐈", "a" * 300, "mot " * 150]
+    results = translator.translate(texts)
+    assert [one.source for one in results] == texts
+    assert results[0].text == results[1].text == ""
+
+
+def test_a_translation_that_never_ends_is_cut(translator: Translator) -> None:
+    model = copy.deepcopy(translator.model)
+    with torch.no_grad():
+        model.decoder.projection.bias[EOS] = -1e4
+    endless = Translator(model, translator.languages, translator.artifact)
+    for beam in (1, 3):
+        settings = SearchSettings(beam=beam, max_length_factor=1.0)
+        best = endless.translate(["Où est le chat ?"], settings)[0].candidates[0]
+        assert not best.complete
+        assert len(best.tokens) <= len(["Où", "est", "le", "chat", "?", "end"]) + 10

@@ -1,0 +1,142 @@
+"""Fine-tuning: which weights move and how far, what stays frozen, and going on after a stop."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from jobs import evaluate_devise, train_devise
+from seqvis.devise.model import DeviseModel, same_backbone
+from seqvis.vision.augment import AugmentSettings, augment, augmenter
+from seqvis.vision.backbones import load_backbone, load_recorded
+from seqvis.vision.images import decode
+from tests.support.searching import draw, embed_to, make_vectors
+
+Run = Callable[..., tuple[int, dict[str, Any], str]]
+
+LABELS = ["n02084071", "n02121620", "n02858304"]
+EACH = 10
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A flat folder of pictures, their features, and word vectors."""
+    folder = tmp_path_factory.mktemp("finetune")
+    make_vectors(folder)
+    (folder / "images").mkdir()
+    labels = [label for label in LABELS for _ in range(EACH)]
+    contents = [draw(LABELS.index(label), number) for number, label in enumerate(labels)]
+    for number, content in enumerate(contents):
+        (folder / "images" / f"{number:06d}.jpg").write_bytes(content)
+    backbone = load_backbone("efficientnet_lite0", image_size=64)
+    embed_to(folder / "features", backbone, labels, contents, str(folder / "images"))
+    return folder
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(data: Path, out: Path, *more: object) -> tuple[int, dict[str, Any], str]:
+        given = ["--features", data / "features", "--vectors", data / "vectors", "--out", out]
+        sizes = ["--batch-size", 16, "--epochs", 2, "--head.hidden", 0]
+        tuning = ["--finetune.epochs", 2, "--finetune.batch-size", 8]
+        code = train_devise.main([str(one) for one in (*given, *sizes, *tuning, *more)])
+        captured = capsys.readouterr()
+        lines = captured.out.splitlines()
+        return code, json.loads(lines[-1]) if lines else {}, captured.err
+
+    return call
+
+
+def test_the_early_half_moves_least_and_statistics_stay(
+    data: Path, tmp_path: Path, run: Run
+) -> None:
+    code, _, error = run(data, tmp_path / "model")
+    assert code == 0, error
+    before = load_backbone("efficientnet_lite0", image_size=64)
+    after = load_file(tmp_path / "model" / "backbone.safetensors")
+    named = dict(before.module.network.named_parameters())
+    early, late = before.layer_groups()
+    moved = {name: float((after[name] - one).abs().max()) for name, one in named.items()}
+    by_identity = {id(one): name for name, one in named.items()}
+    mean = [np.mean([moved[by_identity[id(one)]] for one in half]) for half in (early, late)]
+    assert 0 < mean[0] < mean[1] / 3  # the rates are ten times apart
+    for name, statistic in before.module.network.named_buffers():
+        assert torch.equal(after[name], statistic), name
+
+
+def test_the_tuned_backbone_is_recorded_and_loads_wherever_the_model_lies(
+    data: Path, tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(data, tmp_path / "model")
+    (tmp_path / "model").rename(tmp_path / "moved")
+    model = DeviseModel.open(str(tmp_path / "moved"))
+    tuned = load_recorded(model.backbone_config, "here")
+    assert same_backbone(tuned.recorded, model.backbone_config)
+    embedded = tuned.embed_files([draw(0, 1)])
+    plain = load_backbone("efficientnet_lite0", image_size=64).embed_files([draw(0, 1)])
+    assert np.abs(embedded.features - plain.features).max() > 1e-6
+    assert model.project_embedded(embedded).shape == (1, model.dimension)
+    places = ["--model", str(tmp_path / "moved"), "--features", str(data / "features")]
+    assert evaluate_devise.main([*places, "--candidates", "seen"]) == 1  # the old one's features
+    assert "embed the images" in capsys.readouterr().err
+
+
+def test_fine_tuning_that_was_cut_off_ends_alike_and_is_given_more_epochs(
+    data: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from seqvis.errors import SeqvisError
+    from seqvis.training.checkpoints import CheckpointStore
+
+    run(data, tmp_path / "whole")
+    original, saved = CheckpointStore.save, 0
+
+    def save_and_break(self: CheckpointStore, *arguments: Any) -> None:
+        nonlocal saved
+        original(self, *arguments)
+        saved += 1
+        if saved == 3:  # after the first epoch of fine-tuning
+            self.wait()
+            raise SeqvisError("cut off")
+
+    monkeypatch.setattr(CheckpointStore, "save", save_and_break)
+    assert run(data, tmp_path / "cut")[0] == 1
+    code, _, error = run(data, tmp_path / "cut")
+    assert code == 0, error
+    for name in ("model.safetensors", "backbone.safetensors"):
+        one, other = (load_file(tmp_path / place / name) for place in ("whole", "cut"))
+        assert all(torch.equal(one[key], other[key]) for key in one)
+    code, _, error = run(data, tmp_path / "cut", "--epochs", 9)  # would be another head
+    assert code == 2
+    assert "finetune/step-" in error
+    assert "other settings (epochs was 2, is 9); give --restart" in error
+    code, _, error = run(data, tmp_path / "cut", "--finetune.epochs", 3)
+    assert code == 0, error
+    assert "--finetune.epochs was 2, is 3" in error
+    assert len((tmp_path / "cut" / "metrics.csv").read_text().splitlines()) == 4
+
+
+def test_pictures_that_are_gone_are_named(data: Path, tmp_path: Path, run: Run) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "000001.jpg").write_bytes(draw(0, 1))
+    code, _, error = run(data, tmp_path / "model", "--finetune.images", tmp_path / "empty")
+    assert code == 1
+    assert "does not hold 000000.jpg" in error or "does not hold 000002.jpg" in error
+    assert "Traceback" not in error
+
+
+def test_views_differ_by_seed_alone() -> None:
+    picture = decode(draw(2, 3)).picture
+    transform = augmenter(AugmentSettings(), 48)
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    one, same, other = (augment(picture, transform, seed) for seed in (5, 5, 6))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert one.shape == (48, 48, 3)
+    assert one.dtype == np.uint8
+    np.testing.assert_array_equal(one, same)
+    assert (one != other).any()

@@ -1,0 +1,399 @@
+"""Settings from flags and YAML: strict, all errors at once, flags over YAML over defaults."""
+
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from pydantic import Field, ValidationError
+from pydantic_settings import CliPositionalArg
+
+from seqvis.config import JobSettings, Settings, settings_from
+from seqvis.errors import ConfigError, DataError
+from tests.support.objectstore import Bucket
+
+
+class ModelSettings(Settings):
+    """The network."""
+
+    hidden_size: int = Field(256, ge=1)
+    """Units of each GRU layer."""
+    dropout: float = Field(0.1, ge=0, lt=1)
+    """Share of inputs set to zero."""
+    variant: Literal["plain", "attn"] = "plain"
+    """Which network."""
+
+
+class TrainSettings(JobSettings):
+    """Trains a thing."""
+
+    corpus: str
+    """Directory that prepare_corpus wrote."""
+    epochs: int = Field(10, ge=1)
+    """Passes over the training part."""
+    use_gpu: bool = False
+    """Train on GPUs."""
+    model: ModelSettings = ModelSettings()
+
+
+def read(*arguments: str) -> TrainSettings:
+    return TrainSettings.from_command_line(arguments)
+
+
+def preset(folder: Path, text: str, name: str = "preset.yaml") -> str:
+    (folder / name).write_text(text, encoding="utf-8")
+    return str(folder / name)
+
+
+def complaint(*arguments: str) -> list[str]:
+    with pytest.raises(ConfigError) as raised:
+        read(*arguments)
+    return str(raised.value).splitlines()
+
+
+def test_flags_reach_every_level_of_the_tree() -> None:
+    settings = read("--corpus", "c", "--epochs=3", "--use-gpu", "--model.hidden-size", "64")
+    assert (settings.corpus, settings.epochs, settings.use_gpu) == ("c", 3, True)
+    assert settings.model == ModelSettings(hidden_size=64)
+
+
+def test_flags_win_over_yaml_and_yaml_over_defaults(tmp_path: Path) -> None:
+    file = preset(tmp_path, "epochs: 5\nuse_gpu: true\nmodel: {hidden_size: 64, dropout: 0.3}\n")
+    settings = read("--corpus", "c", "--config", file, "--model.hidden-size", "32", "--no-use-gpu")
+    assert settings.epochs == 5  # of the file
+    assert settings.model.hidden_size == 32  # of the flag
+    assert settings.model.dropout == 0.3  # of the file, beside a flag in the same group
+    assert settings.model.variant == "plain"  # the default
+    assert settings.use_gpu is False
+
+
+def test_a_second_preset_wins_over_the_first_key_by_key(tmp_path: Path) -> None:
+    first = preset(tmp_path, "corpus: a\nmodel: {hidden_size: 64, dropout: 0.3}\n", "a.yaml")
+    second = preset(tmp_path, "model: {hidden_size: 128}\n", "b.yaml")
+    settings = read("--config", first, f"--config={second}")
+    assert (settings.model.hidden_size, settings.model.dropout) == (128, 0.3)
+
+
+def test_the_place_of_config_among_the_flags_does_not_matter(tmp_path: Path) -> None:
+    file = preset(tmp_path, "epochs: 5\n")
+    before = read("--config", file, "--corpus", "c", "--epochs", "2")
+    after = read("--corpus", "c", "--epochs", "2", "--config", file)
+    assert before.epochs == after.epochs == 2
+
+
+def test_all_errors_are_told_at_once(tmp_path: Path) -> None:
+    file = preset(tmp_path, "epohcs: 5\nmodel: {dropout: 3}\n")
+    lines = complaint("--config", file, "--model.variant", "atn", "--hiden-size", "3")
+    assert len(lines) == 5
+    text = "\n".join(lines)
+    for name in ("epohcs", "--model.dropout", "--model.variant", "--hiden-size", "--corpus"):
+        assert name in text
+
+
+def test_a_missing_setting_is_told_with_what_it_is() -> None:
+    (line,) = complaint()
+    assert line == "--corpus: is needed: Directory that prepare_corpus wrote."
+
+
+def test_a_value_out_of_range_is_told_with_the_value() -> None:
+    (line,) = complaint("--corpus", "c", "--epochs", "0")
+    assert line.startswith("--epochs:")
+    assert "1" in line
+    assert "'0'" in line or "given: 0" in line
+
+
+def test_a_wrong_flag_comes_with_a_suggestion() -> None:
+    (line,) = complaint("--corpus", "c", "--epoch", "3")
+    assert "--epoch:" in line
+    assert "did you mean --epochs?" in line
+
+
+def test_a_flag_is_never_an_abbreviation() -> None:
+    assert any("--corp:" in line for line in complaint("--corp", "c"))
+
+
+def test_a_word_without_a_flag_is_an_error() -> None:
+    assert any(line.startswith("fast:") for line in complaint("--corpus", "c", "fast"))
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "suggestion"),
+    [
+        ("epohcs: 5", "epohcs", "epochs"),
+        ("model: {hiden_size: 5}", "model.hiden_size", "hidden_size"),
+    ],
+)
+def test_an_unknown_yaml_key_comes_with_a_suggestion(tmp_path, text, key, suggestion) -> None:
+    (line,) = complaint("--corpus", "c", "--config", preset(tmp_path, text))
+    assert line.startswith(f"{key}: no such key")
+    assert f"did you mean {suggestion}?" in line
+
+
+def test_a_missing_preset_is_named() -> None:
+    (line,) = complaint("--corpus", "c", "--config", "nowhere.yaml")
+    assert line.startswith("nowhere.yaml: no such file")
+
+
+def test_a_preset_may_lie_in_a_bucket(bucket: Bucket) -> None:
+    bucket.put("best.yaml", b"epochs: 7\n")
+    assert read("--corpus", "c", "--config", bucket.uri("best.yaml")).epochs == 7
+    with pytest.raises(DataError, match=r"other\.yaml.*: no such file"):
+        read("--corpus", "c", "--config", bucket.uri("other.yaml"))
+
+
+@pytest.mark.parametrize("text", ["a: [1, 2", "- 1\n- 2\n", "just words"])
+def test_a_preset_that_is_no_mapping_is_named(tmp_path: Path, text: str) -> None:
+    assert "preset.yaml" in complaint("--corpus", "c", "--config", preset(tmp_path, text))[0]
+
+
+def test_a_preset_in_another_encoding_is_named(tmp_path: Path) -> None:
+    (tmp_path / "latin.yaml").write_bytes("corpus: été".encode("latin-1"))
+    assert "latin.yaml" in complaint("--config", str(tmp_path / "latin.yaml"))[0]
+
+
+def test_an_empty_preset_changes_nothing(tmp_path: Path) -> None:
+    file = preset(tmp_path, "# only a comment\n")
+    assert read("--corpus", "c", "--config", file) == read("--corpus", "c")
+
+
+def test_config_without_a_file_is_an_error() -> None:
+    assert complaint("--corpus", "c", "--config") == ["--config: needs the path of a YAML file"]
+
+
+def test_settings_cannot_be_changed() -> None:
+    settings = read("--corpus", "c")
+    with pytest.raises(ValidationError):
+        settings.epochs = 3  # type: ignore[misc]
+    with pytest.raises(ValidationError):
+        settings.model.hidden_size = 3  # type: ignore[misc]
+
+
+def test_the_environment_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("EPOCHS", "epochs", "CORPUS"):
+        monkeypatch.setenv(name, "7")
+    assert read("--corpus", "c").epochs == 10
+
+
+def test_the_help_tells_every_flag_its_meaning_and_default(capsys) -> None:
+    with pytest.raises(SystemExit) as exit_code:
+        read("--help")
+    assert exit_code.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for words in ("--corpus", "Passes over the training part", "10", "--model.hidden-size", "256"):
+        assert words in text
+    assert "Units of each GRU layer" in text
+    assert "--config" in text
+
+
+def test_stored_settings_are_checked_like_given_ones() -> None:
+    assert settings_from(ModelSettings, {"dropout": 0.2}, "m.json").dropout == 0.2
+    with pytest.raises(ConfigError, match=r"m\.json: .*dropouts.*did you mean dropout\?"):
+        settings_from(ModelSettings, {"dropouts": 0.2}, "m.json")
+
+
+def test_the_environment_sets_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Job(JobSettings):
+        host: str = "127.0.0.1"
+
+    monkeypatch.setenv("HOST", "elsewhere")
+    monkeypatch.setenv("host", "elsewhere")
+    assert Job().host == "127.0.0.1"
+    assert Job.from_command_line([]).host == "127.0.0.1"
+
+
+class GroupSettings(Settings):
+    """Groups."""
+
+    names: dict[str, tuple[str, ...]] = Field({"sizes": ("*_size",)})
+    """Patterns by name."""
+
+
+class ListJob(JobSettings):
+    """Takes lists."""
+
+    words: CliPositionalArg[tuple[str, ...]] = ()
+    """Sentences."""
+    delete: tuple[str, ...] = ()
+    """Ids."""
+    only: tuple[Literal["a", "b"], ...] = ()
+    """Stages."""
+    sizes: tuple[int, ...] = ()
+    """Numbers."""
+    text: str | None = None
+    """Any text."""
+    limit: int | None = 3
+    """A number or none."""
+    quick: bool = False
+    """Be quick."""
+    k: int = 1
+    """A single letter."""
+    group: GroupSettings = GroupSettings()
+
+
+def lists(*arguments: str) -> ListJob:
+    return ListJob.from_command_line(arguments)
+
+
+# What JSON, CSV, argparse, a shell or YAML would read as something else than text.
+ODD = [
+    "pictures/a.png, pictures/b.png",
+    'Qui a dit "oui" ?',
+    '"quoted"',
+    "[Musique] Où est le chat ?",
+    "[x]",
+    "[]",
+    "{",
+    '{"a": 1}',
+    "]",
+    "a\nb",
+    "\n",
+    " padded ",
+    "",
+    "None",
+    "null",
+    "true",
+    "1",
+    "1e5",
+    "007",
+    "\\",
+    "a\\",
+    "'",
+    "a=b",
+    "=",
+    ",",
+    "#",
+    "%s",
+    "@file",
+    "-",
+    "-5",
+    "- Non, dit-il.",
+    "你好，世界",
+    "\u200b",
+]
+
+
+@pytest.mark.parametrize("value", [*ODD, "-cat", "--cat", "-x=1", "--no-such", "---"])
+def test_a_value_is_taken_to_the_letter(value: str) -> None:
+    assert lists("--delete", value).delete == (value,)
+    assert lists(f"--delete={value}").delete == (value,)
+    assert lists("--delete", value, "--delete", value, "--quick").delete == (value, value)
+    assert lists("--text", value).text == value
+    assert lists(f"--text={value}", "--quick").text == value
+    assert lists("--group.names", f"n={value}").group.names["n"] == (value,)
+    assert lists("--", value).words == (value,)
+    assert lists("--quick", "--", "before", value, "", "--", "--quick").words == (
+        *("before", value, "", "--", "--quick"),
+    )
+
+
+@pytest.mark.parametrize("value", ODD)
+def test_a_word_without_a_flag_is_one_value(value: str) -> None:
+    assert lists(value).words == (value,)
+    assert lists(value, "--quick", value, "").words == (value, value, "")
+
+
+@pytest.mark.parametrize("value", ["--", "--quick", "--delete=x", "-k", "--k"])
+def test_a_value_that_looks_like_a_flag_of_the_job_needs_an_equals_sign(value: str) -> None:
+    assert lists(f"--text={value}").text == value
+    assert lists(f"--delete={value}").delete == (value,)
+    with pytest.raises(ConfigError, match=f"^--text: needs a value; write --text={value} if"):
+        lists("--text", value)
+
+
+def test_a_preset_is_no_flag_where_it_is_a_value() -> None:
+    assert lists("--text=--config").text == "--config"
+    assert lists("--", "--config", "nowhere.yaml").words == ("--config", "nowhere.yaml")
+
+
+def test_lists_have_the_types_of_their_fields() -> None:
+    settings = lists("--sizes", "3", "--sizes=4", "--only", "b", "--only", "a")
+    assert (settings.sizes, settings.only) == ((3, 4), ("b", "a"))
+    with pytest.raises(ConfigError, match=r"^--only: .*given: 'a,b'"):
+        lists("--only", "a,b")
+
+
+def test_a_number_can_be_none_but_text_is_text() -> None:
+    assert lists("--limit", "None").limit is None
+    assert lists("--text", "None").text == "None"
+
+
+def test_a_single_letter_is_a_flag_like_the_others() -> None:
+    assert [lists(*flags).k for flags in (["--k", "2"], ["--k=3"], ["-k", "4"])] == [2, 3, 4]
+
+
+def test_a_mapping_is_given_by_name_and_value() -> None:
+    flags = ["--group.names", "a.b=x", "--group.names", "a.b=y,z=1", "--group.names", "c="]
+    assert lists(*flags).group.names["a.b"] == ("x", "y,z=1")
+    assert lists(*flags).group.names["c"] == ("",)
+    for wrong in ('{"a": ["x"]}', "=x", ""):
+        with pytest.raises(ConfigError, match=r"^--group.names .*: needs the form NAME=VALUE"):
+            lists("--group.names", wrong)
+
+
+def test_a_group_of_settings_is_not_given_as_a_whole() -> None:
+    with pytest.raises(ConfigError, match=r"^--group: is a group of settings.*--group\.names"):
+        lists("--group", '{"names": {}}')
+
+
+def test_a_list_in_a_preset_is_replaced_by_flags_and_kept_without(tmp_path: Path) -> None:
+    file = preset(tmp_path, "words: ['a, b', '']\ndelete: ['[x]']\n")
+    assert lists("--config", file).words == ("a, b", "")
+    assert lists("--config", file, "c").words == ("c",)
+    assert lists("--config", file, "--delete", "y").delete == ("y",)
+
+
+def test_a_list_flag_takes_one_value_and_the_help_says_so(capsys) -> None:
+    with pytest.raises(ConfigError, match=r"^b: is not preceded by a flag"):
+        read("--corpus", "a", "b")
+    with pytest.raises(SystemExit):
+        lists("--help")
+    text = " ".join(capsys.readouterr().out.split())
+    assert text.count("Give the flag once for each value.") == 4
+    assert "--delete VALUE" in text
+    assert "--group.names NAME=VALUE" in text
+    assert "Each argument is one value; put -- before those that begin with a dash." in text
+    assert "--k int" in text
+
+
+def test_a_flag_without_its_value_and_a_value_without_need_are_both_told() -> None:
+    with pytest.raises(ConfigError) as raised:
+        lists("--quick=false", "--text", "--delete")
+    first, second, third = str(raised.value).splitlines()
+    assert first == "--quick=false: this flag takes no value; write --quick alone"
+    assert second.startswith("--text: needs a value")
+    assert third == "--delete: needs a value"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["O\udcf9 est"],
+        ["--", "\udce9"],
+        ["--text", "caf\udce9.jpg"],
+        ["--text=caf\udce9.jpg"],
+        ["--delete", "\udcff"],
+        ["--caf\udce9", "1"],
+        ["--config", "\udce9.yaml"],
+        ["\ud83d"],
+    ],
+)
+def test_an_argument_that_is_not_utf8_is_named(arguments: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"^[^\ud800-\udfff]*: is not UTF-8; ") as raised:
+        lists(*arguments)
+    assert "\\x" in str(raised.value) or "\\ud83d" in str(raised.value)
+
+
+def test_a_preset_cannot_reach_what_is_not_a_setting(tmp_path: Path) -> None:
+    file = preset(tmp_path, "1: 2\n_env_file: x\n_cli_parse_args: true\n")
+    lines = complaint("--corpus", "c", "--config", file)
+    assert lines == ["1: no such key", "_env_file: no such key", "_cli_parse_args: no such key"]
+
+
+def test_a_partly_given_group_keeps_the_defaults_of_its_job(tmp_path: Path) -> None:
+    class Tuned(JobSettings):
+        model: ModelSettings = ModelSettings(hidden_size=64, dropout=0.5)
+
+    assert Tuned.from_command_line(["--model.dropout", "0.3"]).model.hidden_size == 64
+    file = preset(tmp_path, "model: {dropout: 0.2}\n")
+    assert Tuned.from_command_line(["--config", file]).model == ModelSettings(
+        hidden_size=64, dropout=0.2
+    )

@@ -1,0 +1,106 @@
+"""The HTTP interface asked at random, from its own OpenAPI document: it answers as it says there.
+
+Half of the requests fit the document, half do not. They are the same each time, so that a failure
+is found again; its message has the request as a curl command.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis import Case, GenerationMode
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from seqvis.devise.model import DeviseModel
+from seqvis.search.build import PictureItems, build_collection
+from seqvis.translation.translator import Translator
+from seqvis.vision.feature_table import FeatureTable
+from tests.support.searching import make_world
+from tests.support.serving import LOCAL, Served, served
+
+EXAMPLES = 60  # of each operation and kind
+WITH_BODY = [
+    "POST /v1/translate",
+    "POST /v1/search/text",
+    "POST /v1/search/like",
+    "POST /v1/search/image",
+    "POST /v1/classify",
+    "POST /v1/images",
+    "PUT /v1/models/{application}",
+]
+WITHOUT_BODY = [
+    "GET /v1/images",
+    "GET /v1/images/{id}",
+    "DELETE /v1/images",
+    "DELETE /v1/images/{id}",
+    "GET /v1/models",
+]
+CASES = [(name, kind) for name in WITH_BODY for kind in GenerationMode] + [
+    (name, GenerationMode.POSITIVE)
+    for name in WITHOUT_BODY  # any text is an id
+]
+CHECKS = [content_type_conformance, response_schema_conformance, status_code_conformance]
+
+
+@pytest.fixture(scope="module")
+def running(translator: Translator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    world = make_world(tmp_path_factory.mktemp("fuzzed"))
+    model, table = DeviseModel.open(str(world.model)), FeatureTable.open(str(world.features))
+    collection = Path(world.folder) / "collection"
+    build_collection(model, PictureItems(model, table), table, collection).close()
+    with served(translator.artifact.location.uri, collection) as both:
+        yield both
+
+
+@pytest.fixture(scope="module")
+def operations(running: Served) -> dict[str, Any]:
+    """The document's operations by method and path."""
+    document = running.client.get("/openapi.json").json()
+    schema = schemathesis.openapi.from_dict(document)
+    found = [one.ok() for one in schema.get_all_operations()]
+    return {f"{one.method.upper()} {one.path}": one for one in found}
+
+
+def test_every_operation_of_the_document_is_asked(operations: dict[str, Any]) -> None:
+    assert sorted(operations) == sorted(WITH_BODY + WITHOUT_BODY)
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_random_requests_are_answered_as_documented(
+    running: Served, operations: dict[str, Any], name: str, kind: GenerationMode
+) -> None:
+    statuses = set()
+
+    @settings(
+        max_examples=EXAMPLES,
+        derandomize=True,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=operations[name].as_strategy(generation_mode=kind))
+    def ask(case: Case) -> None:
+        answer = send(running, case)
+        statuses.add(answer.status_code)
+        assert answer.status_code < 500 or answer.status_code == 503, case.as_curl_command()
+        assert "Traceback" not in answer.text
+        case.validate_response(answer, checks=CHECKS)
+
+    ask()
+    assert statuses
+
+
+def send(running: Served, case: Case) -> Any:
+    """Sends what schemathesis made, byte by byte."""
+    prepared = requests.Request(**case.as_transport_kwargs(base_url=LOCAL)).prepare()
+    return running.client.request(
+        prepared.method or "", prepared.url or "", content=prepared.body, headers=prepared.headers
+    )

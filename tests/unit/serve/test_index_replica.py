@@ -1,0 +1,142 @@
+"""A replica of the index: searches that take long beside plain ones, and callers that go away."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from seqvis.collection.collection import Collection
+from seqvis.collection.items import Item
+from seqvis.deadline import Deadline
+from seqvis.errors import SearchTimeoutError, UnknownWordError
+from serve.common.settings import SearchSettings, Version
+from serve.replicas.index import MOST_READING, MOST_SUGGESTING, IndexReplica, LoadedShard
+from tests.support.serving import MemoryStore
+from tests.unit.serve.test_encoder import Counted
+
+KEY = "default=c"
+ROWS = 3000
+
+
+class Words:
+    """Knows one word; looks for others as long as it may."""
+
+    def __init__(self) -> None:
+        self.go_on = threading.Event()
+
+    def read(self, query: str) -> str:
+        return query
+
+    def place(self, read: str, suggest: bool) -> np.ndarray:
+        if read != "known":
+            raise UnknownWordError(read)
+        return np.ones(2)
+
+    def suggestions(self, word: str, deadline: Deadline) -> tuple[str, ...]:
+        while not self.go_on.wait(0.01):
+            deadline.check()
+        return ("known",)
+
+
+class Index(IndexReplica):
+    """A replica whose metadata is parsed at the speed that a test wants."""
+
+    def __init__(self, folder: Path, timeout_s: float):
+        self._folder = folder
+        self.words = Words()
+        self.parsed = 0
+        self.seconds_a_row = 0.001
+        super().__init__(
+            SearchSettings(collection="c", timeout_s=timeout_s, recall_sample=0), 0, MemoryStore()
+        )
+        self.cancelled = Counted()
+        for threads in (self._plain, self._reading, self._suggesting):
+            threads._cancelled = self.cancelled  # type: ignore[assignment]
+
+    def _load(self, version: Version) -> LoadedShard:
+        collection = Collection.open(self._folder, read_only=True)
+        for part in collection._view.parts:
+            read = part.store.columns._metadata
+
+            def slowly(row: int, read: Any = read) -> dict[str, Any]:
+                self.parsed += 1
+                time.sleep(self.seconds_a_row)
+                found: dict[str, Any] = read(row)
+                return found
+
+            part.store.columns._metadata = slowly
+        return LoadedShard(collection, self.words)  # type: ignore[arg-type]
+
+    async def filtered(self, **where: Any) -> list[str]:
+        found = await self.search_vector(KEY, np.ones(2), 1, None, where)
+        return [match.id for match in found]
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[Index]:
+    with Collection.create(tmp_path / "c", 2) as collection:
+        items = (Item(f"{n}", np.ones(2), {"a": n, "b": n, "c": n}) for n in range(ROWS))
+        collection.add(items)
+    replica = Index(tmp_path / "c", timeout_s=1.0)
+    yield replica
+    replica._follower.stop()
+
+
+def test_plain_searches_go_on_beside_filters_that_read_and_these_are_bounded(index: Index) -> None:
+    async def ask() -> None:
+        slow = [asyncio.create_task(index.filtered(a=n)) for n in range(MOST_READING)]
+        await asyncio.sleep(0.05)
+        with pytest.raises(SearchTimeoutError, match="16 searches"):
+            await index.filtered(b=1)
+        for _ in range(20):
+            assert (await index.search_words(KEY, "known", 3, None, None))[0] == "known"
+        assert not any(task.done() for task in slow)
+        ended = await asyncio.gather(*slow, return_exceptions=True)
+        assert all(isinstance(one, SearchTimeoutError) for one in ended)
+        index.seconds_a_row = 0.0
+        assert await index.filtered(a=7) == ["7"]  # what was read before is not read again
+        assert index.parsed == ROWS
+        assert await index.filtered(a=8) == ["8"]
+        assert index.parsed == ROWS
+
+    asyncio.run(asyncio.wait_for(ask(), 10))
+
+
+def test_a_search_whose_caller_has_gone_is_ended_at_once_and_counted(index: Index) -> None:
+    async def ask() -> None:
+        tasks = [asyncio.create_task(index.filtered(a=n)) for n in range(8)]
+        await asyncio.sleep(0.1)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        await asyncio.sleep(0.3)
+        parsed = index.parsed
+        assert parsed < ROWS
+        await asyncio.sleep(0.2)
+        assert index.parsed == parsed
+        assert index.cancelled.count == 8
+
+    index._reading._timeout_s = 60
+    asyncio.run(ask())
+
+
+def test_an_unknown_word_is_answered_without_suggestions_if_these_take_too_long(
+    index: Index,
+) -> None:
+    async def asked(word: str) -> UnknownWordError:
+        with pytest.raises(UnknownWordError) as caught:
+            await index.search_words(KEY, word, 3, None, None)
+        return caught.value
+
+    async def ask() -> None:
+        first = await asyncio.gather(*(asked(f"word{n}") for n in range(MOST_SUGGESTING + 5)))
+        assert {error.suggestions for error in first} == {()}
+        index.words.go_on.set()
+        assert (await asked("word")).suggestions == ("known",)
+
+    asyncio.run(asyncio.wait_for(ask(), 5))
