@@ -7,6 +7,7 @@ import lzma
 import tarfile
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -88,16 +89,13 @@ NOT_TEXT = {
 
 
 @pytest.mark.parametrize("reader", READERS)
-@pytest.mark.parametrize("kind", NOT_TEXT)
-def test_every_reader_says_what_a_file_is_that_is_no_text(
-    reader: str, kind: str, tmp_path: Path
-) -> None:
-    content, message = NOT_TEXT[kind]
+def test_every_reader_says_what_a_file_is_that_is_no_text(reader: str, tmp_path: Path) -> None:
     path = tmp_path / "file.txt"
-    path.write_bytes(content)
-    found = refusal(lambda: READERS[reader](path))
-    assert "file.txt" in found
-    assert message in found
+    for content, message in NOT_TEXT.values():
+        path.write_bytes(content)
+        said = refusal(lambda: READERS[reader](path))
+        assert "file.txt" in said
+        assert message in said
 
 
 @pytest.mark.parametrize("reader", ["sentences", "a corpus", "standard input"])
@@ -165,15 +163,13 @@ def test_an_empty_file_is_named(reader: str, content: bytes, tmp_path: Path) -> 
     assert "nothing: is empty" in refusal(lambda: READERS[reader](path))
 
 
-@pytest.mark.parametrize("language", TEXTS)
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
 @pytest.mark.parametrize("times", [1, 2000])
-def test_wide_text_without_a_mark_is_known_by_its_bytes(
-    language: str, encoding: str, times: int
-) -> None:
-    head = (TEXTS[language] * times).encode(encoding)[: encodings.HEAD_BYTES - 1]
+def test_wide_text_without_a_mark_is_known_by_its_bytes(encoding: str, times: int) -> None:
     name = encoding.upper().replace("-LE", "LE").replace("-BE", "BE")
-    assert f"x: is {name}; " in refusal(lambda: encodings.check_text(head, "x"))
+    for text in TEXTS.values():
+        head = (text * times).encode(encoding)[: encodings.HEAD_BYTES - 1]
+        assert f"x: is {name}; " in refusal(partial(encodings.check_text, head, "x"))
 
 
 @pytest.mark.parametrize("language", TEXTS)

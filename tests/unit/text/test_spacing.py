@@ -53,20 +53,20 @@ def test_placeholders_markup_and_addresses_are_put_back(language: str) -> None:
     assert put_back(tokenizer_for(language), TECHNICAL) == TECHNICAL
 
 
+PROTECTED = [
+    "%d", "%(name)s", "%1$s", "%5.2f", "%@", "{}", "{0}", "{name}", "{{x}}", "${a}", "#{b}",
+    "%{c}", "{0:.2f}", "<b>", "</b>", "<br/>", "&eacute;", "&#39;", "&#x27;", "&nbsp;",
+    "https://a.b/c?d=%20e", "www.a.org", "a.b+c@d-e.fr", "%d%%", "{0}-{1}",
+]  # fmt: skip
+
+
 @pytest.mark.parametrize("language", ["fr", "en", "zh", "ar", "mul"])
-@pytest.mark.parametrize(
-    "token",
-    [
-        "%d", "%(name)s", "%1$s", "%5.2f", "%@", "{}", "{0}", "{name}", "{{x}}", "${a}", "#{b}",
-        "%{c}", "{0:.2f}", "<b>", "</b>", "<br/>", "&eacute;", "&#39;", "&#x27;", "&nbsp;",
-        "https://a.b/c?d=%20e", "www.a.org", "a.b+c@d-e.fr", "%d%%", "{0}-{1}",
-    ],
-)  # fmt: skip
-def test_a_protected_part_is_one_token_in_every_language(language: str, token: str) -> None:
-    assert is_protected(token)
+def test_a_protected_part_is_one_token_in_every_language(language: str) -> None:
     tokenizer = tokenizer_for(language)
-    for text in (token, f"({token})", f"“{token}”", f"x, {token}."):
-        assert token in tokenizer.tokenize(text)
+    for token in PROTECTED:
+        assert is_protected(token)
+        for text in (token, f"({token})", f"“{token}”", f"x, {token}."):
+            assert token in tokenizer.tokenize(text)
 
 
 @pytest.mark.parametrize("text", ["100%", "50%de", "a<b", "<3", "R&B", "x@y", "%50", "{ a }", "$5"])
