@@ -5,11 +5,11 @@
 #   make unit    runs the tests that need no Ray and no more than a few seconds each
 #   make test    runs all tests, two at a time where they do not measure
 #   make count   counts files with code and lines of each package
-#   make bench   measures each stage beside its reference (docs/performance.md);
+#   make bench   measures each stage beside its reference (docs/results/speed.md);
 #                BENCH_ARGS="--only training --only head --data DIR" and so on
 #   make lock    pins anew, with hashes, what pyproject.toml asks for
 #   make submit JOB="train_translator --corpus s3://… --out s3://… --num-workers 4 --use-gpu"
-#                sends a job to a cluster and shows its log (docs/cluster.md)
+#                sends a job to a cluster and shows its log (docs/operate/cluster.md)
 #
 # All install what they need into .venv once (some minutes, 7 GB); a second call starts at once.
 

@@ -1,7 +1,7 @@
 """Measurements on a running server that is killed, overloaded, abandoned or upgraded.
 
 Every translation is compared with the offline one, even under the heaviest load. Results are
-figures by the words that describe them in the tables of docs/results.md.
+figures by the words that describe them in the tables of docs/results/serving.md.
 """
 
 import argparse

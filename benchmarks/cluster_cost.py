@@ -2,8 +2,8 @@
 
     python -m benchmarks.cluster_cost --inputs my-prices.yaml
 
-prints the table of docs/cluster.md for `cluster_cost.yaml` or another of its form. Nothing is
-measured here. A stage is as fast as its slower part: GPUs wait for cores, or cores for them. A
+prints the table of docs/operate/cluster.md for `cluster_cost.yaml` or another of its form. Nothing
+is measured here. A stage is as fast as its slower part: GPUs wait for cores, or cores for them. A
 stage on machines that must first be started pays for that too, and every stage pays for the head.
 """
 

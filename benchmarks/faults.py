@@ -1,4 +1,4 @@
-"""Break a server and measure what its clients see; the tables of docs/results.md.
+"""Break a server and measure what its clients see; the tables of docs/results/serving.md.
 
     python -m benchmarks.faults --translator runs/demo/translator \\
         --collection runs/demo/collection --out faults.json

@@ -1,6 +1,6 @@
 """How time and memory grow with the input: a plot for each kind of growth, with the exponent.
 
-    python -m benchmarks.growth --chart docs/growth.png [--only corpus length …]
+    python -m benchmarks.growth --chart docs/images/growth.png [--only corpus length …]
         [--translator runs/translator --sentences sentences.fr]
     python -m benchmarks.growth --pairs 500000 5000000
 

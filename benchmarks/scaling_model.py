@@ -1,6 +1,6 @@
 """How far would training scale on 1 to 64 H100s? Step times predicted from counts and rates.
 
-    python -m benchmarks.scaling_model --plot docs/scaling.png [--network 12.5e9 ...]
+    python -m benchmarks.scaling_model --plot docs/images/scaling.png [--network 12.5e9 ...]
 
 Counted from the models themselves: operations a word, gradient bytes, operations that are started
 one after the other. Measured: rows of an embedding table that a batch touches, JPEGs decoded by a
@@ -203,7 +203,7 @@ def translator(source_words: int, target_words: int) -> Seq2Seq:
 
 
 def jobs() -> list[Job]:
-    """The jobs of docs/scaling.md."""
+    """The jobs of docs/results/scaling.md."""
     found = []
     for name, vocabularies, length, batch, grows in (
         ("Multi30k, 1,600 words", (6_469, 5_892), 15, 1_600, False),

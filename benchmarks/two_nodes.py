@@ -1,4 +1,4 @@
-"""Kill and freeze one process of each kind on a cluster of two nodes; a table of docs/results.md.
+"""Kill and freeze one process of each kind on a cluster of two nodes: docs/results/serving.md.
 
     python -m benchmarks.two_nodes --translator runs/demo/translator \\
         --collection runs/demo/collection --out two_nodes.json

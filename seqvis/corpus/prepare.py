@@ -1,7 +1,7 @@
 """Turn two aligned text files into a corpus on which a translator can be trained.
 
-The result is a corpus artifact (docs/formats.md): ids in Parquet, vocabularies, tokenizers, a
-report and a plot of the lengths. The stages, each in parallel over all blocks, are:
+The result is a corpus artifact (docs/extend/formats.md): ids in Parquet, vocabularies, tokenizers,
+a report and a plot of the lengths. The stages, each in parallel over all blocks, are:
 
     count lines -> read, filter, tokenise -> find duplicates -> count words -> write ids
 

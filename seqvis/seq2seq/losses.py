@@ -152,7 +152,7 @@ def _multiply(left: Tensor, right: Tensor) -> Tensor:
     """left (rows, inner) @ right (inner, columns).
 
     In float32 PyTorch gives it to MKL, which on AMD's processors is slower than oneDNN, by up to a
-    half where `left` is transposed (docs/performance.md).
+    half where `left` is transposed (docs/results/speed.md).
     """
     if left.dtype != torch.float32 or left.is_cuda or not torch.backends.mkldnn.is_available():
         return left @ right

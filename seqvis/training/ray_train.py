@@ -29,7 +29,7 @@ from seqvis.training.fit import DECISIVE, Report, RunStopped, WorkerFunction, un
 from seqvis.training.mailbox import Mailbox
 from seqvis.training.workers import this_worker
 
-# Settings of libraries that are read when a process starts; docs/training.md, "On a CPU".
+# Settings of libraries that are read when a process starts; docs/train/translators.md, "On a CPU".
 WORKER_ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads take the processor from each other
     "MALLOC_ARENA_MAX": "1",  # Ray's training thread would get a second, slower arena of glibc's

@@ -1,6 +1,6 @@
 """Headless Chromium, driven through Debian's chromedriver; as a program, the README's screenshot.
 
-    python -m serve.testing.browser --address http://127.0.0.1:8000 --out docs
+    python -m serve.testing.browser --address http://127.0.0.1:8000 --out docs/images
 
 types a sentence and a query into the page of a running server, waits until both are answered, and
 marks a word so that its partners show. Selenium would download a browser or a driver that it does

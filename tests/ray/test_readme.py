@@ -131,10 +131,3 @@ def test_what_the_demo_says_to_run_next_runs(
         if "--help" not in words:
             assert importlib.import_module(name).main(words) == 0, command
     assert (out / "pictures" / "mine.png").exists()
-
-
-def test_links_in_the_documents_lead_to_files() -> None:
-    for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
-        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8")):
-            if "://" not in target:
-                assert (document.parent / target).exists(), f"{document.name}: {target}"

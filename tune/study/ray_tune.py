@@ -36,7 +36,7 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_RESULT_BUFFER_LENGTH": "1",
     "RAY_AIR_NEW_OUTPUT": "0",  # which prints to standard output even with verbose=0
-    "MALLOC_ARENA_MAX": "1",  # a trial trains in a thread: docs/training.md, "On a CPU"
+    "MALLOC_ARENA_MAX": "1",  # a trial trains in a thread: docs/train/translators.md, "On a CPU"
 }
 
 

@@ -19,7 +19,7 @@ class StudySettings(Settings):
     """How a search proposes, stops and runs trials."""
 
     space: str
-    """YAML file of the settings to search; docs/tuning.md, "The space"."""
+    """YAML file of the settings to search; docs/train/tuning.md, "The space"."""
     metric: str
     """Validation metric to optimise; lower is better for names that contain "loss"."""
     algorithm: Literal["random", "tpe", "pbt"] = "random"

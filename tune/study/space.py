@@ -1,6 +1,6 @@
 """The search space: which settings are searched, in which range, and which are fixed.
 
-docs/tuning.md, "The space", has the format of its YAML file.
+docs/train/tuning.md, "The space", has the format of its YAML file.
 """
 
 import math
@@ -104,7 +104,7 @@ def load_space(file: str, model: TunableModel, base: Mapping[str, Any], metric: 
             fixed[str(path)] = given
             problems += _refused(model, base, str(path), (given,), where)
     if not parameters and not problems:
-        problems.append(f"{file}: no setting has a range; see docs/tuning.md")
+        problems.append(f"{file}: no setting has a range; see docs/train/tuning.md")
     if problems:
         raise ConfigError("\n".join(problems))
     return Space(tuple(parameters), fixed, base)

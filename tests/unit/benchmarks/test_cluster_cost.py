@@ -8,7 +8,7 @@ import yaml
 from benchmarks.cluster_cost import INPUTS, Inputs, as_table, cost_of, main, read_inputs
 from seqvis.errors import ConfigError
 
-DOCUMENT = Path(__file__).parents[3] / "docs" / "cluster.md"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "operate" / "cluster.md"
 
 
 def inputs(**changes: object) -> Inputs:
