@@ -21,10 +21,10 @@ from seqvis.collection.compaction import choose_parts, is_due, living_batches
 from seqvis.collection.index import Backend, IndexSettings
 from seqvis.collection.items import Item, check_ids, check_items
 from seqvis.collection.journal import HEADING_SIZE, Added, Deleted
+from seqvis.collection.manifest import appearing, check_free, restore_snapshot, write_snapshot
 from seqvis.collection.reader import WriterLock, create_directory, first_state, open_files
 from seqvis.collection.segments import SearchBy, Segment
 from seqvis.collection.shards import check_belongs
-from seqvis.collection.snapshots import appearing, check_free, restore_snapshot, write_snapshot
 from seqvis.collection.writer import KeptSegment, WritingCollection
 from seqvis.errors import ConfigError, StorageError
 from seqvis.storage import local_path

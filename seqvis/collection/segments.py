@@ -19,12 +19,12 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from seqvis.collection.filters import Columns
-from seqvis.collection.index import Backend, GraphIndex, IndexSettings
+from seqvis.collection.index import Backend, DeviceRows, GraphIndex, IndexSettings
 from seqvis.collection.items import Batch, decode_metadata
 from seqvis.disk import file_hash, sync_directory, sync_file, synced_file
 from seqvis.errors import ArtifactError
@@ -94,9 +94,6 @@ def load_array(path: Path) -> np.ndarray:
         ) from error
     return mapped
 
-
-if TYPE_CHECKING:  # most searches need no torch
-    from seqvis.collection.device import DeviceRows
 
 VECTORS, INDEX = "vectors.npy", "index.nmslib"
 HASHES, HASH_ROWS = "id_hashes.npy", "id_rows.npy"
@@ -204,7 +201,7 @@ class Segment:
             )
         self.rows = rows
         self.columns = Columns(self.metadata)
-        self.on_device = _on_device(self.vectors, by.device) if by.device is not None else None
+        self.on_device = DeviceRows(self.vectors, by.device) if by.device is not None else None
         self.index: GraphIndex | None = None
         if by.graphs and INDEX in files:
             sha256 = files[INDEX]["sha256"]
@@ -242,12 +239,6 @@ class Segment:
             [self._metadata[row] for row in rows],
             [self._thumbnails[row] for row in rows],
         )
-
-
-def _on_device(vectors: np.ndarray, device: str) -> "DeviceRows":
-    from seqvis.collection.device import DeviceRows
-
-    return DeviceRows(vectors, device)
 
 
 def hashes_of(ids: Iterable[bytes]) -> np.ndarray:

@@ -14,11 +14,10 @@ import numpy as np
 from seqvis.artifacts import FORMAT_VERSION, MANIFEST
 from seqvis.collection.collection import Collection
 from seqvis.collection.items import Item
-from seqvis.collection.manifest import SHARDED
+from seqvis.collection.manifest import SHARDED, appearing, check_free
 from seqvis.collection.reader import open_files
 from seqvis.collection.segments import SearchBy
 from seqvis.collection.shards import SHARD, place_of, shard_of
-from seqvis.collection.snapshots import appearing, check_free
 from seqvis.collection.view import Part, View
 from seqvis.disk import write_synced
 from seqvis.errors import ConfigError

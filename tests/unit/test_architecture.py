@@ -50,7 +50,7 @@ LONGEST_FILE = 350
 LARGEST_FOLDER = 14
 LARGE_FOLDERS = ("jobs", "benchmarks")
 
-KNOWN: dict[str, set[str]] = {"sizes": {"seqvis/collection/"}}
+KNOWN: dict[str, set[str]] = {}
 
 
 @cache
