@@ -27,7 +27,7 @@ from seqvis.storage import Location, locate
 from seqvis.training.checkpoints import CheckpointStore, check_identity
 from seqvis.training.fit import FitResult, fit
 from seqvis.training.launch import Report, run_directory
-from seqvis.training.messages import Names
+from seqvis.training.progress import Names
 from seqvis.training.step import StepLoss
 from seqvis.training.workers import Workers
 from seqvis.vision.augment import augment, augmenter

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from seqvis.config import Settings
 from seqvis.errors import TrainingError
-from seqvis.training import messages
 from seqvis.training.checkpoints import (
     CheckpointStore,
     Snapshot,
@@ -33,7 +32,15 @@ from seqvis.training.checkpoints import (
     restore_model,
     restore_optimizer,
 )
-from seqvis.training.progress import Progress, check_monitor
+from seqvis.training.progress import (
+    NAMES,
+    Names,
+    Progress,
+    check_monitor,
+    diverged,
+    ending,
+    lengthened,
+)
 from seqvis.training.schedules import OptimizerSettings, learning_rate, momentum
 from seqvis.training.step import StepLoss, Stepper, Task, Throughput
 from seqvis.training.workers import Workers
@@ -102,7 +109,7 @@ def fit(
     workers: Workers,
     report: Report,
     identity: dict[str, Any],
-    names: messages.Names = messages.NAMES,
+    names: Names = NAMES,
 ) -> FitResult:
     """Trains from the newest checkpoint, or from the beginning, to the end.
 
@@ -135,7 +142,7 @@ class _Run(Generic[B]):
     workers: Workers
     report: Report
     identity: dict[str, Any]
-    names: messages.Names
+    names: Names
 
     def __post_init__(self) -> None:
         if not self.workers.is_first:
@@ -153,7 +160,7 @@ class _Run(Generic[B]):
             self._train_epoch()
             self._finish_epoch()
         self.checkpoints.wait()
-        for text in messages.ending(progress, self.epochs, self.settings.monitor):
+        for text in ending(progress, self.epochs, self.settings.monitor):
             self._say(text)
         best = self._best_snapshot()
         tensors = {
@@ -214,7 +221,7 @@ class _Run(Generic[B]):
         total = float(torch.stack([loss.total for loss in pending]).sum())
         if not torch.isfinite(torch.tensor(total)):
             kind, step = self.stepper.product_type, self.progress.step
-            raise TrainingError(messages.diverged(step, self.optimizer, kind, self.names))
+            raise TrainingError(diverged(step, self.optimizer, kind, self.names))
         self.progress.epoch_total += total
         self.progress.epoch_tokens += sum(loss.tokens for loss in pending)
         pending.clear()
@@ -329,7 +336,7 @@ class _Run(Generic[B]):
         if self.epochs > before:
             progress.bad_epochs = 0  # who asks for more epochs wants some to be tried
             optimizer, names = self.optimizer, self.names
-            self._say(messages.lengthened(before, self.epochs, progress, optimizer, names))
+            self._say(lengthened(before, self.epochs, progress, optimizer, names))
 
     def _restore(self, snapshot: Snapshot, where: str) -> None:
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}}

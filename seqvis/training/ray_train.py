@@ -25,8 +25,8 @@ from seqvis.errors import ConfigError, SeqvisError, TrainingError
 from seqvis.process import keep_freed_memory
 from seqvis.ray_internals import node_is_drained, started_here
 from seqvis.storage import Location
+from seqvis.training.events import Mailbox
 from seqvis.training.fit import DECISIVE, Report, RunStopped, WorkerFunction, until_stopped
-from seqvis.training.mailbox import Mailbox
 from seqvis.training.workers import this_worker
 
 # Settings of libraries that are read when a process starts; docs/train/translators.md, "On a CPU".

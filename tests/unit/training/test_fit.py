@@ -17,8 +17,7 @@ from seqvis.storage import locate
 from seqvis.training.checkpoints import CheckpointStore
 from seqvis.training.fit import FitResult, FitSettings, RunStopped, fit
 from seqvis.training.launch import launch
-from seqvis.training.messages import NAMES, Names, diverged
-from seqvis.training.progress import Progress
+from seqvis.training.progress import NAMES, Names, Progress, diverged
 from seqvis.training.schedules import OptimizerSettings
 from seqvis.training.step import StepLoss
 from seqvis.training.workers import Workers
