@@ -34,7 +34,7 @@ from seqvis.corpus.settings import PrepareSettings
 from seqvis.samples.questions import generate_pairs
 from seqvis.seq2seq.losses import projected_cross_entropy
 from seqvis.seq2seq.model import Seq2Seq
-from seqvis.training.workers import BUCKET_MB, Reduction, average
+from seqvis.training.workers import BUCKET_MB, Reduction, Resources, average
 from seqvis.translation.train import TrainSettings, train
 from seqvis.vision.augment import AugmentSettings, augment, augmenter
 from seqvis.vision.embed import EmbedSettings, embed_images
@@ -77,7 +77,7 @@ def measure_jobs(workers: int, folder: Path) -> dict[str, float]:
         times.append(time.monotonic())
         features = embed_images(pictures)
         times.append(time.monotonic())
-        metrics = train(training, lambda event: None, workers, cpus_per_worker=1)
+        metrics = train(training, lambda event: None, Resources(workers, cpus_per_worker=1))
         times.append(time.monotonic())
     seconds = np.diff(times).tolist()
     found = {

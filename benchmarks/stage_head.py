@@ -18,7 +18,7 @@ from benchmarks.material import SEED, Material
 from seqvis.devise.head import HeadSettings, LossSettings
 from seqvis.devise.task import HeadTask, Pictures
 from seqvis.training.schedules import OptimizerSettings
-from seqvis.training.step import Stepper
+from seqvis.training.step import TrainingStep
 from seqvis.training.workers import Workers
 
 PICTURES, FEATURES, LABELS, DIMENSION, BATCH = 40_000, 2048, 1000, 300, 512
@@ -39,12 +39,12 @@ def measure(material: Material, rounds: int) -> Iterator[Row]:
         LossSettings(), BATCH, SEED,
     )  # fmt: skip
     # Whatever precision is asked for, the head is trained in float32.
-    stepper = Stepper(task, OptimizerSettings(), "float32", SEED, Workers())
-    plain = _Plain(stepper.model, matrix, labels, targets)
-    checks = {"loss, ours and the plain loop's": _same(task, stepper.model, plain)}
+    training = TrainingStep(task, OptimizerSettings(), "float32", SEED, Workers())
+    plain = _Plain(training.model, matrix, labels, targets)
+    checks = {"loss, ours and the plain loop's": _same(task, training.model, plain)}
     sides = [
         Side("plain loop", lambda: rate_over(SECONDS, plain.step)),
-        Side("seqvis", lambda: rate_over(SECONDS, _stepping(task, stepper)), 1.5),
+        Side("seqvis", lambda: rate_over(SECONDS, _stepping(task, training)), 1.5),
     ]
     yield compare("DeViSE head", "pictures/s", sides, rounds, checks)
 
@@ -80,13 +80,13 @@ class _Plain:
             yield from torch.randperm(len(self.features), generator=generator).split(BATCH)
 
 
-def _stepping(task: HeadTask, stepper: Stepper) -> Callable[[], int]:
+def _stepping(task: HeadTask, training: TrainingStep) -> Callable[[], int]:
     """A function that makes the next step of epoch after epoch; pictures of its batch."""
     batches = (batch for _ in itertools.count() for batch in task.batches(0, 0, Workers()))
 
     def step() -> int:
         batch = next(batches)
-        stepper.step(batch, 1, 0.0, _RATE, _BETAS[0])
+        training.step(batch, 1, 0.0, _RATE, _BETAS[0])
         return len(batch.labels)
 
     return step

@@ -30,7 +30,7 @@ from seqvis.seq2seq.model import Seq2Seq
 from seqvis.seq2seq.settings import Variant
 from seqvis.training.ray_train import WORKER_ENVIRONMENT
 from seqvis.training.schedules import OptimizerSettings
-from seqvis.training.step import Stepper
+from seqvis.training.step import TrainingStep
 from seqvis.training.workers import Workers
 from seqvis.translation.batches import Batch
 from seqvis.translation.task import TranslationTask
@@ -67,8 +67,8 @@ def _variant(
         sides = [Side("the lesson's loop", _stepping(batches, seed.step))]
     with ExitStack() as stack:
         for precision, least in goals.items():
-            stepper = Stepper(task, OptimizerSettings(), precision, SEED, Workers())
-            step = partial(_step, stepper)
+            training = TrainingStep(task, OptimizerSettings(), precision, SEED, Workers())
+            step = partial(_step, training)
             sides.append(Side(f"seqvis, {precision}, one process", _stepping(batches, step)))
             together = stack.enter_context(_training_workers(material, variant, precision))
             limit, share = f"its products in {precision}", 0.6 if variant == "all" else None
@@ -78,8 +78,8 @@ def _variant(
         return compare(f"training step, {variant}", "target words/s", sides, rounds, checks)
 
 
-def _step(stepper: Stepper, batch: Batch) -> None:
-    stepper.step(batch, 1, 0.0, 1e-4, 0.8)
+def _step(training: TrainingStep, batch: Batch) -> None:
+    training.step(batch, 1, 0.0, 1e-4, 0.8)
 
 
 def _stepping(batches: Iterator[Batch], step: Callable[[Batch], object]) -> Callable[[], float]:
@@ -181,14 +181,14 @@ def _work(
     distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=count)
     workers = Workers(rank, count)
     task = material.task(variant, plain_seed=variant != "all")
-    stepper = Stepper(task, OptimizerSettings(), precision, SEED, workers)
+    training = TrainingStep(task, OptimizerSettings(), precision, SEED, workers)
     batches = forever(task, workers)
-    _step(stepper, next(batches))
+    _step(training, next(batches))
     pipe.send("ready")
     while steps := pipe.recv():
         words, began = 0, time.perf_counter()
         for _ in range(steps):
             batch = next(batches)
-            _step(stepper, batch)
+            _step(training, batch)
             words += batch.target_words  # of all workers
         pipe.send((words, time.perf_counter() - began))

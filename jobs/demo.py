@@ -25,6 +25,7 @@ from seqvis.samples.drawings import ATTRIBUTION
 from seqvis.samples.questions import Pair, typed_questions, write_sample
 from seqvis.storage import local_path, locate
 from seqvis.text.lines import read_sentences
+from seqvis.training.workers import Resources
 from seqvis.translation.evaluate import evaluate
 from seqvis.translation.picture import draw_alignment
 from seqvis.translation.train import TrainSettings, train
@@ -80,7 +81,8 @@ def run(settings: Demo) -> dict[str, Any]:
         workers = f"{settings.num_workers} Ray workers"
         _say(f"3  train_translator: variant all on {workers}: {folder}/translator")
         with training_console() as report:
-            train(_training(settings, folder), report, settings.num_workers, restart=True)
+            resources = Resources(settings.num_workers)
+            train(_training(settings, folder), report, resources, restart=True)
         result = _show(folder)
         drawings = show_drawings(folder, settings.image_size, 5, _say)
     _say_what_next(folder)

@@ -8,6 +8,7 @@ from pydantic import Field
 from seqvis.cli.console import training_console
 from seqvis.cli.job import leave, ray_on_demand, run_job
 from seqvis.config import JobSettings
+from seqvis.training.workers import Resources
 from seqvis.translation.train import TrainSettings, find_rate, train
 
 
@@ -39,16 +40,10 @@ def run(settings: TrainTranslator) -> dict[str, Any]:
     with training_console() as report:
         if settings.find_lr:
             return find_rate(choices, settings.use_gpu, report)
-        metrics = train(
-            choices,
-            report,
-            settings.num_workers,
-            settings.use_gpu,
-            settings.cpus_per_worker,
-            settings.restart,
-            min_workers=settings.min_workers,
-            session=ray_on_demand,
+        resources = Resources(
+            settings.num_workers, settings.min_workers, settings.use_gpu, settings.cpus_per_worker
         )
+        metrics = train(choices, report, resources, settings.restart, session=ray_on_demand)
     return {**metrics, "out": settings.out}
 
 

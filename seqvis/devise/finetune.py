@@ -25,8 +25,9 @@ from seqvis.devise.task import SHOWN_HITS
 from seqvis.errors import DataError
 from seqvis.storage import Location, locate
 from seqvis.training.checkpoints import CheckpointStore, check_identity
+from seqvis.training.events import Report
 from seqvis.training.fit import FitResult, fit
-from seqvis.training.launch import Report, run_directory
+from seqvis.training.launch import run_directory
 from seqvis.training.progress import Names
 from seqvis.training.step import StepLoss
 from seqvis.training.workers import Workers

@@ -31,10 +31,11 @@ from seqvis.devise.task import HeadTask, Pictures
 from seqvis.errors import ConfigError
 from seqvis.storage import absolute, locate
 from seqvis.training.checkpoints import CheckpointStore
-from seqvis.training.fit import DECISIVE, FitResult, fit
-from seqvis.training.launch import Report, history_as_csv, launch, run_directory
+from seqvis.training.events import EPOCH_EVENTS, Report
+from seqvis.training.fit import FitResult, fit
+from seqvis.training.launch import history_as_csv, launch, run_directory
 from seqvis.training.lr_finder import plot_rate_search
-from seqvis.training.workers import Workers
+from seqvis.training.workers import IN_THIS_PROCESS, Resources, Workers
 
 if TYPE_CHECKING:
     from seqvis.cluster import Session  # loads Ray
@@ -48,20 +49,15 @@ Project = Callable[[np.ndarray], np.ndarray]
 def train(
     settings: DeviseSettings,
     report: Report,
-    num_workers: int = 0,
-    use_gpu: bool = False,
-    cpus_per_worker: int = 0,
+    resources: Resources = IN_THIS_PROCESS,
     restart: bool = False,
-    gpus_per_worker: float = 1.0,
     stoppable: bool = False,
-    min_workers: int = 0,
     session: "Session" = nullcontext,
 ) -> dict[str, Any]:
     """Trains a model, going on where an earlier call with the same `out` was interrupted.
 
-    Returns the best epoch's metrics; none if `report` stopped it, for which it must be `stoppable`
-    (see `run_workers`). Workers need an initialised Ray, or a `session` that
-    starts one. Raises SeqvisError for anything a user can mend.
+    Returns the best epoch's metrics. `resources` and what follows: see `launch`. Raises
+    SeqvisError for anything that a user can mend.
     """
     out = locate(settings.out)
     artifacts.check_destination(out, KIND)
@@ -81,20 +77,8 @@ def train(
             "--unseen: the bonus of unseen labels is measured for a head alone; take --method "
             "devise, or conse, which has none"
         )
-    return launch(
-        train_worker,
-        _with_absolute_paths(settings),
-        out,
-        report,
-        num_workers,
-        use_gpu,
-        cpus_per_worker,
-        restart,
-        gpus_per_worker=gpus_per_worker,
-        stoppable=stoppable,
-        min_workers=min_workers,
-        session=session,
-    )
+    settings = _with_absolute_paths(settings)
+    return launch(train_worker, settings, out, report, resources, restart, stoppable, session)
 
 
 def find_rate(settings: DeviseSettings, use_gpu: bool, report: Report) -> dict[str, Any]:
@@ -106,8 +90,7 @@ def find_rate(settings: DeviseSettings, use_gpu: bool, report: Report) -> dict[s
         report({"event": "note", "text": text})
     task = _task(settings, data.train, data.valid, data.targets)
     run = run_directory(locate(settings.out))
-    precision, seed = settings.fit.precision, settings.fit.seed
-    return plot_rate_search(task, settings.optimizer, precision, seed, use_gpu, run, report)
+    return plot_rate_search(task, settings.optimizer, settings.fit, use_gpu, run, report)
 
 
 def resolve_method(settings: DeviseSettings, data: TrainingData, report: Report) -> DeviseSettings:
@@ -312,7 +295,7 @@ def _without_epochs(report: Report) -> Report:
     """Passes on everything but the tables of epochs, which belong to the model itself."""
 
     def pass_on(event: dict[str, Any]) -> None:
-        if event["event"] not in DECISIVE:
+        if event["event"] not in EPOCH_EVENTS:
             report(event)
 
     return pass_on

@@ -10,8 +10,6 @@ uninterrupted one, and no worker's random state has to be collected.
 """
 
 import time
-from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
@@ -32,6 +30,7 @@ from seqvis.training.checkpoints import (
     restore_model,
     restore_optimizer,
 )
+from seqvis.training.events import Report, StopTraining
 from seqvis.training.progress import (
     NAMES,
     Names,
@@ -42,32 +41,12 @@ from seqvis.training.progress import (
     lengthened,
 )
 from seqvis.training.schedules import OptimizerSettings, learning_rate, momentum
-from seqvis.training.step import StepLoss, Stepper, Task, Throughput
+from seqvis.training.step import StepLoss, Task, Throughput, TrainingStep
 from seqvis.training.workers import Workers
 
 NOTICE_SECONDS = 10.0  # between checkpoints once a node is about to be taken away
 
 B = TypeVar("B")
-Report = Callable[[dict[str, Any]], None]
-WorkerFunction = Callable[[Any, Workers, Report], None]
-
-# Events with the table of all epochs so far, at which a listener may raise RunStopped.
-DECISIVE = ("epoch", "resumed")
-
-
-class RunStopped(BaseException):
-    """Raised by a listener, and then by `fit` in every worker, to end the run for now.
-
-    When `fit` raises it, the last epoch's checkpoint is on disk; a later call resumes from there.
-    """
-
-
-def until_stopped(
-    function: WorkerFunction, argument: Any, workers: Workers, report: Report
-) -> None:
-    """Calls a worker's function; it may be ended by RunStopped."""
-    with suppress(RunStopped):
-        function(argument, workers, report)
 
 
 class FitSettings(Settings):
@@ -121,7 +100,7 @@ def fit(
         report: is given an event, a dict with "event", for each thing worth showing.
 
     Raises:
-        RunStopped: `report` raised it at an epoch.
+        StopTraining: `report` raised it at an epoch.
         ConfigError: the checkpoint belongs to a run with another identity, or the monitor is no
             metric of the task's.
         TrainingError: the loss is not finite.
@@ -148,7 +127,7 @@ class _Run(Generic[B]):
         if not self.workers.is_first:
             self.report = _ignore
         precision, seed = self.settings.precision, self.settings.seed
-        self.stepper = Stepper(self.task, self.optimizer, precision, seed, self.workers)
+        self.training = TrainingStep(self.task, self.optimizer, precision, seed, self.workers)
         self.progress = Progress(schedule_epochs=self.epochs)
         self.saved_at = time.monotonic()
         self.warned = False  # that a node is about to be taken away
@@ -172,9 +151,9 @@ class _Run(Generic[B]):
         return FitResult(tensors, progress.history, progress.best, progress.seconds)
 
     def _train_epoch(self) -> None:
-        progress, stepper = self.progress, self.stepper
+        progress, training = self.progress, self.training
         steps = self.task.steps_in_epoch(progress.epoch)
-        meter = Throughput(stepper.product_type, self.workers, self.task.unit)
+        meter = Throughput(training.product_type, self.workers, self.task.unit)
         started = time.monotonic()
         before = progress.seconds
         pending: list[StepLoss] = []
@@ -182,11 +161,11 @@ class _Run(Generic[B]):
             at = progress.epoch + progress.position / steps
             share = at / progress.schedule_epochs
             rate = learning_rate(self.optimizer, share)
-            loss = stepper.step(batch, progress.step, at, rate, momentum(self.optimizer, share))
+            loss = training.step(batch, progress.step, at, rate, momentum(self.optimizer, share))
             pending.append(loss)
             progress.step += 1
             progress.position += 1
-            meter.add(loss.tokens, self.task.flops(stepper.model, batch))
+            meter.add(loss.tokens, self.task.flops(training.model, batch))
             progress.seconds = before + time.monotonic() - started
             if progress.position % 10 == 0 or progress.position in (1, steps):
                 self._note(pending, rate, steps, meter)
@@ -220,18 +199,18 @@ class _Run(Generic[B]):
             return
         total = float(torch.stack([loss.total for loss in pending]).sum())
         if not torch.isfinite(torch.tensor(total)):
-            kind, step = self.stepper.product_type, self.progress.step
+            kind, step = self.training.product_type, self.progress.step
             raise TrainingError(diverged(step, self.optimizer, kind, self.names))
         self.progress.epoch_total += total
         self.progress.epoch_tokens += sum(loss.tokens for loss in pending)
         pending.clear()
 
     def _finish_epoch(self) -> None:
-        progress, stepper = self.progress, self.stepper
+        progress, training = self.progress, self.training
         started = time.monotonic()
-        stepper.model.eval()
-        with torch.no_grad(), stepper.autocast():
-            metrics = self.task.evaluate(stepper.model, self.workers)
+        training.model.eval()
+        with torch.no_grad(), training.autocast():
+            metrics = self.task.evaluate(training.model, self.workers)
         sums = self.workers.gather((progress.epoch_total, progress.epoch_tokens))
         progress.seconds += time.monotonic() - started
         shown = {key: value for key, value in metrics.items() if not isinstance(value, float)}
@@ -256,17 +235,17 @@ class _Run(Generic[B]):
         self._announce("epoch", shown)
 
     def _announce(self, event: str, shown: dict[str, Any]) -> None:
-        """Reports a decisive event; all workers stop if the listener says so."""
+        """Report an event of `EPOCH_EVENTS`; all workers stop if the listener says so."""
         best = self.progress.best
         content = {"history": self.progress.history, "best_epoch": best["epoch"] if best else None}
         stopped = False
         try:
             self.report({"event": event, **content, **shown})
-        except RunStopped:
+        except StopTraining:
             stopped = True
         if self.workers.from_first(stopped):
             self.checkpoints.wait()
-            raise RunStopped
+            raise StopTraining
 
     def _stopped_early(self) -> bool:
         return 0 < self.settings.patience <= self.progress.bad_epochs
@@ -291,9 +270,9 @@ class _Run(Generic[B]):
     def _save(self) -> None:
         if not self.workers.is_first:
             return
-        progress, model = self.progress, self.stepper.model
+        progress, model = self.progress, self.training.model
         weights = {f"model.{name}": tensor for name, tensor in model_tensors(model).items()}
-        kept = optimizer_tensors(model, self.stepper.optimizer)
+        kept = optimizer_tensors(model, self.training.optimizer)
         moments = {f"optimizer.{name}": tensor for name, tensor in kept.items()}
         # The other workers' sums of an unfinished epoch are taken to be like this one's.
         sums = {
@@ -343,8 +322,8 @@ class _Run(Generic[B]):
         for name, tensor in snapshot.tensors.items():
             kind, rest = name.split(".", 1)
             parts[kind][rest] = tensor
-        restore_model(self.stepper.model, parts["model"], where)
-        restore_optimizer(self.stepper.model, self.stepper.optimizer, parts["optimizer"])
+        restore_model(self.training.model, parts["model"], where)
+        restore_optimizer(self.training.model, self.training.optimizer, parts["optimizer"])
 
     def _best_snapshot(self) -> Snapshot:
         assert self.progress.best_step is not None

@@ -12,14 +12,20 @@ import logging
 import shutil
 import tempfile
 import time
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seqvis.artifacts import MANIFEST
 from seqvis.storage import Location
-from seqvis.training.fit import DECISIVE, Report, WorkerFunction, until_stopped
-from seqvis.training.workers import this_worker
+from seqvis.training.events import EPOCH_EVENTS, Report, StopTraining
+from seqvis.training.workers import IN_THIS_PROCESS, Resources, Workers, this_worker
+
+if TYPE_CHECKING:
+    from seqvis.cluster import Session  # loads Ray
+
+WorkerFunction = Callable[[Any, Workers, Report], None]
 
 SECONDS_BETWEEN = 20
 
@@ -85,30 +91,27 @@ def history_as_csv(history: list[dict[str, Any]]) -> bytes:
     return text.getvalue().encode()
 
 
-if TYPE_CHECKING:
-    from seqvis.cluster import Session  # loads Ray
-
-
 def launch(
     function: WorkerFunction,
-    work: Any,
+    settings: Any,
     out: Location,
     report: Report,
-    num_workers: int,
-    use_gpu: bool,
-    cpus_per_worker: int,
-    restart: bool,
-    gpus_per_worker: float = 1.0,
+    resources: Resources = IN_THIS_PROCESS,
+    restart: bool = False,
     stoppable: bool = False,
-    min_workers: int = 0,
     session: "Session" = nullcontext,
 ) -> dict[str, Any]:
-    """Runs `function(work, …)` in the workers (in this process if there are none), keeps the run's
-    records, returns its metrics. Workers need an initialised Ray, or a `session` that starts one.
+    """Run `function(settings, workers, report)` in the workers, keep the run's records, and return
+    the metrics with which its first worker reported {"event": "done", "metrics": …}.
 
-    The function's first worker reports {"event": "done", "metrics": …} when the artifact stands.
-    With `restart` the checkpoints of an earlier run are deleted. A run that `report` stopped (see
-    `run_workers`) has no metrics. Raises what the workers raise.
+    Args:
+        restart: delete the checkpoints of an earlier run.
+        stoppable: `report` may raise StopTraining at an epoch, and the run then has no metrics.
+            Ray Train's workers wait for `report` at each epoch's end.
+        session: starts or joins Ray; without it, Ray must be initialised if there are workers.
+
+    Raises:
+        Exception: what the workers raise.
     """
     run = run_directory(out)
     if restart:
@@ -120,31 +123,21 @@ def launch(
     done: dict[str, Any] = {}
 
     def listen(event: dict[str, Any]) -> None:
-        if event["event"] in DECISIVE:
+        if event["event"] in EPOCH_EVENTS:
             log.note(event["history"], event["best_epoch"])
         if event["event"] == "done":
             done.update(event["metrics"])
         report(event)
 
     try:
-        if num_workers == 0:
-            until_stopped(function, work, this_worker(use_gpu), listen)
+        if resources.workers == 0:
+            with suppress(StopTraining):
+                function(settings, this_worker(resources.gpu), listen)
         else:
             from seqvis.training.ray_train import run_workers  # importing Ray takes a second
 
             with session():
-                run_workers(
-                    function,
-                    work,
-                    listen,
-                    num_workers,
-                    use_gpu,
-                    run / "ray",
-                    cpus_per_worker,
-                    gpus_per_worker=gpus_per_worker,
-                    stoppable=stoppable,
-                    min_workers=min_workers,
-                )
+                run_workers(function, settings, listen, resources, run / "ray", stoppable)
     except Exception:
         log.flush()
         raise

@@ -1,6 +1,6 @@
 """Run the training loop in processes on a Ray cluster, with Ray Train.
 
-`run_workers` starts N workers that each call `function(argument, workers, report)` in a joined
+`run_workers` starts N workers that each call `function(settings, workers, report)` in a joined
 process group, restarts them when one dies, and passes the first one's reports to the caller. Ray
 Train wraps the loop and does not replace it: checkpoints are the loop's own, so a restarted group
 resumes from the last one, with any number of workers. When a node is drained, the workers learn of
@@ -11,6 +11,8 @@ import os
 import threading
 import time
 import uuid
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -25,81 +27,77 @@ from seqvis.errors import ConfigError, SeqvisError, TrainingError
 from seqvis.process import keep_freed_memory
 from seqvis.ray_internals import node_is_drained, started_here
 from seqvis.storage import Location
-from seqvis.training.events import Mailbox
-from seqvis.training.fit import DECISIVE, Report, RunStopped, WorkerFunction, until_stopped
-from seqvis.training.workers import this_worker
+from seqvis.training.events import EPOCH_EVENTS, EventQueue, Report, StopTraining
+from seqvis.training.workers import Resources, Workers, this_worker
 
 # Settings of libraries that are read when a process starts; docs/train/translators.md, "On a CPU".
 WORKER_ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads take the processor from each other
     "MALLOC_ARENA_MAX": "1",  # Ray's training thread would get a second, slower arena of glibc's
 }
+MAX_FAILURES = 3  # after which dead workers are not replaced; those of drained nodes do not count
 # Seconds that an elastic group waits for its processors. For some seconds Ray counts those of a
 # lost node, and waits for them a minute before it counts again.
 _START_TIMEOUT = ("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "10")
 
 
 def run_workers(
-    function: WorkerFunction,
-    argument: Any,
+    function: Callable[[Any, Workers, Report], None],
+    settings: Any,
     report: Report,
-    num_workers: int,
-    use_gpu: bool,
+    resources: Resources,
     storage: Location,
-    cpus_per_worker: int = 0,
-    min_workers: int = 0,
-    max_failures: int = 3,
-    gpus_per_worker: float = 1.0,
     stoppable: bool = False,
 ) -> None:
-    """Trains to the end, or raises what stopped it.
+    """Train to the end, or raise what stopped it.
+
+    With `resources.min_workers` training goes on, when nodes are lost, with as many workers as
+    there is room for, and grows again within a minute or so of a node's coming back.
 
     Args:
         function: module-level; called in each worker. What it saves must be on storage that all
             workers reach.
-        argument: its first argument, picklable.
+        settings: its first argument, picklable.
         report: called in this process, from its main thread, with each event.
         storage: directory for Ray Train's own records of the run.
-        cpus_per_worker: 0: an equal share of the processors that the cluster has now.
-        min_workers: when nodes are lost, training goes on with as many workers as there is room
-            for, down to this number, and grows again up to `num_workers` within a minute or so of
-            a node's coming back; 0: it waits for room for `num_workers`.
-        max_failures: how often dead workers are replaced; those of a drained node do not count.
-        gpus_per_worker: a share of one, so that several runs fit a GPU; only of a single worker.
-        stoppable: `report` may raise RunStopped at an epoch, and the run ends there. The workers
+        stoppable: `report` may raise StopTraining at an epoch, and the run ends there. The workers
             then wait at each epoch's end until `report` has returned.
 
     Raises:
         SeqvisError: what a worker raised; TrainingError if workers died too often.
     """
-    threads = cpus_per_worker or _share_of_cpus(num_workers)
-    gpus = gpus_per_worker if use_gpu else 0
-    if min_workers > num_workers:
-        raise ConfigError(f"--min-workers {min_workers}: is more than --num-workers {num_workers}")
-    _check_resources(min_workers or num_workers, threads, gpus, report)
-    if min_workers:
+    workers, least = resources.workers, resources.min_workers
+    threads = resources.cpus_per_worker or max(1, amount("CPU") // workers)
+    gpus = resources.gpus_per_worker if resources.gpu else 0
+    if least > workers:
+        raise ConfigError(f"--min-workers {least}: is more than --num-workers {workers}")
+    _check_resources(least or workers, threads, gpus, report)
+    if least:
         os.environ.setdefault(*_START_TIMEOUT)
-    mailbox = _mailbox_here()
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    # On this process's node: on a worker's, the queue would be lost with that node.
+    options = {"num_cpus": 0, "scheduling_strategy": here}
+    events: Any = ray.remote(EventQueue).options(**options).remote()
     trainer = _Trainer(
         _enter_worker,
         train_loop_config={
             "function": function,
-            "argument": argument,
-            "mailbox": mailbox,
+            "settings": settings,
+            "events": events,
             "threads": threads,
-            "use_gpu": use_gpu,
+            "gpu": resources.gpu,
             "stoppable": stoppable,
         },
         scaling_config=ScalingConfig(
-            num_workers=(min_workers, num_workers) if min_workers else num_workers,  # type: ignore[arg-type]
-            use_gpu=use_gpu,
+            num_workers=(least, workers) if least else workers,  # type: ignore[arg-type]
+            use_gpu=resources.gpu,
             resources_per_worker={"CPU": threads, **({"GPU": gpus} if gpus else {})},
         ),
         run_config=RunConfig(
             name=f"train-{uuid.uuid4().hex[:8]}",
             storage_path=storage.path,
             storage_filesystem=storage.filesystem,
-            failure_config=FailureConfig(max_failures=max_failures),
+            failure_config=FailureConfig(max_failures=MAX_FAILURES),
             worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},  # type: ignore[call-arg]
         ),
     )
@@ -109,13 +107,13 @@ def run_workers(
     thread.start()
     try:
         while thread.is_alive():
-            _pass_on(mailbox, report)
-        _pass_on(mailbox, report)
+            _pass_on(events, report)
+        _pass_on(events, report)
     finally:
-        ray.kill(mailbox)
+        ray.kill(events)
     if outcome:
         raise TrainingError(
-            f"the workers died {max_failures + 1} times and were not started again; the last "
+            f"the workers died {MAX_FAILURES + 1} times and were not started again; the last "
             f"error: {outcome[0]}"
         ) from outcome[0]
 
@@ -136,30 +134,24 @@ class _Trainer(TorchTrainer):
         return [one for one in callbacks if type(one).__name__ not in idle]
 
 
-def _mailbox_here() -> Any:
-    """A mailbox on this process's node: on a worker's, it would be lost with that node."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    options = {"num_cpus": 0, "scheduling_strategy": here}
-    return ray.remote(Mailbox).options(**options).remote()
-
-
 def _enter_worker(config: dict[str, Any]) -> None:
     torch.set_num_threads(config["threads"])
     keep_freed_memory()
-    mailbox = config["mailbox"]
-    workers = replace(this_worker(config["use_gpu"]), leaving=node_is_drained)
+    events = config["events"]
+    workers = replace(this_worker(config["gpu"]), leaving=node_is_drained)
 
     def report(event: dict[str, Any]) -> None:
-        if not (config["stoppable"] and event["event"] in DECISIVE):
-            mailbox.tell.remote(event)
-        elif not ray.get(mailbox.ask.remote(event)):
-            raise RunStopped
+        if not (config["stoppable"] and event["event"] in EPOCH_EVENTS):
+            events.put.remote(event)
+        elif not ray.get(events.put_and_wait.remote(event)):
+            raise StopTraining
 
     try:
-        until_stopped(config["function"], config["argument"], workers, report)
+        with suppress(StopTraining):
+            config["function"](config["settings"], workers, report)
     except SeqvisError as error:
         # A restart would meet it again: the caller stops here.
-        ray.get(mailbox.tell.remote({"event": "error", "error": error}))
+        ray.get(events.put.remote({"event": "error", "error": error}))
         raise
 
 
@@ -170,11 +162,11 @@ def _fit(trainer: TorchTrainer, outcome: list[BaseException]) -> None:
         outcome.append(error)
 
 
-def _pass_on(mailbox: Any, report: Report) -> None:
+def _pass_on(events: Any, report: Report) -> None:
     """Waits up to half a second for events and passes on those that came."""
     deadline = time.monotonic() + 0.5
     while time.monotonic() < deadline:
-        taken = ray.get(mailbox.take.remote(0.2))
+        taken = ray.get(events.get.remote(0.2))
         if taken is None:
             return
         number, event = taken
@@ -183,14 +175,10 @@ def _pass_on(mailbox: Any, report: Report) -> None:
         go_on = True
         try:
             report(event)
-        except RunStopped:
+        except StopTraining:
             go_on = False
         if number:
-            mailbox.answer.remote(number, go_on)
-
-
-def _share_of_cpus(num_workers: int) -> int:
-    return max(1, amount("CPU") // num_workers)
+            events.answer.remote(number, go_on)
 
 
 def _check_resources(num_workers: int, threads: int, gpus: float, report: Report) -> None:

@@ -1,7 +1,7 @@
 """One training step, which the training loop and the learning-rate finder share, and its speed.
 
-A `Task` is what a model brings to be trained. A `Stepper` holds the model and its optimiser, and
-makes a step on a batch: forward pass in mixed precision, backward pass, clipping, update. All
+A `Task` is what a model brings to be trained. A `TrainingStep` holds the model and its optimiser,
+and trains on a batch: forward pass in mixed precision, backward pass, clipping, update. All
 randomness of a step is a function of seed, step and worker.
 
 Throughput is measured in tokens or pictures a second, and as the share of the machine's arithmetic
@@ -122,8 +122,8 @@ class Task(Protocol[B]):
         """Floating-point operations of a training step on the batch."""
 
 
-class Stepper(Generic[B]):
-    """Makes training steps, for `fit` and for the learning-rate finder."""
+class TrainingStep(Generic[B]):
+    """A model, its optimiser, and the step that trains it on a batch."""
 
     def __init__(
         self,

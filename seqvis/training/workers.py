@@ -106,6 +106,20 @@ def _never() -> bool:
 
 
 @dataclass(frozen=True)
+class Resources:
+    """How many processes train together, and what each of them gets of the machine."""
+
+    workers: int = 0  # processes that Ray Train starts; 0: this process trains, without Ray
+    min_workers: int = 0  # fewest to go on with when nodes are lost; 0: wait for room for all
+    gpu: bool = False  # one GPU, or a share of one, for each worker
+    cpus_per_worker: int = 0  # 0: an equal share of the processors that the cluster has now
+    gpus_per_worker: float = 1.0  # less than 1 for a single worker, so that runs share a GPU
+
+
+IN_THIS_PROCESS = Resources()
+
+
+@dataclass(frozen=True)
 class Workers:
     """This process's place among all processes that train the model."""
 

@@ -19,11 +19,12 @@ from seqvis.seq2seq.settings import ModelSettings, Variant, resolve_variant
 from seqvis.storage import Location, absolute, locate
 from seqvis.text.languages import LANGUAGE_FILES
 from seqvis.training.checkpoints import CheckpointStore
+from seqvis.training.events import Report
 from seqvis.training.fit import FitResult, FitSettings, fit
-from seqvis.training.launch import Report, history_as_csv, launch, run_directory
+from seqvis.training.launch import history_as_csv, launch, run_directory
 from seqvis.training.lr_finder import plot_rate_search
 from seqvis.training.schedules import OptimizerSettings
-from seqvis.training.workers import Workers
+from seqvis.training.workers import IN_THIS_PROCESS, Resources, Workers
 from seqvis.translation.batches import BatchSettings
 from seqvis.translation.metrics import Scoring
 from seqvis.translation.overlap import write_trained_pairs
@@ -77,20 +78,15 @@ class TrainSettings(Settings):
 def train(
     settings: TrainSettings,
     report: Report,
-    num_workers: int = 1,
-    use_gpu: bool = False,
-    cpus_per_worker: int = 0,
+    resources: Resources = IN_THIS_PROCESS,
     restart: bool = False,
-    gpus_per_worker: float = 1.0,
     stoppable: bool = False,
-    min_workers: int = 0,
     session: "Session" = nullcontext,
 ) -> dict[str, Any]:
     """Trains a translator, going on where an earlier call with the same `out` was interrupted.
 
-    Returns the metrics of the best epoch; none if `report` stopped it, for which it must be
-    `stoppable` (see `run_workers`). Workers need an initialised Ray, or a `session` that starts
-    one. Raises SeqvisError for anything a user can mend.
+    Returns the metrics of the best epoch. `resources` and what follows: see `launch`. Raises
+    SeqvisError for anything that a user can mend.
     """
     out = locate(settings.out)
     artifacts.check_destination(out, "translator")
@@ -100,20 +96,7 @@ def train(
     if settings.vectors_source or settings.vectors_target:
         for text in make_task(resolved).missing_vectors():
             report({"event": "note", "text": text})
-    return launch(
-        train_worker,
-        resolved,
-        out,
-        report,
-        num_workers,
-        use_gpu,
-        cpus_per_worker,
-        restart,
-        gpus_per_worker=gpus_per_worker,
-        stoppable=stoppable,
-        min_workers=min_workers,
-        session=session,
-    )
+    return launch(train_worker, resolved, out, report, resources, restart, stoppable, session)
 
 
 def check_inputs(settings: TrainSettings) -> None:
@@ -127,8 +110,7 @@ def find_rate(settings: TrainSettings, use_gpu: bool, report: Report) -> dict[st
     """Runs the learning-rate finder in this process; its plot goes into `OUT.run/`."""
     settings = settings.resolved()
     task, run = make_task(settings), run_directory(locate(settings.out))
-    precision, seed = settings.fit.precision, settings.fit.seed
-    return plot_rate_search(task, settings.optimizer, precision, seed, use_gpu, run, report)
+    return plot_rate_search(task, settings.optimizer, settings.fit, use_gpu, run, report)
 
 
 def train_worker(settings: TrainSettings, workers: Workers, report: Report) -> None:

@@ -97,7 +97,7 @@ def translators(tmp_path_factory: pytest.TempPathFactory) -> Translators:
                 "fit": {"precision": "float32", "seed": seed},
             }
         )
-        train(settings, lambda event: None, num_workers=0)
+        train(settings, lambda event: None)
     return Translators(str(folder / "first"), str(folder / "second"))
 
 

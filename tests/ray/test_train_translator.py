@@ -16,6 +16,7 @@ import ray
 from jobs.train_translator import main
 from seqvis import artifacts
 from seqvis.samples.questions import generate_pairs
+from seqvis.training.workers import Resources
 from seqvis.translation.train import TrainSettings, train
 from seqvis.translation.translator import Translator
 from tests.support.corpora import write_corpus
@@ -70,14 +71,14 @@ def test_two_workers_see_the_losses_that_one_sees_also_after_one_was_killed(
             }
         )
 
-    train(settings("two"), report, num_workers=2, cpus_per_worker=1)
+    train(settings("two"), report, Resources(2, cpus_per_worker=1))
     assert killed
     assert not idle  # what Ray Train would start for datasets, and for a Ray that outlives the job
     notes = [event["text"] for event in events if event["event"] == "note"]
     assert any("going on from" in note for note in notes)
     found = [event["history"] for event in events if event["event"] == "epoch"][-1]
     expected: list[dict[str, Any]] = []
-    train(settings("one"), lambda event: expected.extend(event.get("history", [])[-1:]), 0)
+    train(settings("one"), lambda event: expected.extend(event.get("history", [])[-1:]))
     assert [row["epoch"] for row in found] == [row["epoch"] for row in expected] == [1, 2, 3, 4]
     for ours, theirs in zip(found, expected, strict=True):
         for key in ("train_loss", "forced_loss"):

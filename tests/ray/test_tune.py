@@ -14,7 +14,8 @@ from jobs.train_translator import main as train_translator
 from seqvis import artifacts
 from seqvis.samples.questions import generate_pairs
 from seqvis.storage import locate
-from seqvis.training.fit import RunStopped
+from seqvis.training.events import StopTraining
+from seqvis.training.workers import Resources
 from seqvis.translation.train import TrainSettings, train
 from tests.support.corpora import write_corpus
 from tune.study.settings import TRANSLATOR, StudySettings
@@ -176,11 +177,11 @@ def test_two_workers_stop_together_when_the_listener_says_so(corpus: Path, tmp_p
         if event["event"] == "epoch":
             epochs.append(len(event["history"]))
             if epochs == [1]:
-                raise RunStopped
+                raise StopTraining
 
     settings = TrainSettings.model_validate(tree)
-    means = {"num_workers": 2, "cpus_per_worker": 1, "stoppable": True}
-    assert train(settings, report, **means) == {}
+    resources = Resources(2, cpus_per_worker=1)
+    assert train(settings, report, resources, stoppable=True) == {}
     assert epochs == [1]
-    assert train(settings, report, num_workers=0)["epoch"] in (1, 2, 3)
+    assert train(settings, report)["epoch"] in (1, 2, 3)
     assert epochs == [1, 2, 3]

@@ -23,6 +23,7 @@ from seqvis.artifacts import load
 from seqvis.corpus.prepare import prepare
 from seqvis.corpus.settings import PrepareSettings
 from seqvis.samples.questions import generate_pairs
+from seqvis.training.workers import Resources
 from seqvis.translation.train import TrainSettings, train
 from seqvis.vision.embed import EmbedSettings, embed_images
 from tests.support.corpora import write_corpus
@@ -109,9 +110,10 @@ def training(folder: Path) -> dict[str, Any]:
 
         return report
 
-    train(settings("one"), report_of("one"), 0)
+    train(settings("one"), report_of("one"))
     with three_nodes() as nodes:
-        train(settings("three"), report_of("three", nodes), 3, cpus_per_worker=1, min_workers=1)
+        resources = Resources(3, min_workers=1, cpus_per_worker=1)
+        train(settings("three"), report_of("three", nodes), resources)
     return {"histories": histories, "notes": notes}
 
 

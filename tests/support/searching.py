@@ -88,7 +88,7 @@ def train_small(folder: Path, out: Path, epochs: int) -> None:
         calibration={"folds": 0},  # type: ignore[arg-type]
         fit={"precision": "float32", "monitor": "loss"},  # type: ignore[arg-type]
     )
-    train(settings, lambda event: None, num_workers=0)
+    train(settings, lambda event: None)
 
 
 def embed_to(

@@ -30,5 +30,5 @@ def translator(questions: Path, tmp_path_factory: pytest.TempPathFactory) -> Tra
     out = str(tmp_path_factory.mktemp("model") / "translator")
     choices = {"epochs": 3, "optimizer": {"learning_rate": 0.01}, "variant": "all"}
     settings = TrainSettings(corpus=str(questions), out=out, **SMALL, **choices)
-    train(settings, lambda event: None, num_workers=0)
+    train(settings, lambda event: None)
     return Translator.load(out)

@@ -22,7 +22,8 @@ from ray.tune.stopper import Stopper
 from seqvis.config import settings_from
 from seqvis.errors import ConfigError, SeqvisError
 from seqvis.process import keep_freed_memory
-from seqvis.training.fit import DECISIVE, RunStopped
+from seqvis.training.events import EPOCH_EVENTS, StopTraining
+from seqvis.training.workers import Resources as WorkerResources
 from tune.study.settings import MODELS, StudySettings
 from tune.study.study import Study
 
@@ -87,8 +88,8 @@ class Resources:
         share = math.floor(cpus / (workers * self.concurrent))
         cpus_per_worker = settings.cpus_per_worker or max(1, share)
         self.workers = {
-            "num_workers": settings.num_workers,
-            "use_gpu": settings.use_gpu,
+            "workers": settings.num_workers,
+            "gpu": settings.use_gpu,
             "cpus_per_worker": cpus_per_worker,
             "gpus_per_worker": settings.gpus_per_worker,
         }
@@ -217,12 +218,12 @@ class _TrialProcess:
         self.last: dict[str, Any] | None = None  # the row at which the trial pauses
 
     def train(self) -> None:
-        model, workers = MODELS[self.config["model"]], self.config["workers"]
-        if workers["num_workers"] == 0:
-            torch.set_num_threads(max(1, workers["cpus_per_worker"]))
+        model, resources = MODELS[self.config["model"]], WorkerResources(**self.config["workers"])
+        if resources.workers == 0:
+            torch.set_num_threads(max(1, resources.cpus_per_worker))
             keep_freed_memory()
         settings = settings_from(model.settings, self.config["settings"], "the proposed settings")
-        model.train(settings, self._listen, **workers, stoppable=True)
+        model.train(settings, self._listen, resources, stoppable=True)
         if self.last is not None:
             self._report_epoch(self.last)
             self.report({"event": "paused"})
@@ -230,16 +231,16 @@ class _TrialProcess:
             self.report({"event": "finished"})
 
     def _listen(self, event: dict[str, Any]) -> None:
-        if event["event"] not in DECISIVE:
+        if event["event"] not in EPOCH_EVENTS:
             return
         until = self.config["until"]
         for row in event["history"]:
             if row["epoch"] >= until and until < self.config["epochs"]:
                 self.last = row  # reported when its checkpoint is on the disk
-                raise RunStopped
+                raise StopTraining
             self._report_epoch(row)
             if self.stopped:
-                raise RunStopped
+                raise StopTraining
 
     def _report_epoch(self, row: dict[str, Any]) -> None:
         metric = self.config["metric"]

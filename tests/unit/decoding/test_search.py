@@ -179,7 +179,7 @@ def captions(
     settings = TrainSettings(
         corpus=str(corpus), out=str(folder / "translator"), epochs=2, **CAPTIONS
     )
-    train(settings, lambda event: None, num_workers=0)
+    train(settings, lambda event: None)
     return Translator.load(settings.out), [pair[0] for pair in valid]
 
 

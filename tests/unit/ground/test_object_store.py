@@ -110,9 +110,9 @@ def test_a_translator_is_trained_resumed_and_used_in_a_bucket(
             raise Stopped
 
     with pytest.raises(Stopped):
-        train(settings, stop, num_workers=0)
+        train(settings, stop)
     events: list[dict[str, Any]] = []
-    metrics = train(settings, events.append, num_workers=0)
+    metrics = train(settings, events.append)
     assert any("going on from" in event.get("text", "") for event in events)
     assert metrics["epoch"] in (1, 2)
     assert "translator.run/metrics.csv" in bucket.paths()
@@ -131,7 +131,7 @@ def test_half_a_checkpoint_is_passed_over(bucket: Bucket, few_questions: Path) -
     settings = TrainSettings.model_validate(
         SMALL | {"corpus": str(few_questions), "out": out, "epochs": 1, "variant": "plain"}
     )
-    train(settings, lambda event: None, num_workers=0)
+    train(settings, lambda event: None)
     store = CheckpointStore(locate(out).beside(".run") / "checkpoints")
     whole = store.latest()
     assert whole is not None

@@ -15,7 +15,8 @@ from seqvis import artifacts
 from seqvis.errors import ConfigError, TrainingError
 from seqvis.storage import locate
 from seqvis.training.checkpoints import CheckpointStore
-from seqvis.training.fit import FitResult, FitSettings, RunStopped, fit
+from seqvis.training.events import StopTraining
+from seqvis.training.fit import FitResult, FitSettings, fit
 from seqvis.training.launch import launch
 from seqvis.training.progress import NAMES, Names, Progress, diverged
 from seqvis.training.schedules import OptimizerSettings
@@ -79,7 +80,7 @@ def run(
         if events is not None:
             events.append(event)
         if event["event"] == "epoch" and event["history"][-1]["epoch"] == stop:
-            raise RunStopped
+            raise StopTraining
 
     chosen = FitSettings(precision="float32", **{"monitor": "bleu", **settings})
     epochs = epochs or len(validation)
@@ -120,7 +121,7 @@ def test_of_equal_scores_the_lower_loss_is_kept_and_then_the_later_epoch(
     assert run(tmp_path / "whole", validation, monitor=monitor).best["epoch"] == kept
     for stop in range(1, len(values)):  # also if the run is resumed after any epoch
         parts = tmp_path / f"parts-{stop}"
-        with pytest.raises(RunStopped):
+        with pytest.raises(StopTraining):
             run(parts, validation, stop=stop, monitor=monitor)
         assert run(parts, validation, monitor=monitor).best["epoch"] == kept
 
@@ -172,7 +173,7 @@ def test_a_finished_run_goes_on_with_more_epochs_at_the_last_rate_of_its_cycle(
     assert [row["step"] for row in second.history] == [2, 4, 6, 8, 10]
     assert [row["learning_rate"] for row in second.history[2:]] == pytest.approx([0.005] * 3)
     assert second.best["epoch"] == 5
-    with pytest.raises(RunStopped):
+    with pytest.raises(StopTraining):
         run(tmp_path, validation, epochs=7, stop=6)
     third = run(tmp_path, validation, epochs=7)  # interrupted, and the same command again
     assert [row["learning_rate"] for row in third.history[2:]] == pytest.approx([0.005] * 5)
@@ -185,7 +186,7 @@ def test_a_run_is_lengthened_to_the_same_weights_wherever_it_was_interrupted(
 ) -> None:
     validation = rows("bleu", [1, 2, 3, 4, 5, 6], [1.0] * 6)
     run(tmp_path / "finished", validation, epochs=4)
-    with pytest.raises(RunStopped):
+    with pytest.raises(StopTraining):
         run(tmp_path / "interrupted", validation, epochs=4, stop=2)
     results = [run(tmp_path / name, validation, epochs=6) for name in ("finished", "interrupted")]
     assert torch.equal(results[0].tensors["weight"], results[1].tensors["weight"])
@@ -233,7 +234,7 @@ def test_settings_that_shape_nothing_may_change_and_the_others_are_all_named(
 ) -> None:
     validation = rows("bleu", [1, 2, 3], [3, 2, 1])
     wanted = {"batches": {"size": 64, "unit": "tokens"}, "model": {"tied": True}}
-    with pytest.raises(RunStopped):
+    with pytest.raises(StopTraining):
         run(tmp_path, validation, stop=1, identity=wanted)
     other = {"batches": {"size": 32, "unit": "tokens"}, "model": {"tied": False}}
     differing = (
@@ -262,11 +263,11 @@ def test_a_finished_model_without_checkpoints_is_replaced_and_that_is_said(tmp_p
     said = []
     for restart in (False, False, True):
         events: list[dict[str, Any]] = []
-        launch(finish, None, locate(out), events.append, 0, False, 0, restart)
+        launch(finish, None, locate(out), events.append, restart=restart)
         said.append(notes(events))
     assert said == ["", "", ""]
     (tmp_path / "out.run" / "checkpoints").rmdir()
-    launch(finish, None, locate(out), events.append, 0, False, 0, False)
+    launch(finish, None, locate(out), events.append)
     assert "out: holds a finished model, which is replaced at the end; " in notes(events)
 
 

@@ -13,7 +13,8 @@ from seqvis.errors import ArtifactError, ConfigError, DataError, StorageError, T
 from seqvis.samples.questions import generate_pairs
 from seqvis.storage import locate
 from seqvis.training.checkpoints import CheckpointStore, Snapshot
-from seqvis.training.fit import FitSettings, RunStopped
+from seqvis.training.events import StopTraining
+from seqvis.training.fit import FitSettings
 from seqvis.training.schedules import OptimizerSettings, learning_rate, momentum
 from seqvis.training.workers import Workers
 from seqvis.translation.batches import (
@@ -64,15 +65,15 @@ def test_a_run_interrupted_mid_epoch_ends_with_the_same_weights_bit_for_bit(
     often = SMALL["fit"] | {"checkpoint_minutes": 1e-9}
     rates = {"embedding_size": 32, "hidden_size": 24, "dropout": {"weight": 0.2, "embedding": 0.1}}
     changes = {"variant": variant, "fit": often, "model": rates}
-    train(settings(questions, tmp_path / "whole", **changes), ignore, 0)
+    train(settings(questions, tmp_path / "whole", **changes), ignore)
     for epoch, position in ((1, 10), (2, 20)):
         with pytest.raises(StopError):
-            train(settings(questions, tmp_path / "parts", **changes), stop_at(epoch, position), 0)
+            train(settings(questions, tmp_path / "parts", **changes), stop_at(epoch, position))
         newest = CheckpointStore(locate(tmp_path / "parts.run" / "checkpoints")).latest()
         assert newest is not None
         state = json.loads((newest / "state.json").read_bytes())["progress"]
         assert (state["epoch"] + 1, state["position"] > 0) == (epoch, True)
-    train(settings(questions, tmp_path / "parts", **changes), ignore, 0)
+    train(settings(questions, tmp_path / "parts", **changes), ignore)
     assert weights(tmp_path / "whole") == weights(tmp_path / "parts")
     rows = [
         list(csv.DictReader((tmp_path / f"{name}.run" / "metrics.csv").open()))
@@ -84,22 +85,22 @@ def test_a_run_interrupted_mid_epoch_ends_with_the_same_weights_bit_for_bit(
 def test_a_checkpoint_of_another_corpus_is_refused(questions: Path, tmp_path: Path) -> None:
     run = settings(questions, tmp_path / "out", fit=SMALL["fit"] | {"checkpoint_minutes": 1e-9})
     with pytest.raises(StopError):
-        train(run, stop_at(1, 10), 0)
+        train(run, stop_at(1, 10))
     pairs = generate_pairs(300, seed=5)
     other = write_corpus(tmp_path / "other", pairs[30:], pairs[:30])
     with pytest.raises(ConfigError, match="checkpoint of another corpus; give --restart"):
-        train(run.model_copy(update={"corpus": str(other)}), ignore, 0)
+        train(run.model_copy(update={"corpus": str(other)}), ignore)
     with pytest.raises(ConfigError, match=r"other settings \(epochs was 2, is 1\)"):
-        train(run.model_copy(update={"epochs": 1}), ignore, 0)
+        train(run.model_copy(update={"epochs": 1}), ignore)
     assert not (tmp_path / "out").exists()
-    train(run.model_copy(update={"epochs": 1}), ignore, 0, restart=True)
+    train(run.model_copy(update={"epochs": 1}), ignore, restart=True)
     assert artifacts.load(str(tmp_path / "out"), "translator").config["epochs"] == 1
 
 
 def test_an_altered_checkpoint_is_refused_with_a_remedy(questions: Path, tmp_path: Path) -> None:
     run = settings(questions, tmp_path / "out", fit=SMALL["fit"] | {"checkpoint_minutes": 1e-9})
     with pytest.raises(StopError):
-        train(run, stop_at(1, 20), 0)
+        train(run, stop_at(1, 20))
     newest = CheckpointStore(locate(tmp_path / "out.run" / "checkpoints")).latest()
     assert newest is not None
     file = Path(newest.path) / "tensors.safetensors"
@@ -107,7 +108,7 @@ def test_an_altered_checkpoint_is_refused_with_a_remedy(questions: Path, tmp_pat
     content[-1] ^= 1
     file.write_bytes(content)
     with pytest.raises(ArtifactError, match=r"(?s)tensors.safetensors: was altered.*delete this"):
-        train(run, ignore, 0)
+        train(run, ignore)
 
 
 def test_a_write_that_fails_in_the_background_surfaces_and_keeps_the_last(tmp_path: Path) -> None:
@@ -160,7 +161,7 @@ def test_training_stops_early_and_keeps_the_best_epoch(questions: Path, tmp_path
     fit = SMALL["fit"] | {"monitor": "bleu", "patience": 1}
     still = {"learning_rate": 1e-12}  # nothing is learnt, so no epoch beats the first
     metrics = train(
-        settings(questions, tmp_path / "out", epochs=9, fit=fit, optimizer=still), ignore, 0
+        settings(questions, tmp_path / "out", epochs=9, fit=fit, optimizer=still), ignore
     )
     assert metrics["epoch"] == 2  # equal to the first, and later
     assert len(list(csv.DictReader((tmp_path / "out" / "metrics.csv").open()))) == 2
@@ -171,28 +172,28 @@ def test_a_loss_that_is_not_finite_stops_with_advice(questions: Path, tmp_path: 
     with pytest.raises(
         TrainingError, match=r"not finite .* lower --optimizer.learning-rate \(now 1e"
     ):
-        train(settings(questions, tmp_path / "out", optimizer=wild), ignore, 0)
+        train(settings(questions, tmp_path / "out", optimizer=wild), ignore)
     assert not (tmp_path / "out").exists()
 
 
 def test_an_unknown_monitor_is_named_with_those_there_are(questions: Path, tmp_path: Path) -> None:
     fit = SMALL["fit"] | {"monitor": "blue"}
     with pytest.raises(ConfigError, match="blue is no validation metric; there are accuracy, bleu"):
-        train(settings(questions, tmp_path / "out", epochs=1, fit=fit), ignore, 0)
+        train(settings(questions, tmp_path / "out", epochs=1, fit=fit), ignore)
 
 
 def test_a_finished_translator_is_given_more_epochs(questions: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     fit = SMALL["fit"] | {"monitor": "forced_loss"}
-    train(settings(questions, out, epochs=1, fit=fit), ignore, 0)
+    train(settings(questions, out, epochs=1, fit=fit), ignore)
     before = weights(out)
     notes: list[str] = []
     batches = SMALL["batches"] | {"size": 65}
     with pytest.raises(ConfigError, match=r"other settings \(batches.size was 64, is 65\)"):
-        train(settings(questions, out, epochs=2, fit=fit, batches=batches), ignore, 0)
+        train(settings(questions, out, epochs=2, fit=fit, batches=batches), ignore)
     assert weights(out) == before
     changed = settings(questions, out, epochs=2, fit=fit | {"patience": 1}, samples=2)
-    assert train(changed, lambda event: notes.append(event.get("text", "")), 0)["epoch"] == 2
+    assert train(changed, lambda event: notes.append(event.get("text", "")))["epoch"] == 2
     assert any("--epochs was 1, is 2" in note for note in notes)
     rows = list(csv.DictReader((out / "metrics.csv").open()))
     assert [row["epoch"] for row in rows] == ["1", "2"]
@@ -232,13 +233,13 @@ def test_words_without_a_vector_are_counted_and_some_are_named(
         raise StopError
 
     with pytest.raises(StopError):
-        train(settings(questions, tmp_path / "out", vectors_target=vectors), stop, 0)
+        train(settings(questions, tmp_path / "out", vectors_target=vectors), stop)
     assert notes == task.missing_vectors()
     file.write_text(f"1 32\nнет {numbers}\n")
     build_store(open_source("vec", str(file)), str(tmp_path / "other"), {})
     other = settings(questions, tmp_path / "out", vectors_source=str(tmp_path / "other"))
     with pytest.raises(DataError, match="--vectors-source: has a vector for none of the corpus's"):
-        train(other, ignore, 0)
+        train(other, ignore)
 
 
 def test_the_finder_suggests_a_rate_and_draws_it(questions: Path, tmp_path: Path) -> None:
@@ -261,7 +262,7 @@ def test_label_smoothing_activation_penalties_and_padding_change_the_loss(
         )
     ):
         out = tmp_path / str(number)
-        train(settings(questions, out, epochs=1, **change), ignore, 0)
+        train(settings(questions, out, epochs=1, **change), ignore)
         found.add(weights(out))
     assert len(found) == 5
 
@@ -330,16 +331,16 @@ def test_precision_is_refused_where_the_hardware_lacks_it(monkeypatch: pytest.Mo
 def test_a_run_that_its_listener_stops_goes_on_to_the_same_weights(
     questions: Path, tmp_path: Path
 ) -> None:
-    train(settings(questions, tmp_path / "whole"), ignore, 0)
+    train(settings(questions, tmp_path / "whole"), ignore)
 
     def stop_at_first(event: dict[str, Any]) -> None:
         if event["event"] == "epoch":
-            raise RunStopped
+            raise StopTraining
 
-    assert train(settings(questions, tmp_path / "parts"), stop_at_first, 0, stoppable=True) == {}
+    assert train(settings(questions, tmp_path / "parts"), stop_at_first, stoppable=True) == {}
     assert not (tmp_path / "parts").exists()
     events: list[dict[str, Any]] = []
-    assert train(settings(questions, tmp_path / "parts"), events.append, 0)["epoch"] in (1, 2)
+    assert train(settings(questions, tmp_path / "parts"), events.append)["epoch"] in (1, 2)
     resumed = next(event for event in events if event["event"] == "resumed")
     assert resumed["history"][0]["epoch"] == 1
     assert weights(tmp_path / "whole") == weights(tmp_path / "parts")
@@ -350,10 +351,10 @@ def test_a_run_goes_on_from_another_ones_checkpoint_with_other_dropout(
 ) -> None:
     def stop_at_first(event: dict[str, Any]) -> None:
         if event["event"] == "epoch":
-            raise RunStopped
+            raise StopTraining
 
     donor = settings(questions, tmp_path / "donor")
-    train(donor, stop_at_first, 0, stoppable=True)
+    train(donor, stop_at_first, stoppable=True)
     rates = {**SMALL["model"], "dropout": {"output": 0.6}}
     child = settings(questions, tmp_path / "child", model=rates)
     stores = [
@@ -362,7 +363,7 @@ def test_a_run_goes_on_from_another_ones_checkpoint_with_other_dropout(
     ]
     stores[1].adopt(stores[0], child.identity())
     events: list[dict[str, Any]] = []
-    train(child, events.append, 0)
+    train(child, events.append)
     history = [event["history"] for event in events if event["event"] == "epoch"]
     assert len(history) == 1  # the second epoch alone was trained
     assert [row["epoch"] for row in history[0]] == [1, 2]

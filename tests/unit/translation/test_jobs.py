@@ -238,7 +238,6 @@ def test_the_losses_of_plain_are_those_of_the_lessons_steps(
     fit_translator(
         TrainSettings(corpus=str(questions), out=out, **SMALL, **choices),
         lambda event: None,
-        num_workers=0,
     )
     assert evaluate(["--model", out, "--source", files[0], "--reference", files[1]]) == 0
     found = json.loads(capsys.readouterr().out)
