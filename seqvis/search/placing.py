@@ -16,8 +16,8 @@ from seqvis.collection.shards import describe
 from seqvis.deadline import UNBOUNDED, Deadline
 from seqvis.devise.space import TrainedWords, open_vectors
 from seqvis.errors import ArtifactError
-from seqvis.search.functionwords import function_words_of
 from seqvis.search.queries import Query, parse_query, place_query
+from seqvis.search.query_words import function_words_of
 from seqvis.search.spelling import Spelling
 from seqvis.vectors.store import WordVectors
 

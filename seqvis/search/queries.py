@@ -4,7 +4,7 @@
     term   = [ number "*" ] phrase            phrase = word { word }  |  '"' anything '"'
 
 Punctuation at the edges of words is dropped, and so are function words (`a photo of a dog` is
-`dog`; functionwords.py) unless nothing else would be left. A phrase after a minus or a negation has
+`dog`; query_words.py) unless nothing else would be left. A phrase after a minus or a negation has
 weight one half unless a number is given: names of similar things lie close together, and with all
 of `cat` taken from `dog` nothing of the dog is left. A number sets the weight exactly: `dog - 1 *
 cat`.
@@ -23,8 +23,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from seqvis.errors import QueryError, UnknownWordError
-from seqvis.search.functionwords import ENGLISH, FunctionWords
-from seqvis.search.querytokens import Token, tidy, tokens_of, without_edges
+from seqvis.search.query_words import (
+    FunctionWords,
+    Token,
+    english,
+    tidy,
+    tokens_of,
+    without_edges,
+)
 from seqvis.vectors.store import WordVectors
 
 LONGEST_QUERY = 1000  # characters
@@ -49,7 +55,7 @@ class Query:
     """A signed sum of phrases."""
 
     terms: tuple[Term, ...]
-    grammar: FunctionWords = field(default=ENGLISH, compare=False, repr=False)
+    grammar: FunctionWords = field(default_factory=english, compare=False, repr=False)
 
     def __str__(self) -> str:
         """The query as text that `parse_query` reads back as an equal one."""
@@ -71,8 +77,8 @@ class Query:
         return phrase if read[1:] == (Term(1.0, phrase),) else f'"{phrase}"'
 
 
-def parse_query(text: str, grammar: FunctionWords = ENGLISH) -> Query:
-    """Read a query with the function words of a language.
+def parse_query(text: str, grammar: FunctionWords | None = None) -> Query:
+    """Read a query with the function words of a language, English if none is given.
 
     Raises QueryError that names the column (from 1) of what cannot be read.
     """
@@ -82,7 +88,7 @@ def parse_query(text: str, grammar: FunctionWords = ENGLISH) -> Query:
         raise QueryError(
             f"the query has {len(text):,} characters; {LONGEST_QUERY:,} at most can be read"
         )
-    return _Parser(text, grammar).query()
+    return _Parser(text, grammar or english()).query()
 
 
 def place_query(

@@ -12,8 +12,8 @@ import pytest
 
 from seqvis.artifacts import create
 from seqvis.errors import QueryError, UnknownWordError
-from seqvis.search.functionwords import function_words_of
 from seqvis.search.queries import Query, Term, parse_query, place_query
+from seqvis.search.query_words import function_words_of
 from seqvis.search.spelling import Spelling, edit_costs
 from seqvis.vectors.store import Subwords, WordVectors
 from seqvis.vectors.writer import vector_writer

@@ -1,11 +1,21 @@
-"""Split a text query into words, signs and quotes, with their columns."""
+"""Split a text query into words, signs and quotes, and tell which words only carry grammar.
+
+A query for `a photo of a dog` is a query for dogs. `function_words.yaml` lists the function words
+of each language, `tokens_of` gives a query's tokens with their columns.
+"""
 
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from functools import cache
+from importlib import resources
+from itertools import islice
+from typing import Any, Literal
+
+import yaml
 
 from seqvis.errors import QueryError
+from seqvis.vectors.store import WordVectors
 
 # Each stands for one character, so that columns stay what the user sees.
 _KEYBOARD = str.maketrans("‐‑‒–—−“”„«»×＋＊’", "------" + '"""""' + "*+*'")
@@ -93,3 +103,83 @@ def _check_characters(part: str, column: int, error: Callable[[int, str], QueryE
 def tidy(phrase: str) -> str:
     """Composed characters, as stores of words have them, and single spaces."""
     return " ".join(unicodedata.normalize("NFC", phrase).split())
+
+
+_COMMON = 300  # first words of a store, in which a language's function words stand
+
+
+@dataclass(frozen=True)
+class FunctionWords:
+    """The function words of one language, in lower case; `d'` and `'s` are written together."""
+
+    words: frozenset[str]
+    negations: frozenset[str]
+    """What they stand before is subtracted."""
+    scope_ends: frozenset[str]
+    """Words that end what a negation covers: `no people in the street` is a street."""
+    contrasts: frozenset[str]
+    """Words that begin a new term, as a comma does."""
+    carriers: tuple[tuple[frozenset[str], frozenset[str]], ...]
+    """Words that say nothing before certain others: `photo` before `of`, `show` before `me`."""
+
+    def is_negation(self, word: str) -> bool:
+        return word in self.negations or word.endswith("n't")
+
+    def meaning(self, words: Iterable[str]) -> list[str]:
+        """The words that are left without function words, carriers, elisions and possessives."""
+        shown = list(words)
+        lower = [word.lower() for word in shown]
+        kept = []
+        for place, word in enumerate(shown):
+            following = self._begin(lower[place + 1]) if place + 1 < len(shown) else ""
+            carries = any(
+                lower[place] in before and following in joint for before, joint in self.carriers
+            )
+            stem = self._without_elision(word)
+            if stem and not carries and not self._says_nothing(stem.lower()):
+                kept.append(stem)
+        return kept
+
+    def _says_nothing(self, word: str) -> bool:
+        return word in self.words or word in self.contrasts or self.is_negation(word)
+
+    def _begin(self, word: str) -> str:
+        head, apostrophe, _ = word.partition("'")
+        return head + apostrophe if head + apostrophe in self.words else word
+
+    def _without_elision(self, word: str) -> str:
+        head, apostrophe, rest = word.partition("'")
+        if apostrophe and (head + "'").lower() in self.words:
+            word = rest
+        stem, apostrophe, ending = word.rpartition("'")
+        return stem if apostrophe and ("'" + ending).lower() in self.words else word
+
+
+def function_words_of(vectors: WordVectors) -> FunctionWords:
+    """Return the list of a store's language, by its most frequent words; English if none fits."""
+    common = set(islice(vectors.words(), _COMMON))
+    return max(_languages().values(), key=lambda language: len(language.words & common))
+
+
+def english() -> FunctionWords:
+    return _languages()["english"]
+
+
+@cache
+def _languages() -> dict[str, FunctionWords]:
+    text = (resources.files("seqvis.search") / "function_words.yaml").read_text(encoding="utf-8")
+    return {name: _read(lists) for name, lists in yaml.safe_load(text).items()}
+
+
+def _read(lists: Mapping[str, Any]) -> FunctionWords:
+    return FunctionWords(
+        words=_set(lists["words"]),
+        negations=_set(lists["negations"]),
+        scope_ends=_set(lists["scope_ends"]),
+        contrasts=_set(lists["contrasts"]),
+        carriers=tuple((_set(part["before"]), _set(part["joint"])) for part in lists["carriers"]),
+    )
+
+
+def _set(text: str) -> frozenset[str]:
+    return frozenset(text.split())
