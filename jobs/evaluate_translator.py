@@ -9,11 +9,11 @@ from pydantic import Field, model_validator
 from seqvis import artifacts
 from seqvis.cli.job import leave, run_job
 from seqvis.config import JobSettings
+from seqvis.corpus.pairs import validation_texts
 from seqvis.decoding.beam import SearchSettings
 from seqvis.decoding.linear import Precision
 from seqvis.storage import locate
 from seqvis.text.lines import read_sentences, write_sentences
-from seqvis.translation.batches import validation_texts
 from seqvis.translation.evaluate import evaluate
 from seqvis.translation.metrics import Scoring
 from seqvis.translation.translator import Translator

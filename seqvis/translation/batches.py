@@ -1,24 +1,21 @@
-"""Prepared sentence pairs as arrays, and the order in which training sees them.
+"""Sentence pairs in batches, in the order in which training sees them.
 
-`PairTable` holds one split of a corpus artifact: two flat arrays of word ids with offsets, two
-bytes a word (22.5 million pairs of 50 words in all: 2.3 GB). `plan_epoch` divides its rows into
-batches of similar length. A batch is a function of seed, epoch and number alone, so a cursor of two
-integers resumes anywhere, and N workers share a batch without talking to each other.
+`plan_epoch` divides the rows of a `PairTable` into batches of similar length. A batch is a function
+of seed, epoch and number alone, so a cursor of two integers resumes anywhere, and N workers share a
+batch without talking to each other.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import pyarrow.parquet as parquet
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from seqvis.artifacts import Artifact
 from seqvis.config import Settings
-from seqvis.errors import ArtifactError
+from seqvis.corpus.pairs import PairTable, Side
 from seqvis.text.vocabulary import PAD
 
 
@@ -31,38 +28,6 @@ class BatchSettings(Settings):
     """What size counts; with tokens, long sentences make small batches."""
     bucket: int = Field(50, ge=1)
     """Batches whose sentences are sorted by length together; more: less padding, less chance."""
-
-
-@dataclass(frozen=True)
-class Side:
-    """The sentences of one language: sentence i is words[offsets[i]:offsets[i + 1]]."""
-
-    words: NDArray[np.uint16]
-    offsets: NDArray[np.int64]
-
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        """Of all sentences; for those of a batch, `lengths_of` does not touch the others."""
-        return np.diff(self.offsets)
-
-    def lengths_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        return self.offsets[rows + 1] - self.offsets[rows]
-
-    def __getitem__(self, row: int) -> NDArray[np.uint16]:
-        return self.words[self.offsets[row] : self.offsets[row + 1]]
-
-
-@dataclass(frozen=True)
-class PairTable:
-    """One split of a prepared corpus; every sentence ends in `_eos_`."""
-
-    source: Side
-    target: Side
-    source_texts: list[str] | None = None  # validation only
-    target_texts: list[str] | None = None
-
-    def __len__(self) -> int:
-        return len(self.source.offsets) - 1
 
 
 @dataclass(frozen=True)
@@ -85,41 +50,6 @@ class Batch:
             self.positions,
             self.workers,
         )
-
-
-def load_pairs(corpus: Artifact, split: Literal["train", "valid"]) -> PairTable:
-    """Reads a split of a corpus artifact. Raises ArtifactError if it has no rows."""
-    names = [name for name in corpus.names_below(split) if name.endswith(".parquet")]
-    sides: dict[str, list[Side]] = {"source": [], "target": []}
-    texts: dict[str, list[str]] = {"source_text": [], "target_text": []}
-    for name in names:
-        location = corpus.file(name)
-        table = parquet.read_table(location.path, filesystem=location.filesystem)
-        for column, parts in sides.items():
-            for chunk in table[column].chunks:
-                words = chunk.flatten().to_numpy(zero_copy_only=False).astype(np.uint16, copy=False)
-                lengths = chunk.value_lengths().to_numpy(zero_copy_only=False)
-                parts.append(Side(words, np.concatenate([[0], np.cumsum(lengths)])))
-        for column, lines in texts.items():
-            if column in table.column_names:
-                lines.extend(table[column].to_pylist())
-    source, target = _concatenate(sides["source"]), _concatenate(sides["target"])
-    if len(source.offsets) < 2:
-        raise ArtifactError(
-            f"{corpus.location.uri}: its {split} part holds no pairs; prepare it with more text"
-        )
-    return PairTable(source, target, texts["source_text"] or None, texts["target_text"] or None)
-
-
-def validation_texts(corpus: Artifact) -> tuple[list[str], list[str]]:
-    """Sources and references of a corpus's validation part, as their files had them.
-
-    Raises ArtifactError if there are none.
-    """
-    pairs = load_pairs(corpus, "valid")
-    if pairs.source_texts is None or pairs.target_texts is None:
-        raise ArtifactError(f"{corpus.location.uri}: its valid part holds no texts")
-    return pairs.source_texts, pairs.target_texts
 
 
 def plan_epoch(
@@ -194,11 +124,3 @@ def _pad(side: Side, rows: NDArray[np.int64], width: int) -> tuple[Tensor, Tenso
     for line, row in enumerate(rows):
         padded[line, : lengths[line]] = side[row]
     return torch.from_numpy(padded), torch.from_numpy(lengths.astype(np.int64))
-
-
-def _concatenate(parts: list[Side]) -> Side:
-    if not parts:
-        return Side(np.empty(0, np.uint16), np.zeros(1, np.int64))
-    lengths = np.concatenate([part.lengths for part in parts])
-    words = np.concatenate([part.words for part in parts])
-    return Side(words, np.concatenate([[0], np.cumsum(lengths)]))

@@ -11,9 +11,9 @@ from hashlib import blake2b
 import numpy as np
 
 from seqvis.artifacts import Artifact, ArtifactWriter
+from seqvis.corpus.pairs import PairTable
 from seqvis.text.languages import Languages
 from seqvis.text.vocabulary import EOS
-from seqvis.translation.batches import PairTable
 
 TRAINED_PAIRS = "trained_pairs.npz"
 MOST_PAIRS = 1 << 20  # of a larger corpus a part is kept, chosen by the numbers themselves: 8 MB

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from seqvis.artifacts import Artifact
 from seqvis.config import Settings
+from seqvis.corpus.pairs import PairTable, load_pairs, training_pairs
 from seqvis.decoding.beam import Hypothesis, SearchSettings
 from seqvis.decoding.packed import Inference
 from seqvis.decoding.search import search
@@ -32,8 +33,6 @@ from seqvis.training.workers import Workers
 from seqvis.translation.batches import (
     Batch,
     BatchSettings,
-    PairTable,
-    load_pairs,
     make_batch,
     plan_epoch,
     plan_validation,
@@ -45,7 +44,6 @@ from seqvis.translation.metrics import (
     free_running_sums,
     score_texts,
 )
-from seqvis.translation.pairmaps import training_pairs
 from seqvis.vectors.store import (
     WordVectors,
     embedding_matrix,

@@ -8,21 +8,22 @@ import pytest
 import torch
 
 from seqvis import artifacts
-from seqvis.translation import pairmaps
-from seqvis.translation.batches import load_pairs, make_batch
+from seqvis.corpus import pairs
+from seqvis.corpus.pairs import load_pairs, training_pairs
+from seqvis.translation.batches import make_batch
 
 
 @pytest.fixture
 def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Every corpus counts as large, and its files go here."""
-    monkeypatch.setattr(pairmaps, "MAPPED_BYTES", 0)
+    monkeypatch.setattr(pairs, "MAPPED_BYTES", 0)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return tmp_path
 
 
 def test_mapped_pairs_make_the_batches_of_loaded_ones(questions: Path, scratch: Path) -> None:
     corpus = artifacts.load(str(questions), "corpus")
-    loaded, mapped = load_pairs(corpus, "train"), pairmaps.training_pairs(corpus)
+    loaded, mapped = load_pairs(corpus, "train"), training_pairs(corpus)
     assert len(mapped) == len(loaded)
     for side in ("source", "target"):
         assert np.array_equal(getattr(mapped, side).offsets, getattr(loaded, side).offsets)
@@ -36,11 +37,11 @@ def test_mapped_pairs_make_the_batches_of_loaded_ones(questions: Path, scratch: 
 
 def test_a_second_worker_maps_the_files_of_the_first(questions: Path, scratch: Path) -> None:
     corpus = artifacts.load(str(questions), "corpus")
-    first = pairmaps.training_pairs(corpus)
+    first = training_pairs(corpus)
     files = sorted(scratch.rglob("*.words"))
     times = [file.stat().st_mtime_ns for file in files]
     assert len(files) == 2
-    second = pairmaps.training_pairs(corpus)
+    second = training_pairs(corpus)
     assert [file.stat().st_mtime_ns for file in files] == times
     for table in (first, second):
         assert isinstance(table.source.words, np.memmap)
@@ -49,9 +50,9 @@ def test_a_second_worker_maps_the_files_of_the_first(questions: Path, scratch: P
 
 def test_files_left_half_written_are_written_anew(questions: Path, scratch: Path) -> None:
     corpus = artifacts.load(str(questions), "corpus")
-    whole = pairmaps.training_pairs(corpus)
+    whole = training_pairs(corpus)
     folder = next(scratch.rglob("source.words")).parent
     words = np.array(whole.source.words)
     folder.rename(folder.with_suffix(".partial"))
     (folder.with_suffix(".partial") / "source.words").write_bytes(b"half")
-    assert np.array_equal(pairmaps.training_pairs(corpus).source.words, words)
+    assert np.array_equal(training_pairs(corpus).source.words, words)

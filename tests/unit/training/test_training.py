@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from seqvis import artifacts
+from seqvis.corpus.pairs import load_pairs
 from seqvis.errors import ArtifactError, ConfigError, DataError, StorageError, TrainingError
 from seqvis.samples.questions import generate_pairs
 from seqvis.storage import locate
@@ -19,7 +20,6 @@ from seqvis.training.schedules import OptimizerSettings, learning_rate, momentum
 from seqvis.training.workers import Workers
 from seqvis.translation.batches import (
     BatchSettings,
-    load_pairs,
     make_batch,
     plan_epoch,
 )

@@ -16,6 +16,7 @@ from jobs.train_devise import main as train_devise
 from jobs.train_translator import main as train
 from jobs.translate import main as translate
 from seqvis import artifacts
+from seqvis.corpus.pairs import load_pairs
 from seqvis.decoding.beam import SearchSettings
 from seqvis.errors import DataError
 from seqvis.samples.questions import generate_pairs
@@ -24,7 +25,6 @@ from seqvis.text.languages import load_languages
 from seqvis.text.lines import lines_at_hand
 from seqvis.text.vocabulary import EOS, PAD
 from seqvis.translation import overlap
-from seqvis.translation.batches import load_pairs
 from seqvis.translation.evaluate import evaluate as score
 from seqvis.translation.train import TrainSettings
 from seqvis.translation.train import train as fit_translator
