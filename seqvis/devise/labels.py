@@ -106,12 +106,13 @@ class WordNet:
         """The set S_k of hierarchical precision@k (Frome et al. 2013, appendix A).
 
         It grows from the synset by one ring of hypernyms and hyponyms at a time, of which only
-        `valid` labels count, until it holds at least k; the last ring is taken whole.
+        `valid` labels count, until it holds at least k, or all; the last ring is taken whole.
         """
+        enough = min(k, len(valid))
         found: set[str] = set()
         for ring in self.rings([wnid]):
             found.update(label for label in ring if label in valid)
-            if len(found) >= k:
+            if len(found) >= enough:
                 break
         return found
 

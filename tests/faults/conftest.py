@@ -106,11 +106,11 @@ def collections(tmp_path_factory: pytest.TempPathFactory) -> Collections:
     world = make_world(tmp_path_factory.mktemp("world"))
     train_small(world.folder, world.folder / "other", epochs=10)
     table = FeatureTable.open(str(world.features))
-    for name, trained in (("first", world.model), ("second", world.folder / "other")):
-        model = DeviseModel.open(str(trained))
-        build_collection(model, PictureItems(model, table), table, world.folder / name).close()
+    other = DeviseModel.open(str(world.folder / "other"))
+    second = world.folder / "second"
+    build_collection(other, PictureItems(other, table), table, second).close()
     picture = next(iter(world.pictures.values()))
-    return Collections(world.folder / "first", world.folder / "second", picture)
+    return Collections(world.collection, second, picture)
 
 
 @pytest.fixture(scope="package")

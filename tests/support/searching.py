@@ -1,6 +1,7 @@
 """A small world to search in: drawn pictures, a real backbone, a trained model, word vectors."""
 
 import io
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from seqvis.devise.model import DeviseModel
 from seqvis.devise.settings import DeviseSettings
 from seqvis.devise.train import train
+from seqvis.search.build import PictureItems, build_collection
 from seqvis.vectors.build import build_store
 from seqvis.vectors.sources import open_source
 from seqvis.vision.backbones import Backbone, load_backbone
+from seqvis.vision.feature_table import FeatureTable
 from tests.support import pictures
 from tests.support.pictures import word_vectors, write_features, write_vec_file
 
@@ -50,6 +54,14 @@ class World:
     def vectors(self) -> Path:
         return self.folder / "vectors"
 
+    @property
+    def collection(self) -> Path:
+        return self.folder / "collection"
+
+    def copy_collection(self, folder: Path) -> Path:
+        """A collection that a test may change."""
+        return shutil.copytree(self.collection, folder / "collection")
+
 
 def make_world(folder: Path) -> World:
     """Pictures of six labels, told apart by colour and stripes; one label is kept from training."""
@@ -61,11 +73,14 @@ def make_world(folder: Path) -> World:
     (folder / "unseen.txt").write_text(UNSEEN + "\n")
     train_small(folder, folder / "model", epochs=30)
     paths = [f"{number:06d}.jpg" for number in range(len(labels))]
-    return World(
+    world = World(
         folder,
         dict(zip(paths, contents, strict=True)),
         dict(zip(paths, labels, strict=True)),
     )
+    model, table = DeviseModel.open(str(world.model)), FeatureTable.open(str(world.features))
+    build_collection(model, PictureItems(model, table), table, world.collection).close()
+    return world
 
 
 def make_vectors(folder: Path) -> None:

@@ -1,13 +1,18 @@
-"""A small corpus of questions and a translator trained on it, once for all tests."""
+"""What many unit tests need and none changes: a corpus, a translator, pictures to search."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from seqvis.samples.questions import generate_pairs
-from seqvis.translation.train import TrainSettings, train
-from seqvis.translation.translator import Translator
-from tests.support.corpora import write_corpus
+# The main process of `pytest --numprocesses` reads this file too; it needs no PyTorch.
+if TYPE_CHECKING:
+    from seqvis.translation.translator import Translator
+    from tests.support.searching import World
 
 SMALL = {
     "model": {"embedding_size": 32, "hidden_size": 24},
@@ -20,6 +25,9 @@ SMALL = {
 @pytest.fixture(scope="session")
 def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A corpus of 1,500 training and 150 validation questions."""
+    from seqvis.samples.questions import generate_pairs
+    from tests.support.corpora import write_corpus
+
     pairs = generate_pairs(1650, seed=3)
     return write_corpus(tmp_path_factory.mktemp("questions") / "corpus", pairs[150:], pairs[:150])
 
@@ -27,8 +35,29 @@ def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def translator(questions: Path, tmp_path_factory: pytest.TempPathFactory) -> Translator:
     """A small `all`, trained for a few epochs: it makes mistakes, but of every length."""
+    from seqvis.translation.train import TrainSettings, train
+    from seqvis.translation.translator import Translator
+
     out = str(tmp_path_factory.mktemp("model") / "translator")
     choices = {"epochs": 3, "optimizer": {"learning_rate": 0.01}, "variant": "all"}
     settings = TrainSettings(corpus=str(questions), out=out, **SMALL, **choices)
     train(settings, lambda event: None)
     return Translator.load(out)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def wordnet_loaded_once() -> Iterator[None]:
+    """WordNet's nouns, which a job reads several times, are read once for all tests."""
+    from seqvis.devise.labels import WordNet
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(WordNet, "load", cache(WordNet.load))
+        yield
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Drawn pictures with a model, word vectors and a collection."""
+    from tests.support.searching import make_world
+
+    return make_world(tmp_path_factory.mktemp("world"))

@@ -19,7 +19,7 @@ from seqvis.devise.model import DeviseModel
 from seqvis.errors import StorageError
 from seqvis.storage import locate
 from seqvis.vision.feature_table import FeatureTable
-from tests.support.searching import EACH, NAMES, UNSEEN, World, make_world
+from tests.support.searching import EACH, NAMES, UNSEEN, World
 
 VOID = {"meta", "img", "br"}
 
@@ -155,11 +155,6 @@ def test_a_place_that_takes_no_file_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "page.html").mkdir()
     with pytest.raises(StorageError, match=r"page\.html"):
         page(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return make_world(tmp_path_factory.mktemp("world"))
 
 
 def test_the_evaluation_writes_a_page_that_agrees_with_its_scores(

@@ -24,7 +24,7 @@ from seqvis.errors import (
     SearchTimeoutError,
     UnknownWordError,
 )
-from seqvis.search.build import PictureItems, build_collection
+from seqvis.search.build import PictureItems
 from seqvis.search.candidates import Candidates, CandidateSet, find_candidates
 from seqvis.search.engine import SearchEngine
 from seqvis.search.pictures import PicturePlacer
@@ -34,25 +34,13 @@ from seqvis.vectors.store import WordVectors
 from seqvis.vision.backbones import load_recorded
 from seqvis.vision.feature_table import FeatureTable
 from tests.support.pictures import write_vec_file
-from tests.support.searching import NAMES, UNSEEN, World, draw, make_world, train_small
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    made = make_world(tmp_path_factory.mktemp("world"))
-    build(made, made.folder / "collection")
-    return made
+from tests.support.searching import NAMES, UNSEEN, World, draw, train_small
 
 
 @pytest.fixture(scope="module")
 def engine(world: World) -> Iterator[SearchEngine]:
-    with SearchEngine.open(world.folder / "collection") as opened:
+    with SearchEngine.open(world.collection) as opened:
         yield opened
-
-
-def build(world: World, out: Path) -> None:
-    model, table = DeviseModel.open(str(world.model)), FeatureTable.open(str(world.features))
-    build_collection(model, PictureItems(model, table), table, out).close()
 
 
 def by_hand(world: World, query: np.ndarray) -> dict[str, float]:
@@ -181,13 +169,13 @@ def test_words_are_placed_alike_without_torch(world: World, engine: SearchEngine
         "print(json.dumps(WordPlacer.open(sys.argv[1]).place('engine + boat').tolist()))\n"
         "assert not {'torch', 'ray', 'nmslib'} & set(sys.modules)\n"
     )
-    command = [sys.executable, "-c", code, str(world.folder / "collection")]
+    command = [sys.executable, "-c", code, str(world.collection)]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert json.loads(printed) == engine.words.place("engine + boat").tolist()
 
 
 def test_a_bad_picture_does_not_spoil_the_batch_it_comes_in(world: World) -> None:
-    pictures = PicturePlacer.open(world.folder / "collection")
+    pictures = PicturePlacer.open(world.collection)
     path, content = next(iter(world.pictures.items()))
     placed = pictures.place_many([b"no picture", content, b"", draw(3, seed=5)])
     assert [type(one) for one in placed] == [BadPictureError, PlacedPicture] * 2
@@ -244,7 +232,7 @@ def test_classes_are_imagenets_and_wordnet_is_all_nouns(engine: SearchEngine) ->
 def test_who_names_among_all_nouns_waits_for_them_no_longer_than_may_be(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pictures = PicturePlacer.open(world.folder / "collection")
+    pictures = PicturePlacer.open(world.collection)
     picture = pictures.place(world.pictures["000000.jpg"])
     go_on, calls = threading.Event(), []
 
@@ -304,7 +292,7 @@ def test_names_that_share_a_vector_are_one_candidate_and_those_without_none() ->
 
 
 def test_threads_find_what_one_finds(world: World) -> None:
-    with SearchEngine.open(world.folder / "collection") as shared:
+    with SearchEngine.open(world.collection) as shared:
         wrong: list[object] = []
 
         def work(number: int) -> None:
@@ -330,7 +318,7 @@ def test_threads_find_what_one_finds(world: World) -> None:
 def test_a_collection_built_by_another_model_is_refused(world: World, tmp_path: Path) -> None:
     train_small(world.folder, tmp_path / "other", epochs=1)
     with pytest.raises(ArtifactError, match="was built by another model"):
-        SearchEngine.open(world.folder / "collection", model=str(tmp_path / "other"))
+        SearchEngine.open(world.collection, model=str(tmp_path / "other"))
 
 
 def test_word_vectors_of_another_kind_are_refused(world: World, tmp_path: Path) -> None:
@@ -338,11 +326,11 @@ def test_word_vectors_of_another_kind_are_refused(world: World, tmp_path: Path) 
     file = write_vec_file(tmp_path / "words.vec", lines)
     build_store(open_source("vec", str(file)), str(tmp_path / "vectors"), {})
     with pytest.raises(ArtifactError, match="other word vectors"):
-        SearchEngine.open(world.folder / "collection", vectors=str(tmp_path / "vectors"))
+        SearchEngine.open(world.collection, vectors=str(tmp_path / "vectors"))
     (tmp_path / "short.vec").write_text("2 3\ndog 1 2 3\ncat 3 2 1\n")
     build_store(open_source("vec", str(tmp_path / "short.vec")), str(tmp_path / "short"), {})
     with pytest.raises(ArtifactError, match="dimension"):
-        SearchEngine.open(world.folder / "collection", vectors=str(tmp_path / "short"))
+        SearchEngine.open(world.collection, vectors=str(tmp_path / "short"))
 
 
 def test_a_collection_of_another_dimension_is_refused(world: World, tmp_path: Path) -> None:

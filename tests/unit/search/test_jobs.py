@@ -27,19 +27,14 @@ from seqvis.collection.shards import merge, shard_paths
 from seqvis.devise.model import DeviseModel
 from seqvis.vision.backbones import load_backbone
 from seqvis.vision.feature_table import FeatureTable
-from tests.support.searching import World, draw, embed_to, make_world, train_small
+from tests.support.searching import World, draw, embed_to, train_small
 
 Job = Callable[..., tuple[int, dict[str, Any], str]]
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return make_world(tmp_path_factory.mktemp("world"))
-
-
-@pytest.fixture(scope="module")
-def built(world: World) -> Path:
-    out = world.folder / "collection"
+def built(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("built") / "collection"
     assert build_index.main([str(flag) for flag in build_flags(world, out)]) == 0
     return out
 

@@ -18,18 +18,15 @@ from seqvis.samples.questions import generate_pairs
 from seqvis.search.engine import SearchEngine
 from seqvis.translation.translator import Translator
 from serve.common.keys import KeyHolder, Keys, sha256_of
-from tests.support.searching import draw, make_world
+from tests.support.searching import World, draw
 from tests.support.serving import Served, served
-from tests.unit.search.test_engine import build
 
 TEXTS = [pair[0] for pair in generate_pairs(12, seed=31)]
 
 
 @pytest.fixture(scope="module")
-def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    world = make_world(tmp_path_factory.mktemp("served"))
-    build(world, world.folder / "collection")
-    return world.folder / "collection"
+def collection(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return world.copy_collection(tmp_path_factory.mktemp("served"))
 
 
 @pytest.fixture(scope="module")

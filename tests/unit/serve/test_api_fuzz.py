@@ -5,7 +5,6 @@ is found again; its message has the request as a curl command.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,11 +18,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from seqvis.devise.model import DeviseModel
-from seqvis.search.build import PictureItems, build_collection
 from seqvis.translation.translator import Translator
-from seqvis.vision.feature_table import FeatureTable
-from tests.support.searching import make_world
+from tests.support.searching import World
 from tests.support.serving import LOCAL, Served, served
 
 EXAMPLES = 60  # of each operation and kind
@@ -51,11 +47,10 @@ CHECKS = [content_type_conformance, response_schema_conformance, status_code_con
 
 
 @pytest.fixture(scope="module")
-def running(translator: Translator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    world = make_world(tmp_path_factory.mktemp("fuzzed"))
-    model, table = DeviseModel.open(str(world.model)), FeatureTable.open(str(world.features))
-    collection = Path(world.folder) / "collection"
-    build_collection(model, PictureItems(model, table), table, collection).close()
+def running(
+    translator: Translator, world: World, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
+    collection = world.copy_collection(tmp_path_factory.mktemp("fuzzed"))
     with served(translator.artifact.location.uri, collection) as both:
         yield both
 

@@ -13,9 +13,8 @@ from seqvis.errors import BusyError
 from seqvis.translation.translator import Translator
 from serve.common.keys import SCOPES, Keys
 from serve.gateway import audit
-from tests.support.searching import draw, make_world
+from tests.support.searching import World, draw
 from tests.support.serving import Served, served
-from tests.unit.search.test_engine import build
 from tests.unit.serve.test_scopes import as_key, holder
 
 CURATOR = as_key("curator") | {"x-request-id": "mine-1"}
@@ -49,11 +48,12 @@ def log(tmp_path: Path) -> Iterator[Log]:
 
 
 @pytest.fixture(scope="module")
-def running(translator: Translator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    world = make_world(tmp_path_factory.mktemp("audited"))
-    build(world, world.folder / "collection")
+def running(
+    translator: Translator, world: World, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
+    collection = world.copy_collection(tmp_path_factory.mktemp("audited"))
     keys = Keys([holder("curator", *SCOPES), holder("ordinary", "search")])
-    with served(translator.artifact.location.uri, world.folder / "collection", keys) as both:
+    with served(translator.artifact.location.uri, collection, keys) as both:
         yield both
 
 

@@ -11,9 +11,8 @@ from fastapi import APIRouter
 from seqvis.translation.translator import Translator
 from serve.common.keys import SCOPES, KeyHolder, Keys, KeyScope, sha256_of
 from serve.gateway.scopes import SCOPE_OF, ScopedRoute
-from tests.support.searching import draw, make_world
+from tests.support.searching import World, draw
 from tests.support.serving import Served, served
-from tests.unit.search.test_engine import build
 
 
 def holder(name: str, *scopes: KeyScope) -> KeyHolder:
@@ -25,14 +24,15 @@ def as_key(name: str) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def running(translator: Translator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def running(
+    translator: Translator, world: World, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
     """A server with one key for each scope, by the scope's name, and an ordinary one."""
-    world = make_world(tmp_path_factory.mktemp("scoped"))
-    build(world, world.folder / "collection")
+    collection = world.copy_collection(tmp_path_factory.mktemp("scoped"))
     keys = Keys(
         [holder("ordinary", "translate", "search"), *(holder(scope, scope) for scope in SCOPES)]
     )
-    with served(translator.artifact.location.uri, world.folder / "collection", keys) as both:
+    with served(translator.artifact.location.uri, collection, keys) as both:
         yield both
 
 
