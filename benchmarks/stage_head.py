@@ -15,8 +15,10 @@ from torch.nn import functional
 
 from benchmarks.instrument import Row, Side, WrongResultError, compare, rate_over
 from benchmarks.material import SEED, Material
-from seqvis.devise.head import HeadSettings, LossSettings
+from seqvis.devise.head import HeadSettings
+from seqvis.devise.settings import DeviseSettings
 from seqvis.devise.task import HeadTask, Pictures
+from seqvis.training.fit import FitSettings
 from seqvis.training.schedules import OptimizerSettings
 from seqvis.training.step import TrainingStep
 from seqvis.training.workers import Workers
@@ -34,10 +36,11 @@ def measure(material: Material, rounds: int) -> Iterator[Row]:
     targets = draw.standard_normal((LABELS, DIMENSION), dtype=np.float32)
     targets /= np.linalg.norm(targets, axis=1, keepdims=True)
     pictures = Pictures(matrix, np.arange(PICTURES), labels)
-    task = HeadTask(
-        pictures, pictures.where(np.arange(1000)), targets, HeadSettings(), "cosine",
-        LossSettings(), BATCH, SEED,
+    settings = DeviseSettings(
+        features="", vectors="", out="", loss="cosine", head=HeadSettings(), batch_size=BATCH,
+        fit=FitSettings(seed=SEED),
     )  # fmt: skip
+    task = HeadTask(pictures, pictures.where(np.arange(1000)), targets, settings)
     # Whatever precision is asked for, the head is trained in float32.
     training = TrainingStep(task, OptimizerSettings(), "float32", SEED, Workers())
     plain = _Plain(training.model, matrix, labels, targets)

@@ -49,10 +49,8 @@ class TrainingData:
     space: Space
     labels: LabelSpace  # seen labels first, then the unseen ones
     vectors: WordVectors
-    table: FeatureTable
-    train_rows: np.ndarray  # rows of the table that `train` holds
+    table: FeatureTable  # whose rows `train` holds
     valid_table: FeatureTable
-    valid_rows: np.ndarray
     without_vector: list[DroppedLabel]
     kept_out: int  # pictures of the table below folders for tests, which are neither
 
@@ -114,9 +112,7 @@ def load_data(settings: DeviseSettings) -> TrainingData:
         labels,
         vectors,
         table,
-        train_rows,
         valid_table,
-        valid_rows,
         dropped,
         len(splits.test),
     )

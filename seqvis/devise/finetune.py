@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seqvis.devise.data import TrainingData
-from seqvis.devise.head import Head, rowwise_loss
+from seqvis.devise.head import Head
 from seqvis.devise.settings import DeviseSettings
-from seqvis.devise.task import SHOWN_HITS
+from seqvis.devise.task import SHOWN_HITS, Batch, HeadTask
 from seqvis.errors import DataError
 from seqvis.storage import Location, locate
 from seqvis.training.checkpoints import CheckpointStore, check_identity
@@ -32,7 +32,7 @@ from seqvis.training.progress import Names
 from seqvis.training.step import StepLoss
 from seqvis.training.workers import Workers
 from seqvis.vision.augment import augment, augmenter
-from seqvis.vision.backbones import Backbone, load_recorded
+from seqvis.vision.backbones import FeatureExtractor, load_recorded
 from seqvis.vision.feature_table import FeatureTable
 from seqvis.vision.images import BadImage, decode, enough, square
 from seqvis.vision.listing import list_images
@@ -51,21 +51,6 @@ class Tuned:
     backbone: dict[str, Tensor]  # names of the network without its last layer
 
 
-@dataclass(frozen=True)
-class _Files:
-    """Picture files and the numbers of their labels."""
-
-    files: list[Location]
-    labels: np.ndarray  # int64
-
-
-@dataclass(frozen=True)
-class _Batch:
-    pictures: Tensor  # uint8 [n, 3, size, size]
-    labels: Tensor
-    weight: float  # as in `task.Batch`
-
-
 def finetune(
     settings: DeviseSettings,
     data: TrainingData,
@@ -78,15 +63,7 @@ def finetune(
     Raises DataError if the pictures are no longer where the features say.
     """
     checkpoints = _checkpoints(settings)
-    where = data.table.artifact.location.uri
-    task = _FinetuneTask(
-        settings,
-        data,
-        head,
-        load_recorded(data.table.artifact.config["backbone"], where),
-        _files(settings, data.table, data.train_rows, data.train.labels),
-        _files(settings, data.valid_table, data.valid_rows, data.valid.labels),
-    )
+    task = _FinetuneTask(settings, data, head)
     rates = settings.optimizer.model_copy(update={"learning_rate": settings.finetune.learning_rate})
     result = fit(
         task,
@@ -126,19 +103,13 @@ def _identity(settings: DeviseSettings) -> dict[str, Any]:
     return settings.identity() | {"finetune": settings.finetune.model_dump(exclude={"images"})}
 
 
-class _Together(nn.Module):
+class _Together(FeatureExtractor):
     """Backbone and head; batch norm keeps the statistics of pretraining."""
 
-    mean: Tensor
-    deviation: Tensor
-
-    def __init__(self, backbone: Backbone, head: Head):
-        super().__init__()
-        self.network = backbone.module.network
+    def __init__(self, backbone: FeatureExtractor, head: Head):
+        mean, deviation = backbone.mean.flatten().tolist(), backbone.deviation.flatten().tolist()
+        super().__init__(backbone.network, mean, deviation)
         self.head = head
-        mean, deviation = backbone.module.mean, backbone.module.deviation
-        self.register_buffer("mean", mean.clone(), persistent=False)
-        self.register_buffer("deviation", deviation.clone(), persistent=False)
 
     def train(self, mode: bool = True) -> "_Together":
         super().train(mode)
@@ -148,38 +119,29 @@ class _Together(nn.Module):
         return self
 
     def forward(self, pictures: Tensor) -> Tensor:
-        normalised = (pictures.float() - self.mean) / self.deviation
-        projected: Tensor = self.head(self.network(normalised).float())
+        projected: Tensor = self.head(super().forward(pictures).float())
         return projected
 
 
-class _FinetuneTask:
+class _FinetuneTask(HeadTask):
     """Brings backbone and head, batches of augmented pictures and their loss to `training.fit`."""
 
-    unit = "pictures"
-
-    def __init__(
-        self,
-        settings: DeviseSettings,
-        data: TrainingData,
-        head: dict[str, Tensor],
-        backbone: Backbone,
-        train: _Files,
-        valid: _Files,
-    ):
-        self.settings, self.data, self.head = settings, data, head
-        self.backbone, self.train, self.valid = backbone, train, valid
-        self.batch_size = settings.finetune.batch_size
-        self.targets = torch.from_numpy(data.targets)
-        self._transform = augmenter(settings.finetune.augment, backbone.image_size)
-        self._groups = backbone.layer_groups()
+    def __init__(self, settings: DeviseSettings, data: TrainingData, head: dict[str, Tensor]):
+        super().__init__(data.train, data.valid, data.targets, settings)
+        self.table, self.head = data.table, head
+        where = data.table.artifact.location.uri
+        self.backbone = load_recorded(data.table.artifact.config["backbone"], where)
+        self.train_files = _files(settings, data.table, data.train.rows)
+        self.valid_files = _files(settings, data.valid_table, data.valid.rows)
+        self._transform = augmenter(settings.finetune.augment, self.backbone.image_size)
+        self._groups = self.backbone.layer_groups()
 
     def build_model(self) -> nn.Module:
-        head = Head(self.settings.head, self.backbone.dimension, self.data.space.dimension)
+        head = Head(self.settings.head, self.backbone.dimension, self.targets.shape[1])
         head.load_state_dict(self.head)
         for parameter in self.backbone.module.parameters():
             parameter.requires_grad_(True)
-        return _Together(self.backbone, head)
+        return _Together(self.backbone.module, head)
 
     def parameter_groups(self, model: nn.Module) -> list[tuple[list[nn.Parameter], float]]:
         assert isinstance(model, _Together)
@@ -187,18 +149,18 @@ class _FinetuneTask:
         return list(zip(groups, FACTORS, strict=True))
 
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(self.data.table.artifact.fingerprint().encode())
+        digest = hashlib.sha256(self.table.artifact.fingerprint().encode())
         for _, tensor in sorted(self.head.items()):  # safetensors loads them in any order
             digest.update(tensor.numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def steps_in_epoch(self, epoch: int) -> int:
-        return max(1, len(self.train.labels) // self.batch_size)
+        return max(1, len(self.train) // self.settings.finetune.batch_size)
 
-    def batches(self, epoch: int, first: int, workers: Workers) -> Iterator[_Batch]:
+    def batches(self, epoch: int, first: int, workers: Workers) -> Iterator[Batch]:
         seed = self.settings.fit.seed
-        order = np.random.default_rng((seed, epoch)).permutation(len(self.train.labels))
-        size = self.batch_size
+        order = np.random.default_rng((seed, epoch)).permutation(len(self.train))
+        size = self.settings.finetune.batch_size
         numbers = range(first, self.steps_in_epoch(epoch))
         shares = [
             order[number * size : (number + 1) * size][workers.rank :: workers.count]
@@ -216,26 +178,27 @@ class _FinetuneTask:
                     for picture, row in zip(waiting, rows, strict=True)
                 ]
                 together = min(size, len(order) - numbers[place] * size)
-                yield _Batch(
+                yield Batch(
                     _as_tensor(views).to(workers.device),
                     torch.from_numpy(self.train.labels[rows]).to(workers.device),
                     workers.count / together,
                 )
 
-    def loss(self, model: nn.Module, batch: _Batch, epoch: float) -> StepLoss:
-        total = self._losses(model(batch.pictures), batch.labels).sum()
+    def loss(self, model: nn.Module, batch: Batch, epoch: float) -> StepLoss:
+        total = self._losses(model(batch.features), batch.labels).sum()
         return StepLoss(total * batch.weight, total.detach(), len(batch.labels))
 
     def evaluate(self, model: nn.Module, workers: Workers) -> dict[str, Any]:
         """Loss and hit@k of the validation pictures, each worker taking a share of them."""
-        rows = np.arange(len(self.valid.labels))[workers.rank :: workers.count]
+        rows = np.arange(len(self.valid))[workers.rank :: workers.count]
+        size = self.settings.finetune.batch_size
         sums = np.zeros(2 + len(SHOWN_HITS))
-        for start in range(0, len(rows), self.batch_size):
-            part = rows[start : start + self.batch_size]
-            pictures = [self._square(self.valid.files[row]) for row in part]
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
+            pictures = [self._square(self.valid_files[row]) for row in part]
             labels = torch.from_numpy(self.valid.labels[part]).to(workers.device)
             projected = model(_as_tensor(pictures).to(workers.device)).float()
-            scores = F.normalize(projected) @ self.targets.to(workers.device).T
+            scores = F.normalize(projected) @ self._targets_on(projected.device).T
             rank = (scores >= scores.gather(1, labels[:, None])).sum(1)
             sums[0] += len(part)
             sums[1] += float(self._losses(projected, labels).sum())
@@ -244,35 +207,20 @@ class _FinetuneTask:
         hits = {f"hit@{k}": float(n / total[0]) for k, n in zip(SHOWN_HITS, total[2:], strict=True)}
         return {"loss": float(total[1] / total[0]), **hits}
 
-    def schedules(self, epoch: int) -> dict[str, float]:
-        return {}
-
-    def flops(self, model: nn.Module, batch: _Batch) -> float:
+    def flops(self, model: nn.Module, batch: Batch) -> float:
         weights = sum(parameter.numel() for parameter in model.parameters())
         # A convolution's weight is used at every position: this counts what is certain, once.
         return 6.0 * weights * len(batch.labels)
 
-    def _losses(self, projected: Tensor, labels: Tensor) -> Tensor:
-        with torch.autocast(projected.device.type, enabled=False):
-            return rowwise_loss(
-                self.settings.loss,
-                self.settings.losses,
-                projected.float(),
-                self.targets.to(projected.device),
-                labels,
-            )
-
     def _read(self, row: int) -> Any:
-        return _decoded(self.train.files[row], self.backbone.image_size)
+        return _decoded(self.train_files[row], self.backbone.image_size)
 
     def _square(self, file: Location) -> np.ndarray:
         size = self.backbone.image_size
         return square(_decoded(file, size), size, self.backbone.fit)
 
 
-def _files(
-    settings: DeviseSettings, table: FeatureTable, rows: np.ndarray, labels: np.ndarray
-) -> _Files:
+def _files(settings: DeviseSettings, table: FeatureTable, rows: np.ndarray) -> list[Location]:
     """Where the pictures of these rows lie. Raises DataError if one of them is not there."""
     config = table.artifact.config
     images = locate(settings.finetune.images or str(config["images"]))
@@ -285,10 +233,9 @@ def _files(
             f"{images.uri}: does not hold {missing[0]} ({len(missing)} such pictures), which "
             f"{table.artifact.location.uri} was made from; give --finetune.images"
         )
-    files = [
+    return [
         Location(listing.filesystem, places[table.paths[row]], table.paths[row]) for row in rows
     ]
-    return _Files(files, labels)
 
 
 def _decoded(file: Location, image_size: int) -> Any:

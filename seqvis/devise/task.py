@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seqvis.devise.head import Head, HeadSettings, LossName, LossSettings, rowwise_loss
+from seqvis.devise.head import Head, rowwise_loss
+from seqvis.devise.settings import DeviseSettings
 from seqvis.errors import DataError
 from seqvis.training.step import StepLoss
 from seqvis.training.workers import Workers
@@ -59,24 +60,15 @@ class HeadTask:
     unit = "pictures"
 
     def __init__(
-        self,
-        train: Pictures,
-        valid: Pictures,
-        targets: np.ndarray,
-        head: HeadSettings,
-        loss: LossName,
-        losses: LossSettings,
-        batch_size: int,
-        seed: int,
+        self, train: Pictures, valid: Pictures, targets: np.ndarray, settings: DeviseSettings
     ):
         """`targets`: float32 unit vectors of the labels to tell apart, [labels, dimension]."""
         self.train, self.valid, self.targets = train, valid, targets
-        self.head, self.loss_name, self.losses = head, loss, losses
-        self.batch_size, self.seed = batch_size, seed
+        self.settings = settings
         self._targets: dict[torch.device, Tensor] = {}
 
     def build_model(self) -> nn.Module:
-        return Head(self.head, self.train.matrix.shape[1], self.targets.shape[1])
+        return Head(self.settings.head, self.train.matrix.shape[1], self.targets.shape[1])
 
     def parameter_groups(self, model: nn.Module) -> list[tuple[list[nn.Parameter], float]]:
         return [(list(model.parameters()), 1.0)]
@@ -91,10 +83,10 @@ class HeadTask:
         return digest.hexdigest()[:16]
 
     def steps_in_epoch(self, epoch: int) -> int:
-        return max(1, round(len(self.train) / self.batch_size))
+        return max(1, round(len(self.train) / self.settings.batch_size))
 
     def batches(self, epoch: int, first: int, workers: Workers) -> Iterator[Batch]:
-        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.train))
+        order = np.random.default_rng((self.settings.fit.seed, epoch)).permutation(len(self.train))
         steps = self.steps_in_epoch(epoch)
         if len(order) // steps < 2 * workers.count:
             raise DataError(
@@ -139,12 +131,13 @@ class HeadTask:
 
     def flops(self, model: nn.Module, batch: Batch) -> float:
         weights = sum(parameter.numel() for parameter in model.parameters())
-        scores = self.targets.size if self.loss_name != "cosine" else 0
+        scores = self.targets.size if self.settings.loss != "cosine" else 0
         return 6.0 * (weights + scores) * len(batch.labels)
 
     def _losses(self, projected: Tensor, labels: Tensor) -> Tensor:
-        targets = self._targets_on(projected.device)
-        return rowwise_loss(self.loss_name, self.losses, projected, targets, labels)
+        targets, settings = self._targets_on(projected.device), self.settings
+        with torch.autocast(projected.device.type, enabled=False):
+            return rowwise_loss(settings.loss, settings.losses, projected, targets, labels)
 
     def _targets_on(self, device: torch.device) -> Tensor:
         if device not in self._targets:

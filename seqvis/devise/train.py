@@ -88,7 +88,7 @@ def find_rate(settings: DeviseSettings, use_gpu: bool, report: Report) -> dict[s
     data = load_data(settings)
     for text in _left_out(data):
         report({"event": "note", "text": text})
-    task = _task(settings, data.train, data.valid, data.targets)
+    task = HeadTask(data.train, data.valid, data.targets, settings)
     run = run_directory(locate(settings.out))
     return plot_rate_search(task, settings.optimizer, settings.fit, use_gpu, run, report)
 
@@ -130,7 +130,7 @@ def train_worker(settings: DeviseSettings, workers: Workers, report: Report) -> 
     if settings.finetune.epochs:
         check_earlier(settings)
     calibration = _calibration(settings, data, workers, report)
-    task = _task(settings, data.train, data.valid, data.targets)
+    task = HeadTask(data.train, data.valid, data.targets, settings)
     result = _fit(settings, task, "head", settings.identity(), workers, report)
     head, backbone = result.tensors, None
     if settings.finetune.epochs:
@@ -166,7 +166,7 @@ def _calibration(
     def train_head(number: int, train: Pictures, valid: Pictures, targets: np.ndarray) -> Project:
         report({"event": "note", "text": f"calibration, fold {number + 1} of {chosen.folds}"})
         quiet = _without_epochs(report)
-        task = _task(settings, train, valid, targets)
+        task = HeadTask(train, valid, targets, settings)
         identity = settings.identity() | {"calibration": {"folds": chosen.folds}}
         result = _fit(settings, task, f"fold-{number + 1}", identity, workers, quiet)
         return _projection(settings, result.tensors, data)
@@ -189,21 +189,6 @@ def _calibration(
         }
     )
     return calibration
-
-
-def _task(
-    settings: DeviseSettings, train: Pictures, valid: Pictures, targets: np.ndarray
-) -> HeadTask:
-    return HeadTask(
-        train,
-        valid,
-        targets,
-        settings.head,
-        settings.loss,
-        settings.losses,
-        settings.batch_size,
-        settings.fit.seed,
-    )
 
 
 def _fit(
@@ -265,7 +250,7 @@ def _save(
         write_model(writer, data.labels, tensors, data.space.centre)
         writer.write_json(DROPPED, [asdict(one) for one in data.without_vector])
         if settings.method != "conse":
-            write_trained_on(writer, data.table, data.train_rows)
+            write_trained_on(writer, data.table, data.train.rows)
         if content is not None:
             writer.path(BACKBONE).write_bytes(content)
         if result is not None:
