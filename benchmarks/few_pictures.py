@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.instrument import as_table
 from seqvis import artifacts
-from seqvis.devise.evaluate import candidate_labels, evaluate, rows_to_score
+from seqvis.devise.evaluate import Evaluator, candidate_labels
 from seqvis.devise.labels import WordNet, label_vectors
 from seqvis.devise.model import DeviseModel
 from seqvis.devise.settings import DeviseSettings
@@ -77,8 +77,9 @@ def _train(features: str, vectors: str, out: str, method: str) -> DeviseModel:
 
 def _figures(model: DeviseModel, test: FeatureTable, vectors: str) -> list[str]:
     labels = candidate_labels(model, "seen", None)
-    own = rows_to_score(test, "seen", labels)
-    hit = evaluate(model, test, "seen", labels, own).metrics["hit@1"]
+    evaluator = Evaluator(model, test, "seen", labels)
+    own = evaluator.rows()
+    hit = evaluator.evaluate(own).metrics["hit@1"]
     figures = [hit, _share_found(model, test, own, labels.labels, labels.vectors)]
     known = set(labels.labels)
     others = sorted(set(test.labels) - known - {""})

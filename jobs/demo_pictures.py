@@ -14,7 +14,7 @@ from seqvis.checks import require_extra
 from seqvis.cli.console import Report, stage_progress, training_console
 from seqvis.collection.collection import Collection
 from seqvis.config import read_yaml
-from seqvis.devise.evaluate import candidate_labels, evaluate
+from seqvis.devise.evaluate import Evaluator, candidate_labels
 from seqvis.devise.examples_page import page_examples, write_page
 from seqvis.devise.model import DeviseModel, LabelSpace
 from seqvis.devise.settings import DeviseSettings
@@ -70,10 +70,11 @@ def show_drawings(folder: Path, image_size: int, step: int, say: Say) -> dict[st
     with SearchEngine.open(folder / "collection") as engine:
         sheets = [_show_query(engine, word, word, folder, say) for word in _spread(words, SHOWN)]
         sheets += [_show_query(engine, query, None, folder, say) for query in QUERIES]
-    scores = evaluate(model, table, "unseen", unseen).metrics
+    evaluator = Evaluator(model, table, "unseen", unseen)
+    scores = evaluator.evaluate().metrics
     hits = {key: round(scores[key], 4) for key in ("hit@1", "hit@5", "hit@10")}
     page = folder / "pictures" / "held-out.html"
-    examples = page_examples(model, table, "unseen", unseen, EXAMPLES, NAMES)
+    examples = page_examples(evaluator, EXAMPLES, NAMES)
     title = "Drawings whose names training never saw, and which of these names are nearest"
     write_page(locate(page), title, {f"{len(unseen.labels)} names": hits}, examples, ATTRIBUTION)
     names = len(unseen.labels)

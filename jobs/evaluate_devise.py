@@ -14,11 +14,10 @@ from seqvis.cli.job import leave, run_job
 from seqvis.config import JobSettings
 from seqvis.devise.data import trained_on
 from seqvis.devise.evaluate import (
-    CandidateSet,
     Evaluation,
+    EvaluationLabels,
+    Evaluator,
     candidate_labels,
-    evaluate,
-    rows_to_score,
 )
 from seqvis.devise.examples_page import metrics_by_set, page_examples, write_page
 from seqvis.devise.labels import SEED_COVERAGE, WordNet
@@ -48,7 +47,7 @@ class EvaluateDevise(JobSettings):
     """Directory or URI that train_devise wrote."""
     features: str
     """Directory or URI that embed_images wrote, with labels."""
-    candidates: CandidateSet = "all"
+    candidates: EvaluationLabels = "all"
     """Labels that compete: those seen in training, the unseen ones, all of both, every noun of
     WordNet that has a vector, or the nouns within two or three steps of the seen ones."""
     vectors: str | None = None
@@ -68,11 +67,9 @@ def run(settings: EvaluateDevise) -> dict[str, Any]:
     needs_words = settings.candidates not in ("seen", "unseen", "all")
     vectors = open_vectors(model, settings.vectors) if needs_words else None
     labels = candidate_labels(model, settings.candidates, vectors)
-    parts = _parts(model, table, settings.candidates, labels)
-    results = {
-        name: evaluate(model, table, settings.candidates, labels, rows)
-        for name, rows in parts.items()
-    }
+    evaluator = Evaluator(model, table, settings.candidates, labels)
+    parts = _parts(evaluator)
+    results = {name: evaluator.evaluate(rows) for name, rows in parts.items()}
     measured_on, result = next(iter(results.items()))
     if measured_on != HELD_OUT:
         print(_WARNINGS[measured_on], file=sys.stderr)
@@ -83,9 +80,7 @@ def run(settings: EvaluateDevise) -> dict[str, Any]:
         writer.writerows(result.per_class)
         locate(settings.per_class).write_bytes(text.getvalue().encode())
     if settings.page:
-        examples = page_examples(
-            model, table, settings.candidates, labels, settings.examples, among=parts[measured_on]
-        )
+        examples = page_examples(evaluator, settings.examples, among=parts[measured_on])
         scores = {
             row: figures
             for name, one in results.items()
@@ -101,12 +96,10 @@ def run(settings: EvaluateDevise) -> dict[str, Any]:
     return {"set": settings.candidates, **counts, **more, **_figures(result), **coverage, **also}
 
 
-def _parts(
-    model: DeviseModel, table: FeatureTable, candidates: CandidateSet, labels: LabelSpace
-) -> dict[str, np.ndarray]:
+def _parts(evaluator: Evaluator) -> dict[str, np.ndarray]:
     """The rows to score by what they are to the model; those whose figures count come first."""
-    rows = rows_to_score(table, candidates, labels)
-    known = trained_on(model, table)
+    rows = evaluator.rows()
+    known = trained_on(evaluator.model, evaluator.table)
     if known is None:
         return {NOT_RECORDED: rows}
     parts = {HELD_OUT: rows[~known[rows]], TRAINING: rows[known[rows]]}

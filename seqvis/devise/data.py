@@ -254,8 +254,7 @@ def trained_on(model: DeviseModel, table: FeatureTable) -> np.ndarray | None:
         return np.zeros(len(table), dtype=bool)
     if artifact.config["features_fingerprint"] != table.artifact.fingerprint():
         return None
-    space = model.space
-    seen = {label for label, is_seen in zip(space.labels, space.seen, strict=True) if is_seen}
+    seen = model.space.seen_labels()
     used = np.array([label in seen for label in table.labels], dtype=bool)
     if artifact.config["validation_features"] is not None:
         return used

@@ -26,7 +26,7 @@ from seqvis.errors import DataError
 from seqvis.vectors.store import WordVectors
 from seqvis.vision.feature_table import FeatureTable
 
-CandidateSet = Literal["seen", "unseen", "all", "wordnet", "2-hop", "3-hop"]
+EvaluationLabels = Literal["seen", "unseen", "all", "wordnet", "2-hop", "3-hop"]
 
 BLOCK = 512  # pictures scored at once: 170 MB of scores against all nouns
 
@@ -42,9 +42,9 @@ class Evaluation:
 
 
 def candidate_labels(
-    model: DeviseModel, candidates: CandidateSet, vectors: WordVectors | None
+    model: DeviseModel, candidates: EvaluationLabels, vectors: WordVectors | None
 ) -> LabelSpace:
-    """The labels that compete. `vectors` is needed for WordNet's nouns only."""
+    """Return the labels that compete. `vectors` is needed for WordNet's nouns only."""
     space = model.space
     if candidates in ("seen", "unseen", "all"):
         chosen = {"seen": space.seen, "unseen": ~space.seen, "all": np.ones_like(space.seen)}
@@ -54,10 +54,10 @@ def candidate_labels(
                 f"{model.artifact.location.uri}: knows no {candidates} labels; train it with "
                 f"--unseen FILE"
             )
-        return _take(space, rows)
+        return space.take(rows)
     assert vectors is not None
     wordnet = WordNet.load()
-    seen = {label for label, is_seen in zip(space.labels, space.seen, strict=True) if is_seen}
+    seen = space.seen_labels()
     seen_nouns = [label for label in sorted(seen) if label in wordnet]
     if candidates == "wordnet":
         wnids: Sequence[str] = wordnet.wnids
@@ -70,101 +70,85 @@ def candidate_labels(
         )
     found = label_vectors(wnids, vectors, wordnet)
     found = found.take(np.flatnonzero(found.found))
+    is_seen = np.array([label in seen for label in found.labels], dtype=bool)
     return LabelSpace(
-        found.labels,
-        found.names,
-        model.place_words(found.vectors),
-        np.array([label in seen for label in found.labels], dtype=bool),
-        found.how,
+        found.labels, found.names, model.place_words(found.vectors), is_seen, found.how
     )
 
 
-def rows_to_score(table: FeatureTable, candidates: CandidateSet, labels: LabelSpace) -> np.ndarray:
-    """Rows of the pictures whose label is among `labels`. Raises DataError if there is none."""
-    known = set(labels.labels)
-    rows = np.array([row for row, label in enumerate(table.labels) if label in known], dtype=int)
-    if not len(rows):
-        raise DataError(
-            f"{table.artifact.location.uri}: no picture's label is among the {len(known)} "
-            f"candidates (--candidates {candidates})"
-        )
-    return rows
+@dataclass(frozen=True)
+class Evaluator:
+    """A model and the labels that compete for the pictures of a table."""
 
+    model: DeviseModel
+    table: FeatureTable
+    candidates: EvaluationLabels
+    labels: LabelSpace  # those of `candidates`
 
-def evaluate(
-    model: DeviseModel,
-    table: FeatureTable,
-    candidates: CandidateSet,
-    labels: LabelSpace,
-    rows: np.ndarray | None = None,
-) -> Evaluation:
-    """Score pictures of `table` among `labels`: all that have one, or those of `rows`.
+    def rows(self) -> np.ndarray:
+        """Return the rows of the pictures whose label competes. Raises DataError if none does."""
+        known = set(self.labels.labels)
+        labels = enumerate(self.table.labels)
+        rows = np.array([row for row, label in labels if label in known], dtype=int)
+        if not len(rows):
+            raise DataError(
+                f"{self.table.artifact.location.uri}: no picture's label is among the "
+                f"{len(known)} candidates (--candidates {self.candidates})"
+            )
+        return rows
 
-    Raises DataError if there is none.
-    """
-    rows = rows_to_score(table, candidates, labels) if rows is None else rows
-    column = {label: place for place, label in enumerate(labels.labels)}
-    truths = np.array([column[table.labels[row]] for row in rows])
-    wordnet = WordNet.load()
-    of_wordnet = all(label in wordnet for label in labels.labels)
-    precision = HierarchicalPrecision(wordnet, labels.labels) if of_wordnet else None
-    rank = np.zeros(len(rows), dtype=int)
-    wrong = np.zeros(len(rows), dtype=int)
-    precisions: dict[int, list[float]] = {k: [] for k in PRECISION_AT if k <= len(column)}
-    for start, scores in _scores(model, table, rows, candidates, labels):
-        part = truths[start : start + len(scores)]
-        rank[start : start + len(scores)] = ranks(scores, part)
-        nearest = _nearest(scores, max([2, *precisions]))
-        first_right = nearest[:, 0] == part
-        wrong[start : start + len(scores)] = np.where(first_right, nearest[:, 1], nearest[:, 0])
+    def evaluate(self, rows: np.ndarray | None = None) -> Evaluation:
+        """Score all pictures whose label competes, or those of `rows`, which must be such."""
+        rows = self.rows() if rows is None else rows
+        labels = self.labels
+        column = {label: place for place, label in enumerate(labels.labels)}
+        truths = np.array([column[self.table.labels[row]] for row in rows])
+        wordnet = WordNet.load()
+        of_wordnet = all(label in wordnet for label in labels.labels)
+        precision = HierarchicalPrecision(wordnet, labels.labels) if of_wordnet else None
+        rank = np.zeros(len(rows), dtype=int)
+        wrong = np.zeros(len(rows), dtype=int)
+        precisions: dict[int, list[float]] = {k: [] for k in PRECISION_AT if k <= len(column)}
+        for start, scores in self._scores(rows):
+            part = truths[start : start + len(scores)]
+            rank[start : start + len(scores)] = ranks(scores, part)
+            nearest = _nearest(scores, max([2, *precisions]))
+            first_right = nearest[:, 0] == part
+            wrong[start : start + len(scores)] = np.where(first_right, nearest[:, 1], nearest[:, 0])
+            if precision:
+                for truth, order in zip(part, nearest, strict=True):
+                    for k, values in precisions.items():
+                        values.append(precision.of(labels.labels[truth], order.tolist(), k))
+        metrics = hits(rank)
         if precision:
-            for truth, order in zip(part, nearest, strict=True):
-                for k, values in precisions.items():
-                    values.append(precision.of(labels.labels[truth], order.tolist(), k))
-    metrics = hits(rank)
-    if precision:
-        metrics |= {f"hp@{k}": float(np.mean(values)) for k, values in precisions.items()}
-    of_seen = labels.seen[truths]
-    if labels.seen.any() and not labels.seen.all() and of_seen.any() and not of_seen.all():
-        seen, unseen = hits(rank[of_seen]), hits(rank[~of_seen])
-        metrics |= {f"seen_{key}": value for key, value in seen.items()}
-        metrics |= {f"unseen_{key}": value for key, value in unseen.items()}
-        metrics |= harmonic(seen, unseen)
-    return Evaluation(metrics, len(rows), len(column), _per_class(labels, truths, rank, wrong))
+            metrics |= {f"hp@{k}": float(np.mean(values)) for k, values in precisions.items()}
+        of_seen = labels.seen[truths]
+        if labels.seen.any() and not labels.seen.all() and of_seen.any() and not of_seen.all():
+            seen, unseen = hits(rank[of_seen]), hits(rank[~of_seen])
+            metrics |= {f"seen_{key}": value for key, value in seen.items()}
+            metrics |= {f"unseen_{key}": value for key, value in unseen.items()}
+            metrics |= harmonic(seen, unseen)
+        return Evaluation(metrics, len(rows), len(column), _per_class(labels, truths, rank, wrong))
 
+    def nearest(self, rows: Sequence[int], k: int) -> list[list[tuple[int, float]]]:
+        """Return the k labels nearest to each picture, as places in `labels`, with their scores."""
+        return [
+            [(int(place), float(row[place])) for place in order]
+            for _, scores in self._scores(np.asarray(rows, dtype=int))
+            for order, row in zip(_nearest(scores, k), scores, strict=True)
+        ]
 
-def nearest_labels(
-    model: DeviseModel,
-    table: FeatureTable,
-    rows: Sequence[int],
-    candidates: CandidateSet,
-    labels: LabelSpace,
-    k: int,
-) -> list[list[tuple[int, float]]]:
-    """For each of these pictures the k nearest labels, as places in `labels`, with their scores."""
-    found: list[list[tuple[int, float]]] = []
-    for _, scores in _scores(model, table, np.asarray(rows, dtype=int), candidates, labels):
-        for order, row in zip(_nearest(scores, k), scores, strict=True):
-            found.append([(int(place), float(row[place])) for place in order])
-    return found
-
-
-def _scores(
-    model: DeviseModel,
-    table: FeatureTable,
-    rows: np.ndarray,
-    candidates: CandidateSet,
-    labels: LabelSpace,
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Blocks of scores [pictures, candidates], with the number of their first row."""
-    bonus = np.zeros(len(labels.labels), dtype=np.float32)
-    # The bonus was calibrated for all labels of the model; among tens of thousands of nouns it
-    # would drown the seen ones.
-    if candidates == "all" and labels.seen.any():
-        bonus[~labels.seen] = model.unseen_bonus
-    for start in range(0, len(rows), BLOCK):
-        projected = model.project_table(table, rows[start : start + BLOCK])
-        yield start, projected @ labels.vectors.T + bonus
+    def _scores(self, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield the first row's number and the scores [pictures, candidates] of each block."""
+        labels = self.labels
+        bonus = np.zeros(len(labels.labels), dtype=np.float32)
+        # The bonus was calibrated for all labels of the model; among tens of thousands of nouns it
+        # would drown the seen ones.
+        if self.candidates == "all" and labels.seen.any():
+            bonus[~labels.seen] = self.model.unseen_bonus
+        for start in range(0, len(rows), BLOCK):
+            projected = self.model.project_table(self.table, rows[start : start + BLOCK])
+            yield start, projected @ labels.vectors.T + bonus
 
 
 def _nearest(scores: np.ndarray, k: int) -> np.ndarray:
@@ -193,13 +177,3 @@ def _per_class(
             }
         )
     return table
-
-
-def _take(space: LabelSpace, rows: np.ndarray) -> LabelSpace:
-    return LabelSpace(
-        [space.labels[row] for row in rows],
-        [space.names[row] for row in rows],
-        space.vectors[rows],
-        space.seen[rows],
-        [space.how[row] for row in rows],
-    )

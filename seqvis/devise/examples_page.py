@@ -13,11 +13,8 @@ from importlib import resources
 import numpy as np
 from jinja2 import Environment, StrictUndefined
 
-from seqvis.devise.evaluate import CandidateSet, nearest_labels, rows_to_score
-from seqvis.devise.model import DeviseModel
-from seqvis.devise.space import LabelSpace
+from seqvis.devise.evaluate import Evaluator
 from seqvis.storage import Location
-from seqvis.vision.feature_table import FeatureTable
 from seqvis.vision.formats import format_of
 
 Metrics = Mapping[str, Mapping[str, float]]
@@ -37,21 +34,16 @@ class Example:
 
 
 def page_examples(
-    model: DeviseModel,
-    table: FeatureTable,
-    candidates: CandidateSet,
-    labels: LabelSpace,
-    count: int,
-    k: int = 5,
-    among: np.ndarray | None = None,
+    evaluator: Evaluator, count: int, k: int = 5, among: np.ndarray | None = None
 ) -> list[Example]:
-    """At most `count` of the pictures whose label is a candidate, evenly from first to last path.
+    """Choose at most `count` of the pictures whose label competes, evenly from first to last path.
 
-    `among`: rows to choose from, whose labels are candidates; left out, all such rows.
+    `among`: rows to choose from, whose labels compete; left out, all such rows.
     Labels are shown by name, those of equal names (crane, the bird and the machine) with the label.
     """
+    labels, table = evaluator.labels, evaluator.table
     place = {label: number for number, label in enumerate(labels.labels)}
-    known = rows_to_score(table, candidates, labels) if among is None else among
+    known = evaluator.rows() if among is None else among
     count = min(count, len(known))
     rows = [int(known[number * len(known) // count]) for number in range(count)]
     often = Counter(labels.names)
@@ -59,8 +51,6 @@ def page_examples(
         name if often[name] == 1 else f"{name} ({label})"
         for label, name in zip(labels.labels, labels.names, strict=True)
     ]
-    found = nearest_labels(model, table, rows, candidates, labels, k)
-    pictures = table.thumbnails(rows)
     truths = [place[table.labels[row]] for row in rows]
     return [
         Example(
@@ -69,7 +59,9 @@ def page_examples(
             bool(labels.seen[truth]),
             [(names[number], score) for number, score in nearest],
         )
-        for picture, truth, nearest in zip(pictures, truths, found, strict=True)
+        for picture, truth, nearest in zip(
+            table.thumbnails(rows), truths, evaluator.nearest(rows, k), strict=True
+        )
     ]
 
 

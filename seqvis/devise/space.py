@@ -91,6 +91,20 @@ class LabelSpace:
             table["how"].to_pylist(),
         )
 
+    def seen_labels(self) -> set[str]:
+        """Return the labels that training had pictures of."""
+        return {label for label, seen in zip(self.labels, self.seen, strict=True) if seen}
+
+    def take(self, rows: np.ndarray) -> "LabelSpace":
+        """Return the labels of these rows, in their order."""
+        return LabelSpace(
+            [self.labels[row] for row in rows],
+            [self.names[row] for row in rows],
+            self.vectors[rows],
+            self.seen[rows],
+            [self.how[row] for row in rows],
+        )
+
 
 class TrainedWords:
     """Places words in the space of a trained model. Read-only; safe to share between threads."""

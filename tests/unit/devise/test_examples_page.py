@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from jobs.evaluate_devise import main as evaluate_devise
-from seqvis.devise.evaluate import candidate_labels
+from seqvis.devise.evaluate import Evaluator, candidate_labels
 from seqvis.devise.examples_page import Example, page_examples, write_page
 from seqvis.devise.model import DeviseModel
 from seqvis.errors import StorageError
@@ -185,7 +185,7 @@ def test_the_evaluation_writes_a_page_that_agrees_with_its_scores(
 def test_examples_are_spread_over_the_pictures_with_their_own_thumbnails(world: World) -> None:
     model, table = DeviseModel.open(str(world.model)), FeatureTable.open(str(world.features))
     labels = candidate_labels(model, "all", None)
-    examples = page_examples(model, table, "all", labels, len(NAMES), k=2)
+    examples = page_examples(Evaluator(model, table, "all", labels), len(NAMES), k=2)
     rows = range(0, len(table), EACH)
     assert [found.truth for found in examples] == [NAMES[table.labels[row]] for row in rows]
     assert [found.picture for found in examples] == table.thumbnails(rows)
@@ -199,7 +199,7 @@ def test_labels_of_equal_names_are_told_apart(world: World) -> None:
     model, table = DeviseModel.open(str(world.model)), FeatureTable.open(str(world.features))
     labels = candidate_labels(model, "all", None)
     same = replace(labels, names=["crane", "crane", *labels.names[2:]])
-    examples = page_examples(model, table, "all", same, 1000, k=len(NAMES))
+    examples = page_examples(Evaluator(model, table, "all", same), 1000, k=len(NAMES))
     shown = {name for found in examples for name, _ in found.nearest}
     cranes = {f"crane ({label})" for label in labels.labels[:2]}
     assert shown == {*cranes, *labels.names[2:]}
