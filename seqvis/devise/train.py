@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from seqvis.cluster import Session  # loads Ray
 
 DROPPED = "dropped_labels.json"
-BLEND_BELOW = 10_000  # pictures; measured in docs/search/pictures.md
+BLEND_BELOW = 10_000  # pictures; measured in docs/results/pictures.md
 
 Project = Callable[[np.ndarray], np.ndarray]
 

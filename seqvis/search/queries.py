@@ -35,7 +35,7 @@ from seqvis.vectors.store import WordVectors
 
 LONGEST_QUERY = 1000  # characters
 MOST_TERMS = 50
-SUBTRACTED = 0.5  # of a term after a minus without a number; measured in docs/search/collections.md
+SUBTRACTED = 0.5  # of a term after a minus without a number; measured in docs/results/pictures.md
 
 _NUMBER = re.compile(r"(\d+\.?\d*|\.\d+)(e-?\d+)?|inf|infinity|nan", re.ASCII | re.IGNORECASE)
 _PARTS = re.compile(r"[\W_]+")
