@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seqvis.seq2seq.encoder import pad_ids
 from seqvis.seq2seq.model import Seq2Seq
+from seqvis.seq2seq.state import pad_ids
 from seqvis.text.vocabulary import BOS, PAD, SPECIALS
 from seqvis.translation.batches import Batch
 from seqvis.translation.task import TranslationTask
@@ -68,7 +68,7 @@ class JoeyNMT:
 
     def step(self, batch: Batch) -> None:
         self.model.train()
-        theirs = _batch(batch.source, batch.source_lengths, batch.target)
+        theirs = _batch(batch.source.ids, batch.source.lengths, batch.target)
         total = self.model(return_type="loss", **vars(theirs))[0]
         theirs.normalize(total, "tokens").backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), _CLIP)
@@ -182,7 +182,7 @@ class SeedTraining:
 
     def loss(self, batch: Batch) -> Tensor:
         target = batch.target.t().contiguous()
-        scores = self.model(batch.source.t(), target, self.forced)
+        scores = self.model(batch.source.ids.t(), target, self.forced)
         return functional.cross_entropy(scores.flatten(0, 1), target.flatten())
 
     def step(self, batch: Batch) -> None:

@@ -34,6 +34,7 @@ from seqvis.corpus.settings import PrepareSettings
 from seqvis.samples.questions import generate_pairs
 from seqvis.seq2seq.losses import projected_cross_entropy
 from seqvis.seq2seq.model import Seq2Seq
+from seqvis.seq2seq.state import SourceBatch
 from seqvis.training.workers import BUCKET_MB, Reduction, Resources, average
 from seqvis.translation.train import TrainSettings, train
 from seqvis.vision.augment import AugmentSettings, augment, augmenter
@@ -111,11 +112,11 @@ def measure_pictures(contents: list[bytes]) -> dict[str, float]:
 
 def forced_loss(model: Seq2Seq, source: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
     """A translator's summed loss with all steps forced, of sentences without padding."""
-    lengths = torch.full((len(source),), source.shape[1])
-    output = model(source, lengths, target, torch.ones(target.shape[1], dtype=torch.bool))
+    batch = SourceBatch(source, torch.full((len(source),), source.shape[1]))
+    output = model(batch, target, torch.ones(target.shape[1], dtype=torch.bool))
     projection = model.decoder.projection
     loss, _ = projected_cross_entropy(
-        output.outputs.flatten(0, 1),
+        output.features.flatten(0, 1),
         projection.weight,
         projection.bias,
         target.t().flatten(),

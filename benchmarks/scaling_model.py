@@ -25,6 +25,7 @@ from seqvis.plots.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, new_figur
 from seqvis.seq2seq.forcing import ForcingSettings
 from seqvis.seq2seq.model import Seq2Seq
 from seqvis.seq2seq.settings import ModelSettings, resolve_variant
+from seqvis.seq2seq.state import SourceBatch
 from seqvis.training.step import _PEAKS
 from seqvis.training.workers import MOST_TOUCHED
 
@@ -187,10 +188,12 @@ def starts_of(model: Seq2Seq, source: int, target: int) -> int:
     The encoder, which cuDNN runs in a few, is not counted.
     """
     words = torch.randint(4, 100, (2, target))
-    encoded = model.encode(torch.randint(4, 100, (2, source)), torch.full((2,), source), target)
+    batch = SourceBatch(torch.randint(4, 100, (2, source)), torch.full((2,), source))
+    state = model.encode(batch)
+    masks = model.decoder.draw_masks(2, target) if model.training else None
     with _Starts() as counted:
-        output, _ = model.decoder.run(words.t(), encoded)
-        output.outputs.sum().backward()
+        output, _ = model.decoder.run(words.t(), state, masks)
+        output.features.sum().backward()
     return counted.count
 
 

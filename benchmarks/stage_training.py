@@ -28,6 +28,7 @@ from seqvis.decoding.linear import Precision
 from seqvis.process import keep_freed_memory, usable_processors
 from seqvis.seq2seq.model import Seq2Seq
 from seqvis.seq2seq.settings import Variant
+from seqvis.seq2seq.state import SourceBatch
 from seqvis.training.ray_train import WORKER_ENVIRONMENT
 from seqvis.training.schedules import OptimizerSettings
 from seqvis.training.step import TrainingStep
@@ -95,12 +96,12 @@ def _same_loss(
     task: TranslationTask, model: Seq2Seq, seed: SeedTraining, batch: Batch
 ) -> list[float]:
     """Both losses of the sentences of one length, where no padding is read; they must agree."""
-    alike = batch.source_lengths == batch.source_lengths.mode().values
+    lengths = batch.source.lengths
+    alike = lengths == lengths.mode().values
     target = batch.target[alike]
     words = int((target != 1).sum())
     chosen = Batch(
-        batch.source[alike][:, : int(batch.source_lengths[alike][0])],
-        batch.source_lengths[alike],
+        SourceBatch(batch.source.ids[alike][:, : int(lengths[alike][0])], lengths[alike]),
         target,
         words,
         target.numel(),

@@ -27,11 +27,10 @@ from torch.nn import functional
 from benchmarks.instrument import Row, Side, WrongResultError, compare, possible, rate
 from benchmarks.material import Material
 from benchmarks.peers import JoeyNMT
-from seqvis.decoding.beam import Hypothesis, SearchSettings
-from seqvis.decoding.linear import Precision, computes, prepare
-from seqvis.decoding.packed import NEVER
+from seqvis.decoding.beam import DecodingSettings, Hypothesis
+from seqvis.decoding.linear import Precision, computes, pack_linear
 from seqvis.decoding.search import search_many
-from seqvis.seq2seq.encoder import pad_ids
+from seqvis.seq2seq.state import SourceBatch
 from seqvis.text.languages import SourceSentence
 from seqvis.text.vocabulary import BOS, EOS
 from seqvis.translation.metrics import score_texts
@@ -97,10 +96,10 @@ def _sorted_by_length(translate: Translate) -> Translate:
 
 
 def _ours(translator: Translator, batch: int, beam: int) -> Translate:
-    settings = SearchSettings(beam=beam)
+    settings = DecodingSettings(beam=beam)
 
     def translate(given: Sequence[Sequence[int]]) -> Ids:
-        searched = search_many(translator.inference, given, settings, batch)
+        searched = search_many(translator.packed, given, settings, batch)
         return [list(hypotheses[0].ids) for hypotheses in searched]
 
     return _sorted_by_length(translate)
@@ -112,16 +111,14 @@ def _plain_loop(translator: Translator, batch: int) -> Translate:
 
     @torch.no_grad()
     def word_by_word(sentences: Sequence[Sequence[int]]) -> Ids:
-        source, lengths = pad_ids([list(ids) for ids in sentences])
-        state = model.encode(source, lengths)
-        words = torch.full((len(source),), BOS)
-        ended = torch.zeros(len(source), dtype=torch.bool)
+        source = SourceBatch.of(sentences)
+        state = model.encode(source)
+        words = torch.full((len(sentences),), BOS)
+        ended = torch.zeros(len(sentences), dtype=torch.bool)
         steps: list[torch.Tensor] = []
-        while not ended.all() and len(steps) < 2 * source.shape[1] + 10:
-            output, state = model.decoder.run(words.unsqueeze(0), state)
-            scores = model.decoder.logits(output.outputs[0])
-            scores[:, list(NEVER)] = -torch.inf
-            words = scores.argmax(-1)
+        while not ended.all() and len(steps) < 2 * source.ids.shape[1] + 10:
+            output = model.step(words, state)
+            state, words = output.state, output.scores.argmax(-1)
             ended |= words == EOS
             steps.append(words)
         written = torch.stack(steps, 1).tolist()
@@ -170,7 +167,7 @@ def measure_products(outputs: int, inputs: int, rounds: int) -> dict[int, dict[s
         "linear": lambda rows: functional.linear(rows, weight, bias)
     }
     for precision in filter(computes, get_args(Precision)):
-        sides[precision] = prepare(weight, bias, precision)
+        sides[precision] = pack_linear(weight, bias, precision)
     table: dict[int, dict[str, float]] = {}
     for rows in ROWS:
         given = torch.randn(rows, inputs)

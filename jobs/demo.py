@@ -20,7 +20,7 @@ from seqvis.cluster import ray_session
 from seqvis.config import JobSettings, read_yaml
 from seqvis.corpus.prepare import prepare
 from seqvis.corpus.settings import PrepareSettings
-from seqvis.decoding.beam import SearchSettings
+from seqvis.decoding.beam import DecodingSettings
 from seqvis.samples.drawings import ATTRIBUTION
 from seqvis.samples.questions import Pair, typed_questions, write_sample
 from seqvis.storage import local_path, locate
@@ -116,7 +116,7 @@ def _show(folder: Path) -> dict[str, Any]:
     )
     _say(f"4  {len(sources):,} questions with combinations of words that training never saw")
     translator = Translator.load(f"{folder}/translator")
-    scores, translations = evaluate(translator, sources, references, SearchSettings())
+    scores, translations = evaluate(translator, sources, references, DecodingSettings())
     for row in range(0, len(sources), max(1, len(sources) // SHOWN)):
         right = "=" if translations[row] == references[row] else "!"
         _say(f"   {sources[row]}\n {right} {translations[row]}")

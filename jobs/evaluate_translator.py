@@ -10,7 +10,7 @@ from seqvis import artifacts
 from seqvis.cli.job import leave, run_job
 from seqvis.config import JobSettings
 from seqvis.corpus.pairs import validation_texts
-from seqvis.decoding.beam import SearchSettings
+from seqvis.decoding.beam import DecodingSettings
 from seqvis.decoding.linear import Precision
 from seqvis.storage import locate
 from seqvis.text.lines import read_sentences, write_sentences
@@ -63,7 +63,7 @@ def run(settings: EvaluateTranslator) -> dict[str, Any]:
     translator = Translator.load(
         settings.model, "cuda" if settings.use_gpu else "cpu", settings.precision
     )
-    search = SearchSettings(beam=settings.beam, length_penalty=settings.length_penalty)
+    search = DecodingSettings(beam=settings.beam, length_penalty=settings.length_penalty)
     sources, references = _texts(settings)
     result, translations = evaluate(
         translator,

@@ -12,7 +12,7 @@ from pydantic_settings import CliPositionalArg
 
 from seqvis.cli.job import leave, run_job
 from seqvis.config import JobSettings
-from seqvis.decoding.beam import SearchSettings
+from seqvis.decoding.beam import DecodingSettings
 from seqvis.decoding.linear import Precision
 from seqvis.errors import ConfigError
 from seqvis.storage import locate
@@ -62,7 +62,7 @@ def run(settings: Translate) -> dict[str, Any] | None:
     translator = Translator.load(
         settings.model, "cuda" if settings.use_gpu else "cpu", settings.precision
     )
-    search = SearchSettings(
+    search = DecodingSettings(
         beam=settings.beam, n_best=settings.n_best, length_penalty=settings.length_penalty
     )
     unknown: Counter[str] = Counter()
@@ -81,7 +81,7 @@ def run(settings: Translate) -> dict[str, Any] | None:
 
 
 def _translations(
-    translator: Translator, search: SearchSettings, settings: Translate
+    translator: Translator, search: DecodingSettings, settings: Translate
 ) -> Iterator[Translation]:
     groups: Iterable[Iterable[str]] = [settings.text]
     if settings.input is not None:
@@ -112,7 +112,7 @@ def _as_lines(
             "unknown_words": translation.unknown,
             "translations": [
                 {"text": candidate.text, "score": round(candidate.score, 4)}
-                for candidate in translation.candidates
+                for candidate in translation.alternatives
             ],
         }
         yield json.dumps(result, ensure_ascii=False)

@@ -1,126 +1,280 @@
-"""Preallocated decoder state for a batch whose sentences join and leave.
+"""A running batch: sentences join it before any step, and each leaves at the step where it ends.
 
-Updates happen in place: new sentences are appended, and when one leaves, only the sentence that
-takes its place is copied.
+So a batch costs what its sentences cost, and not their number times the length of the longest
+(cellular batching, Gao et al., EuroSys 2018).
 """
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from seqvis.decoding.linear import rows_computed
-from seqvis.decoding.packed import Encoded, Source
+from seqvis.decoding.beam import Extensions, SentenceDecoding
+from seqvis.decoding.linear import padded_rows
+from seqvis.seq2seq.decoder import argmax_words
+from seqvis.seq2seq.state import DecoderState, Memory, StepModel
+from seqvis.text.vocabulary import BOS
 
-_ROOM = 1.5  # how much more is made than is needed at the moment
+_SPARE = 1.5  # how much more memory is allocated than is needed at the moment
+_BLOCK = 128  # words whose maximum is compared before the words themselves
 
 
-class Rows:
-    """Hidden states and attention inputs of `count` rows; the views have `shown` rows.
+class RunningBatch:
+    """Sentences that are decoded together. Do not share it between threads."""
 
-    On a CPU the views have as many rows as the products compute anyway (linear.py). Rows beyond
-    `count` contain stale data.
+    def __init__(self, model: StepModel):
+        self._model = model
+        self._running: list[SentenceDecoding] = []  # in the order of their rows
+        self._buffer: StateBuffer | None = None
+        self._words: list[int] = []  # the last word of each row
+
+    @property
+    def rows(self) -> int:
+        """Rows that the next step computes: a sentence has as many as its beam is wide."""
+        return len(self._words)
+
+    def join(self, decodings: Sequence[SentenceDecoding], state: DecoderState) -> None:
+        """Add sentences, with the state in which the model encoded them."""
+        if self._buffer is None:
+            self._buffer = StateBuffer(state)
+        widths = [decoding.width for decoding in decodings]
+        self._buffer.append(state, widths)
+        self._running += decodings
+        self._words += [BOS] * sum(widths)
+
+    def drop(self, decodings: Sequence[SentenceDecoding]) -> None:
+        """Take sentences out of the batch that nobody waits for any more."""
+        if self._buffer is None:
+            return
+        dropped = {id(decoding) for decoding in decodings}
+        places, begin = [], 0
+        for decoding in self._running:
+            rows = range(begin, begin + decoding.width)
+            staying = [(row, self._words[row]) for row in rows]
+            places.append(_Place(decoding, begin, None if id(decoding) in dropped else staying))
+            begin += decoding.width
+        self._advance(places, self._buffer.state.hidden)
+
+    def step(self) -> list[SentenceDecoding]:
+        """Extend each sentence by one word; return those that ended and so left the batch."""
+        assert self._buffer is not None
+        state = self._buffer.state
+        unused = [BOS] * (state.hidden.shape[1] - self.rows)
+        words = torch.tensor(self._words + unused, device=state.hidden.device)
+        output = self._model.step(words, state)
+        # Cutting each sentence's rows out of it takes NumPy a tenth of the time.
+        attention = None if output.attention is None else output.attention.float().cpu().numpy()
+        places, begin = [], 0
+        for decoding, extensions in zip(
+            self._running, self._extensions(output.scores[: self.rows]), strict=True
+        ):
+            weights = None if attention is None else attention[begin : begin + decoding.width]
+            extended = decoding.extend(extensions, weights)
+            staying = None if extended is None else [(begin + row, word) for row, word in extended]
+            places.append(_Place(decoding, begin, staying))
+            begin += decoding.width
+        self._advance(places, output.state.hidden)
+        return [place.decoding for place in places if place.staying is None]
+
+    def _advance(self, places: list["_Place"], hidden: Tensor) -> None:
+        """Continue the rows that stay from their rows of `hidden`; the others are overwritten."""
+        assert self._buffer is not None
+        kept = _close_gaps(places)
+        staying = [row_and_word for place in kept for row_and_word in place.staying or ()]
+        self._running = [place.decoding for place in kept]
+        self._words = [word for _, word in staying]
+        if not kept:
+            self._buffer = None
+            return
+        self._buffer.advance(hidden, [row for row, _ in staying])
+        if len(kept) < len(places):
+            targets: list[int] = []
+            origins: list[int] = []
+            begin = 0
+            for place in kept:
+                width = place.decoding.width
+                if place.begin != begin:
+                    targets += range(begin, begin + width)
+                    origins += range(place.begin, place.begin + width)
+                begin += width
+            self._buffer.move(origins, targets, max(place.decoding.length for place in kept))
+
+    def _extensions(self, scores: Tensor) -> list[Extensions]:
+        """Return each sentence's best extensions, computed for all sentences of a width at once."""
+        extensions: dict[int, Extensions] = {}
+        begins: list[int] = []
+        total = 0
+        for decoding in self._running:
+            begins.append(total)
+            total += decoding.width
+        probabilities = torch.log_softmax(scores, -1)
+        for width in {decoding.width for decoding in self._running}:
+            alike = [n for n, decoding in enumerate(self._running) if decoding.width == width]
+            own = probabilities
+            if len(alike) < len(self._running):
+                rows = [begins[n] + place for n in alike for place in range(width)]
+                own = probabilities[torch.tensor(rows, device=probabilities.device)]
+            if width == 1:
+                places = argmax_words(own).unsqueeze(1)
+                values = own.gather(1, places)
+            else:
+                before = torch.tensor([self._running[n].scores for n in alike], device=own.device)
+                # Of 2 * width extensions at most width end here, so width continue.
+                values, places = highest(own.unflatten(0, before.shape), before, 2 * width)
+            origins, words = places // own.shape[1], places % own.shape[1]
+            lists = zip(values.tolist(), origins.tolist(), words.tolist(), strict=True)
+            for n, (value, origin, word) in zip(alike, lists, strict=True):
+                extensions[n] = list(zip(value, origin, word, strict=True))
+        return [extensions[n] for n in range(len(self._running))]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A sentence's place in the batch after a step."""
+
+    decoding: SentenceDecoding
+    begin: int  # its first row during the step
+    staying: list[tuple[int, int]] | None  # (row, word) from which each of its rows continues
+
+
+def _close_gaps(places: list[_Place]) -> list[_Place]:
+    """Return the sentences that stay, in an order that moves few: if all are equally wide, the
+    last ones take the places of those that leave."""
+    kept = [place for place in places if place.staying is not None]
+    if len(kept) == len(places) or len({place.decoding.width for place in places}) > 1:
+        return kept
+    stayed = [place for place in places[: len(kept)] if place.staying is not None]
+    movers = iter(kept[len(stayed) :])
+    return [place if place.staying is not None else next(movers) for place in places[: len(kept)]]
+
+
+class StateBuffer:
+    """Preallocated decoder state for a batch whose sentences join and leave.
+
+    Updates happen in place: new sentences are appended, and when one leaves, only the sentence that
+    takes its place is copied. On a CPU `state` has as many rows as the products compute anyway
+    (linear.py); rows beyond those in use contain stale data.
     """
 
-    def __init__(self, encoded: Encoded):
-        """Empty, for sentences like these."""
-        layers, _, size = encoded.hidden.shape
-        self.count = self.shown = 0
-        self._hidden = encoded.hidden.new_empty(layers, 0, size)
-        self._length = 0  # the longest source in use
-        self._source: Source | None = None
-        if encoded.source is not None:
-            self._source = Source(
-                encoded.source.keys.new_empty(0, 0, encoded.source.keys.shape[2]),
-                encoded.source.values.new_empty(0, 0, encoded.source.values.shape[2]),
-                encoded.source.blocked.new_empty(0, 0),
-            )
+    def __init__(self, like: DecoderState):
+        """Allocate nothing yet, for sentences whose state has the sizes of `like`."""
+        self._rows = 0  # in use
+        self._length = 0  # of the longest source in use
+        self._hidden = like.hidden[:, :0]
+        self._memory: Memory | None = None
+        if like.memory is not None:
+            self._memory = Memory(*(part[:0, :0] for part in _parts(like.memory)))
 
     @property
-    def hidden(self) -> Tensor:
-        """(decoder_layers, shown, decoder_size)."""
-        return self._hidden[:, : self.shown]
+    def state(self) -> DecoderState:
+        """The state of all rows; its memory is as wide as the longest source in use."""
+        rows, memory = self._computed(self._rows), None
+        if self._memory is not None:
+            memory = Memory(*(part[:rows, : self._length] for part in _parts(self._memory)))
+        return DecoderState(self._hidden[:, :rows], memory)
 
-    @property
-    def source(self) -> Source | None:
-        """What attention reads, as wide as the longest source in use."""
-        if self._source is None:
-            return None
-        rows, length = self.shown, self._length
-        one = self._source
-        return Source(
-            one.keys[:rows, :length], one.values[:rows, :length], one.blocked[:rows, :length]
-        )
+    def append(self, state: DecoderState, widths: list[int]) -> None:
+        """Add sentences, each with as many equal rows as its width."""
+        begin, end = self._rows, self._rows + sum(widths)
+        length = 0 if state.memory is None else state.memory.mask.shape[1]
+        self._reserve(self._computed(end), max(length, self._length))
+        self._rows, self._length = end, max(length, self._length)
+        repeats = torch.tensor(widths, device=state.hidden.device)
 
-    def append(self, encoded: Encoded, widths: list[int]) -> None:
-        """Adds sentences, each with as many equal rows as its width."""
-        hidden, source = encoded.hidden, encoded.source
-        if any(width > 1 for width in widths):
-            repeats = torch.tensor(widths, device=hidden.device)
-            hidden = hidden.repeat_interleave(repeats, 1)
-            if source is not None:
-                parts = (source.keys, source.values, source.blocked)
-                source = Source(*(part.repeat_interleave(repeats, 0) for part in parts))
-        begin, end = self.count, self.count + hidden.shape[1]
-        length = 0 if source is None else source.blocked.shape[1]
-        self._make_room(self._computed(end), max(length, self._length))
-        self._length = max(length, self._length)
-        self._set_count(end)
-        self._hidden[:, begin:end] = hidden
-        if self._source is not None and source is not None:
-            self._source.keys[begin:end, :length] = source.keys
-            self._source.values[begin:end, :length] = source.values
-            self._source.blocked[begin:end, :length] = source.blocked
-            self._source.blocked[begin:end, length:] = -math.inf
+        def repeated(part: Tensor, dimension: int) -> Tensor:
+            if end - begin == len(widths):
+                return part
+            return part.repeat_interleave(repeats, dimension)
 
-    def go_on(self, hidden: Tensor, origins: list[int]) -> None:
-        """The states after a step: row n goes on from `hidden`'s row `origins[n]`."""
-        self._set_count(len(origins))
-        if origins == list(range(self.count)):
-            hidden = hidden[:, : self.count]
+        self._hidden[:, begin:end] = repeated(state.hidden, 1)
+        if self._memory is not None and state.memory is not None:
+            for own, new in zip(_parts(self._memory), _parts(state.memory), strict=True):
+                own[begin:end, :length] = repeated(new, 0)
+            self._memory.mask[begin:end, length:] = -math.inf
+
+    def advance(self, hidden: Tensor, origins: list[int]) -> None:
+        """Continue after a step: row n from row `origins[n]` of `hidden`."""
+        self._rows = len(origins)
+        if origins == list(range(self._rows)):
+            hidden = hidden[:, : self._rows]
         else:
             hidden = hidden[:, torch.tensor(origins, device=hidden.device)]
-        self._hidden[:, : self.count] = hidden
+        self._hidden[:, : self._rows] = hidden
 
-    def move(self, to: list[int], origins: list[int], length: int) -> None:
-        """Copies what attention reads of the rows `origins` to the rows `to`; from now on no source
-        in use is longer than `length`."""
-        if self._source is not None:
-            if to:
-                device = self._hidden.device
-                into, out_of = (torch.tensor(rows, device=device) for rows in (to, origins))
-                for part in (self._source.keys, self._source.values, self._source.blocked):
-                    part[into, : self._length] = part[out_of, : self._length]
-            self._length = length
-            if 2 * length < self._source.blocked.shape[1]:  # a very long sentence has left
-                self._make(self._hidden.shape[1], length)
+    def move(self, origins: list[int], targets: list[int], length: int) -> None:
+        """Copy the memory of the rows `origins` to the rows `targets`; from now on no source in use
+        is longer than `length`."""
+        if self._memory is None:
+            return
+        if targets:
+            device = self._hidden.device
+            into, out_of = (torch.tensor(rows, device=device) for rows in (targets, origins))
+            for part in _parts(self._memory):
+                part[into, : self._length] = part[out_of, : self._length]
+        self._length = length
+        if 2 * length < self._memory.mask.shape[1]:  # a very long sentence has left
+            self._allocate(self._hidden.shape[1], length)
 
     def _computed(self, rows: int) -> int:
-        return rows if self._hidden.is_cuda else rows_computed(rows)
+        return rows if self._hidden.is_cuda else padded_rows(rows)
 
-    def _set_count(self, rows: int) -> None:
-        self.count, self.shown = rows, self._computed(rows)
-
-    def _make_room(self, rows: int, length: int) -> None:
-        there = self._hidden.shape[1]
-        wide = 0 if self._source is None else self._source.blocked.shape[1]
-        if rows > there or length > wide:
-            self._make(
-                int(rows * _ROOM) if rows > there else there,
-                int(length * _ROOM) if length > wide else wide,
+    def _reserve(self, rows: int, length: int) -> None:
+        allocated = self._hidden.shape[1]
+        wide = 0 if self._memory is None else self._memory.mask.shape[1]
+        if rows > allocated or length > wide:
+            self._allocate(
+                int(rows * _SPARE) if rows > allocated else allocated,
+                int(length * _SPARE) if length > wide else wide,
             )
 
-    def _make(self, rows: int, length: int) -> None:
-        """Memory of this size, with what is in use; zeros elsewhere, so that nothing is NaN."""
-        old = self._hidden[:, : self.count]
+    def _allocate(self, rows: int, length: int) -> None:
+        """Move what is in use to new memory, with zeros elsewhere, so that nothing is NaN."""
+        old = self._hidden[:, : self._rows]
         self._hidden = old.new_zeros(old.shape[0], rows, old.shape[2])
-        self._hidden[:, : self.count] = old
-        if self._source is not None:
-            made = []
-            for part in (self._source.keys, self._source.values, self._source.blocked):
-                new = part.new_zeros(rows, length, *part.shape[2:])
-                kept = part[: self.count, : min(length, self._length)]
-                new[: self.count, : kept.shape[1]] = kept
-                made.append(new)
-            made[2][: self.count, self._length :] = -math.inf
-            self._source = Source(*made)
+        self._hidden[:, : self._rows] = old
+        if self._memory is not None:
+            copies = []
+            for part in _parts(self._memory):
+                copy = part.new_zeros(rows, length, *part.shape[2:])
+                kept = part[: self._rows, : min(length, self._length)]
+                copy[: self._rows, : kept.shape[1]] = kept
+                copies.append(copy)
+            self._memory = Memory(*copies)
+            self._memory.mask[: self._rows, self._length :] = -math.inf
+
+
+def _parts(memory: Memory) -> tuple[Tensor, Tensor, Tensor]:
+    return memory.keys, memory.values, memory.mask
+
+
+def highest(probabilities: Tensor, before: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the highest of each sentence's `before + probabilities`, and where they are.
+
+    On a CPU only the blocks of words with the highest maxima are sorted, which takes a quarter of
+    the time of PyTorch's `topk` of everything (docs/performance.md).
+
+    Args:
+        probabilities: (sentences, width, vocabulary). before: (sentences, width).
+        count: how many; fewer if there are fewer.
+
+    Returns:
+        Values and places in (width, vocabulary), flattened: (sentences, count) each, highest first.
+    """
+    _, width, words = probabilities.shape
+    blocks = words // _BLOCK
+    if probabilities.is_cuda or blocks < count:
+        totals = (before.unsqueeze(2) + probabilities).flatten(1)
+        values, places = totals.topk(min(count, totals.shape[1]))
+        return values, places
+    whole = blocks * _BLOCK
+    maxima = probabilities[..., :whole].unflatten(2, (blocks, _BLOCK)).amax(3)
+    chosen = (before.unsqueeze(2) + maxima).flatten(1).topk(count).indices
+    begins = chosen // blocks * words + chosen % blocks * _BLOCK
+    inside = (begins.unsqueeze(2) + torch.arange(_BLOCK)).flatten(1)
+    outside = (torch.arange(width).unsqueeze(1) * words + torch.arange(whole, words)).flatten()
+    places = torch.cat([inside, outside.expand(len(inside), -1)], 1)
+    totals = before.gather(1, places // words) + probabilities.flatten(1).gather(1, places)
+    values, order = totals.topk(count)
+    return values, places.gather(1, order)

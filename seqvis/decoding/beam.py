@@ -1,8 +1,7 @@
-"""A sentence while it is being translated: its hypotheses so far, greedily or in a beam.
+"""The decoding of one sentence: its hypotheses so far, greedily or in a beam.
 
-At each step a `Sentence` takes the candidates for the next word and says which of them continue. At
-the end it holds the hypotheses, best first, with scores and attention. Nothing here knows the
-model.
+At each step a `SentenceDecoding` takes the best extensions of its hypotheses by one word and says
+which of them continue. Nothing here knows the model.
 """
 
 from abc import ABC, abstractmethod
@@ -19,7 +18,7 @@ from seqvis.decoding.cost import longest_target
 from seqvis.text.vocabulary import EOS
 
 
-class SearchSettings(Settings):
+class DecodingSettings(Settings):
     """How a translation is searched for."""
 
     beam: int = Field(1, ge=1)
@@ -43,17 +42,18 @@ class Hypothesis:
     finished: bool  # False if it was cut at the longest length
 
 
-Candidates = list[tuple[float, int, int]]  # (score, row of the sentence it grows from, word)
+Extensions = list[tuple[float, int, int]]
+"""Score, row of the hypothesis within its sentence, and next word, best first."""
 
 
-class Sentence(ABC):
+class SentenceDecoding(ABC):
     """A sentence in a running batch, with the hypotheses found for it."""
 
-    def __init__(self, length: int, settings: SearchSettings):
+    def __init__(self, length: int, settings: DecodingSettings):
         self.length = length  # of the source, with _eos_
         self.settings = settings
         self.width = settings.beam
-        self.hypotheses: list[Hypothesis] = []  # n_best at the most, best first, once it ended
+        self.hypotheses: list[Hypothesis] = []  # n_best at most, best first, once it has ended
         self.scores = [0.0] + [-torch.inf] * (self.width - 1)
         self.limit = longest_target(length, settings.max_length_factor)
 
@@ -63,34 +63,28 @@ class Sentence(ABC):
         """The best translation so far."""
 
     @abstractmethod
-    def grow(
-        self, candidates: Candidates, attention: np.ndarray | None
+    def extend(
+        self, extensions: Extensions, attention: np.ndarray | None
     ) -> list[tuple[int, int]] | None:
-        """Takes the step's candidates; returns the (row, word) that go on, none if it ended.
+        """Take the step's extensions; return the (row, word) that continue, or None at the end.
 
         `attention` (width, source_length) has the weights of each row's step.
         """
-
-    def _hypothesis(
-        self, ids: Sequence[int], score: float, attention: Sequence[np.ndarray], finished: bool
-    ) -> Hypothesis:
-        """`score` is that of the whole hypothesis, the length penalty in it."""
-        weights = torch.from_numpy(np.stack(attention)) if attention else None
-        return Hypothesis(list(ids), score, weights, finished)
 
     def _penalised(self, score: float, words: int) -> float:
         return score / _penalty(words, self.settings.length_penalty)
 
 
-def sentence_of(length: int, settings: SearchSettings) -> Sentence:
-    """A sentence of `length` words, `_eos_` among them, before its first step."""
-    return _Greedy(length, settings) if settings.beam == 1 else _Beam(length, settings)
+def start_decoding(length: int, settings: DecodingSettings) -> SentenceDecoding:
+    """Return the decoding of a sentence of `length` words, `_eos_` included."""
+    kind = GreedyDecoding if settings.beam == 1 else BeamDecoding
+    return kind(length, settings)
 
 
-class _Greedy(Sentence):
-    """Takes the likeliest word at each step."""
+class GreedyDecoding(SentenceDecoding):
+    """Takes the word with the highest score at each step."""
 
-    def __init__(self, length: int, settings: SearchSettings):
+    def __init__(self, length: int, settings: DecodingSettings):
         super().__init__(length, settings)
         self._ids: list[int] = []
         self._score = 0.0
@@ -100,25 +94,21 @@ class _Greedy(Sentence):
     def ids(self) -> Sequence[int]:
         return self._ids
 
-    def grow(
-        self, candidates: Candidates, attention: np.ndarray | None
+    def extend(
+        self, extensions: Extensions, attention: np.ndarray | None
     ) -> list[tuple[int, int]] | None:
-        score, _, word = candidates[0]
+        score, _, word = extensions[0]
         self._score += score
-        if word == EOS:
-            self._end(finished=True)
-            return None
-        self._ids.append(word)
-        if attention is not None:
-            self._attention.append(attention[0, : self.length])
-        if len(self._ids) >= self.limit:
-            self._end(finished=False)
-            return None
-        return [(0, word)]
-
-    def _end(self, finished: bool) -> None:
+        finished = word == EOS
+        if not finished:
+            self._ids.append(word)
+            if attention is not None:
+                self._attention.append(attention[0, : self.length])
+            if len(self._ids) < self.limit:
+                return [(0, word)]
         score = self._penalised(self._score, len(self._ids) + finished)
-        self.hypotheses = [self._hypothesis(self._ids, score, self._attention, finished)]
+        self.hypotheses = [_hypothesis(self._ids, score, self._attention, finished)]
+        return None
 
 
 @dataclass(frozen=True)
@@ -129,10 +119,10 @@ class _Partial:
     attention: tuple[np.ndarray, ...]
 
 
-class _Beam(Sentence):
+class BeamDecoding(SentenceDecoding):
     """Keeps `beam` hypotheses; ends when no unfinished one can beat the finished ones."""
 
-    def __init__(self, length: int, settings: SearchSettings):
+    def __init__(self, length: int, settings: DecodingSettings):
         super().__init__(length, settings)
         # At first all hypotheses are the same: `scores` lets only one be extended.
         self._partial = [_Partial((), ())] * self.width
@@ -142,52 +132,61 @@ class _Beam(Sentence):
     def ids(self) -> Sequence[int]:
         return self._partial[0].ids
 
-    def grow(
-        self, candidates: Candidates, attention: np.ndarray | None
+    def extend(
+        self, extensions: Extensions, attention: np.ndarray | None
     ) -> list[tuple[int, int]] | None:
-        grown: list[tuple[float, int, int, _Partial]] = []
-        for rank, (score, origin, word) in enumerate(candidates):
+        extended: list[tuple[float, int, int, _Partial]] = []
+        for rank, (score, row, word) in enumerate(extensions):
             if score == -torch.inf:
                 continue
-            one = self._partial[origin]
+            partial = self._partial[row]
             if word == EOS:
                 if rank < self.width:
-                    self._finished.append((self._penalised(score, len(one.ids) + 1), one))
+                    penalised = self._penalised(score, len(partial.ids) + 1)
+                    self._finished.append((penalised, partial))
                 continue
-            if len(grown) == self.width:
+            if len(extended) == self.width:
                 continue
-            seen = one.attention
+            weights = partial.attention
             if attention is not None:
-                seen = (*seen, attention[origin, : self.length])
-            grown.append((score, origin, word, _Partial((*one.ids, word), seen)))
-        if self._is_done(grown):
+                weights = (*weights, attention[row, : self.length])
+            extended.append((score, row, word, _Partial((*partial.ids, word), weights)))
+        if self._is_done(extended):
             finished = bool(self._finished)
             ended = self._finished or [
-                (self._penalised(score, len(one.ids)), one) for score, _, _, one in grown
+                (self._penalised(score, len(partial.ids)), partial)
+                for score, _, _, partial in extended
             ]
             ended.sort(key=lambda scored: -scored[0])
             self.hypotheses = [
-                self._hypothesis(one.ids, score, one.attention, finished)
-                for score, one in ended[: self.settings.n_best]
+                _hypothesis(partial.ids, score, partial.attention, finished)
+                for score, partial in ended[: self.settings.n_best]
             ]
             return None
-        grown += [(-torch.inf, *grown[0][1:])] * (self.width - len(grown))
-        self._partial = [one for _, _, _, one in grown]
-        self.scores = [score for score, _, _, _ in grown]
-        return [(origin, word) for _, origin, word, _ in grown]
+        extended += [(-torch.inf, *extended[0][1:])] * (self.width - len(extended))
+        self._partial = [partial for _, _, _, partial in extended]
+        self.scores = [score for score, _, _, _ in extended]
+        return [(row, word) for _, row, word, _ in extended]
 
-    def _is_done(self, grown: list[tuple[float, int, int, _Partial]]) -> bool:
-        if not grown or len(grown[0][3].ids) >= self.limit:
+    def _is_done(self, extended: list[tuple[float, int, int, _Partial]]) -> bool:
+        if not extended or len(extended[0][3].ids) >= self.limit:
             return True
-        if len(self._finished) < max(self.settings.n_best, 1):
+        if len(self._finished) < self.settings.n_best:
             return False
         # A longer hypothesis can only lose probability, but a length penalty may make up for it.
         exponent = self.settings.length_penalty
-        bound = grown[0][0] / _penalty(self.limit if exponent else 1, exponent)
+        bound = extended[0][0] / _penalty(self.limit if exponent else 1, exponent)
         worst = sorted(score for score, _ in self._finished)[-self.settings.n_best]
         return bound <= worst
 
 
+def _hypothesis(
+    ids: Sequence[int], score: float, attention: Sequence[np.ndarray], finished: bool
+) -> Hypothesis:
+    weights = torch.from_numpy(np.stack(attention)) if attention else None
+    return Hypothesis(list(ids), score, weights, finished)
+
+
 def _penalty(length: int, exponent: float) -> float:
-    """The length penalty of GNMT (Wu et al. 2016, equation 14)."""
+    """Return the length penalty of GNMT (Wu et al. 2016, equation 14)."""
     return float(((5 + length) / 6) ** exponent)

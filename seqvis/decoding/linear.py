@@ -1,10 +1,9 @@
 """Matrix products with constant weights, which are laid out for the processor once.
 
-`prepare` turns the weights of a linear layer into a function of rows. On a CPU it takes half to two
-thirds of the time of PyTorch's own linear layer. Unlike that layer, it gives a row the same product
-to the last bit whatever other rows it is multiplied with. There are two exceptions: a single row in
-float32, and float16, whose products are FBGEMM's and depend on the number of rows in float32's last
-digits.
+On a CPU a product of `pack_linear` takes half to two thirds of the time of PyTorch's own linear
+layer. Unlike that layer, it gives a row the same product to the last bit whatever other rows it is
+multiplied with, with two exceptions: a single row in float32, and float16, whose products are
+FBGEMM's and depend on the number of rows in float32's last digits.
 """
 
 from bisect import bisect_left
@@ -19,16 +18,16 @@ from seqvis.errors import ConfigError
 
 Precision = Literal["float32", "bfloat16", "float16", "int8"]
 Product = Callable[[Tensor], Tensor]
-"""(rows, inputs) float32 -> (rows, outputs) float32."""
+"""From (rows, inputs) to (rows, outputs), both float32."""
 
 _SIZES = (0, 1, 2, 4, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 96, 128, 192, 256, 384, 512)
-"""Numbers of rows that there are products for."""
+"""Numbers of rows that products are made for."""
 
 _NEEDS = {"bfloat16": "AVX-512", "float16": "AVX2", "int8": "VNNI"}
 
 
-def prepare(weight: Tensor, bias: Tensor | None, precision: Precision) -> Product:
-    """The product with `weight` (outputs, inputs) and the sum with `bias` (outputs,).
+def pack_linear(weight: Tensor, bias: Tensor | None, precision: Precision) -> Product:
+    """Return the product with `weight` (outputs, inputs) and the sum with `bias` (outputs,).
 
     Raises ConfigError for float16 and int8 on a GPU, and for a precision that the processor has no
     products for: they would be many times slower than float32's, or fail.
@@ -50,50 +49,53 @@ def prepare(weight: Tensor, bias: Tensor | None, precision: Precision) -> Produc
 
 
 def computes(precision: Precision) -> bool:
-    """Whether this processor has products of a precision."""
+    """Return whether this processor has products of a precision."""
+    capabilities = torch.cpu.get_capabilities()
     if precision == "bfloat16":
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    has = torch.cpu.get_capabilities()
     if precision == "float16":
-        there = hasattr(torch.ops.quantized, "linear_dynamic_fp16")
+        compiled = hasattr(torch.ops.quantized, "linear_dynamic_fp16")
         engines = torch.backends.quantized.supported_engines
-        return there and "fbgemm" in engines and bool(has.get("avx2"))
+        return compiled and "fbgemm" in engines and bool(capabilities.get("avx2"))
     return precision == "float32" or any(
-        has.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8")
+        capabilities.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8")
     )
 
 
-def rows_computed(rows: int) -> int:
-    """How many rows a processor computes for so many: one of few numbers, as oneDNN takes a
-    millisecond and half a mebibyte to make a product for a number of rows that it has not met, and
-    keeps a thousand of them. More rows than the most are computed in pieces."""
+def padded_rows(rows: int) -> int:
+    """Return how many rows a processor computes for so many.
+
+    There are few such numbers, because oneDNN takes a millisecond and half a mebibyte to make a
+    product for a new number of rows, and keeps a thousand of them. Beyond the largest, rows are
+    computed in pieces.
+    """
     whole, rest = divmod(rows, _SIZES[-1])
     return whole * _SIZES[-1] + _SIZES[bisect_left(_SIZES, rest)]
 
 
 def _in_pieces(compute: Product, inputs: Tensor) -> Tensor:
-    """`compute` of numbers of rows that there are products for."""
+    """Compute the product for numbers of rows in `_SIZES`."""
     rows = inputs.shape[0]  # `len` of a tensor takes three times as long
-    more = rows_computed(rows) - rows
+    more = padded_rows(rows) - rows
     filled = functional.pad(inputs, (0, 0, 0, more)) if more else inputs
     if rows <= _SIZES[-1]:
-        found = compute(filled)
+        result = compute(filled)
     else:
-        found = torch.cat([compute(piece) for piece in filled.split(_SIZES[-1])])
-    return found[:rows] if more else found
+        result = torch.cat([compute(piece) for piece in filled.split(_SIZES[-1])])
+    return result[:rows] if more else result
 
 
 def _packed(weight: Tensor, bias: Tensor | None) -> Product:
-    """In the blocks that oneDNN works in, made for any number of rows; in float32 also transposed
-    for a single one, which takes oneDNN two to four times as long."""
+    """Lay the weights out in oneDNN's blocks, in float32 also transposed for a single row, for
+    which oneDNN takes two to four times as long."""
     kind = weight.dtype
     blocks = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
     added = None if bias is None else bias.to(kind)
     columns = weight.t().contiguous() if kind == torch.float32 else None
 
     def multiply(inputs: Tensor) -> Tensor:
-        found: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, blocks, added, "none", [], "")
-        return found
+        result: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, blocks, added, "none", [], "")
+        return result
 
     def product(inputs: Tensor) -> Tensor:
         # Quicker for a single row, but it rounds differently.
@@ -115,18 +117,18 @@ def _plain(weight: Tensor, bias: Tensor | None) -> Product:
 
 
 def _halved(weight: Tensor, bias: Tensor | None) -> Product:
-    """Weights of sixteen bits, of which half as many bytes are read; sums are float32 (FBGEMM)."""
+    """Round the weights to sixteen bits, to read half as many bytes; sums are float32 (FBGEMM)."""
     packed = torch.ops.quantized.linear_prepack_fp16(weight.contiguous(), bias)
 
     def product(inputs: Tensor) -> Tensor:
-        found: Tensor = torch.ops.quantized.linear_dynamic_fp16(inputs, packed)
-        return found
+        result: Tensor = torch.ops.quantized.linear_dynamic_fp16(inputs, packed)
+        return result
 
     return product
 
 
 def _quantised(weight: Tensor, bias: Tensor | None) -> Product:
-    """Eight bits a weight with a scale for each output, and a scale for each row of the inputs.
+    """Round to eight bits, with a scale for each output and for each row of the inputs.
 
     Both are symmetric around zero; sums are exact integers.
     """

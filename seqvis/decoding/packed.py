@@ -1,58 +1,28 @@
-"""A trained model prepared for translating: `Seq2Seq`'s arithmetic without what training needs.
+"""`Seq2Seq` laid out for decoding: the same arithmetic without what training needs.
 
-`Inference` is made from a `Seq2Seq` whose weights must not change any more. `read` encodes
-sentences, and `step` computes one more word for all of them. The state of sentences is in `Encoded`
-and in the rows that are passed in; the object itself holds only weights, so threads may share it.
-Whatever does not depend on the sentence is computed in advance: the previous word's way through the
-mixing layer is a table, and words that no translation contains have a bias of minus infinity.
+A `PackedSeq2Seq` is made from a `Seq2Seq` whose weights must not change any more. What does not
+depend on the sentence is computed in advance: the previous word's way through the mixing layer is a
+table, and words that no translation contains have a bias of minus infinity.
 """
 
 import math
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from seqvis.decoding.linear import Precision, prepare
+from seqvis.decoding.linear import Precision, pack_linear
+from seqvis.seq2seq.attention import attention_weights
 from seqvis.seq2seq.encoder import Encoder
-from seqvis.seq2seq.gru import GRULayer, tanh_
+from seqvis.seq2seq.gru import GRULayer, gru_step, tanh_
 from seqvis.seq2seq.model import Seq2Seq
-from seqvis.text.vocabulary import BOS, PAD
-
-NEVER = (BOS, PAD)  # ids that no translation contains
+from seqvis.seq2seq.state import NEVER_GENERATED, DecoderState, Memory, SourceBatch, StepOutput
 
 
-@dataclass(frozen=True)
-class Source:
-    """What attention needs of the sentences, one row each."""
-
-    keys: Tensor  # (rows, source_length, attention_size)
-    values: Tensor  # (rows, source_length, value_size)
-    blocked: Tensor  # (rows, source_length): 0 where there is a word, -inf where there is none
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Sentences that are encoded, before their first word."""
-
-    hidden: Tensor  # (decoder_layers, sentences, decoder_size)
-    source: Source | None  # None without attention
-
-
-@dataclass(frozen=True)
-class Step:
-    """The result of one more word for each row."""
-
-    scores: Tensor  # (rows, vocabulary), not normalised
-    hidden: Tensor  # (decoder_layers, rows, decoder_size)
-    attention: Tensor | None  # (rows, source_length), None without attention
-
-
-class Inference:
-    """A model's weights for translating, on the device where they are.
+class PackedSeq2Seq:
+    """A model's weights for decoding, on the device where they are; a `StepModel`.
 
     Args:
         model: trained, at evaluation.
@@ -62,119 +32,99 @@ class Inference:
     """
 
     def __init__(self, model: Seq2Seq, precision: Precision = "float32"):
-        self._model = model
         decoder, settings = model.decoder, model.settings
         self.device = decoder.projection.weight.device
-        self._reader = _Reader(model.encoder, precision) if self.device.type == "cpu" else None
+        on_cpu = self.device.type == "cpu"
+        self._encoder = PackedEncoder(model.encoder, precision) if on_cpu else model.encoder
         self._table = decoder.embedding.weight.detach()  # (vocabulary, embedding_size)
-        self._attends = decoder.attention is not None
+        self._attention = decoder.attention
         if decoder.attention is not None:
             attention = decoder.attention
-            with torch.no_grad(), self._as_told():
+            with torch.no_grad(), self._own_precision():
                 self._table = decoder.mix_embedding(self._table)
-            self._keys = prepare(attention.key_weight.t(), None, precision)
-            self._values = prepare(decoder.mix_context.weight, None, precision)
-            self._query = prepare(attention.query.weight, attention.query.bias, precision)
-            self._scorer = attention.score_weight.detach().float()
-            self._rectify = attention.rectify
-        self._layers = [_Recurrence(layer, precision) for layer in _gru_layers(decoder.layers)]
+            self._keys = pack_linear(attention.key_weight.t(), None, precision)
+            self._values = pack_linear(decoder.mix_context.weight, None, precision)
+            self._query = pack_linear(attention.query.weight, attention.query.bias, precision)
+            self._score_weight = attention.score_weight.detach().float()
+        self._layers = [_PackedGRU(layer, precision) for layer in decoder.gru_layers()]
         self._reads_context = settings.readout == "context"
         self._readout = None
         if decoder.readout is not None:
-            self._readout = prepare(decoder.readout.weight, decoder.readout.bias, precision)
+            self._readout = pack_linear(decoder.readout.weight, decoder.readout.bias, precision)
         bias = decoder.projection.bias.detach().clone()
-        bias[list(NEVER)] = -math.inf
-        self._projection = prepare(decoder.projection.weight, bias, precision)
+        bias[NEVER_GENERATED] = -math.inf
+        self._projection = pack_linear(decoder.projection.weight, bias, precision)
 
     @torch.no_grad()
-    def read(self, source: Tensor, lengths: Tensor) -> Encoded:
-        """Encodes sentences.
-
-        Args:
-            source: (sentences, source_length) word ids with `_eos_`, padding last.
-            lengths: (sentences,) their real lengths, on the CPU.
-        """
-        with self._as_told():
-            return self._read(source, lengths)
-
-    def _read(self, source: Tensor, lengths: Tensor) -> Encoded:
-        if self._reader is None:
-            states, hidden = self._model.encoder(source, lengths)
-        else:
-            states, hidden = self._reader.read(source, lengths)
-        found = None
-        if self._attends:
-            by_sentence = states.transpose(0, 1)
-            flat = by_sentence.reshape(-1, by_sentence.shape[-1]).float()
-            keys, values = (
-                product(flat).view(*by_sentence.shape[:2], -1)
-                for product in (self._keys, self._values)
-            )
-            blocked = torch.zeros(source.shape, device=self.device)
-            found = Source(keys, values, blocked.masked_fill_(source == PAD, -math.inf))
-        return Encoded(hidden.float(), found)
+    def encode(self, source: SourceBatch) -> DecoderState:
+        """Return the state before the first word."""
+        source = source.to(self.device)
+        with self._own_precision():
+            states, hidden = self._encoder(source)
+            memory = None
+            if self._attention is not None:
+                by_sentence = states.transpose(0, 1)
+                flat = by_sentence.reshape(-1, by_sentence.shape[-1]).float()
+                keys, values = (
+                    product(flat).view(*by_sentence.shape[:2], -1)
+                    for product in (self._keys, self._values)
+                )
+                memory = Memory(keys, values, source.mask)
+            return DecoderState(hidden.float(), memory)
 
     @torch.no_grad()
-    def step(self, words: Tensor, hidden: Tensor, source: Source | None) -> Step:
-        """Feeds each row its last word.
+    def step(self, words: Tensor, state: DecoderState) -> StepOutput:
+        """Feed each row its last word (rows,)."""
+        with self._own_precision():
+            features = mixed = functional.embedding(words, self._table)
+            weights, memory = None, state.memory
+            if memory is not None and self._attention is not None:
+                query = self._query(state.hidden[-1]).unsqueeze(1)
+                weights = attention_weights(
+                    memory, query, self._score_weight, self._attention.rectify
+                )
+                context = torch.bmm(weights.unsqueeze(1), memory.values)
+                features = mixed = mixed + context.squeeze(1)
+            hidden = []
+            for layer, before in zip(self._layers, state.hidden, strict=True):
+                features = layer.step(layer.from_input(features), before)
+                hidden.append(features)
+            if self._readout is not None:
+                if self._reads_context:
+                    features = tanh_(self._readout(torch.cat([features, mixed], -1)))
+                else:
+                    features = self._readout(features)
+            scores = self._projection(features)
+            return StepOutput(scores, weights, DecoderState(torch.stack(hidden), memory))
 
-        Args:
-            words: (rows,) ids.
-            hidden: (decoder_layers, rows, decoder_size), the states before; kept as they are.
-            source: what the rows attend to.
-        """
-        with self._as_told():
-            return self._step(words, hidden, source)
-
-    def _step(self, words: Tensor, hidden: Tensor, source: Source | None) -> Step:
-        features = mixed = functional.embedding(words, self._table)
-        attention = None
-        if source is not None:
-            attention = self._attend(hidden[-1], source)
-            context = torch.bmm(attention.unsqueeze(1), source.values)
-            features = mixed = mixed + context.squeeze(1)
-        states = []
-        for layer, before in zip(self._layers, hidden, strict=True):
-            features = layer.step(layer.from_input(features), before)
-            states.append(features)
-        if self._readout is not None:
-            if self._reads_context:
-                features = tanh_(self._readout(torch.cat([features, mixed], -1)))
-            else:
-                features = self._readout(features)
-        return Step(self._projection(features), torch.stack(states), attention)
-
-    def _as_told(self) -> AbstractContextManager[None]:
-        """Products are of this object's precision, not of an autocast around it."""
+    def _own_precision(self) -> AbstractContextManager[None]:
+        """Switch off an autocast around the call."""
         return torch.autocast(self.device.type, enabled=False)
 
-    def _attend(self, hidden: Tensor, source: Source) -> Tensor:
-        activation = source.keys + self._query(hidden).unsqueeze(1)
-        activation = activation.relu_() if self._rectify else tanh_(activation)
-        rows, length, size = activation.shape
-        scores = (activation.view(-1, size) @ self._scorer).view(rows, length)
-        return torch.softmax(scores.add_(source.blocked), -1)
 
-
-class _Recurrence:
+class _PackedGRU:
     """One direction of a GRU layer."""
 
     def __init__(self, layer: GRULayer, precision: Precision):
         self.size = layer.hidden_size
-        self.from_input = prepare(layer.weight_ih, layer.bias_ih, precision)
-        self._from_hidden = prepare(layer.weight_hh, layer.bias_hh, precision)
+        self.from_input = pack_linear(layer.weight_ih, layer.bias_ih, precision)
+        self._from_hidden = pack_linear(layer.weight_hh, layer.bias_hh, precision)
 
     def step(self, from_input: Tensor, hidden: Tensor) -> Tensor:
-        """(rows, 3 * size) the input's share of the gates, (rows, size) -> the next states."""
-        size, from_hidden = self.size, self._from_hidden(hidden)
-        gates = (from_input[:, : 2 * size] + from_hidden[:, : 2 * size]).sigmoid_()
-        reset, update = gates[:, :size], gates[:, size:]
-        new = tanh_(torch.addcmul(from_input[:, 2 * size :], reset, from_hidden[:, 2 * size :]))
-        return torch.lerp(new, hidden, update)
+        """Return the next states (rows, size) from the input's share of the gates."""
+        return gru_step(from_input, self._from_hidden(hidden), hidden)
 
     def run(self, inputs: Tensor, counts: list[int], reverse: bool) -> tuple[Tensor, Tensor]:
-        """(time, batch, features) and how many rows each step has, never more than the step
-        before -> states after each step, zero where a row has no step; each row's last state."""
+        """Run over whole sequences.
+
+        Args:
+            inputs: (time, rows, features).
+            counts: how many rows each step has, never more than the step before.
+            reverse: from the last step to the first.
+
+        Returns:
+            The states after each step, zero where a row has no step; each row's last state.
+        """
         steps, batch, features = inputs.shape
         gates = self.from_input(inputs.reshape(-1, features)).view(steps, batch, -1)
         states = inputs.new_zeros(steps, batch, self.size)
@@ -187,40 +137,44 @@ class _Recurrence:
         return states, hidden
 
 
-class _Reader:
+class PackedEncoder:
     """The encoder. It sorts sentences by length, so that each step computes only real words."""
 
     def __init__(self, encoder: Encoder, precision: Precision):
         self._table = encoder.embedding.weight.detach().float()
-        layers = [_gru_layers(directions) for directions in encoder.layers]
-        # PyTorch's own loop over the words is one call, and twice as fast, but float32's alone:
-        # fast enough for float16, too, whose point is weights that are read anew for each word.
+        layers = [
+            [layer for layer in directions.children() if isinstance(layer, GRULayer)]
+            for directions in encoder.layers
+        ]
+        # PyTorch's own loop over the words is one call, and twice as fast, but only in float32.
+        # float16 uses it too: it is there to read fewer weights for each word of the decoder.
         whole = precision in ("float32", "float16")
-        self._whole = [_whole(directions) for directions in layers if whole]
+        self._whole = [_torch_gru(directions) for directions in layers if whole]
         self._by_steps = [
-            [_Recurrence(layer, precision) for layer in directions]
+            [_PackedGRU(layer, precision) for layer in directions]
             for directions in layers
             if not whole
         ]
         self._bridges = {
-            bridge.in_features: prepare(bridge.weight, None, precision)
+            bridge.in_features: pack_linear(bridge.weight, None, precision)
             for bridge in encoder.bridges.values()
             if isinstance(bridge, nn.Linear)
         }
-        self._bridged = encoder.bridge_layers
+        self._bridge_layers = encoder.bridge_layers
 
-    def read(self, source: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Encoder.forward`; the states of padding are zero."""
-        order = torch.argsort(lengths, descending=True, stable=True)
-        inputs = functional.embedding(source[order].t(), self._table)
+    def __call__(self, source: SourceBatch) -> tuple[Tensor, Tensor]:
+        """Encode as `Encoder.forward` does; the states of padding are zero."""
+        order = torch.argsort(source.lengths, descending=True, stable=True)
+        inputs = functional.embedding(source.ids[order].t(), self._table)
         run = self._run_whole if self._whole else self._run_by_steps
-        states, finals = run(inputs, lengths[order])
-        hidden = [self._bridges[final.shape[-1]](final) for final in finals[-self._bridged :]]
+        states, finals = run(inputs, source.lengths[order])
+        finals = finals[-self._bridge_layers :]
+        hidden = [self._bridges[final.shape[-1]](final) for final in finals]
         back = torch.argsort(order)
         return states[:, back], torch.stack(hidden)[:, back]
 
     def _run_whole(self, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """States of the last layer (time, batch, features), and each layer's last ones."""
+        """Return the last layer's states (time, rows, features), and each layer's last ones."""
         packed = pack_padded_sequence(inputs, lengths)
         finals = []
         for layer in self._whole:
@@ -241,8 +195,8 @@ class _Reader:
         return states, finals
 
 
-def _whole(directions: list[GRULayer]) -> nn.GRU:
-    """A layer of one direction or of both, with these weights; no random numbers are drawn."""
+def _torch_gru(directions: list[GRULayer]) -> nn.GRU:
+    """Return PyTorch's layer of one direction or of both; no random numbers are drawn."""
     sizes = directions[0].input_size, directions[0].hidden_size
     gru = nn.GRU(*sizes, bidirectional=len(directions) == 2, device="meta").to_empty(device="cpu")
     weights = {
@@ -252,7 +206,3 @@ def _whole(directions: list[GRULayer]) -> nn.GRU:
     }
     gru.load_state_dict(weights)
     return gru.eval()
-
-
-def _gru_layers(layers: nn.Module) -> list[GRULayer]:
-    return [layer for layer in layers.children() if isinstance(layer, GRULayer)]

@@ -1,17 +1,14 @@
 """Additive attention over the encoder's states (Bahdanau et al. 2015, section A.1.2).
 
-The module holds only parameters. What belongs to a batch of sentences is an `EncodedSource`, which
-is passed around as a value, so that two requests can never mix and the keys are computed once per
-sentence. Padding gets the weight zero.
+The previous hidden state gives each source word a weight; the weighted sum of the source's values
+is the context vector, which joins the previous word on its way through the GRU layers.
 
-In training on a CPU all steps of the attending decoder are one autograd function. At each step the
-previous hidden state asks the encoded source for a context vector, which joins the previous word on
-its way through the GRU layers. Autograd would record some thirty small operations and add to every
-weight gradient in each step; here the backward pass is written by hand and each weight gradient is
-one matrix product over all steps. On one CPU core at batch 64 that saves 3 to 15 % of the forward
-and backward pass against autograd over `torch.gru_cell`. The backward pass recomputes the
-activations of the attention network: keeping them would take memory in proportion to the product of
-both lengths.
+In training all steps of the attending decoder are one autograd function. Autograd would record some
+thirty small operations and add to every weight gradient in each step; here the backward pass is
+written by hand and each weight gradient is one matrix product over all steps. On one CPU core at
+batch 64 that saves 3 to 15 % of the forward and backward pass against autograd over
+`torch.gru_cell`. The backward pass recomputes the activations of the attention network: keeping
+them would take memory in proportion to the product of both lengths.
 """
 
 import math
@@ -21,23 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seqvis.seq2seq.gru import gates_backward, gates_forward, tanh_
-
-
-@dataclass(frozen=True)
-class EncodedSource:
-    """A batch of encoded sentences, as attention needs them."""
-
-    keys: Tensor  # (batch, source_length, attention_size)
-    values: Tensor  # (batch, source_length, value_size)
-    padding: Tensor  # (batch, source_length), True where there is no token
+from seqvis.seq2seq.gru import gru_step, gru_step_backward, tanh_
+from seqvis.seq2seq.state import Memory
 
 
 class AdditiveAttention(nn.Module):
-    """The seed's attention network: V . activation(keys + l2(hidden)), softmax over the source.
-
-    Its steps are computed by `attend_and_step`.
-    """
+    """The parameters of the seed's attention network: V . activation(keys + l2(hidden))."""
 
     def __init__(self, state_size: int, query_size: int, size: int, activation: str):
         super().__init__()
@@ -47,14 +33,10 @@ class AdditiveAttention(nn.Module):
         self.score_weight = nn.Parameter(torch.randn(size) / math.sqrt(size))
         self.rectify = activation == "relu"
 
-    def keys(self, states: Tensor) -> Tensor:
-        """(…, state_size) -> (…, attention_size)."""
-        return states @ self.key_weight
-
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """Weights of a GRU layer in the type that its products use; biases are float32."""
+    """Weights of a GRU layer in the type of its products; biases are float32."""
 
     weight_ih: Tensor
     weight_hh: Tensor
@@ -62,25 +44,45 @@ class LayerWeights:
     bias_hh: Tensor
 
 
+def attention_weights(
+    memory: Memory,
+    query: Tensor,
+    score_weight: Tensor,
+    rectify: bool,
+    activation: Tensor | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Return the weight of each source word (rows, source); padding gets the weight zero.
+
+    Args:
+        query: (rows, 1, attention), made of the hidden states.
+        score_weight: (attention,).
+        rectify: ReLU in the attention network, instead of tanh.
+        activation: (rows, source, attention), memory to work in.
+        out: (rows, source), memory for the result.
+    """
+    activation = _activate(memory.keys, query, rectify, activation)
+    rows, source, size = activation.shape
+    scores = (activation.view(-1, size) @ score_weight).view(rows, source)
+    return torch.softmax(scores + memory.mask, -1, out=out)
+
+
 def attend_and_step(
     embedded: Tensor,
     hidden: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    padding: Tensor,
+    memory: Memory,
     query: tuple[Tensor, Tensor],
     score_weight: Tensor,
     rectify: bool,
     layers: list[LayerWeights],
     masks: list[Tensor],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Runs the decoder over known words.
+    """Run the decoder over known words.
 
     Args:
         embedded: (steps, batch, input_size), the words' share of the first layer's input.
         hidden: (layers, batch, size), float32.
-        keys: (batch, source, attention_size). values: (batch, source, input_size).
-        padding: (batch, source) bool, True where attention must not look.
+        memory: its values have the size of the first layer's input.
         query: weight (attention_size, size) and bias of the query's projection.
         score_weight: (attention_size,).
         rectify: ReLU in the attention network, instead of tanh.
@@ -92,9 +94,10 @@ def attend_and_step(
         The last layer's states (steps, batch, size); the first layer's inputs (steps, batch,
         input_size); attention weights (steps, batch, source); all layers' last states.
     """
-    flat = [w for one in layers for w in (one.weight_ih, one.weight_hh, one.bias_ih, one.bias_hh)]
+    flat = [w for x in layers for w in (x.weight_ih, x.weight_hh, x.bias_ih, x.bias_hh)]
+    parts = (memory.keys, memory.values, memory.mask)
     return _AttendingSteps.apply(
-        embedded, hidden, keys, values, padding, *query, score_weight, rectify, masks, *flat
+        embedded, hidden, *parts, *query, score_weight, rectify, masks, *flat
     )
 
 
@@ -106,7 +109,7 @@ class _AttendingSteps(torch.autograd.Function):
         hidden: Tensor,
         keys: Tensor,
         values: Tensor,
-        padding: Tensor,
+        mask: Tensor,
         query_weight: Tensor,
         query_bias: Tensor,
         score_weight: Tensor,
@@ -126,15 +129,14 @@ class _AttendingSteps(torch.autograd.Function):
         attention = hidden.new_empty(steps, batch, source)
         queries = keys.new_empty(steps, batch, 1, keys.shape[2])
         activation = torch.empty_like(keys)  # of one step: all steps' would outgrow the cache
-        blocked = hidden.new_zeros(batch, source).masked_fill_(padding, -math.inf)
+        memory = Memory(keys, values, mask)
         scorer = score_weight.to(keys.dtype)
         transposed = [(w.weight_ih.t(), w.weight_hh.t()) for w in weights]
         for step in range(steps):
-            asked = states[-1, step].to(product) @ query_weight.t()
-            queries[step, :, 0] = asked + query_bias
-            _activate(keys, queries[step], rectify, activation)
-            scores = (activation.view(-1, activation.shape[-1]) @ scorer).view(batch, source)
-            torch.softmax(blocked + scores, -1, out=attention[step])
+            queries[step, :, 0] = states[-1, step].to(product) @ query_weight.t() + query_bias
+            attention_weights(
+                memory, queries[step], scorer, rectify, activation, out=attention[step]
+            )
             context = torch.bmm(attention[step].to(values.dtype).unsqueeze(1), values)
             torch.add(embedded[step], context.squeeze(1), out=mixed[step])
             features = mixed[step]
@@ -146,7 +148,7 @@ class _AttendingSteps(torch.autograd.Function):
                 before = states[depth, step]
                 from_input = (features.to(product) @ input_t).float().add_(layer.bias_ih)
                 from_hidden = (before.to(product) @ hidden_t).float().add_(layer.bias_hh)
-                features = gates_forward(from_input, from_hidden, before, kept[depth, step])
+                features = gru_step(from_input, from_hidden, before, kept[depth, step])
                 states[depth, step + 1] = features
         ctx.save_for_backward(
             keys, values, query_weight, scorer, states, kept, mixed, attention, queries, *flat
@@ -179,7 +181,7 @@ class _AttendingSteps(torch.autograd.Function):
             for depth in range(count - 1, -1, -1):
                 layer = weights[depth]
                 inputs, recurrent = of_input[depth, step], of_hidden[depth, step]
-                direct = gates_backward(
+                direct = gru_step_backward(
                     gradient[depth], states[depth, step], kept[depth, step], inputs, recurrent
                 )
                 gradient[depth] = direct.add_(recurrent.to(product) @ layer.weight_hh)
@@ -190,16 +192,16 @@ class _AttendingSteps(torch.autograd.Function):
                     gradient[depth - 1] = gradient[depth - 1] + below
             torch.add(from_mixed[step], below, out=of_context[step])
             weight = attention[step]
-            wanted = of_context[step].to(values.dtype).unsqueeze(2)
-            of_weight = torch.bmm(values, wanted).squeeze(2).float()
+            of_sum = of_context[step].to(values.dtype).unsqueeze(2)
+            of_weight = torch.bmm(values, of_sum).squeeze(2).float()
             of_scores = weight * (of_weight - (weight * of_weight).sum(-1, keepdim=True))
             _activate(keys, queries[step], ctx.rectify, activation)
             of_scores = of_scores.to(activation.dtype)
             of_scorer += of_scores.view(-1) @ activation.view(-1, activation.shape[-1])
             # Times `scorer`, by which the sums are multiplied: over words here, over steps below.
-            of_sum = _activation_gradient(of_scores.unsqueeze(-1), activation, ctx.rectify)
-            of_keys += of_sum
-            torch.mul(torch.sum(of_sum, 1, dtype=torch.float32), scorer, out=of_query[step])
+            slope = _activation_gradient(of_scores.unsqueeze(-1), activation, ctx.rectify)
+            of_keys += slope
+            torch.mul(torch.sum(slope, 1, dtype=torch.float32), scorer, out=of_query[step])
             gradient[-1] = gradient[-1] + of_query[step].to(product) @ query_weight
         of_keys *= scorer
         of_values = torch.bmm(
@@ -233,14 +235,14 @@ class _AttendingSteps(torch.autograd.Function):
         )
 
 
-def _activate(keys: Tensor, query: Tensor, rectify: bool, activation: Tensor) -> None:
-    """Fills `activation` (batch, source, size) with that of keys + query (batch, 1, size)."""
-    torch.add(keys, query, out=activation)
-    activation.relu_() if rectify else tanh_(activation)
+def _activate(keys: Tensor, query: Tensor, rectify: bool, out: Tensor | None) -> Tensor:
+    """Return the activation (batch, source, size) of keys + query (batch, 1, size)."""
+    activation = torch.add(keys, query, out=out)
+    return activation.relu_() if rectify else tanh_(activation)
 
 
 def _activation_gradient(gradient: Tensor, activation: Tensor, rectify: bool) -> Tensor:
-    """`gradient`, which may be broadcast, times the slope at `activation`, in one pass."""
+    """Return `gradient`, which may be broadcast, times the slope at `activation`, in one pass."""
     if rectify:
         return torch.ops.aten.threshold_backward(gradient, activation, 0)
     return torch.ops.aten.tanh_backward(gradient, activation)
@@ -251,6 +253,6 @@ def _at(mask: Tensor, step: int) -> Tensor:
 
 
 def _weight_gradient(outputs: Tensor, inputs: Tensor, product: torch.dtype) -> Tensor:
-    """Sum over steps and batch of the outer products, (outputs' size, inputs' size)."""
+    """Return the sum over steps and batch of outer products, (outputs' size, inputs' size)."""
     flat_outputs = outputs.reshape(-1, outputs.shape[-1]).to(product)
     return flat_outputs.t() @ inputs.reshape(-1, inputs.shape[-1]).to(product)

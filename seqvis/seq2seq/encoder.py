@@ -12,6 +12,7 @@ from torch.nn import functional
 from seqvis.seq2seq.dropout import drop_weight, drop_words, dropout
 from seqvis.seq2seq.gru import GRULayer
 from seqvis.seq2seq.settings import ModelSettings
+from seqvis.seq2seq.state import SourceBatch
 from seqvis.text.vocabulary import PAD
 
 
@@ -45,22 +46,14 @@ class Encoder(nn.Module):
             }
         )
 
-    def forward(self, source: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Encodes a batch.
-
-        Args:
-            source: (batch, source_length) word ids, padding last.
-            lengths: (batch,) real words of each sentence, on the CPU.
-
-        Returns:
-            States (source_length, batch, output_size), and the decoder's first hidden state
-            (bridge_layers, batch, bridge_size).
-        """
+    def forward(self, source: SourceBatch) -> tuple[Tensor, Tensor]:
+        """Return states (source, rows, output_size), and the decoder's first hidden state
+        (bridge_layers, rows, bridge_size)."""
         rates = self.settings.dropout
         table = drop_words(self.embedding.weight, rates.embedding, self.training)
-        states = functional.embedding(source.t(), table, padding_idx=PAD)
+        states = functional.embedding(source.ids.t(), table, padding_idx=PAD)
         states = dropout(states, rates.input, self.training, rates.variational)
-        device_lengths = lengths.to(source.device)
+        lengths = source.lengths.to(source.ids.device)
         finals: list[Tensor] = []
         for depth, directions in enumerate(self.layers):
             assert isinstance(directions, nn.ModuleList)
@@ -71,7 +64,7 @@ class Encoder(nn.Module):
             for reverse, layer in enumerate(directions):
                 assert isinstance(layer, GRULayer)
                 weight = drop_weight(layer.weight_hh, rates.weight, self.training)
-                output, last = layer(states, start, device_lengths, bool(reverse), weight)
+                output, last = layer(states, start, lengths, bool(reverse), weight)
                 outputs.append(output)
                 lasts.append(last)
             states = torch.cat(outputs, -1)
@@ -82,12 +75,3 @@ class Encoder(nn.Module):
         rate = self.settings.dropout.bridge if self.settings.bidirectional != "none" else 0.0
         dropped = [dropout(final, rate, self.training) for final in finals]
         return torch.stack([self.bridges[str(final.shape[-1])](final) for final in dropped])
-
-
-def pad_ids(sentences: list[list[int]]) -> tuple[Tensor, Tensor]:
-    """Sentences of any lengths -> (batch, longest) padded ids, and (batch,) lengths."""
-    lengths = torch.tensor([len(sentence) for sentence in sentences])
-    padded = torch.full((len(sentences), int(lengths.max())), PAD)
-    for row, sentence in enumerate(sentences):
-        padded[row, : len(sentence)] = torch.tensor(sentence)
-    return padded, lengths

@@ -127,12 +127,14 @@ def product_type(like: Tensor) -> torch.dtype:
     return torch.float32
 
 
-def gates_forward(from_input: Tensor, from_hidden: Tensor, hidden: Tensor, kept: Tensor) -> Tensor:
-    """One step of a GRU.
+def gru_step(
+    from_input: Tensor, from_hidden: Tensor, hidden: Tensor, kept: Tensor | None = None
+) -> Tensor:
+    """Compute one step of a GRU.
 
     Args:
         from_input, from_hidden: (batch, 3 * hidden_size), the halves of the gates (reset,
-            update, new) with their biases; the second is overwritten.
+            update, new) with their biases.
         hidden: (batch, hidden_size).
         kept: (batch, 4 * hidden_size) of any content; receives what the backward pass needs.
 
@@ -140,20 +142,25 @@ def gates_forward(from_input: Tensor, from_hidden: Tensor, hidden: Tensor, kept:
         The next hidden state (batch, hidden_size).
     """
     size = hidden.shape[-1]
-    both = kept[:, : 2 * size]
-    torch.add(from_input[:, : 2 * size], from_hidden[:, : 2 * size], out=both).sigmoid_()
-    new_hidden = kept[:, 3 * size :].copy_(from_hidden[:, 2 * size :])
-    new = kept[:, 2 * size : 3 * size]
-    torch.addcmul(from_input[:, 2 * size :].float(), both[:, :size], new_hidden, out=new)
-    tanh_(new)
-    return torch.lerp(new, hidden, both[:, size:])
+    both = new = None
+    new_hidden = from_hidden[:, 2 * size :]
+    if kept is not None:
+        both, new = kept[:, : 2 * size], kept[:, 2 * size : 3 * size]
+        kept[:, 3 * size :] = new_hidden
+    both = torch.add(from_input[:, : 2 * size], from_hidden[:, : 2 * size], out=both).sigmoid_()
+    reset, update = both[:, :size], both[:, size:]
+    new = torch.addcmul(from_input[:, 2 * size :].float(), reset, new_hidden, out=new)
+    return torch.lerp(tanh_(new), hidden, update)
 
 
-def gates_backward(
+def gru_step_backward(
     gradient: Tensor, hidden: Tensor, kept: Tensor, of_input: Tensor, of_hidden: Tensor
 ) -> Tensor:
-    """Gradients of one step: fills `of_input` and `of_hidden` (batch, 3 * hidden_size) with those
-    of the two halves of the gates, returns the direct part of that of `hidden`."""
+    """Compute the gradients of `gru_step`.
+
+    Fills `of_input` and `of_hidden` (batch, 3 * hidden_size) with those of the two halves of the
+    gates, and returns the direct part of the gradient of `hidden`.
+    """
     size = hidden.shape[-1]
     reset, update, new, new_hidden = kept.chunk(4, -1)
     of_new = of_input[:, 2 * size :]
@@ -188,7 +195,7 @@ class _RecurrentSteps(torch.autograd.Function):
         state = hidden.float()
         for step in range(steps - 1, -1, -1) if reverse else range(steps):
             from_hidden = (state.to(weight.dtype) @ transposed).float().add_(bias)
-            following = gates_forward(gates[step], from_hidden, state, kept[step])
+            following = gru_step(gates[step], from_hidden, state, kept[step])
             if mask is not None:
                 following = torch.where(mask[step], following, state)
             states[step] = following
@@ -215,7 +222,9 @@ class _RecurrentSteps(torch.autograd.Function):
             if mask is not None:
                 passed = gradient.masked_fill(mask[step], 0.0)
                 gradient = gradient.masked_fill(~mask[step], 0.0)
-            direct = gates_backward(gradient, previous, kept[step], of_input[step], of_hidden[step])
+            direct = gru_step_backward(
+                gradient, previous, kept[step], of_input[step], of_hidden[step]
+            )
             gradient = direct.add_(of_hidden[step].to(weight.dtype) @ weight)
             if passed is not None:
                 gradient.add_(passed)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seqvis.seq2seq.decoder import likeliest
+from seqvis.seq2seq.decoder import argmax_words
 from seqvis.seq2seq.gru import product_type
 from seqvis.text.vocabulary import PAD
 
@@ -69,7 +69,7 @@ class ProjectedCrossEntropy:
         given[:rows] = outputs
         given[rows:] = 0
         scores = _multiply(given, self._weight.t()).float().add_(self._bias)[:rows]
-        best = likeliest(scores).unsqueeze(1)
+        best = argmax_words(scores).unsqueeze(1)
         probabilities = torch.softmax(scores, -1)
         normaliser = scores.gather(1, best) - probabilities.gather(1, best).log()
         self._plain += (normaliser - scores.gather(1, right)).sum()

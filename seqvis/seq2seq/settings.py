@@ -95,17 +95,3 @@ def resolve_variant(
         start = forcing.start if forced else 0.0
         forcing = forcing.model_copy(update={"schedule": schedule, "start": start})
     return model.model_copy(update=changes), forcing
-
-
-class InflightSettings(Settings):
-    """How much one decoder takes on."""
-
-    max_rows: int = Field(64, ge=1)
-    """Rows of the running batch; a sentence has as many as its beam is wide."""
-    max_waiting: int = Field(256, ge=1)
-    """Sentences that wait for a place; a request beyond them is refused at once. Of one long
-    request only half as many count, so that it alone does not fill the queue."""
-    joining: int = Field(16, ge=1)
-    """Sentences read at once; more would keep the first of them from being begun."""
-    max_tokens: int = Field(384, ge=1)
-    """Tokens of a sentence; a request with a longer one is refused when it is read."""

@@ -5,7 +5,7 @@ of seed, epoch and number alone, so a cursor of two integers resumes anywhere, a
 batch without talking to each other.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from seqvis.config import Settings
 from seqvis.corpus.pairs import PairTable, Side
+from seqvis.seq2seq.state import SourceBatch
 from seqvis.text.vocabulary import PAD
 
 
@@ -34,22 +35,15 @@ class BatchSettings(Settings):
 class Batch:
     """Sentence pairs as tensors, padded at their ends."""
 
-    source: Tensor  # (batch, source_length) int64
-    source_lengths: Tensor  # (batch,) int64, on the CPU
-    target: Tensor  # (batch, target_length) int64
+    source: SourceBatch
+    target: Tensor  # (rows, target_length) int64
     target_words: int  # real target words in the batch of all workers
     positions: int  # the same with padding
     workers: int = 1  # that share the batch
 
     def to(self, device: torch.device) -> "Batch":
-        return Batch(
-            self.source.to(device, non_blocking=True),
-            self.source_lengths,
-            self.target.to(device, non_blocking=True),
-            self.target_words,
-            self.positions,
-            self.workers,
-        )
+        target = self.target.to(device, non_blocking=True)
+        return replace(self, source=self.source.to(device), target=target)
 
 
 def plan_epoch(
@@ -95,11 +89,13 @@ def make_batch(
     words, width = int(target_lengths.sum()), int(target_lengths.max())
     if len(own) == 0:
         own = rows[:1]
-    source, source_lengths = _pad(table.source, own, int(table.source.lengths_of(own).max()))
-    target, _ = _pad(table.target, own, width)
+    source_lengths = table.source.lengths_of(own)
+    source = _pad(table.source, own, int(source_lengths.max()))
+    target = _pad(table.target, own, width)
     if worker >= len(rows):
         target = torch.full_like(target, PAD)
-    return Batch(source, source_lengths, target, words, width * len(rows), workers)
+    source_batch = SourceBatch(source, torch.from_numpy(source_lengths))
+    return Batch(source_batch, target, words, width * len(rows), workers)
 
 
 def _cut(
@@ -118,9 +114,9 @@ def _cut(
     return batches
 
 
-def _pad(side: Side, rows: NDArray[np.int64], width: int) -> tuple[Tensor, Tensor]:
-    lengths = side.lengths_of(rows)
+def _pad(side: Side, rows: NDArray[np.int64], width: int) -> Tensor:
     padded = np.full((len(rows), width), PAD, dtype=np.int64)
     for line, row in enumerate(rows):
-        padded[line, : lengths[line]] = side[row]
-    return torch.from_numpy(padded), torch.from_numpy(lengths.astype(np.int64))
+        words = side[row]
+        padded[line, : len(words)] = words
+    return torch.from_numpy(padded)

@@ -3,9 +3,9 @@
 import time
 from typing import Any
 
-from seqvis.decoding.beam import SearchSettings
+from seqvis.decoding.beam import DecodingSettings
 from seqvis.errors import DataError
-from seqvis.seq2seq.encoder import pad_ids
+from seqvis.seq2seq.state import SourceBatch, pad_ids
 from seqvis.translation.batches import Batch
 from seqvis.translation.metrics import (
     FreeRunningSums,
@@ -22,7 +22,7 @@ def evaluate(
     translator: Translator,
     sources: list[str],
     references: list[str],
-    search: SearchSettings,
+    search: DecodingSettings,
     scoring: Scoring = "text",
     lowercase: bool | None = None,
     batch_size: int = 64,
@@ -78,10 +78,9 @@ def losses(translator: Translator, sources: list[str], references: list[str]) ->
     sums, forced = FreeRunningSums(0.0, 0.0, 0, 0, 0), 0.0
     for begin in range(0, len(pairs), VALIDATION_BATCH):
         part = pairs[begin : begin + VALIDATION_BATCH]
-        source, lengths = pad_ids([one for one, _ in part])
-        target, target_lengths = pad_ids([other for _, other in part])
-        batch = Batch(source, lengths, target, int(target_lengths.sum()), target.numel())
-        batch = batch.to(translator.device)
+        target, lengths = pad_ids([target for _, target in part])
+        source = SourceBatch.of([source for source, _ in part])
+        batch = Batch(source, target, int(lengths.sum()), target.numel()).to(translator.device)
         sums = sums + free_running_sums(translator.model, batch)
         forced += forced_loss(translator.model, batch)
     return {**sums.means(), "forced_loss": forced / max(1, sums.words)}

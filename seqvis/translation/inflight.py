@@ -9,37 +9,45 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from seqvis.decoding.beam import SearchSettings, Sentence
+from pydantic import Field
+
+from seqvis.config import Settings
+from seqvis.decoding.batch import RunningBatch
+from seqvis.decoding.beam import DecodingSettings, SentenceDecoding, start_decoding
 from seqvis.decoding.cost import Cost
-from seqvis.decoding.search import ReadSentences, RunningBatch, read_sentences
-from seqvis.errors import BusyError, DataError
-from seqvis.seq2seq.encoder import pad_ids
-from seqvis.seq2seq.settings import InflightSettings
+from seqvis.errors import BusyError
+from seqvis.seq2seq.state import DecoderState, SourceBatch
 from seqvis.text.languages import SourceSentence
 from seqvis.translation.requests import (
-    ChosenText,
+    ActiveSentence,
+    FairQueue,
     Listener,
     Load,
-    RunningText,
-    Ticket,
+    QueuedSentence,
+    Request,
     Timing,
-    Turns,
-    WaitingText,
 )
 from seqvis.translation.translator import Translator
 
 _TOGETHER = 8  # sentences that are worth waiting for, to read them at once
-_PATIENCE = 8  # steps that they are waited for
-_MANY = 8  # rows in hand; with fewer, nothing is waited for
-_MOMENT = 0.02  # seconds that texts are tokenised for until those that are go on
+_PATIENCE = 8  # steps that the reader waits for them
+_MANY = 8  # rows in hand; with fewer, the reader waits for nothing
+_READING_SECONDS = 0.02  # that texts are tokenised for until those that are ready go on
 
 
-@dataclass(frozen=True)
-class _Read:
-    ready: ReadSentences
-    chosen: list[ChosenText]  # whose they are, in the same order
+class InflightSettings(Settings):
+    """How much one decoder takes on."""
+
+    max_rows: int = Field(64, ge=1)
+    """Rows of the running batch; a sentence has as many as its beam is wide."""
+    max_waiting: int = Field(256, ge=1)
+    """Sentences that wait for a place; a request beyond them is refused at once. Of one long
+    request only half as many count, so that it alone does not fill the queue."""
+    joining: int = Field(16, ge=1)
+    """Sentences read at once; more would keep the first of them from being begun."""
+    max_tokens: int = Field(384, ge=1)
+    """Tokens of a sentence; a request with a longer one is refused when it is read."""
 
 
 class InflightTranslator:
@@ -51,12 +59,13 @@ class InflightTranslator:
     def __init__(self, translator: Translator, settings: InflightSettings | None = None):
         self.translator = translator
         self.settings = settings or InflightSettings()
-        self._batch = RunningBatch(translator.inference)
-        self._running: dict[Sentence, RunningText] = {}
-        self._turns = Turns(self.settings.max_waiting)
+        self._batch = RunningBatch(translator.packed)
+        self._running: dict[SentenceDecoding, ActiveSentence] = {}
+        self._queue = FairQueue(self.settings.max_waiting)
         self._changed = threading.Condition()
-        self._read_ones: deque[_Read] = deque()  # encoded, to join before the next step
-        self._reading: list[Ticket] = []  # whose texts have their turn and are not read yet
+        # To join before the next step:
+        self._encoded: deque[tuple[list[ActiveSentence], DecoderState]] = deque()
+        self._reading: list[Request] = []  # one for each of their sentences that is being read
         self._rows = 0  # of what runs, was read or is being read
         self._steps = self._words = self._cancelled = 0
         self._pace = 0.0  # seconds from the end of one sentence to that of the next, smoothed
@@ -74,48 +83,48 @@ class InflightTranslator:
     def submit(
         self,
         texts: Sequence[str],
-        settings: SearchSettings,
+        settings: DecodingSettings,
         listener: Listener,
         partial: bool = False,
         most: Cost | None = None,
-    ) -> Ticket:
-        """Queues texts, a sentence each. With `partial`, `listener.grown` hears of what is written.
+    ) -> Request:
+        """Queue texts, a sentence each. With `partial`, `listener.on_partial` is called as well.
 
-        A request whose texts turn out to cost more than `most` ends with `listener.refused`.
-        Raises BusyError at once if more would wait than may, without taking any.
+        A request whose texts turn out to cost more than `most` ends with a DataError. Raises
+        BusyError at once, without taking any text, if the queue has no room.
         """
-        if self._turns.full:  # a refusal should cost nothing
+        if self._queue.full:  # a refusal should cost nothing
             raise self._full()
-        waiting = deque(WaitingText(index, text) for index, text in enumerate(texts))
-        ticket = Ticket(settings, listener, partial, time.monotonic(), waiting, most)
+        waiting = deque(QueuedSentence(index, text) for index, text in enumerate(texts))
+        request = Request(settings, listener, partial, time.monotonic(), waiting, most)
         with self._changed:
             if self._broken or self._closed:
                 raise BusyError("the translator is being replaced", retry_after=1.0)
-            if not self._turns.admits(ticket):
+            if not self._queue.admits(request):
                 raise self._full()
-            self._turns.add(ticket)
+            self._queue.add(request)
             self._changed.notify_all()
-        return ticket
+        return request
 
-    def cancel(self, ticket: Ticket) -> int:
-        """Gives a request up: what waits is forgotten, what runs leaves the batch.
+    def cancel(self, request: Request) -> int:
+        """Forget what waits of a request, and take what runs out of the batch.
 
         Returns how many of its sentences had not ended.
         """
         with self._changed:
-            if ticket.given_up:
+            if request.cancelled:
                 return 0
-            ticket.given_up = True
-            given_up = self._turns.forget(ticket) + ticket.running
-            self._cancelled += given_up
+            request.cancelled = True
+            cancelled = self._queue.remove(request) + request.running
+            self._cancelled += cancelled
             self._changed.notify_all()
-            return given_up
+            return cancelled
 
     def load(self) -> Load:
-        """What it is doing now."""
+        """Return what it is doing now."""
         return Load(
             self._batch.rows,
-            self._turns.sentences,
+            self._queue.sentences,
             self.settings.max_rows,
             self._steps,
             self._words,
@@ -125,7 +134,7 @@ class InflightTranslator:
     @property
     def idle(self) -> bool:
         """Whether nothing runs or waits."""
-        return not self._rows and not self._turns and not self._running
+        return not self._rows and not self._queue and not self._running
 
     @property
     def healthy(self) -> bool:
@@ -133,7 +142,7 @@ class InflightTranslator:
         return self._broken is None and all(thread.is_alive() for thread in self._threads)
 
     def close(self) -> None:
-        """Finishes what runs and waits, then ends the threads; takes nothing more."""
+        """Finish what runs and waits, then end the threads; new requests are refused."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -147,113 +156,100 @@ class InflightTranslator:
         self.close()
 
     def _read(self) -> None:
-        """Reads what waits, as much at once as came meanwhile: the reader's thread."""
+        """Tokenise and encode waiting texts, as many at once as have come (the reader's thread)."""
         try:
             while self._wait_to_read():
-                if chosen := self._take_turns():
-                    self._encode(chosen)
+                if sentences := self._take_turns():
+                    self._encode(sentences)
         except BaseException as error:
             with self._changed:
-                self._broken = error  # the decoder's thread tells everyone
+                self._broken = error  # the decoder's thread passes it on
                 self._changed.notify_all()
 
     def _wait_to_read(self) -> bool:
-        """Waits for a text and room for it; false if nothing will come any more."""
+        """Wait for a text and room for it; return False if no more will come.
+
+        While many sentences are in hand, wait the time of a few words for more to read at once:
+        read together they cost half as much each.
+        """
         with self._changed:
             while not self._may_read():
-                if self._broken or (self._closed and not self._turns):
+                if self._broken or (self._closed and not self._queue):
                     return False
                 self._changed.wait()
-            self._gather()
+            until = time.monotonic() + _PATIENCE * self._step_seconds
+            while self._queue.sentences < _TOGETHER and self._rows >= _MANY and not self._broken:
+                left = until - time.monotonic()
+                if left <= 0 or self._closed:
+                    break
+                self._changed.wait(left)
             return True
 
-    def _take_turns(self) -> list[ChosenText]:
-        """Tokenises one text of each waiting request in turn, as many as are read at once."""
-        chosen: list[ChosenText] = []
-        until = time.monotonic() + _MOMENT
-        while len(chosen) < self.settings.joining and time.monotonic() < until:
+    def _may_read(self) -> bool:
+        """Return whether a sentence waits and there is room for it."""
+        if not self._queue or self._broken:
+            return False
+        return not self._rows or self._rows + self._queue.next_width() <= self.settings.max_rows
+
+    def _take_turns(self) -> list[ActiveSentence]:
+        """Tokenise one text of each waiting request in turn, as many as are read at once."""
+        sentences: list[ActiveSentence] = []
+        until = time.monotonic() + _READING_SECONDS
+        while len(sentences) < self.settings.joining and time.monotonic() < until:
             with self._changed:
                 if not self._may_read():
                     break
-                ticket, one = self._turns.take()
-                self._rows += ticket.settings.beam
-                ticket.running += 1
-                self._reading.append(ticket)
-            source = self._tokenise(ticket, one)
+                request, queued = self._queue.take()
+                self._rows += request.settings.beam
+                request.running += 1
+                self._reading.append(request)
+            source = self._tokenise(request, queued)
             if source is not None:
-                chosen.append(ChosenText(ticket, one.index, source))
+                decoding = start_decoding(len(source.ids), request.settings)
+                sentences.append(ActiveSentence(request, queued.index, source, decoding))
                 continue
             with self._changed:
-                self._reading.remove(ticket)
-                self._leave([ticket])
-        return chosen
+                self._reading.remove(request)
+                self._leave([request])
+        return sentences
 
-    def _tokenise(self, ticket: Ticket, one: WaitingText) -> SourceSentence | None:
-        """The text as the model sees it; None if there is nothing to search for.
+    def _tokenise(self, request: Request, queued: QueuedSentence) -> SourceSentence | None:
+        """Return the text as the model sees it, or None if there is nothing to search for.
 
-        That is so of an empty text, whose translation is told at once, of one whose request was
-        given up, and of one for which the request is refused.
+        That is so for an empty text, which is answered at once, and where the request is
+        cancelled, refused or has failed.
         """
-        if ticket.given_up:
+        if request.cancelled:
             return None
         try:
-            (source,) = self.translator.read([one.text])
-            ticket.spend(source, self.settings.max_tokens)
-        except DataError as error:
-            self._end(ticket)
-            ticket.listener.refused(error)
-            return None
-        except Exception as error:  # of this text; the others are none the worse
-            self._end(ticket)
-            ticket.listener.failed(error)
+            (source,) = self.translator.read([queued.text])
+            request.spend(source, self.settings.max_tokens)
+        except Exception as error:  # only this request fails
+            with self._changed:
+                request.cancelled = True
+                self._queue.remove(request)
+            request.listener.on_error(error)
             return None
         if source.tokens:
             return source
         empty = self.translator.translation(source, [])
-        ticket.listener.translated(one.index, empty, Timing(0.0, 0.0, 0))
+        request.listener.translated(queued.index, empty, Timing(0.0, 0.0, 0))
         return None
 
-    def _end(self, ticket: Ticket) -> None:
-        """Forgets a request that cannot be answered."""
+    def _encode(self, sentences: list[ActiveSentence]) -> None:
+        batch = SourceBatch.of([sentence.source.ids for sentence in sentences])
+        state = self.translator.packed.encode(batch)
         with self._changed:
-            ticket.given_up = True
-            self._turns.forget(ticket)
-
-    def _encode(self, chosen: list[ChosenText]) -> None:
-        source, lengths = pad_ids([list(one.source.ids) for one in chosen])
-        ready = read_sentences(
-            self.translator.inference,
-            source.to(self.translator.device),
-            lengths,
-            [one.ticket.settings for one in chosen],
-        )
-        with self._changed:
-            self._read_ones.append(_Read(ready, chosen))
+            self._encoded.append((sentences, state))
             self._reading = []
             self._changed.notify_all()
 
-    def _may_read(self) -> bool:
-        """Whether a sentence waits and there is room for it."""
-        if not self._turns or self._broken:
-            return False
-        return not self._rows or self._rows + self._turns.next_width() <= self.settings.max_rows
-
-    def _gather(self) -> None:
-        """While many sentences are in hand, waits the time of a few words for more to read at once:
-        read together they cost half as much each."""
-        until = time.monotonic() + _PATIENCE * self._step_seconds
-        while self._turns.sentences < _TOGETHER and self._rows >= _MANY and not self._broken:
-            left = until - time.monotonic()
-            if left <= 0 or self._closed:
-                return
-            self._changed.wait(left)
-
     def _decode(self) -> None:
-        """Gives each sentence of the batch a word more, again and again: the decoder's thread."""
+        """Extend the sentences of the batch word by word (the decoder's thread)."""
         try:
             while self._wait_for_work():
                 self._join()
-                self._drop_given_up()
+                self._drop_cancelled()
                 if self._running:
                     self._step()
         except BaseException as error:
@@ -261,37 +257,37 @@ class InflightTranslator:
 
     def _wait_for_work(self) -> bool:
         with self._changed:
-            while not self._running and not self._read_ones:
-                if self._broken or (self._closed and not self._turns and not self._rows):
+            while not self._running and not self._encoded:
+                if self._broken or (self._closed and not self._queue and not self._rows):
                     break
-                self._last_end = 0.0  # what comes next says nothing of the pace
+                self._last_end = 0.0  # a pause does not count towards the pace
                 self._changed.wait()
             if self._broken:
                 raise self._broken
-            return bool(self._running or self._read_ones)
+            return bool(self._running or self._encoded)
 
     def _join(self) -> None:
-        """Takes what was read into the batch."""
-        while self._read_ones:
-            read = self._read_ones.popleft()
-            self._batch.join(read.ready)
-            for sentence, one in zip(read.ready.sentences, read.chosen, strict=True):
-                self._running[sentence] = RunningText(one, sentence)
+        """Add what was encoded to the batch."""
+        while self._encoded:
+            sentences, state = self._encoded.popleft()
+            joining = {sentence.decoding: sentence for sentence in sentences}
+            self._batch.join(list(joining), state)
+            self._running |= joining
 
-    def _drop_given_up(self) -> None:
-        gone = [one for one in self._running.values() if one.ticket.given_up]
-        if gone:
-            self._batch.drop([one.sentence for one in gone])
-            for one in gone:
-                del self._running[one.sentence]
-            self._leave([one.ticket for one in gone])
+    def _drop_cancelled(self) -> None:
+        cancelled = [one for one in self._running.values() if one.request.cancelled]
+        if cancelled:
+            self._batch.drop([sentence.decoding for sentence in cancelled])
+            for sentence in cancelled:
+                del self._running[sentence.decoding]
+            self._leave([sentence.request for sentence in cancelled])
 
-    def _leave(self, tickets: Sequence[Ticket]) -> None:
-        """Makes room where sentences of these requests were, one for each time that it is named."""
+    def _leave(self, requests: Sequence[Request]) -> None:
+        """Make room where a sentence of each of these requests was."""
         with self._changed:
-            for ticket in tickets:
-                self._rows -= ticket.settings.beam
-                ticket.running -= 1
+            for request in requests:
+                self._rows -= request.settings.beam
+                request.running -= 1
             self._changed.notify_all()
 
     def _step(self) -> None:
@@ -300,50 +296,46 @@ class InflightTranslator:
         began = time.monotonic()
         ended = self._batch.step()
         if ended:
-            self._leave([self._running[sentence].ticket for sentence in ended])
+            self._leave([self._running[decoding].request for decoding in ended])
         now = time.monotonic()
         self._step_seconds += (now - began - self._step_seconds) * 0.1
-        for one in self._running.values():
-            if not one.first_word:
-                one.first_word = now - one.ticket.came
-            if one.ticket.partial and not one.ticket.given_up and one.is_shown:
-                one.ticket.listener.grown(one.chosen.index, self._text_so_far(one))
-        self._note_pace(len(ended), now)
-        for sentence in ended:
-            done = self._running.pop(sentence)
-            if done.ticket.given_up:
-                continue
-            translation = self.translator.translation(done.chosen.source, sentence.hypotheses)
-            words = len(sentence.hypotheses[0].ids)
-            timing = Timing(done.first_word, now - done.ticket.came, words)
-            done.ticket.listener.translated(done.chosen.index, translation, timing)
-
-    def _note_pace(self, ended: int, now: float) -> None:
-        if not ended:
-            return
-        if self._last_end:
-            latest = (now - self._last_end) / ended
-            self._pace += (latest - self._pace) * (0.1 if self._pace else 1.0)
-        self._last_end = now
-
-    def _text_so_far(self, one: RunningText) -> str:
-        languages = self.translator.languages
-        return languages.target_text(list(one.sentence.ids), one.chosen.source, None)[1]
+        for sentence in self._running.values():
+            if not sentence.first_word:
+                sentence.first_word = now - sentence.request.arrived
+            if sentence.sends_partial:
+                ids, languages = list(sentence.decoding.ids), self.translator.languages
+                text = languages.target_text(ids, sentence.source, None)[1]
+                sentence.request.listener.on_partial(sentence.index, text)
+        if ended:
+            if self._last_end:
+                latest = (now - self._last_end) / len(ended)
+                self._pace += (latest - self._pace) * (0.1 if self._pace else 1.0)
+            self._last_end = now
+        for decoding in ended:
+            sentence = self._running.pop(decoding)
+            request = sentence.request
+            if not request.cancelled:
+                translation = self.translator.translation(sentence.source, decoding.hypotheses)
+                words = len(decoding.hypotheses[0].ids)
+                timing = Timing(sentence.first_word, now - request.arrived, words)
+                request.listener.translated(sentence.index, translation, timing)
 
     def _break(self, error: BaseException) -> None:
+        """Tell all callers that the decoder broke."""
         with self._changed:
             self._broken = error
-            tickets = {one.ticket for one in self._running.values()} | self._turns.clear()
-            tickets |= {*self._reading}
-            tickets |= {one.ticket for read in self._read_ones for one in read.chosen}
+            sentences = [*self._running.values()]
+            sentences += [sentence for encoded, _ in self._encoded for sentence in encoded]
+            requests = {sentence.request for sentence in sentences}
+            requests |= self._queue.clear() | set(self._reading)
             self._running.clear()
-            self._read_ones.clear()
-        for ticket in tickets:
-            if not ticket.given_up:
-                ticket.listener.failed(error)
+            self._encoded.clear()
+        for request in requests:
+            if not request.cancelled:
+                request.listener.on_error(error)
 
     def _full(self) -> BusyError:
-        """The refusal, with about how long the queue takes at the pace of the latest sentences."""
-        waiting = self._turns.sentences
+        """Return the refusal, with about how long the queue takes at the present pace."""
+        waiting = self._queue.sentences
         problem = f"{waiting:,} sentences are waiting already"
         return BusyError(problem, max(1.0, waiting * self._pace))

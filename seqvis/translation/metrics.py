@@ -16,7 +16,7 @@ from sacrebleu.metrics import BLEU, CHRF
 from torch import Tensor
 from torch.nn import functional
 
-from seqvis.seq2seq.decoder import likeliest
+from seqvis.seq2seq.decoder import argmax_words
 from seqvis.seq2seq.model import Seq2Seq
 from seqvis.text.punctuation import clean_text
 from seqvis.text.vocabulary import BOS, PAD
@@ -143,16 +143,16 @@ def free_running_sums(model: Seq2Seq, batch: Batch) -> FreeRunningSums:
     stops where every sentence of the batch predicts `_pad_`; all words then score zero at the
     positions that are left, which costs log(vocabulary) each.
     """
-    state = model.encode(batch.source, batch.source_lengths)
+    state = model.encode(batch.source)
     words = torch.full_like(batch.target[:, 0], BOS)
     steps = batch.target.shape[1]
     losses = torch.zeros(steps, len(words), device=words.device)
     predicted = torch.full_like(losses, PAD, dtype=torch.long)
     for step in range(steps):
         output, state = model.decoder.run(words.unsqueeze(0), state)
-        scores = model.decoder.logits(output.outputs[0]).float()
+        scores = model.decoder.logits(output.features[0]).float()
         losses[step] = functional.cross_entropy(scores, batch.target[:, step], reduction="none")
-        words = likeliest(scores)
+        words = argmax_words(scores)
         predicted[step] = words
         if bool((words == PAD).all()):
             losses[step + 1 :] = torch.log(torch.tensor(float(scores.shape[-1])))

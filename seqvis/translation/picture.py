@@ -17,7 +17,7 @@ def draw_alignment(location: Location, translation: Translation) -> None:
 
     Case marks are no words: they are left out, and attention to one counts for its word.
     """
-    best = translation.candidates[0]
+    best = translation.alternatives[0]
     if best.attention is None:
         raise ConfigError(
             "--attention: this model has no attention (or the sentence is empty); "

@@ -1,20 +1,19 @@
 """The requests of the in-flight translator: their progress, and whose turn is next.
 
-Sentences of all requests wait for a place in the running batch and take turns, one from each
-request, so that a list of a thousand does not keep a single sentence waiting. The queue does not
-lock itself: its owner's lock guards it, and only `full` and `length` may be read without that lock.
+Sentences of all requests queue for a place in the running batch and take turns, one from each
+request, so that a list of a thousand does not keep a single sentence waiting.
 """
 
 from collections import deque
 from dataclasses import dataclass, field
 
-from seqvis.decoding.beam import SearchSettings, Sentence
+from seqvis.decoding.beam import DecodingSettings, SentenceDecoding
 from seqvis.decoding.cost import Cost, cost_of
 from seqvis.errors import DataError
 from seqvis.text.languages import SourceSentence
 from seqvis.translation.translator import Translation
 
-_EACH_WORD = 32  # words that a translation is told of one by one; then at each 32nd part more
+_EACH_WORD = 32  # words after each of which a partial translation is sent; later at each 32nd part
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Load:
     max_rows: int
     steps: int  # so far
     words: int  # so far, of all hypotheses that were kept
-    cancelled: int  # sentences so far that were given up before their end
+    cancelled: int  # sentences so far that were cancelled before their end
 
 
 class Listener:
@@ -47,40 +46,38 @@ class Listener:
     def translated(self, index: int, translation: Translation, timing: Timing) -> None:
         """A sentence ended."""
 
-    def grown(self, index: int, text: str) -> None:
+    def on_partial(self, index: int, text: str) -> None:
         """A sentence has a word more; called only if the caller asked for it."""
 
-    def refused(self, error: DataError) -> None:
-        """A text was too long, or all were together; nothing more will come."""
-
-    def failed(self, error: BaseException) -> None:
-        """The decoder broke; nothing more will come."""
+    def on_error(self, error: BaseException) -> None:
+        """A text was too long, or all were together (DataError), or the decoder broke; no other
+        call follows."""
 
 
-@dataclass(eq=False)
-class WaitingText:
-    """A text of a request that has not been read. It is not even tokenised before its turn."""
+@dataclass(frozen=True)
+class QueuedSentence:
+    """A text that waits for its turn, before which it is not even tokenised."""
 
     index: int
     text: str
 
 
 @dataclass(eq=False)
-class Ticket:
-    """A request in progress."""
+class Request:
+    """Texts of one caller, on their way through the queue and the batch."""
 
-    settings: SearchSettings
+    settings: DecodingSettings
     listener: Listener
     partial: bool
-    came: float
-    waiting: deque[WaitingText]
-    most: Cost | None = None  # what all its texts may cost; None: whatever they do
+    arrived: float
+    waiting: deque[QueuedSentence]
+    most: Cost | None = None  # what all its texts may cost; None: any amount
     spent: Cost = field(default_factory=Cost)  # what those that were read may cost
-    given_up: bool = False
+    cancelled: bool = False
     running: int = 0  # sentences that are being read or are in the batch
 
     def spend(self, source: SourceSentence, most_tokens: int) -> None:
-        """Raises DataError if a text is too long, or all that were read are together."""
+        """Raise DataError if a text is too long, or if all that were read are together."""
         if len(source.tokens) > most_tokens:
             raise DataError(
                 f"a text has {len(source.tokens):,} tokens; at most {most_tokens:,} can be "
@@ -91,96 +88,87 @@ class Ticket:
             self.spent.check(self.most)
 
 
-@dataclass(frozen=True)
-class ChosenText:
-    """A text whose turn has come, as the model reads it."""
+@dataclass(eq=False)
+class ActiveSentence:
+    """A sentence that is being translated."""
 
-    ticket: Ticket
+    request: Request
     index: int
     source: SourceSentence
-
-
-@dataclass(eq=False)
-class RunningText:
-    """A text that is being translated."""
-
-    chosen: ChosenText
-    sentence: Sentence
-    first_word: float = field(default=0.0)
+    decoding: SentenceDecoding
+    first_word: float = 0.0
 
     @property
-    def ticket(self) -> Ticket:
-        return self.chosen.ticket
-
-    @property
-    def is_shown(self) -> bool:
-        """Whether what is written is told of now; at every word of a long translation it would
-        cost the square of its length."""
-        words = len(self.sentence.ids)
-        return words % max(1, words // _EACH_WORD) == 0
+    def sends_partial(self) -> bool:
+        """Whether its partial translation is sent now; sending a long one at every word would cost
+        the square of its length."""
+        words = len(self.decoding.ids)
+        wanted = self.request.partial and not self.request.cancelled
+        return wanted and words % max(1, words // _EACH_WORD) == 0
 
 
-class Turns:
-    """The queue of waiting sentences, with room for about `most` of them."""
+class FairQueue:
+    """The queue of waiting sentences, with room for about `most` of them.
+
+    Its owner's lock guards it: only `full` and `sentences` may be read without that lock.
+    """
 
     def __init__(self, most: int):
         self.sentences = 0
         """How many wait."""
         self._most = most
-        self._tickets: deque[Ticket] = deque()
+        self._requests: deque[Request] = deque()
 
     def __bool__(self) -> bool:
-        return bool(self._tickets)
+        return bool(self._requests)
 
     @property
     def full(self) -> bool:
-        """Whether nothing more may wait."""
         return self._length() >= self._most
 
-    def admits(self, ticket: Ticket) -> bool:
-        """Whether there is room for a request; an empty queue takes one of any length."""
+    def admits(self, request: Request) -> bool:
+        """Return whether there is room; an empty queue takes a request of any length."""
         length = self._length()
-        return not length or length + self._counted(ticket) <= self._most
+        return not length or length + self._counted(request) <= self._most
 
-    def add(self, ticket: Ticket) -> None:
-        if ticket.waiting:
-            self.sentences += len(ticket.waiting)
-            self._tickets.append(ticket)
+    def add(self, request: Request) -> None:
+        if request.waiting:
+            self.sentences += len(request.waiting)
+            self._requests.append(request)
 
     def next_width(self) -> int:
-        """The beam of the sentence whose turn it is."""
-        return self._tickets[0].settings.beam
+        """Return the beam of the sentence whose turn it is."""
+        return self._requests[0].settings.beam
 
-    def take(self) -> tuple[Ticket, WaitingText]:
-        """The sentence whose turn it is; it waits no longer."""
-        ticket = self._tickets.popleft()
-        one = ticket.waiting.popleft()
+    def take(self) -> tuple[Request, QueuedSentence]:
+        """Remove and return the sentence whose turn it is."""
+        request = self._requests.popleft()
+        sentence = request.waiting.popleft()
         self.sentences -= 1
-        if ticket.waiting:
-            self._tickets.append(ticket)
-        return ticket, one
+        if request.waiting:
+            self._requests.append(request)
+        return request, sentence
 
-    def forget(self, ticket: Ticket) -> int:
-        """Drops what waits of a request; how many sentences that were."""
-        forgotten = len(ticket.waiting)
-        if forgotten:  # else it is not in the queue any more
-            self.sentences -= forgotten
-            ticket.waiting.clear()
-            self._tickets.remove(ticket)
-        return forgotten
+    def remove(self, request: Request) -> int:
+        """Remove the waiting sentences of a request; return how many."""
+        removed = len(request.waiting)
+        if removed:
+            self.sentences -= removed
+            request.waiting.clear()
+            self._requests.remove(request)
+        return removed
 
-    def clear(self) -> set[Ticket]:
-        """Drops everything; the requests that waited."""
-        waited = set(self._tickets)
-        for ticket in waited:
-            ticket.waiting.clear()
-        self._tickets.clear()
-        self.sentences = 0
+    def clear(self) -> set[Request]:
+        """Remove everything; return the requests that waited."""
+        waited = set(self._requests)
+        for request in waited:
+            self.remove(request)
         return waited
 
     def _length(self) -> int:
-        return sum(self._counted(ticket) for ticket in tuple(self._tickets))
+        return sum(self._counted(request) for request in tuple(self._requests))
 
-    def _counted(self, ticket: Ticket) -> int:
-        """Its sentences that wait; of a long list half a queue, as callers take turns."""
-        return min(len(ticket.waiting), self._most // 2)
+    def _counted(self, request: Request) -> int:
+        """Return how many of its waiting sentences count: at most half a queue, as callers take
+        turns."""
+        return min(len(request.waiting), self._most // 2)

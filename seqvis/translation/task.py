@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from seqvis.artifacts import Artifact
 from seqvis.config import Settings
 from seqvis.corpus.pairs import PairTable, load_pairs, training_pairs
-from seqvis.decoding.beam import Hypothesis, SearchSettings
-from seqvis.decoding.packed import Inference
+from seqvis.decoding.beam import DecodingSettings, Hypothesis
+from seqvis.decoding.packed import PackedSeq2Seq
 from seqvis.decoding.search import search
 from seqvis.errors import ConfigError, DataError
 from seqvis.seq2seq.dropout import mask_like
@@ -176,12 +176,12 @@ class TranslationTask:
             mask = mask_like(like, rates.output)
         smoothing = self.loss_settings.label_smoothing
         losses = SequenceLoss(projection, by_step, counted, mask, smoothing)
-        output = model(batch.source, batch.source_lengths, batch.target, coins, losses.choose)
-        total, plain, dropped = losses.of(output.outputs)
+        output = model(batch.source, batch.target, coins, losses.choose)
+        total, plain, dropped = losses.of(output.features)
         everyone = batch.positions if self.loss_settings.count_padding else batch.target_words
         # Gradients are averaged over workers; this makes that the mean over all their words.
         loss = total * (batch.workers / everyone)
-        loss = loss + _activation_penalty(dropped, output.states, by_step != PAD, rates)
+        loss = loss + _activation_penalty(dropped, output.hidden, by_step != PAD, rates)
         return StepLoss(loss, plain, int(counted.sum()))
 
     def schedules(self, epoch: int) -> dict[str, float]:
@@ -192,7 +192,7 @@ class TranslationTask:
     def flops(self, model: nn.Module, batch: Batch) -> float:
         assert isinstance(model, Seq2Seq)
         source, target = model.flops_per_word()
-        words = int(batch.source_lengths.sum())
+        words = int(batch.source.lengths.sum())
         # A backward pass costs twice a forward pass.
         return 3.0 * (source * words + target * batch.target_words / batch.workers)
 
@@ -203,12 +203,12 @@ class TranslationTask:
         sums = FreeRunningSums(0.0, 0.0, 0, 0, 0)
         forced, texts = 0.0, {}
         reduced = torch.is_autocast_enabled(workers.device.type)
-        inference = Inference(model, "bfloat16" if reduced else "float32")
+        packed = PackedSeq2Seq(model, "bfloat16" if reduced else "float32")
         for number in rows:
             batch = make_batch(self.valid, number).to(workers.device)
             sums = sums + free_running_sums(model, batch)
             forced += forced_loss(model, batch)
-            found = search(inference, batch.source, batch.source_lengths, SearchSettings())
+            found = search(packed, batch.source, DecodingSettings())
             for row, hypotheses in zip(number.tolist(), found, strict=True):
                 texts[row] = self._text(row, hypotheses[0])
         gathered = workers.gather((sums, forced, texts))
@@ -264,12 +264,12 @@ class TranslationTask:
 def forced_loss(model: Seq2Seq, batch: Batch) -> float:
     """Sum of the negative log-likelihood of the real target words, each given those before it."""
     coins = torch.ones(batch.target.shape[1], dtype=torch.bool)
-    output = model(batch.source, batch.source_lengths, batch.target, coins)
+    output = model(batch.source, batch.target, coins)
     by_step = batch.target.t()
     real = by_step != PAD
     projection = model.decoder.projection
     _, plain = projected_cross_entropy(
-        output.outputs[real], projection.weight, projection.bias, by_step[real]
+        output.features[real], projection.weight, projection.bias, by_step[real]
     )
     return float(plain)
 

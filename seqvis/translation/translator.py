@@ -15,9 +15,9 @@ from torch import Tensor
 from seqvis import artifacts
 from seqvis.artifacts import Artifact
 from seqvis.config import settings_from
-from seqvis.decoding.beam import Hypothesis, SearchSettings
+from seqvis.decoding.beam import DecodingSettings, Hypothesis
 from seqvis.decoding.linear import Precision
-from seqvis.decoding.packed import Inference
+from seqvis.decoding.packed import PackedSeq2Seq
 from seqvis.decoding.search import search_many
 from seqvis.seq2seq.model import Seq2Seq
 from seqvis.seq2seq.settings import ModelSettings
@@ -28,7 +28,7 @@ from seqvis.training.checkpoints import restore_model
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Alternative:
     """One translation of a sentence."""
 
     text: str
@@ -44,12 +44,12 @@ class Translation:
 
     source: str
     source_tokens: list[str]
-    candidates: list[Candidate]
+    alternatives: list[Alternative]
     unknown: list[str]  # words of the source that the model does not know, as written
 
     @property
     def text(self) -> str:
-        return self.candidates[0].text
+        return self.alternatives[0].text
 
 
 class Translator:
@@ -63,7 +63,7 @@ class Translator:
         precision: Precision = "float32",
     ):
         self.model = model.eval()
-        self.inference = Inference(model, precision)
+        self.packed = PackedSeq2Seq(model, precision)
         self.languages = languages
         self.artifact = artifact
 
@@ -90,16 +90,16 @@ class Translator:
 
     @overload
     def translate(  # type: ignore[overload-overlap]
-        self, texts: str, settings: SearchSettings | None = None, batch_size: int = 64
+        self, texts: str, settings: DecodingSettings | None = None, batch_size: int = 64
     ) -> Translation: ...
     @overload
     def translate(
-        self, texts: Sequence[str], settings: SearchSettings | None = None, batch_size: int = 64
+        self, texts: Sequence[str], settings: DecodingSettings | None = None, batch_size: int = 64
     ) -> list[Translation]: ...
     def translate(
         self,
         texts: str | Sequence[str],
-        settings: SearchSettings | None = None,
+        settings: DecodingSettings | None = None,
         batch_size: int = 64,
     ) -> Translation | list[Translation]:
         """Translates a sentence, or a list of sentences; an empty one stays empty.
@@ -117,9 +117,9 @@ class Translator:
         results = [self.translation(source, []) for source in sources]
         order = [row for row, source in enumerate(sources) if source.tokens]
         order.sort(key=lambda row: len(sources[row].tokens))
-        ids = [list(sources[row].ids) for row in order]
-        found = search_many(self.inference, ids, settings or SearchSettings(), batch_size)
-        for row, hypotheses in zip(order, found, strict=True):
+        ids = [sources[row].ids for row in order]
+        results_in_order = search_many(self.packed, ids, settings or DecodingSettings(), batch_size)
+        for row, hypotheses in zip(order, results_in_order, strict=True):
             results[row] = self.translation(sources[row], hypotheses)
         return results
 
@@ -133,7 +133,7 @@ class Translator:
         return [self.languages.read(text) for text in texts]
 
     def translate_stream(
-        self, lines: Iterable[str], settings: SearchSettings | None = None, batch_size: int = 64
+        self, lines: Iterable[str], settings: DecodingSettings | None = None, batch_size: int = 64
     ) -> Iterator[Translation]:
         """Translates any number of lines, a few batches at a time, in order."""
         if isinstance(lines, str):
@@ -148,17 +148,17 @@ class Translator:
             yield from self.translate(waiting, settings, batch_size)
 
     def translation(self, source: SourceSentence, hypotheses: Sequence[Hypothesis]) -> Translation:
-        """The hypotheses for a sentence as text.
+        """Return the hypotheses for a sentence as text.
 
         A sentence without tokens has an empty translation, or the pictographs it consists of.
         """
-        candidates = [self._candidate(source, hypothesis) for hypothesis in hypotheses]
         if not source.tokens:
-            _, text = self.languages.target_text([], source, None)
-            candidates = [Candidate(text, [], 0.0, None, True)]
-        return Translation(source.text, list(source.tokens), candidates, source.unknown)
-
-    def _candidate(self, source: SourceSentence, hypothesis: Hypothesis) -> Candidate:
-        ids, attention = hypothesis.ids, hypothesis.attention
-        tokens, text = self.languages.target_text(ids, source, attention)
-        return Candidate(text, tokens, hypothesis.score, attention, hypothesis.finished)
+            hypotheses = [Hypothesis([], 0.0, None, True)]
+        alternatives = []
+        for hypothesis in hypotheses:
+            ids, attention = hypothesis.ids, hypothesis.attention
+            tokens, text = self.languages.target_text(ids, source, attention)
+            alternatives.append(
+                Alternative(text, tokens, hypothesis.score, attention, hypothesis.finished)
+            )
+        return Translation(source.text, list(source.tokens), alternatives, source.unknown)

@@ -14,14 +14,13 @@ from pydantic import Field
 from ray import serve
 
 from seqvis.config import Settings
-from seqvis.decoding.beam import SearchSettings
+from seqvis.decoding.beam import DecodingSettings
 from seqvis.decoding.linear import Precision
 from seqvis.errors import DataError
 from seqvis.process import keep_freed_memory
 from seqvis.ray_internals import keep_replica_local
-from seqvis.seq2seq.settings import InflightSettings
-from seqvis.translation.inflight import InflightTranslator
-from seqvis.translation.requests import Listener, Ticket, Timing
+from seqvis.translation.inflight import InflightSettings, InflightTranslator
+from seqvis.translation.requests import Listener, Request, Timing
 from seqvis.translation.translator import Translation, Translator
 from serve.common.metrics import Reporter, SwitchMetrics, TranslatorMetrics
 from serve.common.settings import ENDING, Application, Version, Work
@@ -81,7 +80,7 @@ class TranslatorReplica:
         """
         call = _Call(self._metrics)
         inflight = self._follower.get(version)
-        ticket = inflight.submit(texts, _search(work), call, most=work.most)
+        request = inflight.submit(texts, _search(work), call, most=work.most)
         try:
             found: list[Translation | None] = [None] * len(texts)
             for _ in texts:
@@ -89,7 +88,7 @@ class TranslatorReplica:
                 assert isinstance(item, Translation)
                 found[index] = item
         finally:
-            self._leave(inflight, ticket)
+            self._leave(inflight, request)
         return [as_json(one, work.attention) for one in found if one is not None]
 
     async def stream(
@@ -98,7 +97,7 @@ class TranslatorReplica:
         """Each translation as it ends; before it what is written so far, if that is asked for."""
         call = _Call(self._metrics)
         inflight = self._follower.get(version)
-        ticket: Ticket = inflight.submit(texts, _search(work), call, work.partial, work.most)
+        request = inflight.submit(texts, _search(work), call, work.partial, work.most)
         try:
             left = len(texts)
             while left:
@@ -109,7 +108,7 @@ class TranslatorReplica:
                     left -= 1
                     yield {"index": index, "translation": as_json(item, work.attention)}
         finally:
-            self._leave(inflight, ticket)
+            self._leave(inflight, request)
 
     async def try_version(self, version: Version) -> None:
         """Loads a version and translates with it; raises why it cannot be used."""
@@ -130,9 +129,9 @@ class TranslatorReplica:
         translator.translate([_TRIAL])
         return InflightTranslator(translator, self._settings.batching)
 
-    def _leave(self, inflight: InflightTranslator, ticket: Ticket) -> None:
+    def _leave(self, inflight: InflightTranslator, request: Request) -> None:
         """Ends a request: what its caller did not wait for leaves the batch at its next step."""
-        given_up = inflight.cancel(ticket)
+        given_up = inflight.cancel(request)
         if given_up:
             self._metrics.cancelled.inc(given_up)
 
@@ -179,28 +178,26 @@ class _Call(Listener):
             self._metrics.words.inc(timing.words)
         self._put(index, translation)
 
-    def grown(self, index: int, text: str) -> None:
+    def on_partial(self, index: int, text: str) -> None:
         self._put(index, text)
 
-    def refused(self, error: DataError) -> None:
-        self._put(0, error)
-
-    def failed(self, error: BaseException) -> None:
-        self._put(0, RuntimeError(f"the decoder broke: {error!r}"))
+    def on_error(self, error: BaseException) -> None:
+        refused = isinstance(error, DataError)
+        self._put(0, error if refused else RuntimeError(f"the decoder broke: {error!r}"))
 
     def _put(self, index: int, item: Translation | str | BaseException) -> None:
         with contextlib.suppress(RuntimeError):  # the replica is being stopped: nobody listens
             self._loop.call_soon_threadsafe(self._items.put_nowait, (index, item))
 
 
-def _search(work: Work) -> SearchSettings:
-    return SearchSettings(beam=work.beam, n_best=work.n_best, length_penalty=work.length_penalty)
+def _search(work: Work) -> DecodingSettings:
+    return DecodingSettings(beam=work.beam, n_best=work.n_best, length_penalty=work.length_penalty)
 
 
 def as_json(translation: Translation, attention: bool) -> dict[str, Any]:
     """The translation as the interface shows it; weights with three digits."""
     candidates = []
-    for one in translation.candidates:
+    for one in translation.alternatives:
         weights = None
         if attention and one.attention is not None:
             weights = one.attention.double().numpy().round(3).tolist()

@@ -10,6 +10,7 @@ from seqvis.errors import ConfigError
 from seqvis.seq2seq.forcing import ForcingSettings
 from seqvis.seq2seq.model import Seq2Seq
 from seqvis.seq2seq.settings import ModelSettings, Variant, resolve_variant
+from seqvis.seq2seq.state import SourceBatch
 from seqvis.text.vocabulary import EOS
 from seqvis.translation.batches import Batch
 
@@ -76,11 +77,11 @@ def test_the_lessons_loop_has_our_loss_and_our_gradients(variant: Variant) -> No
     seed.model.eval()
     source, target = torch.randint(4, 40, (6, 7)), torch.randint(4, 30, (6, 5))
     source[:, -1] = target[:, -1] = EOS
-    batch = Batch(source, torch.full((6,), 7), target, 30, 30)
+    batch = Batch(SourceBatch(source, torch.full((6,), 7)), target, 30, 30)
     forced = torch.ones(5, dtype=torch.bool)
-    output = ours(batch.source, batch.source_lengths, batch.target, forced)
+    output = ours(batch.source, batch.target, forced)
     loss = torch.nn.functional.cross_entropy(
-        ours.decoder.logits(output.outputs).flatten(0, 1), target.t().flatten()
+        ours.decoder.logits(output.features).flatten(0, 1), target.t().flatten()
     )
     theirs = seed.loss(batch)
     assert theirs.item() == pytest.approx(loss.item(), rel=1e-5)

@@ -1,21 +1,23 @@
 """A model laid out for translating computes what the plain model does, whatever stands beside."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional
 
-from seqvis.decoding.beam import SearchSettings
-from seqvis.decoding.linear import Precision, computes, prepare
-from seqvis.decoding.packed import NEVER, Inference
-from seqvis.decoding.search import RunningBatch, read_sentences
+from seqvis.decoding.batch import RunningBatch
+from seqvis.decoding.beam import DecodingSettings, start_decoding
+from seqvis.decoding.linear import Precision, computes, pack_linear
+from seqvis.decoding.packed import PackedSeq2Seq
+from seqvis.decoding.search import search
 from seqvis.errors import ConfigError
 from seqvis.samples.questions import generate_pairs
-from seqvis.seq2seq.encoder import pad_ids
 from seqvis.seq2seq.forcing import ForcingSettings
 from seqvis.seq2seq.model import Seq2Seq
 from seqvis.seq2seq.settings import ModelSettings, Variant, resolve_variant
+from seqvis.seq2seq.state import NEVER_GENERATED, SourceBatch
 from seqvis.text.vocabulary import BOS, PAD
 from seqvis.translation.translator import Translator
 
@@ -57,25 +59,48 @@ def test_it_computes_what_the_plain_model_does(
     variant: Variant, options: dict[str, Any], words: tuple[int, ...]
 ) -> None:
     model = build(variant, **options)
-    inference = Inference(model)
-    source, lengths = pad_ids(sources(*words))
+    packed = PackedSeq2Seq(model)
+    source = SourceBatch.of(sources(*words))
     with torch.no_grad():
-        state = model.encode(source, lengths)
-        read = inference.read(source, lengths)
-        torch.testing.assert_close(read.hidden, state.hidden)
-        hidden = read.hidden
+        state, expected = packed.encode(source), model.encode(source)
+        torch.testing.assert_close(state.hidden, expected.hidden)
         for last in torch.tensor([[BOS] * 5, [4, 5, 6, 7, 8], [9, 9, 3, 29, 11]])[:, : len(words)]:
-            output, state = model.decoder.run(last.unsqueeze(0), state)
-            step = inference.step(last, hidden, read.source)
-            hidden = step.hidden
-            expected = model.decoder.logits(output.outputs[0])
-            expected[:, list(NEVER)] = -torch.inf
-            torch.testing.assert_close(step.scores, expected)
-            torch.testing.assert_close(step.hidden, state.hidden)
-            assert (step.attention is None) == (output.attention is None)
-            if step.attention is not None and output.attention is not None:
-                torch.testing.assert_close(step.attention, output.attention[0])
-                assert (step.attention[source == PAD] == 0).all()
+            output, reference = packed.step(last, state), model.step(last, expected)
+            state, expected = output.state, reference.state
+            torch.testing.assert_close(output.scores, reference.scores)
+            assert (output.scores[:, NEVER_GENERATED] == -torch.inf).all()
+            torch.testing.assert_close(state.hidden, expected.hidden)
+            assert (output.attention is None) == (reference.attention is None)
+            if output.attention is not None and reference.attention is not None:
+                torch.testing.assert_close(output.attention, reference.attention)
+                assert (output.attention[source.ids == PAD] == 0).all()
+
+
+@pytest.mark.parametrize("readout", ["state", "context"])
+def test_without_a_memory_an_attending_decoder_leaves_the_context_out(readout: str) -> None:
+    model = build("all", readout=readout)
+    packed, words = PackedSeq2Seq(model), torch.tensor([5, 6, 7])
+    state = replace(model.encode(SourceBatch.of(sources(4, 9, 6))), memory=None)
+    with torch.no_grad():
+        output, reference = packed.step(words, state), model.step(words, state)
+        torch.testing.assert_close(output.scores, reference.scores)
+        assert output.attention is None
+        inputs = model.decoder.mix_embedding(model.decoder.embedding(words))
+        first, last = model.decoder.gru_layers()
+        hidden = torch.gru_cell(inputs, state.hidden[0], *first.parameters())
+        hidden = torch.gru_cell(hidden, state.hidden[1], *last.parameters())
+    torch.testing.assert_close(reference.state.hidden[-1], hidden)
+
+
+@pytest.mark.parametrize("beam", [1, 3])
+def test_search_takes_any_step_model(beam: int) -> None:
+    model = build("all")
+    source, settings = SourceBatch.of(sources(4, 9, 6, 3)), DecodingSettings(beam=beam)
+    with torch.no_grad():
+        expected = search(model, source, settings)
+    for ours, theirs in zip(search(PackedSeq2Seq(model), source, settings), expected, strict=True):
+        assert ours[0].ids == theirs[0].ids
+        assert ours[0].score == pytest.approx(theirs[0].score, abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +116,7 @@ def test_a_row_is_the_same_to_the_last_bit_in_whatever_company(
 ) -> None:
     torch.manual_seed(2)
     inputs = torch.randn(max(ROWS), 48)
-    product = prepare(torch.randn(300, 48), torch.randn(300), precision)
+    product = pack_linear(torch.randn(300, 48), torch.randn(300), precision)
     together = product(inputs)
     for rows in ROWS:
         assert torch.equal(product(inputs[:rows]), together[:rows])
@@ -103,7 +128,7 @@ def test_a_row_is_the_same_to_the_last_bit_in_whatever_company(
 def test_float16_is_nearly_the_same_in_whatever_company() -> None:
     torch.manual_seed(2)
     inputs = torch.randn(max(ROWS), 48)
-    product = prepare(torch.randn(300, 48), torch.randn(300), "float16")
+    product = pack_linear(torch.randn(300, 48), torch.randn(300), "float16")
     together = product(inputs)
     for rows in (1, *ROWS):
         torch.testing.assert_close(product(inputs[:rows]), together[:rows])
@@ -124,10 +149,10 @@ def test_products_are_as_exact_as_their_precision(precision: Precision, error: f
     torch.manual_seed(3)
     inputs, weight, bias = torch.randn(20, 64), torch.randn(50, 64), torch.randn(50)
     exact = functional.linear(inputs.double(), weight.double(), bias.double())
-    found = prepare(weight, bias, precision)(inputs)
+    found = pack_linear(weight, bias, precision)(inputs)
     assert found.dtype == torch.float32
     assert float((found - exact).norm() / exact.norm()) < error
-    assert torch.isfinite(prepare(weight * 0, None, precision)(inputs * 0)).all()
+    assert torch.isfinite(pack_linear(weight * 0, None, precision)(inputs * 0)).all()
 
 
 @pytest.mark.parametrize("precision", ["float16", "int8"])
@@ -136,7 +161,7 @@ def test_some_precisions_are_for_processors(precision: Precision) -> None:
         is_cuda = True
 
     with pytest.raises(ConfigError, match=f"{precision} is for CPUs"):
-        prepare(torch.zeros(2, 2).as_subclass(OnGPU), None, precision)
+        pack_linear(torch.zeros(2, 2).as_subclass(OnGPU), None, precision)
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16", "int8"])
@@ -145,15 +170,14 @@ def test_a_precision_that_the_processor_lacks_is_refused(
 ) -> None:
     monkeypatch.setattr("seqvis.decoding.linear.computes", lambda name: False)
     with pytest.raises(ConfigError, match=f"{precision} needs a processor"):
-        prepare(torch.zeros(2, 2), None, precision)
+        pack_linear(torch.zeros(2, 2), None, precision)
 
 
 def test_autocast_around_it_changes_nothing() -> None:
-    inference = Inference(build("all"))
-    source, lengths = pad_ids(sources(4, 9))
-    plain = inference.read(source, lengths)
+    source = SourceBatch.of(sources(4, 9))
+    plain = PackedSeq2Seq(build("all")).encode(source)
     with torch.autocast("cpu", torch.bfloat16):
-        cast = Inference(build("all")).read(source, lengths)
+        cast = PackedSeq2Seq(build("all")).encode(source)
     assert torch.equal(plain.hidden, cast.hidden)
 
 
@@ -163,7 +187,7 @@ def test_it_draws_no_random_numbers() -> None:
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    Inference(model)
+    PackedSeq2Seq(model)
     assert torch.equal(torch.rand(1), expected)
 
 
@@ -184,30 +208,27 @@ def test_rounded_weights_translate_nearly_all_as_float32_does(
 @pytest.mark.parametrize("beams", [(1,), (3,), (1, 4, 2)])
 def test_sentences_that_come_and_go_are_translated_as_alone(beams: tuple[int, ...]) -> None:
     """With one long sentence, whose room is given back when it has left."""
-    inference = Inference(build("all"))
+    packed = PackedSeq2Seq(build("all"))
     texts = sources(*(3 + (7 * n) % 11 for n in range(18)), 60, *(4 + n % 5 for n in range(12)))
-    settings = [SearchSettings(beam=beams[n % len(beams)], n_best=1) for n in range(len(texts))]
-    alone = []
-    for ids, chosen in zip(texts, settings, strict=True):
-        read = read_sentences(inference, *pad_ids([ids]), [chosen])
-        batch = RunningBatch(inference)
-        batch.join(read)
-        while batch.rows:
-            batch.step()
-        alone.append(read.sentences[0].hypotheses[0])
-    batch = RunningBatch(inference)
-    sentences = []
+    settings = [DecodingSettings(beam=beams[n % len(beams)], n_best=1) for n in range(len(texts))]
+    alone = [
+        search(packed, SourceBatch.of([ids]), chosen)[0][0]
+        for ids, chosen in zip(texts, settings, strict=True)
+    ]
+    batch = RunningBatch(packed)
+    decodings = [
+        start_decoding(len(ids), chosen) for ids, chosen in zip(texts, settings, strict=True)
+    ]
     for number in range(0, len(texts), 2):
         group = slice(number, number + 2)
-        read = read_sentences(inference, *pad_ids(texts[group]), settings[group])
-        batch.join(read)
-        sentences += read.sentences
+        batch.join(decodings[group], packed.encode(SourceBatch.of(texts[group])))
         for _ in range(3):
             if batch.rows:
                 batch.step()
     while batch.rows:
         batch.step()
-    for sentence, expected in zip(sentences, alone, strict=True):
-        assert sentence.hypotheses[0].ids == expected.ids
-        assert sentence.hypotheses[0].score == pytest.approx(expected.score, abs=1e-4)
-        torch.testing.assert_close(sentence.hypotheses[0].attention, expected.attention)
+    for decoding, expected in zip(decodings, alone, strict=True):
+        (found,) = decoding.hypotheses
+        assert found.ids == expected.ids
+        assert found.score == pytest.approx(expected.score, abs=1e-4)
+        torch.testing.assert_close(found.attention, expected.attention)

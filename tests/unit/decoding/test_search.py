@@ -10,17 +10,18 @@ from typing import Any
 import pytest
 import torch
 
-from seqvis.decoding.beam import SearchSettings
-from seqvis.decoding.packed import Inference
-from seqvis.decoding.search import highest, search
+from seqvis.decoding.batch import highest
+from seqvis.decoding.beam import DecodingSettings
+from seqvis.decoding.packed import PackedSeq2Seq
+from seqvis.decoding.search import search
 from seqvis.samples.questions import generate_pairs
-from seqvis.seq2seq.encoder import pad_ids
 from seqvis.seq2seq.forcing import ForcingSettings
 from seqvis.seq2seq.model import Seq2Seq
 from seqvis.seq2seq.settings import ModelSettings, resolve_variant
+from seqvis.seq2seq.state import SourceBatch
 from seqvis.text.vocabulary import BOS, EOS, PAD
 from seqvis.translation.train import TrainSettings, train
-from seqvis.translation.translator import Candidate, Translator
+from seqvis.translation.translator import Alternative, Translator
 from tests.support.corpora import write_corpus
 
 CAPTIONS: dict[str, Any] = {
@@ -41,11 +42,10 @@ def tiny_model(words: int = 7) -> Seq2Seq:
 
 def log_probability(model: Seq2Seq, source: list[int], ids: list[int]) -> float:
     """Of one target, each word given those before it, by the forced forward pass."""
-    padded, lengths = pad_ids([source])
     forced = torch.ones(len(ids), dtype=torch.bool)
     with torch.no_grad():
-        outputs = model(padded, lengths, torch.tensor([ids]), forced).outputs[:, 0]
-        scores = model.decoder.logits(outputs)
+        output = model(SourceBatch.of([source]), torch.tensor([ids]), forced)
+        scores = model.decoder.logits(output.features[:, 0])
         scores[:, [BOS, PAD]] = -torch.inf
     logs = torch.log_softmax(scores, -1)
     return float(logs.gather(1, torch.tensor(ids)[:, None]).sum())
@@ -55,12 +55,11 @@ def test_a_wide_beam_finds_the_best_of_all_translations() -> None:
     """Of all with up to three words; this model's longer ones are less likely."""
     model = tiny_model()
     source = [4, 6, 5, 2]
-    settings = SearchSettings(beam=400, n_best=3, length_penalty=0.0, max_length_factor=0.01)
+    settings = DecodingSettings(beam=400, n_best=3, length_penalty=0.0, max_length_factor=0.01)
     words = (3, 4, 5, 6)
     everything = [[*some, EOS] for n in range(4) for some in itertools.product(words, repeat=n)]
     expected = sorted((log_probability(model, source, ids), ids) for ids in everything)[::-1]
-    padded, lengths = pad_ids([source])
-    found = search(Inference(model), padded, lengths, settings)[0]
+    found = search(PackedSeq2Seq(model), SourceBatch.of([source]), settings)[0]
     for hypothesis, (score, ids) in zip(found, expected[:3], strict=True):
         assert [*hypothesis.ids, EOS] == ids
         assert hypothesis.score == pytest.approx(score, abs=1e-4)
@@ -82,11 +81,10 @@ def test_the_highest_of_a_beam_are_those_of_a_plain_sort(words: int) -> None:
 
 def test_a_hypothesis_has_the_score_of_its_words(translator: Translator) -> None:
     texts = [pair[0] for pair in generate_pairs(20, seed=9)]
-    for settings in (SearchSettings(), SearchSettings(beam=3, n_best=3, length_penalty=0.7)):
+    for settings in (DecodingSettings(), DecodingSettings(beam=3, n_best=3, length_penalty=0.7)):
         for text in texts:
             ids = list(translator.languages.read(text).ids)
-            padded, lengths = pad_ids([ids])
-            for one in search(translator.inference, padded, lengths, settings)[0]:
+            for one in search(translator.packed, SourceBatch.of([ids]), settings)[0]:
                 words = [*one.ids, EOS] if one.finished else one.ids
                 penalty = ((5 + len(words)) / 6) ** settings.length_penalty
                 expected = log_probability(translator.model, ids, words) / penalty
@@ -95,24 +93,24 @@ def test_a_hypothesis_has_the_score_of_its_words(translator: Translator) -> None
 
 def test_beam_search_returns_distinct_translations_best_first(translator: Translator) -> None:
     texts = [pair[0] for pair in generate_pairs(30, seed=10)]
-    for result in translator.translate(texts, SearchSettings(beam=4, n_best=4)):
-        scores = [one.score for one in result.candidates]
+    for result in translator.translate(texts, DecodingSettings(beam=4, n_best=4)):
+        scores = [one.score for one in result.alternatives]
         assert scores == sorted(scores, reverse=True)
-        assert len({tuple(one.tokens) for one in result.candidates}) == len(scores)
+        assert len({tuple(one.tokens) for one in result.alternatives}) == len(scores)
 
 
 def test_attention_has_a_row_a_word_and_sums_to_one(translator: Translator) -> None:
     for beam in (1, 3):
-        result = translator.translate(["Où travaille ta sœur ?"], SearchSettings(beam=beam))[0]
-        best = result.candidates[0]
+        result = translator.translate(["Où travaille ta sœur ?"], DecodingSettings(beam=beam))[0]
+        best = result.alternatives[0]
         assert best.attention is not None
         assert best.attention.shape == (len(best.tokens), len(result.source_tokens) + 1)
         torch.testing.assert_close(best.attention.sum(1), torch.ones(len(best.tokens)))
 
 
-def _best(translator: Translator, texts: Sequence[str], batch: int, beam: int) -> list[Candidate]:
-    found = translator.translate(list(texts), SearchSettings(beam=beam), batch)
-    return [one.candidates[0] for one in found]
+def _best(translator: Translator, texts: Sequence[str], batch: int, beam: int) -> list[Alternative]:
+    found = translator.translate(list(texts), DecodingSettings(beam=beam), batch)
+    return [one.alternatives[0] for one in found]
 
 
 def _is_tie(translator: Translator, text: str, one: str, other: str) -> bool:
@@ -196,7 +194,7 @@ def test_a_translation_that_never_ends_is_cut(translator: Translator) -> None:
         model.decoder.projection.bias[EOS] = -1e4
     endless = Translator(model, translator.languages, translator.artifact)
     for beam in (1, 3):
-        settings = SearchSettings(beam=beam, max_length_factor=1.0)
-        best = endless.translate(["Où est le chat ?"], settings)[0].candidates[0]
+        settings = DecodingSettings(beam=beam, max_length_factor=1.0)
+        best = endless.translate(["Où est le chat ?"], settings)[0].alternatives[0]
         assert not best.complete
         assert len(best.tokens) <= len(["Où", "est", "le", "chat", "?", "end"]) + 10

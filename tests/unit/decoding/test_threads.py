@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from seqvis.decoding.search import side_by_side
+from seqvis.decoding.search import map_threads
 
 
 @pytest.fixture(autouse=True)
@@ -27,13 +27,13 @@ def test_pieces_run_at_once_on_a_thread_each_and_come_back_in_order() -> None:
         together.wait()
         return piece, torch.get_num_threads()
 
-    assert side_by_side(work, range(6), 2) == [(piece, 1) for piece in range(6)]
+    assert map_threads(work, range(6), 2) == [(piece, 1) for piece in range(6)]
 
 
 def test_pieces_share_all_threads() -> None:
     torch.set_num_threads(4)
     try:
-        assert side_by_side(lambda piece: torch.get_num_threads(), range(2), 2) == [2, 2]
+        assert map_threads(lambda piece: torch.get_num_threads(), range(2), 2) == [2, 2]
     finally:
         torch.set_num_threads(2)
 
@@ -44,17 +44,17 @@ def test_alone_a_piece_has_all_threads(pieces: int, threads: int) -> None:
         assert threading.current_thread() is threading.main_thread()
         return piece, torch.get_num_threads()
 
-    assert side_by_side(work, range(pieces), threads) == [(piece, 2) for piece in range(pieces)]
+    assert map_threads(work, range(pieces), threads) == [(piece, 2) for piece in range(pieces)]
 
 
 @pytest.mark.parametrize(("pieces", "threads"), [(1, 2), (3, 1), (4, 2)])
 def test_a_small_piece_has_one_thread(pieces: int, threads: int) -> None:
-    found = side_by_side(lambda piece: torch.get_num_threads(), range(pieces), threads, small=True)
+    found = map_threads(lambda piece: torch.get_num_threads(), range(pieces), threads, small=True)
     assert found == [1] * pieces
 
 
 def test_a_second_caller_goes_on_meanwhile_by_itself() -> None:
-    inner = side_by_side(lambda piece: side_by_side(lambda deep: deep * 10, range(3), 2), [0, 1], 2)
+    inner = map_threads(lambda piece: map_threads(lambda deep: deep * 10, range(3), 2), [0, 1], 2)
     assert inner == [[0, 10, 20]] * 2
 
 
@@ -65,4 +65,4 @@ def test_an_error_of_a_piece_is_raised() -> None:
         return piece
 
     with pytest.raises(ValueError, match="piece 1"):
-        side_by_side(work, range(4), 2)
+        map_threads(work, range(4), 2)

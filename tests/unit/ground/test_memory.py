@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from seqvis.decoding.linear import prepare, rows_computed
+from seqvis.decoding.linear import pack_linear, padded_rows
 from seqvis.text import tokenizers
 from seqvis.text.spacyrules import spacy_tokenizer
 from seqvis.text.tokenizers import FEW_WORDS, TokenizerSettings, load_tokenizer
@@ -55,10 +55,10 @@ def new_words(count: int, seed: int = 1) -> list[str]:
 
 
 def test_products_are_made_for_few_numbers_of_rows() -> None:
-    numbers = {rows_computed(rows) for rows in range(1, 513)}
+    numbers = {padded_rows(rows) for rows in range(1, 513)}
     assert len(numbers) <= 20
-    assert all(rows <= rows_computed(rows) <= 1.5 * rows for rows in range(2, 3000))
-    assert {rows_computed(rows) % 512 for rows in range(513, 3000)} <= {0, *numbers}
+    assert all(rows <= padded_rows(rows) <= 1.5 * rows for rows in range(2, 3000))
+    assert {padded_rows(rows) % 512 for rows in range(513, 3000)} <= {0, *numbers}
 
 
 def test_many_rows_are_multiplied_in_pieces_of_known_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,12 +71,12 @@ def test_many_rows_are_multiplied_in_pieces_of_known_sizes(monkeypatch: pytest.M
 
     monkeypatch.setattr(torch, "_int_mm", noting)
     monkeypatch.setattr("seqvis.decoding.linear.computes", lambda precision: True)
-    product = prepare(torch.randn(24, 16), None, "int8")
+    product = pack_linear(torch.randn(24, 16), None, "int8")
     inputs = torch.randn(1500, 16)
     together = product(inputs)
     for rows in (2, 17, 512, 513, 700, 1025, 1500):
         assert torch.equal(product(inputs[:rows]), together[:rows])
-    assert met <= {rows_computed(rows) for rows in range(1, 513)}
+    assert met <= {padded_rows(rows) for rows in range(1, 513)}
 
 
 @pytest.mark.parametrize("language", ["fr", "en"])

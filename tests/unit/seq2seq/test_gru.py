@@ -6,6 +6,7 @@ from torch import Tensor
 
 from seqvis.seq2seq.attention import LayerWeights, attend_and_step
 from seqvis.seq2seq.gru import GRULayer
+from seqvis.seq2seq.state import Memory
 
 
 def _torch_gru(layer: GRULayer, reverse: bool = False) -> torch.nn.GRU:
@@ -54,9 +55,7 @@ def test_a_layer_equals_pytorchs_gru_on_each_sentence_alone(reverse: bool) -> No
 def _attend_in_plain_pytorch(
     embedded: Tensor,
     hidden: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    padding: Tensor,
+    memory: Memory,
     query: tuple[Tensor, Tensor],
     score_weight: Tensor,
     rectify: bool,
@@ -66,10 +65,10 @@ def _attend_in_plain_pytorch(
     state = list(hidden)
     states, mixes, attentions = [], [], []
     for step in range(len(embedded)):
-        pre = keys + (state[-1] @ query[0].t() + query[1])[:, None]
+        pre = memory.keys + (state[-1] @ query[0].t() + query[1])[:, None]
         scores = (torch.relu(pre) if rectify else torch.tanh(pre)) @ score_weight
-        weights = torch.softmax(scores.masked_fill(padding, -torch.inf), -1)
-        mixed = embedded[step] + (weights[:, :, None] * values).sum(1)
+        weights = torch.softmax(scores + memory.mask, -1)
+        mixed = embedded[step] + (weights[:, :, None] * memory.values).sum(1)
         features = mixed
         for depth, layer in enumerate(layers):
             if depth:
@@ -112,9 +111,7 @@ def test_the_attending_decoder_equals_autograd_in_values_and_gradients(rectify: 
         states, mixed, weights, last = function(
             embedded,
             hidden,
-            keys,
-            values,
-            padding,
+            Memory(keys, values, torch.zeros(batch, source).masked_fill_(padding, -torch.inf)),
             (query_weight, query_bias),
             score_weight,
             rectify,

@@ -6,7 +6,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from seqvis.seq2seq.dropout import mask_like
-from seqvis.seq2seq.encoder import pad_ids
 from seqvis.seq2seq.forcing import ForcingSettings
 from seqvis.seq2seq.losses import (
     ProjectedCrossEntropy,
@@ -15,6 +14,7 @@ from seqvis.seq2seq.losses import (
 )
 from seqvis.seq2seq.model import Seq2Seq
 from seqvis.seq2seq.settings import DropoutSettings, ModelSettings, resolve_variant
+from seqvis.seq2seq.state import SourceBatch, pad_ids
 from seqvis.text.vocabulary import BOS, PAD
 
 
@@ -92,7 +92,7 @@ def test_a_decoder_that_feeds_on_its_own_words_learns_as_in_a_plain_loop(
     sizes = ModelSettings(embedding_size=12, hidden_size=10, dropout=rates)
     settings, _ = resolve_variant(variant, sizes, ForcingSettings())  # type: ignore[arg-type]
     model = Seq2Seq(settings, 40, 30).train()
-    source, lengths = pad_ids([[5, 6, 2], [7, 8, 9, 10, 2], [11, 12, 13, 2]])
+    source = SourceBatch.of([[5, 6, 2], [7, 8, 9, 10, 2], [11, 12, 13, 2]])
     target, _ = pad_ids([[5, 6, 7, 2], [7, 8, 2], [9, 10, 11, 12, 13, 2]])
     by_step = target.t()
     counted = torch.ones_like(by_step, dtype=torch.bool) if count_padding else by_step != PAD
@@ -103,11 +103,12 @@ def test_a_decoder_that_feeds_on_its_own_words_learns_as_in_a_plain_loop(
 
     def plain() -> Tensor:
         torch.manual_seed(4)
-        state = model.encode(source, lengths, 6)
+        state = model.encode(source)
+        masks = model.decoder.draw_masks(3, 6)
         words, total = torch.full((3,), BOS), torch.zeros(())
         for step in range(6):
-            output, state = model.decoder.run(words.unsqueeze(0), state)
-            scores = projection(output.outputs[0] * mask[step])
+            output, state = model.decoder.run(words.unsqueeze(0), state, masks.at(step))
+            scores = projection(output.features[0] * mask[step])
             losses = functional.cross_entropy(
                 scores, by_step[step], reduction="none", label_smoothing=0.1
             )
@@ -119,7 +120,7 @@ def test_a_decoder_that_feeds_on_its_own_words_learns_as_in_a_plain_loop(
     wanted = torch.autograd.grad(expected, parameters)
     torch.manual_seed(4)
     losses = SequenceLoss(projection, by_step, counted, mask, 0.1)
-    loss, _, _ = losses.of(model(source, lengths, target, coins, losses.choose).outputs)
+    loss, _, _ = losses.of(model(source, target, coins, losses.choose).features)
     torch.testing.assert_close(loss, expected)
     found = torch.autograd.grad(loss, parameters)
     for one, other in zip(found, wanted, strict=True):

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from seqvis.seq2seq.dropout import mask_like
-from seqvis.seq2seq.encoder import pad_ids
 from seqvis.seq2seq.forcing import ForcingSettings, draw_coins, probability, stretches
 from seqvis.seq2seq.model import Seq2Seq
 from seqvis.seq2seq.settings import DropoutSettings, ModelSettings, resolve_variant
+from seqvis.seq2seq.state import SourceBatch, pad_ids
 from seqvis.translation.batches import Batch
 from seqvis.translation.metrics import free_running_sums
 from tests.support.seed import seed_forward, seed_loss
@@ -54,8 +54,8 @@ def test_each_variant_is_what_the_seed_describes(
 def test_only_the_first_layer_may_be_bidirectional() -> None:
     model = build("all", bidirectional="first", layers=3, decoder_layers=2)
     assert [len(layer) for layer in model.encoder.layers] == [2, 1, 1]  # type: ignore[arg-type]
-    source, lengths = pad_ids(sentences(5, 3))
-    state = model.encode(source, lengths)
+    source = SourceBatch.of(sentences(5, 3))
+    state = model.encode(source)
     assert state.hidden.shape == (2, 2, 12)
 
 
@@ -65,12 +65,11 @@ def test_padding_and_neighbours_change_nothing(variant: str) -> None:
     texts = sentences(3, 9, 6)
     target, _ = pad_ids(sentences(5, 5, 5, words=TARGET_WORDS))
     forced = torch.ones(5, dtype=torch.bool)
-    source, lengths = pad_ids(texts)
-    together = model(source, lengths, target, forced)
+    source = SourceBatch.of(texts)
+    together = model(source, target, forced)
     for row, text in enumerate(texts):
-        alone_source, alone_lengths = pad_ids([text])
-        alone = model(alone_source, alone_lengths, target[row : row + 1], forced)
-        torch.testing.assert_close(together.outputs[:, row], alone.outputs[:, 0])
+        alone = model(SourceBatch.of([text]), target[row : row + 1], forced)
+        torch.testing.assert_close(together.features[:, row], alone.features[:, 0])
         if together.attention is not None and alone.attention is not None:
             assert (together.attention[:, row, len(text) :] == 0).all()
             torch.testing.assert_close(
@@ -81,19 +80,19 @@ def test_padding_and_neighbours_change_nothing(variant: str) -> None:
 @pytest.mark.parametrize("variant", ["force", "all"])
 def test_running_in_stretches_equals_one_step_at_a_time(variant: str) -> None:
     model = build(variant).eval()
-    source, lengths = pad_ids(sentences(4, 7))
+    source = SourceBatch.of(sentences(4, 7))
     target, _ = pad_ids(sentences(8, 8, words=TARGET_WORDS))
     coins = torch.tensor([True, True, False, True, True, False, False, True])
     assert stretches(coins) == [(0, 2), (2, 5), (5, 6), (6, 8)]
-    found = model(source, lengths, target, coins).outputs
-    state = model.encode(source, lengths)
+    found = model(source, target, coins).features
+    state = model.encode(source)
     word = torch.zeros(2, dtype=torch.long)
     for step in range(8):
         if step and coins[step]:
             word = target[:, step - 1]
         output, state = model.decoder.run(word.unsqueeze(0), state)
-        torch.testing.assert_close(found[step], output.outputs[0])
-        word = model.decoder.logits(output.outputs[0]).argmax(-1)
+        torch.testing.assert_close(found[step], output.features[0])
+        word = model.decoder.logits(output.features[0]).argmax(-1)
 
 
 @pytest.mark.parametrize("bias_of_padding", [-5.0, 60.0])
@@ -105,8 +104,8 @@ def test_the_losses_of_plain_are_the_seeds(bias_of_padding: float) -> None:
     for length in (3, 6, 11):
         text, target = sentences(length), sentences(length + 2, words=TARGET_WORDS)
         padded = torch.tensor([target[0] + [1] * 4])  # as in a batch with a longer sentence
-        source, lengths = pad_ids(text)
-        sums = free_running_sums(model, Batch(source, lengths, padded, length + 2, padded.numel()))
+        source = SourceBatch.of(text)
+        sums = free_running_sums(model, Batch(source, padded, length + 2, padded.numel()))
         logits = seed_forward(model, text, padded.shape[1])
         found = sums.means()
         expected = float(seed_loss(logits, padded.t()))
@@ -127,18 +126,18 @@ def test_awd_regularisation_acts_in_training_only() -> None:
         input=0.5, embedding=0.2, weight=0.5, decoder_input=0.5, variational=True
     )
     model = build("all", dropout=rates)
-    source, lengths = pad_ids(sentences(5, 6))
+    source = SourceBatch.of(sentences(5, 6))
     target, _ = pad_ids(sentences(6, 6, words=TARGET_WORDS))
     forced = torch.ones(6, dtype=torch.bool)
-    first = model.train()(source, lengths, target, forced).outputs
-    second = model(source, lengths, target, forced).outputs
+    first = model.train()(source, target, forced).features
+    second = model(source, target, forced).features
     assert not torch.equal(first, second)
     first.sum().backward()
     assert all(parameter.grad is not None for parameter in model.encoder.parameters())
     calm = build("all").eval()
     calm.load_state_dict(model.state_dict())
-    found = model.eval()(source, lengths, target, forced).outputs
-    torch.testing.assert_close(found, calm(source, lengths, target, forced).outputs)
+    found = model.eval()(source, target, forced).features
+    torch.testing.assert_close(found, calm(source, target, forced).features)
 
 
 @pytest.mark.parametrize(

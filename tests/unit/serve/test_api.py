@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from seqvis.collection.collection import Collection
-from seqvis.decoding.beam import SearchSettings
+from seqvis.decoding.beam import DecodingSettings
 from seqvis.samples.questions import generate_pairs
 from seqvis.search.engine import SearchEngine
 from seqvis.translation.translator import Translator
@@ -59,12 +59,12 @@ def error_of(response: Any, status: int, code: str) -> dict[str, Any]:
 def test_texts_are_translated_as_offline(both: Served, translator: Translator) -> None:
     asked = {"text": TEXTS, "beam": 3, "n_best": 2}
     answer = both.client.post("/v1/translate", json=asked).json()
-    expected = translator.translate(TEXTS, SearchSettings(beam=3, n_best=2))
+    expected = translator.translate(TEXTS, DecodingSettings(beam=3, n_best=2))
     assert answer["model"] == "default"
     assert [one["text"] for one in answer["translations"]] == [one.text for one in expected]
     for one, offline in zip(answer["translations"], expected, strict=True):
         scores = [candidate["score"] for candidate in one["candidates"]]
-        assert scores == pytest.approx([c.score for c in offline.candidates], abs=1e-3)
+        assert scores == pytest.approx([c.score for c in offline.alternatives], abs=1e-3)
 
 
 def test_attention_comes_if_asked_for(both: Served) -> None:

@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from seqvis.decoding.beam import SearchSettings
+from seqvis.decoding.beam import DecodingSettings
 from seqvis.decoding.cost import Cost
-from seqvis.decoding.search import read_sentences
+from seqvis.decoding.packed import PackedSeq2Seq
 from seqvis.errors import BusyError, DataError
 from seqvis.samples.questions import generate_pairs
-from seqvis.seq2seq.settings import InflightSettings
-from seqvis.translation.inflight import InflightTranslator
+from seqvis.seq2seq.state import SourceBatch
+from seqvis.translation.inflight import InflightSettings, InflightTranslator
 from seqvis.translation.requests import Listener, Timing
 from seqvis.translation.translator import Translation, Translator
 
-GREEDY = SearchSettings()
+GREEDY = DecodingSettings()
 TEXTS = [pair[0] for pair in generate_pairs(120, seed=21)]
 
 
@@ -37,13 +37,10 @@ class Heard(Listener):
         self.timings.append(timing)
         self.changed.put(None)
 
-    def grown(self, index: int, text: str) -> None:
+    def on_partial(self, index: int, text: str) -> None:
         self.partial.append(text)
 
-    def refused(self, error: DataError) -> None:
-        self.failed(error)
-
-    def failed(self, error: BaseException) -> None:
+    def on_error(self, error: BaseException) -> None:
         self.errors.append(error)
         self.changed.put(None)
 
@@ -62,7 +59,11 @@ def test_sentences_that_come_at_any_time_have_the_offline_translations(
     inflight: InflightTranslator, translator: Translator
 ) -> None:
     """Greedy and beam searches of many lengths, in one batch whose members change all the time."""
-    kinds = [GREEDY, SearchSettings(beam=4, n_best=2), SearchSettings(beam=2, length_penalty=0.5)]
+    kinds = [
+        GREEDY,
+        DecodingSettings(beam=4, n_best=2),
+        DecodingSettings(beam=2, length_penalty=0.5),
+    ]
     heard = []
     for number, text in enumerate(TEXTS):
         one = Heard()
@@ -76,8 +77,10 @@ def test_sentences_that_come_at_any_time_have_the_offline_translations(
     for number, (text, one) in enumerate(zip(TEXTS, heard, strict=True)):
         expected = translator.translate([text], kinds[number % 3])[0]
         found = one.translations[0]
-        assert found.candidates[0].score == pytest.approx(expected.candidates[0].score, abs=1e-3)
-        assert len(found.candidates) == len(expected.candidates)
+        assert found.alternatives[0].score == pytest.approx(
+            expected.alternatives[0].score, abs=1e-3
+        )
+        assert len(found.alternatives) == len(expected.alternatives)
         same += found.text == expected.text
     assert same >= len(TEXTS) - 2  # float32 may break a tie of two words otherwise
 
@@ -98,16 +101,16 @@ def test_what_is_written_grows_to_the_translation(inflight: InflightTranslator) 
     inflight.submit([TEXTS[0]], GREEDY, one, partial=True)
     one.wait(1)
     final = one.translations[0]
-    assert len(one.partial) >= len(final.candidates[0].tokens)
+    assert len(one.partial) >= len(final.alternatives[0].tokens)
     assert one.partial[-1] == final.text
     assert 0 < one.timings[0].first_word <= one.timings[0].total
 
 
 def test_who_gives_up_leaves_the_batch(inflight: InflightTranslator) -> None:
     given_up, other = Heard(), Heard()
-    ticket = inflight.submit(TEXTS * 5, GREEDY, given_up)
+    request = inflight.submit(TEXTS * 5, GREEDY, given_up)
     given_up.wait(1)
-    inflight.cancel(ticket)
+    inflight.cancel(request)
     heard = len(given_up.translations)
     inflight.submit(TEXTS[:2], GREEDY, other)
     other.wait(2)
@@ -153,11 +156,11 @@ def test_a_decoder_that_breaks_tells_everyone(
     with InflightTranslator(translator, InflightSettings(max_rows=1)) as inflight:
         monkeypatch.setattr(inflight._batch, "step", lambda: 1 / 0)
         one = Heard()
-        ticket = inflight.submit(TEXTS[:3], GREEDY, one)
+        request = inflight.submit(TEXTS[:3], GREEDY, one)
         one.wait(1)
         assert isinstance(one.errors[0], ZeroDivisionError)
         assert not inflight.healthy
-        inflight.cancel(ticket)  # as whoever asked does; two of its sentences still waited
+        inflight.cancel(request)  # as whoever asked does; two of its sentences still waited
         assert inflight.load().waiting == 0
         with pytest.raises(BusyError):
             inflight.submit(TEXTS[:1], GREEDY, Heard())
@@ -170,9 +173,9 @@ def test_sentences_are_read_together_while_many_run_and_at_once_while_few_do(
     """Steps are taken for a second long, so waiting for company would last eight."""
     readings: list[int] = []
 
-    def read(model: Any, source: Any, lengths: Any, settings: Any) -> Any:
-        readings.append(len(lengths))
-        return read_sentences(model, source, lengths, settings)
+    def encode(source: SourceBatch) -> Any:
+        readings.append(len(source.lengths))
+        return PackedSeq2Seq.encode(translator.packed, source)
 
     def wait_until(condition: Callable[[], bool], seconds: float) -> None:
         deadline = time.monotonic() + seconds
@@ -180,7 +183,7 @@ def test_sentences_are_read_together_while_many_run_and_at_once_while_few_do(
             assert time.monotonic() < deadline
             time.sleep(0.01)
 
-    monkeypatch.setattr("seqvis.translation.inflight.read_sentences", read)
+    monkeypatch.setattr(translator.packed, "encode", encode)
     with InflightTranslator(translator) as inflight:
         step = inflight._batch.step
         monkeypatch.setattr(inflight._batch, "step", lambda: time.sleep(0.2) or step())
@@ -228,15 +231,15 @@ def test_one_that_gives_up_leaves_at_the_next_step_and_is_counted(
         inflight._batch, "step", lambda: steps.append(1) or time.sleep(0.02) or step()
     )
     one = Heard()
-    ticket = inflight.submit(TEXTS[:40], GREEDY, one)
+    request = inflight.submit(TEXTS[:40], GREEDY, one)
     one.wait(1)
-    given_up = inflight.cancel(ticket)
+    given_up = inflight.cancel(request)
     at, ended = len(steps), len(one.translations)
     while not inflight.idle:
         time.sleep(0.001)
     assert len(steps) - at <= 2
     assert given_up == pytest.approx(40 - ended, abs=12)  # those of one step may end meanwhile
-    assert inflight.cancel(ticket) == 0
+    assert inflight.cancel(request) == 0
     assert inflight.load().cancelled == given_up
 
 
@@ -256,12 +259,12 @@ def test_a_text_is_not_tokenised_before_its_turn(
     with InflightTranslator(translator, InflightSettings(max_rows=12)) as inflight:
         many, one = Heard(), Heard()
         began = time.monotonic()
-        ticket = inflight.submit(TEXTS * 10, GREEDY, many)
+        request = inflight.submit(TEXTS * 10, GREEDY, many)
         inflight.submit([TEXTS[0]], GREEDY, one)
         assert time.monotonic() - began < 0.03
         one.wait(1)
         assert len(seen) < 100
-        inflight.cancel(ticket)
+        inflight.cancel(request)
     assert len(seen) < 110
 
 
@@ -269,7 +272,7 @@ def test_a_request_that_costs_too_much_is_refused_and_the_others_go_on(
     inflight: InflightTranslator,
 ) -> None:
     refused, long, good = Heard(), Heard(), Heard()
-    inflight.submit(TEXTS, SearchSettings(beam=4), refused, most=Cost(100_000, 10**9))
+    inflight.submit(TEXTS, DecodingSettings(beam=4), refused, most=Cost(100_000, 10**9))
     inflight.submit(["l'" * 1000, *TEXTS[:20]], GREEDY, long)
     inflight.submit(TEXTS[:20], GREEDY, good)
     good.wait(20)
@@ -306,6 +309,6 @@ def test_of_a_long_translation_not_every_word_is_told(inflight: InflightTranslat
     one = Heard()
     inflight.submit(["l'" * 190], GREEDY, one, partial=True)
     one.wait(1)
-    words = len(one.translations[0].candidates[0].tokens)
+    words = len(one.translations[0].alternatives[0].tokens)
     assert len(one.partial) <= 200
     assert words < 64 or len(one.partial) < words

@@ -17,10 +17,10 @@ from jobs.train_translator import main as train
 from jobs.translate import main as translate
 from seqvis import artifacts
 from seqvis.corpus.pairs import load_pairs
-from seqvis.decoding.beam import SearchSettings
+from seqvis.decoding.beam import DecodingSettings
 from seqvis.errors import DataError
 from seqvis.samples.questions import generate_pairs
-from seqvis.seq2seq.encoder import pad_ids
+from seqvis.seq2seq.state import pad_ids
 from seqvis.text.languages import load_languages
 from seqvis.text.lines import lines_at_hand
 from seqvis.text.vocabulary import EOS, PAD
@@ -197,10 +197,10 @@ def test_a_string_is_one_sentence_and_anything_but_text_is_refused(translator: T
 
 
 def test_training_and_evaluation_score_with_case_alike(translator: Translator) -> None:
-    evaluated, _ = score(translator, ["Où est le chat ?"], ["x"], SearchSettings())
+    evaluated, _ = score(translator, ["Où est le chat ?"], ["x"], DecodingSettings())
     assert translator.languages.keep_case is False
     assert "case:lc" in evaluated["signature"]
-    lowercase = score(translator, ["Où ?"], ["x"], SearchSettings(), lowercase=False)[0]
+    lowercase = score(translator, ["Où ?"], ["x"], DecodingSettings(), lowercase=False)[0]
     assert "case:mixed" in lowercase["signature"]
 
 
