@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -20,6 +21,23 @@ SMALL = {
     "fit": {"precision": "float32"},
     "samples": 0,
 }
+
+
+Job = Callable[..., tuple[int, dict[str, Any], str]]
+
+
+@pytest.fixture
+def job(capsys: pytest.CaptureFixture[str]) -> Job:
+    """Call a job's main with these flags; return its exit code, result and error text."""
+
+    def run(main: Callable[[Sequence[str]], int], *flags: object) -> tuple[int, Any, str]:
+        capsys.readouterr()
+        code = main([str(flag) for flag in flags])
+        printed = capsys.readouterr()
+        lines = printed.out.splitlines()
+        return code, json.loads(lines[-1]) if lines else {}, printed.err
+
+    return run
 
 
 @pytest.fixture(scope="session")

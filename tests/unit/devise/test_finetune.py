@@ -1,7 +1,7 @@
 """Fine-tuning: which weights move and how far, what stays frozen, and going on after a stop."""
 
-import json
-from collections.abc import Callable
+import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,7 @@ from seqvis.vision.augment import AugmentSettings, augment, augmenter
 from seqvis.vision.backbones import load_backbone, load_recorded
 from seqvis.vision.images import decode
 from tests.support.searching import draw, embed_to, make_vectors
-
-Run = Callable[..., tuple[int, dict[str, Any], str]]
+from tests.unit.conftest import Job
 
 LABELS = ["n02084071", "n02121620", "n02858304"]
 EACH = 10
@@ -38,27 +37,22 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(data: Path, out: Path, *more: object) -> tuple[int, dict[str, Any], str]:
-        given = ["--features", data / "features", "--vectors", data / "vectors", "--out", out]
-        sizes = ["--batch-size", 16, "--epochs", 2, "--head.hidden", 0]
-        tuning = ["--finetune.epochs", 2, "--finetune.batch-size", 8]
-        code = train_devise.main([str(one) for one in (*given, *sizes, *tuning, *more)])
-        captured = capsys.readouterr()
-        lines = captured.out.splitlines()
-        return code, json.loads(lines[-1]) if lines else {}, captured.err
-
-    return call
+@pytest.fixture(scope="module")
+def tuned(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("tuned") / "model"
+    assert train_devise.main([str(flag) for flag in train_flags(data, out)]) == 0
+    return out
 
 
-def test_the_early_half_moves_least_and_statistics_stay(
-    data: Path, tmp_path: Path, run: Run
-) -> None:
-    code, _, error = run(data, tmp_path / "model")
-    assert code == 0, error
+def train_flags(data: Path, out: Path, *more: object) -> list[object]:
+    given = ["--features", data / "features", "--vectors", data / "vectors", "--out", out]
+    sizes = ["--batch-size", 16, "--epochs", 2, "--head.hidden", 0]
+    return [*given, *sizes, "--finetune.epochs", 2, "--finetune.batch-size", 8, *more]
+
+
+def test_the_early_half_moves_least_and_statistics_stay(tuned: Path) -> None:
     before = load_backbone("efficientnet_lite0", image_size=64)
-    after = load_file(tmp_path / "model" / "backbone.safetensors")
+    after = load_file(tuned / "backbone.safetensors")
     named = dict(before.module.network.named_parameters())
     early, late = before.layer_groups()
     moved = {name: float((after[name] - one).abs().max()) for name, one in named.items()}
@@ -70,14 +64,13 @@ def test_the_early_half_moves_least_and_statistics_stay(
 
 
 def test_the_tuned_backbone_is_recorded_and_loads_wherever_the_model_lies(
-    data: Path, tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]
+    data: Path, tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(data, tmp_path / "model")
-    (tmp_path / "model").rename(tmp_path / "moved")
+    shutil.copytree(tuned, tmp_path / "moved")
     model = DeviseModel.open(str(tmp_path / "moved"))
-    tuned = load_recorded(model.backbone_config, "here")
-    assert same_backbone(tuned.recorded, model.backbone_config)
-    embedded = tuned.embed_files([draw(0, 1)])
+    backbone = load_recorded(model.backbone_config, "here")
+    assert same_backbone(backbone.recorded, model.backbone_config)
+    embedded = backbone.embed_files([draw(0, 1)])
     plain = load_backbone("efficientnet_lite0", image_size=64).embed_files([draw(0, 1)])
     assert np.abs(embedded.features - plain.features).max() > 1e-6
     assert model.project_embedded(embedded).shape == (1, model.dimension)
@@ -87,12 +80,13 @@ def test_the_tuned_backbone_is_recorded_and_loads_wherever_the_model_lies(
 
 
 def test_fine_tuning_that_was_cut_off_ends_alike_and_is_given_more_epochs(
-    data: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+    data: Path, tuned: Path, tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from seqvis.errors import SeqvisError
     from seqvis.training.checkpoints import CheckpointStore
 
-    run(data, tmp_path / "whole")
+    run = partial(job, train_devise.main)
+    out = tmp_path / "cut"
     original, saved = CheckpointStore.save, 0
 
     def save_and_break(self: CheckpointStore, *arguments: Any) -> None:
@@ -104,26 +98,27 @@ def test_fine_tuning_that_was_cut_off_ends_alike_and_is_given_more_epochs(
             raise SeqvisError("cut off")
 
     monkeypatch.setattr(CheckpointStore, "save", save_and_break)
-    assert run(data, tmp_path / "cut")[0] == 1
-    code, _, error = run(data, tmp_path / "cut")
+    assert run(*train_flags(data, out))[0] == 1
+    code, _, error = run(*train_flags(data, out))
     assert code == 0, error
     for name in ("model.safetensors", "backbone.safetensors"):
-        one, other = (load_file(tmp_path / place / name) for place in ("whole", "cut"))
+        one, other = (load_file(place / name) for place in (tuned, out))
         assert all(torch.equal(one[key], other[key]) for key in one)
-    code, _, error = run(data, tmp_path / "cut", "--epochs", 9)  # would be another head
+    code, _, error = run(*train_flags(data, out, "--epochs", 9))  # would be another head
     assert code == 2
     assert "finetune/step-" in error
     assert "other settings (epochs was 2, is 9); give --restart" in error
-    code, _, error = run(data, tmp_path / "cut", "--finetune.epochs", 3)
+    code, _, error = run(*train_flags(data, out, "--finetune.epochs", 3))
     assert code == 0, error
     assert "--finetune.epochs was 2, is 3" in error
-    assert len((tmp_path / "cut" / "metrics.csv").read_text().splitlines()) == 4
+    assert len((out / "metrics.csv").read_text().splitlines()) == 4
 
 
-def test_pictures_that_are_gone_are_named(data: Path, tmp_path: Path, run: Run) -> None:
+def test_pictures_that_are_gone_are_named(data: Path, tmp_path: Path, job: Job) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "000001.jpg").write_bytes(draw(0, 1))
-    code, _, error = run(data, tmp_path / "model", "--finetune.images", tmp_path / "empty")
+    flags = train_flags(data, tmp_path / "model", "--finetune.images", tmp_path / "empty")
+    code, _, error = job(train_devise.main, *flags)
     assert code == 1
     assert "does not hold 000000.jpg" in error or "does not hold 000002.jpg" in error
     assert "Traceback" not in error

@@ -4,11 +4,9 @@ import dataclasses
 import datetime
 import decimal
 import io
-import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +26,7 @@ from seqvis.devise.model import DeviseModel
 from seqvis.vision.backbones import load_backbone
 from seqvis.vision.feature_table import FeatureTable
 from tests.support.searching import World, draw, embed_to, train_small
-
-Job = Callable[..., tuple[int, dict[str, Any], str]]
+from tests.unit.conftest import Job
 
 
 @pytest.fixture(scope="module")
@@ -44,18 +41,6 @@ def copy(built: Path, tmp_path: Path) -> Path:
     """A collection that a test may change."""
     shutil.copytree(built, tmp_path / "copy")
     return tmp_path / "copy"
-
-
-@pytest.fixture
-def job(capsys: pytest.CaptureFixture[str]) -> Job:
-    def run(main: Callable[[Sequence[str]], int], *arguments: object) -> Any:
-        capsys.readouterr()
-        code = main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        lines = captured.out.splitlines()
-        return code, json.loads(lines[-1]) if lines else {}, captured.err
-
-    return run
 
 
 def build_flags(world: World, out: Path, *more: object) -> list[object]:

@@ -1,0 +1,59 @@
+"""Small trainings of DeViSE's head for tests: pictures of 20 labels, and the job's flags."""
+
+from pathlib import Path
+
+import numpy as np
+
+from seqvis.devise.settings import DeviseSettings
+from seqvis.vectors.build import build_store
+from seqvis.vectors.sources import open_source
+from tests.support.pictures import (
+    FEATURES,
+    picture_features,
+    word_vectors,
+    write_features,
+    write_vec_file,
+)
+
+# Nouns with one reading here: the first name of a synset each.
+NOUNS = {
+    "n02084071": "dog", "n02121620": "cat", "n02374451": "horse", "n01503061": "bird",
+    "n02512053": "fish", "n04490091": "truck", "n02958343": "car", "n02858304": "boat",
+    "n04468005": "train", "n02691156": "airplane", "n02834778": "bicycle",
+    "n03790512": "motorcycle",
+    "n07739125": "apple", "n07753592": "banana", "n07747607": "orange", "n07679356": "bread",
+    "n07873807": "pizza", "n04379243": "table", "n03001627": "chair", "n02818832": "bed",
+}  # fmt: skip
+UNSEEN = list(NOUNS)[3::5]
+EACH = 24
+
+
+def make_data(folder: Path) -> Path:
+    """Vectors, features of 20 labels with 24 pictures each, and the list of unseen labels."""
+    words = [*NOUNS.values(), *(f"other{number}" for number in range(100))]
+    vectors = word_vectors(words)
+    file = write_vec_file(folder / "words.vec", vectors)
+    build_store(open_source("vec", str(file)), str(folder / "vectors"), {})
+    by_label = {wnid: vectors[name] for wnid, name in NOUNS.items()}
+    labels = [wnid for wnid in NOUNS for _ in range(EACH)]
+    write_features(folder / "features", labels, picture_features(labels, by_label))
+    (folder / "unseen.txt").write_text("# kept from training\n" + "\n".join(UNSEEN) + "\n")
+    return folder
+
+
+def train_flags(data: Path, out: Path, *more: object) -> list[object]:
+    given = ["--features", data / "features", "--vectors", data / "vectors", "--out", out]
+    small = ["--unseen", data / "unseen.txt", "--batch-size", 64, "--head.hidden", 0]
+    return [*given, *small, *more]
+
+
+def settings_of(data: Path, folder: Path, **more: object) -> DeviseSettings:
+    places = {"features": folder / "features", "vectors": data / "vectors", "out": folder / "out"}
+    return DeviseSettings.model_validate({name: str(p) for name, p in places.items()} | more)
+
+
+def labelled(folder: Path, by_path: dict[str, str]) -> None:
+    """Features that show nothing, of pictures with these paths and labels."""
+    order = sorted(by_path)
+    noise = np.random.default_rng(0).normal(size=(len(order), FEATURES)).astype("f4")
+    write_features(folder / "features", [by_path[path] for path in order], noise, paths=order)
