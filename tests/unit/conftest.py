@@ -64,12 +64,18 @@ def translator(questions: Path, tmp_path_factory: pytest.TempPathFactory) -> Tra
 
 
 @pytest.fixture(scope="session", autouse=True)
-def wordnet_loaded_once() -> Iterator[None]:
-    """WordNet's nouns, which a job reads several times, are read once for all tests."""
+def slow_steps_once() -> Iterator[None]:
+    """Read WordNet once, and draw no curves: jobs do both several times in each run.
+
+    How curves look is tested in plots/, and the jobs in tests/ray draw theirs.
+    """
     from seqvis.devise.labels import WordNet
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(WordNet, "load", cache(WordNet.load))
+        patch.setattr(
+            "seqvis.plots.training.plot_curves", lambda path, *_: path.write_bytes(b"curves")
+        )
         yield
 
 

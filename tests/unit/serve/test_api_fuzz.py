@@ -22,7 +22,7 @@ from seqvis.translation.translator import Translator
 from tests.support.searching import World
 from tests.support.serving import LOCAL, Served, served
 
-EXAMPLES = 60  # of each operation and kind
+EXAMPLES = 30  # of each operation and kind
 WITH_BODY = [
     "POST /v1/translate",
     "POST /v1/search/text",

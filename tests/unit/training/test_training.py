@@ -30,6 +30,13 @@ from tests.support.corpora import write_corpus
 from tests.unit.conftest import SMALL
 
 
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus of 1,280 training questions, twenty batches, and 30 validation questions."""
+    pairs = generate_pairs(1310, seed=3)
+    return write_corpus(tmp_path_factory.mktemp("questions") / "corpus", pairs[30:], pairs[:30])
+
+
 class StopError(Exception):
     """Stands for Ctrl-C, in the middle of an epoch."""
 
