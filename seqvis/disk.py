@@ -4,13 +4,19 @@ When a call returns, its files are on the disk and not only in its cache. Everyt
 `os`, one call at a time, so that a test can simulate a crash before and after each.
 """
 
+import fcntl
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+from seqvis.errors import SeqvisError
+
+_RETRY = 0.05  # seconds between tries to take a lock
 
 
 # A new or renamed file is durable only once its directory, too, has been synced.
@@ -59,6 +65,32 @@ def write_all(descriptor: int, content: bytes) -> None:
     rest = memoryview(content)
     while rest:
         rest = rest[os.write(descriptor, rest) :]
+
+
+def take_lock(path: Path, refusal: type[SeqvisError], text: str, wait: float = 0.0) -> BinaryIO:
+    """Lock a file until what is returned is closed or this process ends, and write its id there.
+
+    If somebody, this process included, still holds the lock after `wait` seconds, `refusal` is
+    raised with `text` and the holder's process id.
+    """
+    lock = path.open("ab+", buffering=0)
+    until = time.monotonic() + wait
+    try:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # lockf lets a process in twice
+                break
+            except BlockingIOError as error:
+                if time.monotonic() >= until:
+                    holder = path.read_text(errors="replace") or "unknown"
+                    raise refusal(f"{text} (process {holder.strip()})") from error
+            time.sleep(_RETRY)
+        lock.truncate(0)
+        lock.write(str(os.getpid()).encode())
+        return lock
+    except BaseException:
+        lock.close()
+        raise
 
 
 def link_or_copy(source: Path, target: Path) -> None:

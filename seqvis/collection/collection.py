@@ -22,7 +22,7 @@ from seqvis.collection.index import Backend, IndexSettings
 from seqvis.collection.items import Item, check_ids, check_items
 from seqvis.collection.journal import HEADING_SIZE, Added, Deleted
 from seqvis.collection.manifest import appearing, check_free, restore_snapshot, write_snapshot
-from seqvis.collection.reader import WriterLock, create_directory, first_state, open_files
+from seqvis.collection.reader import create_directory, first_state, lock_for_writing, open_files
 from seqvis.collection.segments import SearchBy, Segment
 from seqvis.collection.shards import check_belongs
 from seqvis.collection.writer import KeptSegment, WritingCollection
@@ -108,11 +108,11 @@ class Collection(WritingCollection):
             raise ConfigError(f"{path}: is searched on a device only with read_only=True")
         if read_only or not (path / MANIFEST).exists():
             return cls(path, open_files(path, {}, verify, by), None)
-        lock = WriterLock(path, wait)
+        lock = lock_for_writing(path, wait)
         try:
             return cls(path, open_files(path, {}, verify, by), lock)
         except BaseException:
-            lock.release()
+            lock.close()
             raise
 
     @classmethod
@@ -205,7 +205,7 @@ class Collection(WritingCollection):
             if self._journal is not None:
                 self._journal.close()
             if self._lock is not None:
-                self._lock.release()
+                self._lock.close()
             self._journal = self._lock = None
 
     def __enter__(self) -> Self:

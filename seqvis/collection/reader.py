@@ -4,16 +4,14 @@ A search uses the view that is current when it starts, and changes made meanwhil
 A reader sees new changes only after `refresh`. The one writer holds the lock on the directory.
 """
 
-import fcntl
 import json
-import os
 import secrets
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
@@ -28,47 +26,24 @@ from seqvis.collection.segments import BY_GRAPHS, SearchBy, Segment, load_array
 from seqvis.collection.shards import SHARD
 from seqvis.collection.view import Part, Tail, View, part_of
 from seqvis.deadline import UNBOUNDED, Deadline
-from seqvis.disk import sync_directory, write_synced
+from seqvis.disk import sync_directory, take_lock, write_synced
 from seqvis.errors import ArtifactError, ConfigError, DataError, StorageError
 from seqvis.storage import storage_errors
 
 LOCK = "writer.lock"
-_RETRY = 0.05  # seconds between tries to take it
 
 
-class WriterLock:
-    """The lock of a collection's one writer, held until it is closed or the process ends."""
+def lock_for_writing(folder: Path, wait: float) -> BinaryIO:
+    """Take the lock of a collection's one writer, which is held until it is closed.
 
-    def __init__(self, folder: Path, wait: float = 0.0):
-        """Raises StorageError if another still holds it after `wait` seconds."""
-        with storage_errors(str(folder)):
-            self._descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        until = time.monotonic() + wait
-        try:
-            while not self._taken():
-                if time.monotonic() >= until:
-                    owner = os.pread(self._descriptor, 32, 0).decode(errors="replace").strip()
-                    raise StorageError(
-                        f"{folder}: process {owner or 'unknown'} is writing to this collection; "
-                        f"wait for it or stop it, or open the collection with read_only=True"
-                    )
-                time.sleep(_RETRY)
-        except BaseException:
-            os.close(self._descriptor)
-            raise
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, str(os.getpid()).encode(), 0)
-
-    def release(self) -> None:
-        os.close(self._descriptor)
-
-    def _taken(self) -> bool:
-        try:
-            # flock, not lockf: the latter lets the same process take it twice.
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        return True
+    Raises StorageError if another process still holds it after `wait` seconds.
+    """
+    with storage_errors(str(folder)):
+        text = (
+            f"{folder}: another process is writing to this collection; wait for it or stop it, or "
+            f"open the collection with read_only=True"
+        )
+        return take_lock(folder / LOCK, StorageError, text, wait)
 
 
 @dataclass(frozen=True)
@@ -181,7 +156,7 @@ def _part(segment: Segment, folder: Path, tombstones: str | None) -> Part:
 class OpenCollection:
     """The reading half of an open collection. Any number of threads may search at once."""
 
-    def __init__(self, path: Path, opened: Opened, lock: WriterLock | None):
+    def __init__(self, path: Path, opened: Opened, lock: BinaryIO | None):
         self.path = path
         self._opened = opened
         self._view = opened.view

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from seqvis.collection.manifest import (
     remove_leftovers,
     write_state,
 )
-from seqvis.collection.reader import OpenCollection, Opened, WriterLock, open_files
+from seqvis.collection.reader import OpenCollection, Opened, open_files
 from seqvis.collection.segments import Segment
 from seqvis.collection.shards import check_belongs
 from seqvis.collection.view import View
@@ -96,7 +96,7 @@ class WritingCollection(OpenCollection):
     keeps the journal in order; `_applying` is held while the view changes.
     """
 
-    def __init__(self, path: Path, opened: Opened, lock: WriterLock | None):
+    def __init__(self, path: Path, opened: Opened, lock: BinaryIO | None):
         super().__init__(path, opened, lock)
         self._journal: JournalWriter | None = None
         self._maintaining, self._writing = threading.RLock(), threading.RLock()

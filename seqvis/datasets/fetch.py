@@ -5,7 +5,6 @@ The names are those of `seqvis.datasets.catalogue`. Text arrives as two aligned 
 it and does nothing. Archives are kept in `.downloads` until they are unpacked.
 """
 
-import fcntl
 import gzip
 import json
 import lzma
@@ -24,6 +23,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from seqvis.datasets.catalogue import Dataset, RemoteFile
 from seqvis.datasets.download import Patience, Transfer, download
+from seqvis.disk import take_lock
 from seqvis.errors import ConfigError, DataError
 from seqvis.storage import storage_errors
 
@@ -60,7 +60,8 @@ def fetch_dataset(
     _check_folder(folder)
     with storage_errors(str(folder)):
         (folder / _DOWNLOADS).mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
+    text = f"{folder}: another fetch_data writes here; wait for it, or choose another --out"
+    with take_lock(folder / _DOWNLOADS / "lock", DataError, text):
         files = _recorded_files(name, folder)
         transfer = Transfer(0, 0)
         if files is None:
@@ -155,19 +156,6 @@ def _write_record(name: str, dataset: Dataset, folder: Path, files: list[str]) -
         temporary = folder / _DOWNLOADS / RECORD
         temporary.write_text(json.dumps(content, indent=1) + "\n")
         temporary.rename(folder / RECORD)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keeps a second process out of the same directory."""
-    with (folder / _DOWNLOADS / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise DataError(
-                f"{folder}: another fetch_data writes here; wait for it, or choose another --out"
-            ) from error
-        yield
 
 
 STAGING = ".unpacking-"  # start of the name of a folder that a killed process may leave

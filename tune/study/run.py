@@ -1,11 +1,10 @@
 """Run a study as a job: from its flags to the best model, the tables and the report."""
 
-import fcntl
 import io
 import math
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from seqvis import artifacts
 from seqvis.checks import require_extra
 from seqvis.cluster import ray_session
 from seqvis.config import JobSettings
+from seqvis.disk import take_lock
 from seqvis.errors import ConfigError, TrainingError
 from seqvis.storage import Location, absolute, locate
 from seqvis.training.launch import run_directory
@@ -49,7 +49,7 @@ def run_study(model: TunableModel, flags: JobSettings) -> dict[str, Any]:
     space = load_space(settings.space, model, base, settings.metric)
     out = locate(absolute(values["out"]))
     out.make_directory()
-    with _locked(out):
+    with _lock(out):
         study = Study(settings, space, model, out)
         sweep(study)
         prepare_environment()
@@ -64,18 +64,12 @@ def run_study(model: TunableModel, flags: JobSettings) -> dict[str, Any]:
         return finish(study)
 
 
-@contextmanager
-def _locked(out: Location) -> Iterator[None]:
+def _lock(out: Location) -> AbstractContextManager[Any]:
     """Refuse a second search in the same local directory; the lock ends with the process."""
     if not out.is_local:
-        yield
-        return
-    with (Path(out.path) / "search.lock").open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ConfigError(f"{out.uri}: another search runs here; wait for it") from error
-        yield
+        return nullcontext()
+    text = f"{out.uri}: another search runs here; wait for it"
+    return take_lock(Path(out.path) / "search.lock", ConfigError, text)
 
 
 def write_tables(study: Study) -> None:
