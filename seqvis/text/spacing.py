@@ -10,20 +10,17 @@ text disagrees with it, as in transformation-based learning (Brill 1995).
 import html
 import json
 import re
+import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from seqvis.text.protected import HAN, SOUTHERN
 
-# Languages whose rules are tested on round trips.
-# fmt: off
-RULED = frozenset([
-    "am", "ar", "bg", "ca", "cs", "da", "de", "el", "en", "es", "fa", "fi", "fr", "ga", "he", "hi",
-    "hu", "hy", "it", "ja", "nb", "nl", "no", "pl", "pt", "ro", "ru", "sk", "sv", "tr", "uk", "ur",
-    "zh",
-])
-# fmt: on
+_TABLES = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+_LANGUAGES = {habit: frozenset(codes) for habit, codes in _TABLES.items()}
+RULED = _LANGUAGES["ruled"]  # languages whose rules are tested on round trips
 
 _CLOSERS = (
     ".,;:?!%‰…)]}"
@@ -37,14 +34,9 @@ _FRENCH_SPACED = re.compile(r"[;:?!%»›]+")  # French puts a space before thes
 _OPENING = frozenset("([{¿¡#$£¥￥@（［｛「『【《〈〔〖｟｢⟨")
 _BETWEEN = frozenset(["-", "/", "‐", "‑", "_", "~", "\\", "־"])  # no space on either side
 
-# What each quotation mark can close, and which can open; then what languages do otherwise.
+# What each quotation mark can close, and which can open, in most languages.
 _CLOSES = {"”": "“„", "“": "„", "’": "‘‚", "‘": "‚", "»": "«", "«": "»", "›": "‹", "‹": "›"}
 _OPENS = "„‚“‘«‹"
-_SAME_ON_BOTH_SIDES = frozenset(["fi", "sv"])  # ”så” and »så»
-_POINTING_INWARDS = frozenset(
-    ["bg", "bs", "cs", "da", "de", "dsb", "hr", "hsb", "hu", "pl", "sk", "sl", "sr"]
-)  # »so«
-_MIRRORED = frozenset(["ur"])  # ”…“
 
 # English (Penn Treebank style): the second half of a contraction, and the words spaCy splits
 _ENGLISH_SUFFIX = re.compile(r"(?:n['’]t|['’](?:s|re|ve|ll|d|m|em))", re.IGNORECASE)
@@ -52,23 +44,16 @@ _ENGLISH_SPLIT = re.compile(
     r"can not|gon na|got ta|(?:do|does|did|ca|wo|is|are|was|could) nt|i d|(?:let|that|what) s",
     re.IGNORECASE,
 )
-# An elided word ends in an apostrophe; a pronoun or particle after its verb starts with a mark.
-_ELIDING = frozenset(
-    ["br", "ca", "co", "fr", "fur", "ga", "ht", "it", "lij", "oc", "pms", "sc", "scn", "vec", "wa"]
-)
 _ELISION = re.compile(r"-?\w+['’]")
 _ITALIAN_CUT = re.compile(r"(?:a|be|co|da|de|di|e|fa|mo|ne|po|que|sta|to|va|vo)['’]", re.IGNORECASE)
-_HYPHEN_SUFFIXED = frozenset(["ca", "fr", "ga", "oc", "pt", "ro"])
-_HYPHEN_SUFFIX = re.compile(r"-\w+(?:-\w+)*['’]?")
-_APOSTROPHE_SUFFIXED = frozenset(["ca", "de", "fr", "lb", "oc", "tl", "fil"])
-_APOSTROPHE_SUFFIX = re.compile(r"['’]\w+")
+_SUFFIXES = {
+    "hyphen_suffixed": re.compile(r"-\w+(?:-\w+)*['’]?"),
+    "apostrophe_suffixed": re.compile(r"['’]\w+"),
+}
 _ROMANIAN_PREFIX = re.compile(r"\w+-")
 
-_SPACELESS = {
-    **dict.fromkeys(("ja", "lzh", "wuu", "yue", "zh"), re.compile(f"[{HAN}]")),
-    **dict.fromkeys(("bo", "dz", "km", "lo", "my", "th"), re.compile(f"[{SOUTHERN}]")),
-}
-_CHINESE_OR_JAPANESE = frozenset(["ja", "lzh", "wuu", "yue", "zh"])
+_SOUTHERN = re.compile(f"[{SOUTHERN}]")
+_HAN = re.compile(f"[{HAN}]")
 
 _ENTITY = re.compile(r"&#?\w+;")
 _OPENING_TAG = re.compile(r"(?:<(?!(?:br|hr|img|wbr)>)[A-Za-z][\w:-]*|[\w:-]+=\"[^\"]*\")>")
@@ -125,26 +110,28 @@ def _is_suffix(token: str, previous: str, language: str) -> bool:
         return bool(
             _ENGLISH_SUFFIX.fullmatch(token) or _ENGLISH_SPLIT.fullmatch(f"{previous} {token}")
         )
-    if language in _HYPHEN_SUFFIXED and _HYPHEN_SUFFIX.fullmatch(token):
-        return True
-    return language in _APOSTROPHE_SUFFIXED and bool(_APOSTROPHE_SUFFIX.fullmatch(token))
+    return any(
+        language in _LANGUAGES[habit] and suffix.fullmatch(token)
+        for habit, suffix in _SUFFIXES.items()
+    )
 
 
 def _is_prefix(token: str, language: str) -> bool:
-    if language in _ELIDING and _ELISION.fullmatch(token):
+    if language in _LANGUAGES["eliding"] and _ELISION.fullmatch(token):
         return not (language == "it" and _ITALIAN_CUT.fullmatch(token))
     return language == "ro" and bool(_ROMANIAN_PREFIX.fullmatch(token))
 
 
 def _written_together(previous: str, token: str, language: str) -> bool:
     """Whether the script of either token has no spaces."""
-    script = _SPACELESS.get(language)
-    if script is None or not previous:
+    if not previous:
         return False
-    ends, starts = script.match(previous[-1]), script.match(token[0])
-    if language not in _CHINESE_OR_JAPANESE:
-        return bool(ends and starts)
-    return bool(ends or starts) or (previous == token and not token.isalnum())  # ……, ——
+    if language in _LANGUAGES["southern"]:
+        return bool(_SOUTHERN.match(previous[-1]) and _SOUTHERN.match(token[0]))
+    if language not in _LANGUAGES["han"]:
+        return False
+    touches_han = _HAN.match(previous[-1]) or _HAN.match(token[0])
+    return bool(touches_han) or (previous == token and not token.isalnum())  # ……, ——
 
 
 class _Quotes:
@@ -154,12 +141,12 @@ class _Quotes:
         self._language = language
         self._open: list[str] = []
         self._closes, self._opens = _CLOSES, _OPENS
-        if language in _SAME_ON_BOTH_SIDES:
+        if language in _LANGUAGES["same_on_both_sides"]:
             self._closes = _CLOSES | {"”": "”“„", "’": "’‘‚", "»": "»«"}
             self._opens = _OPENS + "”’»"
-        elif language in _POINTING_INWARDS:
+        elif language in _LANGUAGES["pointing_inwards"]:
             self._opens = _OPENS + "»›"
-        elif language in _MIRRORED:
+        elif language in _LANGUAGES["mirrored"]:
             self._closes = _CLOSES | {"“": "”", "‘": "’"}
             self._opens = _OPENS + "”’"
 
@@ -202,7 +189,6 @@ KEPT = ("", " ", "\u00a0", "\u202f", "\u2009", "\u3000")  # other white space co
 Key = tuple[str, str, str]  # left and right of the gap, and what the stage before puts there
 
 _DIGITS = re.compile(r"\d+")
-_HAN = re.compile(f"[{HAN}]")
 
 
 @dataclass(frozen=True)
