@@ -15,12 +15,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from seqvis.corpus.columns import read_partition, read_tokens, shortened, write_partitions
 from seqvis.corpus.filters import EXAMPLES, Tally
-from seqvis.corpus.partitions import read_partition, write_partitions
 from seqvis.corpus.spacing import in_sample
 from seqvis.corpus.tokens import SIDES, StagedPart, write_parquet
 from seqvis.storage import Location
-from seqvis.text.columns import read_tokens, shortened
 from seqvis.text.vocabulary import EOS, UNK, Vocabulary, most_frequent
 
 COMPACT_ROWS = 2_000_000  # counts held before equal words are summed

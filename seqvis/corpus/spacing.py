@@ -10,8 +10,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from seqvis.text.detokenize import restore_case
-from seqvis.text.spacing import RULED, LearnedSpacing, as_kept, learn, separators
+from seqvis.text.spacing import RULED, LearnedSpacing, as_kept, learn, restore_case, separators
 from seqvis.text.tokenizers import Tokenizer, TokenizerSettings, clean_line, load_tokenizer
 
 SAMPLE = 20_000  # sentences; about 50 MB in the task

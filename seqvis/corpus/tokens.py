@@ -26,13 +26,12 @@ import pyarrow.parquet as pq
 
 from seqvis.cluster import Progress
 from seqvis.corpus.aligned import AlignedFiles, read_aligned, run_blocks, run_items
+from seqvis.corpus.columns import tokenize_column, write_partitions, write_whole
 from seqvis.corpus.filters import EXAMPLES, Tally, lengths_too_unequal, question_pairs
-from seqvis.corpus.partitions import write_partitions, write_whole
 from seqvis.corpus.settings import PrepareSettings
 from seqvis.corpus.spacing import in_sample
 from seqvis.errors import DataError
 from seqvis.storage import Location, storage_errors
-from seqvis.text.columns import tokenize_column
 from seqvis.text.punctuation import clean_text, normalize_punctuation
 from seqvis.text.tokenizers import Tokenizer, TokenizerSettings, load_tokenizer, train_sentencepiece
 

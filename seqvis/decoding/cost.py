@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 
 from seqvis.errors import DataError
-from seqvis.text.protected import HAN, SOUTHERN
+from seqvis.text.splitting import HAN, SOUTHERN
 
 _SOURCE_BASE = 64
 """A step of a row costs as much as attending to so many source tokens, and attention comes on top.

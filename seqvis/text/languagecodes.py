@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-from seqvis.text.spacyrules import SPACY_NAMES, spacy_folder
+from seqvis.text.splitting import SPACY_NAMES, spacy_folder
 
 
 def canonical_language(code: str) -> str:

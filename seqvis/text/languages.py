@@ -13,9 +13,8 @@ from torch import Tensor
 
 from seqvis.artifacts import Artifact
 from seqvis.config import settings_from
-from seqvis.text.detokenize import CAPITALIZED, CASE_TOKENS, upper_first
 from seqvis.text.punctuation import clean_text, is_pictograph, spellings, split_pictographs
-from seqvis.text.spacing import LearnedSpacing
+from seqvis.text.spacing import CAPITALIZED, CASE_TOKENS, LearnedSpacing, upper_first
 from seqvis.text.tokenizers import CACHED_WORDS, Tokenizer, TokenizerSettings, load_tokenizer
 from seqvis.text.vocabulary import EOS, SPECIALS, UNK, Vocabulary
 

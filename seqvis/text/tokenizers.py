@@ -18,19 +18,25 @@ from pydantic import AfterValidator
 
 from seqvis.config import Settings
 from seqvis.errors import ArtifactError, ConfigError
-from seqvis.text.detokenize import (
+from seqvis.text.languagecodes import canonical_or_same
+from seqvis.text.punctuation import clean_text, normalize_punctuation
+from seqvis.text.spacing import (
     CAPITALIZED,
     CASE_TOKENS,
     UPPER,
+    LearnedSpacing,
     join_tokens,
     restore_case,
     upper_first,
 )
-from seqvis.text.languagecodes import canonical_or_same
-from seqvis.text.protected import by_character, is_protected, protecting
-from seqvis.text.punctuation import clean_text, normalize_punctuation
-from seqvis.text.spacing import LearnedSpacing
-from seqvis.text.spacyrules import add_lower_cased_exceptions, has_rules, spacy_tokenizer
+from seqvis.text.splitting import (
+    add_lower_cased_exceptions,
+    by_character,
+    has_rules,
+    is_protected,
+    protecting,
+    spacy_tokenizer,
+)
 
 _WORD = re.compile(r"\S+")
 _MARKED = re.compile(rf"(?:({'|'.join(CASE_TOKENS)})\s*)+(\S*)")  # the last mark and its word

@@ -32,8 +32,8 @@ from seqvis.artifacts import Artifact, load
 from seqvis.checks import check_several
 from seqvis.errors import ArtifactError, StorageError
 from seqvis.storage import Location, locate
-from seqvis.text.detokenize import CAPITALIZED, UPPER
 from seqvis.text.punctuation import clean_text, normalize_punctuation
+from seqvis.text.spacing import CAPITALIZED, UPPER
 from seqvis.text.vocabulary import PAD, SPECIALS, Vocabulary
 
 END_OF_SENTENCE = "</s>"  # fastText's own token; it has no n-grams

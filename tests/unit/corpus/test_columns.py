@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from seqvis.text.columns import TOKENS, read_tokens, shortened, tokenize_column
+from seqvis.corpus.columns import TOKENS, read_tokens, shortened, tokenize_column
 from seqvis.text.tokenizers import (
     Tokenizer,
     TokenizerSettings,

@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from seqvis.samples.questions import generate_pairs
-from seqvis.text.protected import is_protected
 from seqvis.text.spacing import RULED, separators
-from seqvis.text.spacyrules import add_lower_cased_exceptions, spacy_tokenizer
+from seqvis.text.splitting import add_lower_cased_exceptions, is_protected, spacy_tokenizer
 from seqvis.text.tokenizers import Tokenizer, TokenizerSettings, load_tokenizer
 from tests.support.sentences import SENTENCES
 
