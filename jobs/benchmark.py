@@ -16,8 +16,7 @@ from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
-from seqvis.cli.job import leave, run_job
-from seqvis.config import JobSettings
+from seqvis.cli.job import JobSettings, leave, run_job
 from seqvis.errors import ConfigError
 from seqvis.storage import local_path, locate
 

@@ -7,9 +7,8 @@ from typing import Any
 from pydantic import Field
 from rich.console import Console
 
-from seqvis.cli.job import leave, run_job
+from seqvis.cli.job import JobSettings, leave, run_job
 from seqvis.collection.index import Backend, IndexSettings
-from seqvis.config import JobSettings
 from seqvis.devise.model import DeviseModel
 from seqvis.search.build import PictureItems, build_collection
 from seqvis.storage import local_path

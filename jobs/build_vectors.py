@@ -11,8 +11,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from seqvis.artifacts import check_destination
-from seqvis.cli.job import leave, run_job
-from seqvis.config import JobSettings
+from seqvis.cli.job import JobSettings, leave, run_job
 from seqvis.errors import ConfigError
 from seqvis.storage import locate
 from seqvis.text.languagecodes import LanguageCode

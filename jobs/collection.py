@@ -5,10 +5,9 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from seqvis.cli.job import leave, run_job
+from seqvis.cli.job import JobSettings, leave, run_job
 from seqvis.collection.collection import Collection
 from seqvis.collection.split import split
-from seqvis.config import JobSettings
 from seqvis.devise.model import DeviseModel
 from seqvis.errors import DataError
 from seqvis.search.build import PictureItems

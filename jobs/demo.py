@@ -15,9 +15,9 @@ from pydantic import Field
 
 from jobs.demo_pictures import check_installed, show_drawings
 from seqvis.cli.console import stage_progress, training_console
-from seqvis.cli.job import leave, run_job
+from seqvis.cli.job import JobSettings, leave, run_job
 from seqvis.cluster import ray_session
-from seqvis.config import JobSettings, read_yaml
+from seqvis.config import read_yaml
 from seqvis.corpus.prepare import prepare
 from seqvis.corpus.settings import PrepareSettings
 from seqvis.decoding.beam import DecodingSettings

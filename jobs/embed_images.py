@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from seqvis.cli.console import stage_progress
-from seqvis.cli.job import leave, run_job
+from seqvis.cli.job import JobSettings, leave, run_job
 from seqvis.cluster import ray_session
-from seqvis.config import JobSettings
 from seqvis.vision.embed import EmbedSettings, embed_images
 
 

@@ -7,8 +7,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from seqvis import artifacts
-from seqvis.cli.job import leave, run_job
-from seqvis.config import JobSettings
+from seqvis.cli.job import JobSettings, leave, run_job
 from seqvis.corpus.pairs import validation_texts
 from seqvis.decoding.beam import DecodingSettings
 from seqvis.decoding.linear import Precision

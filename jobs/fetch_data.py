@@ -16,8 +16,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from seqvis.cli.job import leave, run_job
-from seqvis.config import JobSettings
+from seqvis.cli.job import JobSettings, leave, run_job
 from seqvis.datasets.catalogue import DATASETS
 from seqvis.datasets.fetch import Options, fetch_dataset
 from seqvis.errors import ConfigError

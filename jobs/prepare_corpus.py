@@ -7,9 +7,8 @@ from typing import Any
 
 from seqvis.artifacts import load
 from seqvis.cli.console import stage_progress
-from seqvis.cli.job import leave, run_job
+from seqvis.cli.job import JobSettings, leave, run_job
 from seqvis.cluster import ray_session
-from seqvis.config import JobSettings
 from seqvis.corpus.prepare import prepare
 from seqvis.corpus.report import as_text
 from seqvis.corpus.settings import PrepareSettings

@@ -8,9 +8,8 @@ the token too, so the job creates the file or corrects its permissions.
 
 from collections.abc import Sequence
 
-from seqvis.cli.job import leave, run_job
+from seqvis.cli.job import JobSettings, leave, run_job
 from seqvis.cluster import token_file
-from seqvis.config import JobSettings
 
 
 class RayToken(JobSettings):

@@ -12,9 +12,8 @@ from pydantic import Field, model_validator
 from rich.console import Console
 from rich.table import Table
 
-from seqvis.cli.job import leave, run_job
+from seqvis.cli.job import JobSettings, leave, run_job
 from seqvis.collection.items import Match
-from seqvis.config import JobSettings
 from seqvis.errors import ConfigError
 from seqvis.search.candidates import CandidateSet, Word
 from seqvis.search.engine import SearchEngine

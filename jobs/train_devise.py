@@ -6,8 +6,7 @@ from typing import Any
 from pydantic import Field
 
 from seqvis.cli.console import training_console
-from seqvis.cli.job import leave, ray_on_demand, run_job
-from seqvis.config import JobSettings
+from seqvis.cli.job import JobSettings, leave, ray_on_demand, run_job
 from seqvis.devise.settings import DeviseSettings
 from seqvis.devise.train import find_rate, train
 from seqvis.training.workers import Resources

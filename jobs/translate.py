@@ -13,6 +13,8 @@ from pydantic_settings import CliPositionalArg
 from seqvis.cli.job import leave, run_job
 from seqvis.config import JobSettings
 from seqvis.decoding.beam import DecodingSettings
+from seqvis.cli.job import JobSettings, leave, run_job
+from seqvis.decoding.beam import SearchSettings
 from seqvis.decoding.linear import Precision
 from seqvis.errors import ConfigError
 from seqvis.storage import locate

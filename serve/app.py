@@ -25,10 +25,9 @@ from ray.serve.api import RunTarget
 from ray.serve.config import HTTPOptions
 
 from seqvis import artifacts
-from seqvis.cli.job import leave, run_job
+from seqvis.cli.job import JobSettings, leave, run_job
 from seqvis.cluster import ray_session
 from seqvis.collection.shards import describe, shard_paths
-from seqvis.config import JobSettings
 from seqvis.errors import ConfigError, ServingError
 from seqvis.process import usable_processors
 from seqvis.ray_internals import hide_controllers_end

@@ -20,8 +20,7 @@ from ray.runtime_env import RuntimeEnv
 from ray.serve.deployment import Deployment
 from ray.serve.schema import HTTPOptionsSchema, ServeDeploySchema
 
-from seqvis.cli.job import leave, run_job
-from seqvis.config import JobSettings
+from seqvis.cli.job import JobSettings, leave, run_job
 from seqvis.errors import ConfigError
 from seqvis.ray_internals import check_route, deployments_of, import_builder
 from serve.common.keys import read_yaml_strictly

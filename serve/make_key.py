@@ -8,8 +8,7 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError
 
-from seqvis.cli.job import leave, run_job
-from seqvis.config import JobSettings
+from seqvis.cli.job import JobSettings, leave, run_job
 from seqvis.errors import ConfigError
 from serve.common.keys import KeyHolder, KeyScope, explain, sha256_of
 

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from seqvis.cli.job import leave, run_job
-from seqvis.config import JobSettings
+from seqvis.cli.job import JobSettings, leave, run_job
 from seqvis.devise.data import load_data
 from seqvis.devise.settings import DeviseSettings
 from seqvis.errors import ConfigError

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from seqvis.cli.job import leave, run_job
-from seqvis.config import JobSettings
+from seqvis.cli.job import JobSettings, leave, run_job
 from seqvis.translation.train import TrainSettings, check_inputs
 from tune.study.run import run_study
 from tune.study.settings import TRANSLATOR, StudySettings

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from seqvis.cli.job import leave, run_job
-from seqvis.config import JobSettings
+from seqvis.cli.job import JobSettings, leave, run_job
 from seqvis.errors import ConfigError
 from seqvis.storage import locate
 from tune.report.settings import Mode, ReportSettings

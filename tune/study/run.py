@@ -18,8 +18,8 @@ from rich.table import Table
 
 from seqvis import artifacts
 from seqvis.checks import require_extra
+from seqvis.cli.job import JobSettings
 from seqvis.cluster import ray_session
-from seqvis.config import JobSettings
 from seqvis.disk import take_lock
 from seqvis.errors import ConfigError, TrainingError
 from seqvis.storage import Location, absolute, locate

@@ -5,8 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from seqvis.cli.job import run_job
-from seqvis.config import JobSettings
+from seqvis.cli.job import JobSettings, run_job
 
 
 class Nothing(JobSettings):

@@ -7,7 +7,8 @@ import pytest
 from pydantic import Field, ValidationError
 from pydantic_settings import CliPositionalArg
 
-from seqvis.config import JobSettings, Settings, settings_from
+from seqvis.cli.job import JobSettings
+from seqvis.config import Settings, settings_from
 from seqvis.errors import ConfigError, DataError
 from tests.support.objectstore import Bucket
 

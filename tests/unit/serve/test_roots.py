@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from seqvis.cli.job import run_job
-from seqvis.config import JobSettings
+from seqvis.cli.job import JobSettings, run_job
 from seqvis.errors import DataError, redacted
 from seqvis.storage import locate
 from seqvis.translation.translator import Translator
