@@ -8,7 +8,7 @@ import importlib
 import json
 import sys
 import time
-from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -85,9 +85,7 @@ def run(settings: Benchmark) -> dict[str, Any]:
     return {"rows": len(rows), "missed": missed, "seconds": round(time.monotonic() - began)}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run_job(Benchmark, run, arguments)
-
+main = partial(run_job, Benchmark, run)
 
 if __name__ == "__main__":
     leave(main())

@@ -1,7 +1,7 @@
 """Make a collection, searchable by words and pictures, from a model and a features table."""
 
 import time
-from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from pydantic import Field
@@ -60,9 +60,7 @@ def run(settings: BuildIndex) -> dict[str, Any]:
     return {**result, "seconds": round(time.monotonic() - started, 2), "out": settings.out}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run_job(BuildIndex, run, arguments)
-
+main = partial(run_job, BuildIndex, run)
 
 if __name__ == "__main__":
     leave(main())

@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -139,9 +139,7 @@ def _progress() -> Progress:
     return Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run_job(BuildVectorsSettings, run, arguments)
-
+main = partial(run_job, BuildVectorsSettings, run)
 
 if __name__ == "__main__":
     leave(main())

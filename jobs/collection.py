@@ -1,6 +1,6 @@
 """Maintain a collection: add and delete pictures, compact, copy, split, measure its recall."""
 
-from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -104,9 +104,7 @@ def _delete(collection: Collection, settings: Keep) -> dict[str, Any]:
     return {"deleted": collection.delete(settings.delete)}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run_job(Keep, run, arguments)
-
+main = partial(run_job, Keep, run)
 
 if __name__ == "__main__":
     leave(main())

@@ -1,6 +1,6 @@
 """Turn a folder of images, or a table of URIs, into features for train_devise and search."""
 
-from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from seqvis.cli.console import stage_progress
@@ -24,9 +24,7 @@ def run(settings: EmbedImages) -> dict[str, Any]:
     return {**summary, "out": settings.out}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run_job(EmbedImages, run, arguments)
-
+main = partial(run_job, EmbedImages, run)
 
 if __name__ == "__main__":
     leave(main())

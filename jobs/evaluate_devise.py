@@ -4,7 +4,7 @@ import csv
 import io
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -116,9 +116,7 @@ def _coverage(labels: LabelSpace) -> dict[str, int]:
     return {**known, "lesson_11_found": SEED_COVERAGE, **Counter(labels.how)}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run_job(EvaluateDevise, run, arguments)
-
+main = partial(run_job, EvaluateDevise, run)
 
 if __name__ == "__main__":
     leave(main())

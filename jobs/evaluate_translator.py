@@ -1,7 +1,7 @@
 """Score a translator on two aligned files: BLEU, chrF, losses, speed."""
 
 import sys
-from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -96,9 +96,7 @@ def _texts(settings: EvaluateTranslator) -> tuple[list[str], list[str]]:
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run_job(EvaluateTranslator, run, arguments)
-
+main = partial(run_job, EvaluateTranslator, run)
 
 if __name__ == "__main__":
     leave(main())

@@ -1,7 +1,7 @@
 """Fetch a data set by its name, resuming where it was interrupted, and unpack it."""
 
 import time
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -72,9 +72,7 @@ def run(settings: FetchDataSettings) -> dict[str, Any]:
     return {"dataset": settings.dataset, **counts, "seconds": seconds, "out": settings.out}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run_job(FetchDataSettings, run, arguments)
-
+main = partial(run_job, FetchDataSettings, run)
 
 if __name__ == "__main__":
     leave(main())

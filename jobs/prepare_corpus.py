@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from seqvis.artifacts import load
@@ -29,9 +29,7 @@ def run(settings: PrepareCorpus) -> dict[str, Any]:
     return {**metrics, "out": settings.out}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run_job(PrepareCorpus, run, arguments)
-
+main = partial(run_job, PrepareCorpus, run)
 
 if __name__ == "__main__":
     leave(main())

@@ -6,7 +6,7 @@ Ray itself would make the file readable for everybody. A Ray that a job starts o
 the token too, so the job creates the file or corrects its permissions.
 """
 
-from collections.abc import Sequence
+from functools import partial
 
 from seqvis.cli.job import JobSettings, leave, run_job
 from seqvis.cluster import token_file
@@ -24,9 +24,7 @@ def run(settings: RayToken) -> dict[str, str]:
     return {"file": str(token_file())}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run_job(RayToken, run, arguments)
-
+main = partial(run_job, RayToken, run)
 
 if __name__ == "__main__":
     leave(main())

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, NoReturn
 
 from pydantic import Field, model_validator
@@ -170,9 +171,7 @@ def _show(query: str, rows: Sequence[tuple[str, str, str]]) -> None:
     Console(stderr=True, markup=False, highlight=False).print(table)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run_job(Search, run, arguments)
-
+main = partial(run_job, Search, run)
 
 if __name__ == "__main__":
     leave(main())

@@ -1,6 +1,6 @@
 """Train a DeViSE head that projects pictures' features into the space of word vectors."""
 
-from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from pydantic import Field
@@ -47,9 +47,7 @@ def run(settings: TrainDevise) -> dict[str, Any]:
     return {**metrics, "out": settings.out}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run_job(TrainDevise, run, arguments)
-
+main = partial(run_job, TrainDevise, run)
 
 if __name__ == "__main__":
     leave(main())

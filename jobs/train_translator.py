@@ -1,6 +1,6 @@
 """Train a translator on a prepared corpus, with one or many workers."""
 
-from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from pydantic import Field
@@ -46,9 +46,7 @@ def run(settings: TrainTranslator) -> dict[str, Any]:
     return {**metrics, "out": settings.out}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run_job(TrainTranslator, run, arguments)
-
+main = partial(run_job, TrainTranslator, run)
 
 if __name__ == "__main__":
     leave(main())

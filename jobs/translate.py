@@ -3,18 +3,16 @@
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from functools import partial
 from io import BufferedIOBase
 from typing import Any, cast
 
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
-from seqvis.cli.job import leave, run_job
-from seqvis.config import JobSettings
-from seqvis.decoding.beam import DecodingSettings
 from seqvis.cli.job import JobSettings, leave, run_job
-from seqvis.decoding.beam import SearchSettings
+from seqvis.decoding.beam import DecodingSettings
 from seqvis.decoding.linear import Precision
 from seqvis.errors import ConfigError
 from seqvis.storage import locate
@@ -126,9 +124,7 @@ def _unknown_words(unknown: Counter[str]) -> str:
     return f"new to the model, and copied where it could: {', '.join(shown)}{more}"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run_job(Translate, run, arguments)
-
+main = partial(run_job, Translate, run)
 
 if __name__ == "__main__":
     leave(main())

@@ -14,8 +14,9 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -255,9 +256,7 @@ def _absolute(path: str) -> str:
     return path if "://" in path else os.path.abspath(os.path.expanduser(path))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run_job(Serve, run, arguments)
-
+main = partial(run_job, Serve, run)
 
 if __name__ == "__main__":
     leave(main())

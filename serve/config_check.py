@@ -11,7 +11,8 @@ import difflib
 import inspect
 import json
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -272,9 +273,7 @@ def run(settings: CheckConfig) -> dict[str, Any]:
     return {"checked": list(settings.files)}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run_job(CheckConfig, run, arguments)
-
+main = partial(run_job, CheckConfig, run)
 
 if __name__ == "__main__":
     leave(main())

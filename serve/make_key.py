@@ -2,7 +2,7 @@
 
 import secrets
 import sys
-from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import yaml
@@ -47,9 +47,7 @@ def run(settings: MakeKey) -> dict[str, Any]:
     return {"name": holder.name, "key": key, "entry": text}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run_job(MakeKey, run, arguments)
-
+main = partial(run_job, MakeKey, run)
 
 if __name__ == "__main__":
     leave(main())

@@ -1,6 +1,6 @@
 """Search for the settings of a DeViSE head; each trial trains on the same features."""
 
-from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from seqvis.cli.job import JobSettings, leave, run_job
@@ -35,9 +35,7 @@ def run(settings: TuneDevise) -> dict[str, Any]:
     return run_study(DEVISE, settings)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run_job(TuneDevise, run, arguments)
-
+main = partial(run_job, TuneDevise, run)
 
 if __name__ == "__main__":
     leave(main())

@@ -1,6 +1,6 @@
 """Search for the settings of a translator; each trial trains on the same corpus."""
 
-from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from seqvis.cli.job import JobSettings, leave, run_job
@@ -29,9 +29,7 @@ def run(settings: TuneTranslator) -> dict[str, Any]:
     return run_study(TRANSLATOR, settings)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run_job(TuneTranslator, run, arguments)
-
+main = partial(run_job, TuneTranslator, run)
 
 if __name__ == "__main__":
     leave(main())

@@ -1,6 +1,6 @@
 """Write the report of what mattered in a search: report.html and report.json."""
 
-from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from seqvis.cli.job import JobSettings, leave, run_job
@@ -42,9 +42,7 @@ def run(settings: Report) -> dict[str, Any]:
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run_job(Report, run, arguments)
-
+main = partial(run_job, Report, run)
 
 if __name__ == "__main__":
     leave(main())
