@@ -17,8 +17,7 @@ from rich.progress import (
 )
 
 from seqvis.cli.job import JobSettings, leave, run_job
-from seqvis.datasets.catalogue import DATASETS
-from seqvis.datasets.fetch import Options, fetch_dataset
+from seqvis.datasets.fetch import Options, fetch_dataset, read_catalogue
 from seqvis.errors import ConfigError
 from seqvis.storage import locate
 
@@ -52,7 +51,7 @@ class FetchDataSettings(JobSettings):
 def run(settings: FetchDataSettings) -> dict[str, Any]:
     """Fetches; returns what came and how long it took."""
     started = time.monotonic()
-    dataset, out = DATASETS[settings.dataset], locate(settings.out)
+    dataset, out = read_catalogue()[settings.dataset], locate(settings.out)
     if not out.is_local:
         raise ConfigError(f"--out: must be on this machine's disk (given: {settings.out})")
     console = Console(stderr=True)

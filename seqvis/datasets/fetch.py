@@ -1,6 +1,6 @@
 """Fetch a data set by its name, verify it and unpack it into one directory.
 
-The names are those of `seqvis.datasets.catalogue`. Text arrives as two aligned files, as
+The names are those of catalogue.toml. Text arrives as two aligned files, as
 `prepare_corpus` takes them. `fetched.json` records which file came from where; a second run finds
 it and does nothing. Archives are kept in `.downloads` until they are unpacked.
 """
@@ -12,16 +12,16 @@ import os
 import shutil
 import tarfile
 import tempfile
+import tomllib
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
-from seqvis.datasets.catalogue import Dataset, RemoteFile
 from seqvis.datasets.download import Patience, Transfer, download
 from seqvis.disk import take_lock
 from seqvis.errors import ConfigError, DataError
@@ -29,6 +29,38 @@ from seqvis.storage import storage_errors
 
 RECORD = "fetched.json"
 _DOWNLOADS = ".downloads"
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file at a public address, and where its contents go; see catalogue.toml."""
+
+    url: str
+    form: Literal["plain", "gz", "zip", "tar"] = "plain"
+    members: Mapping[str, str] = field(default_factory=dict)
+    checksum: str | None = None  # "md5:..." or "sha256:...", as published
+    size: int | None = None  # bytes, as published
+
+    @property
+    def name(self) -> str:
+        return self.url.rsplit("/", 1)[-1]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set: its files and their publisher."""
+
+    files: tuple[RemoteFile, ...]
+    origin: str
+
+
+def read_catalogue() -> dict[str, Dataset]:
+    """Return all data sets that can be fetched, by name."""
+    text = Path(__file__).with_name("catalogue.toml").read_text(encoding="utf-8")
+    return {
+        name: Dataset(tuple(RemoteFile(**file) for file in entry["files"]), entry["origin"])
+        for name, entry in tomllib.loads(text).items()
+    }
 
 
 @dataclass(frozen=True)

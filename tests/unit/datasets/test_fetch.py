@@ -22,9 +22,15 @@ import pytest
 
 from jobs import fetch_data
 from seqvis.datasets import download as downloading
-from seqvis.datasets.catalogue import DATASETS, Dataset, RemoteFile
 from seqvis.datasets.download import Patience, download
-from seqvis.datasets.fetch import Options, fetch_dataset, unpack
+from seqvis.datasets.fetch import (
+    Dataset,
+    Options,
+    RemoteFile,
+    fetch_dataset,
+    read_catalogue,
+    unpack,
+)
 from seqvis.errors import DataError, StorageError
 
 HURRY = Patience(attempts=3, first_wait=0.01, longest_wait=0.02, timeout=5)
@@ -357,7 +363,7 @@ def test_each_data_set_arrives_in_its_form_and_a_rerun_does_nothing(
 
 
 def test_the_jobs_choices_are_the_data_sets_there_are() -> None:
-    assert set(get_args(fetch_data.Name)) == set(DATASETS)
+    assert set(get_args(fetch_data.Name)) == set(read_catalogue())
 
 
 def test_the_job_resumes_a_data_set_that_broke_off(site: Site, tmp_path: Path, job: Job) -> None:
