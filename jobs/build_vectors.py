@@ -124,13 +124,7 @@ def _train(
         tokenizer = load_tokenizer(
             TokenizerSettings(language=settings.language, lowercase=settings.lowercase)
         )
-    skip_gram = SkipGram(
-        dimension=settings.dimension,
-        epochs=settings.epochs,
-        min_count=settings.min_count,
-        threads=settings.threads,
-        buckets=settings.buckets,
-    )
+    skip_gram = settings.part(SkipGram)
     return train_vectors(text, tokenizer, folder, skip_gram, settings.max_bad_share)
 
 

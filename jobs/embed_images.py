@@ -18,9 +18,8 @@ class EmbedImages(JobSettings, EmbedSettings):  # type: ignore[misc]  # two kind
 
 def run(settings: EmbedImages) -> dict[str, Any]:
     """Embeds the images; returns how many, how fast, and what was rejected."""
-    choices = EmbedSettings.model_validate(settings.model_dump())
     with stage_progress() as progress:
-        summary = embed_images(choices, progress, ray_session)
+        summary = embed_images(settings.part(EmbedSettings), progress, ray_session)
     return {**summary, "out": settings.out}
 
 

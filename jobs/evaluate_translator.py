@@ -62,7 +62,7 @@ def run(settings: EvaluateTranslator) -> dict[str, Any]:
     translator = Translator.load(
         settings.model, "cuda" if settings.use_gpu else "cpu", settings.precision
     )
-    search = DecodingSettings(beam=settings.beam, length_penalty=settings.length_penalty)
+    search = settings.part(DecodingSettings)
     sources, references = _texts(settings)
     result, translations = evaluate(
         translator,

@@ -20,9 +20,8 @@ class PrepareCorpus(JobSettings, PrepareSettings):  # type: ignore[misc]  # two 
 
 def run(settings: PrepareCorpus) -> dict[str, Any]:
     """Prepares the corpus; returns its metrics and where it is."""
-    choices = PrepareSettings.model_validate(settings.model_dump())
     with stage_progress() as progress:
-        metrics = prepare(choices, progress, ray_session)
+        metrics = prepare(settings.part(PrepareSettings), progress, ray_session)
     corpus = load(settings.out, "corpus", verify=False)
     report = json.loads(corpus.file("report.json").read_bytes())
     print(as_text(report), file=sys.stderr)

@@ -34,9 +34,7 @@ class TrainDevise(JobSettings, DeviseSettings):  # type: ignore[misc]
 
 def run(settings: TrainDevise) -> dict[str, Any]:
     """Trains and returns the best epoch's metrics, or the suggested learning rate."""
-    choices = DeviseSettings.model_validate(
-        settings.model_dump(include=set(DeviseSettings.model_fields))
-    )
+    choices = settings.part(DeviseSettings)
     with training_console() as report:
         if settings.find_lr:
             return find_rate(choices, settings.use_gpu, report)

@@ -33,9 +33,7 @@ class TrainTranslator(JobSettings, TrainSettings):  # type: ignore[misc]
 
 def run(settings: TrainTranslator) -> dict[str, Any]:
     """Trains and returns the best epoch's metrics, or the suggested learning rate."""
-    choices = TrainSettings.model_validate(
-        settings.model_dump(include=set(TrainSettings.model_fields))
-    )
+    choices = settings.part(TrainSettings)
     with training_console() as report:
         if settings.find_lr:
             return find_rate(choices, settings.use_gpu, report)

@@ -62,9 +62,7 @@ def run(settings: Translate) -> dict[str, Any] | None:
     translator = Translator.load(
         settings.model, "cuda" if settings.use_gpu else "cpu", settings.precision
     )
-    search = DecodingSettings(
-        beam=settings.beam, n_best=settings.n_best, length_penalty=settings.length_penalty
-    )
+    search = settings.part(DecodingSettings)
     unknown: Counter[str] = Counter()
     lines = _as_lines(_translations(translator, search, settings), settings, unknown)
     if settings.output is None:

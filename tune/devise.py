@@ -29,9 +29,7 @@ def run(settings: TuneDevise) -> dict[str, Any]:
         raise ConfigError(
             "--method, --finetune.epochs: a search trains heads alone; leave them out"
         )
-    load_data(
-        DeviseSettings.model_validate(settings.model_dump(include=set(DeviseSettings.model_fields)))
-    )
+    load_data(settings.part(DeviseSettings))
     return run_study(DEVISE, settings)
 
 

@@ -30,10 +30,12 @@ from typing import Any, NoReturn, Self, TypeVar, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 
-from seqvis.config import explain, field_at, merge, read_yaml, suggestion
+from seqvis.config import Settings, explain, field_at, merge, read_yaml, suggestion
 from seqvis.errors import ConfigError, SeqvisError, redacted
 
 _INTERRUPTED = (130, 143)
+
+P = TypeVar("P", bound=Settings)
 
 
 class JobSettings(BaseSettings):
@@ -57,6 +59,12 @@ class JobSettings(BaseSettings):
     ) -> tuple[Any, ...]:
         """Never the environment, where HOST or PORT may mean something else."""
         return (init_settings,)
+
+    def part(self, settings_class: type[P]) -> P:
+        """Return the settings of a component whose fields are among these."""
+        return settings_class.model_validate(
+            self.model_dump(include=set(settings_class.model_fields))
+        )
 
     @classmethod
     def from_command_line(cls, arguments: Sequence[str]) -> Self:

@@ -8,8 +8,7 @@ vocabulary is tried in other spellings, and if it stays unknown, it is copied in
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from seqvis.artifacts import Artifact
 from seqvis.config import settings_from
@@ -17,6 +16,9 @@ from seqvis.text.punctuation import clean_text, is_pictograph, spellings, split_
 from seqvis.text.spacing import CAPITALIZED, CASE_TOKENS, LearnedSpacing, upper_first
 from seqvis.text.tokenizers import CACHED_WORDS, Tokenizer, TokenizerSettings, load_tokenizer
 from seqvis.text.vocabulary import EOS, SPECIALS, UNK, Vocabulary
+
+if TYPE_CHECKING:
+    from torch import Tensor  # whoever has an attention has loaded PyTorch
 
 LANGUAGE_FILES = (
     "source.vocab", "target.vocab", "tokenizers.json", "source.spm", "target.spm",
@@ -78,7 +80,7 @@ class Languages:
         return [*self.target_vocabulary.ids(self.target_tokenizer.tokenize(text)), EOS]
 
     def target_text(
-        self, ids: Sequence[int], source: SourceSentence, attention: Tensor | None
+        self, ids: Sequence[int], source: SourceSentence, attention: "Tensor | None"
     ) -> tuple[list[str], str]:
         """The words of a translation, and its text.
 
@@ -110,7 +112,11 @@ class Languages:
         return tokens, self.target_tokenizer.detokenize(words)
 
     def _names(
-        self, ids: Sequence[int], source: SourceSentence, attention: Tensor, copies: dict[int, int]
+        self,
+        ids: Sequence[int],
+        source: SourceSentence,
+        attention: "Tensor",
+        copies: dict[int, int],
     ) -> dict[int, int]:
         """By row of the translation, the unknown names and numbers that nothing is a copy of."""
         words = self.target_vocabulary.words
@@ -200,7 +206,9 @@ class Languages:
         return SourceSentence(text, tuple(tokens), tuple(written), (*ids, EOS))
 
 
-def _copies(ids: Sequence[int], source: SourceSentence, attention: Tensor | None) -> dict[int, int]:
+def _copies(
+    ids: Sequence[int], source: SourceSentence, attention: "Tensor | None"
+) -> dict[int, int]:
     """By row of the unknown words of a translation, the source tokens that they are copies of."""
     free = source.unknown_places()
     copies: dict[int, int] = {}
@@ -221,7 +229,7 @@ def _copies(ids: Sequence[int], source: SourceSentence, attention: Tensor | None
 
 
 def _place_after(
-    before: int, source: SourceSentence, attention: Tensor | None, rows: Sequence[int]
+    before: int, source: SourceSentence, attention: "Tensor | None", rows: Sequence[int]
 ) -> int:
     """Where in a translation a pictograph belongs that stands after `before` source tokens."""
     if before == 0:
@@ -235,23 +243,28 @@ def _place_after(
 
 
 def load_languages(artifact: Artifact, cached_words: int = CACHED_WORDS) -> Languages:
-    """Opens the tokenisers and vocabularies of a corpus or a translator.
+    """Open the tokenizers and vocabularies of a corpus or a translator.
 
-    `cached_words`: how many words a tokeniser keeps with their tokens.
+    `cached_words`: how many words a tokenizer keeps with their tokens.
     """
-    stored = json.loads(artifact.file("tokenizers.json").read_bytes())
-    tokenizers: list[Tokenizer] = []
-    vocabularies: list[Vocabulary] = []
-    for side in ("source", "target"):
-        where = f"{artifact.location.uri}/tokenizers.json"
-        settings = settings_from(TokenizerSettings, stored[side], where)
-        name = f"{side}.spm"
-        model = artifact.file(name).read_bytes() if name in artifact.files else None
-        name = f"{side}.spacing.json"
-        spacing = None  # as in artifacts of before
-        if name in artifact.files:
-            spacing = LearnedSpacing.from_bytes(artifact.file(name).read_bytes())
-        tokenizers.append(load_tokenizer(settings, model, spacing, cached_words))
-        location = artifact.file(f"{side}.vocab")
-        vocabularies.append(Vocabulary.from_bytes(location.read_bytes(), location.uri))
-    return Languages(tokenizers[0], tokenizers[1], vocabularies[0], vocabularies[1])
+    source, target = (load_language(artifact, side, cached_words) for side in ("source", "target"))
+    return Languages(source[0], target[0], source[1], target[1])
+
+
+def load_language(
+    artifact: Artifact, side: str, cached_words: int = CACHED_WORDS
+) -> tuple[Tokenizer, Vocabulary]:
+    """Open the tokenizer and the vocabulary of one side of a corpus or a translator."""
+    stored = artifact.file("tokenizers.json")
+    values = json.loads(stored.read_bytes())[side]
+    settings = settings_from(TokenizerSettings, values, stored.uri)
+    model, spacing = (
+        artifact.file(name).read_bytes() if name in artifact.files else None
+        for name in (f"{side}.spm", f"{side}.spacing.json")  # earlier versions learned no spacing
+    )
+    learned = LearnedSpacing.from_bytes(spacing) if spacing else None
+    words = artifact.file(f"{side}.vocab")
+    return (
+        load_tokenizer(settings, model, learned, cached_words),
+        Vocabulary.from_bytes(words.read_bytes(), words.uri),
+    )

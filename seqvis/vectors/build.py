@@ -4,7 +4,6 @@ The result is a vectors artifact. If it is restricted, `missing.txt` lists the w
 no vector, one a line.
 """
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from seqvis.artifacts import create, load
-from seqvis.config import settings_from
 from seqvis.errors import ConfigError, DataError
 from seqvis.storage import Location, locate
+from seqvis.text.languages import load_language
 from seqvis.text.lines import read_text
-from seqvis.text.tokenizers import Tokenizer, TokenizerSettings, load_tokenizer
+from seqvis.text.tokenizers import Tokenizer
 from seqvis.text.vocabulary import SPECIALS, Vocabulary
 from seqvis.vectors.store import KIND, is_marker
 from seqvis.vectors.writer import Block, VectorSource, VectorWriter, vector_writer
@@ -34,34 +33,22 @@ class WantedWords:
 
 
 def read_wanted_words(uri: str, side: str | None) -> WantedWords:
-    """The vocabulary of one side of a corpus artifact, or of a text file with one word a line.
+    """Read the vocabulary of one side of a corpus artifact, or a text file with one word a line.
 
-    Raises DataError or ArtifactError if it is neither, ConfigError if a corpus comes without side.
+    Raises DataError or ArtifactError if it is neither, ConfigError for a corpus without a side.
     """
     location = locate(uri)
     if location.is_directory():
-        return _corpus_words(location, side)
+        if side is None:
+            raise ConfigError(f"--side: is needed, source or target: {uri} has both")
+        tokenizer, vocabulary = load_language(load(location, "corpus", verify=False), side)
+        return _wanted(vocabulary.words, uri, tokenizer)
     content = read_text(location)
     if content.startswith("\n".join(SPECIALS)):
         words: Sequence[str] = Vocabulary.from_bytes(content.encode(), uri).words
     else:
         words = [line.rstrip("\r") for line in content.split("\n")]
     return _wanted(words, uri, None)
-
-
-def _corpus_words(location: Location, side: str | None) -> WantedWords:
-    corpus = load(location, "corpus", verify=False)
-    if side is None:
-        raise ConfigError(f"--side: is needed, source or target: {location.uri} has both")
-    name = f"{side}.vocab"
-    words = Vocabulary.from_bytes(corpus.file(name).read_bytes(), f"{location.uri}/{name}").words
-    settings = json.loads(corpus.file("tokenizers.json").read_bytes())[side]
-    model = f"{side}.spm"
-    tokenizer = load_tokenizer(
-        settings_from(TokenizerSettings, settings, f"{location.uri}/tokenizers.json"),
-        corpus.file(model).read_bytes() if model in corpus.files else None,
-    )
-    return _wanted(words, location.uri, tokenizer)
 
 
 def _wanted(words: Iterable[str], uri: str, tokenizer: Tokenizer | None) -> WantedWords:

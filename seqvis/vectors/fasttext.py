@@ -22,6 +22,7 @@ from typing import Self
 
 import numpy as np
 
+from seqvis.config import Settings
 from seqvis.encodings import BadLines, packing
 from seqvis.errors import DataError, TrainingError
 from seqvis.storage import locate, storage_errors
@@ -141,8 +142,7 @@ def _read_dictionary(content: mmap, place: int) -> tuple[list[str | None], int]:
 FEWEST_THREADS = 11
 
 
-@dataclass(frozen=True)
-class SkipGram:
+class SkipGram(Settings):
     """Skip-gram with negative sampling (Bojanowski et al. 2017); defaults as fastText's."""
 
     dimension: int = 300
