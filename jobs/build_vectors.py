@@ -18,11 +18,13 @@ from seqvis.text.languagecodes import LanguageCode
 from seqvis.text.tokenizers import TokenizerSettings, load_tokenizer
 from seqvis.vectors.build import (
     MAX_BAD_SHARE,
+    SkipGram,
+    Trained,
     WantedWords,
     build_store,
     read_wanted_words,
+    train_vectors,
 )
-from seqvis.vectors.fasttext import SkipGram, Trained, train_vectors
 from seqvis.vectors.sources import open_source
 from seqvis.vectors.store import KIND
 

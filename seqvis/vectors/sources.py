@@ -20,9 +20,14 @@ from seqvis.encodings import HEAD_BYTES
 from seqvis.errors import DataError
 from seqvis.storage import Location, locate
 from seqvis.text.lines import open_text, open_unpacked
-from seqvis.vectors.fasttext import FastTextFile
+from seqvis.vectors.binary import (
+    FastTextFile,
+    Word2VecVectors,
+    count_numbers,
+    read_header,
+    word2vec_header,
+)
 from seqvis.vectors.store import Subwords
-from seqvis.vectors.word2vec import Word2VecVectors, count_numbers, read_header, word2vec_header
 from seqvis.vectors.writer import BLOCK, Block, LeftOut, VectorSource
 
 

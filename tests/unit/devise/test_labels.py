@@ -23,8 +23,7 @@ from seqvis.devise.labels import (
 )
 from seqvis.devise.metrics import HierarchicalPrecision
 from seqvis.devise.space import Space, unit
-from seqvis.vectors.build import build_store
-from seqvis.vectors.fasttext import FEWEST_THREADS
+from seqvis.vectors.build import FEWEST_THREADS, build_store
 from seqvis.vectors.sources import open_source
 from seqvis.vectors.store import WordVectors
 from tests.support.pictures import DIMENSION, word_vectors, write_vec_file

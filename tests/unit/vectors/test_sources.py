@@ -113,7 +113,7 @@ def test_a_large_binary_file_is_read_across_the_pieces(
     vectors = np.random.default_rng(0).normal(size=(9000, 5)).astype(np.float32)
     words = [f"w{number}" for number in range(9000)]
     (tmp_path / "x").write_bytes(word2vec(vectors, b"\n", words))
-    monkeypatch.setattr("seqvis.vectors.word2vec.READ_BYTES", 100)
+    monkeypatch.setattr("seqvis.vectors.binary.READ_BYTES", 100)
     store = build(tmp_path / "x", "vec")
     assert list(store.words()) == words
     np.testing.assert_array_equal(store.find(words)[0], vectors)

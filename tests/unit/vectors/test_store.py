@@ -23,8 +23,7 @@ from seqvis.errors import ArtifactError, DataError
 from seqvis.storage import Location
 from seqvis.text.tokenizers import TokenizerSettings
 from seqvis.text.vocabulary import Vocabulary
-from seqvis.vectors.build import build_store
-from seqvis.vectors.fasttext import FEWEST_THREADS
+from seqvis.vectors.build import FEWEST_THREADS, build_store
 from seqvis.vectors.sources import Block, open_source
 from seqvis.vectors.store import WordVectors, embedding_matrix, words_without_vector
 from seqvis.vectors.writer import vector_writer

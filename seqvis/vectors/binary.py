@@ -1,4 +1,4 @@
-"""Read fastText's model files, and train skip-gram vectors on the user's own text.
+"""Read the binary formats of word vectors: fastText's .bin and word2vec's.
 
 A `.bin` is mapped into memory, so its size does not matter: fastText's own library loads the whole
 file (8.5 GB for its English Wikipedia), while this module reads only the word list, and rows of the
@@ -7,28 +7,27 @@ in older models): magic number and version, twelve integers and a double of sett
 dictionary, a flag for quantization, and the input matrix, whose first rows belong to words and the
 rest to hash buckets of n-grams.
 
-Training takes a text with one sentence per line, and the tokenizer of the vocabulary, so that the
-words match. fastText's training cannot be interrupted, so it runs in a process that can be killed.
+word2vec's format is a line with the number of words and the dimension, then entries: a word, a
+space and its numbers as little-endian float32. Some writers add a line feed after each.
 """
 
-import multiprocessing
+import codecs
+import itertools
 import struct
-import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from mmap import ACCESS_READ, mmap
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 
-from seqvis.config import Settings
-from seqvis.encodings import BadLines, packing
-from seqvis.errors import DataError, TrainingError
-from seqvis.storage import locate, storage_errors
-from seqvis.text.lines import read_sentences
-from seqvis.text.tokenizers import Tokenizer
+from seqvis.encodings import packing
+from seqvis.errors import DataError
+from seqvis.storage import Location
+from seqvis.text.lines import READ_BYTES, open_unpacked
 from seqvis.vectors.store import Subwords
+from seqvis.vectors.writer import BLOCK, Block, LeftOut
 
 _MAGIC = 793712314
 _SETTINGS = struct.Struct("<12id")
@@ -136,85 +135,96 @@ def _read_dictionary(content: mmap, place: int) -> tuple[list[str | None], int]:
     return words, place + 8 * max(0, pruned)
 
 
-# fastText 0.9.3 initialises its matrices in tenths, one a thread, and leaves the rest of the memory
-# as it was. With fewer threads than ten tenths and a remainder it trains from garbage, and often
-# stops at "Encountered NaN".
-FEWEST_THREADS = 11
+_OF_TEXT = bytes(range(0x20, 0x7F)) + b"\t\r\n"
 
 
-class SkipGram(Settings):
-    """Skip-gram with negative sampling (Bojanowski et al. 2017); defaults as fastText's."""
-
-    dimension: int = 300
-    epochs: int = 5
-    min_count: int = 5  # rarer words get no vector of their own
-    threads: int = FEWEST_THREADS
-    buckets: int = 200_000  # for n-grams of 3 to 6 characters; fastText's own default is 2 million
+def read_header(line: bytes) -> tuple[int, int] | None:
+    """The number of words and the dimension, if the line holds just these."""
+    fields = line.split()
+    if len(fields) != 2 or not all(field.isdigit() for field in fields) or int(fields[1]) < 1:
+        return None
+    return int(fields[0]), int(fields[1])
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A trained fastText model, and the number of lines of its text that were left out."""
+def count_numbers(line: bytes) -> int:
+    """How many numbers are at the end of the line, after at least one field of a word."""
+    count = 0
+    for text in reversed(line.split()[1:]):
+        try:
+            float(text)
+        except ValueError:
+            break
+        count += 1
+    return count
 
-    model: Path
-    bad_lines: int  # not UTF-8
 
+def word2vec_header(head: bytes) -> tuple[int, int] | None:
+    """The header if a file that begins with `head` is in the binary form.
 
-def train_vectors(
-    text: str, tokenizer: Tokenizer, folder: Path, settings: SkipGram, max_bad_share: float
-) -> Trained:
-    """Trains on the file or URI `text` (plain or compressed), writing a `.bin` into `folder`.
-
-    Raises DataError if the text is missing or too small, or if more than `max_bad_share` of its
-    lines is not UTF-8; TrainingError if fastText fails.
+    It is if no numbers end the first line after the header, and the first vector has bytes that
+    neither numbers nor words in UTF-8 have.
     """
-    tokens, model = folder / "tokens.txt", folder / "model.bin"
-    bad = BadLines()
-    with storage_errors(str(folder)), tokens.open("w", encoding="utf-8") as file:
-        for line in read_sentences(locate(text), bad):
-            words = tokenizer.tokenize(line)
-            if words:
-                file.write(" ".join("_".join(word.split()) for word in words) + "\n")
-    bad.check(text, max_bad_share)
-    if not tokens.stat().st_size:
-        raise DataError(f"{text}: holds no text to train on")
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_train, args=(tokens, model, settings, sender), daemon=True)
-    process.start()
-    sender.close()
-    try:
-        process.join()
-    finally:
-        process.kill()
-    problem = receiver.recv() if receiver.poll() else f"its process ended with {process.exitcode}"
-    if "empty" in problem.lower() and "vocabulary" in problem.lower():
-        raise DataError(
-            f"{text}: no word occurs {settings.min_count} times; give more text or a smaller "
-            f"--min-count"
-        )
-    if problem:
-        raise TrainingError(f"{text}: fastText could not train on it ({problem})")
-    tokens.unlink()
-    return Trained(model, bad.count)
+    line, _, rest = head.partition(b"\n")
+    header = read_header(line)
+    if header is None or count_numbers(rest.partition(b"\n")[0]) >= min(2, header[1]):
+        return None
+    vector = rest.partition(b" ")[2][: 4 * header[1]]
+    try:  # a character may be cut at the end
+        text = codecs.getincrementaldecoder("utf-8")().decode(vector.translate(None, _OF_TEXT))
+    except UnicodeDecodeError:
+        return header
+    return None if text.isprintable() else header
 
 
-def _train(tokens: Path, model: Path, settings: SkipGram, result: Connection) -> None:
-    """Runs in a process of its own; sends what went wrong, or an empty string."""
-    import fasttext
+def _read_entries(location: Location, words: int, dimension: int) -> Iterator[tuple[bytes, bytes]]:
+    """Each word and the bytes of its vector.
 
-    try:
-        trained = fasttext.train_unsupervised(
-            str(tokens),
-            model="skipgram",
-            dim=settings.dimension,
-            epoch=settings.epochs,
-            minCount=settings.min_count,
-            thread=max(settings.threads, FEWEST_THREADS),
-            bucket=settings.buckets,
-            verbose=2 if sys.stderr.isatty() else 0,
-        )
-        trained.save_model(str(model))
-        result.send("")
-    except Exception as error:  # fastText raises several kinds
-        result.send(str(error) or type(error).__name__)
+    Raises DataError if there are fewer or more than `words`.
+    """
+    size = 4 * dimension
+    with open_unpacked(location) as stream:
+        stream.readline()
+        content, place = b"", 0
+        for number in range(words):
+            space = content.find(b" ", place)
+            if space < 0 or space + 1 + size > len(content):
+                content, place = content[place:] + stream.read(READ_BYTES + size), 0
+                space = content.find(b" ")
+                if space < 0 or space + 1 + size > len(content):
+                    raise DataError(
+                        f"{location.uri}: is cut off: its first line promises {words} words, it "
+                        f"has {number}; fetch it again"
+                    )
+            end = space + 1 + size
+            yield content[place:space].lstrip(b"\n"), content[space + 1 : end]
+            place = end
+        if (content[place:] + stream.read(1)).strip():
+            raise DataError(
+                f"{location.uri}: goes on after the {words} words with {dimension} numbers that "
+                f"its first line promises; it is damaged or in another form: fetch it again"
+            )
+
+
+class Word2VecVectors:
+    """word2vec's binary format: the header of a `.vec` file, then words and float32 numbers."""
+
+    def __init__(self, location: Location, words: int, dimension: int):
+        self.name = location.uri
+        self.dimension = dimension
+        self.subwords: Subwords | None = None
+        self.left_out = LeftOut()
+        self._location = location
+        self._promised = words
+
+    def blocks(self) -> Iterator[Block]:
+        self.left_out = LeftOut()
+        entries = _read_entries(self._location, self._promised, self.dimension)
+        while block := list(itertools.islice(entries, BLOCK)):
+            words, vectors = [], []
+            for raw, vector in block:
+                word = self.left_out.decode(raw, repr(raw))
+                if word is not None:
+                    words.append(word)
+                    vectors.append(vector)
+            numbers = np.frombuffer(b"".join(vectors), "<f4")
+            yield Block(words, numbers.reshape(len(words), self.dimension))
