@@ -48,7 +48,7 @@ class Benchmark(JobSettings):
 
 
 def run(settings: Benchmark) -> dict[str, Any]:
-    """Measures; returns the sides that do not reach what they should."""
+    """Measure, and return the sides that do not reach what they should."""
     try:
         from benchmarks.instrument import HEADINGS, as_markdown, chart
         from benchmarks.material import Material

@@ -37,7 +37,7 @@ class BuildIndex(JobSettings):
 
 
 def run(settings: BuildIndex) -> dict[str, Any]:
-    """Builds, measures, and returns what was built and how much of the truth it finds."""
+    """Build and measure; return what was built and how much of the truth it finds."""
     started = time.monotonic()
     console = Console(stderr=True)
     out = local_path(settings.out)

@@ -73,7 +73,7 @@ class BuildVectorsSettings(JobSettings):
 
 
 def run(settings: BuildVectorsSettings) -> dict[str, Any]:
-    """Builds the store; returns its figures."""
+    """Build the store; return its figures."""
     started = time.monotonic()
     trains = settings.train_on is not None
     if trains == (settings.format is not None and settings.input is not None) or (
@@ -109,7 +109,7 @@ def run(settings: BuildVectorsSettings) -> dict[str, Any]:
 
 
 def _fetch(uri: str, folder: Path) -> str:
-    """Copies the source from an object store to `folder`: it is mapped, or read twice."""
+    """Copy the source from an object store to `folder`: it is mapped, or read twice."""
     location = locate(uri)
     location.size()  # raises DataError if there is no such file
     location.copy_to(folder / location.name)

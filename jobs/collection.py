@@ -60,7 +60,7 @@ class Keep(JobSettings):
 
 
 def run(settings: Keep) -> dict[str, Any]:
-    """Does the one thing that was asked for and returns what the collection holds then."""
+    """Do what the flags ask for and return what the collection then holds."""
     if settings.restore is not None:
         with Collection.restore(settings.restore, settings.collection) as collection:
             return {"restored": settings.restore, **collection.statistics()}

@@ -175,7 +175,7 @@ def _show_pairs(
 
 
 def _train_search(settings: Demo, folder: Path) -> tuple[DeviseModel, FeatureTable]:
-    """From the packages' files to a model, with every artifact on the way in `folder`."""
+    """Make a model from the packages' files, with every artifact on the way in `folder`."""
     drawings = folder / "drawings"
     _say(f"5  OpenMoji's drawings and their names, a tenth of them held out: {drawings}")
     with stage_progress() as progress:

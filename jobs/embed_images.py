@@ -17,7 +17,7 @@ class EmbedImages(JobSettings, EmbedSettings):  # type: ignore[misc]  # two kind
 
 
 def run(settings: EmbedImages) -> dict[str, Any]:
-    """Embeds the images; returns how many, how fast, and what was rejected."""
+    """Embed the images; return how many, how fast, and what was rejected."""
     with stage_progress() as progress:
         summary = embed_images(settings.part(EmbedSettings), progress, ray_session)
     return {**summary, "out": settings.out}

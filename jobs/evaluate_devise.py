@@ -60,7 +60,7 @@ class EvaluateDevise(JobSettings):
 
 
 def run(settings: EvaluateDevise) -> dict[str, Any]:
-    """Scores and returns the metrics, rounded to four digits."""
+    """Score and return the metrics, rounded to four digits."""
     model = DeviseModel.open(settings.model)
     table = FeatureTable.open(settings.features)
     needs_words = settings.candidates not in ("seen", "unseen", "all")
@@ -96,7 +96,7 @@ def run(settings: EvaluateDevise) -> dict[str, Any]:
 
 
 def _parts(evaluator: Evaluator) -> dict[str, np.ndarray]:
-    """The rows to score by what they are to the model; those whose figures count come first."""
+    """Return the rows to score by what they are to the model, those whose figures count first."""
     rows = evaluator.rows()
     known = trained_on(evaluator.model, evaluator.table)
     if known is None:
@@ -111,7 +111,7 @@ def _figures(result: Evaluation) -> dict[str, Any]:
 
 
 def _coverage(labels: LabelSpace) -> dict[str, int]:
-    """How many of WordNet's nouns have a vector, and how they were found."""
+    """Return how many of WordNet's nouns have a vector, and how they were found."""
     known = {"labels": len(WordNet.load()), "found": len(labels.labels)}
     return {**known, "lesson_11_found": SEED_COVERAGE, **Counter(labels.how)}
 

@@ -58,7 +58,7 @@ class EvaluateTranslator(JobSettings):
 
 
 def run(settings: EvaluateTranslator) -> dict[str, Any]:
-    """Translates, scores and returns the scores."""
+    """Translate, score, and return the scores."""
     translator = Translator.load(
         settings.model, "cuda" if settings.use_gpu else "cpu", settings.precision
     )

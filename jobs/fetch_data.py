@@ -49,7 +49,7 @@ class FetchDataSettings(JobSettings):
 
 
 def run(settings: FetchDataSettings) -> dict[str, Any]:
-    """Fetches; returns what came and how long it took."""
+    """Fetch; return how much arrived and how long it took."""
     started = time.monotonic()
     dataset, out = read_catalogue()[settings.dataset], locate(settings.out)
     if not out.is_local:

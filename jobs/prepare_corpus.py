@@ -19,7 +19,7 @@ class PrepareCorpus(JobSettings, PrepareSettings):  # type: ignore[misc]  # two 
 
 
 def run(settings: PrepareCorpus) -> dict[str, Any]:
-    """Prepares the corpus; returns its metrics and where it is."""
+    """Prepare the corpus; return its metrics and where it is."""
     with stage_progress() as progress:
         metrics = prepare(settings.part(PrepareSettings), progress, ray_session)
     corpus = load(settings.out, "corpus", verify=False)

@@ -20,7 +20,7 @@ class RayToken(JobSettings):
 
 
 def run(settings: RayToken) -> dict[str, str]:
-    """Makes the token; returns the name of its file."""
+    """Make the token; return the name of its file."""
     return {"file": str(token_file())}
 
 

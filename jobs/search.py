@@ -62,7 +62,7 @@ class Search(JobSettings):
 
 
 def run(settings: Search) -> dict[str, Any]:
-    """Searches and returns the query with what it found; a table goes to standard error."""
+    """Search and return the query with what it found; a table goes to standard error."""
     where = _filters(settings.where)
     read_as: dict[str, str] = {}
     with SearchEngine.open(settings.collection, settings.model, settings.vectors) as engine:
@@ -109,7 +109,7 @@ def _classify(engine: SearchEngine, picture: str, settings: Search) -> list[Word
 
 
 def _filters(given: Sequence[str]) -> dict[str, list[Any]]:
-    """Metadata values by key; `3` may be meant as a number or as text, so it stands for both."""
+    """Return metadata values by key; `3` may be meant as a number or as text, so it is both."""
     where: dict[str, list[Any]] = {}
     for one in given:
         key, equals, value = one.partition("=")
@@ -120,7 +120,7 @@ def _filters(given: Sequence[str]) -> dict[str, list[Any]]:
 
 
 def _meanings(text: str) -> list[Any]:
-    """The values that a text may stand for besides itself: JSON's, or TRUE, 07 and .5 as in CSV."""
+    """Return the values that a text may stand for: JSON's, or TRUE, 07 and .5 as in CSV."""
     with suppress(ValueError, RecursionError):
         return [json.loads(text, parse_constant=_refuse, parse_float=_number)]
     if text.lower() in ("true", "false"):
@@ -140,7 +140,7 @@ def _refuse(text: str) -> NoReturn:
 
 
 def _title(query: str) -> str:
-    """Of a picture's path its name, however long the rest."""
+    """Return the file name of a picture's path."""
     return query.rsplit("/", 1)[-1]
 
 
@@ -153,12 +153,12 @@ def _draw(engine: SearchEngine, sheet: str, query: str, matches: Sequence[Match]
 
 
 def _printable(text: str) -> str:
-    """The text without line feeds and what else a terminal would obey, which ids may contain."""
+    """Return the text without control characters, which ids may contain and a terminal obeys."""
     return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def _caption(match: Match) -> str:
-    """The label's name, which is often a folder's, then the file's own name and the score."""
+    """Return the label's name, which is often a folder's, the file's name and the score."""
     lines = [str(match.metadata.get("name") or ""), _title(match.id), f"{match.score:.3f}"]
     return "\n".join(_printable(line) for line in lines if line)
 

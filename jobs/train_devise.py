@@ -33,7 +33,7 @@ class TrainDevise(JobSettings, DeviseSettings):  # type: ignore[misc]
 
 
 def run(settings: TrainDevise) -> dict[str, Any]:
-    """Trains and returns the best epoch's metrics, or the suggested learning rate."""
+    """Train and return the best epoch's metrics, or the suggested learning rate."""
     choices = settings.part(DeviseSettings)
     with training_console() as report:
         if settings.find_lr:

@@ -32,7 +32,7 @@ class TrainTranslator(JobSettings, TrainSettings):  # type: ignore[misc]
 
 
 def run(settings: TrainTranslator) -> dict[str, Any]:
-    """Trains and returns the best epoch's metrics, or the suggested learning rate."""
+    """Train and return the best epoch's metrics, or the suggested learning rate."""
     choices = settings.part(TrainSettings)
     with training_console() as report:
         if settings.find_lr:

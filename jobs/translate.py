@@ -54,7 +54,7 @@ class Translate(JobSettings):
 
 
 def run(settings: Translate) -> dict[str, Any] | None:
-    """Translates; the result is None where the translations themselves are the output."""
+    """Translate; return None where the translations themselves are the output."""
     if settings.n_best > settings.beam:
         raise ConfigError(f"--n-best {settings.n_best}: needs --beam of at least as many")
     if settings.text and settings.input is not None:
@@ -95,7 +95,7 @@ def _translations(
 def _as_lines(
     translations: Iterator[Translation], settings: Translate, unknown: Counter[str]
 ) -> Iterator[str]:
-    """The lines to write; counts the words that the model does not know in `unknown`."""
+    """Yield the lines to write, and count in `unknown` the words that the model does not know."""
     for number, translation in enumerate(translations):
         unknown.update(translation.unknown)
         if number == 0 and settings.attention:

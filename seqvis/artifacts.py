@@ -53,7 +53,7 @@ class Artifact:
     folder: Location  # which the files' paths start from
 
     def file(self, name: str) -> Location:
-        """One file of the artifact. Raises ArtifactError if the artifact does not have it."""
+        """Return one file of the artifact. Raises ArtifactError if it has no such file."""
         if name not in self.files:
             raise ArtifactError(f"{self.location.uri}: holds no {name}; make the {self.kind} anew")
         return self.folder / name
@@ -62,14 +62,14 @@ class Artifact:
         return sorted(name for name in self.files if name.startswith(folder + "/"))
 
     def fingerprint(self) -> str:
-        """Short hash of all files; equal for artifacts with equal content."""
+        """Return a short hash of all files, equal for artifacts with equal content."""
         digest = hashlib.sha256()
         for name, entry in sorted(self.files.items()):
             digest.update(f"{name}:{entry['sha256']}\n".encode())
         return digest.hexdigest()[:16]
 
     def local_copy(self, folder: Path) -> Path:
-        """The artifact's directory here; one in an object store is copied to `folder`."""
+        """Return the artifact's local directory; copy one in an object store to `folder`."""
         if self.location.is_local:
             return Path(self.location.path)
         for name in self.files:
@@ -97,7 +97,7 @@ class ArtifactWriter:
             self.staging = locate(staging)
 
     def path(self, name: str) -> Location:
-        """Where to write the file `name`; its folder exists after this call."""
+        """Return where to write the file `name`; its folder exists after this call."""
         location = self.staging / name
         folder = location.path.rsplit("/", 1)[0]
         with storage_errors(self.destination.uri):
@@ -106,7 +106,7 @@ class ArtifactWriter:
 
     @contextmanager
     def local_file(self, name: str) -> Iterator[Path]:
-        """A local path to write `name` to, for libraries that write to a path only."""
+        """Yield a local path to write `name` to, for libraries that write to a path only."""
         with self.path(name).local_output() as path:
             yield path
 
@@ -140,7 +140,7 @@ class ArtifactWriter:
 
 @contextmanager
 def create(uri: str | Location, kind: str, config: Mapping[str, Any]) -> Iterator[ArtifactWriter]:
-    """Writes an artifact: it appears at `uri` when the block ends, and not if the block raises.
+    """Write an artifact: it appears at `uri` when the block ends, and not if the block raises.
 
     An artifact of the same kind that stands there is replaced at that moment. Raises
     ArtifactError if something else stands there, StorageError if the place cannot be written.
@@ -158,7 +158,7 @@ def create(uri: str | Location, kind: str, config: Mapping[str, Any]) -> Iterato
 
 
 def check_destination(destination: Location, kind: str) -> None:
-    """Raises ArtifactError if writing an artifact of `kind` here would destroy something else."""
+    """Raise ArtifactError if writing an artifact of `kind` here would destroy something else."""
     if not destination.exists():
         return
     if not destination.is_directory():
@@ -180,7 +180,7 @@ def check_destination(destination: Location, kind: str) -> None:
 
 
 def load(uri: str | Location, kind: str, verify: bool = True) -> Artifact:
-    """Opens an artifact of `kind` and checks it against its manifest.
+    """Open an artifact of `kind` and check it against its manifest.
 
     With `verify` each file's SHA-256 is computed (about 1 s per GB); without, only sizes are
     compared. Raises ArtifactError if it is missing, of another kind or version, or altered.
@@ -248,7 +248,7 @@ def _read_manifest(location: Location) -> dict[str, Any]:
 
 
 def _check_manifest(manifest: Mapping[str, Any], uri: str) -> None:
-    """Raises ArtifactError if an entry is missing, or a file's name leads out of the directory."""
+    """Raise ArtifactError if an entry is missing, or a file's name leads out of the directory."""
     for key in ("config", "metrics", "files"):
         if not isinstance(manifest.get(key), dict):
             raise ArtifactError(f"{uri}: has no valid {key}; make it anew")
@@ -262,7 +262,7 @@ def _check_manifest(manifest: Mapping[str, Any], uri: str) -> None:
 
 
 def _swap_in(staging: Path, destination: Path) -> None:
-    """Puts `staging` in the place of `destination`; a kill leaves the old or the new, whole."""
+    """Put `staging` in the place of `destination`; a kill leaves the old or the new one whole."""
     if not destination.exists():
         os.rename(staging, destination)
     elif _exchange(staging, destination):
@@ -275,7 +275,7 @@ def _swap_in(staging: Path, destination: Path) -> None:
 
 
 def _exchange(first: Path, second: Path) -> bool:
-    """Exchanges two names in one step; False where the system or the disk cannot (Linux only)."""
+    """Exchange two names in one step; return False where the system or the disk cannot."""
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
     except (OSError, AttributeError):

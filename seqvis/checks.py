@@ -26,7 +26,7 @@ def has_control_characters(text: str) -> bool:
 
 
 def require_extra(extra: str, *modules: str) -> None:
-    """Raises ConfigError if one of the extra's modules is not installed. Imports none of them."""
+    """Raise ConfigError if one of the extra's modules is not installed. Imports none of them."""
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(

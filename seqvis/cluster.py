@@ -33,16 +33,16 @@ OBJECT_STORE_BYTES = 1 << 30  # bounds the memory of a local Ray; more is spille
 
 
 def ignore_progress(stage: str, done: int, total: int) -> None:
-    """A `Progress` that shows nothing."""
+    """Show nothing: a `Progress` for callers without a console."""
 
 
 def amount(resource: str) -> int:
-    """How much of "CPU", "GPU" or another resource all nodes have now, whole units."""
+    """Return how much of a resource, such as "CPU", all nodes have now, in whole units."""
     return int(ray.cluster_resources().get(resource, 0))
 
 
 def can_grow() -> bool:
-    """Whether nodes may be added, so that work that does not fit is waited for, not refused.
+    """Tell whether nodes may be added, so that work that does not fit is waited for, not refused.
 
     A cluster with an autoscaler has nothing but its head when the first job comes, so "not there"
     must not be taken for "never". Ray does not say whether there is an autoscaler. A head without
@@ -53,7 +53,7 @@ def can_grow() -> bool:
 
 @contextmanager
 def ray_session(num_cpus: int | None = None) -> Iterator[None]:
-    """Ray for the length of the block. `num_cpus` holds for a local one; None: all cores.
+    """Start or join Ray for the length of the block; a local Ray gets `num_cpus` (None: all).
 
     Starting Ray replaces the process's SIGTERM handler; it is put back, so that a stopped job still
     cleans up after itself.
@@ -80,7 +80,7 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
 
 
 def _start_here(num_cpus: int | None) -> None:
-    """Starts a Ray on this machine.
+    """Start a Ray on this machine.
 
     Raises TrainingError if its processes do not come up, ConfigError if others could read its
     token.
@@ -107,7 +107,7 @@ def _start_here(num_cpus: int | None) -> None:
 
 
 def _connect(address: str) -> None:
-    """Joins a running cluster. Raises ConfigError if it does not answer or refuses."""
+    """Join a running cluster. Raises ConfigError if it does not answer or refuses."""
     remedy = "start it, or unset RAY_ADDRESS to run on this machine alone"
     host, _, port = address.rpartition(":")
     if host and port.isdigit() and "/" not in host:  # Ray itself would try for many minutes
@@ -127,14 +127,14 @@ def _connect(address: str) -> None:
 
 
 def keep_token_private() -> None:
-    """For who starts a Ray: that is `token_file`, unless Ray is told to do without the file."""
+    """Call `token_file`, unless Ray is configured to do without the file."""
     mode = os.environ.get("RAY_AUTH_MODE", "token").lower()
     if mode == "token" and not os.environ.get("RAY_AUTH_TOKEN"):
         token_file()
 
 
 def token_file() -> Path:
-    """The file of the token, which its owner alone may read; made where Ray would make it.
+    """Return the file of the token, which its owner alone may read; made where Ray would make it.
 
     Raises ConfigError if it cannot be made so.
     """
@@ -154,7 +154,7 @@ def token_file() -> Path:
 
 
 def _make(path: Path) -> None:
-    """Writes a new token. The file appears whole, and does not replace another process's."""
+    """Write a new token. The file appears whole and never replaces another process's."""
     path.parent.mkdir(mode=0o700, exist_ok=True)
     new = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, stat.S_IRUSR | stat.S_IWUSR)
@@ -169,7 +169,7 @@ def _make(path: Path) -> None:
 
 @contextmanager
 def quiet_ray_data() -> Iterator[None]:
-    """Silences Ray Data's bars and reports: the job shows its own progress."""
+    """Silence Ray Data's bars and reports: the job shows its own progress."""
     context = ray.data.DataContext.get_current()
     logger = logging.getLogger("ray.data")
     before = (context.enable_progress_bars, context.print_on_execution_start, logger.level)

@@ -24,7 +24,7 @@ class Settings(BaseModel):
 
 
 def settings_from(cls: type[Settings], values: Any, where: str) -> Any:
-    """Builds `cls` from stored values (a manifest). ConfigError names `where`."""
+    """Build `cls` from stored values (a manifest). ConfigError names `where`."""
     try:
         return cls.model_validate(values)
     except ValidationError as error:
@@ -33,7 +33,7 @@ def settings_from(cls: type[Settings], values: Any, where: str) -> Any:
 
 
 def read_yaml(path: str) -> dict[str, Any]:
-    """The keys and values of a YAML file, a path's or a URI's.
+    """Return the keys and values of a YAML file at a path or URI.
 
     Raises ConfigError if it has none or cannot be read, DataError or StorageError if an object
     store does not give it.
@@ -66,7 +66,7 @@ def _read(path: str) -> bytes:
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with what `over` gives in its place, level by level."""
+    """Return `base` with the values of `over` in place of its own, level by level."""
     merged = dict(base)
     for key, value in over.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
@@ -101,7 +101,7 @@ def _flag(path: Iterable[str]) -> str:
 
 
 def field_at(cls: type[BaseModel], name: str) -> FieldInfo:
-    """The field of a dotted name, which a group of settings, or the alias of a field, may be."""
+    """Return the field, or group of settings, with this dotted name or alias."""
     *groups, last = name.split(".")
     fields = _fields_at(cls, groups)
     aliases = {field.alias: field for field in fields.values()}

@@ -18,15 +18,15 @@ class Deadline:
         self._until = time.monotonic() + seconds
 
     def end(self) -> None:
-        """From now on the search is of no use."""
+        """End the search's time now, because nobody waits for its result."""
         self._until = -math.inf
 
     def left(self) -> float:
-        """Seconds that are left; 0 if none are."""
+        """Return the seconds that are left, 0 if none are."""
         return max(0.0, self._until - time.monotonic())
 
     def check(self) -> None:
-        """Raises SearchTimeoutError if no time is left."""
+        """Raise SearchTimeoutError if no time is left."""
         if time.monotonic() >= self._until:
             raise SearchTimeoutError(
                 f"the search was ended after {self._seconds:g} s; ask for less, or try again"

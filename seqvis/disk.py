@@ -30,7 +30,7 @@ def sync_directory(folder: Path) -> None:
 
 @contextmanager
 def synced_file(path: Path) -> Iterator[BinaryIO]:
-    """A new file to write to, on the disk when the block ends; its directory is not synced."""
+    """Yield a new file that is on the disk when the block ends; its directory is not synced."""
     with path.open("wb") as stream:
         yield stream
         stream.flush()
@@ -38,7 +38,7 @@ def synced_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def sync_file(path: Path) -> None:
-    """Makes durable what a library wrote to `path`."""
+    """Make durable what a library wrote to `path`."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -53,7 +53,7 @@ def write_synced(path: Path, content: bytes) -> None:
 
 
 def replace_synced(path: Path, content: bytes) -> None:
-    """Puts `content` in the place of the file in one step: a crash leaves the old or the new."""
+    """Put `content` in the place of the file in one step: a crash leaves the old or the new."""
     temporary = path.with_name(f".{path.name}.partial")
     write_synced(temporary, content)
     os.replace(temporary, path)
@@ -61,7 +61,7 @@ def replace_synced(path: Path, content: bytes) -> None:
 
 
 def write_all(descriptor: int, content: bytes) -> None:
-    """Like os.write, which may write only a part of `content` when the disk fills."""
+    """Write all of `content`; os.write may write only a part of it when the disk fills."""
     rest = memoryview(content)
     while rest:
         rest = rest[os.write(descriptor, rest) :]
@@ -94,7 +94,7 @@ def take_lock(path: Path, refusal: type[SeqvisError], text: str, wait: float = 0
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """A hard link, or a synced copy where the disk or the place allows no link."""
+    """Make a hard link, or a synced copy where the disk or the place allows no link."""
     try:
         os.link(source, target)
     except FileNotFoundError:
@@ -105,13 +105,13 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def file_hash(path: Path) -> str:
-    """The file's SHA-256, hexadecimal (about 1 s per GB)."""
+    """Return the file's SHA-256, hexadecimal (about 1 s per GB)."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def remove_quietly(path: Path) -> None:
-    """Deletes a file or directory that nothing needs; what cannot be deleted stays for later."""
+    """Delete a file or directory that nothing needs; what cannot be deleted stays for later."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
         return

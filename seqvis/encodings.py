@@ -42,12 +42,12 @@ _CONTROLS = bytes({*range(9), *range(14, 32)} - {0x1A, 0x1B})  # 1A ends DOS fil
 
 
 def packing(head: bytes) -> str | None:
-    """ "gzip", "bz2", "xz", "zstd" or "lz4" if the file is compressed, by its first 16 bytes."""
+    """Return "gzip", "bz2", "xz", "zstd" or "lz4" for a compressed file's first 16 bytes."""
     return next((form for form, magic in _PACKED.items() if magic.match(head)), None)
 
 
 def check_text(head: bytes, name: str) -> None:
-    """Raises DataError if the start of the file `name` shows that it is no text in UTF-8.
+    """Raise DataError if the start of the file `name` shows that it is no text in UTF-8.
 
     Single damaged lines are left to whoever decodes them.
     """
@@ -68,7 +68,7 @@ def check_text(head: bytes, name: str) -> None:
 
 
 def check_line_ends(head: bytes, name: str) -> None:
-    """Raises DataError if a file that is read by lines has the carriage returns of old Macs."""
+    """Raise DataError if a file that is read by lines has the carriage returns of old Macs."""
     if b"\r" in head.rstrip(b"\r") and b"\n" not in head:
         raise DataError(
             f"{name}: its lines end in carriage returns alone, as on old Macs; convert it: "
@@ -77,7 +77,7 @@ def check_line_ends(head: bytes, name: str) -> None:
 
 
 def decode(content: bytes, name: str) -> str:
-    """The text of a whole small file, whatever its line ends.
+    """Return the text of a whole small file, whatever its line ends.
 
     Raises DataError, naming the first bad line, if it is not UTF-8.
     """
@@ -102,7 +102,7 @@ class BadLines:
     _good: int = 0  # lines with UTF-8 characters outside ASCII
 
     def decode(self, line: bytes) -> str | None:
-        """The text of the next line, None if it is bad."""
+        """Return the text of the next line, None if it is bad."""
         self.lines += 1
         try:
             text = line.decode()
@@ -119,7 +119,7 @@ class BadLines:
         return None
 
     def check(self, name: str, share: float) -> None:
-        """Raises DataError if more than this share of the lines of the file `name` is bad."""
+        """Raise DataError if more than this share of the lines of the file `name` is bad."""
         if self.count <= share * self.lines:
             return
         what = f"line {self.first[0]} is not valid UTF-8"
@@ -132,7 +132,7 @@ class BadLines:
         raise DataError(f"{name}: {what}; {self.advice()}")
 
     def advice(self) -> str:
-        """How to mend a file with these lines."""
+        """Return how to mend a file with these lines."""
         if 20 * self._good > self.count:  # by chance, other encodings are UTF-8 in no such number
             return (
                 "other lines are in UTF-8, which a conversion of the whole file would damage: "
@@ -144,15 +144,15 @@ class BadLines:
 
 
 def has_controls(head: bytes) -> bool:
-    """Whether more than one byte in a hundred is a control character, as in binary files only."""
+    """Tell whether one byte in a hundred is a control character, as in binary files only."""
     return len(head) - len(head.translate(None, _CONTROLS)) > len(head) // 100 + 2
 
 
 def _wide_encoding(head: bytes) -> str | None:
-    """The kind of UTF-16 or UTF-32 without a mark: in the right one most code units are plain.
+    """Return the kind of UTF-16 or UTF-32 of bytes without a byte order mark, or None.
 
-    Line feeds, spaces and digits are there in every language, and only in the right order of
-    bytes are they code units of a zero byte and a small one.
+    Every language has line feeds, spaces and digits, and only in the right order of bytes are they
+    code units of a zero byte and a small one.
     """
     if b"\0" not in head:
         return None
@@ -171,7 +171,7 @@ def _wide_encoding(head: bytes) -> str | None:
 
 
 def _decodes(content: bytes, encoding: str) -> bool:
-    """Whether the bytes, which may end within a character, are text in this encoding."""
+    """Tell whether the bytes, which may end within a character, are text in this encoding."""
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
@@ -201,7 +201,7 @@ _OTHERS = {
 
 
 def _encoding_advice(sample: bytes) -> str:
-    """The encoding in which the bytes make the most words, with some of them to judge it by."""
+    """Suggest the encoding in which the bytes make the most words, and show some of them."""
     best: tuple[float, str, str] | None = None
     for python_name, name in _candidates(sample):
         try:
@@ -227,7 +227,7 @@ def _encoding_advice(sample: bytes) -> str:
 
 
 def _candidates(sample: bytes) -> Iterator[tuple[str, str]]:
-    """Encodings to try: Latin ones where accented letters stand between others, else the rest."""
+    """Yield encodings to try: Latin ones where accented letters stand alone, else the others."""
     runs = [len(run) for run in re.findall(rb"[\x80-\xff]+", sample)]
     if sum(run for run in runs if run >= 3) * 2 < sum(runs):
         yield from _LATIN.items()
@@ -239,7 +239,7 @@ def _candidates(sample: bytes) -> Iterator[tuple[str, str]]:
 
 
 def _share_of_oddities(text: str) -> float:
-    """How many of the characters outside ASCII do not fit into words: 0 to 1."""
+    """Return how many of the characters outside ASCII do not fit into words: 0 to 1."""
     found = odd = 0
     for before, char, after in zip(" " + text, text, text[1:] + " ", strict=False):
         if char.isascii():

@@ -41,7 +41,7 @@ class SeqvisError(Exception):
 
 
 def redacted(text: str) -> str:
-    """A text to show, with *** in place of what URIs in it hold of secrets.
+    """Return the text with *** in place of the secrets that URIs in it hold.
 
     These are user and password, and options whose names or values look like credentials.
     """

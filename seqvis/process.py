@@ -14,7 +14,7 @@ _NEVER = 1 << 30
 
 
 def keep_freed_memory() -> None:
-    """Lets this process keep what it frees for what it needs next; other C libraries are left."""
+    """Let this process keep freed memory for what it needs next, if its C library is glibc."""
     if sys.platform != "linux":
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
@@ -24,7 +24,7 @@ def keep_freed_memory() -> None:
 
 
 def usable_processors() -> int:
-    """How many processors this process may run on; all of them where the system does not say."""
+    """Return how many processors this process may run on: all if the system does not say."""
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

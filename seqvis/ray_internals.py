@@ -22,7 +22,7 @@ _CONTROLLERS_END = "Task ServeController.graceful_shutdown failed"
 
 @contextmanager
 def node_on_loopback() -> Iterator[None]:
-    """A Ray that is started in the block is a node at 127.0.0.1, in all its processes.
+    """Make a Ray that is started in the block a node at 127.0.0.1, in all its processes.
 
     Ray listens on all interfaces wherever its node has an address that others can reach. A node at
     127.0.0.1 is Ray's own way on macOS and Windows, where clusters are not supported. On Linux
@@ -45,7 +45,7 @@ def node_on_loopback() -> Iterator[None]:
 
 
 def keep_replica_local() -> None:
-    """Has this replica take other replicas' calls on loopback alone, if its node is there.
+    """Let this replica take other replicas' calls on loopback alone, if its node is there.
 
     For the constructor of a deployment: when it is done Serve opens the port for these calls, on
     all interfaces wherever the node is. On the node of a cluster this does nothing.
@@ -99,7 +99,7 @@ def node_is_drained() -> bool:
 
 @contextmanager
 def actors_by_value() -> Iterator[None]:
-    """Ray Data makes its actors from values in the block, not from objects in its store.
+    """Let Ray Data make its actors from values in the block, not from objects in its store.
 
     Of the latter Ray prints an error for each actor, since one that is restarted may find its
     arguments lost (Ray's issue 53727). The values are small. Watched by
@@ -143,10 +143,10 @@ def hide_controllers_end() -> Iterator[None]:
 
 
 def head_get(key: str) -> bytes | None:
-    """The value of a key in the store of the cluster's head node, which lives as long as it.
+    """Return the value of a key in the store of the cluster's head node.
 
-    Ray has no public key-value store. Watched, as are the two below, by
-    tests/faults/test_serving.py.
+    Ray has no public key-value store; this one lives as long as the node. Watched, as are the two
+    below, by tests/faults/test_serving.py.
     """
     from ray.experimental.internal_kv import _internal_kv_get
 
@@ -169,14 +169,14 @@ def head_delete(key: str) -> None:
 
 
 def serve_logs_folder() -> Path:
-    """Where Serve writes the logs of this node's replicas. Watched by tests/faults/test_app.py."""
+    """Return the folder of this node's replicas' logs. Watched by tests/faults/test_app.py."""
     from ray.serve._private.logging_utils import get_serve_logs_dir
 
     return Path(get_serve_logs_dir())
 
 
 def import_builder(import_path: str) -> Any:
-    """What an application's `import_path` names. Raises whatever its module raises.
+    """Return what an application's `import_path` names. Raises whatever its module raises.
 
     Imported as Serve does it. Watched, as are the two below, by
     tests/unit/serve/test_config_check.py.
@@ -187,7 +187,7 @@ def import_builder(import_path: str) -> Any:
 
 
 def deployments_of(builder: Any, args: dict[str, Any], name: str) -> "list[Deployment]":
-    """The deployments of an application, built as Serve's controller does, without starting them.
+    """Build the deployments of an application as Serve's controller does, without starting them.
 
     Raises whatever the builder raises.
     """
@@ -199,7 +199,7 @@ def deployments_of(builder: Any, args: dict[str, Any], name: str) -> "list[Deplo
 
 
 def check_route(route: str | None) -> None:
-    """Raises ValueError if Serve's controller would refuse a route, which its schema lets pass."""
+    """Raise ValueError if Serve's controller would refuse a route, which its schema lets pass."""
     from ray.serve._private.utils import validate_route_prefix
 
     validate_route_prefix(route)

@@ -47,13 +47,13 @@ class Location:
         return self.beside(f"/{name}")
 
     def beside(self, suffix: str) -> "Location":
-        """The place whose path is this one's with `suffix` at its end."""
+        """Return the location whose path is this one's with `suffix` at its end."""
         before, query = _without_query(self.uri)
         uri = f"{before.rstrip('/')}{suffix}{query}"
         return Location(self.filesystem, f"{self.path.rstrip('/')}{suffix}", uri)
 
     def parent(self) -> "Location":
-        """The directory that this file or directory is in."""
+        """Return the directory that this file or directory is in."""
         above = self.path.rstrip("/").rpartition("/")[0]
         before, query = _without_query(self.uri)
         uri = before.rstrip("/").rpartition("/")[0] if "/" in before else "."
@@ -66,7 +66,7 @@ class Location:
         return self._info().type == fs.FileType.Directory
 
     def size(self) -> int:
-        """Bytes in the file. Raises DataError if there is no such file."""
+        """Return the file's size in bytes. Raises DataError if there is no such file."""
         info = self._info()
         if info.type != fs.FileType.File:
             raise DataError(f"{self.uri}: no such file")
@@ -80,10 +80,10 @@ class Location:
                 return bytes(stream.read())
 
     def write_bytes(self, content: bytes) -> None:
-        """Writes the file; of an object store's an interruption leaves the old or the new one.
+        """Write the file; in an object store an interruption leaves the old or the new one.
 
-        A store takes what was written when the stream is closed for the whole, and Ctrl-C closes
-        it; so the writing is done in a thread, which Ctrl-C does not reach and which is waited for.
+        A store takes the content for whole when the stream is closed, and Ctrl-C closes it; so a
+        thread writes, which Ctrl-C does not reach.
         """
         with storage_errors(self.uri):
             if self.is_local:
@@ -97,7 +97,7 @@ class Location:
             stream.write(content)
 
     def replace(self, content: bytes) -> None:
-        """Writes the whole file in one step: a kill or a full disk leaves the old one."""
+        """Write the whole file in one step: a kill or a full disk leaves the old one."""
         if not self.is_local:
             self.write_bytes(content)
             return
@@ -112,14 +112,14 @@ class Location:
                 raise
 
     def copy_to(self, target: Path) -> None:
-        """Copies this file to a path on the local disk, in pieces."""
+        """Copy this file to a path on the local disk, in pieces."""
         with storage_errors(self.uri, "read"):
             with self.filesystem.open_input_stream(self.path) as stream, target.open("wb") as file:
                 shutil.copyfileobj(stream, file, _COPY_BYTES)
 
     @contextmanager
     def local_output(self) -> Iterator[Path]:
-        """A local path to write this file to, for libraries that write to a path only."""
+        """Yield a local path to write this file to, for libraries that write to a path only."""
         with storage_errors(self.uri):
             if self.is_local:
                 yield Path(self.path)
@@ -136,7 +136,7 @@ class Location:
             self.filesystem.create_dir(self.path, recursive=True)
 
     def delete(self) -> None:
-        """Removes a file or a whole directory; nothing happens if it is not there."""
+        """Remove a file or a whole directory; nothing happens if it is not there."""
         info = self._info()
         with storage_errors(self.uri):
             if info.type == fs.FileType.Directory:
@@ -145,11 +145,11 @@ class Location:
                 self.filesystem.delete_file(self.path)
 
     def children(self) -> list["Location"]:
-        """Files and directories directly below, by name."""
+        """Return files and directories directly below, by name."""
         return [self / name for name in sorted(info.base_name for info in self._below(False))]
 
     def files_below(self) -> list[str]:
-        """Paths of all files below, relative to this directory, sorted."""
+        """Return the paths of all files below, relative to this directory, sorted."""
         prefix = len(self.path.rstrip("/")) + 1
         found = self._below(True)
         return sorted(info.path[prefix:] for info in found if info.type == fs.FileType.File)
@@ -165,7 +165,7 @@ class Location:
 
 
 def locate(uri: str | os.PathLike[str]) -> Location:
-    """The location that a path or URI names. Raises DataError if its scheme is not known."""
+    """Return the location that a path or URI names. Raises DataError if its scheme is not known."""
     text = os.fspath(uri)
     if "://" not in text:
         path = str(Path(text).expanduser().absolute())
@@ -188,7 +188,7 @@ def _check_utf8(path: str) -> None:
 
 
 def local_path(uri: str | os.PathLike[str]) -> Path:
-    """The path of something that this machine locks or maps. DataError for an object store's."""
+    """Return a local path. Raises DataError for an object store, where nothing can be mapped."""
     text = os.fspath(uri)
     if "://" in text and not text.startswith("file://"):
         raise DataError(f"{text}: must be on a local disk, not in an object store")
@@ -196,13 +196,13 @@ def local_path(uri: str | os.PathLike[str]) -> Path:
 
 
 def absolute(uri: str) -> str:
-    """`uri` in a form that another process understands, whatever its working directory."""
+    """Return `uri` in a form that does not depend on the working directory."""
     return uri if "://" in uri else locate(uri).path
 
 
 @contextmanager
 def storage_errors(uri: str, doing: str = "written") -> Iterator[None]:
-    """Turns a full disk, a missing permission and the like into a StorageError that names `uri`."""
+    """Turn a full disk, a missing permission and the like into a StorageError that names `uri`."""
     try:
         yield
     except OSError as error:
@@ -218,6 +218,6 @@ def storage_errors(uri: str, doing: str = "written") -> Iterator[None]:
 
 
 def _without_query(uri: str) -> tuple[str, str]:
-    """A URI up to its query, and the query with its question mark; a path has none."""
+    """Return a URI up to its query, and the query with its question mark; a path has none."""
     before, mark, query = uri.partition("?") if "://" in uri else (uri, "", "")
     return before, mark + query

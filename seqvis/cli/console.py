@@ -40,7 +40,7 @@ _COLUMNS = (
 
 @contextmanager
 def training_console() -> Iterator[Report]:
-    """Yields a function that shows the events of `training.fit` as they come."""
+    """Yield a function that shows the events of `training.fit` as they come."""
     console = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
     columns = (
         TextColumn("{task.description}"),
@@ -112,7 +112,7 @@ _SECONDS_BETWEEN_LINES = 1.0
 
 @contextmanager
 def stage_progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Yields `show(stage, done, total)`; each stage that ran stays on the screen."""
+    """Yield `show(stage, done, total)`; each stage that ran stays on the screen."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _log_stages()
@@ -130,7 +130,7 @@ def stage_progress() -> Iterator[Callable[[str, int, int], None]]:
 
 
 def _log_stages() -> Callable[[str, int, int], None]:
-    """A line when a stage begins and for each tenth of it, at most one a second."""
+    """Return a `show` that prints a line when a stage begins and at each tenth, one a second."""
     tenth, last = 0, 0.0
 
     def show(stage: str, done: int, total: int) -> None:

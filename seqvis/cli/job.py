@@ -57,7 +57,7 @@ class JobSettings(BaseSettings):
     def settings_customise_sources(
         cls, settings_cls: type[BaseSettings], init_settings: Any, *_: Any, **__: Any
     ) -> tuple[Any, ...]:
-        """Never the environment, where HOST or PORT may mean something else."""
+        """Leave out the environment, where HOST or PORT may mean something else."""
         return (init_settings,)
 
     def part(self, settings_class: type[P]) -> P:
@@ -68,7 +68,7 @@ class JobSettings(BaseSettings):
 
     @classmethod
     def from_command_line(cls, arguments: Sequence[str]) -> Self:
-        """The settings that `arguments` (without the program's name) and `--config` give.
+        """Return the settings that `arguments` (without the program's name) and `--config` give.
 
         Raises ConfigError with one line for every unknown, missing or invalid flag or key.
         Prints the help and raises SystemExit(0) on `--help`.
@@ -106,7 +106,7 @@ def run_job(
     run: Callable[[S], Mapping[str, Any] | None],
     arguments: Sequence[str] | None = None,
 ) -> int:
-    """Runs a job with the given flags (default: the process's own) and returns its exit code.
+    """Run a job with the given flags (default: the process's own) and return its exit code.
 
     A result of None prints nothing: the job has written its own output. Passwords in URIs are
     printed nowhere.
@@ -144,7 +144,7 @@ def run_job(
 
 @contextmanager
 def ray_on_demand() -> Iterator[None]:
-    """`ray_session` for jobs that may need no Ray: it is imported when the block begins."""
+    """Start or join Ray as `ray_session` does, which is imported only when the block begins."""
     from seqvis.cluster import ray_session
 
     with ray_session():
@@ -152,7 +152,7 @@ def ray_on_demand() -> Iterator[None]:
 
 
 def leave(code: int) -> NoReturn:
-    """Ends the process of a job with its exit code.
+    """End the process of a job with its exit code.
 
     One that was interrupted ends at once: Ray Train's thread may still be inside Ray, which crashes
     if it is taken down under it. Ray's own processes end with this one.
@@ -185,7 +185,7 @@ _SEVERAL_ARGUMENTS = "Each argument is one value; put -- before those that begin
 
 
 def _parser_for(cls: type[JobSettings]) -> argparse.ArgumentParser:
-    """The flags of `cls` as pydantic-settings makes them, with help for those that repeat."""
+    """Return pydantic-settings' parser for `cls`, with help for flags that repeat."""
     parser = argparse.ArgumentParser(prog=_program_name(cls), description=_help_text(cls))
     parser.add_argument(
         "--config", metavar="FILE", action="append", help="YAML file with settings; may repeat"
@@ -216,7 +216,7 @@ def _help_text(cls: type[JobSettings]) -> str:
 
 
 def _checked_text(arguments: Sequence[str]) -> Sequence[str]:
-    """The arguments. Raises ConfigError if one was not UTF-8: Python makes surrogates of that."""
+    """Return the arguments. Raises ConfigError if one is not UTF-8, which Python hides."""
     for word in arguments:
         try:
             word.encode()
@@ -236,8 +236,10 @@ _FLAG = re.compile(r"--?[^\W\d_]\S*")
 def _read_words(
     parser: argparse.ArgumentParser, arguments: Sequence[str]
 ) -> tuple[dict[str, list[Any]], list[str]]:
-    """What was given for each setting, and the problems. A value may begin with a dash, unless it
-    is itself a flag of the job."""
+    """Return the values given for each setting, and the problems.
+
+    A value may begin with a dash, unless it is itself a flag of the job.
+    """
     flags = parser._option_string_actions
     given: dict[str, list[Any]] = {}
     loose: list[str] = []
@@ -288,7 +290,7 @@ def _missing_value(name: str, following: Sequence[str]) -> str:
 
 
 def _value_of(cls: type[BaseModel], name: str, words: Sequence[Any], problems: list[str]) -> Any:
-    """What the words after a flag stand for, by the type of its field; pydantic converts them."""
+    """Return the value of the words after a flag, by its field's type; pydantic converts it."""
     annotation = field_at(cls, name).annotation
     kind = get_origin(annotation)
     if kind in (tuple, list):

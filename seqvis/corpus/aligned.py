@@ -92,7 +92,7 @@ def read_pairs(
     count: int,
     longest: int,
 ) -> Iterator[pa.Table]:
-    """Tables of `PAIR_SCHEMA` for `count` pairs from row `first` on."""
+    """Yield tables of `PAIR_SCHEMA` for `count` pairs from row `first` on."""
     sources = _texts(lines.read_lines(source, source_start, count, longest), longest)
     targets = _texts(lines.read_lines(target, target_start, count, longest), longest)
     parts: list[pa.Table] = []
@@ -125,7 +125,7 @@ _WHITE_SPACE = "".join(filter(str.isspace, map(chr, range(0x3001))))  # what str
 
 
 def _texts(found: Iterator[list[bytes]], longest: int) -> Iterator[_Texts]:
-    """The lines decoded, a block of them at a time."""
+    """Yield the lines decoded, a block of them at a time."""
     for block in found:
         raw = pa.array(block, pa.binary())
         flaws = np.zeros(len(block), dtype=np.uint8)
@@ -144,7 +144,7 @@ def _texts(found: Iterator[list[bytes]], longest: int) -> Iterator[_Texts]:
 def _side_by_side(
     sources: Iterator[_Texts], targets: Iterator[_Texts], first: int
 ) -> Iterator[pa.Table]:
-    """Tables of `PAIR_SCHEMA`, as long as both sides have lines."""
+    """Yield tables of `PAIR_SCHEMA`, as long as both sides have lines."""
     source, target = next(sources, None), next(targets, None)
     while source is not None and target is not None:
         count = min(len(source.flaws), len(target.flaws))
@@ -155,7 +155,7 @@ def _side_by_side(
 
 
 def _table(source: _Texts, target: _Texts, first: int) -> pa.Table:
-    """Pairs and what is wrong with them (then their texts are empty)."""
+    """Return pairs and what is wrong with them, in which case their texts are empty."""
     problems = np.zeros(len(source.flaws), dtype=np.int8)
     problems[(source.flaws == _BLANK) | (target.flaws == _BLANK)] = 5
     for number, (side, flaw) in enumerate(
@@ -173,14 +173,14 @@ def _table(source: _Texts, target: _Texts, first: int) -> pa.Table:
 
 
 def _emptied(values: pa.Array, where: np.ndarray) -> pa.Array:
-    """The strings, or bytes, with empty ones in some places."""
+    """Return the strings, or bytes, with empty ones in some places."""
     return (
         pc.if_else(pa.array(where), pa.scalar(b"", values.type), values) if where.any() else values
     )
 
 
 def _decoded(raw: pa.Array) -> pa.Array | None:
-    """The lines as strings; None if any is not UTF-8."""
+    """Return the lines as strings; None if any is not UTF-8."""
     try:
         return raw.cast(pa.string())
     except pa.ArrowInvalid:
@@ -188,7 +188,7 @@ def _decoded(raw: pa.Array) -> pa.Array | None:
 
 
 def _is_text(line: bytes) -> bool:
-    """Whether the line is UTF-8 without NUL bytes, which no text has."""
+    """Tell whether the line is UTF-8 without NUL bytes, which no text has."""
     try:
         return "\0" not in line.decode()
     except UnicodeDecodeError:
@@ -202,7 +202,7 @@ def index_files(
     allow_unequal: bool = False,
     progress: Progress = ignore_progress,
 ) -> AlignedFiles:
-    """Pass one: counts the lines of both files.
+    """Count the lines of both files: pass one.
 
     `scratch` takes the plain text of compressed files. Raises DataError for a file that is
     missing, empty, damaged or no text in UTF-8, and for files of unequal length unless
@@ -239,7 +239,7 @@ def index_files(
 
 
 def _decompress(files: Sequence[Location], scratch: Location, progress: Progress) -> list[Location]:
-    """Where the plain text of each file is: in `scratch` if the file is compressed."""
+    """Return where the plain text of each file is: in `scratch` if the file is compressed."""
     places = list(files)
     packed = [number for number, file in enumerate(files) if lines.is_packed(file)]
     for number in packed:
@@ -254,7 +254,7 @@ def _decompress(files: Sequence[Location], scratch: Location, progress: Progress
 
 
 def read_aligned(files: AlignedFiles, lines_per_task: int, max_line_bytes: int) -> Any:
-    """Pass two: the pairs as a Ray Dataset of `PAIR_SCHEMA` (lazy)."""
+    """Return the pairs as a lazy Ray Dataset of `PAIR_SCHEMA`: pass two."""
     tasks = -(-files.pairs // lines_per_task)
     with quiet_ray_data():
         return ray.data.read_datasource(
@@ -265,7 +265,7 @@ def read_aligned(files: AlignedFiles, lines_per_task: int, max_line_bytes: int) 
 def run_blocks(
     dataset: Any, work: Callable[[pa.Table], Any], stage: str, total: int, progress: Progress
 ) -> Iterator[Any]:
-    """Applies `work` to each block of the dataset in parallel and yields what it returns.
+    """Apply `work` to each block of the dataset in parallel and yield what it returns.
 
     Results come in no fixed order and should be small: they reach this process. A SeqvisError
     that `work` raises is raised here as it was.
@@ -298,7 +298,7 @@ def run_blocks(
 def run_items(
     items: Sequence[Any], work: Callable[[Any], Any], stage: str, progress: Progress
 ) -> Iterator[Any]:
-    """Applies `work` to each item, one task each, and yields what it returns in no fixed order."""
+    """Apply `work` to each item, one task each, and yield what it returns in no fixed order."""
     packed = [{"item": pickle.dumps(item)} for item in items]
     with quiet_ray_data():
         dataset = ray.data.from_items(packed, override_num_blocks=len(packed))

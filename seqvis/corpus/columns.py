@@ -34,7 +34,7 @@ class Tokens(NamedTuple):
 
 
 def tokenize_column(tokenizer: Tokenizer, texts: pa.Array) -> pa.ListArray:
-    """The tokens of each text, those that `tokenizer.tokenize` finds; of the type `TOKENS`."""
+    """Return the tokens of each text as `tokenizer.tokenize` finds them, a column of `TOKENS`."""
     if not isinstance(tokenizer, WordTokenizer):
         return _listed(tokenizer.tokenize_many(texts.to_pylist()))
     settings = tokenizer.settings
@@ -51,7 +51,7 @@ def tokenize_column(tokenizer: Tokenizer, texts: pa.Array) -> pa.ListArray:
 
 
 def read_tokens(column: pa.ChunkedArray) -> Tokens:
-    """The parts of a column of the type `TOKENS`."""
+    """Return the parts of a column of the type `TOKENS`."""
     lists = column.combine_chunks()
     offsets = lists.offsets.to_numpy()
     values = lists.values[offsets[0] : offsets[-1]]
@@ -59,7 +59,7 @@ def read_tokens(column: pa.ChunkedArray) -> Tokens:
 
 
 def shortened(tokens: Tokens, longest: int | None, values: np.ndarray, end: int) -> pa.ListArray:
-    """Lists of at most `longest` tokens, each as `values[number]`, and an `end` after them."""
+    """Return lists of at most `longest` tokens, each as `values[number]`, and an `end`."""
     lengths = np.diff(tokens.offsets)
     if longest is not None:
         lengths = np.minimum(lengths, longest)
@@ -73,7 +73,7 @@ def shortened(tokens: Tokens, longest: int | None, values: np.ndarray, end: int)
 
 
 def _ranges(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """starts[i], starts[i] + 1, … for ends[i + 1] - ends[i] numbers, one i after the other."""
+    """Return, for each i, ends[i + 1] - ends[i] numbers: starts[i], starts[i] + 1, …"""
     return np.repeat(starts - ends[:-1], np.diff(ends)) + np.arange(ends[-1])
 
 
@@ -92,7 +92,7 @@ def _column(tokens: Tokens) -> pa.ListArray:
 
 
 def write_partitions(location: Location, table: pa.Table, numbers: np.ndarray, count: int) -> None:
-    """Writes row i of `table` to partition `numbers[i]` of `count`; order within one is kept."""
+    """Write row i of `table` to partition `numbers[i]` of `count`; order within one is kept."""
     order = np.argsort(numbers, kind="stable")
     bounds = np.searchsorted(numbers[order], np.arange(count + 1))
     table = table.take(pa.array(order)).combine_chunks()
@@ -101,7 +101,7 @@ def write_partitions(location: Location, table: pa.Table, numbers: np.ndarray, c
 
 
 def write_whole(location: Location, table: pa.Table) -> None:
-    """Writes the table as the only partition."""
+    """Write the table as the only partition."""
     _write(location, [_one_batch(table)])
 
 
@@ -115,7 +115,7 @@ def _write(location: Location, batches: Sequence[pa.RecordBatch]) -> None:
 
 
 def read_partition(location: Location, number: int) -> pa.Table:
-    """One partition of a file that `write_partitions` wrote."""
+    """Return one partition of a file that `write_partitions` wrote."""
     with location.filesystem.open_input_file(location.path) as file:
         reader = pa.ipc.open_file(file)
         return pa.Table.from_batches([reader.get_batch(number)])

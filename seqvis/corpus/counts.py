@@ -71,7 +71,7 @@ def read_kept(
     number: int,
     partitions: int,
 ) -> pa.Table:
-    """The staged rows of training part `number` that `FindDrops` left."""
+    """Return the staged rows of training part `number` that `FindDrops` left."""
     table = read_partition(scratch / f"{part.name}.tokens", 0)
     drops = [
         read_partition(scratch / f"drops-{partition}", number)["row"].to_numpy()
@@ -174,7 +174,7 @@ def _sum_equal(tables: list[pa.Table]) -> pa.Table:
 
 
 def merge_tops(scratch: Location, totals: Sequence[WordTotals], max_size: int) -> dict[str, int]:
-    """The most frequent words of all partitions; holds twice `max_size` words at most."""
+    """Return the most frequent words of all partitions; holds twice `max_size` words at most."""
     best: dict[str, int] = {}
     for total in sorted(totals, key=lambda total: total.top):
         location = scratch / total.top
@@ -270,7 +270,7 @@ def _unknown(ids: pa.ListArray) -> int:
 
 
 def percentile_length(lengths: np.ndarray, percentage: float) -> int:
-    """The seed's `int(np.percentile(all lengths, percentage))`, from counts by length."""
+    """Return the seed's `int(np.percentile(all lengths, percentage))`, from counts by length."""
     cumulative = np.cumsum(lengths)
     place = (cumulative[-1] - 1) * percentage / 100
     low, high = (

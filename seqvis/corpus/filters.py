@@ -24,7 +24,7 @@ EXAMPLES = 3  # line numbers that the report shows for each reason
 def question_pair(
     source: str, target: str, source_language: str, target_language: str
 ) -> tuple[str, str] | None:
-    """The two questions at the start of the lines, or None unless both lines start with one."""
+    """Return the questions that both lines start with, or None if one does not."""
     found_source = _question_pattern(source_language).search(source)
     if found_source is None:
         return None
@@ -33,7 +33,7 @@ def question_pair(
 
 
 def question_pairs(table: pa.Table, source_language: str, target_language: str) -> pa.Table:
-    """The rows of which `question_pair` finds something in `source` and `target`, and what it is.
+    """Return the rows in which `question_pair` finds questions, with these alone as texts.
 
     Arrow's engine (RE2) understands the same expressions and takes a whole column at once.
     """
@@ -55,7 +55,7 @@ def _question_pattern(language: str) -> re.Pattern[str]:
 def lengths_too_unequal(
     source: np.ndarray, target: np.ndarray, ratio: float, allowance: int = 5
 ) -> np.ndarray:
-    """Where the longer side has more than `ratio` times the tokens of the shorter one.
+    """Return where the longer side has more than `ratio` times the tokens of the shorter one.
 
     Pairs whose lengths differ by at most `allowance` tokens pass: "Oui." may be "Yes, I do.".
     A ratio of 0 lets everything pass.
@@ -72,11 +72,11 @@ class Tally:
     examples: dict[str, list[int]] = field(default_factory=dict)
 
     def drop(self, reason: str, row: int) -> None:
-        """Counts the pair in row `row` (from 0) as dropped."""
+        """Count the pair in row `row` (from 0) as dropped."""
         self.add(reason, 1, [row + 1])
 
     def add(self, reason: str, count: int, lines: Iterable[int] = ()) -> None:
-        """Counts `count` drops; of all lines ever added, the lowest few are kept."""
+        """Count `count` drops; of all lines ever added, the lowest few are kept."""
         if count:
             self.counts[reason] = self.counts.get(reason, 0) + count
             known = self.examples.get(reason, [])
@@ -91,7 +91,7 @@ class Tally:
         return sum(self.counts.values())
 
     def as_dict(self) -> Mapping[str, Any]:
-        """For the report: reason -> {"pairs": n, "first_lines": [...]}, most frequent first."""
+        """Return reason -> {"pairs": n, "first_lines": [...]}, the most frequent reason first."""
         order = sorted(self.counts, key=lambda reason: (-self.counts[reason], reason))
         return {
             reason: {"pairs": self.counts[reason], "first_lines": self.examples[reason]}

@@ -62,7 +62,7 @@ def prepare(
     progress: Progress = ignore_progress,
     session: Session = nullcontext,
 ) -> dict[str, Any]:
-    """Makes the corpus at `settings.out` and returns its metrics.
+    """Make the corpus at `settings.out` and return its metrics.
 
     Needs an initialised Ray, or a `session` that starts one. Raises DataError for input that cannot
     be used, ConfigError for a language that has no tokenizer, StorageError if `out` cannot be
@@ -180,7 +180,7 @@ class _Build:
         return Staged(files, tuple(parts), tally)
 
     def _find_drops(self, train: Staged, valid: Staged | None, partitions: int) -> None:
-        """Adds duplicates, and sources that are in the validation files, to `train.tally`."""
+        """Add duplicates, and sources that are in the validation files, to `train.tally`."""
         held_out = valid.parts if valid else ()
         drop_duplicates = self.settings.drop_duplicates
         work = counts.FindDrops(self.scratch, train.parts, held_out, drop_duplicates)
@@ -270,7 +270,7 @@ class _Build:
 
 
 def _folder(writer: ArtifactWriter, name: str) -> Location:
-    """A folder of the artifact, made."""
+    """Make a folder of the artifact and return it."""
     writer.path(f"{name}/x")
     return writer.staging / name
 

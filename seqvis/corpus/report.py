@@ -60,7 +60,7 @@ class Result:
 def check_bad_lines(
     tally: Tally, pairs: int, settings: PrepareSettings, source: str, target: str
 ) -> None:
-    """Raises DataError if too many lines of a file are not UTF-8 or too long."""
+    """Raise DataError if too many lines of a file are not UTF-8 or too long."""
     for name, reasons in zip((source, target), BAD_LINES, strict=True):
         bad = sum(tally.counts.get(reason, 0) for reason in reasons)
         if bad > settings.max_bad_share * pairs:
@@ -80,7 +80,7 @@ def check_bad_lines(
 def check_not_empty(
     settings: PrepareSettings, tally: Tally, valid: Any, train_pairs: int, valid_pairs: int
 ) -> None:
-    """Raises DataError, naming what dropped the pairs, if a part of the corpus has none."""
+    """Raise DataError, naming what dropped the pairs, if a part of the corpus has none."""
     if train_pairs and valid_pairs:
         return
     if not train_pairs and (valid is not None or not valid_pairs):
@@ -105,7 +105,7 @@ def _nothing_left(source: str, target: str, tally: Tally) -> str:
 
 
 def write(writer: ArtifactWriter, result: Result) -> dict[str, Any]:
-    """Writes report.json and lengths.png; returns the metrics for the manifest."""
+    """Write report.json and lengths.png; return the metrics for the manifest."""
     lengths, limits = result.lengths, result.limits
     metrics = {
         "train_pairs": sum(part.train_pairs for part in result.written),
@@ -127,7 +127,7 @@ def write(writer: ArtifactWriter, result: Result) -> dict[str, Any]:
 
 
 def as_dict(result: Result, metrics: dict[str, Any]) -> dict[str, Any]:
-    """The content of report.json."""
+    """Return the content of report.json."""
     files, settings = result.files, result.settings
     report: dict[str, Any] = {
         "lines": {settings.source: files.source.lines, settings.target: files.target.lines},
@@ -166,7 +166,7 @@ def as_dict(result: Result, metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def _unknown_percent(result: Result) -> dict[str, dict[str, float]]:
-    """Share of the tokens that the vocabulary does not have, end marks not counted."""
+    """Return the share of the tokens that the vocabulary lacks, end marks not counted."""
     percent: dict[str, dict[str, float]] = {"train": {}, "valid": {}}
     for side, lengths in zip(
         SIDES, (result.lengths.source_lengths, result.lengths.target_lengths), strict=True
@@ -182,7 +182,7 @@ def _unknown_percent(result: Result) -> dict[str, dict[str, float]]:
 
 
 def as_text(report: dict[str, Any]) -> str:
-    """The report as a table for people."""
+    """Return the report as a table for people."""
     lines = [_row(f"lines in {name}", count) for name, count in report["lines"].items()]
     if report["lines_without_counterpart"]:
         lines.append(_row("lines without counterpart", report["lines_without_counterpart"]))

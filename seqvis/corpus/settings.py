@@ -94,7 +94,7 @@ class PrepareSettings(Settings):
         return self
 
     def tokenizer_settings(self, side: str) -> TokenizerSettings:
-        """Those of the `source` or the `target`."""
+        """Return the tokenizer settings of the `source` or the `target`."""
         return TokenizerSettings(
             kind=self.tokenizer,
             language=self.source_lang if side == "source" else self.target_lang,

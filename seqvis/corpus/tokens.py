@@ -89,7 +89,7 @@ class TokenizeBlock:
         return _tokenizer(self.settings.tokenizer_settings(side), model)
 
     def _lengths_are_right(self, pairs: pa.Table, tally: Tally) -> pa.Array:
-        """Which pairs have tokens, and not too many; the others go to the tally.
+        """Return which pairs have tokens, and not too many; the others go to the tally.
 
         Of validation files all are kept but the blank ones.
         """
@@ -111,7 +111,7 @@ class TokenizeBlock:
         return pa.array(kept)
 
     def _with_some_uncased(self, pairs: pa.Table) -> pa.ChunkedArray:
-        """The sources, a share of those for training in small letters."""
+        """Return the sources, a share of those for training in lower case."""
         share = self.settings.uncased_share
         if not (share and self.settings.tokenizer_settings("source").keeps_case):
             return pairs["source"]
@@ -137,7 +137,7 @@ class TokenizeBlock:
 
 
 def usable_pairs(table: pa.Table, settings: PrepareSettings, tally: Tally) -> pa.Table:
-    """`row`, `source` and `target` of the pairs that can be used; the others go to the tally."""
+    """Return `row`, `source` and `target` of the usable pairs; the others go to the tally."""
     flawed = table.filter(pc.is_valid(table["problem"])).select(["row", "problem"])
     for one in flawed.to_pylist():
         tally.drop(one["problem"], one["row"])
@@ -155,24 +155,24 @@ def usable_pairs(table: pa.Table, settings: PrepareSettings, tally: Tally) -> pa
 
 
 def normalize_source(text: str) -> str:
-    """What must not be on both sides of the split: the text without spaces, case and typography."""
+    """Return the text without spaces, case and typography, by which the split tells texts apart."""
     if not text.isascii():
         text = normalize_punctuation(unicodedata.normalize("NFKC", text))
     return "".join(text.split()).casefold()
 
 
 def hash_sources(texts: Sequence[str], seed: int) -> np.ndarray:
-    """(texts,) 64 bits of each normalised source; they decide its side of the split."""
+    """Return 64 bits of each normalised source, (texts,); they decide its side of the split."""
     return _hash64([normalize_source(text) for text in texts], seed)
 
 
 def hash_pairs(sources: Sequence[str], targets: Sequence[str]) -> np.ndarray:
-    """(pairs,) 64 bits of the exact texts; with `hash_sources` 128 that tell pairs apart."""
+    """Return 64 bits of each pair's exact texts, (pairs,); `hash_sources` makes them 128."""
     return _hash64([f"{a}\n{b}" for a, b in zip(sources, targets, strict=True)], 0)
 
 
 def in_validation_split(source_hashes: np.ndarray, share: float) -> np.ndarray:
-    """Which sources are held out."""
+    """Return which sources are held out."""
     # High bits: the low ones choose the partition.
     return source_hashes < np.uint64(math.ceil(share * 2.0**64))
 
@@ -188,7 +188,7 @@ def _hash64(texts: Sequence[str], seed: int) -> np.ndarray:
 
 
 def write_parquet(location: Location, table: pa.Table) -> None:
-    """Writes a table; a full disk or a missing permission is a StorageError."""
+    """Write a table; a full disk or a missing permission is a StorageError."""
     with storage_errors(location.uri):
         pq.write_table(
             table, location.path, filesystem=location.filesystem, compression="zstd",
@@ -198,14 +198,14 @@ def write_parquet(location: Location, table: pa.Table) -> None:
 
 @lru_cache(maxsize=4)
 def _tokenizer(settings: TokenizerSettings, model: bytes | None) -> Tokenizer:
-    """Kept by a worker process from block to block: its cache of words is what makes it fast."""
+    """Return a tokenizer that a worker keeps between blocks, since its cache makes it fast."""
     return load_tokenizer(settings, model)
 
 
 def train_models(
     settings: PrepareSettings, files: AlignedFiles, scratch: Location, progress: Progress
 ) -> dict[str, bytes | None]:
-    """The SentencePiece model of each side; None for both with any other tokenizer."""
+    """Return the SentencePiece model of each side; None for both with any other tokenizer."""
     if settings.tokenizer != "sentencepiece":
         return dict.fromkeys(SIDES)
     usable = sum(_scan(settings, files, None, 0.0, "counting sentences", progress))

@@ -80,7 +80,7 @@ def download(
     patience: Patience | None = None,
     progress: Callable[[int, int | None], None] = lambda done, total: None,
 ) -> Transfer:
-    """Fetches `url` to `target`; a whole `target` that stands there is left alone.
+    """Fetch `url` to `target`; a whole `target` that stands there is left alone.
 
     `size` (bytes) and `checksum` ("md5:..." or "sha256:...") are checked where given. `progress`
     is called with the bytes that are here and the bytes of the whole file. Raises DataError if
@@ -138,7 +138,7 @@ class _Download:
         return self.part.stat().st_size if self.part.exists() else 0
 
     def attempt(self) -> None:
-        """Fetches what is missing. Raises _PassingError if it comes to an early end."""
+        """Fetch what is missing. Raises _PassingError if it comes to an early end."""
         version, begin = self._version(), self.here()
         if version is None:
             begin = 0
@@ -228,7 +228,7 @@ class _Download:
         self.notes.unlink(missing_ok=True)
 
     def _version(self) -> _Version | None:
-        """What the part is of; None if there is no part, or none that can be trusted."""
+        """Return the version of the part; None if there is no part that can be trusted."""
         try:
             version = _Version(**json.loads(self.notes.read_text()))
         except (OSError, ValueError, TypeError):

@@ -83,7 +83,7 @@ def fetch_dataset(
     options: Options | None = None,
     progress: Progress = lambda file, done, total: None,
 ) -> dict[str, Any]:
-    """Fetches the data set into `folder`; returns counts of files and bytes.
+    """Fetch the data set into `folder`; return counts of files and bytes.
 
     `bytes` came over the network in this run, `resumed_bytes` were there from interrupted
     transfers. Raises DataError if it cannot be fetched, StorageError if the disk is full.
@@ -105,7 +105,7 @@ def fetch_dataset(
 
 
 def address(remote: RemoteFile, base_url: str | None) -> str:
-    """Where the file is fetched from. Raises ConfigError if `base_url` is not an HTTP address."""
+    """Return the file's address. Raises ConfigError if `base_url` is not an HTTP address."""
     if base_url is None:
         return remote.url
     base = urlsplit(base_url)
@@ -147,7 +147,7 @@ def _fetch_all(
 
 
 def _check_folder(folder: Path) -> None:
-    """Refuses to write among files that are not ours."""
+    """Refuse to write among files of something else."""
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"--out: {folder} is a file; give a directory")
     ours = (folder / RECORD).exists() or (folder / _DOWNLOADS).exists()
@@ -159,7 +159,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def _recorded_files(name: str, folder: Path) -> list[str] | None:
-    """The files of an earlier run that finished and whose files are all here, else None."""
+    """Return the files of an earlier run that finished and whose files are all here, else None."""
     record = folder / RECORD
     if not record.exists():
         return None
@@ -195,7 +195,7 @@ _DAMAGED = (EOFError, gzip.BadGzipFile, zipfile.BadZipFile, tarfile.TarError, zl
 
 
 def unpack(archive: Path, form: str, members: Mapping[str, str], folder: Path) -> list[Path]:
-    """Unpacks `archive` into `folder` and returns the files written, relative to `folder`.
+    """Unpack `archive` into `folder` and return the files written, relative to `folder`.
 
     `form` is "plain", "gz", "zip" or "tar"; `members` maps names in the archive to names in
     `folder`, where a member that ends in .gz loses its compression too ("gz": the one key is

@@ -19,7 +19,7 @@ def plot_attention(
     target_tokens: Sequence[str],
     title: str = "",
 ) -> None:
-    """Which source words the decoder attended to when it produced each target word.
+    """Draw which source words the decoder attended to when it produced each target word.
 
     `weights` is (target, source): a row for each produced token, the source sentence above.
     The darker a cell, the larger the weight; white is zero. Raises ValueError if the shape does
@@ -79,6 +79,6 @@ def _longest(tokens: Sequence[str]) -> int:
 
 
 def _heat() -> LinearSegmentedColormap:
-    """White to dark blue, evenly darkening: zero vanishes into the paper."""
+    """Return colours from white, which vanishes into the paper, evenly to dark blue."""
     shades = ["#FFFFFF", "#CFE3F1", "#7FB3D8", "#2F7FB8", "#08306B"]
     return LinearSegmentedColormap.from_list("attention", shades)

@@ -27,7 +27,7 @@ _FONTS = ("DejaVu Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "IPAexGothic", 
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of that many inches with its own canvas."""
+    """Return an empty figure of that many inches with its own canvas."""
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
     figure = Figure(figsize=(width, height), dpi=DPI, layout=layout, facecolor="white")
     FigureCanvasAgg(figure)
@@ -35,13 +35,13 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def draw_title(ax: Axes, title: str, note: str) -> None:
-    """The title at the left, and at the right a remark in small type."""
+    """Set the title at the left, and at the right a remark in small type."""
     ax.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK, parse_math=False)
     ax.set_title(note, loc="right", fontsize=9, color=GREY, parse_math=False)
 
 
 def style(ax: Axes) -> None:
-    """The common look of a picture with numbers on its axes."""
+    """Give a picture with numbers on its axes the common look."""
     ax.spines[["top", "right"]].set_visible(False)
     ax.spines[["left", "bottom"]].set_color(GREY)
     ax.grid(axis="y", color=LIGHT, linewidth=0.8)
@@ -52,13 +52,13 @@ def style(ax: Axes) -> None:
 
 
 def font_families() -> list[str]:
-    """The fonts that texts are drawn in: a character is taken from the first that has it."""
+    """Return the fonts that texts are drawn in: a character is taken from the first that has it."""
     installed = set(font_manager.get_font_names())
     return [name for name in _FONTS if name in installed]
 
 
 def to_svg(figure: Figure) -> bytes:
-    """The figure as an SVG that needs no fonts; the same figure gives the same bytes."""
+    """Return the figure as an SVG that needs no fonts; the same figure gives the same bytes."""
     _set_fonts(figure)
     picture = io.BytesIO()
     with rc_context({"svg.fonttype": "path", "svg.hashsalt": "seqvis"}):
@@ -67,7 +67,7 @@ def to_svg(figure: Figure) -> bytes:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes the figure as a PNG, whole or not at all. StorageError if the disk is full or so."""
+    """Write the figure as a PNG, whole or not at all. StorageError if the disk is full or so."""
     _set_fonts(figure)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=DPI)

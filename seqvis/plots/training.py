@@ -41,7 +41,7 @@ def plot_lengths(
     source_name: str,
     target_name: str,
 ) -> None:
-    """Histograms of sentence lengths of both languages, and what the truncation limits cut.
+    """Draw histograms of both languages' sentence lengths, and what the limits cut off.
 
     `source_lengths[n]` is the number of sentences of n tokens; a sentence longer than
     `source_limit` tokens is cut. The names are shown ("French"). Raises ValueError if a
@@ -64,7 +64,7 @@ def plot_lengths(
 
 
 def _last_length_shown(counts: NDArray[Any], limit: int) -> int:
-    """The length at which the axis ends: a few freak sentences must not flatten the rest."""
+    """Return the length at which the axis ends, so that a few sentences do not flatten the rest."""
     share_below = np.cumsum(counts) / counts.sum()
     usual = int(np.searchsorted(share_below, 0.999))
     return max(usual, round(1.25 * limit), limit + 3)
@@ -161,7 +161,7 @@ _PANELS = (
 def plot_curves(
     path: Path, history: Sequence[Mapping[str, float]], best_epoch: float | None = None
 ) -> None:
-    """The metrics of a training run, epoch by epoch, one small picture for each that is there.
+    """Draw the metrics of a training run by epoch, one small picture for each metric.
 
     Keys that are drawn: train_loss, loss, forced_loss, loss_with_padding, bleu, chrf, accuracy,
     learning_rate, momentum, teacher_forcing, tokens_per_second,
@@ -262,7 +262,7 @@ def plot_learning_rates(
     smoothed: ArrayLike,
     suggestion: float | None,
 ) -> None:
-    """The learning-rate finder's run: loss against the learning rate, and the rate it suggests.
+    """Draw the learning-rate finder's loss against the learning rate, and its suggestion.
 
     The three series have one entry a step. Raises ValueError if no step has a finite loss.
     """

@@ -53,7 +53,7 @@ _DAYS = frozenset({"aujourd'hui", "hier", "demain", "le dimanche", "chaque jour"
 
 
 def draw_question(rng: random.Random) -> Drawn:
-    """One random question: French, English, and the combinations of words in it."""
+    """Return one random question: French, English, and the combinations of words in it."""
     if rng.random() < 0.15:
         return draw_copula(rng)
     verb = rng.choice(load_lexicon().verbs)
@@ -63,7 +63,7 @@ def draw_question(rng: random.Random) -> Drawn:
 
 @cache
 def _questions_of(verb: Verb) -> tuple[str, ...]:
-    """The questions that can be asked with a verb; a repeated one is asked more often."""
+    """Return the questions that can be asked with a verb; a repeated one is asked more often."""
     questions = ["why", "why", "who", "which subject"]
     if verb.objects - _ANIMATE:
         questions += ["which object", "which object"]
@@ -92,7 +92,7 @@ def draw_clause(
     with_recipient: bool = True,
     times: Callable[[str], bool] = lambda french: True,
 ) -> Clause:
-    """A random clause of the verb; the flags say which complements it may have."""
+    """Return a random clause of the verb; the flags say which complements it may have."""
     modal, tense = "", PRESENT
     if "timeless" not in verb.flags:
         draw = rng.random()
@@ -140,7 +140,7 @@ def _someone(rng: random.Random) -> Phrase:
 
 
 def _negate(rng: random.Random, clause: Clause) -> Clause:
-    """The clause or its negation; "pas un" would have to become "pas de", so only of le and ce."""
+    """Return the clause or its negation, where no "pas un" would have to become "pas de"."""
     determined = clause.object is None or clause.object.definite
     if determined and clause.modal != "devoir" and rng.random() < 0.2:
         return replace(clause, negated=True)
@@ -148,7 +148,7 @@ def _negate(rng: random.Random, clause: Clause) -> Clause:
 
 
 def _form(rng: random.Random, clause: Clause, simple: bool) -> str:
-    """One of the ways to ask; simple inversion where nothing but a time follows the subject."""
+    """Return a way to ask; simple inversion where nothing but a time follows the subject."""
     short = clause.object is None and clause.recipient is None and clause.place is None
     if simple and short and not clause.subject.pronoun and rng.random() < 0.6:
         return SIMPLE
@@ -156,7 +156,7 @@ def _form(rng: random.Random, clause: Clause, simple: bool) -> str:
 
 
 def _ask_adverb(word: str, translation: str, kind: str) -> Callable[[random.Random, Verb], Drawn]:
-    """A question for the place, the time or the reason."""
+    """Return a question for the place, the time or the reason."""
 
     def ask(rng: random.Random, verb: Verb) -> Drawn:
         days_only = kind in ("when", "what time")

@@ -39,7 +39,7 @@ class Clause:
     negated: bool = False
 
     def combinations(self, question: str) -> list[Combination]:
-        """The pairs of words that meet in this clause; some are kept for the held-out part."""
+        """Return the pairs of words that meet here; some are kept for the held-out part."""
         verb = self.verb.infinitive
         found = [("question", question, verb)]
         if self.subject.noun:
@@ -52,7 +52,7 @@ class Clause:
 
 
 def french(clause: Clause, question: str, form: str, asked: Phrase | None = None) -> str:
-    """The question in French. `asked` is the object that the question word has taken along."""
+    """Return the question in French. `asked` is the object that the question word took along."""
     subject = clause.subject
     complements = _complements(
         clause.object.french if clause.object and clause.object is not asked else "",
@@ -90,7 +90,7 @@ def with_pronoun(finite: str, subject: Phrase) -> str:
 
 
 def _rest(clause: Clause, asked: Phrase | None) -> str:
-    """What follows the finite verb: an infinitive or an agreed participle."""
+    """Return what follows the finite verb: an infinitive or an agreed participle."""
     if clause.modal:
         return clause.verb.infinitive
     if clause.tense != PAST:
@@ -118,7 +118,7 @@ def elided(word: str, following: str) -> str:
 
 
 def english(clause: Clause, question: str, asked: Phrase | None = None, gap: str = "") -> str:
-    """The question in English. `gap` is the preposition that "who" has left behind."""
+    """Return the question in English. `gap` is the preposition that "who" has left behind."""
     auxiliary, main = _english_verb(clause)
     complement = clause.object.english if clause.object and clause.object is not asked else ""
     place = clause.place.english if clause.place else ""
@@ -158,7 +158,7 @@ def english_subject_question(clause: Clause, question: str) -> str:
 
 
 def _english_verb(clause: Clause) -> tuple[str, str]:
-    """The auxiliary, negated where the clause is, and the main verb: ("doesn't", "want to eat")."""
+    """Return the auxiliary, perhaps negated, and the main verb: ("doesn't", "want to eat")."""
     verb, third = clause.verb, clause.subject.english_third_singular
     if clause.modal:
         modal = MODALS[clause.modal][1]

@@ -44,7 +44,7 @@ _FEATURES = {  # what is asked of things: noun, feminine, English
 
 
 def draw_copula(rng: random.Random) -> Drawn:
-    """One random question with être or il y a."""
+    """Return one random question with être or il y a."""
     kinds = (_where, _where, _why, _why, _colour, _whose, _feature, _name, _existence, _who)
     return rng.choice(kinds)(rng)
 
@@ -54,7 +54,7 @@ def _someone_or(rng: random.Random, classes: frozenset[str]) -> Phrase:
 
 
 def _be(tense: str, subject: Phrase) -> tuple[str, str, str]:
-    """The French verb, and the English words before and after the subject."""
+    """Return the French verb, and the English words before and after the subject."""
     verb = _ETRE[tense][subject.plural]
     if tense == "future":
         return verb, "will", " be"
@@ -63,7 +63,7 @@ def _be(tense: str, subject: Phrase) -> tuple[str, str, str]:
 
 
 def _tense(rng: random.Random) -> tuple[str, tuple[str, str]]:
-    """A tense, and sometimes a time that goes with it, with a space before it."""
+    """Return a tense, and sometimes a time that goes with it, with a space before it."""
     tense = rng.choice(("present", "present", "imperfect", "future"))
     if rng.random() < 0.3:
         source, target = _TIMES[tense]
@@ -99,7 +99,7 @@ def _why(rng: random.Random) -> Drawn:
 
 
 def _states(subject: Phrase) -> list[Adjective]:
-    """The adjectives that can be said of a subject for a time ("sick", "dirty")."""
+    """Return the adjectives that can be said of a subject for a time ("sick", "dirty")."""
     lexicon = load_lexicon()
     classes = next((n.classes for n in lexicon.nouns if n.singular == subject.noun), {"person"})
     kinds = set(classes) | ({"person"} if "kin" in classes else set())
@@ -120,7 +120,7 @@ def _colour(rng: random.Random) -> Drawn:
 
 
 def _uncoloured(rng: random.Random) -> Phrase:
-    """A thing that is not already said to be red."""
+    """Return a thing that is not already said to be red."""
     colours = {a.masculine for a in load_lexicon().adjectives if "colour" in a.classes}
     while True:
         phrase = noun_phrase(rng, _COLOURED, determined=True)

@@ -81,7 +81,7 @@ class Drawing:
 
 
 def list_drawings() -> list[Drawing]:
-    """The drawings that a word describes, by code; no skin tones, flags, signs or letters.
+    """Return the drawings that a word describes, by code; no skin tones, flags, signs or letters.
 
     Raises DataError if the packages are not installed.
     """
@@ -100,14 +100,14 @@ def list_drawings() -> list[Drawing]:
 
 
 def is_held_out(name: str) -> bool:
-    """Whether the name is of the tenth that training must not see: by its hash, so for ever."""
+    """Tell, by its hash, whether the name is of the tenth that training must not see."""
     return int(hashlib.sha256(name.encode()).hexdigest(), 16) % 10 == 0
 
 
 def write_drawings(
     folder: Path, side: int = 144, progress: Callable[[str, int, int], None] | None = None
 ) -> list[Drawing]:
-    """Draws every drawing, `side` pixels wide and high, on white; about 4 ms each.
+    """Draw every drawing, `side` pixels wide and high, on white; about 4 ms each.
 
     Writes `pictures/*.png`, `drawings.csv` (uri, label, tags), `heldout.txt` (a name a line) and
     the attribution; a picture that is there already and the same stays untouched. Raises DataError

@@ -77,7 +77,7 @@ class Verb:
     flags: frozenset[str]
 
     def french(self, tense: str, person: int) -> str:
-        """The conjugated form; in the past (passé composé) that of the auxiliary."""
+        """Return the conjugated form; in the past (passé composé) that of the auxiliary."""
         if tense == PRESENT:
             return self.present[person]
         if tense == PAST:
@@ -109,7 +109,7 @@ class Lexicon:
 
 @cache
 def load_lexicon() -> Lexicon:
-    """All words of the tables beside this file."""
+    """Return all words of the tables beside this file."""
     return Lexicon(
         tuple(_noun(row) for row in _rows("nouns.tsv")),
         tuple(_adjective(row) for row in _rows("adjectives.tsv")),
@@ -118,7 +118,7 @@ def load_lexicon() -> Lexicon:
 
 
 def begins_with_vowel(word: str) -> bool:
-    """Whether le, de, que ... lose their vowel before a word that has no aspirated h."""
+    """Tell whether le, de, que ... lose their vowel before a word that has no aspirated h."""
     return word[0].lower() in "aeiouhàâéèêîôûœ"
 
 

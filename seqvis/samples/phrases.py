@@ -102,12 +102,12 @@ def adjectives_of(noun: Noun, precedes: bool) -> tuple[Adjective, ...]:
 
 
 def noun_phrase(rng: random.Random, classes: frozenset[str], determined: bool = False) -> Phrase:
-    """A random phrase of a noun of these classes; `determined` excludes a/some ("un", "des")."""
+    """Return a random phrase of a noun of these classes; `determined` excludes "un", "des"."""
     return phrase_of(rng, rng.choice(nouns_of(classes)), determined)
 
 
 def phrase_of(rng: random.Random, noun: Noun, determined: bool = False) -> Phrase:
-    """A random phrase of this noun: determiner, number, up to two adjectives, possessor."""
+    """Return a random phrase of this noun: determiner, number, up to two adjectives, possessor."""
     bare = _with_adjectives(rng, noun, plural=bool(noun.plural) and rng.random() < 0.3)
     draw = rng.random()
     if "person" in noun.classes:
@@ -124,14 +124,14 @@ def phrase_of(rng: random.Random, noun: Noun, determined: bool = False) -> Phras
 
 
 def named_or_kin(rng: random.Random) -> Phrase:
-    """A person by name, or by family."""
+    """Return a person by name, or by family."""
     if rng.random() < 0.6:
         return named(rng)
     return noun_phrase(rng, frozenset({"kin"}))
 
 
 def named(rng: random.Random) -> Phrase:
-    """A person by name: mostly one of `NAMES`, else one that is invented."""
+    """Return a person by name: mostly one of `NAMES`, else one that is invented."""
     if rng.random() < 0.6:
         name = rng.choice(tuple(NAMES))
         return Phrase(name, name, feminine=NAMES[name], noun=name)
@@ -142,7 +142,7 @@ def named(rng: random.Random) -> Phrase:
 
 
 def bare_phrase(rng: random.Random, noun: Noun) -> "Bare":
-    """The noun with its adjectives, without a determiner: what follows "quel" and "which"."""
+    """Return the noun with its adjectives, as it follows "quel" and "which"."""
     return _with_adjectives(rng, noun, plural=bool(noun.plural) and rng.random() < 0.35)
 
 
@@ -299,7 +299,7 @@ def contracted(preposition: str, french: str) -> str:
 
 
 def place(rng: random.Random, motion: bool) -> Phrase:
-    """Where something happens, or with `motion` where somebody goes: "au parc"."""
+    """Return where something happens, or with `motion` where somebody goes: "au parc"."""
     draw = rng.random()
     if draw < 0.2:
         city = rng.choice(CITIES)

@@ -54,7 +54,7 @@ def generate_pairs(count: int, seed: int, held_out: bool = False) -> list[Pair]:
 def write_sample(
     folder: Path, count: int = 40_000, seed: int = 1, held_out_count: int = 2_000
 ) -> None:
-    """Writes three pairs of files into `folder`: train.fr and train.en (`count` lines), heldout.*
+    """Write three pairs of files into `folder`: train.fr and train.en (`count` lines), heldout.*
     and typed.* (held-out questions as people type them, see `typed_questions`).
 
     Of the training lines, 3 % are statements and "how" questions, for a filter to drop. Every
@@ -118,13 +118,13 @@ def _spread(pairs: Sequence[Pair]) -> list[Pair]:
 
 
 def words(sentence: str) -> list[str]:
-    """The words of a sentence, without punctuation, apostrophes and hyphens."""
+    """Return the words of a sentence, without punctuation, apostrophes and hyphens."""
     return re.findall(r"\w+", sentence)
 
 
 @cache
 def is_reserved(combination: Combination) -> bool:
-    """Whether this combination of words is kept for the held-out part: one in ten is.
+    """Tell whether this combination of words is kept for the held-out part: one in ten is.
 
     None is of a question that leaves a preposition behind ("who ... to?"): where it goes in
     English is learnt verb by verb, and "parler" has no other verb to be learnt from.
@@ -145,7 +145,7 @@ def _pairs(rng: random.Random, held_out: bool) -> Iterator[Pair]:
 
 
 def _draw_other(rng: random.Random) -> Pair:
-    """A line that is no "wh" question: a statement, or a question with "how"."""
+    """Return a line that is no "wh" question: a statement, or a question with "how"."""
     while True:
         verb = rng.choice(load_lexicon().verbs)
         clause = draw_clause(rng, verb)

@@ -76,13 +76,13 @@ class Languages:
         return self._sentence(text, *self.source_tokenizer.read(text))
 
     def target_ids(self, text: str) -> list[int]:
-        """Ids of a target text, `_eos_` last."""
+        """Return the ids of a target text, `_eos_` last."""
         return [*self.target_vocabulary.ids(self.target_tokenizer.tokenize(text)), EOS]
 
     def target_text(
         self, ids: Sequence[int], source: SourceSentence, attention: "Tensor | None"
     ) -> tuple[list[str], str]:
-        """The words of a translation, and its text.
+        """Return the words of a translation, and its text.
 
         A word that the model does not know is replaced by the unknown source word that it attends
         to most (after Luong et al. 2015, section 3.2), in the source's spelling; without attention
@@ -118,7 +118,7 @@ class Languages:
         attention: "Tensor",
         copies: dict[int, int],
     ) -> dict[int, int]:
-        """By row of the translation, the unknown names and numbers that nothing is a copy of."""
+        """Return the unknown names and numbers that nothing copies yet, by row to put them in."""
         words = self.target_vocabulary.words
         rows = [
             row
@@ -159,7 +159,7 @@ class Languages:
         return replace(self._sentence(text, tokens, written), pictographs=tuple(pictographs))
 
     def _is_unmarked_name(self, token: str, form: str, before: Sequence[str]) -> bool:
-        """Whether an unknown word with capitals, such as McDonald, has no case token before it.
+        """Tell whether an unknown word with capitals (McDonald) has no case token before it.
 
         With one it looks as the names do from which the model has learnt to copy.
         """
@@ -168,7 +168,7 @@ class Languages:
         return not marked and form != form.lower() and token not in known and CAPITALIZED in known
 
     def _known_spelling(self, word: str, capitals: bool) -> str:
-        """The word, or its nearest spelling that leaves the least unknown."""
+        """Return the word, or its nearest spelling that leaves the least unknown."""
         fewest = self._strange(self.source_tokenizer.tokenize(word))
         if not (fewest or capitals):
             return word
@@ -187,13 +187,13 @@ class Languages:
         return best
 
     def _all_capitals(self, text: str) -> bool:
-        """Whether a sentence of several words is all in capitals, and the model would see that."""
+        """Tell whether several words are all in capitals, and the model would see that."""
         if not (text.isupper() and self.source_tokenizer.settings.keeps_case):
             return False
         return sum(len(word) > 1 and word.isupper() for word in text.split()) > 1
 
     def _strange(self, tokens: Sequence[str]) -> int:
-        """How many characters the model has not learnt: unknown words, bytes of SentencePiece."""
+        """Count the characters of unknown words and of SentencePiece's single bytes."""
         known = self.source_vocabulary
         return sum(
             len(token)
@@ -209,7 +209,7 @@ class Languages:
 def _copies(
     ids: Sequence[int], source: SourceSentence, attention: "Tensor | None"
 ) -> dict[int, int]:
-    """By row of the unknown words of a translation, the source tokens that they are copies of."""
+    """Return the source tokens that unknown words of a translation copy, by row."""
     free = source.unknown_places()
     copies: dict[int, int] = {}
     for row in [row for row, number in enumerate(ids) if number == UNK]:
@@ -231,7 +231,7 @@ def _copies(
 def _place_after(
     before: int, source: SourceSentence, attention: "Tensor | None", rows: Sequence[int]
 ) -> int:
-    """Where in a translation a pictograph belongs that stands after `before` source tokens."""
+    """Return where in a translation a pictograph after `before` source tokens belongs."""
     if before == 0:
         return 0
     if before < len(source.tokens) and attention is not None:

@@ -43,7 +43,7 @@ class LineIndex:
     lines: int
 
     def start_of(self, line: int) -> Start:
-        """Where to begin reading for `line` (from 0)."""
+        """Return where to begin reading for `line` (from 0)."""
         if line == 0:
             return Start(0, 0)
         block = int(np.searchsorted(self.lines_before, line, side="left")) - 1
@@ -51,7 +51,7 @@ class LineIndex:
 
 
 def count_line_feeds(location: Location, offset: int, length: int) -> int:
-    """How many line feeds there are in `length` bytes from `offset` on."""
+    """Return how many line feeds there are in `length` bytes from `offset` on."""
     found = 0
     with location.filesystem.open_input_file(location.path) as file:
         file.seek(offset)
@@ -64,7 +64,7 @@ def count_line_feeds(location: Location, offset: int, length: int) -> int:
 def build_index(
     location: Location, block_bytes: int, size: int, line_feeds: list[int]
 ) -> LineIndex:
-    """The index of a file of `size` bytes from the line feeds in each of its blocks."""
+    """Return the index of a file of `size` bytes from the line feeds in each of its blocks."""
     before = np.concatenate([[0], np.cumsum(np.asarray(line_feeds, np.int64))])
     lines = int(before[-1])
     with location.filesystem.open_input_file(location.path) as file:
@@ -74,7 +74,7 @@ def build_index(
 
 
 def read_lines(location: Location, start: Start, count: int, longest: int) -> Iterator[list[bytes]]:
-    """Yields `count` lines (fewer at the end of the file) without their line ends, some at a time.
+    """Yield `count` lines (fewer at the end of the file) without their line ends, some at a time.
 
     A line of more than `longest` bytes comes cut to `longest + 1`, so that a file without any
     line feed cannot fill the memory. A byte order mark at the start of the file is removed.
@@ -109,7 +109,7 @@ def _trim(line: bytes) -> bytes:
 
 
 def _skip_lines(block: bytes, skip: int) -> tuple[bytes, int]:
-    """Drops everything up to the `skip`-th line feed; returns what is left still to skip."""
+    """Drop everything up to the `skip`-th line feed; return what is left still to skip."""
     if skip == 0:
         return block, 0
     ends = np.flatnonzero(np.frombuffer(block, np.uint8) == 10)
@@ -119,14 +119,14 @@ def _skip_lines(block: bytes, skip: int) -> tuple[bytes, int]:
 
 
 def check_text_file(location: Location) -> int:
-    """The size in bytes. Raises DataError if it is missing, empty, or no text in UTF-8."""
+    """Return the size in bytes. Raises DataError if it is missing, empty, or no text in UTF-8."""
     with open_text(location):
         return location.size()
 
 
 @contextmanager
 def open_text(location: Location) -> Iterator["io.BufferedReader[_Unpacked]"]:
-    """The bytes of a text file from after its byte order mark, unpacked if it is compressed.
+    """Yield the bytes of a text file from after its byte order mark, unpacked if it is compressed.
 
     Raises DataError if the file is missing, empty or damaged, or if its beginning is no text in
     UTF-8; whoever decodes the rest must check it too.
@@ -144,7 +144,7 @@ def open_text(location: Location) -> Iterator["io.BufferedReader[_Unpacked]"]:
 
 @contextmanager
 def open_unpacked(location: Location) -> Iterator["io.BufferedReader[_Unpacked]"]:
-    """The bytes of any file, unpacked if its content is gzip, bzip2, xz, zstd or lz4.
+    """Yield the bytes of any file, unpacked if its content is gzip, bzip2, xz, zstd or lz4.
 
     `peek` gives the first `HEAD_BYTES`. Raises DataError if the file is missing or damaged, or if
     it is named as a compressed file and is none.
@@ -158,13 +158,13 @@ def open_unpacked(location: Location) -> Iterator["io.BufferedReader[_Unpacked]"
 
 
 def is_packed(location: Location) -> bool:
-    """Whether the file is compressed: judged by its first bytes, not by its name."""
+    """Tell whether the file is compressed: judged by its first bytes, not by its name."""
     with _open(location) as file:
         return encodings.packing(file.read(16)) is not None
 
 
 def decompress(compressed: Location, plain: Location) -> int:
-    """Streams a compressed text into `plain` and returns the bytes written.
+    """Stream a compressed text into `plain` and return the bytes written.
 
     Takes one core and holds about 1 MB. Raises DataError if the file is cut off or damaged,
     StorageError if the disk is full.
@@ -226,7 +226,7 @@ class _Unpacked(io.RawIOBase):
 
 
 def read_sentences(location: Location, bad: BadLines | None = None) -> Iterator[str]:
-    """Lines of a UTF-8 file, which may be compressed.
+    """Yield lines of a UTF-8 file, which may be compressed.
 
     Raises DataError naming the file and line if one is not UTF-8. With `bad` such lines are left
     out instead and are found there in the end.
@@ -236,7 +236,7 @@ def read_sentences(location: Location, bad: BadLines | None = None) -> Iterator[
 
 
 def undecodable_lines(location: Location, enough: int = 1000) -> BadLines:
-    """The first lines of a file that are not UTF-8."""
+    """Return the first lines of a file that are not UTF-8."""
     bad = BadLines()
     for _ in read_sentences(location, bad):
         if bad.count >= enough:
@@ -245,7 +245,7 @@ def undecodable_lines(location: Location, enough: int = 1000) -> BadLines:
 
 
 def read_text(location: Location) -> str:
-    """The whole text of a UTF-8 file, which may be compressed. Raises DataError as above."""
+    """Return the text of a UTF-8 file, which may be compressed. Raises DataError as above."""
     with open_unpacked(location) as stream:
         text = encodings.decode(stream.read(), location.uri)
     if not text:
@@ -256,7 +256,7 @@ def read_text(location: Location) -> str:
 def decode_lines(
     lines: Iterable[bytes], name: str, bad: BadLines | None = None, seen: BadLines | None = None
 ) -> Iterator[str]:
-    """Lines of a binary file called `name`; `bad` as for `read_sentences`.
+    """Yield lines of a binary file called `name`; `bad` as for `read_sentences`.
 
     Whoever passes a file in pieces keeps `seen`, which counts its lines.
     """
@@ -274,7 +274,7 @@ def decode_lines(
 
 
 def lines_at_hand(stream: io.BufferedIOBase, name: str, at_most: int) -> Iterator[list[str]]:
-    """Lines of an open pipe, terminal or file, in groups of at most so many.
+    """Yield lines of an open pipe, terminal or file, in groups of at most so many.
 
     A group ends where the next line would have to be waited for: someone who sends a line and
     pauses is answered, while a file or a fast pipe gives full groups. DataError as for
@@ -298,7 +298,7 @@ def lines_at_hand(stream: io.BufferedIOBase, name: str, at_most: int) -> Iterato
 
 
 def _lines_and_pauses(stream: io.BufferedIOBase) -> Iterator[bytes | None]:
-    """Lines, and None where reading on would wait."""
+    """Yield lines, and None where reading on means waiting."""
     rest = b""
     while True:
         if not _is_ready(stream):
@@ -313,7 +313,7 @@ def _lines_and_pauses(stream: io.BufferedIOBase) -> Iterator[bytes | None]:
 
 
 def _is_ready(stream: io.BufferedIOBase) -> bool:
-    """Whether reading would return at once."""
+    """Tell whether reading returns at once."""
     try:
         return bool(select.select([stream], [], [], 0)[0])
     except io.UnsupportedOperation:  # a stream in memory
@@ -321,7 +321,7 @@ def _is_ready(stream: io.BufferedIOBase) -> bool:
 
 
 def write_sentences(location: Location, sentences: Iterable[str]) -> int:
-    """Writes lines as they come; returns how many. The file appears only when all are there."""
+    """Write lines as they come; return how many. The file appears only when all are there."""
     count = 0
     temporary = location.beside(".partial")
     try:

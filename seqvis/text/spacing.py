@@ -85,7 +85,7 @@ def separators(tokens: Sequence[str], language: str | None) -> list[str]:
 
 
 def _refuses(token: str, previous: str, following: str, language: str) -> tuple[bool, bool]:
-    """Whether `token` takes no space before it, and none after it."""
+    """Tell whether `token` takes no space before it, and none after it."""
     if token in _OPENING or _OPENING_TAG.fullmatch(token):
         return False, True
     if token == "\u00a0" or (token in _BETWEEN and previous and following):
@@ -125,7 +125,7 @@ def _is_prefix(token: str, language: str) -> bool:
 
 
 def _written_together(previous: str, token: str, language: str) -> bool:
-    """Whether the script of either token has no spaces."""
+    """Tell whether the script of either token has no spaces."""
     if not previous:
         return False
     if language in _LANGUAGES["southern"]:
@@ -153,7 +153,7 @@ class _Quotes:
             self._opens = _OPENS + "”’"
 
     def refuses(self, token: str, previous: str, rest: Sequence[str]) -> tuple[bool, bool] | None:
-        """Whether a quotation mark takes no space before it, and none after it; None for others."""
+        """Tell whether a quotation mark takes no space before and after it; None for others."""
         if token in ('"', "'"):
             return self._plain(token, previous, rest)
         if token not in self._closes and token not in self._opens:
@@ -295,7 +295,7 @@ _VIEWS = (
 def join_tokens(
     tokens: Sequence[str], language: str | None, learned: LearnedSpacing | None = None
 ) -> str:
-    """One line of text from the tokens of a sentence in `language` (a code such as `fr`).
+    """Join the tokens of a sentence in `language` (a code such as `fr`) to a line of text.
 
     With None a space stands between all of them. `learned` corrects what the rules say.
     """
@@ -306,7 +306,7 @@ def join_tokens(
 
 
 def restore_case(tokens: Iterable[str]) -> list[str]:
-    """Undoes the case tokens: each acts on the word that follows it and disappears."""
+    """Apply each case token to the word that follows it, and leave it out."""
     restored: list[str] = []
     mark = ""
     for token in tokens:
@@ -319,7 +319,7 @@ def restore_case(tokens: Iterable[str]) -> list[str]:
 
 
 def upper_first(text: str) -> str:
-    """The text with its first letter in upper case; leading quotes and brackets stay."""
+    """Return the text with its first letter in upper case; leading quotes and brackets stay."""
     for position, character in enumerate(text):
         if character.isalpha():
             return text[:position] + character.upper() + text[position + 1 :]

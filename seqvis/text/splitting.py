@@ -33,7 +33,7 @@ _ENDING = re.compile(
 
 
 def spacy_tokenizer(language: str) -> Any:
-    """The tokenizer of spaCy's blank pipeline.
+    """Return the tokenizer of spaCy's blank pipeline.
 
     Raises ImportError, ValueError or OSError for a language that spaCy cannot split.
     """
@@ -45,7 +45,7 @@ def spacy_tokenizer(language: str) -> Any:
 
 
 def spacy_folder() -> Path:
-    """spaCy's folder, found without importing it."""
+    """Return spaCy's folder without importing spaCy."""
     spec = importlib.util.find_spec("spacy")
     if spec is None or spec.origin is None:
         raise ImportError("spaCy is not installed")
@@ -53,7 +53,7 @@ def spacy_folder() -> Path:
 
 
 def has_rules(language: str) -> bool:
-    """Whether spaCy has a folder for the language; some of them need another package."""
+    """Tell whether spaCy has a folder for the language; some of them need another package."""
     return (spacy_folder() / "lang" / SPACY_NAMES.get(language, language)).is_dir()
 
 
@@ -73,7 +73,7 @@ def add_lower_cased_exceptions(tokenizer: Any) -> None:
 
 @contextmanager
 def _without_torch() -> Iterator[None]:
-    """Lets spaCy find no PyTorch where none is loaded yet; the process may import it later."""
+    """Hide PyTorch from spaCy if it is not loaded yet; the process may import it later."""
     if "torch" in sys.modules:
         yield
         return
@@ -86,7 +86,7 @@ def _without_torch() -> Iterator[None]:
 
 @contextmanager
 def _endings_compiled_once() -> Iterator[None]:
-    """spaCy compiles its expressions while a language is imported: a long one is shortened."""
+    """Shorten the long expressions that spaCy compiles while a language is imported."""
     plain = re.compile
 
     def shortened(pattern: Any, flags: Any = 0) -> Any:
@@ -102,7 +102,7 @@ def _endings_compiled_once() -> Iterator[None]:
 
 
 def share_endings(pattern: str) -> str:
-    """`(?iu)(?:a[…]+$)|(?:b[…]+$)` as `(?iu)(?:a|b)[…]+$`, which matches the same words.
+    """Turn `(?iu)(?:a[…]+$)|(?:b[…]+$)` into `(?iu)(?:a|b)[…]+$`, which matches the same words.
 
     Another form of expression comes back as it is.
     """
@@ -151,7 +151,7 @@ _HINT = re.compile(r"[%{<&@]|://|/>|www\.")  # quick to look for, and rare
 
 
 def is_protected(token: str) -> bool:
-    """Whether `token` is a placeholder, a piece of markup or an address as a whole."""
+    """Tell whether `token` is a placeholder, a piece of markup or an address as a whole."""
     return _HINT.search(token) is not None and _PROTECTED.fullmatch(token) is not None
 
 

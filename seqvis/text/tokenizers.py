@@ -73,19 +73,19 @@ class Tokenizer(Protocol):
     settings: TokenizerSettings
 
     def tokenize(self, text: str) -> list[str]:
-        """The tokens of one line; an empty list for a blank one."""
+        """Return the tokens of one line; an empty list for a blank one."""
         ...
 
     def tokenize_many(self, texts: Iterable[str]) -> list[list[str]]:
-        """The tokens of many lines."""
+        """Return the tokens of many lines."""
         ...
 
     def read(self, text: str) -> tuple[list[str], list[str]]:
-        """The tokens of one line, and each as the text writes it; "" for a case token."""
+        """Return the tokens of one line, and each as the text writes it; "" for a case token."""
         ...
 
     def detokenize(self, tokens: Sequence[str]) -> str:
-        """Readable text of the tokens (no specials among them)."""
+        """Return readable text; there must be no specials among the tokens."""
         ...
 
 
@@ -95,7 +95,7 @@ def load_tokenizer(
     spacing: LearnedSpacing | None = None,
     cached_words: int = CACHED_WORDS,
 ) -> Tokenizer:
-    """The tokenizer that `settings` describe; `model` holds SentencePiece's model file.
+    """Return the tokenizer that `settings` describe; `model` holds SentencePiece's model file.
 
     `spacing` is what a corpus taught about putting text back, and `cached_words` how many words
     are kept with their tokens; SentencePiece needs neither.
@@ -122,7 +122,7 @@ def load_tokenizer(
 
 
 def check_language(settings: TokenizerSettings) -> None:
-    """Raises ConfigError if spaCy is to tokenise a language that it does not know.
+    """Raise ConfigError if spaCy is to tokenise a language that it does not know.
 
     It loads nothing for a language that spaCy has a folder of.
     """
@@ -176,7 +176,7 @@ class WordTokenizer:
         return _capitalised(text, tokens) if self.settings.lowercase else text
 
     def split_word(self, word: str) -> tuple[str, ...]:
-        """The tokens of a word without white space in it."""
+        """Return the tokens of a word without white space in it."""
         return self._split_word(word).tokens
 
     def _split_word(self, word: str) -> "SplitWord":
@@ -223,7 +223,7 @@ class SentencePieceTokenizer:
             raise ArtifactError(f"the SentencePiece model cannot be read ({error})") from error
 
     def pieces(self) -> list[str]:
-        """Every piece of the model that text can become, in the model's order."""
+        """Return every piece of the model that text can become, in the model's order."""
         model = self._processor
         return [
             model.id_to_piece(number)
@@ -250,19 +250,19 @@ class SentencePieceTokenizer:
 
 
 def _capitalised(text: str, words: Iterable[str]) -> str:
-    """The text with a capital at its start, unless that is a placeholder or an address."""
+    """Return the text with a capital at its start, unless that is a placeholder or an address."""
     first = next((word for word in words if any(map(str.isalnum, word))), "")
     return text if is_protected(first) else upper_first(text)
 
 
 def clean_line(text: str, settings: TokenizerSettings) -> str:
-    """The line as it is split: clean, with plain punctuation if the settings ask for it."""
+    """Return the line as it is split: clean, with plain punctuation if the settings ask for it."""
     text = clean_text(text)
     return normalize_punctuation(text) if settings.normalize_punctuation else text
 
 
 def prepare_text(text: str, settings: TokenizerSettings) -> str:
-    """The line as SentencePiece sees it: punctuation and case treated, words apart."""
+    """Return the line as SentencePiece sees it: punctuation and case treated, words apart."""
     text = clean_line(text, settings)
     if not settings.lowercase:
         return text
@@ -273,7 +273,7 @@ def prepare_text(text: str, settings: TokenizerSettings) -> str:
 
 
 def cased(part: str, settings: TokenizerSettings) -> list[str]:
-    """The token of a part of a word, after a case token if it has one.
+    """Return the token of a part of a word, after a case token if it has one.
 
     With case tokens, a part whose capitals no case token describes (iPhone) stays as it is, and
     without them a placeholder or an address does.
@@ -291,7 +291,7 @@ def cased(part: str, settings: TokenizerSettings) -> list[str]:
 def train_sentencepiece(
     lines: Iterable[str], settings: TokenizerSettings, size: int, seed: int
 ) -> bytes:
-    """Trains a model of at most `size` pieces on `lines` and returns its file's content.
+    """Train a model of at most `size` pieces on `lines` and return its file's content.
 
     Unigram model (Kudo 2018) with byte fallback, so that no text is unknown to it. A corpus too
     small for `size` pieces gives fewer. Memory grows with `lines`: pass a bounded sample.

@@ -22,7 +22,7 @@ class Vocabulary:
     """An immutable list of words; the id of a word is its index."""
 
     def __init__(self, words: tuple[str, ...]):
-        """`words`: the four specials, then every word once. Raises ValueError otherwise."""
+        """Take the four specials, then every word once. Raises ValueError otherwise."""
         if words[: len(SPECIALS)] != SPECIALS:
             raise ValueError(f"a vocabulary starts with {' '.join(SPECIALS)}")
         if len(set(words)) != len(words):
@@ -50,22 +50,22 @@ class Vocabulary:
         return f"Vocabulary({len(self)} words)"
 
     def ids(self, tokens: Sequence[str]) -> list[int]:
-        """The id of each token, UNK for those that are not here; no EOS is added."""
+        """Return the id of each token, UNK for those that are not here; no EOS is added."""
         get = self._id_of.get
         return [get(token, UNK) for token in tokens]
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
-        """The word of each id, specials included. Raises IndexError for an id out of range."""
+        """Return the word of each id, specials included. Raises IndexError if one is too large."""
         return [self.words[number] for number in ids]
 
     def to_bytes(self) -> bytes:
-        """UTF-8, one word per line; backslash and line feed are escaped."""
+        """Return UTF-8, one word per line; backslash and line feed are escaped."""
         lines = (word.replace("\\", "\\\\").replace("\n", "\\n") for word in self.words)
         return "".join(line + "\n" for line in lines).encode()
 
     @classmethod
     def from_bytes(cls, content: bytes, where: str) -> "Vocabulary":
-        """Reads what `to_bytes` wrote. Raises ArtifactError, naming `where`, if it is not that."""
+        """Read what `to_bytes` wrote. Raises ArtifactError, naming `where`, if it is not that."""
         try:
             lines = content.decode().split("\n")
             if lines.pop() != "":
@@ -78,18 +78,18 @@ class Vocabulary:
     def build(
         cls, counts: Mapping[str, int], max_size: int = 40_000, min_count: int = 1
     ) -> "Vocabulary":
-        """The `max_size` most frequent words besides the specials; ties in word order."""
+        """Return the `max_size` most frequent words besides the specials; ties in word order."""
         return cls(SPECIALS + tuple(word for word, _ in most_frequent(counts, max_size, min_count)))
 
     def fingerprint(self) -> str:
-        """Short SHA-256 of the words in their order."""
+        """Return a short SHA-256 of the words in their order."""
         return hashlib.sha256(self.to_bytes()).hexdigest()[:16]
 
 
 def most_frequent(
     counts: Mapping[str, int], max_size: int, min_count: int = 1
 ) -> list[tuple[str, int]]:
-    """The most frequent words with their counts: by falling count, then by word."""
+    """Return the most frequent words with their counts: by falling count, then by word."""
     usable = (
         (word, count)
         for word, count in counts.items()

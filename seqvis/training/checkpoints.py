@@ -38,19 +38,19 @@ class CheckpointStore:
     """The checkpoints of one run, in one directory."""
 
     def __init__(self, location: Location, keep: int = 2):
-        """`keep`: how many of the newest stay; the best one stays as well."""
+        """Keep the newest `keep` checkpoints, and the best one."""
         self.location = location
         self.keep = keep
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
 
     def save(self, snapshot: Snapshot, step: int, best_step: int | None) -> None:
-        """Writes in the background, after the previous one is done. Raises its error, if any."""
+        """Write in the background, after the previous one is done. Raises its error, if any."""
         self.wait()
         self._pending = self._executor.submit(self._write, snapshot, step, best_step)
 
     def wait(self) -> None:
-        """Returns when nothing is being written. Raises StorageError if the last write failed."""
+        """Wait until nothing is being written. Raises StorageError if the last write failed."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
@@ -63,7 +63,7 @@ class CheckpointStore:
         return self.location / f"step-{step:09d}"
 
     def read(self, location: Location) -> Snapshot:
-        """Raises ArtifactError if the checkpoint is incomplete or altered."""
+        """Read a checkpoint. Raises ArtifactError if it is incomplete or altered."""
         try:
             artifact = artifacts.load(location, "checkpoint")
         except ArtifactError as error:
@@ -75,7 +75,7 @@ class CheckpointStore:
         return Snapshot(tensors, json.loads(artifact.file("state.json").read_bytes()))
 
     def adopt(self, donor: "CheckpointStore", identity: Mapping[str, Any]) -> None:
-        """Begins this run where `donor` stands, under another identity (other settings).
+        """Begin this run where `donor` stands, under another identity: with other settings.
 
         The donor's best checkpoint comes along. Raises ArtifactError if it has none, or one is
         incomplete.
@@ -91,7 +91,7 @@ class CheckpointStore:
             self._write(Snapshot(snapshot.tensors, state), wanted, best)
 
     def _steps(self) -> list[int]:
-        """Of all checkpoints that are whole; killed jobs leave half ones on object stores."""
+        """Return the steps of whole checkpoints; killed jobs leave half ones on object stores."""
         return [step for step in self._begun() if (self.at(step) / MANIFEST).exists()]
 
     def _begun(self) -> list[int]:
@@ -109,13 +109,13 @@ class CheckpointStore:
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Copies of all parameters and buffers on the CPU; tied weights once."""
+    """Copy all parameters and buffers to the CPU, tied weights once."""
     named = [*model.named_parameters(), *model.named_buffers()]
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in named}
 
 
 def restore_model(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Copies stored tensors into `model`. Raises ArtifactError if names or shapes differ."""
+    """Copy stored tensors into `model`. Raises ArtifactError if names or shapes differ."""
     named = dict([*model.named_parameters(), *model.named_buffers()])
     if set(named) != set(tensors):
         names = ", ".join(sorted(set(named) ^ set(tensors))[:3])
@@ -131,7 +131,7 @@ def restore_model(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Copies of the optimiser's state on the CPU, by parameter name."""
+    """Copy the optimiser's state to the CPU, by parameter name."""
     return {
         f"{key}:{name}": value.detach().to("cpu", copy=True).contiguous()
         for name, parameter in model.named_parameters()
@@ -142,7 +142,7 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
 def restore_optimizer(
     model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
 ) -> None:
-    """Puts stored state back; the optimiser must be of the same kind."""
+    """Put stored state back; the optimiser must be of the same kind."""
     for name, parameter in model.named_parameters():
         keys = [key for key in tensors if key.endswith(f":{name}")]
         state = {key.split(":", 1)[0]: tensors[key].clone() for key in keys}
@@ -183,7 +183,7 @@ def check_identity(
 
 
 def planned_epochs(snapshot: Snapshot, name: str) -> int:
-    """How many epochs the run was to have when the checkpoint was written; `name`: the setting."""
+    """Return the setting `name`, how many epochs the run was to have, of the checkpoint."""
     return int(_flatten(snapshot.state["identity"])[name])
 
 

@@ -65,7 +65,7 @@ class FitSettings(Settings):
     """Minutes between checkpoints within an epoch."""
 
     def identity(self) -> dict[str, Any]:
-        """What must stay the same for a run to go on."""
+        """Return what must stay the same for a run to go on."""
         return self.model_dump(exclude={"precision", "patience", "checkpoint_minutes"})
 
 
@@ -90,7 +90,7 @@ def fit(
     identity: dict[str, Any],
     names: Names = NAMES,
 ) -> FitResult:
-    """Trains from the newest checkpoint, or from the beginning, to the end.
+    """Train from the newest checkpoint, or from the beginning, to the end.
 
     Args:
         epochs: passes over the training data. More than before lengthen a run: the learning rate's
@@ -194,7 +194,7 @@ class _Run(Generic[B]):
         )
 
     def _add(self, pending: list[StepLoss]) -> None:
-        """Adds losses to the epoch's sum; this is where the device is waited for."""
+        """Add losses to the epoch's sum; this is where the device is waited for."""
         if not pending:
             return
         total = float(torch.stack([loss.total for loss in pending]).sum())
@@ -308,7 +308,7 @@ class _Run(Generic[B]):
         self._announce("resumed", {})
 
     def _lengthen(self, before: int) -> None:
-        """Takes on more epochs than the run had `before`."""
+        """Take on more epochs than the run had `before`."""
         progress = self.progress
         # Earlier versions did not lengthen runs, so their checkpoints do not say this.
         progress.schedule_epochs = progress.schedule_epochs or before
@@ -332,4 +332,4 @@ class _Run(Generic[B]):
 
 
 def _ignore(event: dict[str, Any]) -> None:
-    """Only the first worker reports."""
+    """Report nothing: only the first worker reports."""

@@ -40,20 +40,20 @@ class RunLog:
         self._written_at = time.monotonic()
 
     def note(self, history: list[dict[str, Any]], best_epoch: int | None) -> None:
-        """Takes the table of all epochs so far, and writes it if the last time was long ago."""
+        """Note the table of all epochs so far, and write it if the last time was long ago."""
         self._history, self._best_epoch = history, best_epoch
         if time.monotonic() - self._written_at > SECONDS_BETWEEN:
             self.flush()
 
     def flush(self) -> None:
-        """Writes what was noted and not yet written."""
+        """Write what was noted and not yet written."""
         if self._history:
             self._write(self._history)
             self._history = []
             self._written_at = time.monotonic()
 
     def _write(self, history: list[dict[str, Any]]) -> None:
-        """Rewrites `metrics.csv`, `curves.png` and `tensorboard/`."""
+        """Rewrite `metrics.csv`, `curves.png` and `tensorboard/`."""
         from seqvis.plots.training import plot_curves  # matplotlib takes a second to load
 
         self.location.make_directory()
@@ -82,7 +82,7 @@ class RunLog:
 
 
 def history_as_csv(history: list[dict[str, Any]]) -> bytes:
-    """One line an epoch, under a line of names."""
+    """Return a line of names and a line for each epoch."""
     names = list(dict.fromkeys(name for row in history for name in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, names, lineterminator="\n")
@@ -149,5 +149,5 @@ def launch(
 
 
 def run_directory(out: Location) -> Location:
-    """`OUT.run`, beside the artifact."""
+    """Return `OUT.run`, beside the artifact."""
     return out.beside(".run")

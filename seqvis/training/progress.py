@@ -65,7 +65,7 @@ def check_monitor(monitor: str, known: set[str]) -> None:
 
 
 def _merit(row: Row, monitor: str) -> tuple[float, float]:
-    """What epochs are compared by, the greater the better; a value that is not finite is worst."""
+    """Return what epochs are compared by: greater is better, and not finite is worst."""
     score = -row[monitor] if "loss" in monitor else row[monitor]
     loss = row.get("loss", 0.0)
     return (
@@ -88,7 +88,7 @@ NAMES = Names()
 def diverged(
     step: int, optimizer: OptimizerSettings, product_type: torch.dtype, names: Names
 ) -> str:
-    """That the training loss is not finite, and what may mend it, given the run's settings."""
+    """Say that the training loss is not finite, and what may mend it."""
     text = f"the training loss is not finite at step {step}; "
     if step == 1:  # no weight was changed yet
         return text + (
@@ -108,7 +108,7 @@ def diverged(
 def lengthened(
     before: int, epochs: int, progress: Progress, optimizer: OptimizerSettings, names: Names
 ) -> str:
-    """That a run has more epochs than it had, and what the learning rate is in them."""
+    """Say that a run has more epochs than it had, and what the learning rate is in them."""
     return (
         f"{_flag(names.epochs)} was {before}, is {epochs}: the learning rate's cycle ends with "
         f"epoch {progress.schedule_epochs} as it was begun, and further epochs run at its last "
@@ -117,7 +117,7 @@ def lengthened(
 
 
 def ending(progress: Progress, epochs: int, monitor: str) -> list[str]:
-    """What is worth knowing when a run ends: that it stopped early, that the monitor was blind."""
+    """Say what matters when a run ends: that it stopped early, that the monitor was blind."""
     texts = []
     if progress.epoch < epochs:
         texts.append(

@@ -163,7 +163,7 @@ def _fit(trainer: TorchTrainer, outcome: list[BaseException]) -> None:
 
 
 def _pass_on(events: Any, report: Report) -> None:
-    """Waits up to half a second for events and passes on those that came."""
+    """Wait up to half a second for events and pass on those that came."""
     deadline = time.monotonic() + 0.5
     while time.monotonic() < deadline:
         taken = ray.get(events.get.remote(0.2))
@@ -182,7 +182,7 @@ def _pass_on(events: Any, report: Report) -> None:
 
 
 def _check_resources(num_workers: int, threads: int, gpus: float, report: Report) -> None:
-    """Ray Train would wait for ever for what the cluster does not have."""
+    """Raise ConfigError for what the cluster lacks: Ray Train would wait for it for ever."""
     if 0 < gpus < 1 < num_workers:
         raise ConfigError(
             f"--gpus-per-worker {gpus:g}: NCCL joins no two workers on one GPU; take "

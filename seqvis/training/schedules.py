@@ -42,7 +42,7 @@ class OptimizerSettings(Settings):
 
 
 def cycle_height(settings: OptimizerSettings, progress: float) -> float:
-    """How high the cycle stands at `progress`: 0 at both ends, 1 at its top, as in `use_clr`."""
+    """Return the height of the cycle at `progress`: 0 at both ends, 1 at its top (`use_clr`)."""
     if progress < settings.rise:
         return progress / settings.rise
     if settings.rise >= 1:
@@ -52,7 +52,7 @@ def cycle_height(settings: OptimizerSettings, progress: float) -> float:
 
 
 def learning_rate(settings: OptimizerSettings, progress: float) -> float:
-    """Learning rate when the share `progress` of training is done."""
+    """Return the learning rate when the share `progress` of training is done."""
     low = settings.divisor
     if progress >= settings.rise and settings.final_divisor is not None:
         low = settings.final_divisor
@@ -62,7 +62,7 @@ def learning_rate(settings: OptimizerSettings, progress: float) -> float:
 
 
 def momentum(settings: OptimizerSettings, progress: float) -> float:
-    """Adam's beta1 when the share `progress` of training is done."""
+    """Return Adam's beta1 when the share `progress` of training is done."""
     if not settings.cyclical_momentum:
         return settings.beta1
     height = cycle_height(settings, progress)

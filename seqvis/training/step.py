@@ -46,12 +46,12 @@ class Throughput:
         self.flops = 0.0
 
     def add(self, items: int, flops: float) -> None:
-        """Adds one step of this worker; the others' are taken to be alike."""
+        """Add one step of this worker; the others' are taken to be alike."""
         self.items += items * self.workers.count
         self.flops += flops * self.workers.count
 
     def summary(self) -> dict[str, float]:
-        """Items a second of all workers, and the utilisation (0 to 1)."""
+        """Return the items a second of all workers, and the utilisation (0 to 1)."""
         seconds = max(1e-9, time.monotonic() - self.started)
         return {
             f"{self.unit}_per_second": round(self.items / seconds, 1),
@@ -61,7 +61,7 @@ class Throughput:
 
 @cache
 def peak_flops(product_type: torch.dtype, device: torch.device) -> float:
-    """Operations a second of the fastest matrix product on this device, in this type."""
+    """Return the operations a second of the device's fastest matrix product in this type."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         for key, peaks in _PEAKS.items():
@@ -100,26 +100,26 @@ class Task(Protocol[B]):
     def build_model(self) -> nn.Module: ...
 
     def parameter_groups(self, model: nn.Module) -> list[tuple[list[nn.Parameter], float]]:
-        """All parameters, in groups, each with the factor of its learning rate."""
+        """Return all parameters, in groups, each with the factor of its learning rate."""
 
     def fingerprint(self) -> str:
-        """Changes with the data; a checkpoint of other data is refused."""
+        """Return what changes with the data; a checkpoint of other data is refused."""
 
     def steps_in_epoch(self, epoch: int) -> int: ...
 
     def batches(self, epoch: int, first: int, workers: Workers) -> Iterator[B]:
-        """This worker's share of the batches of an epoch, from number `first` on."""
+        """Yield this worker's share of the batches of an epoch, from number `first` on."""
 
     def loss(self, model: nn.Module, batch: B, epoch: float) -> StepLoss: ...
 
     def evaluate(self, model: nn.Module, workers: Workers) -> dict[str, Any]:
-        """Validation metrics, floats; strings and lists (samples) are passed to the report."""
+        """Return validation metrics, floats; strings and lists (samples) go to the report."""
 
     def schedules(self, epoch: int) -> dict[str, float]:
-        """What the task itself varies over training, at this epoch; for the table of epochs."""
+        """Return what the task varies over training, at this epoch, for the table of epochs."""
 
     def flops(self, model: nn.Module, batch: B) -> float:
-        """Floating-point operations of a training step on the batch."""
+        """Return the floating-point operations of a training step on the batch."""
 
 
 class TrainingStep(Generic[B]):
@@ -149,7 +149,7 @@ class TrainingStep(Generic[B]):
         self._wrapped = workers.wrap(_TaskLoss(task, self.model))
 
     def step(self, batch: B, number: int, epoch: float, rate: float, beta1: float) -> StepLoss:
-        """One optimiser step. `number` seeds it; `epoch` may be fractional."""
+        """Make an optimiser step. `number` seeds it; `epoch` may be fractional."""
         self.model.train()
         torch.manual_seed(_mix(self.seed, number, self.workers.rank))
         for group in self.optimizer.param_groups:
@@ -182,7 +182,7 @@ class _TaskLoss(nn.Module):
 
 
 def product_type(precision: str, device: torch.device) -> torch.dtype:
-    """The type that matrix products run in. Raises ConfigError if the hardware lacks it."""
+    """Return the type that matrix products run in. Raises ConfigError if the hardware lacks it."""
     if precision == "float32":
         return torch.float32
     if device.type == "cuda":

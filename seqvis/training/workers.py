@@ -34,7 +34,7 @@ class Reduction:
 
     @classmethod
     def of(cls, module: nn.Module) -> "Reduction":
-        """For `module`: its large embedding tables that no other layer shares."""
+        """Make it for `module`: its large embedding tables that no other layer shares."""
         layers = list(module.modules())
         uses = Counter(id(one) for layer in layers for one in layer.parameters(recurse=False))
         weights = [layer.weight for layer in layers if isinstance(layer, nn.Embedding)]
@@ -43,7 +43,7 @@ class Reduction:
 
 
 def average(state: Reduction, bucket: distributed.GradBucket) -> Future[Tensor]:
-    """The communication hook: a future of the bucket's buffer, averaged over all workers."""
+    """Average a bucket over all workers: the communication hook of DistributedDataParallel."""
     gradients = bucket.gradients()
     by_rows = [id(parameter) in state.tables for parameter in bucket.parameters()]
     touched = _touched_by_any(
@@ -83,7 +83,7 @@ def average(state: Reduction, bucket: distributed.GradBucket) -> Future[Tensor]:
 
 
 def _touched_by_any(tables: list[Tensor], state: Reduction) -> list[Tensor | None]:
-    """For each table the rows that any worker touched, or None where that is nearly all."""
+    """Return for each table the rows that any worker touched, or None if nearly all."""
     if not tables:
         return []
     marks = torch.cat([table.ne(0).any(1) for table in tables]).to(torch.uint8)
@@ -134,7 +134,7 @@ class Workers:
         return self.rank == 0
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """`module` with gradients averaged over all workers during the backward pass."""
+        """Return `module` with gradients averaged over all workers in the backward pass."""
         if self.count == 1:
             return module
         wrapped = DistributedDataParallel(
@@ -147,7 +147,7 @@ class Workers:
         return wrapped
 
     def gather(self, value: Any) -> list[Any]:
-        """The values of all workers, by rank. Any picklable object."""
+        """Return the values of all workers, by rank; any picklable objects."""
         if self.count == 1:
             return [value]
         values: list[Any] = [None] * self.count
@@ -155,7 +155,7 @@ class Workers:
         return values
 
     def from_first(self, value: Any) -> Any:
-        """The first worker's value, on all of them."""
+        """Return the first worker's value, on all of them."""
         if self.count == 1:
             return value
         values = [value]
@@ -164,7 +164,7 @@ class Workers:
 
 
 def this_worker(use_gpu: bool) -> Workers:
-    """The place of this process, from the process group if there is one."""
+    """Return the place of this process, from the process group if there is one."""
     device = torch.device("cpu")
     if use_gpu:
         device = torch.device("cuda", torch.cuda.current_device())

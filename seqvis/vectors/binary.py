@@ -50,7 +50,7 @@ class FastTextFile:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Raises DataError, naming the file, if it is not a whole, unquantized fastText model."""
+        """Open a model. Raises DataError if it is not a whole, unquantized fastText file."""
         size = path.stat().st_size
         if not size:
             raise DataError(f"{path}: is empty; fetch it again")
@@ -92,7 +92,7 @@ class FastTextFile:
         return cls(words, matrix, subwords)
 
     def vectors(self, begin: int, end: int) -> tuple[list[str], np.ndarray]:
-        """Words `begin` to `end` and their vectors, float32: fastText's get_word_vector of each.
+        """Return words `begin` to `end` and their vectors, float32, as get_word_vector makes them.
 
         That is the mean of the word's own row and of the rows of its n-grams.
         """
@@ -118,7 +118,7 @@ class FastTextFile:
 
 
 def _read_dictionary(content: mmap, place: int) -> tuple[list[str | None], int]:
-    """The words, by number, and the place after the dictionary."""
+    """Return the words, by number, and the place after the dictionary."""
     entries, _, _, _, pruned = _DICTIONARY.unpack_from(content, place)
     place += _DICTIONARY.size
     words: list[str | None] = []
@@ -139,7 +139,7 @@ _OF_TEXT = bytes(range(0x20, 0x7F)) + b"\t\r\n"
 
 
 def read_header(line: bytes) -> tuple[int, int] | None:
-    """The number of words and the dimension, if the line holds just these."""
+    """Return the number of words and the dimension, if the line holds just these."""
     fields = line.split()
     if len(fields) != 2 or not all(field.isdigit() for field in fields) or int(fields[1]) < 1:
         return None
@@ -147,7 +147,7 @@ def read_header(line: bytes) -> tuple[int, int] | None:
 
 
 def count_numbers(line: bytes) -> int:
-    """How many numbers are at the end of the line, after at least one field of a word."""
+    """Count the numbers at the end of the line, after at least one field of a word."""
     count = 0
     for text in reversed(line.split()[1:]):
         try:
@@ -159,7 +159,7 @@ def count_numbers(line: bytes) -> int:
 
 
 def word2vec_header(head: bytes) -> tuple[int, int] | None:
-    """The header if a file that begins with `head` is in the binary form.
+    """Return the header if a file that begins with `head` is in the binary form.
 
     It is if no numbers end the first line after the header, and the first vector has bytes that
     neither numbers nor words in UTF-8 have.
@@ -177,7 +177,7 @@ def word2vec_header(head: bytes) -> tuple[int, int] | None:
 
 
 def _read_entries(location: Location, words: int, dimension: int) -> Iterator[tuple[bytes, bytes]]:
-    """Each word and the bytes of its vector.
+    """Yield each word and the bytes of its vector.
 
     Raises DataError if there are fewer or more than `words`.
     """

@@ -78,7 +78,7 @@ def build_store(
     max_bad_share: float = MAX_BAD_SHARE,
     progress: Callable[[int], None] = lambda words: None,
 ) -> dict[str, Any]:
-    """Writes the store and returns its metrics, besides counts of missing and skipped words.
+    """Write the store and return its metrics, besides counts of missing and skipped words.
 
     `wanted` restricts it to these words (and their lower-cased forms); `max_words` takes only the
     first words of the source. `progress` is called with the number of words stored so far.
@@ -130,7 +130,7 @@ def _first_words(source: VectorSource, limit: int | None) -> Iterable[Block]:
 
 
 def _finite(block: Block, source: VectorSource) -> Block:
-    """The words whose vectors have neither NaN nor infinity; the others count as left out."""
+    """Leave out words whose vectors have NaN or infinity, and count them."""
     good = np.isfinite(block.vectors).all(axis=1)
     if good.all():
         return block
@@ -156,7 +156,7 @@ def _take(block: Block, kept: np.ndarray) -> Block:
 def _fill_in(
     store: VectorWriter, source: VectorSource, wanted: Sequence[str]
 ) -> tuple[int, list[str]]:
-    """Stores sub-word vectors of wanted words that lack one; returns how many, and the rest."""
+    """Store sub-word vectors of wanted words that lack one; return how many, and the rest."""
     # A word stored only in lower case is not missing, because `embedding_matrix` looks there too.
     lacking = [word for word in wanted if word not in store and word.lower() not in store]
     if source.subwords is None:
@@ -198,7 +198,7 @@ class Trained:
 def train_vectors(
     text: str, tokenizer: Tokenizer, folder: Path, settings: SkipGram, max_bad_share: float
 ) -> Trained:
-    """Trains on the file or URI `text` (plain or compressed), writing a `.bin` into `folder`.
+    """Train on the file or URI `text` (plain or compressed), writing a `.bin` into `folder`.
 
     Raises DataError if the text is missing or too small, or if more than `max_bad_share` of its
     lines is not UTF-8; TrainingError if fastText fails.
@@ -235,7 +235,7 @@ def train_vectors(
 
 
 def _train(tokens: Path, model: Path, settings: SkipGram, result: Connection) -> None:
-    """Runs in a process of its own; sends what went wrong, or an empty string."""
+    """Run in a process of its own; send what went wrong, or an empty string."""
     import fasttext
 
     try:

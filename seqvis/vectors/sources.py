@@ -32,7 +32,7 @@ from seqvis.vectors.writer import BLOCK, Block, LeftOut, VectorSource
 
 
 def open_source(form: str, name: str) -> VectorSource:
-    """The source `name` of form "fasttext", "vec", "glove" or "spacy".
+    """Open the source `name` of form "fasttext", "vec", "glove" or "spacy".
 
     Raises DataError, naming the file, if it is missing or of another form.
     """
@@ -123,7 +123,7 @@ class TextVectors:
             )
 
     def _check_beginning(self, lines: list[bytes]) -> None:
-        """Sets the dimension if no header did. Raises DataError if the first lines differ from it.
+        """Set the dimension if no header did. Raises DataError if the first lines differ from it.
 
         A line may be damaged, or begin with a word with spaces and numbers: most of them decide.
         """
@@ -153,7 +153,7 @@ class TextVectors:
             )
 
     def _take_apart(self, line: bytes) -> tuple[bytes, bytes] | None:
-        """The word and the text of its numbers, or None if their number is another."""
+        """Return the word and the text of its numbers, or None if their number is another."""
         fields = line.rsplit(None, self.dimension)
         if len(fields) != self.dimension + 1 or _TOO_MANY.search(fields[0]):
             return None
@@ -166,7 +166,7 @@ class TextVectors:
             )
 
     def _block(self, words: list[str], numbers: list[tuple[int, bytes]]) -> Block:
-        """Parses the numbers of all words at once; only if that fails, line by line."""
+        """Parse the numbers of all words at once; only if that fails, line by line."""
         try:
             vectors = _parse(b" ".join(text for _, text in numbers))
             return Block(words, vectors.reshape(len(words), self.dimension))
@@ -188,7 +188,7 @@ _TOO_MANY = re.compile(rb"\s[-+]?\d*\.\d+(e[-+]?\d+)?$")  # one more number at t
 
 
 def _parse(text: bytes) -> np.ndarray:
-    """Numbers between spaces. Raises ValueError if something else is there."""
+    """Parse numbers between spaces. Raises ValueError if something else is there."""
     with warnings.catch_warnings():  # NumPy only warns, and says that it will raise one day
         warnings.simplefilter("error", DeprecationWarning)
         try:

@@ -50,7 +50,7 @@ class Subwords:
     matrix: np.ndarray  # [buckets, dimension], may be memory-mapped
 
     def vector(self, word: str) -> np.ndarray | None:
-        """The mean of the word's n-gram rows, float32 [dimension]; None if it has no n-gram."""
+        """Return the mean of the word's n-gram rows, float32 [dimension]; None without n-grams."""
         numbers, _ = self.numbers([word])
         if not len(numbers):
             return None
@@ -59,7 +59,7 @@ class Subwords:
         return mean
 
     def numbers(self, words: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Bucket numbers of all n-grams of `words`.
+        """Return the bucket numbers of all n-grams of `words`.
 
         Returns them word after word (int64 [total]) and how many each word has
         (int64 [len(words)]). An n-gram that occurs twice in a word counts twice.
@@ -70,7 +70,7 @@ class Subwords:
 def ngram_buckets(
     words: Sequence[str], shortest: int, longest: int, buckets: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The hash buckets of the words' character n-grams; see `Subwords.numbers`."""
+    """Return the hash buckets of the words' character n-grams; see `Subwords.numbers`."""
     marked = [b"" if w == END_OF_SENTENCE else b"<" + w.encode() + b">" for w in words]
     lengths = np.array([len(word) for word in marked], dtype=np.int64)
     if buckets <= 0 or longest <= 0 or not lengths.sum():
@@ -113,7 +113,7 @@ def _append_character(
     position: np.ndarray,
     state: np.ndarray,
 ) -> None:
-    """Hashes the one to four bytes of the character at each `position`, in place."""
+    """Hash the one to four bytes of the character at each `position`, in place."""
     pending = np.arange(len(position))
     while len(pending):
         at = position[pending]
@@ -151,7 +151,7 @@ class WordVectors:
 
     @classmethod
     def open(cls, uri: str | Location, verify: bool = False) -> Self:
-        """Opens the store that `build_vectors` wrote; one in an object store is copied here once.
+        """Open the store that `build_vectors` wrote; one in an object store is copied here once.
 
         Raises ArtifactError if it is missing, of another kind, incomplete, or (found only with
         `verify`, about 1 s per GB) altered with its size unchanged.
@@ -174,33 +174,33 @@ class WordVectors:
         return float(self._artifact.metrics["standard_deviation"])
 
     def fingerprint(self) -> str:
-        """Short hash of all files; equal for stores with equal content."""
+        """Return a short hash of all files, equal for stores with equal content."""
         return self._artifact.fingerprint()
 
     def __len__(self) -> int:
-        """Number of words."""
+        """Return the number of words."""
         return len(self._ends)
 
     def __contains__(self, word: object) -> bool:
-        """Whether the word is stored; words that only sub-words could make are not."""
+        """Tell whether the word is stored; words that only sub-words could make are not."""
         return isinstance(word, str) and self._number(word) is not None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (type(self).open, (self._artifact.location,))
 
     def vector(self, word: str) -> np.ndarray | None:
-        """The word's vector, float32 [dimension], from sub-words if need be; None if none."""
+        """Return the word's vector, float32 [dimension], or its sub-words'; None without either."""
         number = self._number(word)
         if number is not None:
             return self.stored(number)
         return self.subwords.vector(clean_text(word)) if self.subwords is not None else None
 
     def stored(self, number: int) -> np.ndarray:
-        """The vector of a word by its place in `words`, float32 [dimension]."""
+        """Return the vector of a word by its place in `words`, float32 [dimension]."""
         return np.array(self._vectors[self._rows[number]], dtype=np.float32)
 
     def find(self, words: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Vectors of `words`, float32 [n, dimension], and which were found, bool [n].
+        """Return the vectors of `words`, float32 [n, dimension], and which were found, bool [n].
 
         Rows of words that were not found are zeros.
         """
@@ -214,7 +214,7 @@ class WordVectors:
         return vectors, found
 
     def words(self) -> Iterator[str]:
-        """All words, in the order of the source: most sources put frequent words first."""
+        """Yield all words, in the order of the source: most sources put frequent words first."""
         begin = 0
         for end in self._ends.tolist():
             yield self._text[begin:end].tobytes().decode()
@@ -225,7 +225,7 @@ class WordVectors:
         return self._text[begin : int(self._ends[number])].tobytes()
 
     def _number(self, word: str) -> int | None:
-        """The word's place, as it stands or in another form of the same characters."""
+        """Return the word's place, as it stands or in another form of the same characters."""
         number = self._search(word)
         if number is None and not word.isascii():
             clean = clean_text(word)
@@ -234,7 +234,7 @@ class WordVectors:
         return number
 
     def _search(self, word: str) -> int | None:
-        """Binary search: about 21 comparisons in 2.5 million words."""
+        """Find a word by binary search: about 21 comparisons in 2.5 million words."""
         try:
             wanted = word.encode()
         except UnicodeEncodeError:  # a lone surrogate: no source can hold it
@@ -268,7 +268,7 @@ class WordVectors:
 def embedding_matrix(
     vocabulary: Vocabulary, vectors: WordVectors, generator_seed: int
 ) -> np.ndarray:
-    """An embedding that starts from word vectors.
+    """Make an embedding that starts from word vectors.
 
     Returns float32 [len(vocabulary), dimension], a row for each id. Vectors are divided by the
     store's standard deviation (lesson 11 multiplies by 3 where it is 0.29), which puts them on
@@ -288,20 +288,20 @@ def embedding_matrix(
 
 
 def words_without_vector(vocabulary: Vocabulary, vectors: WordVectors) -> list[str]:
-    """The words whose rows `embedding_matrix` draws at random; no specials and case tokens."""
+    """Return the words whose rows `embedding_matrix` draws at random, without markers."""
     words = (word for word in vocabulary.words if not is_marker(word))
     return [word for word in words if vector_in_any_case(vectors, word) is None]
 
 
 def vector_in_any_case(vectors: WordVectors, word: str) -> np.ndarray | None:
-    """The vector of the word as it stands, else in lower case, else from its sub-words."""
+    """Return the vector of the word as it stands, else in lower case, else from its sub-words."""
     if word not in vectors and word.lower() in vectors:
         return vectors.vector(word.lower())
     return vectors.vector(word)
 
 
 def is_marker(word: str) -> bool:
-    """Whether a vocabulary entry is a special (`_bos_`, ...) or a case token, not a word."""
+    """Tell whether a vocabulary entry is a special (`_bos_`, ...) or a case token, not a word."""
     return word in SPECIALS or word in (CAPITALIZED, UPPER)
 
 
@@ -317,7 +317,7 @@ def _map(path: Path) -> np.ndarray:
 
 
 def _local_folder(artifact: Artifact) -> Path:
-    """The artifact's folder; from an object store it is fetched once a machine, by fingerprint."""
+    """Return the artifact's folder; one in an object store is fetched once a machine."""
     if artifact.location.is_local:
         return Path(artifact.location.path)
     cached = Path(tempfile.gettempdir()) / f"seqvis-vectors-{artifact.fingerprint()}"

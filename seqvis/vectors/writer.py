@@ -40,12 +40,12 @@ class LeftOut:
     _words: BadLines = field(default_factory=BadLines)
 
     def add(self, reason: str, entries: Sequence[str]) -> None:
-        """Counts entries, given by their words or lines."""
+        """Count entries, given by their words or lines."""
         self.counts[reason] = self.counts.get(reason, 0) + len(entries)
         self.examples[reason] = [*self.examples.get(reason, []), *entries][:3]
 
     def decode(self, word: bytes, where: str) -> str | None:
-        """The word of the entry at `where`; None, and it is counted, if it is not UTF-8."""
+        """Return the word of the entry at `where`; None, and it is counted, if it is not UTF-8."""
         text = self._words.decode(word)
         if text is None:
             self.add("not_utf8", [where])
@@ -56,14 +56,14 @@ class LeftOut:
         return sum(self.counts.values())
 
     def as_dict(self) -> dict[str, Any]:
-        """For the metrics: reason -> {"entries": n, "first": [...]}."""
+        """Return reason -> {"entries": n, "first": [...]}, for the metrics."""
         return {
             reason: {"entries": count, "first": self.examples[reason]}
             for reason, count in self.counts.items()
         }
 
     def check(self, name: str, stored: int, share: float) -> None:
-        """Raises DataError if these are more than a share of all entries of the source `name`."""
+        """Raise DataError if these are more than a share of all entries of the source `name`."""
         entries = stored + self.total
         if self.total <= share * entries:
             return
@@ -87,7 +87,7 @@ class VectorSource(Protocol):
     subwords: Subwords | None
 
     def blocks(self) -> Iterator[Block]:
-        """All words in the order of the source. Raises DataError if the file is damaged."""
+        """Yield all words in the order of the source. Raises DataError if the file is damaged."""
 
 
 class MatrixFile:
@@ -107,7 +107,7 @@ class MatrixFile:
         self._write_header()
 
     def append(self, block: np.ndarray) -> None:
-        """Adds rows, [n, dimension]."""
+        """Add rows, [n, dimension]."""
         stored = np.ascontiguousarray(block, dtype=self._type)
         self._file.write(stored.data)
         old, new = self.rows * self.dimension, stored.size
@@ -143,7 +143,7 @@ class MatrixFile:
 def vector_writer(
     writer: ArtifactWriter, dimension: int, precision: str = "float32"
 ) -> Iterator["VectorWriter"]:
-    """Fills a vectors artifact inside the `with` block; its index and metrics are made at the end.
+    """Fill a vectors artifact inside the `with` block; its index and metrics are made at the end.
 
     Raises StorageError if the disk is full.
     """
@@ -172,7 +172,7 @@ class VectorWriter:
         return word.encode() in self._words
 
     def add(self, words: Sequence[str], vectors: np.ndarray, rows: np.ndarray | None = None) -> int:
-        """Adds words with their vectors; returns how many of them were new.
+        """Add words with their vectors; return how many of them were new.
 
         `rows[i]` is the row of `vectors` that belongs to `words[i]`; without it, row i.
         """
@@ -188,7 +188,7 @@ class VectorWriter:
         return len(self._words) - before
 
     def add_subwords(self, subwords: Subwords) -> None:
-        """Keeps the n-gram rows too, so that the store makes vectors for words it lacks."""
+        """Keep the n-gram rows too, so that the store makes vectors for words it lacks."""
         with self._writer.local_file(store.SUBWORDS) as path:
             matrix = MatrixFile(path, self._matrix.dimension, self._matrix.precision)
             try:
@@ -203,7 +203,7 @@ class VectorWriter:
         }
 
     def write_index(self) -> None:
-        """Writes the words and their order; called once, by `vector_writer`."""
+        """Write the words and their order; called once, by `vector_writer`."""
         words = list(self._words)
         arrays: dict[str, np.ndarray] = {
             store.WORD_ENDS: np.cumsum([len(word) for word in words], dtype=np.int64),
