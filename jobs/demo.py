@@ -222,7 +222,7 @@ def _show_searches(folder: Path, model: DeviseModel, table: FeatureTable) -> dic
     with build_collection(model, items, table, folder / "collection") as collection:
         matches = collection.search(unseen.vectors, 10)
     own = zip(unseen.labels, matches, strict=True)
-    found = sum(any(match.metadata["label"] == name for match in ten) for name, ten in own) / names
+    share = sum(any(match.metadata["label"] == name for match in ten) for name, ten in own) / names
     _say(
         f"10  what words find: {SHOWN} of the names held out (= its own drawing is among "
         f"the first {NAMES}),\n    then words that no drawing is called"
@@ -239,7 +239,7 @@ def _show_searches(folder: Path, model: DeviseModel, table: FeatureTable) -> dic
     title = "Drawings whose names training never saw, and which of these names are nearest"
     write_page(locate(page), title, {f"{names} names": hits}, examples, ATTRIBUTION)
     _say(
-        f"   of the {names} names held out, {found:.0%} find their drawing among the first ten of "
+        f"   of the {names} names held out, {share:.0%} find their drawing among the first ten of "
         f"{len(table):,};\n"
         f"   given a drawing, the right one of the {names} is first in {hits['hit@1']:.0%}, among "
         f"five in {hits['hit@5']:.0%}, ten in {hits['hit@10']:.0%}\n"
@@ -248,7 +248,7 @@ def _show_searches(folder: Path, model: DeviseModel, table: FeatureTable) -> dic
     )
     _say("\n".join(f"   {sheet}" for sheet in sheets))
     _say(f"   {ATTRIBUTION}")
-    counts = {"drawings": len(table), "held_out": names, **hits, "found@10": round(found, 4)}
+    counts = {"drawings": len(table), "held_out": names, **hits, "found@10": round(share, 4)}
     return {**counts, "page": str(page), "sheets": sheets}
 
 

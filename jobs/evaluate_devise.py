@@ -82,8 +82,10 @@ def run(settings: EvaluateDevise) -> dict[str, Any]:
         examples = page_examples(evaluator, settings.examples, among=parts[measured_on])
         scores = {
             row: figures
-            for name, one in results.items()
-            for row, figures in metrics_by_set(settings.candidates, one.metrics, name).items()
+            for name, evaluation in results.items()
+            for row, figures in metrics_by_set(
+                settings.candidates, evaluation.metrics, name
+            ).items()
         }
         title = f"{settings.model}: examples, {measured_on}"
         note = _WARNINGS.get(measured_on, "")

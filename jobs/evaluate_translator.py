@@ -51,7 +51,7 @@ class EvaluateTranslator(JobSettings):
 
     @model_validator(mode="after")
     def _one_text(self) -> "EvaluateTranslator":
-        given = [bool(one) for one in (self.source, self.reference, self.corpus)]
+        given = [bool(text) for text in (self.source, self.reference, self.corpus)]
         if given not in ([True, True, False], [False, False, True]):
             raise ValueError("give --source and --reference, or --corpus alone")
         return self

@@ -54,7 +54,8 @@ class Search(JobSettings):
 
     @model_validator(mode="after")
     def _one_query(self) -> "Search":
-        if sum(one is not None for one in (self.text, self.image, self.like, self.classify)) != 1:
+        queries = (self.text, self.image, self.like, self.classify)
+        if sum(query is not None for query in queries) != 1:
             raise ValueError("give one of --text, --image, --like and --classify")
         if self.classify is not None and (self.where or self.min_score is not None or self.sheet):
             raise ValueError("--where, --min-score and --sheet do not go with --classify")
@@ -111,10 +112,12 @@ def _classify(engine: SearchEngine, picture: str, settings: Search) -> list[Word
 def _filters(given: Sequence[str]) -> dict[str, list[Any]]:
     """Return metadata values by key; `3` may be meant as a number or as text, so it is both."""
     where: dict[str, list[Any]] = {}
-    for one in given:
-        key, equals, value = one.partition("=")
+    for condition in given:
+        key, equals, value = condition.partition("=")
         if not key or not equals:
-            raise ConfigError(f"--where {one}: needs the form key=value, such as label=n02084071")
+            raise ConfigError(
+                f"--where {condition}: needs the form key=value, such as label=n02084071"
+            )
         where.setdefault(key, []).extend([value, *_meanings(value)])
     return where
 
@@ -154,7 +157,9 @@ def _draw(engine: SearchEngine, sheet: str, query: str, matches: Sequence[Match]
 
 def _printable(text: str) -> str:
     """Return the text without control characters, which ids may contain and a terminal obeys."""
-    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+    return "".join(
+        character if character.isprintable() else ascii(character)[1:-1] for character in text
+    )
 
 
 def _caption(match: Match) -> str:

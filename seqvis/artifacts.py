@@ -171,10 +171,10 @@ def check_destination(destination: Location, kind: str) -> None:
             f"{destination.uri}: is not empty and holds no {MANIFEST}; "
             f"choose another --out, nothing was overwritten"
         )
-    found = _read_manifest(destination).get("kind")
-    if found != kind:
+    kind_here = _read_manifest(destination).get("kind")
+    if kind_here != kind:
         raise ArtifactError(
-            f"{destination.uri}: holds a {found}, which a {kind} must not replace; "
+            f"{destination.uri}: holds a {kind_here}, which a {kind} must not replace; "
             f"choose another --out"
         )
 
@@ -196,9 +196,9 @@ def load(uri: str | Location, kind: str, verify: bool = True) -> Artifact:
             f"give the directory that jobs.{_MADE_BY[kind]} wrote"
         )
     manifest = _read_manifest(location)
-    found = manifest.get("kind")
-    if found != kind:
-        raise ArtifactError(f"{location.uri}: is a {found}, but a {kind} is needed here")
+    kind_here = manifest.get("kind")
+    if kind_here != kind:
+        raise ArtifactError(f"{location.uri}: is a {kind_here}, but a {kind} is needed here")
     if manifest.get("format_version") != FORMAT_VERSION:
         raise ArtifactError(
             f"{location.uri}: has format version {manifest.get('format_version')}, this seqvis "

@@ -240,15 +240,15 @@ def _candidates(sample: bytes) -> Iterator[tuple[str, str]]:
 
 def _share_of_oddities(text: str) -> float:
     """Return how many of the characters outside ASCII do not fit into words: 0 to 1."""
-    found = odd = 0
+    characters = odd = 0
     for before, char, after in zip(" " + text, text, text[1:] + " ", strict=False):
         if char.isascii():
             continue
-        found += 1
+        characters += 1
         if char.isalpha():
             odd += before.islower() and char.isupper()
         elif unicodedata.category(char) in ("Cc", "Cn", "Co", "Sk"):
             odd += 1
         elif unicodedata.category(char)[0] != "M":
             odd += before.isalpha() and after.isalpha() and char not in "\xad·’‐‑"
-    return odd / found if found else 1.0
+    return odd / characters if characters else 1.0

@@ -37,7 +37,7 @@ class SeqvisError(Exception):
     """Base of every error that a user can cause and fix."""
 
     def __init__(self, *arguments: object):
-        super().__init__(*(redacted(one) if isinstance(one, str) else one for one in arguments))
+        super().__init__(*(redacted(part) if isinstance(part, str) else part for part in arguments))
 
 
 def redacted(text: str) -> str:
@@ -122,7 +122,7 @@ class UnknownFieldError(QueryError):
     def __init__(self, missing: tuple[str, ...], fields: tuple[str, ...]):
         first = missing[0]
         lower = {field.lower(): field for field in fields[:_COMPARED]}
-        self.suggestions = tuple(lower[one] for one in get_close_matches(first.lower(), lower))
+        self.suggestions = tuple(lower[name] for name in get_close_matches(first.lower(), lower))
         hint = f"; did you mean {', '.join(self.suggestions)}?" if self.suggestions else ""
         there = ", ".join(fields[:_SHOWN]) + (", …" if len(fields) > _SHOWN else "")
         has = f"they have {there}" if fields else "they have no metadata"

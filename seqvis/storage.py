@@ -151,8 +151,8 @@ class Location:
     def files_below(self) -> list[str]:
         """Return the paths of all files below, relative to this directory, sorted."""
         prefix = len(self.path.rstrip("/")) + 1
-        found = self._below(True)
-        return sorted(info.path[prefix:] for info in found if info.type == fs.FileType.File)
+        infos = self._below(True)
+        return sorted(info.path[prefix:] for info in infos if info.type == fs.FileType.File)
 
     def _info(self) -> fs.FileInfo:
         with storage_errors(self.uri, "read"):

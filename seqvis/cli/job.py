@@ -272,7 +272,7 @@ def _read_words(
             given.setdefault(action.dest, []).append(words.popleft())
         else:
             problems.append(_missing_value(name, words))
-    positional = next((one for one in parser._actions if not one.option_strings), None)
+    positional = next((known for known in parser._actions if not known.option_strings), None)
     if positional is not None and loose:
         given[positional.dest] = loose
     else:

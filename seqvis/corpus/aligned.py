@@ -98,7 +98,7 @@ def read_pairs(
     parts: list[pa.Table] = []
     for part in _side_by_side(sources, targets, first):
         parts.append(part)
-        if sum(one.nbytes for one in parts) > TABLE_BYTES:
+        if sum(table.nbytes for table in parts) > TABLE_BYTES:
             yield pa.concat_tables(parts)
             parts = []
     if parts:
@@ -223,11 +223,11 @@ def index_files(
         return number, block, lines.count_line_feeds(places[number], offset, length)
 
     feeds: list[list[int]] = [[0] * (-(-size // COUNT_BLOCK_BYTES)) for size in sizes]
-    for number, block, found in run_items(work, count, "counting lines", progress):
-        feeds[number][block] = found
+    for number, block, feeds_in_block in run_items(work, count, "counting lines", progress):
+        feeds[number][block] = feeds_in_block
     first, second = (
-        lines.build_index(place, COUNT_BLOCK_BYTES, size, found)
-        for place, size, found in zip(places, sizes, feeds, strict=True)
+        lines.build_index(place, COUNT_BLOCK_BYTES, size, feeds_in_block)
+        for place, size, feeds_in_block in zip(places, sizes, feeds, strict=True)
     )
     if first.lines != second.lines and not allow_unequal:
         raise DataError(

@@ -47,8 +47,8 @@ class FindDrops:
             repeated[order[1:][equal]] = True
         repeated &= ~seen
         for reason, mask in (("duplicate", repeated), ("source_in_validation", seen)):
-            found = np.sort(rows[mask])
-            tally.add(reason, len(found), [int(row) + 1 for row in found[:EXAMPLES]])
+            dropped_rows = np.sort(rows[mask])
+            tally.add(reason, len(dropped_rows), [int(row) + 1 for row in dropped_rows[:EXAMPLES]])
         dropped = np.sort(rows[seen | repeated])
         firsts = np.array([part.first_row for part in self.train])
         owners = np.searchsorted(firsts, dropped, side="right") - 1

@@ -40,9 +40,9 @@ def question_pairs(table: pa.Table, source_language: str, target_language: str) 
     sides = [("source", source_language), ("target", target_language)]
     for name, language in sorted(sides, key=lambda side: side[1] != "en"):  # the rarest first
         pattern = _question_pattern(language).pattern
-        found = pc.struct_field(pc.extract_regex(table[name], pattern), "question")
-        table = table.set_column(table.column_names.index(name), name, found)
-        table = table.filter(pc.is_valid(found))
+        questions = pc.struct_field(pc.extract_regex(table[name], pattern), "question")
+        table = table.set_column(table.column_names.index(name), name, questions)
+        table = table.filter(pc.is_valid(questions))
     return table
 
 

@@ -105,8 +105,8 @@ class TokenizeBlock:
             reasons["length_ratio"] = lengths_too_unequal(source, target, ratio)
         kept = np.ones(len(rows), bool)
         for reason, wrong in reasons.items():
-            found = rows[kept & wrong]
-            tally.add(reason, len(found), (found[:EXAMPLES] + 1).tolist())
+            dropped = rows[kept & wrong]
+            tally.add(reason, len(dropped), (dropped[:EXAMPLES] + 1).tolist())
             kept &= ~wrong
         return pa.array(kept)
 
@@ -139,18 +139,20 @@ class TokenizeBlock:
 def usable_pairs(table: pa.Table, settings: PrepareSettings, tally: Tally) -> pa.Table:
     """Return `row`, `source` and `target` of the usable pairs; the others go to the tally."""
     flawed = table.filter(pc.is_valid(table["problem"])).select(["row", "problem"])
-    for one in flawed.to_pylist():
-        tally.drop(one["problem"], one["row"])
+    for pair in flawed.to_pylist():
+        tally.drop(pair["problem"], pair["row"])
     good = table.filter(pc.is_null(table["problem"])) if len(flawed) else table
     good = good.select(["row", *SIDES])
     for place, side in enumerate(SIDES, 1):
         texts = pa.array(map(clean_text, good[side].to_pylist()), pa.string())
         good = good.set_column(place, side, texts)
     if settings.filter == "questions":
-        found = question_pairs(good, settings.source_lang, settings.target_lang)
-        others = np.setdiff1d(good["row"].to_numpy(), found["row"].to_numpy(), assume_unique=True)
+        questions = question_pairs(good, settings.source_lang, settings.target_lang)
+        others = np.setdiff1d(
+            good["row"].to_numpy(), questions["row"].to_numpy(), assume_unique=True
+        )
         tally.add("not_a_question", len(others), (others[:EXAMPLES] + 1).tolist())
-        good = found
+        good = questions
     return good
 
 
@@ -181,9 +183,9 @@ def _hash64(texts: Sequence[str], seed: int) -> np.ndarray:
     salted = blake2b(digest_size=8, salt=seed.to_bytes(16, "little", signed=True))
     digests = bytearray()
     for text in texts:
-        one = salted.copy()
-        one.update(text.encode())
-        digests += one.digest()
+        digest = salted.copy()
+        digest.update(text.encode())
+        digests += digest.digest()
     return np.frombuffer(digests, ">u8").astype(np.uint64)
 
 

@@ -268,12 +268,12 @@ def _check_sum(url: str, part: Path, checksum: str | None) -> None:
         return
     method, expected = checksum.split(":", 1)
     with part.open("rb") as file:
-        found = hashlib.file_digest(file, method).hexdigest()
-    if found != expected:
+        computed = hashlib.file_digest(file, method).hexdigest()
+    if computed != expected:
         part.unlink()
         part.with_name(part.name + ".json").unlink(missing_ok=True)
         raise DataError(
-            f"{url}: has {method} {found}, but {expected} was published; it was thrown away: run "
+            f"{url}: has {method} {computed}, but {expected} was published; it was deleted: run "
             f"the same command again, and if that repeats, its publisher may have replaced it "
             f"(--no-verify takes it as it is)"
         )

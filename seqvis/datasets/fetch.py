@@ -165,11 +165,11 @@ def _recorded_files(name: str, folder: Path) -> list[str] | None:
         return None
     try:
         content = json.loads(record.read_text())
-        found, sizes = content["dataset"], content["files"]
+        recorded, sizes = content["dataset"], content["files"]
     except (ValueError, KeyError, TypeError):
         return None
-    if found != name:
-        raise DataError(f"{folder}: holds the data set {found}; choose another --out for {name}")
+    if recorded != name:
+        raise DataError(f"{folder}: holds the data set {recorded}; choose another --out for {name}")
     whole = all(
         (folder / file).is_file() and (folder / file).stat().st_size == size
         for file, size in sizes.items()

@@ -41,14 +41,14 @@ class Clause:
     def combinations(self, question: str) -> list[Combination]:
         """Return the pairs of words that meet here; some are kept for the held-out part."""
         verb = self.verb.infinitive
-        found = [("question", question, verb)]
+        pairs = [("question", question, verb)]
         if self.subject.noun:
-            found.append(("subject", verb, self.subject.noun))
+            pairs.append(("subject", verb, self.subject.noun))
         if self.object is not None:
-            found.append(("object", verb, self.object.noun))
+            pairs.append(("object", verb, self.object.noun))
         for phrase in (self.subject, self.object, self.recipient, self.place):
-            found.extend(phrase.combinations if phrase else ())
-        return found
+            pairs.extend(phrase.combinations if phrase else ())
+        return pairs
 
 
 def french(clause: Clause, question: str, form: str, asked: Phrase | None = None) -> str:

@@ -104,8 +104,8 @@ def _states(subject: Phrase) -> list[Adjective]:
     classes = next((n.classes for n in lexicon.nouns if n.singular == subject.noun), {"person"})
     kinds = set(classes) | ({"person"} if "kin" in classes else set())
     said = {adjective for _, _, adjective in subject.combinations}
-    found = [a for a in lexicon.adjectives if "state" in a.classes and a.classes & kinds]
-    return [a for a in found if a.masculine not in said]
+    adjectives = [a for a in lexicon.adjectives if "state" in a.classes and a.classes & kinds]
+    return [a for a in adjectives if a.masculine not in said]
 
 
 def _colour(rng: random.Random) -> Drawn:

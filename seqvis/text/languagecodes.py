@@ -69,7 +69,9 @@ def _english_names() -> dict[str, str]:
     canonical = {name: code for code, name in SPACY_NAMES.items()}
     names = {name: code for code, name in SPACY_NAMES.items()}
     for file in sorted(spacy_folder().glob("lang/*/__init__.py")):
-        found = re.search(r'^__all__ = \["(\w+)"', file.read_text(encoding="utf-8"), re.MULTILINE)
-        if found:
-            names[found[1].lower()] = canonical.get(file.parent.name, file.parent.name)
+        declared = re.search(
+            r'^__all__ = \["(\w+)"', file.read_text(encoding="utf-8"), re.MULTILINE
+        )
+        if declared:
+            names[declared[1].lower()] = canonical.get(file.parent.name, file.parent.name)
     return names

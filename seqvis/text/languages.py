@@ -127,15 +127,15 @@ class Languages:
             and words[number] not in CASE_TOKENS
             and any(map(str.isalnum, words[number]))
         ]
-        found: dict[int, int] = {}
+        places: dict[int, int] = {}
         for place in sorted(set(source.unknown_places()) - set(copies.values())):
             form = source.written[place]
             is_name = form != form.lower() or any(map(str.isdigit, form))
             if is_name and place < attention.shape[1] - 1 and rows:
                 row = max(rows, key=lambda row: float(attention[row, place]))
                 rows.remove(row)
-                found[row] = place
-        return found
+                places[row] = place
+        return places
 
     def _read_word_by_word(self, text: str) -> SourceSentence:
         capitals = self._all_capitals(text)

@@ -52,13 +52,13 @@ class LineIndex:
 
 def count_line_feeds(location: Location, offset: int, length: int) -> int:
     """Return how many line feeds there are in `length` bytes from `offset` on."""
-    found = 0
+    feeds = 0
     with location.filesystem.open_input_file(location.path) as file:
         file.seek(offset)
         while length > 0 and (block := file.read(min(READ_BYTES, length))):
-            found += block.count(b"\n")
+            feeds += block.count(b"\n")
             length -= len(block)
-    return found
+    return feeds
 
 
 def build_index(

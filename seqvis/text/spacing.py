@@ -70,7 +70,7 @@ def separators(tokens: Sequence[str], language: str | None) -> list[str]:
         return [" " if position else "" for position in range(len(tokens))]
     tokens = [html.unescape(token) if _ENTITY.fullmatch(token) else token for token in tokens]
     quotes = _Quotes(language)
-    found: list[str] = []
+    gaps: list[str] = []
     glued = True  # nothing may stand between the previous token and this
     for position, token in enumerate(tokens):
         previous = tokens[position - 1] if position else ""
@@ -79,9 +79,9 @@ def separators(tokens: Sequence[str], language: str | None) -> list[str]:
         before, after = refused or _refuses(token, previous, following, language)
         if _written_together(previous, token, language):
             before = True
-        found.append("" if glued or before else " ")
+        gaps.append("" if glued or before else " ")
         glued = after
-    return found
+    return gaps
 
 
 def _refuses(token: str, previous: str, following: str, language: str) -> tuple[bool, bool]:
@@ -299,10 +299,10 @@ def join_tokens(
 
     With None a space stands between all of them. `learned` corrects what the rules say.
     """
-    found = separators(tokens, language)
+    gaps = separators(tokens, language)
     if learned is not None:
-        found = learned.correct(tokens, found)
-    return "".join(before + token for before, token in zip(found, tokens, strict=True))
+        gaps = learned.correct(tokens, gaps)
+    return "".join(before + token for before, token in zip(gaps, tokens, strict=True))
 
 
 def restore_case(tokens: Iterable[str]) -> list[str]:

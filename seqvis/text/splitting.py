@@ -111,8 +111,8 @@ def share_endings(pattern: str) -> str:
         return pattern
     heads: dict[str, list[str]] = defaultdict(list)
     for alternative in pattern[len(prefix) : -len(suffix)].split(")|(?:"):
-        found = _ENDING.fullmatch(alternative)
-        head, ending = found.group("head", "ending") if found else (alternative, "")
+        match = _ENDING.fullmatch(alternative)
+        head, ending = match.group("head", "ending") if match else (alternative, "")
         heads[ending].append(head)
     grouped = (f"(?:{'|'.join(those)}){ending}" for ending, those in heads.items())
     return "(?iu)" + "|".join(grouped)

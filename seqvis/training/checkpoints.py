@@ -95,8 +95,8 @@ class CheckpointStore:
         return [step for step in self._begun() if (self.at(step) / MANIFEST).exists()]
 
     def _begun(self) -> list[int]:
-        found = (_NAME.match(child.name) for child in self.location.children())
-        return sorted(int(match.group(1)) for match in found if match)
+        matches = (_NAME.match(child.name) for child in self.location.children())
+        return sorted(int(match.group(1)) for match in matches if match)
 
     def _write(self, snapshot: Snapshot, step: int, best_step: int | None) -> None:
         with artifacts.create(self.at(step), "checkpoint", {"step": step}) as writer:

@@ -34,7 +34,7 @@ class Progress:
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> "Progress":
         """Read a checkpoint's; names that other versions wrote are passed over."""
-        names = {one.name for one in fields(cls)}
+        names = {known.name for known in fields(cls)}
         return cls(**{name: value for name, value in stored.items() if name in names})
 
     @property

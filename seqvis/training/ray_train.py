@@ -131,7 +131,7 @@ class _Trainer(TorchTrainer):
         if started_here():
             idle.add("PlacementGroupCleanerCallback")
         callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
-        return [one for one in callbacks if type(one).__name__ not in idle]
+        return [callback for callback in callbacks if type(callback).__name__ not in idle]
 
 
 def _enter_worker(config: dict[str, Any]) -> None:

@@ -36,10 +36,16 @@ class Reduction:
     def of(cls, module: nn.Module) -> "Reduction":
         """Make it for `module`: its large embedding tables that no other layer shares."""
         layers = list(module.modules())
-        uses = Counter(id(one) for layer in layers for one in layer.parameters(recurse=False))
+        uses = Counter(
+            id(parameter) for layer in layers for parameter in layer.parameters(recurse=False)
+        )
         weights = [layer.weight for layer in layers if isinstance(layer, nn.Embedding)]
-        large = [one for one in weights if one.numel() * one.element_size() >= LEAST_BYTES]
-        return cls(frozenset(id(one) for one in large if uses[id(one)] == 1))
+        large = [
+            parameter
+            for parameter in weights
+            if parameter.numel() * parameter.element_size() >= LEAST_BYTES
+        ]
+        return cls(frozenset(id(parameter) for parameter in large if uses[id(parameter)] == 1))
 
 
 def average(state: Reduction, bucket: distributed.GradBucket) -> Future[Tensor]:
@@ -47,7 +53,7 @@ def average(state: Reduction, bucket: distributed.GradBucket) -> Future[Tensor]:
     gradients = bucket.gradients()
     by_rows = [id(parameter) in state.tables for parameter in bucket.parameters()]
     touched = _touched_by_any(
-        [one for one, chosen in zip(gradients, by_rows, strict=True) if chosen], state
+        [table for table, chosen in zip(gradients, by_rows, strict=True) if chosen], state
     )
     places = [touched.pop(0) if chosen else None for chosen in by_rows]
     buffer = bucket.buffer()
@@ -89,11 +95,11 @@ def _touched_by_any(tables: list[Tensor], state: Reduction) -> list[Tensor | Non
     marks = torch.cat([table.ne(0).any(1) for table in tables]).to(torch.uint8)
     distributed.all_reduce(marks, distributed.ReduceOp.MAX)
     state.payload_bytes += marks.numel()
-    found: list[Tensor | None] = []
+    touched: list[Tensor | None] = []
     for table, mark in zip(tables, marks.split([len(table) for table in tables]), strict=True):
         rows = mark.nonzero().squeeze(1)
-        found.append(rows if len(rows) < MOST_TOUCHED * len(table) else None)
-    return found
+        touched.append(rows if len(rows) < MOST_TOUCHED * len(table) else None)
+    return touched
 
 
 # Of gradients that are sent together. At DDP's 25 a model of the lesson's sizes is one bucket, and

@@ -85,7 +85,7 @@ def ngram_buckets(
     first = start == (ends - lengths)[owner]
     position = start.copy()
     state = np.full(len(start), _FNV_OFFSET, dtype=np.uint32)
-    found: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
+    ngrams: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
     for size in range(1, longest + 1):
         alive = position < ends[owner]
         start, owner, first = start[alive], owner[alive], first[alive]
@@ -98,10 +98,10 @@ def ngram_buckets(
             if size == 1:  # the boundary marks alone are no n-grams
                 keep = ~first & (position < ends[owner])
             order = np.full(int(keep.sum()), size)
-            found.append((owner[keep], start[keep], order, state[keep] % np.uint32(buckets)))
-    if not found:
+            ngrams.append((owner[keep], start[keep], order, state[keep] % np.uint32(buckets)))
+    if not ngrams:
         return np.empty(0, np.int64), np.zeros(len(words), np.int64)
-    owners, starts, sizes, hashed = (np.concatenate(part) for part in zip(*found, strict=True))
+    owners, starts, sizes, hashed = (np.concatenate(part) for part in zip(*ngrams, strict=True))
     order = np.lexsort((sizes, starts))
     return hashed[order].astype(np.int64), np.bincount(owners, minlength=len(words))
 
@@ -206,12 +206,12 @@ class WordVectors:
         """
         check_several(words, "words")
         vectors = np.zeros((len(words), self.dimension), dtype=np.float32)
-        found = np.zeros(len(words), dtype=bool)
+        known = np.zeros(len(words), dtype=bool)
         for place, word in enumerate(words):
             vector = self.vector(word)
             if vector is not None:
-                vectors[place], found[place] = vector, True
-        return vectors, found
+                vectors[place], known[place] = vector, True
+        return vectors, known
 
     def words(self) -> Iterator[str]:
         """Yield all words, in the order of the source: most sources put frequent words first."""
