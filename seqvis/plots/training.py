@@ -44,16 +44,12 @@ def plot_lengths(
     """Draw histograms of both languages' sentence lengths, and what the limits cut off.
 
     `source_lengths[n]` is the number of sentences of n tokens; a sentence longer than
-    `source_limit` tokens is cut. The names are shown ("French"). Raises ValueError if a
-    language has no sentence at all.
+    `source_limit` tokens is cut. The names are shown ("French").
     """
     sides = [
         (np.asarray(source_lengths, dtype=float), source_limit, source_name),
         (np.asarray(target_lengths, dtype=float), target_limit, target_name),
     ]
-    for counts, _, name in sides:
-        if counts.sum() <= 0:
-            raise ValueError(f"there is no {name} sentence to plot the length of")
     last = max(_last_length_shown(counts, limit) for counts, limit, _ in sides)
     figure = new_figure(8.0, 5.6)
     axes = figure.subplots(2, 1, sharex=True)
@@ -159,42 +155,22 @@ _PANELS = (
 
 
 def plot_curves(
-    path: Path, history: Sequence[Mapping[str, float]], best_epoch: float | None = None
+    path: Path, history: Sequence[Mapping[str, float]], best_epoch: float | None
 ) -> None:
-    """Draw the metrics of a training run by epoch, one small picture for each metric.
-
-    Keys that are drawn: train_loss, loss, forced_loss, loss_with_padding, bleu, chrf, accuracy,
-    learning_rate, momentum, teacher_forcing, tokens_per_second,
-    pictures_per_second, hit@1, hit@5, hit@10; x is `epoch`, or 1, 2, ... .
-    The best epoch is `best_epoch`, or the one of the highest BLEU, or of the lowest loss.
-    Raises ValueError if the history is empty or has none of these keys.
-    """
-    if not history:
-        raise ValueError("the history is empty: there is no epoch to plot")
+    """Draw the metrics of a training run by epoch: a small picture for each panel that has any."""
     panels = [
         panel for panel in _PANELS if any(key in row for row in history for key in panel.keys)
     ]
-    if not panels:
-        raise ValueError(f"the history has no metric to plot, only {sorted(history[0])}")
-    epochs = np.array([row.get("epoch", n) for n, row in enumerate(history, 1)], dtype=float)
-    best = _best_epoch(epochs, history) if best_epoch is None else best_epoch
+    epochs = np.array([row["epoch"] for row in history], dtype=float)
     columns = min(len(panels), 2 if len(panels) in (2, 4) else 3 if len(panels) < 7 else 4)
     rows = -(-len(panels) // columns)
     figure = new_figure(4.0 * columns + 0.4, 2.9 * rows)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax, panel in zip(axes, panels, strict=False):
-        _draw_panel(ax, panel, epochs, history, best)
+        _draw_panel(ax, panel, epochs, history, best_epoch)
     for ax in axes[len(panels) :]:
         ax.set_axis_off()
     save(figure, path)
-
-
-def _best_epoch(epochs: NDArray[Any], history: Sequence[Mapping[str, float]]) -> float | None:
-    for key, sign in (("bleu", 1.0), ("loss", -1.0)):
-        values = sign * _column(history, key)
-        if np.isfinite(values).any():
-            return float(epochs[int(np.nanargmax(np.where(np.isfinite(values), values, np.nan)))])
-    return None
 
 
 def _column(history: Sequence[Mapping[str, float]], key: str) -> NDArray[Any]:
@@ -260,16 +236,14 @@ def plot_learning_rates(
     rates: ArrayLike,
     losses: ArrayLike,
     smoothed: ArrayLike,
-    suggestion: float | None,
+    suggestion: float,
 ) -> None:
     """Draw the learning-rate finder's loss against the learning rate, and its suggestion.
 
-    The three series have one entry a step. Raises ValueError if no step has a finite loss.
+    The three series have one entry a step.
     """
     x, raw, smooth = (np.asarray(values, dtype=float) for values in (rates, losses, smoothed))
-    usable = np.isfinite(smooth) & (x > 0)
-    if not usable.any():
-        raise ValueError("no step of the learning-rate finder has a finite loss")
+    usable = np.isfinite(smooth)
     figure = new_figure(7.2, 4.4)
     ax = figure.subplots()
     ax.plot(x, raw, color="#A9C9E0", linewidth=1, label="loss of each step")
@@ -278,11 +252,10 @@ def plot_learning_rates(
     high = max(start, low) + 0.5 * max(start - low, 0.05 * abs(start), 1e-3)  # hides the explosion
     ax.set_ylim(low - 0.12 * (high - low), high)
     ax.set_xscale("log")
-    if suggestion is not None:
-        ax.axvline(suggestion, color=ORANGE, linewidth=1.6, linestyle=(0, (4, 3)))
-        value = float(np.interp(np.log(suggestion), np.log(x[usable]), smooth[usable]))
-        ax.plot([suggestion], [value], "o", color=ORANGE, markersize=8, markeredgecolor="white")
-        ax.plot([], [], color=ORANGE, linestyle=(0, (4, 3)), label=f"suggested: {suggestion:.2g}")
+    ax.axvline(suggestion, color=ORANGE, linewidth=1.6, linestyle=(0, (4, 3)))
+    value = float(np.interp(np.log(suggestion), np.log(x[usable]), smooth[usable]))
+    ax.plot([suggestion], [value], "o", color=ORANGE, markersize=8, markeredgecolor="white")
+    ax.plot([], [], color=ORANGE, linestyle=(0, (4, 3)), label=f"suggested: {suggestion:.2g}")
     ax.legend(frameon=False, loc="lower left", labelcolor=INK)
     ax.set_xlabel("learning rate")
     ax.set_ylabel("training loss")
