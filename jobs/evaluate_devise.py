@@ -31,7 +31,7 @@ _WARNINGS = {
     TRAINING: "the model was trained on every one of these pictures: the figures say how well it "
     "remembers them, not how well it finds labels; give it others",
     NOT_RECORDED: "the model does not record which pictures it was trained on; if these were "
-    "among them, the figures are too high; train it anew to have them told apart",
+    "among them, the figures are too high; train it again to have them told apart",
 }
 
 

@@ -55,7 +55,7 @@ class Artifact:
     def file(self, name: str) -> Location:
         """Return one file of the artifact. Raises ArtifactError if it has no such file."""
         if name not in self.files:
-            raise ArtifactError(f"{self.location.uri}: holds no {name}; make the {self.kind} anew")
+            raise ArtifactError(f"{self.location.uri}: holds no {name}; make the {self.kind} again")
         return self.folder / name
 
     def names_below(self, folder: str) -> list[str]:
@@ -142,8 +142,8 @@ class ArtifactWriter:
 def create(uri: str | Location, kind: str, config: Mapping[str, Any]) -> Iterator[ArtifactWriter]:
     """Write an artifact: it appears at `uri` when the block ends, and not if the block raises.
 
-    An artifact of the same kind that stands there is replaced at that moment. Raises
-    ArtifactError if something else stands there, StorageError if the place cannot be written.
+    An artifact of the same kind is replaced at that moment. Raises ArtifactError if something else
+    is there, StorageError if the place cannot be written.
     """
     destination = uri if isinstance(uri, Location) else locate(uri)
     check_destination(destination, kind)
@@ -174,7 +174,7 @@ def check_destination(destination: Location, kind: str) -> None:
     kind_here = _read_manifest(destination).get("kind")
     if kind_here != kind:
         raise ArtifactError(
-            f"{destination.uri}: holds a {kind_here}, which a {kind} must not replace; "
+            f"{destination.uri}: contains a {kind_here}, which a {kind} must not replace; "
             f"choose another --out"
         )
 
@@ -202,7 +202,7 @@ def load(uri: str | Location, kind: str, verify: bool = True) -> Artifact:
     if manifest.get("format_version") != FORMAT_VERSION:
         raise ArtifactError(
             f"{location.uri}: has format version {manifest.get('format_version')}, this seqvis "
-            f"reads version {FORMAT_VERSION}; upgrade seqvis or make the {kind} anew"
+            f"reads version {FORMAT_VERSION}; upgrade seqvis or make the {kind} again"
         )
     _check_manifest(manifest, (location / MANIFEST).uri)
     files = manifest["files"]
@@ -213,7 +213,7 @@ def load(uri: str | Location, kind: str, verify: bool = True) -> Artifact:
 
 
 def _check_file(location: Location, expected: Mapping[str, Any], kind: str, verify: bool) -> None:
-    remedy = f"copy the {kind} again from where it was made, or make it anew"
+    remedy = f"copy the {kind} again from where it was made, or make it again"
     if not location.exists():
         raise ArtifactError(f"{location.uri}: is missing; {remedy}")
     size = location.size()
@@ -241,9 +241,9 @@ def _read_manifest(location: Location) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_bytes())
     except ValueError as error:
-        raise ArtifactError(f"{path.uri}: is not valid JSON ({error}); make it anew") from error
+        raise ArtifactError(f"{path.uri}: is not valid JSON ({error}); make it again") from error
     if not isinstance(manifest, dict):
-        raise ArtifactError(f"{path.uri}: is not a manifest; make it anew")
+        raise ArtifactError(f"{path.uri}: is not a manifest; make it again")
     return manifest
 
 
@@ -251,14 +251,16 @@ def _check_manifest(manifest: Mapping[str, Any], uri: str) -> None:
     """Raise ArtifactError if an entry is missing, or a file's name leads out of the directory."""
     for key in ("config", "metrics", "files"):
         if not isinstance(manifest.get(key), dict):
-            raise ArtifactError(f"{uri}: has no valid {key}; make it anew")
+            raise ArtifactError(f"{uri}: has no valid {key}; make it again")
     if "folder" in manifest and not _FOLDER.match(str(manifest["folder"])):
-        raise ArtifactError(f"{uri}: names a folder that no job makes; distrust it")
+        raise ArtifactError(f"{uri}: names a folder that no job makes; do not trust it")
     for name, entry in manifest["files"].items():
         if not isinstance(entry, dict) or not {"size", "sha256"} <= entry.keys():
-            raise ArtifactError(f"{uri}: does not say the size and hash of {name}; make it anew")
+            raise ArtifactError(f"{uri}: does not say the size and hash of {name}; make it again")
         if name.startswith("/") or ".." in PurePosixPath(name).parts:
-            raise ArtifactError(f"{uri}: names a file outside its directory ({name}); distrust it")
+            raise ArtifactError(
+                f"{uri}: names a file outside its directory ({name}); do not trust it"
+            )
 
 
 def _swap_in(staging: Path, destination: Path) -> None:
@@ -267,7 +269,7 @@ def _swap_in(staging: Path, destination: Path) -> None:
         os.rename(staging, destination)
     elif _exchange(staging, destination):
         shutil.rmtree(staging)  # which is the old one now
-    else:  # for a moment nothing stands there; the old one is beside it
+    else:  # for a moment nothing is there; the old one is beside it
         old = destination.with_name(f".{destination.name}.{uuid.uuid4().hex[:8]}.old")
         os.rename(destination, old)
         os.rename(staging, destination)

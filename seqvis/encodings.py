@@ -49,7 +49,7 @@ def packing(head: bytes) -> str | None:
 def check_text(head: bytes, name: str) -> None:
     """Raise DataError if the start of the file `name` shows that it is no text in UTF-8.
 
-    Single damaged lines are left to whoever decodes them.
+    It does not look for single damaged lines; whoever decodes the text does.
     """
     form = packing(head)
     if form is not None:
@@ -132,7 +132,7 @@ class BadLines:
         raise DataError(f"{name}: {what}; {self.advice()}")
 
     def advice(self) -> str:
-        """Return how to mend a file with these lines."""
+        """Return how to repair a file with these lines."""
         if 20 * self._good > self.count:  # by chance, other encodings are UTF-8 in no such number
             return (
                 "other lines are in UTF-8, which a conversion of the whole file would damage: "

@@ -101,8 +101,8 @@ def node_is_drained() -> bool:
 def actors_by_value() -> Iterator[None]:
     """Let Ray Data make its actors from values in the block, not from objects in its store.
 
-    Of the latter Ray prints an error for each actor, since one that is restarted may find its
-    arguments lost (Ray's issue 53727). The values are small. Watched by
+    For objects Ray prints an error for each actor, since a restarted actor may find its arguments
+    lost (Ray's issue 53727). The values are small. Watched by
     tests/ray/test_embed_images.py.
     """
     from ray.data._internal.execution.operators.actor_pool_map_operator import (

@@ -28,7 +28,15 @@ from seqvis.storage import storage_errors
 
 _log = logging.getLogger(__name__)
 _BLOCK = 1 << 20
-_PASSING = (408, 425, 429, 500, 502, 503, 504)  # HTTP states that a later attempt may mend
+_PASSING = (
+    408,
+    425,
+    429,
+    500,
+    502,
+    503,
+    504,
+)  # HTTP states after which a later attempt may succeed
 # Some hosts refuse Python's own name.
 _HEADERS = {"User-Agent": "Mozilla/5.0 (compatible; seqvis)", "Accept-Encoding": "identity"}
 
@@ -80,7 +88,7 @@ def download(
     patience: Patience | None = None,
     progress: Callable[[int, int | None], None] = lambda done, total: None,
 ) -> Transfer:
-    """Fetch `url` to `target`; a whole `target` that stands there is left alone.
+    """Fetch `url` to `target`; a whole `target` that is there already is left alone.
 
     `size` (bytes) and `checksum` ("md5:..." or "sha256:...") are checked where given. `progress`
     is called with the bytes that are here and the bytes of the whole file. Raises DataError if

@@ -140,7 +140,7 @@ def _fetch_all(
         try:
             unpacked = unpack(archive, remote.form, remote.members, folder)
         except DataError:
-            archive.unlink(missing_ok=True)  # so that the same command fetches it anew
+            archive.unlink(missing_ok=True)  # so that the same command fetches it again
             raise
         files += [path.as_posix() for path in unpacked]
     return files, Transfer(fetched, resumed)
@@ -150,8 +150,8 @@ def _check_folder(folder: Path) -> None:
     """Refuse to write among files of something else."""
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"--out: {folder} is a file; give a directory")
-    ours = (folder / RECORD).exists() or (folder / _DOWNLOADS).exists()
-    if folder.exists() and not ours and any(folder.iterdir()):
+    known = (folder / RECORD).exists() or (folder / _DOWNLOADS).exists()
+    if folder.exists() and not known and any(folder.iterdir()):
         raise ConfigError(
             f"--out: {folder} is not empty and holds no {RECORD}; choose another directory, "
             f"nothing was overwritten"

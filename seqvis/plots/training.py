@@ -104,7 +104,7 @@ class _Panel:
     show: Callable[[float], str] = "{:g}".format
     unit: str = ""
     from_zero: bool = False
-    measures_quality: bool = False  # then its first metric at the best epoch is told
+    measures_quality: bool = False  # then its first metric at the best epoch is shown
 
 
 _PANELS = (

@@ -16,7 +16,7 @@ from seqvis.text.splitting import SPACY_NAMES, spacy_folder
 def canonical_language(code: str) -> str:
     """Return the canonical code of an ISO 639-1, -2 or -3 code or a BCP 47 tag.
 
-    A code of one member of a macrolanguage becomes the latter's: `cmn` is `zh`, `arb` is `ar`.
+    A member of a macrolanguage gets the macrolanguage's code: `cmn` is `zh`, `arb` is `ar`.
 
     Raises:
         ValueError: `code` is no language's; the message suggests one.

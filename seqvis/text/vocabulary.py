@@ -72,7 +72,7 @@ class Vocabulary:
                 raise ValueError("its last line is cut off")
             return cls(tuple(_unescape(line) for line in lines))
         except ValueError as error:
-            raise ArtifactError(f"{where}: not a vocabulary ({error}); make it anew") from error
+            raise ArtifactError(f"{where}: not a vocabulary ({error}); make it again") from error
 
     @classmethod
     def build(

@@ -69,7 +69,7 @@ class CheckpointStore:
         except ArtifactError as error:
             raise ArtifactError(
                 f"{error}\n{location.uri}: delete this checkpoint to go on from an earlier one, "
-                f"or give --restart to begin anew"
+                f"or give --restart to begin again"
             ) from error
         tensors = load_tensors(artifact.file("tensors.safetensors").read_bytes())
         return Snapshot(tensors, json.loads(artifact.file("state.json").read_bytes()))
@@ -154,7 +154,7 @@ def restore_optimizer(
         }
 
 
-_REMEDY = "give --restart to begin anew, or another --out"
+_REMEDY = "give --restart to begin again, or another --out"
 
 
 def check_fingerprint(snapshot: Snapshot, fingerprint: str, other: str, where: str) -> None:

@@ -4,7 +4,7 @@ A `Task` brings the model, the batches, the loss of a batch and the validation. 
 mixed precision, clipping, 1cycle, early stopping, checkpoints, exact resume, throughput and
 model-flop utilisation. It knows nothing of Ray; `ray_train` runs it in many processes.
 
-All randomness is a function of seed, step and worker: the random generator is seeded anew before
+All randomness is a function of seed, step and worker: the random generator is seeded again before
 each step. So a run that resumes in the middle of an epoch draws the same numbers as an
 uninterrupted one, and no worker's random state has to be collected.
 """

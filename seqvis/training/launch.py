@@ -142,7 +142,7 @@ def launch(
         log.flush()
         raise
     # Not after an interruption: `ray job stop` leaves three seconds, and the next sitting, which
-    # knows the whole history, writes them anew.
+    # knows the whole history, writes them again.
     log.flush()
     (run / "ray").delete()
     return done

@@ -88,7 +88,7 @@ NAMES = Names()
 def diverged(
     step: int, optimizer: OptimizerSettings, product_type: torch.dtype, names: Names
 ) -> str:
-    """Say that the training loss is not finite, and what may mend it."""
+    """Say that the training loss is not finite, and what may help."""
     text = f"the training loss is not finite at step {step}; "
     if step == 1:  # no weight was changed yet
         return text + (
@@ -102,7 +102,7 @@ def diverged(
         text += f" or lower --optimizer.clip-norm (now {optimizer.clip_norm:g})"
     else:
         text += " or clip the gradient, as with --optimizer.clip-norm 1 (now 0: not clipped)"
-    return f"{text} and start anew with --restart"
+    return f"{text} and start again with --restart"
 
 
 def lengthened(

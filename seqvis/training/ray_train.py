@@ -182,7 +182,7 @@ def _pass_on(events: Any, report: Report) -> None:
 
 
 def _check_resources(num_workers: int, threads: int, gpus: float, report: Report) -> None:
-    """Raise ConfigError for what the cluster lacks: Ray Train would wait for it for ever."""
+    """Raise ConfigError for what the cluster lacks: Ray Train would wait for it forever."""
     if 0 < gpus < 1 < num_workers:
         raise ConfigError(
             f"--gpus-per-worker {gpus:g}: NCCL joins no two workers on one GPU; take "

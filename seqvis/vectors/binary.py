@@ -66,7 +66,7 @@ class FastTextFile:
         if magic != _MAGIC:
             form = "zip" if content[:4] == b"PK\x03\x04" else packing(content[:16])
             remedy = (
-                f"it is compressed ({form}): unpack it first, it is read from the disk as it stands"
+                f"it is compressed ({form}): unpack it first, it is read directly from disk"
                 if form
                 else "a text file of vectors, or word2vec's binary form, needs --format vec, "
                 "one without a first line of two numbers --format glove"

@@ -225,7 +225,7 @@ class WordVectors:
         return self._text[begin : int(self._ends[number])].tobytes()
 
     def _number(self, word: str) -> int | None:
-        """Return the word's place, as it stands or in another form of the same characters."""
+        """Return the place of the word as it is or in another form of the same characters."""
         number = self._search(word)
         if number is None and not word.isascii():
             clean = clean_text(word)
@@ -261,7 +261,7 @@ class WordVectors:
         if not fits:
             raise ArtifactError(
                 f"{self._artifact.location.uri}: its files do not fit together; "
-                f"make it anew with python -m jobs.build_vectors"
+                f"make it again with python -m jobs.build_vectors"
             )
 
 
@@ -273,7 +273,7 @@ def embedding_matrix(
     Returns float32 [len(vocabulary), dimension], a row for each id. Vectors are divided by the
     store's standard deviation (lesson 11 multiplies by 3 where it is 0.29), which puts them on
     the scale of the rows of words without a vector, drawn from a normal(0, 1) distribution. The
-    padding row (1) is zeros. A word is looked up as it stands, then in lower case, then by its
+    padding row (1) is zeros. A word is looked up as it is, then in lower case, then by its
     sub-words; specials and case tokens always get random rows.
     """
     generator = np.random.default_rng(generator_seed)
@@ -294,7 +294,7 @@ def words_without_vector(vocabulary: Vocabulary, vectors: WordVectors) -> list[s
 
 
 def vector_in_any_case(vectors: WordVectors, word: str) -> np.ndarray | None:
-    """Return the vector of the word as it stands, else in lower case, else from its sub-words."""
+    """Return the vector of the word as it is, else in lower case, else from its sub-words."""
     if word not in vectors and word.lower() in vectors:
         return vectors.vector(word.lower())
     return vectors.vector(word)
@@ -310,7 +310,7 @@ def _map(path: Path) -> np.ndarray:
         mapped: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise ArtifactError(
-            f"{path}: cannot be mapped into memory ({error}); make the vectors anew with "
+            f"{path}: cannot be mapped into memory ({error}); make the vectors again with "
             f"python -m jobs.build_vectors"
         ) from error
     return mapped.view(np.ndarray)  # slicing a memmap object itself is ten times slower
