@@ -87,8 +87,7 @@ class PartCounts:
 
     train_pairs: int
     valid_pairs: int
-    source_lengths: np.ndarray  # (longest + 1,) training sentences of each length
-    target_lengths: np.ndarray
+    lengths: dict[str, np.ndarray]  # of a side: (longest + 1,) training sentences of each length
     sampled: tuple[str, ...] = ()  # target texts of training pairs, to learn spaces from
 
 
@@ -106,10 +105,10 @@ class CountWords:
         table = read_kept(self.scratch, part, number, self.partitions)
         valid = table["valid"].to_numpy()
         table = table.filter(pa.array(~valid))
-        source_lengths, target_lengths = (self._count(table, side, part) for side in SIDES)
+        lengths = {side: self._count(table, side, part) for side in SIDES}
         texts = table["target_text"].drop_null().to_pylist()
         sampled = tuple(compress(texts, in_sample(texts, self.sampled_share)))
-        return PartCounts(table.num_rows, int(valid.sum()), source_lengths, target_lengths, sampled)
+        return PartCounts(table.num_rows, int(valid.sum()), lengths, sampled)
 
     def _count(self, table: pa.Table, side: str, part: StagedPart) -> np.ndarray:
         tokens = read_tokens(table[side])

@@ -71,10 +71,6 @@ class Tally:
     counts: dict[str, int] = field(default_factory=dict)
     examples: dict[str, list[int]] = field(default_factory=dict)
 
-    def drop(self, reason: str, row: int) -> None:
-        """Count the pair in row `row` (from 0) as dropped."""
-        self.add(reason, 1, [row + 1])
-
     def add(self, reason: str, count: int, lines: Iterable[int] = ()) -> None:
         """Count `count` drops; of all lines ever added, the lowest few are kept."""
         if count:

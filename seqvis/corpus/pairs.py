@@ -6,7 +6,7 @@ worker needs the whole corpus. The pages of a mapped file are shared by all work
 pages for which memory has no room are read again.
 """
 
-import fcntl
+import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +20,7 @@ import pyarrow.parquet as parquet
 from numpy.typing import NDArray
 
 from seqvis.artifacts import Artifact
+from seqvis.disk import take_lock
 from seqvis.errors import ArtifactError, StorageError
 from seqvis.storage import storage_errors
 
@@ -109,8 +110,8 @@ def training_pairs(corpus: Artifact) -> PairTable:
         parent.mkdir(mode=0o700, exist_ok=True)
         if parent.stat().st_uid != os.getuid():
             raise StorageError(f"{parent}: belongs to somebody else; set TMPDIR to another folder")
-        with (parent / f"{folder.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # one worker of the node writes, the others wait
+        text = f"{folder}: another worker writes it"  # for which the others of the node wait
+        with take_lock(parent / f"{folder.name}.lock", StorageError, text, math.inf):
             if not folder.exists():
                 staging = folder.with_suffix(".partial")
                 staging.mkdir(exist_ok=True)

@@ -20,8 +20,7 @@ import numpy as np
 from seqvis import artifacts
 from seqvis.artifacts import ArtifactWriter
 from seqvis.cluster import Progress, Session, ignore_progress
-from seqvis.corpus import counts as counts
-from seqvis.corpus import report as report
+from seqvis.corpus import counts, report
 from seqvis.corpus.aligned import AlignedFiles, index_files, read_aligned, run_blocks, run_items
 from seqvis.corpus.counts import PartCounts, WrittenPart
 from seqvis.corpus.filters import Tally
@@ -33,7 +32,7 @@ from seqvis.corpus.spacing import (
     Spacing,
     SpacingSample,
 )
-from seqvis.corpus.tokens import SIDES, StagedPart, TokenizeBlock, train_models
+from seqvis.corpus.tokens import SIDES, Staged, TokenizeBlock, train_models
 from seqvis.storage import Location, locate
 from seqvis.text.lines import check_text_file
 from seqvis.text.tokenizers import SentencePieceTokenizer, check_language
@@ -48,15 +47,6 @@ PARTITION_PAIRS = 300_000  # about 50 MB in the task that handles a partition
 Models = Mapping[str, bytes | None]  # SentencePiece models by side
 
 
-@dataclass(frozen=True)
-class Staged:
-    """A pair of input files after the first pass over its text."""
-
-    files: AlignedFiles
-    parts: tuple[StagedPart, ...]
-    tally: Tally
-
-
 def prepare(
     settings: PrepareSettings,
     progress: Progress = ignore_progress,
@@ -69,8 +59,13 @@ def prepare(
     written; then what stood at `out` before is still there.
     """
     started = time.monotonic()
-    _check_tokenizers(settings)
-    _check_files(settings)
+    if settings.tokenizer != "sentencepiece":
+        for side in SIDES:
+            check_language(settings.tokenizer_settings(side))
+    artifacts.check_destination(locate(settings.out), "corpus")
+    given = settings.source, settings.target, settings.valid_source, settings.valid_target
+    for uri in filter(None, given):
+        check_text_file(locate(uri))
     config = settings.model_dump(mode="json")
     config["tokenizer_settings"] = {
         side: settings.tokenizer_settings(side).model_dump() for side in SIDES
@@ -82,19 +77,6 @@ def prepare(
         scratch.delete()
         writer.metrics.update(summary)
     return summary
-
-
-def _check_tokenizers(settings: PrepareSettings) -> None:
-    if settings.tokenizer != "sentencepiece":
-        for side in SIDES:
-            check_language(settings.tokenizer_settings(side))
-
-
-def _check_files(settings: PrepareSettings) -> None:
-    artifacts.check_destination(locate(settings.out), "corpus")
-    given = settings.source, settings.target, settings.valid_source, settings.valid_target
-    for uri in filter(None, given):
-        check_text_file(locate(uri))
 
 
 @dataclass(frozen=True)
@@ -132,22 +114,21 @@ class _Build:
         if valid_files is not None:
             valid = self._tokenize(valid_files, "valid", partitions, models)
         self._find_drops(train, valid, partitions)
-        lengths = self._count_words(train, partitions)
-        valid_pairs = sum(part.rows for part in valid.parts) if valid else lengths.valid_pairs
-        report.check_not_empty(settings, train.tally, valid, lengths.train_pairs, valid_pairs)
-        vocabularies, spacing = self._build_vocabularies(train, partitions, models, lengths.sampled)
+        total = self._count_words(train, partitions)
+        valid_pairs = sum(part.rows for part in valid.parts) if valid else total.valid_pairs
+        report.check_not_empty(settings, train.tally, valid, total.train_pairs, valid_pairs)
+        vocabularies, spacing = self._build_vocabularies(train, partitions, models, total.sampled)
+        shares = {"source": settings.source_percentile, "target": settings.target_percentile}
         limits = {
-            "source": counts.percentile_length(lengths.source_lengths, settings.source_percentile),
-            "target": counts.percentile_length(lengths.target_lengths, settings.target_percentile),
+            side: counts.percentile_length(total.lengths[side], shares[side]) for side in SIDES
         }
         written = self._write_ids(train, partitions, vocabularies, limits)
         if valid is not None:
             written += self._write_ids(valid, 0, vocabularies, limits)
         self._write_tokenizers(vocabularies, models, spacing)
         result = report.Result(
-            settings, files, train.tally, valid.files if valid else None,
-            valid.tally if valid else None, lengths, limits, vocabularies, tuple(written),
-            spacing, time.monotonic() - started,
+            settings, train, valid, total, limits, vocabularies, tuple(written), spacing,
+            time.monotonic() - started,
         )  # fmt: skip
         return report.write(self.writer, result)
 
@@ -191,13 +172,12 @@ class _Build:
         rows = sum(part.rows for part in train.parts)
         share = min(1.0, SAMPLE / max(rows, 1))
         work = counts.CountWords(self.scratch, train.parts, partitions, share)
-        total = PartCounts(0, 0, np.zeros(1, int), np.zeros(1, int))
+        total = PartCounts(0, 0, {side: np.zeros(1, int) for side in SIDES})
         for part in run_items(range(len(train.parts)), work, "counting words", self.progress):
             total = PartCounts(
                 total.train_pairs + part.train_pairs,
                 total.valid_pairs + part.valid_pairs,
-                _add(total.source_lengths, part.source_lengths),
-                _add(total.target_lengths, part.target_lengths),
+                {side: _add(total.lengths[side], part.lengths[side]) for side in SIDES},
                 total.sampled + part.sampled,
             )
         return total

@@ -10,16 +10,11 @@ from typing import Any
 import numpy as np
 
 from seqvis.artifacts import ArtifactWriter
-from seqvis.corpus.aligned import AlignedFiles
-from seqvis.corpus.counts import (
-    SIDES,
-    PartCounts,
-    WrittenPart,
-    percentile_length,
-)
+from seqvis.corpus.counts import PartCounts, WrittenPart, percentile_length
 from seqvis.corpus.filters import Tally
 from seqvis.corpus.settings import PrepareSettings
 from seqvis.corpus.spacing import Spacing
+from seqvis.corpus.tokens import SIDES, Staged
 from seqvis.errors import DataError
 from seqvis.storage import locate
 from seqvis.text.lines import undecodable_lines
@@ -45,11 +40,9 @@ class Result:
     """Everything that a run counted and measured."""
 
     settings: PrepareSettings
-    files: AlignedFiles
-    tally: Tally
-    valid_files: AlignedFiles | None
-    valid_tally: Tally | None
-    lengths: PartCounts
+    train: Staged
+    valid: Staged | None
+    counts: PartCounts
     limits: dict[str, int]
     vocabularies: dict[str, Vocabulary]
     written: tuple[WrittenPart, ...]
@@ -78,7 +71,11 @@ def check_bad_lines(
 
 
 def check_not_empty(
-    settings: PrepareSettings, tally: Tally, valid: Any, train_pairs: int, valid_pairs: int
+    settings: PrepareSettings,
+    tally: Tally,
+    valid: Staged | None,
+    train_pairs: int,
+    valid_pairs: int,
 ) -> None:
     """Raise DataError, naming what dropped the pairs, if a part of the corpus has none."""
     if train_pairs and valid_pairs:
@@ -106,7 +103,7 @@ def _nothing_left(source: str, target: str, tally: Tally) -> str:
 
 def write(writer: ArtifactWriter, result: Result) -> dict[str, Any]:
     """Write report.json and lengths.png; return the metrics for the manifest."""
-    lengths, limits = result.lengths, result.limits
+    lengths, limits = result.counts.lengths, result.limits
     metrics = {
         "train_pairs": sum(part.train_pairs for part in result.written),
         "valid_pairs": sum(part.valid_pairs for part in result.written),
@@ -120,21 +117,21 @@ def write(writer: ArtifactWriter, result: Result) -> dict[str, Any]:
 
     with writer.local_file("lengths.png") as path:
         plot_lengths(
-            path, lengths.source_lengths, lengths.target_lengths, limits["source"],
-            limits["target"], result.settings.source_lang, result.settings.target_lang,
+            path, lengths["source"], lengths["target"], limits["source"], limits["target"],
+            result.settings.source_lang, result.settings.target_lang,
         )  # fmt: skip
     return metrics
 
 
 def as_dict(result: Result, metrics: dict[str, Any]) -> dict[str, Any]:
     """Return the content of report.json."""
-    files, settings = result.files, result.settings
+    files, settings = result.train.files, result.settings
     report: dict[str, Any] = {
         "lines": {settings.source: files.source.lines, settings.target: files.target.lines},
         "pairs_read": files.pairs,
         "lines_without_counterpart": abs(files.source.lines - files.target.lines),
         "kept": metrics["train_pairs"] + metrics["valid_pairs"],
-        "dropped": result.tally.as_dict(),
+        "dropped": result.train.tally.as_dict(),
         **metrics,
         "vocabulary_words_seen": {
             side: len(result.vocabularies[side]) - len(SPECIALS) for side in SIDES
@@ -145,9 +142,7 @@ def as_dict(result: Result, metrics: dict[str, Any]) -> dict[str, Any]:
                 str(percentage): percentile_length(lengths, percentage)
                 for percentage in (50, 90, 95, 97, 99, 100)
             }
-            for side, lengths in zip(
-                SIDES, (result.lengths.source_lengths, result.lengths.target_lengths), strict=True
-            )
+            for side, lengths in result.counts.lengths.items()
         },
         "seconds": round(result.seconds, 2),
         "pairs_per_second": round(files.pairs / max(result.seconds, 1e-9), 1),
@@ -158,19 +153,17 @@ def as_dict(result: Result, metrics: dict[str, Any]) -> dict[str, Any]:
             "exact": result.spacing.exact,
             "corrections_of_rules": len(result.spacing.learned),
         }
-    if result.valid_files is not None and result.valid_tally is not None:
+    if result.valid is not None:
         report["kept"] = metrics["train_pairs"]
-        report["valid_pairs_read"] = result.valid_files.pairs
-        report["valid_dropped"] = result.valid_tally.as_dict()
+        report["valid_pairs_read"] = result.valid.files.pairs
+        report["valid_dropped"] = result.valid.tally.as_dict()
     return report
 
 
 def _unknown_percent(result: Result) -> dict[str, dict[str, float]]:
     """Return the share of the tokens that the vocabulary lacks, end marks not counted."""
     percent: dict[str, dict[str, float]] = {"train": {}, "valid": {}}
-    for side, lengths in zip(
-        SIDES, (result.lengths.source_lengths, result.lengths.target_lengths), strict=True
-    ):
+    for side, lengths in result.counts.lengths.items():
         limit = result.limits[side]
         kept = int((np.minimum(np.arange(len(lengths)), limit) * lengths).sum() - lengths.sum())
         train = sum(part.train_unknown[side] for part in result.written)

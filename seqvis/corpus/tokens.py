@@ -49,6 +49,15 @@ class StagedPart:
 
 
 @dataclass(frozen=True)
+class Staged:
+    """A pair of input files after the first pass over its text."""
+
+    files: AlignedFiles
+    parts: tuple[StagedPart, ...]
+    tally: Tally
+
+
+@dataclass(frozen=True)
 class TokenizeBlock:
     """Filters, tokenises and hashes one block; Ray Data sends it to its tasks."""
 
@@ -140,7 +149,7 @@ def usable_pairs(table: pa.Table, settings: PrepareSettings, tally: Tally) -> pa
     """Return `row`, `source` and `target` of the usable pairs; the others go to the tally."""
     flawed = table.filter(pc.is_valid(table["problem"])).select(["row", "problem"])
     for pair in flawed.to_pylist():
-        tally.drop(pair["problem"], pair["row"])
+        tally.add(pair["problem"], 1, [pair["row"] + 1])
     good = table.filter(pc.is_null(table["problem"])) if len(flawed) else table
     good = good.select(["row", *SIDES])
     for place, side in enumerate(SIDES, 1):

@@ -97,7 +97,7 @@ def test_a_tally_keeps_the_lowest_line_numbers_in_whatever_order_parts_arrive() 
     parts = [Tally(), Tally(), Tally()]
     for number, rows in enumerate(([10, 11], [0, 5, 6, 7], [2])):
         for row in rows:
-            parts[number].drop("blank", row)
+            parts[number].add("blank", 1, [row + 1])
     forwards, backwards = Tally(), Tally()
     for part in parts:
         forwards.merge(part)
