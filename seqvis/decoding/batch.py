@@ -253,7 +253,7 @@ def highest(probabilities: Tensor, before: Tensor, count: int) -> tuple[Tensor, 
     """Return the highest of each sentence's `before + probabilities`, and where they are.
 
     On a CPU only the blocks of words with the highest maxima are sorted, which takes a quarter of
-    the time of PyTorch's `topk` of everything (docs/performance.md).
+    the time of PyTorch's `topk` of everything (docs/results/speed.md).
 
     Args:
         probabilities: (sentences, width, vocabulary). before: (sentences, width).
