@@ -106,19 +106,7 @@ def load_tokenizer(
     """
     if settings.kind == "sentencepiece":
         return SentencePieceTokenizer(settings, model)
-    if settings.kind == "whitespace":
-        return WordTokenizer(
-            settings,
-            lambda: str.split,
-            lambda tokens: join_tokens(tokens, None, spacing),
-            cached_words,
-        )
-    return WordTokenizer(
-        settings,
-        lambda: _spacy_splitter(settings.language),
-        lambda tokens: join_tokens(tokens, settings.language, spacing),
-        cached_words,
-    )
+    return WordTokenizer(settings, spacing, cached_words)
 
 
 def check_language(settings: TokenizerSettings) -> None:
@@ -141,16 +129,12 @@ class WordTokenizer:
     """Splits each white-space separated word by rules, with a bounded cache of words."""
 
     def __init__(
-        self,
-        settings: TokenizerSettings,
-        splitter_factory: Callable[[], Callable[[str], list[str]]],
-        joiner: Callable[[Sequence[str]], str],
-        cached_words: int,
+        self, settings: TokenizerSettings, spacing: LearnedSpacing | None, cached_words: int
     ):
         self.settings = settings
-        self._make_splitter = splitter_factory
+        self._language = settings.language if settings.kind == "spacy" else None
+        self._spacing = spacing
         self._split: Callable[[str], list[str]] | None = None
-        self._join = joiner
         self._cache: dict[str, SplitWord] = {}
         self._cached_words = cached_words
 
@@ -171,8 +155,8 @@ class WordTokenizer:
 
     def detokenize(self, tokens: Sequence[str]) -> str:
         if self.settings.case_token:
-            return self._join(restore_case(tokens))
-        text = self._join(tokens)
+            return join_tokens(restore_case(tokens), self._language, self._spacing)
+        text = join_tokens(tokens, self._language, self._spacing)
         return _capitalised(text, tokens) if self.settings.lowercase else text
 
     def split_word(self, word: str) -> tuple[str, ...]:
@@ -199,7 +183,7 @@ class WordTokenizer:
 
     def _parts(self, word: str) -> list[str]:
         if self._split is None:
-            self._split = self._make_splitter()
+            self._split = _spacy_splitter(self._language) if self._language else str.split
         lowered = word.lower()
         parts = [part for part in self._split(lowered) if not part.isspace()]
         if lowered == word or "".join(parts) != lowered or len(lowered) != len(word):
