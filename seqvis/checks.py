@@ -14,7 +14,7 @@ def check_several(values: Any, what: str) -> None:
     """
     if isinstance(values, str | bytes | bytearray):
         shown = repr(values[:40])
-        raise TypeError(f"{what} are given as a list, not as one {type(values).__name__}: {shown}")
+        raise TypeError(f"{what} must be a list, not one {type(values).__name__}: {shown}")
 
 
 def has_control_characters(text: str) -> bool:

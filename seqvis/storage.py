@@ -184,7 +184,7 @@ def _check_utf8(path: str) -> None:
         path.encode()
     except UnicodeEncodeError as error:
         shown = os.fsencode(path).decode("utf-8", "backslashreplace")
-        raise DataError(f"{shown}: is no name in UTF-8; rename it") from error
+        raise DataError(f"{shown}: this name is not UTF-8; rename it") from error
 
 
 def local_path(uri: str | os.PathLike[str]) -> Path:

@@ -119,7 +119,7 @@ def restore_model(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -
     named = dict([*model.named_parameters(), *model.named_buffers()])
     if set(named) != set(tensors):
         names = ", ".join(sorted(set(named) ^ set(tensors))[:3])
-        raise ArtifactError(f"{where}: belongs to a model of another form ({names})")
+        raise ArtifactError(f"{where}: belongs to a model with other parameters ({names})")
     with torch.no_grad():
         for name, tensor in named.items():
             if tensor.shape != tensors[name].shape:

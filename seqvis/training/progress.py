@@ -61,7 +61,9 @@ def check_monitor(monitor: str, known: set[str]) -> None:
     """Raise ConfigError if the monitor is none of the metrics that are known of an epoch."""
     if monitor not in known:
         names = ", ".join(sorted(known))
-        raise ConfigError(f"--fit.monitor: {monitor} is no validation metric; there are {names}")
+        raise ConfigError(
+            f"--fit.monitor: {monitor} is not a validation metric; choose from {names}"
+        )
 
 
 def _merit(row: Row, monitor: str) -> tuple[float, float]:

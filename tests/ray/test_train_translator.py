@@ -140,7 +140,7 @@ def test_an_error_in_a_worker_is_told_in_one_line(
     flags = ["--corpus", str(corpus), "--out", str(tmp_path / "out"), "--num-workers", "1", *SMALL]
     assert main([*flags, "--fit.monitor", "blue", "--epochs", "1"]) == 2
     error = capsys.readouterr().err
-    assert "error: --fit.monitor: blue is no validation metric" in error
+    assert "error: --fit.monitor: blue is not a validation metric" in error
     assert "Traceback" not in error
 
 

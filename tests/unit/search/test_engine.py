@@ -133,7 +133,7 @@ def test_what_is_no_bytes_of_a_picture_says_what_to_pass(
         engine.classify(str(file))
     for several in (placer.place_many, backbone.embed_files):
         for given in (str(file), file.read_bytes()):
-            with pytest.raises(TypeError, match="pictures are given as a list"):
+            with pytest.raises(TypeError, match="pictures must be a list"):
                 several(given)
         with pytest.raises(TypeError, match="bytes of its file"):
             several([str(file)])
@@ -144,7 +144,7 @@ def test_one_text_where_several_belong_is_refused(world: World, engine: SearchEn
     table = FeatureTable.open(str(world.features))
     store = WordVectors.open(str(world.vectors))
     calls: list[tuple[Callable[[], object], str]] = [
-        (lambda: table.columns("label"), "columns are given as a list"),
+        (lambda: table.columns("label"), "columns must be a list"),
         (lambda: PictureItems(engine.pictures.model, table, "size"), "columns"),
         (lambda: label_vectors("dog", store, WordNet.load()), "labels"),
         (lambda: store.find("dog"), "words"),

@@ -156,7 +156,9 @@ def test_a_monitor_that_never_moved_is_reported(tmp_path: Path) -> None:
 @pytest.mark.parametrize("monitor", ["blue", "learning_rate", "seconds", "samples", "epoch"])
 def test_only_a_validation_metric_can_be_the_monitor(tmp_path: Path, monitor: str) -> None:
     validation = [{"bleu": 1.0, "loss": 1.0, "samples": ["x"]}]
-    with pytest.raises(ConfigError, match="is no validation metric; there are bleu, loss, train_l"):
+    with pytest.raises(
+        ConfigError, match="is not a validation metric; choose from bleu, loss, train_l"
+    ):
         run(tmp_path, validation, monitor=monitor)
 
 

@@ -87,7 +87,7 @@ def test_a_folder_whose_own_name_is_not_utf8_has_a_remedy(
     os.mkdir(folder)
     monkeypatch.chdir(os.fsdecode(folder))
     for given in (".", os.fsdecode(folder)):
-        with pytest.raises(DataError, match=r"caf\\xe9: is no name in UTF-8; rename it"):
+        with pytest.raises(DataError, match=r"caf\\xe9: this name is not UTF-8; rename it"):
             locate(given)
 
 
