@@ -27,44 +27,6 @@ ATTRIBUTION = (
 )
 PICTURES, TABLE, HELD_OUT, LICENCE = "pictures", "drawings.csv", "heldout.txt", "ATTRIBUTION.txt"
 
-# Code points whose drawings are signs rather than pictures of something that a noun names.
-_SIGNS = (
-    (0x00A9, 0x00AE),  # copyright, registered
-    (0x203C, 0x21FF),  # punctuation, trade mark, arrows
-    (0x23CF, 0x23CF),  # eject
-    (0x23E9, 0x23EF),  # a player's buttons
-    (0x23F8, 0x23FA),  # the same
-    (0x24C2, 0x24C2),  # circled M
-    (0x25A0, 0x25FF),  # geometric shapes
-    (0x2640, 0x2653),  # male, female, signs of the zodiac
-    (0x2660, 0x2666),  # suits of cards
-    (0x267E, 0x267E),  # infinity
-    (0x26A7, 0x26AB),  # transgender, circles
-    (0x26CE, 0x26CE),  # Ophiuchus
-    (0x2705, 0x2705),  # check mark
-    (0x2714, 0x2716),  # check mark, multiplication
-    (0x2733, 0x2734),  # asterisk, eight-pointed star
-    (0x2747, 0x2757),  # sparkle, crosses, question and exclamation marks
-    (0x2795, 0x27BF),  # plus, minus, arrows, loops
-    (0x2934, 0x2B1C),  # arrows, squares
-    (0x2B55, 0x3299),  # circle, dashes, Japanese signs
-    (0x1F100, 0x1F2FF),  # letters and ideographs in squares and circles
-    (0x1F4A0, 0x1F4A0),  # diamond with a dot
-    (0x1F500, 0x1F506),  # a player's buttons, brightness
-    (0x1F518, 0x1F524),  # a radio button, arrows, letters and numbers
-    (0x1F52F, 0x1F530),  # a six-pointed star, a beginner's mark
-    (0x1F532, 0x1F53D),  # geometric shapes
-    (0x1F550, 0x1F567),  # a clock face for each half hour
-    (0x1F7E0, 0x1F7FF),  # circles and squares in colours
-)
-_LEFT_OUT = (
-    range(0x1F3FB, 0x1F400),  # skin tones: the same drawing in five colours
-    range(0x1F1E6, 0x1F200),  # flags of countries
-    range(0xE0020, 0xE0080),  # flags of regions
-    range(0x20E3, 0x20E4),  # keycaps
-    range(0x27A1, 0x27A2),  # turned to the right: mirror images
-)
-
 
 @dataclass(frozen=True)
 class Drawing:
@@ -88,10 +50,12 @@ def list_drawings() -> list[Drawing]:
     # OpenMoji names its files by code points alone; names and tags are from Unicode's CLDR.
     names = _load("emoji").EMOJI_DATA
     by_code = {"-".join(f"{ord(point):04X}" for point in key): key for key in names}
+    signs = _signs()
     drawings = []
     for file in _folder().iterdir():
         code = file.name.removesuffix(".svg")
-        if code in by_code and not _is_left_out([int(point, 16) for point in code.split("-")]):
+        points = [int(point, 16) for point in code.split("-")] if code in by_code else []
+        if points and points[0] not in signs["first"] and signs["any"].isdisjoint(points):
             entry = names[by_code[code]]
             tags = (_readable(alias) for alias in entry.get("alias", ()))
             name = _readable(entry["en"])
@@ -151,10 +115,16 @@ def _write_lists(folder: Path, drawings: list[Drawing]) -> None:
     (here / LICENCE).write_bytes(f"{ATTRIBUTION}\n".encode())
 
 
-def _is_left_out(points: list[int]) -> bool:
-    if any(point in part for point in points for part in _LEFT_OUT):
-        return True
-    return any(first <= points[0] <= last for first, last in _SIGNS)
+def _signs() -> dict[str, set[int]]:
+    """Return code points of signs rather than pictures of something that a noun names.
+
+    "first" ones leave a drawing out that begins with them, "any" ones also if they follow.
+    """
+    points: dict[str, set[int]] = {"first": set(), "any": set()}
+    with Path(__file__).with_name("signs.tsv").open(encoding="utf-8") as table:
+        for row in csv.DictReader(table, delimiter="\t"):
+            points[row["place"]].update(range(int(row["first"], 16), int(row["last"], 16) + 1))
+    return points
 
 
 def _readable(name: str) -> str:
