@@ -84,7 +84,9 @@ def run(settings: BuildVectorsSettings) -> dict[str, Any]:
     wanted = None
     if settings.vocabulary is not None:
         wanted = read_wanted_words(settings.vocabulary, settings.side)
-    with tempfile.TemporaryDirectory() as folder, _progress() as progress:
+    columns = SpinnerColumn(), TextColumn("{task.description} {task.fields[words]}")
+    bar = Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True)
+    with tempfile.TemporaryDirectory() as folder, bar as progress:
         form, name = settings.format or "fasttext", settings.input or ""
         task = progress.add_task("training" if trains else "reading", words="")
         training: dict[str, Any] = {}
@@ -128,11 +130,6 @@ def _train(
         )
     skip_gram = settings.part(SkipGram)
     return train_vectors(text, tokenizer, folder, skip_gram, settings.max_bad_share)
-
-
-def _progress() -> Progress:
-    columns = SpinnerColumn(), TextColumn("{task.description} {task.fields[words]}")
-    return Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True)
 
 
 main = partial(run_job, BuildVectorsSettings, run)

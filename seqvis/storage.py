@@ -169,7 +169,11 @@ def locate(uri: str | os.PathLike[str]) -> Location:
     text = os.fspath(uri)
     if "://" not in text:
         path = str(Path(text).expanduser().absolute())
-        _check_utf8(path)
+        try:
+            path.encode()
+        except UnicodeEncodeError as error:
+            shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+            raise DataError(f"{shown}: this name is not UTF-8; rename it") from error
         return Location(fs.LocalFileSystem(), path, text)
     try:
         filesystem, path = fs.FileSystem.from_uri(text)
@@ -177,14 +181,6 @@ def locate(uri: str | os.PathLike[str]) -> Location:
         reason = str(error).replace(text, "it")  # which may hold a password
         raise DataError(f"{text}: not a location that can be opened ({reason})") from None
     return Location(filesystem, path.rstrip("/"), text)
-
-
-def _check_utf8(path: str) -> None:
-    try:
-        path.encode()
-    except UnicodeEncodeError as error:
-        shown = os.fsencode(path).decode("utf-8", "backslashreplace")
-        raise DataError(f"{shown}: this name is not UTF-8; rename it") from error
 
 
 def local_path(uri: str | os.PathLike[str]) -> Path:

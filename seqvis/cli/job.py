@@ -186,7 +186,7 @@ _SEVERAL_ARGUMENTS = "Each argument is one value; put -- before those that begin
 
 def _parser_for(cls: type[JobSettings]) -> argparse.ArgumentParser:
     """Return pydantic-settings' parser for `cls`, with help for flags that repeat."""
-    parser = argparse.ArgumentParser(prog=_program_name(cls), description=_help_text(cls))
+    parser = argparse.ArgumentParser(prog=_program_name(cls), description=cls.__doc__)
     parser.add_argument(
         "--config", metavar="FILE", action="append", help="YAML file with settings; may repeat"
     )
@@ -209,10 +209,6 @@ def _program_name(cls: type[JobSettings]) -> str:
     main = getattr(sys.modules.get("__main__"), "__spec__", None)
     name = getattr(main, "name", None)
     return f"python -m {name}" if name and name.startswith(("jobs", "tune", "serve")) else "jobs"
-
-
-def _help_text(cls: type[JobSettings]) -> str:
-    return (cls.__doc__ or "").strip()
 
 
 def _checked_text(arguments: Sequence[str]) -> Sequence[str]:

@@ -197,7 +197,9 @@ def _draw_panel(
         drawn += 1
         at_best = np.flatnonzero((epochs == best) & finite)
         if at_best.size:
-            _mark_best(ax, float(epochs[at_best[0]]), float(values[at_best[0]]), colour)
+            at = at_best[0]
+            ax.axvline(epochs[at], color=LIGHT, linewidth=1.2, zorder=0)
+            ax.plot(epochs[at], values[at], "o", color=colour, markersize=7, mec="white", zorder=5)
     if drawn == 0:
         ax.text(0.5, 0.5, "no finite value", transform=ax.transAxes, ha="center", color=GREY)
     if drawn > 1:
@@ -224,11 +226,6 @@ def _best_value(
             if np.isfinite(value):
                 return f"best epoch {best:g}: {panel.show(value)}"
     return ""
-
-
-def _mark_best(ax: Axes, epoch: float, value: float, colour: str) -> None:
-    ax.axvline(epoch, color=LIGHT, linewidth=1.2, zorder=0)
-    ax.plot([epoch], [value], "o", color=colour, markersize=7, markeredgecolor="white", zorder=5)
 
 
 def plot_learning_rates(

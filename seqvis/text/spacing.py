@@ -102,9 +102,10 @@ def _refuses(token: str, previous: str, following: str, language: str) -> tuple[
         return True, False
     if token.startswith("</"):
         return True, False
-    return bool(_CLOSING.fullmatch(token)) or _is_suffix(token, previous, language), _is_prefix(
-        token, language
-    )
+    closes = _CLOSING.fullmatch(token) is not None or _is_suffix(token, previous, language)
+    if language in _LANGUAGES["eliding"] and _ELISION.fullmatch(token):
+        return closes, not (language == "it" and _ITALIAN_CUT.fullmatch(token))
+    return closes, language == "ro" and _ROMANIAN_PREFIX.fullmatch(token) is not None
 
 
 def _is_suffix(token: str, previous: str, language: str) -> bool:
@@ -116,12 +117,6 @@ def _is_suffix(token: str, previous: str, language: str) -> bool:
         language in _LANGUAGES[habit] and suffix.fullmatch(token)
         for habit, suffix in _SUFFIXES.items()
     )
-
-
-def _is_prefix(token: str, language: str) -> bool:
-    if language in _LANGUAGES["eliding"] and _ELISION.fullmatch(token):
-        return not (language == "it" and _ITALIAN_CUT.fullmatch(token))
-    return language == "ro" and bool(_ROMANIAN_PREFIX.fullmatch(token))
 
 
 def _written_together(previous: str, token: str, language: str) -> bool:

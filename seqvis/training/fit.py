@@ -9,6 +9,7 @@ each step. So a run that resumes in the middle of an epoch draws the same number
 uninterrupted one, and no worker's random state has to be collected.
 """
 
+import math
 import time
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
@@ -125,7 +126,7 @@ class _Run(Generic[B]):
 
     def __post_init__(self) -> None:
         if not self.workers.is_first:
-            self.report = _ignore
+            self.report = lambda event: None
         precision, seed = self.settings.precision, self.settings.seed
         self.training = TrainingStep(self.task, self.optimizer, precision, seed, self.workers)
         self.progress = Progress(schedule_epochs=self.epochs)
@@ -134,8 +135,8 @@ class _Run(Generic[B]):
         self._resume()
 
     def run(self) -> FitResult:
-        progress = self.progress
-        while progress.epoch < self.epochs and not self._stopped_early():
+        progress, patience = self.progress, self.settings.patience or math.inf
+        while progress.epoch < self.epochs and progress.bad_epochs < patience:
             self._train_epoch()
             self._finish_epoch()
         self.checkpoints.wait()
@@ -247,9 +248,6 @@ class _Run(Generic[B]):
             self.checkpoints.wait()
             raise StopTraining
 
-    def _stopped_early(self) -> bool:
-        return 0 < self.settings.patience <= self.progress.bad_epochs
-
     def _say(self, text: str) -> None:
         self.report({"event": "note", "text": text})
 
@@ -329,7 +327,3 @@ class _Run(Generic[B]):
         assert self.progress.best_step is not None
         wanted = self.workers.from_first(self.progress.best_step)
         return self.checkpoints.read(self.checkpoints.at(wanted))
-
-
-def _ignore(event: dict[str, Any]) -> None:
-    """Report nothing: only the first worker reports."""

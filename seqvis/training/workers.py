@@ -107,10 +107,6 @@ def _touched_by_any(tables: list[Tensor], state: Reduction) -> list[Tensor | Non
 BUCKET_MB = 4
 
 
-def _never() -> bool:
-    return False
-
-
 @dataclass(frozen=True)
 class Resources:
     """How many processes train together, and what each of them gets of the machine."""
@@ -132,7 +128,7 @@ class Workers:
     rank: int = 0
     count: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    leaving: Callable[[], bool] = _never
+    leaving: Callable[[], bool] = lambda: False
     """Whether the node of one of the workers is about to be taken away; costs nothing to ask."""
 
     @property

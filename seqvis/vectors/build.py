@@ -91,7 +91,10 @@ def build_store(
             read = duplicates = 0
             for block in _first_words(source, max_words):
                 read += len(block.words)
-                chosen = _restrict(block, selection)
+                chosen = block
+                if selection is not None:
+                    kept = np.array([word in selection for word in block.words], dtype=bool)
+                    chosen = _take(block, kept)
                 duplicates += len(chosen.words) - store.add(*chosen)
                 progress(len(store))
             source.left_out.check(source.name, read, max_bad_share)
@@ -139,12 +142,6 @@ def _finite(block: Block, source: VectorSource) -> Block:
         "not_finite", [word for word, keep in zip(block.words, kept, strict=True) if not keep]
     )
     return _take(block, kept)
-
-
-def _restrict(block: Block, selection: set[str] | None) -> Block:
-    if selection is None:
-        return block
-    return _take(block, np.array([word in selection for word in block.words], dtype=bool))
 
 
 def _take(block: Block, kept: np.ndarray) -> Block:
