@@ -82,13 +82,9 @@ class PrepareSettings(Settings):
     """lines that one task handles; memory grows with it, the result does not depend on it"""
 
     @model_validator(mode="after")
-    def _valid_files_come_in_pairs(self) -> Self:
+    def _fits_together(self) -> Self:
         if (self.valid_source is None) != (self.valid_target is None):
             raise ValueError("--valid-source and --valid-target must be given together")
-        return self
-
-    @model_validator(mode="after")
-    def _every_piece_has_an_id(self) -> Self:
         if self.tokenizer == "sentencepiece" and self.sentencepiece_size > self.max_vocabulary:
             raise ValueError("--sentencepiece-size must not be above --max-vocabulary")
         return self

@@ -8,7 +8,7 @@ The first four ids are reserved. A word of the text that happens to look like a 
 import hashlib
 import heapq
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 from seqvis.errors import ArtifactError
@@ -53,10 +53,6 @@ class Vocabulary:
         """Return the id of each token, UNK for those that are not here; no EOS is added."""
         get = self._id_of.get
         return [get(token, UNK) for token in tokens]
-
-    def tokens(self, ids: Iterable[int]) -> list[str]:
-        """Return the word of each id, specials included. Raises IndexError if one is too large."""
-        return [self.words[number] for number in ids]
 
     def to_bytes(self) -> bytes:
         """Return UTF-8, one word per line; backslash and line feed are escaped."""

@@ -64,46 +64,41 @@ class Subwords:
         Returns them word after word (int64 [total]) and how many each word has
         (int64 [len(words)]). An n-gram that occurs twice in a word counts twice.
         """
-        return ngram_buckets(words, self.shortest, self.longest, len(self.matrix))
+        marked = [b"" if w == END_OF_SENTENCE else b"<" + w.encode() + b">" for w in words]
+        lengths = np.array([len(word) for word in marked], dtype=np.int64)
+        if not len(self.matrix) or self.longest <= 0 or not lengths.sum():
+            return np.empty(0, np.int64), np.zeros(len(words), np.int64)
+        text = np.frombuffer(b"".join(marked), dtype=np.int8)
+        word_of_byte = np.repeat(np.arange(len(words)), lengths)
+        ends = np.cumsum(lengths)
+        is_start = (text.view(np.uint8) & 0xC0) != 0x80  # not a continuation byte of UTF-8
 
-
-def ngram_buckets(
-    words: Sequence[str], shortest: int, longest: int, buckets: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the hash buckets of the words' character n-grams; see `Subwords.numbers`."""
-    marked = [b"" if w == END_OF_SENTENCE else b"<" + w.encode() + b">" for w in words]
-    lengths = np.array([len(word) for word in marked], dtype=np.int64)
-    if buckets <= 0 or longest <= 0 or not lengths.sum():
-        return np.empty(0, np.int64), np.zeros(len(words), np.int64)
-    text = np.frombuffer(b"".join(marked), dtype=np.int8)
-    word_of_byte = np.repeat(np.arange(len(words)), lengths)
-    ends = np.cumsum(lengths)
-    is_start = (text.view(np.uint8) & 0xC0) != 0x80  # not a continuation byte of UTF-8
-
-    start = np.flatnonzero(is_start)  # each character may begin an n-gram
-    owner = word_of_byte[start]
-    first = start == (ends - lengths)[owner]
-    position = start.copy()
-    state = np.full(len(start), _FNV_OFFSET, dtype=np.uint32)
-    ngrams: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
-    for size in range(1, longest + 1):
-        alive = position < ends[owner]
-        start, owner, first = start[alive], owner[alive], first[alive]
-        position, state = position[alive], state[alive]
-        if not len(start):
-            break
-        _append_character(text, is_start, ends[owner], position, state)
-        if size >= shortest:
-            keep = np.ones(len(start), dtype=bool)
-            if size == 1:  # the boundary marks alone are no n-grams
-                keep = ~first & (position < ends[owner])
-            order = np.full(int(keep.sum()), size)
-            ngrams.append((owner[keep], start[keep], order, state[keep] % np.uint32(buckets)))
-    if not ngrams:
-        return np.empty(0, np.int64), np.zeros(len(words), np.int64)
-    owners, starts, sizes, hashed = (np.concatenate(part) for part in zip(*ngrams, strict=True))
-    order = np.lexsort((sizes, starts))
-    return hashed[order].astype(np.int64), np.bincount(owners, minlength=len(words))
+        start = np.flatnonzero(is_start)  # each character may begin an n-gram
+        owner = word_of_byte[start]
+        first = start == (ends - lengths)[owner]
+        position = start.copy()
+        state = np.full(len(start), _FNV_OFFSET, dtype=np.uint32)
+        ngrams: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
+        for size in range(1, self.longest + 1):
+            alive = position < ends[owner]
+            start, owner, first = start[alive], owner[alive], first[alive]
+            position, state = position[alive], state[alive]
+            if not len(start):
+                break
+            _append_character(text, is_start, ends[owner], position, state)
+            if size >= self.shortest:
+                keep = np.ones(len(start), dtype=bool)
+                if size == 1:  # the boundary marks alone are no n-grams
+                    keep = ~first & (position < ends[owner])
+                order = np.full(int(keep.sum()), size)
+                ngrams.append(
+                    (owner[keep], start[keep], order, state[keep] % np.uint32(len(self.matrix)))
+                )
+        if not ngrams:
+            return np.empty(0, np.int64), np.zeros(len(words), np.int64)
+        owners, starts, sizes, hashed = (np.concatenate(part) for part in zip(*ngrams, strict=True))
+        order = np.lexsort((sizes, starts))
+        return hashed[order].astype(np.int64), np.bincount(owners, minlength=len(words))
 
 
 def _append_character(
@@ -162,11 +157,6 @@ class WordVectors:
     @property
     def dimension(self) -> int:
         return int(self._vectors.shape[1])
-
-    @property
-    def mean(self) -> float:
-        """Mean of all elements of the stored matrix."""
-        return float(self._artifact.metrics["mean"])
 
     @property
     def standard_deviation(self) -> float:

@@ -72,7 +72,7 @@ def place(tmp_path: Path) -> Workplace:
 
 def text_of(place: Workplace, row: dict[str, Any], side: str) -> str:
     assert row[side][-1] == EOS
-    return " ".join(place.words(side).tokens(row[side][:-1]))
+    return " ".join(place.words(side).words[number] for number in row[side][:-1])
 
 
 def test_pairs_stay_aligned_whatever_odd_lines_stand_between_them(place: Workplace) -> None:
@@ -257,7 +257,7 @@ def test_sentencepiece_prepares_a_language_without_spaces(place: Workplace) -> N
         vocabulary = place.words(side)
         for row in place.rows("valid"):
             assert UNK not in row[side]
-            text = tokenizer.detokenize(vocabulary.tokens(row[side][:-1]))
+            text = tokenizer.detokenize([vocabulary.words[number] for number in row[side][:-1]])
             if len(row[side]) < place.report()[f"max_{side}_length"]:
                 assert text.replace("?", "？") == lines[row["row"]].replace("?", "？")
         assert set(tokenizer.tokenize("未见过的字 é")) <= set(vocabulary.words)

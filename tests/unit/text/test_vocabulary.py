@@ -9,7 +9,7 @@ from seqvis.text.vocabulary import BOS, EOS, PAD, SPECIALS, UNK, Vocabulary
 def test_the_specials_have_the_first_four_ids() -> None:
     vocabulary = Vocabulary.build({"a": 1})
     assert (BOS, PAD, EOS, UNK) == (0, 1, 2, 3)
-    assert vocabulary.tokens([0, 1, 2, 3, 4]) == ["_bos_", "_pad_", "_eos_", "_unk_", "a"]
+    assert vocabulary.words == ("_bos_", "_pad_", "_eos_", "_unk_", "a")
 
 
 def test_words_come_by_falling_count_and_then_by_word() -> None:
