@@ -85,8 +85,8 @@ def take_lock(path: Path, refusal: type[SeqvisError], text: str, wait: float = 0
                     holder = path.read_text(errors="replace") or "unknown"
                     raise refusal(f"{text} (process {holder.strip()})") from error
             time.sleep(_RETRY)
-        lock.truncate(0)
-        lock.write(str(os.getpid()).encode())
+        os.ftruncate(lock.fileno(), 0)
+        os.write(lock.fileno(), str(os.getpid()).encode())
         return lock
     except BaseException:
         lock.close()
