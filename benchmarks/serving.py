@@ -27,7 +27,7 @@ from pydantic import BaseModel
 from ray import serve
 
 from seqvis.config import Settings
-from serve.common.settings import Version, Work
+from serve.common.settings import TranslateOptions, Version
 from serve.common.versions import HeadStore, configure, version_key
 from serve.testing.clients import Kind, Request
 from serve.testing.load import Traffic
@@ -77,7 +77,7 @@ class StubTranslator:
         configure(HeadStore(), "translator", [_VERSION])
 
     async def translate(
-        self, version: str, texts: Sequence[str], work: Work
+        self, version: str, texts: Sequence[str], options: TranslateOptions
     ) -> list[dict[str, Any]]:
         return [_TRANSLATION for _ in texts]
 

@@ -16,8 +16,9 @@ from rich.table import Table
 from seqvis.cli.job import JobSettings, leave, run_job
 from seqvis.collection.items import Match
 from seqvis.errors import ConfigError
-from seqvis.search.candidates import CandidateSet, Word
+from seqvis.search.candidates import Word
 from seqvis.search.engine import SearchEngine
+from seqvis.search.requests import NameSet
 from seqvis.storage import locate
 
 
@@ -42,7 +43,7 @@ class Search(JobSettings):
     where: tuple[str, ...] = ()
     """Filters such as label=n02084071, all of which must hold; of one key given twice, either. A
     list holds each of its values. A field that no picture has is an error."""
-    candidates: CandidateSet = "classes"
+    candidates: NameSet = "classes"
     """Words for --classify: classes (ImageNet's 1,000), wordnet (all nouns), labels (the
     model's own)."""
     model: str | None = None

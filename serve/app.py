@@ -19,11 +19,12 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from pydantic import Field, model_validator
 from ray import serve
 from ray.serve.api import RunTarget
-from ray.serve.config import HTTPOptions
+from ray.serve.config import BackpressureConfig, HTTPOptions
 
 from seqvis import artifacts
 from seqvis.cli.job import JobSettings, leave, run_job
@@ -35,11 +36,13 @@ from seqvis.ray_internals import hide_controllers_end
 from serve import proxy
 from serve.common import draining
 from serve.common.keys import keys_for
-from serve.common.settings import GatewaySettings, SearchSettings
-from serve.gateway import deployment as gateways
+from serve.common.settings import GatewaySettings, ImageSearchSettings
+from serve.gateway.deployment import GatewayReplica
 from serve.proxy import haproxy
-from serve.replicas import encoder, index, writer
-from serve.replicas import translator as translators
+from serve.replicas.encoder import EncoderReplica
+from serve.replicas.index import IndexReplica
+from serve.replicas.translator import TranslatorReplica, TranslatorSettings
+from serve.replicas.writer import WriterReplica
 
 # Ray reads these when its processes start. On a cluster, set them in the environment in which
 # `ray start` runs.
@@ -68,22 +71,59 @@ ENVIRONMENT = {
 _LOGGING = {"enable_access_log": False, "encoding": "JSON"}  # the gateway writes its own
 
 
-def translator(settings: translators.TranslatorSettings) -> serve.Application:
-    """The application `translator`, for a Serve YAML."""
-    return translators.build(settings)
+def translator(settings: TranslatorSettings) -> serve.Application:
+    """Build the application `translator`, for a Serve YAML."""
+    deployment = _deployment(
+        TranslatorReplica, "Translator", 256, gpu=settings.use_gpu, max_queued_requests=256
+    )
+    return deployment.bind(settings)
 
 
-def search(settings: SearchSettings) -> serve.Application:
-    """The application `search`, for a Serve YAML; it has a deployment `Index-N` for each shard."""
+def search(settings: ImageSearchSettings) -> serve.Application:
+    """Build the application `search`, with a deployment `Index-N` for each shard."""
     parts = [
-        index.deployment(settings, shard).bind(settings, shard) for shard in range(settings.shards)
+        _deployment(IndexReplica, f"Index-{shard}", 128, gpu=settings.index_on_gpu).bind(
+            settings, shard
+        )
+        for shard in range(settings.shards)
     ]
-    return encoder.deployment(settings).bind(settings, [*parts, writer.deployment().bind(settings)])
+    parts.append(_deployment(WriterReplica, "Writer", 64, num_replicas=1).bind(settings))
+    encoder = _deployment(EncoderReplica, "Encoder", 128, gpu=settings.encoder_on_gpu)
+    return encoder.bind(settings, parts)
 
 
 def gateway(settings: GatewaySettings) -> serve.Application:
-    """The application `gateway`, for a Serve YAML."""
-    return gateways.build(settings)
+    """Build the application `gateway`, for a Serve YAML."""
+    deployment = _deployment(
+        serve.ingress()(GatewayReplica),
+        "Gateway",
+        320,  # more than all that may be under way: settings.UnderWay
+        max_queued_requests=512,  # a burst that is not yet assigned; the gateway refuses itself
+        backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1),
+    )
+    return deployment.bind(settings)
+
+
+def _deployment(
+    replica: type, name: str, most: int, *, gpu: bool = False, **options: Any
+) -> serve.Deployment:
+    """Declare a deployment whose replicas take `most` requests at once.
+
+    One that is replaced or no longer needed has a minute to end what it has begun.
+    """
+    actor = {"num_cpus": 0.1, **({"num_gpus": 1.0} if gpu else {})}
+    declare = serve.deployment(
+        name=name,
+        max_ongoing_requests=most,
+        health_check_period_s=2,
+        health_check_timeout_s=3,
+        graceful_shutdown_timeout_s=60.0,
+        graceful_shutdown_wait_loop_s=0.5,
+        ray_actor_options=actor,
+        **options,
+    )
+    deployment: serve.Deployment = declare(replica)
+    return deployment
 
 
 class Serve(JobSettings):
@@ -213,13 +253,13 @@ def _start(targets: list[RunTarget]) -> None:
 def _applications(settings: Serve) -> Iterator[RunTarget]:
     if settings.translator:
         model = _absolute(settings.translator)
-        app = translator(translators.TranslatorSettings(model=model))
+        app = translator(TranslatorSettings(model=model))
         yield RunTarget(app, "translator", None, _LOGGING)
     if settings.collection:
         path = _absolute(settings.collection)
         shards = len(shard_paths(path))
         app = search(
-            SearchSettings(collection=path, shards=shards, attribution=settings.attribution)
+            ImageSearchSettings(collection=path, shards=shards, attribution=settings.attribution)
         )
         yield RunTarget(app, "search", None, _LOGGING)
     app = gateway(

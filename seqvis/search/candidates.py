@@ -6,16 +6,15 @@ picture.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Self, get_args
+from typing import Self, get_args
 
 import numpy as np
 
 from seqvis.devise.labels import WordNet, imagenet_classes, label_vectors
 from seqvis.devise.space import TrainedWords
 from seqvis.errors import DataError
+from seqvis.search.requests import NameSet
 from seqvis.vectors.store import WordVectors
-
-CandidateSet = Literal["labels", "classes", "wordnet"]
 
 
 @dataclass(frozen=True)
@@ -70,14 +69,14 @@ class Candidates:
         ]
 
 
-def find_candidates(which: CandidateSet, model: TrainedWords, vectors: WordVectors) -> Candidates:
+def find_candidates(which: NameSet, model: TrainedWords, vectors: WordVectors) -> Candidates:
     """The names of a set: the model's own labels, ImageNet's 1,000 classes, or all of WordNet.
 
     Synsets are looked up in the word vectors as labels are in training; those without a vector
     are left out. WordNet's 82,115 take some seconds: keep the result.
     """
-    if which not in get_args(CandidateSet):
-        known = ", ".join(get_args(CandidateSet))
+    if which not in get_args(NameSet):
+        known = ", ".join(get_args(NameSet))
         raise DataError(f"{which!r}: is no set of candidates; there are {known}")
     space = model.space
     if which == "labels":

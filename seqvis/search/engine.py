@@ -14,11 +14,19 @@ import numpy as np
 
 from seqvis.collection.collection import Collection
 from seqvis.collection.filters import Where
-from seqvis.collection.items import Item, Match
+from seqvis.collection.items import Match
 from seqvis.devise.space import TrainedWords, open_vectors
-from seqvis.errors import DataError, QueryError
-from seqvis.search.candidates import CandidateSet, Word
+from seqvis.errors import QueryError
+from seqvis.search.candidates import Word
 from seqvis.search.placing import WordPlacer, open_trained
+from seqvis.search.requests import (
+    ImageQuery,
+    LikeQuery,
+    NameSet,
+    SearchRequest,
+    TextQuery,
+    VectorQuery,
+)
 from seqvis.vectors.store import WordVectors
 
 if TYPE_CHECKING:
@@ -73,18 +81,14 @@ class SearchEngine:
         self.close()
 
     def text(
-        self,
-        query: str,
-        k: int = 10,
-        min_score: float | None = None,
-        where: Where | None = None,
+        self, query: str, k: int = 10, min_score: float | None = None, where: Where | None = None
     ) -> list[Match]:
-        """Pictures near a signed sum of words (queries.py).
+        """Find pictures near a signed sum of words (queries.py).
 
         Raises QueryError if it cannot be read or cancels to zero, UnknownWordError, with near
         spellings, for a word that has no vector.
         """
-        return self._search(self.words.place(query), k, min_score, where)
+        return self.search(SearchRequest(TextQuery(query), k, min_score, where))
 
     def image(
         self,
@@ -93,50 +97,50 @@ class SearchEngine:
         min_score: float | None = None,
         where: Where | None = None,
     ) -> list[Match]:
-        """Pictures near an encoded picture, given as the bytes of its file.
+        """Find pictures near an encoded one, given as the bytes of its file.
 
-        Raises QueryError if it is none that can be used.
+        Raises QueryError if it cannot be used.
         """
-        return self._search(self.pictures.place(content).vector, k, min_score, where)
+        return self.search(SearchRequest(ImageQuery(content), k, min_score, where))
 
     def like(
-        self,
-        name: str,
-        k: int = 10,
-        min_score: float | None = None,
-        where: Where | None = None,
+        self, name: str, k: int = 10, min_score: float | None = None, where: Where | None = None
     ) -> list[Match]:
-        """Pictures near the stored one of this id, itself left out. QueryError if it is unknown."""
-        # One more is asked for, so that k are left without the picture itself.
-        found = self._search(self._item(name).vector, max(k, 0) + 1, min_score, where)
-        if k < 1:
-            raise DataError(f"k is {k}; ask for at least 1 match")
-        return [match for match in found if match.id != name][:k]
+        """Find pictures near the stored one of this id, without it. QueryError if it is unknown."""
+        return self.search(SearchRequest(LikeQuery(name), k, min_score, where))
+
+    def search(self, request: SearchRequest) -> list[Match]:
+        """Return a request's matches, best first. Raises what the methods above raise."""
+        query = request.query
+        if isinstance(query, TextQuery):
+            vector = self.words.place(query.text)
+        elif isinstance(query, VectorQuery):
+            vector = query.vector
+        else:
+            vector = self._place(query)
+        placed = request.at(vector)
+        matches: list[Match] = self.collection.search(
+            vector, placed.k, placed.where, placed.min_score
+        )
+        return request.select(matches)
 
     def classify(
-        self, picture: bytes | str, k: int = 10, candidates: CandidateSet = "classes"
+        self, picture: bytes | str, k: int = 10, candidates: NameSet = "classes"
     ) -> list[Word]:
         """The `k` words nearest to an encoded picture or to the stored one of an id, best first.
 
         See `PicturePlacer.classify`. Raises QueryError if the picture cannot be used or is unknown.
         """
-        if isinstance(picture, str):
-            vector = self._item(picture).vector
-        else:
-            vector = self.pictures.place(picture).vector
-        return self.pictures.classify(vector, k, candidates)
+        query = LikeQuery(picture) if isinstance(picture, str) else ImageQuery(picture)
+        return self.pictures.classify(self._place(query), k, candidates)
 
-    def _search(
-        self, point: np.ndarray, k: int, min_score: float | None, where: Where | None
-    ) -> list[Match]:
-        found: list[Match] = self.collection.search(point, k, where, min_score)
-        return found
-
-    def _item(self, name: str) -> Item:
-        item = self.collection.get(name)
+    def _place(self, query: ImageQuery | LikeQuery) -> np.ndarray:
+        if isinstance(query, ImageQuery):
+            return self.pictures.place(query.content).vector
+        item = self.collection.get(query.id)
         if item is None:
             raise QueryError(
-                f"{name}: no picture in {self.collection.path} has this id; of a picture that is "
-                f"not stored, give the bytes of its file"
+                f"{query.id}: no picture in {self.collection.path} has this id; of a picture that "
+                f"is not stored, give the bytes of its file"
             )
-        return item
+        return item.vector

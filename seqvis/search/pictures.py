@@ -21,8 +21,9 @@ from seqvis.deadline import UNBOUNDED, Deadline
 from seqvis.devise.model import DeviseModel
 from seqvis.devise.space import open_vectors
 from seqvis.errors import BadPictureError, DataError
-from seqvis.search.candidates import Candidates, CandidateSet, Word, find_candidates
+from seqvis.search.candidates import Candidates, Word, find_candidates
 from seqvis.search.placing import open_trained
+from seqvis.search.requests import NameSet
 from seqvis.vectors.store import WordVectors
 from seqvis.vision.backbones import Backbone, load_recorded
 from seqvis.vision.images import BadImage, decode, enough, square, thumbnail
@@ -42,7 +43,7 @@ class PicturePlacer:
         self.model = model
         self._vectors = vectors
         self._device = device
-        self._candidates: dict[CandidateSet, Future[Candidates]] = {}
+        self._candidates: dict[NameSet, Future[Candidates]] = {}
         self._finding = ThreadPoolExecutor(1, thread_name_prefix="candidates")
         self._loading, self._embedding = threading.Lock(), threading.Lock()
 
@@ -62,7 +63,7 @@ class PicturePlacer:
         trained = open_trained(DeviseModel, describe(collection), model)
         return cls(trained, open_vectors(trained, vectors), device)
 
-    def warm_up(self, candidates: Sequence[CandidateSet] = ("labels", "classes")) -> None:
+    def warm_up(self, candidates: Sequence[NameSet] = ("labels", "classes")) -> None:
         """Loads the backbone and these candidates now, so that no query waits for them.
 
         Raises ArtifactError if the backbone's weights are gone or are others.
@@ -106,7 +107,7 @@ class PicturePlacer:
         self,
         vector: np.ndarray,
         k: int = 10,
-        candidates: CandidateSet = "classes",
+        candidates: NameSet = "classes",
         deadline: Deadline = UNBOUNDED,
     ) -> list[Word]:
         """The `k` words nearest to a picture's unit vector, best first.
@@ -131,7 +132,7 @@ class PicturePlacer:
             embedded = self._backbone.embed(np.stack(squares))
         return self.model.project_embedded(embedded)
 
-    def _names(self, among: CandidateSet, deadline: Deadline = UNBOUNDED) -> Candidates:
+    def _names(self, among: NameSet, deadline: Deadline = UNBOUNDED) -> Candidates:
         with self._loading:
             found = self._candidates.get(among)
             if found is None or (found.done() and found.exception()):

@@ -1,15 +1,10 @@
 """The project's own Prometheus metrics; Ray exports them with the prefix `ray_`.
 
-Serve itself adds the tags deployment, replica and application. A metric can be made only in a
-replica, so each deployment makes those that it fills.
+Serve adds the tags deployment, replica and application. A metric can be made only in a replica, so
+each deployment makes those that it fills.
 """
 
-import threading
-from collections.abc import Callable
-
 from ray.serve.metrics import Counter, Gauge, Histogram
-
-REPORT_EVERY = 1.0  # seconds
 
 _SECONDS = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0]
 
@@ -35,8 +30,17 @@ class GatewayMetrics:
 
 
 def cancelled_counter() -> Counter:
-    """What every deployment counts whose callers may go away."""
+    """Return the counter of calls that ended early, for every deployment whose callers may go."""
     return Counter("seqvis_cancelled_total", "Work that was ended because its caller had gone")
+
+
+def switches_counter() -> Counter:
+    """Return the counter of versions, for every deployment that follows the live ones."""
+    return Counter(
+        "seqvis_model_switches_total",
+        "Versions that a replica tried to load",
+        tag_keys=("result",),
+    )
 
 
 class TranslatorMetrics:
@@ -85,31 +89,3 @@ class IndexMetrics:
             tag_keys=("shard",),
         )
         self.cancelled = cancelled_counter()
-
-
-class SwitchMetrics:
-    """Metrics of every deployment that follows the live versions."""
-
-    def __init__(self) -> None:
-        self.switches = Counter(
-            "seqvis_model_switches_total",
-            "Versions that a replica tried to load",
-            tag_keys=("result",),
-        )
-
-    def told(self, name: str, loaded: bool) -> None:
-        """What a `Follower` is to call."""
-        self.switches.inc(1, tags={"result": "loaded" if loaded else "refused"})
-
-
-class Reporter:
-    """Calls a function every second until the process ends, to update gauges."""
-
-    def __init__(self, report: Callable[[], None]):
-        self._report = report
-        threading.Thread(target=self._run, name="reporter", daemon=True).start()
-
-    def _run(self) -> None:
-        pause = threading.Event()
-        while not pause.wait(REPORT_EVERY):
-            self._report()

@@ -1,7 +1,7 @@
-"""Settings of the applications, and requests to a translator, without importing torch."""
+"""Settings of the applications and of translations, without importing torch."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -11,7 +11,7 @@ from serve.common.roots import place_of
 
 
 @dataclass(frozen=True)
-class Work:
+class TranslateOptions:
     """How to translate the texts of a request, and what to return besides the translations."""
 
     beam: int = 1
@@ -23,12 +23,6 @@ class Work:
 
 
 Application = Literal["translator", "search"]
-
-ENDING: dict[str, Any] = {
-    "graceful_shutdown_timeout_s": 60.0,
-    "graceful_shutdown_wait_loop_s": 0.5,
-}
-"""How a replica ends that is replaced or no longer needed: what it has may take a minute."""
 
 
 class Version(Settings):
@@ -57,7 +51,7 @@ class Versions(Settings):
         return self
 
 
-class SearchSettings(Settings):
+class ImageSearchSettings(Settings):
     """The application `search`."""
 
     collection: str

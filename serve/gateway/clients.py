@@ -1,13 +1,13 @@
-"""Calls from the gateway to the deployments, repeated if a replica dies.
+"""Clients of the services (serve/common/services.py), which repeat a call if its replica dies.
 
 Every call can be repeated safely: a translation or a search changes nothing, and adding or deleting
 a picture twice has the same effect as once. If a call's replica dies, the call is sent to another
 replica, or waits for the next one, as long as the request has time. Any answer of a replica is
 final, errors included.
 
-A frozen replica is found by a question: when a call has been silent for a moment, all replicas of
-the deployment are asked whether they are alive. If they are, the call waits on, however long its
-work takes; if one is not, the call is repeated.
+When a call has been silent for a moment, all replicas of the deployment are asked whether they are
+alive. If they are, the call waits on, however long its work takes; if one is frozen, the call is
+repeated.
 """
 
 import asyncio
@@ -15,20 +15,26 @@ import json
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
 import grpc
+import numpy as np
 from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
+from seqvis.collection.items import Match, PlacedPicture
 from seqvis.collection.shards import shard_of
 from seqvis.errors import BusyError, UnknownFieldError
+from seqvis.search.requests import NameSet, SearchRequest
 from serve.common.http import UnavailableError
+from serve.common.services import EncoderService, IndexService, WriterService
+from serve.common.settings import TranslateOptions, Version
 
-_ALWAYS = ("describe", "try_version")  # asked by operators, however much there is to do
+T = TypeVar("T")
+
 _FULL_FOR = 0.2  # seconds
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between attempts
 _SILENCE = 0.4  # seconds without an answer after which the replicas are asked whether they live
@@ -39,25 +45,15 @@ _NO_METADATA = "Unexpected error (StatusCode."  # how Ray's RuntimeError for a b
 _log = logging.getLogger("ray.serve")
 
 
-class Part(Protocol):
-    """A deployment, as the gateway sees it."""
-
-    async def call(self, method: str, *arguments: Any) -> Any:
-        """Raises what the method raises, BusyError, or UnavailableError if nothing answers."""
-
-    def stream(self, method: str, *arguments: Any) -> AsyncIterator[Any]:
-        """What a generator yields. Raises as `call`; after the first item nothing is repeated."""
-
-
-class RemotePart:
-    """A part that is a deployment of Ray Serve."""
+class RemoteReplica:
+    """Calls whichever replica of a deployment is there."""
 
     def __init__(self, handle: DeploymentHandle, timeout: float, most: int):
         """
         Args:
             timeout: seconds after which a call is given up.
-            most: calls under way at once. More are refused at once, so that a part that is slow or
-                dead, whose calls wait, does not take the gateway's places from the other parts.
+            most: calls under way at once. More are refused at once, so that a deployment that is
+                slow or dead does not take the gateway's places from the others.
         """
         self._handle = handle
         self._timeout = timeout
@@ -67,20 +63,27 @@ class RemotePart:
         self._asking: asyncio.Task[bool] | None = None
         self.name = handle.deployment_name
 
-    async def call(self, method: str, *arguments: Any) -> Any:
-        if method in _ALWAYS:
-            return await self._call(method, *arguments)
+    # Both are for operators, so they are asked however many calls are under way.
+    async def describe(self) -> dict[str, Any]:
+        return await self._call("describe")
+
+    async def try_version(self, version: Version) -> None:
+        await self._call("try_version", version)
+
+    async def _ask(self, method: str, *arguments: Any) -> Any:
+        """Raises what the method raises, BusyError, or UnavailableError if nothing answers."""
         with self._place():
             return await self._call(method, *arguments)
 
-    async def stream(self, method: str, *arguments: Any) -> AsyncIterator[Any]:
+    async def _stream(self, method: str, *arguments: Any) -> AsyncIterator[Any]:
+        """Yields what a generator yields. Nothing is repeated after the first item."""
         with self._place():
-            async for item in self._stream(method, *arguments):
+            async for item in self._items(method, *arguments):
                 yield item
 
     @contextmanager
     def _place(self) -> Iterator[None]:
-        # A replica's refusal holds for a moment: what comes meanwhile is not sent to be refused.
+        # A refusal counts for a moment, so that a full deployment is not asked again and again.
         if self._under_way >= self._most or time.monotonic() < self._full_until:
             raise self._full()
         self._under_way += 1
@@ -97,21 +100,18 @@ class RemotePart:
         return BusyError(f"{self.name} has all the requests it can take", random.choice((1, 2, 3)))
 
     def _raise_answer(self, error: Exception) -> None:
-        """Raises what the replica answered; returns if it was lost, so that the call is repeated.
+        """Raise what the replica raised; return if it was lost, so that the call is repeated.
 
-        What a replica raises comes as RayTaskError, if Ray can rebuild it here, or as whatever
+        What a replica raises comes as RayTaskError if Ray can rebuild it here, else as whatever
         rebuilding it raises.
         """
         if isinstance(error, BackPressureError):
             raise self._full() from error
         if isinstance(error, RayTaskError):
-            raise _cause(error) from None
+            raise (error.cause if isinstance(error.cause, Exception) else error) from None
         if not _is_lost(error):
             raise error
-        self._log_repeated(repr(error)[:300])
-
-    def _log_repeated(self, reason: str) -> None:
-        _log.warning(json.dumps({"part": self.name, "repeated after": reason}))
+        _log.warning(json.dumps({"part": self.name, "repeated after": repr(error)[:300]}))
 
     async def _call(self, method: str, *arguments: Any) -> Any:
         remote = getattr(self._handle, method).remote
@@ -138,7 +138,7 @@ class RemotePart:
                 raise
             raise UnavailableError(f"{self.name} does not answer in time") from None
 
-    async def _stream(self, method: str, *arguments: Any) -> AsyncIterator[Any]:
+    async def _items(self, method: str, *arguments: Any) -> AsyncIterator[Any]:
         streaming = self._handle.options(stream=True)
         pause, silence = _FIRST_PAUSE, _SILENCE
         deadline = asyncio.get_running_loop().time() + self._timeout
@@ -169,9 +169,9 @@ class RemotePart:
     async def _unless_frozen(
         self, answer: Awaitable[Any], silence: float, quick: bool = False
     ) -> Any:
-        """The answer. Raises _FrozenError if it stays away and a replica is frozen.
+        """Return the answer. Raise _FrozenError if there is none and a replica is frozen.
 
-        `quick`: it takes no time, so that silence alone means that its replica is frozen.
+        `quick`: the call takes no time, so that silence alone means that its replica is frozen.
         """
         waiting = asyncio.ensure_future(answer)
         deadline = time.monotonic() + self._timeout
@@ -184,15 +184,15 @@ class RemotePart:
             waiting.cancel()
 
     async def _all_live(self) -> bool:
-        """Whether no replica is frozen. All calls that are silent now share one question."""
+        """Tell whether no replica is frozen. All calls that are silent now share one question."""
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(self._ask_all())
         return await asyncio.shield(self._asking)
 
     async def _ask_all(self) -> bool:
-        asked = self._handle.broadcast("check_health")
+        answers = self._handle.broadcast("check_health")
         try:
-            await asked.results_async(timeout_s=_ALIVE_WITHIN)
+            await answers.results_async(timeout_s=_ALIVE_WITHIN)
         except TimeoutError:
             return False
         except Exception:  # a replica that died: calls to it raise that themselves
@@ -205,7 +205,7 @@ class _FrozenError(ConnectionError):
 
 
 def _is_lost(error: Exception) -> bool:
-    """Whether a call failed because its replica, or the way to it, is gone."""
+    """Tell whether a call failed because its replica, or the connection to it, is gone."""
     if isinstance(error, grpc.aio.AioRpcError):
         return error.code() not in _OF_THE_REQUEST
     if isinstance(error, RayActorError | DeploymentUnavailableError | ConnectionError):
@@ -214,53 +214,103 @@ def _is_lost(error: Exception) -> bool:
 
 
 def _is_given_up() -> bool:
-    """Whether this request is cancelled itself, and not only the call of a replica that died."""
+    """Tell whether the request itself was cancelled, and not only the call of a dead replica."""
     task = asyncio.current_task()
     return task is None or task.cancelling() > 0
 
 
-def _cause(error: RayTaskError) -> BaseException:
-    """What was raised in the replica, as it was there."""
-    cause = error.cause
-    return cause if isinstance(cause, BaseException) else error
+class RemoteTranslator(RemoteReplica):
+    async def translate(
+        self, version: str, texts: Sequence[str], options: TranslateOptions
+    ) -> list[dict[str, Any]]:
+        return await self._ask("translate", version, texts, options)
+
+    def stream(
+        self, version: str, texts: Sequence[str], options: TranslateOptions
+    ) -> AsyncIterator[dict[str, Any]]:
+        return self._stream("stream", version, texts, options)
+
+
+class RemoteEncoder(RemoteReplica):
+    async def place(self, version: str, content: bytes) -> PlacedPicture:
+        return await self._ask("place", version, content)
+
+    async def classify(
+        self, version: str, vector: np.ndarray, k: int, candidates: NameSet
+    ) -> list[dict[str, Any]]:
+        return await self._ask("classify", version, vector, k, candidates)
+
+
+class RemoteIndex(RemoteReplica):
+    async def search(self, version: str, request: SearchRequest) -> tuple[str, list[Match]]:
+        return await self._ask("search", version, request)
+
+    async def vector(self, version: str, name: str) -> np.ndarray | None:
+        return await self._ask("vector", version, name)
+
+    async def thumbnail(self, version: str, name: str) -> bytes | None:
+        return await self._ask("thumbnail", version, name)
+
+
+class RemoteWriter(RemoteReplica):
+    async def add(
+        self,
+        version: str,
+        name: str,
+        vector: np.ndarray,
+        metadata: Mapping[str, Any],
+        thumbnail: bytes,
+    ) -> bool:
+        return await self._ask("add", version, name, vector, metadata, thumbnail)
+
+    async def delete(self, version: str, name: str) -> bool:
+        return await self._ask("delete", version, name)
 
 
 class SearchServices:
-    """The deployments of the application `search`."""
+    """The services of the application `search`."""
 
-    def __init__(self, encoder: Part, writer: Part, index: Callable[[int], Part]):
-        """`index`: gives the deployment of a shard."""
+    def __init__(
+        self,
+        encoder: EncoderService,
+        writer: WriterService,
+        index: Callable[[int], IndexService],
+    ):
+        """`index`: returns the service of a shard."""
         self.encoder = encoder
         self.writer = writer
         self._index = index
-        self.shards: list[Part] = []
+        self.shards: list[IndexService] = []
 
     async def find_shards(self) -> None:
-        """Asks the first shard how many there are, unless that is known."""
+        """Ask the first shard how many there are, unless that is known."""
         if self.shards:
             return
-        described = await self._index(0).call("describe")
-        for about in described["versions"].values():
-            self.shards = [self._index(shard) for shard in range(about["shards"])]
+        described = await self._index(0).describe()
+        for metadata in described["versions"].values():
+            self.shards = [self._index(shard) for shard in range(metadata["shards"])]
 
-    async def ask(self, method: str, *arguments: Any) -> list[Any]:
-        """The answer of each shard, or its UnknownFieldError."""
+    async def search(
+        self, version: str, request: SearchRequest
+    ) -> list[tuple[str, list[Match]] | UnknownFieldError]:
+        """Return the answer of each shard, or its UnknownFieldError."""
         calls = [
-            asyncio.ensure_future(_answer_of(shard.call(method, *arguments)))
+            asyncio.ensure_future(_answer_of(shard.search(version, request)))
             for shard in self.shards
         ]
         try:
             return await asyncio.gather(*calls)
         finally:
-            for call in calls:  # of those that still run none is of use
+            for call in calls:  # the answers of those that still run are of no use
                 call.cancel()
 
-    def owner(self, name: str) -> Part:
+    def owner(self, name: str) -> IndexService:
+        """Return the shard that a picture is in."""
         return self.shards[shard_of(name, len(self.shards))]
 
 
-async def _answer_of(asked: Awaitable[Any]) -> Any:
+async def _answer_of(call: Awaitable[T]) -> T | UnknownFieldError:
     try:
-        return await asked
+        return await call
     except UnknownFieldError as error:
         return error

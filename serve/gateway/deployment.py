@@ -8,11 +8,10 @@ be used is logged and shown by GET /v1/models, and leaves everything as it was.
 import asyncio
 import json
 import logging
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from ray import serve
-from ray.serve.config import BackpressureConfig
 
 from seqvis.errors import SeqvisError
 from seqvis.ray_internals import keep_replica_local, serve_logs_folder
@@ -20,17 +19,26 @@ from serve.common.http import ApiError
 from serve.common.keys import explain, keys_for
 from serve.common.metrics import GatewayMetrics
 from serve.common.roots import Roots
-from serve.common.settings import ENDING, Application, GatewaySettings, GatewayUserConfig, Versions
+from serve.common.settings import Application, GatewaySettings, GatewayUserConfig, Versions
 from serve.common.versions import HeadStore, change, refuse
 from serve.gateway import audit
 from serve.gateway.audit import changing_models
-from serve.gateway.clients import RemotePart, SearchServices
+from serve.gateway.clients import (
+    RemoteEncoder,
+    RemoteIndex,
+    RemoteReplica,
+    RemoteTranslator,
+    RemoteWriter,
+    SearchServices,
+)
 from serve.gateway.live import LiveModels
-from serve.gateway.middleware import Seen
+from serve.gateway.middleware import RequestRecord
 from serve.gateway.routes import build_api
 
+R = TypeVar("R", bound=RemoteReplica)
+
 REJECTED = (401, 403, 413, 422, 429, 503)
-_RETRY_CONFIG = 5.0  # seconds until a configured switch is tried again while parts start
+_RETRY_CONFIG = 5.0  # seconds until a configured switch is tried again while replicas start
 
 _log = logging.getLogger("ray.serve")
 
@@ -49,18 +57,18 @@ class GatewayReplica:
         self._metrics = GatewayMetrics()
         most = settings.under_way
 
-        def part(name: str, application: Application, most: int) -> RemotePart:
+        def remote(client: type[R], name: str, application: Application, most: int) -> R:
             handle = serve.get_deployment_handle(name, application)
-            return RemotePart(handle, settings.timeout_s, most)
+            return client(handle, settings.timeout_s, most)
 
         search = translator = None
         if settings.translator:
-            translator = part("Translator", "translator", most.translator)
+            translator = remote(RemoteTranslator, "Translator", "translator", most.translator)
         if settings.search:
             search = SearchServices(
-                part("Encoder", "search", most.encoder),
-                part("Writer", "search", most.writer),
-                lambda shard: part(f"Index-{shard}", "search", most.index),
+                remote(RemoteEncoder, "Encoder", "search", most.encoder),
+                remote(RemoteWriter, "Writer", "search", most.writer),
+                lambda shard: remote(RemoteIndex, f"Index-{shard}", "search", most.index),
             )
         self._store = HeadStore()
         self._live = LiveModels(self._store, translator, search, Roots(settings.model_roots))
@@ -68,8 +76,8 @@ class GatewayReplica:
         self._configured: dict[str, Any] = {}
 
     def __serve_build_asgi_app__(self) -> Any:
-        """The application that Serve runs for this replica."""
-        api = build_api(self._live, self._settings, self._keys, self._seen)
+        """Return the application that Serve runs for this replica."""
+        api = build_api(self._live, self._settings, self._keys, self._count)
         following: list[asyncio.Task[None]] = []
 
         async def with_following(scope: Any, receive: Any, send: Any) -> None:
@@ -81,16 +89,16 @@ class GatewayReplica:
         return with_following
 
     async def reconfigure(self, config: dict[str, Any]) -> None:
-        """Takes up a `user_config`. Never raises: a replica that did would be restarted."""
+        """Carry out a `user_config`. It never raises: Serve would restart the replica."""
         try:
-            wanted = GatewayUserConfig.model_validate(config)
+            user_config = GatewayUserConfig.model_validate(config)
         except ValidationError as error:
             reason = "; ".join(explain(error, GatewayUserConfig))
             _log.error(json.dumps({"user_config": "refused", "reason": reason}))
             return
         chosen: list[tuple[Application, Versions | None]] = [
-            ("translator", wanted.translator),
-            ("search", wanted.search),
+            ("translator", user_config.translator),
+            ("search", user_config.search),
         ]
         for application, versions in chosen:
             if versions is not None and self._configured.get(application) != versions:
@@ -100,10 +108,10 @@ class GatewayReplica:
                 task.add_done_callback(self._tasks.discard)
 
     async def _switch(self, application: Application, versions: Versions) -> None:
-        """Switches as configured, once the parts answer."""
+        """Make the configured versions live, once the replicas answer."""
         while self._configured.get(application) == versions:
-            wanted = await asyncio.to_thread(self._store.read, application)
-            if wanted is not None and wanted.configured == versions.versions:
+            live = await asyncio.to_thread(self._store.read, application)
+            if live is not None and live.configured == versions.versions:
                 return
             try:
                 await self._live.refresh()
@@ -120,23 +128,8 @@ class GatewayReplica:
             except SeqvisError:
                 await asyncio.sleep(_RETRY_CONFIG)
 
-    def _seen(self, seen: Seen) -> None:
-        self._metrics.requests.inc(1, tags={"route": seen.route, "status": str(seen.status)})
-        self._metrics.seconds.observe(seen.seconds, tags={"route": seen.route})
-        if seen.status in REJECTED:
-            self._metrics.rejects.inc(1, tags={"reason": seen.reject or str(seen.status)})
-
-
-def build(settings: GatewaySettings) -> serve.Application:
-    """The application `gateway`."""
-    deployment = serve.deployment(
-        name="Gateway",
-        max_ongoing_requests=320,  # more than all that may be under way: settings.UnderWay
-        max_queued_requests=512,  # a burst that is not yet assigned; the gateway refuses itself
-        backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1),
-        health_check_period_s=2,
-        health_check_timeout_s=3,
-        **ENDING,
-        ray_actor_options={"num_cpus": 0.1},
-    )(serve.ingress()(GatewayReplica))
-    return deployment.bind(settings)
+    def _count(self, record: RequestRecord) -> None:
+        self._metrics.requests.inc(1, tags={"route": record.route, "status": str(record.status)})
+        self._metrics.seconds.observe(record.seconds, tags={"route": record.route})
+        if record.status in REJECTED:
+            self._metrics.rejects.inc(1, tags={"reason": record.reject or str(record.status)})

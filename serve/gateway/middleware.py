@@ -55,7 +55,7 @@ class Caller:
 
 
 @dataclass(frozen=True)
-class Seen:
+class RequestRecord:
     """A request and how it was answered."""
 
     route: str
@@ -64,7 +64,7 @@ class Seen:
     reject: str | None  # why it was refused, in a word
 
 
-class Door:
+class RequestMiddleware:
     """The ASGI middleware around the API."""
 
     def __init__(
@@ -75,10 +75,10 @@ class Door:
         replicas: int,
         body_bytes: int,
         most_bodies: int,
-        seen: Callable[[Seen], None],
+        record: Callable[[RequestRecord], None],
         access_log: bool,
     ):
-        """`keys` None: only this machine may ask. `seen` hears of every answer."""
+        """`keys` None: only this machine may ask. `record` is called with every answer."""
         self._app = app
         self._draining = draining
         self._under_way = 0
@@ -86,7 +86,7 @@ class Door:
         self._limiter = RateLimiter(keys.holders, replicas) if keys else None
         self._body_bytes = body_bytes
         self._bodies = Bodies(most_bodies)
-        self._seen = seen
+        self._record = record
         self._access_log = access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -125,10 +125,10 @@ class Door:
             body.close()
             self._under_way -= "taken" in scope["state"]
             code = scope["state"].get("code")
-            seen = Seen(_route(scope), status, time.perf_counter() - began, code)
-            self._seen(seen)
+            record = RequestRecord(_route(scope), status, time.perf_counter() - began, code)
+            self._record(record)
             if self._access_log:
-                self._write_log(scope, seen, request_id)
+                self._write_log(scope, record, request_id)
 
     def _take(self, scope: Scope) -> None:
         """Raises ApiError (503) once the server ends; it is alive until then, but not ready."""
@@ -184,19 +184,19 @@ class Door:
             message = f"this request counts as {cost:.0f}, and this key has fewer left"
             raise ApiError(429, message, retry_after=wait)
 
-    def _write_log(self, scope: Scope, seen: Seen, request_id: str) -> None:
+    def _write_log(self, scope: Scope, record: RequestRecord, request_id: str) -> None:
         line: dict[str, Any] = {
             "request_id": request_id,
             "method": scope["method"],
-            "route": seen.route,
-            "status": seen.status,
-            "ms": round(1000 * seen.seconds, 1),
+            "route": record.route,
+            "status": record.status,
+            "ms": round(1000 * record.seconds, 1),
         }
         caller = scope["state"].get("caller")
         if caller is not None:
             line["key"] = caller.name
-        if seen.reject:
-            line["code"] = seen.reject
+        if record.reject:
+            line["code"] = record.reject
         _log.info(json.dumps(line))
 
 

@@ -12,9 +12,10 @@ import numpy as np
 
 from seqvis.collection.items import Match
 from seqvis.collection.shards import merge
-from seqvis.errors import QueryError, UnknownFieldError
+from seqvis.errors import UnknownFieldError
+from seqvis.search.requests import ImageQuery, LikeQuery, NameSet, SearchRequest
 from serve.common.http import ApiError, UnavailableError
-from serve.common.settings import Version, Work
+from serve.common.settings import TranslateOptions
 from serve.common.versions import VersionMissingError, version_key
 from serve.gateway.live import LiveModels
 
@@ -26,120 +27,79 @@ class Router:
         self.live = live
 
     async def translate(
-        self, texts: Sequence[str], work: Work, name: str | None
+        self, texts: Sequence[str], options: TranslateOptions, name: str | None
     ) -> tuple[str, list[dict[str, Any]]]:
-        """The version's name and the translations, in the order of the texts."""
-        part = self.live.translator_service()
-
-        async def ask(version: Version) -> list[dict[str, Any]]:
-            found: list[dict[str, Any]] = await part.call(
-                "translate", version_key(version), texts, work
-            )
-            return found
-
-        return await self.live.ask("translator", name, ask)
+        """Return the version's name and the translations, in the order of the texts."""
+        translator = self.live.translator_service()
+        return await self.live.ask(
+            "translator", name, lambda key: translator.translate(key, texts, options)
+        )
 
     async def stream(
-        self, texts: Sequence[str], work: Work, name: str | None
+        self, texts: Sequence[str], options: TranslateOptions, name: str | None
     ) -> AsyncIterator[dict[str, Any]]:
-        """Translations and beginnings as they come, then how many there were."""
-        part = self.live.translator_service()
-        versions = self.live.order("translator", name)
-        for place, version in enumerate(versions):
+        """Yield translations and beginnings as they come, then how many there were."""
+        translator = self.live.translator_service()
+        for version in self.live.order("translator", name):
             try:
-                async for item in part.stream("stream", version_key(version), texts, work):
+                async for item in translator.stream(version_key(version), texts, options):
                     yield item
                 yield {"done": True, "count": len(texts), "model": version.name}
                 return
             except VersionMissingError:
-                if place + 1 == len(versions):
-                    raise UnavailableError("the model is being loaded") from None
+                continue
+        raise UnavailableError("the model is being loaded")
 
-    async def find_words(
-        self, query: str, k: int, min_score: float | None, where: Any, name: str | None
+    async def search(
+        self, request: SearchRequest, name: str | None
     ) -> tuple[str, str, list[dict[str, Any]]]:
-        """The version's name, how the query is read, and pictures near it."""
-        search = self.live.search_services()
+        """Return the version's name, how a query in words is read, and the matches."""
+        services = self.live.search_services()
 
-        async def ask(version: Version) -> tuple[str, list[Match]]:
-            key = version_key(version)
-            answers = await search.ask("search_words", key, query, k, min_score, where)
-            read = [one[0] for one in answers if not isinstance(one, UnknownFieldError)]
-            found = [one if isinstance(one, UnknownFieldError) else one[1] for one in answers]
-            return "".join(read[:1]), merge(found, k)
+        async def ask(key: str) -> tuple[str, list[Match]]:
+            query, placed = request.query, request
+            if isinstance(query, ImageQuery | LikeQuery):
+                placed = request.at(await self._place(key, query))
+            answers = await services.search(key, placed)
+            read = [answer[0] for answer in answers if not isinstance(answer, UnknownFieldError)]
+            matches = [
+                answer if isinstance(answer, UnknownFieldError) else answer[1] for answer in answers
+            ]
+            return "".join(read[:1]), request.select(merge(matches, placed.k))
 
-        model, (read, found) = await self.live.ask("search", name, ask)
-        return model, read, _matches(found)
-
-    async def find_picture(
-        self, content: bytes, k: int, min_score: float | None, where: Any, name: str | None
-    ) -> tuple[str, list[dict[str, Any]]]:
-        """Pictures near an uploaded one."""
-        search = self.live.search_services()
-
-        async def ask(version: Version) -> list[Match]:
-            placed = await search.encoder.call("place", version_key(version), content)
-            return await self._near(version, placed.vector, k, min_score, where)
-
-        model, found = await self.live.ask("search", name, ask)
-        return model, _matches(found)
-
-    async def find_like(
-        self, picture: str, k: int, min_score: float | None, where: Any, name: str | None
-    ) -> tuple[str, list[dict[str, Any]]]:
-        """Pictures near a stored one, itself left out."""
-
-        async def ask(version: Version) -> list[Match]:
-            vector = await self._vector(version, picture)
-            found = await self._near(version, vector, k + 1, min_score, where)
-            return [match for match in found if match.id != picture][:k]
-
-        model, found = await self.live.ask("search", name, ask)
-        return model, _matches(found)
+        model, (read_as, matches) = await self.live.ask("search", name, ask)
+        return model, read_as, [_match_json(match) for match in matches]
 
     async def classify(
-        self, picture: bytes | str, k: int, candidates: str, name: str | None
+        self, picture: ImageQuery | LikeQuery, k: int, candidates: NameSet, name: str | None
     ) -> tuple[str, list[dict[str, Any]]]:
-        """The words nearest to an uploaded picture, or to the stored one of an id."""
-        search = self.live.search_services()
+        """Return the version's name and the words nearest to a picture."""
+        encoder = self.live.search_services().encoder
 
-        async def ask(version: Version) -> list[dict[str, Any]]:
-            key = version_key(version)
-            if isinstance(picture, str):
-                vector = await self._vector(version, picture)
-            else:
-                vector = (await search.encoder.call("place", key, picture)).vector
-            words: list[dict[str, Any]] = await search.encoder.call(
-                "classify", key, vector, k, candidates
-            )
-            return words
+        async def ask(key: str) -> list[dict[str, Any]]:
+            return await encoder.classify(key, await self._place(key, picture), k, candidates)
 
         return await self.live.ask("search", name, ask)
 
     async def thumbnail(self, picture: str) -> bytes:
-        """The JPEG of a stored picture. Raises ApiError (404) if there is none of this id."""
+        """Return the JPEG of a stored picture. Raises ApiError (404) if none has this id."""
         owner = self.live.search_services().owner(picture)
-
-        async def ask(version: Version) -> bytes | None:
-            content: bytes | None = await owner.call("thumbnail", version_key(version), picture)
-            return content
-
-        _, content = await self.live.ask("search", None, ask)
+        _, content = await self.live.ask("search", None, lambda key: owner.thumbnail(key, picture))
         if not content:
             raise ApiError(404, f"{picture}: no picture has this id")
         return content
 
     async def add(self, content: bytes, name: str, metadata: Mapping[str, Any]) -> bool:
-        """Adds a picture to every live version, or replaces it; durable when it returns.
+        """Add a picture to every live version, or replace it; it is durable on return.
 
         Returns whether a version had one of this id.
         """
-        search = self.live.search_services()
+        services = self.live.search_services()
         replaced = False
-        for version in self.live.wanted("search").versions:
+        for version in self.live.live_versions("search").versions:
             key = version_key(version)
-            placed = await search.encoder.call("place", key, content)
-            about = {
+            placed = await services.encoder.place(key, content)
+            stored = {
                 "label": None,
                 "name": None,
                 "path": name,
@@ -147,42 +107,36 @@ class Router:
                 "height": placed.height,
                 **metadata,
             }
-            replaced |= await search.writer.call(
-                "add", key, name, placed.vector, about, placed.thumbnail
+            replaced |= await services.writer.add(
+                key, name, placed.vector, stored, placed.thumbnail
             )
         return replaced
 
     async def delete(self, name: str) -> bool:
-        """Deletes a picture from every live version; returns whether one had it."""
-        search = self.live.search_services()
-        found = False
-        for version in self.live.wanted("search").versions:
-            found |= await search.writer.call("delete", version_key(version), name)
-        return found
+        """Delete a picture from every live version; return whether one had it."""
+        writer = self.live.search_services().writer
+        deleted = False
+        for version in self.live.live_versions("search").versions:
+            deleted |= await writer.delete(version_key(version), name)
+        return deleted
 
-    async def _vector(self, version: Version, picture: str) -> np.ndarray:
-        owner = self.live.search_services().owner(picture)
-        vector: np.ndarray | None = await owner.call("vector", version_key(version), picture)
+    async def _place(self, key: str, picture: ImageQuery | LikeQuery) -> np.ndarray:
+        services = self.live.search_services()
+        if isinstance(picture, ImageQuery):
+            return (await services.encoder.place(key, picture.content)).vector
+        vector = await services.owner(picture.id).vector(key, picture.id)
         if vector is None:
-            raise ApiError(404, f"{picture}: no picture has this id")
+            raise ApiError(404, f"{picture.id}: no picture has this id")
         return vector
-
-    async def _near(
-        self, version: Version, vector: np.ndarray, k: int, min_score: float | None, where: Any
-    ) -> list[Match]:
-        if not np.isfinite(vector).all():
-            raise QueryError("the picture's place is not finite")
-        search, key = self.live.search_services(), version_key(version)
-        return merge(await search.ask("search_vector", key, vector, k, min_score, where), k)
 
 
 def id_of_upload(content: bytes) -> str:
-    """The id of a picture that was added without one: adding it twice is as good as once."""
+    """Return the id of a picture that comes without one; adding it twice changes nothing."""
     return f"uploads/{hashlib.sha256(content).hexdigest()[:20]}"
 
 
 def image_path(name: str) -> str:
-    """Where a picture's thumbnail is, and what to DELETE.
+    """Return the path of a picture, for its thumbnail and to DELETE it.
 
     The id is in the query: in the path, clients and proxies resolve `..`, merge slashes and decode
     percent signs, and so reach another picture.
@@ -190,13 +144,10 @@ def image_path(name: str) -> str:
     return f"/v1/images?id={quote(name, safe='')}"
 
 
-def _matches(found: Sequence[Match]) -> list[dict[str, Any]]:
-    return [
-        {
-            "id": match.id,
-            "score": round(match.score, 4),
-            "metadata": match.metadata,
-            "image": image_path(match.id),
-        }
-        for match in found
-    ]
+def _match_json(match: Match) -> dict[str, Any]:
+    return {
+        "id": match.id,
+        "score": round(match.score, 4),
+        "metadata": match.metadata,
+        "image": image_path(match.id),
+    }

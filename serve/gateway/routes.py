@@ -7,7 +7,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from hashlib import blake2b
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, File, Form, Request, UploadFile
 from starlette.convertors import PathConvertor, register_url_convertor
@@ -15,9 +15,16 @@ from starlette.responses import Response, StreamingResponse
 
 import seqvis
 from seqvis.collection.items import check_ids, check_new_ids
+from seqvis.search.requests import (
+    ImageQuery,
+    LikeQuery,
+    NameSet,
+    SearchRequest,
+    TextQuery,
+)
 from serve.common.http import ApiError, as_api_error
 from serve.common.keys import Keys
-from serve.common.settings import Application, GatewaySettings, Limits, Work
+from serve.common.settings import Application, GatewaySettings, Limits, TranslateOptions
 from serve.gateway import schema
 from serve.gateway.audit import asker, audited, changing_models
 from serve.gateway.checks import (
@@ -31,12 +38,11 @@ from serve.gateway.checks import (
     most_cost,
 )
 from serve.gateway.live import LiveModels
-from serve.gateway.middleware import Door, Seen, add_error_handlers
+from serve.gateway.middleware import RequestMiddleware, RequestRecord, add_error_handlers
 from serve.gateway.pages import add_pages
 from serve.gateway.router import Router, id_of_upload, image_path
 from serve.gateway.values import VALUES, bounded_route
 
-Candidates = Literal["labels", "classes", "wordnet"]
 Picture = Annotated[str, Depends(given_id)]
 
 
@@ -51,9 +57,12 @@ class _WholePath(PathConvertor):
 
 
 def build_api(
-    live: LiveModels, settings: GatewaySettings, keys: Keys | None, seen: Callable[[Seen], None]
+    live: LiveModels,
+    settings: GatewaySettings,
+    keys: Keys | None,
+    record: Callable[[RequestRecord], None],
 ) -> Any:
-    """The whole interface as an ASGI application."""
+    """Build the whole interface as an ASGI application; `record` is called with every request."""
     register_url_convertor("path", _WholePath())
     api = FastAPI(
         title="seqvis",
@@ -83,14 +92,14 @@ def build_api(
     api.include_router(_pictures(router, settings.limits))
     api.include_router(_operating(live))
     add_pages(api)
-    return Door(
+    return RequestMiddleware(
         api,
         keys,
         lambda: live.draining,
         settings.replicas,
         settings.limits.body_bytes,
         settings.under_way.bodies,
-        seen,
+        record,
         settings.access_log,
     )
 
@@ -112,7 +121,7 @@ def _translation(calls: Router, limits: Limits) -> APIRouter:
         else:
             cost = check_texts(texts, asked, limits)
         request.state.pay(cost.work / limits.work_per_request)
-        work = Work(
+        options = TranslateOptions(
             asked.beam,
             asked.n_best,
             asked.length_penalty,
@@ -121,9 +130,9 @@ def _translation(calls: Router, limits: Limits) -> APIRouter:
             most_cost(asked, limits),
         )
         if asked.stream:
-            items = await _begun(calls.stream(texts, work, asked.model))
+            items = await _begun(calls.stream(texts, options, asked.model))
             return StreamingResponse(_lines(items), media_type="application/x-ndjson")
-        model, translations = await calls.translate(texts, work, asked.model)
+        model, translations = await calls.translate(texts, options, asked.model)
         return _json({"model": model, "translations": translations})
 
     return router
@@ -137,10 +146,9 @@ def _searching(calls: Router, limits: Limits) -> APIRouter:
         """Pictures near words, or near a signed sum of words."""
         check_k(asked.k, limits)
         check_filter(asked.where)
-        model, read, found = await calls.find_words(
-            asked.query, asked.k, asked.min_score, asked.where, asked.model
-        )
-        return _json({"model": model, "read_as": read, "matches": found})
+        request = SearchRequest(TextQuery(asked.query), asked.k, asked.min_score, asked.where)
+        model, read_as, matches = await calls.search(request, asked.model)
+        return _json({"model": model, "read_as": read_as, "matches": matches})
 
     @router.post("/search/like", response_model=None, responses=_ok(schema.SearchAnswer))
     async def search_like(asked: schema.SearchLikeRequest) -> Response:
@@ -148,10 +156,9 @@ def _searching(calls: Router, limits: Limits) -> APIRouter:
         check_k(asked.k, limits)
         check_filter(asked.where)
         check_ids([asked.id])
-        model, found = await calls.find_like(
-            asked.id, asked.k, asked.min_score, asked.where, asked.model
-        )
-        return _json({"model": model, "matches": found})
+        request = SearchRequest(LikeQuery(asked.id), asked.k, asked.min_score, asked.where)
+        model, _, matches = await calls.search(request, asked.model)
+        return _json({"model": model, "matches": matches})
 
     @router.post("/search/image", response_model=None, responses=_ok(schema.SearchAnswer))
     async def search_image(
@@ -163,30 +170,30 @@ def _searching(calls: Router, limits: Limits) -> APIRouter:
     ) -> Response:
         """Pictures near an uploaded one."""
         check_k(k, limits)
-        wanted = mapping_of("where", where)
-        check_filter(wanted)
-        chosen, found = await calls.find_picture(
-            await content_of(file, limits), k, min_score, wanted, model or None
-        )
-        return _json({"model": chosen, "matches": found})
+        metadata_filter = mapping_of("where", where)
+        check_filter(metadata_filter)
+        query = ImageQuery(await content_of(file, limits))
+        request = SearchRequest(query, k, min_score, metadata_filter)
+        chosen, _, matches = await calls.search(request, model or None)
+        return _json({"model": chosen, "matches": matches})
 
     @router.post("/classify", response_model=None, responses=_ok(schema.ClassifyAnswer))
     async def classify(
         file: Annotated[UploadFile | None, File(description="A picture, or else an id")] = None,
         id: Annotated[str | None, Form(max_length=schema.LONGEST_ID)] = None,  # noqa: A002
         k: Annotated[int, Form(ge=1, le=1000)] = 10,
-        candidates: Annotated[Candidates, Form()] = "classes",
+        candidates: Annotated[NameSet, Form()] = "classes",
         model: Annotated[str | None, Form(max_length=64)] = None,
     ) -> Response:
         """The words nearest to a picture: the model's own, ImageNet's 1,000, or all of WordNet."""
         if (file is None) == (not id):
             raise ApiError(422, "give either a file or the id of a stored picture")
         check_k(k, limits)
-        picture: bytes | str
+        picture: ImageQuery | LikeQuery
         if file is not None:
-            picture = await content_of(file, limits)
+            picture = ImageQuery(await content_of(file, limits))
         else:
-            picture = check_ids([id or ""])[0]
+            picture = LikeQuery(check_ids([id or ""])[0])
         chosen, words = await calls.classify(picture, k, candidates, model or None)
         return _json({"model": chosen, "words": words})
 

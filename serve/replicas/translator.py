@@ -1,32 +1,31 @@
 """The deployment Translator: a replica translates for all its callers in one running batch.
 
-It takes texts and search settings, and returns translations as dictionaries ready for JSON, all at
-once or each as it ends.
+Translations are dictionaries ready for JSON.
 """
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
-from ray import serve
 
 from seqvis.config import Settings
 from seqvis.decoding.beam import DecodingSettings
 from seqvis.decoding.linear import Precision
 from seqvis.errors import DataError
 from seqvis.process import keep_freed_memory
-from seqvis.ray_internals import keep_replica_local
 from seqvis.translation.inflight import InflightSettings, InflightTranslator
-from seqvis.translation.requests import Listener, Request, Timing
+from seqvis.translation.requests import Listener, Timing
 from seqvis.translation.translator import Translation, Translator
-from serve.common.metrics import Reporter, SwitchMetrics, TranslatorMetrics
-from serve.common.settings import ENDING, Application, Version, Work
-from serve.common.versions import Follower, HeadStore, Store, configure
+from serve.common.metrics import TranslatorMetrics
+from serve.common.services import TranslatorService
+from serve.common.settings import Application, TranslateOptions, Version
+from serve.common.versions import Store
+from serve.replicas.base import REPORT_EVERY, Replica
 
-APPLICATION: Application = "translator"
 _TRIAL = "Où est le chat ?"  # any sentence: the words may be unknown
 
 
@@ -45,59 +44,40 @@ class TranslatorSettings(Settings):
     batching: InflightSettings = InflightSettings()
 
 
-class TranslatorReplica:
-    """One decoder for each live version. Methods are called by the gateway's handle.
+class TranslatorReplica(Replica[InflightTranslator], TranslatorService):
+    """One decoder for each live version.
 
     Ray Serve batches nothing here. Requests meet in the decoder itself
     (seqvis/translation/inflight.py), where they join and leave between any two words.
     """
 
+    application: ClassVar[Application] = "translator"
+
     def __init__(self, settings: TranslatorSettings, store: Store | None = None):
-        keep_replica_local()
         torch.set_num_threads(settings.threads)
         keep_freed_memory()
         self._settings = settings
         self._metrics = TranslatorMetrics()
-        store = store or HeadStore()
-        configure(store, APPLICATION, [Version(name="default", path=settings.model)])
-        self._follower: Follower[InflightTranslator] = Follower(
-            APPLICATION,
-            store,
-            self._load,
-            InflightTranslator.close,
-            SwitchMetrics().told,
-        )
-        self._follower.start()
-        Reporter(self._report)
+        super().__init__(settings.model, store)
+        self.repeat(REPORT_EVERY, self._report)
 
     async def translate(
-        self, version: str, texts: Sequence[str], work: Work
+        self, version: str, texts: Sequence[str], options: TranslateOptions
     ) -> list[dict[str, Any]]:
-        """All translations, in the order of the texts.
-
-        Raises VersionMissingError, BusyError if the queue is full, or DataError if the texts turn
-        out to cost more than they may.
-        """
-        call = _Call(self._metrics)
-        inflight = self._follower.get(version)
-        request = inflight.submit(texts, _search(work), call, most=work.most)
-        try:
-            found: list[Translation | None] = [None] * len(texts)
-            for _ in texts:
-                index, item = await call.next()
-                assert isinstance(item, Translation)
-                found[index] = item
-        finally:
-            self._leave(inflight, request)
-        return [as_json(one, work.attention) for one in found if one is not None]
+        answers: dict[int, dict[str, Any]] = {}
+        async for item in self.stream(version, texts, replace(options, partial=False)):
+            answers[item["index"]] = item["translation"]
+        return [answers[index] for index in range(len(texts))]
 
     async def stream(
-        self, version: str, texts: Sequence[str], work: Work
+        self, version: str, texts: Sequence[str], options: TranslateOptions
     ) -> AsyncIterator[dict[str, Any]]:
-        """Each translation as it ends; before it what is written so far, if that is asked for."""
         call = _Call(self._metrics)
-        inflight = self._follower.get(version)
-        request = inflight.submit(texts, _search(work), call, work.partial, work.most)
+        inflight = self.get(version)
+        settings = DecodingSettings(
+            beam=options.beam, n_best=options.n_best, length_penalty=options.length_penalty
+        )
+        request = inflight.submit(texts, settings, call, options.partial, options.most)
         try:
             left = len(texts)
             while left:
@@ -106,38 +86,26 @@ class TranslatorReplica:
                     yield {"index": index, "partial": item}
                 else:
                     left -= 1
-                    yield {"index": index, "translation": as_json(item, work.attention)}
-        finally:
-            self._leave(inflight, request)
-
-    async def try_version(self, version: Version) -> None:
-        """Loads a version and translates with it; raises why it cannot be used."""
-        await asyncio.to_thread(self._follower.try_version, version)
-
-    async def describe(self) -> dict[str, Any]:
-        """What each loaded version is, by key; and why wanted ones are not loaded."""
-        versions = {key: self._about(self._follower.get(key)) for key in self._follower.loaded()}
-        return {"versions": versions, "refused": self._follower.refused()}
+                    yield {"index": index, "translation": as_json(item, options.attention)}
+        finally:  # what its caller did not wait for leaves the batch at its next step
+            if given_up := inflight.cancel(request):
+                self._metrics.cancelled.inc(given_up)
 
     def check_health(self) -> None:
-        if not all(inflight.healthy for inflight in self._follower.values()):
+        if not all(inflight.healthy for inflight in self.models()):
             raise RuntimeError("a decoder's thread has died")
 
-    def _load(self, version: Version) -> InflightTranslator:
+    def load(self, version: Version) -> InflightTranslator:
         device = "cuda" if self._settings.use_gpu else "cpu"
         translator = Translator.load(version.path, device, self._settings.precision)
         translator.translate([_TRIAL])
         return InflightTranslator(translator, self._settings.batching)
 
-    def _leave(self, inflight: InflightTranslator, request: Request) -> None:
-        """Ends a request: what its caller did not wait for leaves the batch at its next step."""
-        given_up = inflight.cancel(request)
-        if given_up:
-            self._metrics.cancelled.inc(given_up)
+    def release(self, model: InflightTranslator) -> None:
+        model.close()
 
-    @staticmethod
-    def _about(inflight: InflightTranslator) -> dict[str, Any]:
-        artifact, languages = inflight.translator.artifact, inflight.translator.languages
+    def describe_model(self, model: InflightTranslator) -> dict[str, Any]:
+        artifact, languages = model.translator.artifact, model.translator.languages
         return {
             "source_language": languages.source_tokenizer.settings.language,
             "target_language": languages.target_tokenizer.settings.language,
@@ -147,7 +115,7 @@ class TranslatorReplica:
         }
 
     def _report(self) -> None:
-        loads = [inflight.load() for inflight in self._follower.values()]
+        loads = [inflight.load() for inflight in self.models()]
         rows, waiting = sum(one.rows for one in loads), sum(one.waiting for one in loads)
         self._metrics.rows.set(rows)
         self._metrics.waiting.set(waiting)
@@ -190,10 +158,6 @@ class _Call(Listener):
             self._loop.call_soon_threadsafe(self._items.put_nowait, (index, item))
 
 
-def _search(work: Work) -> DecodingSettings:
-    return DecodingSettings(beam=work.beam, n_best=work.n_best, length_penalty=work.length_penalty)
-
-
 def as_json(translation: Translation, attention: bool) -> dict[str, Any]:
     """The translation as the interface shows it; weights with three digits."""
     candidates = []
@@ -217,18 +181,3 @@ def as_json(translation: Translation, attention: bool) -> dict[str, Any]:
         "text": translation.text,
         "candidates": candidates,
     }
-
-
-def build(settings: TranslatorSettings) -> serve.Application:
-    """The application `translator`."""
-    actor = {"num_gpus": 1.0} if settings.use_gpu else {}
-    deployment = serve.deployment(
-        name="Translator",
-        max_ongoing_requests=256,
-        max_queued_requests=256,
-        health_check_period_s=2,
-        health_check_timeout_s=3,
-        **ENDING,
-        ray_actor_options={"num_cpus": 0.1, **actor},
-    )(TranslatorReplica)
-    return deployment.bind(settings)

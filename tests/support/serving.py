@@ -2,7 +2,7 @@
 
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +14,11 @@ from starlette.testclient import TestClient
 from seqvis.collection.shards import shard_paths
 from serve.common.keys import Keys
 from serve.common.roots import Roots
-from serve.common.settings import Application, GatewaySettings, SearchSettings
-from serve.common.versions import Wanted
+from serve.common.settings import Application, GatewaySettings, ImageSearchSettings
+from serve.common.versions import LiveVersions
 from serve.gateway.clients import SearchServices
 from serve.gateway.live import LiveModels
-from serve.gateway.middleware import Seen
+from serve.gateway.middleware import RequestRecord
 from serve.gateway.routes import build_api
 from serve.replicas.encoder import EncoderReplica
 from serve.replicas.index import IndexReplica
@@ -32,31 +32,17 @@ class MemoryStore:
     """Keeps what is wanted in this process."""
 
     def __init__(self) -> None:
-        self._kept: dict[str, Wanted] = {}
+        self._kept: dict[str, LiveVersions] = {}
         self.ends = False
 
-    def read(self, application: Application) -> Wanted | None:
+    def read(self, application: Application) -> LiveVersions | None:
         return self._kept.get(application)
 
-    def write(self, application: Application, wanted: Wanted) -> None:
+    def write(self, application: Application, wanted: LiveVersions) -> None:
         self._kept[application] = wanted
 
     def draining(self) -> bool:
         return self.ends
-
-
-class LocalPart:
-    """A replica in this process, called as a deployment is."""
-
-    def __init__(self, replica: Any):
-        self.replica = replica
-
-    async def call(self, method: str, *arguments: Any) -> Any:
-        return await getattr(self.replica, method)(*arguments)
-
-    async def stream(self, method: str, *arguments: Any) -> AsyncIterator[Any]:
-        async for item in getattr(self.replica, method)(*arguments):
-            yield item
 
 
 @dataclass
@@ -66,7 +52,7 @@ class Served:
     client: TestClient
     live: LiveModels
     store: MemoryStore
-    seen: list[Seen]
+    seen: list[RequestRecord]
 
 
 @contextmanager
@@ -78,20 +64,18 @@ def served(
 ) -> Iterator[Served]:
     """A gateway over a translator and a collection (or its shards)."""
     store, seen = MemoryStore(), []
-    part = search = None
+    translating = search = None
     if translator:
-        part = LocalPart(TranslatorReplica(TranslatorSettings(model=translator), store))
+        translating = TranslatorReplica(TranslatorSettings(model=translator), store)
     if collection:
         shards = len(shard_paths(collection))
-        chosen = SearchSettings(collection=str(collection), shards=shards, recall_sample=1.0)
-        index = [LocalPart(IndexReplica(chosen, shard, store)) for shard in range(shards)]
+        chosen = ImageSearchSettings(collection=str(collection), shards=shards, recall_sample=1.0)
+        index = [IndexReplica(chosen, shard, store) for shard in range(shards)]
         search = SearchServices(
-            LocalPart(EncoderReplica(chosen, store=store)),
-            LocalPart(WriterReplica(chosen, store)),
-            index.__getitem__,
+            EncoderReplica(chosen, store=store), WriterReplica(chosen, store), index.__getitem__
         )
     about = GatewaySettings(**settings)
-    live = LiveModels(store, part, search, Roots(about.model_roots))
+    live = LiveModels(store, translating, search, Roots(about.model_roots))
     api = build_api(live, about, keys, seen.append)
     with TestClient(api, base_url=LOCAL, client=("127.0.0.1", 50000)) as client:
         client.portal.call(live.refresh)

@@ -13,6 +13,7 @@ from seqvis.collection.index import exact_candidates
 from seqvis.collection.items import Item
 from seqvis.deadline import UNBOUNDED, Deadline
 from seqvis.errors import SearchTimeoutError
+from seqvis.search.requests import SearchRequest, TextQuery
 from serve.common.http import as_api_error
 from serve.gateway.clients import SearchServices
 
@@ -74,7 +75,7 @@ def test_shards_whose_answer_is_of_no_use_any_more_are_not_waited_for() -> None:
         def __init__(self, error: Exception | None):
             self._error = error
 
-        async def call(self, method: str, *arguments: object) -> None:
+        async def search(self, version: str, request: SearchRequest) -> None:
             if self._error is not None:
                 await asyncio.sleep(0.01)
                 raise self._error
@@ -85,12 +86,12 @@ def test_shards_whose_answer_is_of_no_use_any_more_are_not_waited_for() -> None:
                 raise
 
     shards = [Shard(None), Shard(SearchTimeoutError("too long")), Shard(None)]
-    parts = SearchServices(shards[0], shards[0], lambda shard: shards[shard])  # type: ignore[arg-type]
-    parts.shards = shards  # type: ignore[assignment]
+    services = SearchServices(None, None, shards.__getitem__)  # type: ignore[arg-type]
+    services.shards = shards  # type: ignore[assignment]
 
     async def ask() -> None:
         with pytest.raises(SearchTimeoutError):
-            await parts.ask("search_words")
+            await services.search("version", SearchRequest(TextQuery("dog")))
         await asyncio.sleep(0)
         assert ended == [shards[0], shards[2]]
 

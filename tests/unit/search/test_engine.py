@@ -25,9 +25,10 @@ from seqvis.errors import (
     UnknownWordError,
 )
 from seqvis.search.build import PictureItems
-from seqvis.search.candidates import Candidates, CandidateSet, find_candidates
+from seqvis.search.candidates import Candidates, find_candidates
 from seqvis.search.engine import SearchEngine
 from seqvis.search.pictures import PicturePlacer
+from seqvis.search.requests import NameSet
 from seqvis.vectors.build import build_store
 from seqvis.vectors.sources import open_source
 from seqvis.vectors.store import WordVectors
@@ -257,7 +258,7 @@ def test_who_names_among_all_nouns_waits_for_them_no_longer_than_may_be(
 
 @pytest.mark.parametrize("among", ["labels", "classes", "wordnet"])
 def test_the_bonus_is_for_the_models_own_labels_alone(
-    among: CandidateSet, world: World, engine: SearchEngine, monkeypatch: pytest.MonkeyPatch
+    among: NameSet, world: World, engine: SearchEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen_picture = next(path for path, label in world.labels.items() if label != UNSEEN)
     before = engine.classify(seen_picture, k=6, candidates=among)

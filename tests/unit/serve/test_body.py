@@ -13,7 +13,7 @@ import pytest
 
 from serve.common import http
 from serve.common.keys import KeyHolder, Keys, sha256_of
-from serve.gateway.middleware import Door
+from serve.gateway.middleware import RequestMiddleware
 from serve.proxy import Resend
 from tests.support.serving import listening
 
@@ -36,13 +36,15 @@ async def whole(scope: Any, receive: Any, send: Any) -> None:
     await not_found(scope, receive, send)
 
 
-def door(app: Any, bodies: int = 32) -> Door:
-    return Door(app, KEYS, lambda: False, 1, 12 << 20, bodies, lambda _: None, access_log=False)
+def middleware(app: Any, bodies: int = 32) -> RequestMiddleware:
+    return RequestMiddleware(
+        app, KEYS, lambda: False, 1, 12 << 20, bodies, lambda _: None, access_log=False
+    )
 
 
 @pytest.fixture(scope="module")
 def gateway() -> Iterator[str]:
-    with listening(door(not_found)) as address:
+    with listening(middleware(not_found)) as address:
         yield address
 
 
@@ -124,7 +126,7 @@ def test_a_client_that_never_ends_is_not_waited_for(
         assert answer_on(connection) == (401, "unauthorized")
 
 
-@pytest.mark.parametrize("front", [lambda: door(whole), lambda: Resend(not_found)])
+@pytest.mark.parametrize("front", [lambda: middleware(whole), lambda: Resend(not_found)])
 def test_a_body_that_trickles_is_ended_with_408_and_its_connection_closed(
     front: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,7 +146,7 @@ def test_a_long_body_that_keeps_coming_has_the_time_it_needs(
     monkeypatch.setattr(http, "_GRACE", 0.3)
     monkeypatch.setattr(http, "_SLOWEST", 10_000)  # bytes a second
     headers = {"content-length": "30000", "x-api-key": "right"}
-    with listening(door(whole)) as address, connect(address, headers) as connection:
+    with listening(middleware(whole)) as address, connect(address, headers) as connection:
         for _ in range(10):
             connection.sendall(bytes(3000))
             time.sleep(0.1)
@@ -153,7 +155,7 @@ def test_a_long_body_that_keeps_coming_has_the_time_it_needs(
 
 def test_only_so_many_bodies_are_on_their_way_and_refused_ones_take_no_place_of_others() -> None:
     long = {"content-length": "100", "x-api-key": "right"}
-    with listening(door(whole, bodies=1)) as address:
+    with listening(middleware(whole, bodies=1)) as address:
         with connect(address, {**long, "x-api-key": "wrong"}) as refused:
             refused.sendall(b"some")
             with connect(address, long) as first:
@@ -188,6 +190,8 @@ def test_a_client_that_does_not_read_its_answer_is_given_up(
             await send({"type": "http.response.body", "body": piece, "more_body": True})
 
     ended = threading.Event()
-    one = Door(endless, KEYS, lambda: False, 1, 1024, 1, lambda _: ended.set(), access_log=False)
+    one = RequestMiddleware(
+        endless, KEYS, lambda: False, 1, 1024, 1, lambda _: ended.set(), access_log=False
+    )
     with listening(one) as address, connect(address, {"x-api-key": "right"}):
         assert ended.wait(10)

@@ -12,8 +12,9 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 
 from seqvis.errors import BusyError, DataError
 from serve.common.http import UnavailableError
+from serve.common.settings import TranslateOptions
 from serve.gateway import clients
-from serve.gateway.clients import RemotePart
+from serve.gateway.clients import RemoteIndex, RemoteTranslator
 
 SILENCE_S = 0.1  # seconds
 
@@ -105,9 +106,12 @@ class Deployment:
         return self.calls[-1]
 
 
-def ask(deployment: Deployment, timeout: float = 5.0, method: str = "search_words") -> Any:
-    part = RemotePart(deployment, timeout, 4)  # type: ignore[arg-type]
-    return asyncio.run(part.call(method))
+def ask(deployment: Deployment, timeout: float = 5.0) -> Any:
+    return asyncio.run(index(deployment, timeout).vector("version", "picture"))
+
+
+def index(deployment: Deployment, timeout: float = 5.0, most: int = 4) -> RemoteIndex:
+    return RemoteIndex(deployment, timeout, most)  # type: ignore[arg-type]
 
 
 def raised_in_replica(error: Exception) -> Exception:
@@ -179,10 +183,10 @@ def test_a_call_of_a_replica_that_lives_is_never_repeated(alive: bool | Exceptio
 
 def test_silent_calls_share_a_question() -> None:
     deployment = Deployment(SILENCE, SILENCE, SILENCE, "answer")
-    part = RemotePart(deployment, 5.0, 4)  # type: ignore[arg-type]
+    shard = index(deployment)
 
     async def three() -> list[Any]:
-        return await asyncio.gather(*(part.call("search_words") for _ in range(3)))
+        return await asyncio.gather(*(shard.vector("version", "picture") for _ in range(3)))
 
     assert asyncio.run(three()) == ["answer"] * 3
     assert deployment.questions == 1
@@ -201,29 +205,29 @@ def test_silence_for_as_long_as_a_request_has_is_unavailable() -> None:
 
 def test_a_request_that_is_given_up_cancels_its_call() -> None:
     deployment = Deployment(SILENCE)
-    part = RemotePart(deployment, 5.0, 1)  # type: ignore[arg-type]
+    shard = index(deployment, most=1)
 
     async def give_up() -> None:
-        asking = asyncio.create_task(part.call("search_words"))
+        asking = asyncio.create_task(shard.vector("version", "picture"))
         await asyncio.sleep(0.01)
         with pytest.raises(BusyError):  # the only place is taken
-            await part.call("search_words")
+            await shard.vector("version", "picture")
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking
         assert len(deployment.calls) == 1
         assert deployment.calls[0].cancelled
         with pytest.raises(TimeoutError):  # there is a place again
-            await asyncio.wait_for(part.call("search_words"), 0.01)
+            await asyncio.wait_for(shard.vector("version", "picture"), 0.01)
 
     asyncio.run(give_up())
 
 
 def stream(deployment: Deployment, timeout: float = 5.0) -> list[Any]:
-    part = RemotePart(deployment, timeout, 4)  # type: ignore[arg-type]
+    translator = RemoteTranslator(deployment, timeout, 4)  # type: ignore[arg-type]
 
     async def items() -> list[Any]:
-        return [item async for item in part.stream("stream")]
+        return [item async for item in translator.stream("version", [], TranslateOptions())]
 
     return asyncio.run(items())
 
@@ -252,5 +256,5 @@ def test_an_error_in_a_stream_is_the_answer() -> None:
 
 def test_readiness_does_not_wait_for_a_silent_replica() -> None:
     began = time.monotonic()
-    assert ask(Deployment(SILENCE, "about"), method="describe") == "about"
+    assert asyncio.run(index(Deployment(SILENCE, "about")).describe()) == "about"
     assert time.monotonic() - began < 0.8

@@ -14,7 +14,7 @@ import requests
 
 from serve import app
 from serve.common import draining
-from serve.gateway.middleware import Door
+from serve.gateway.middleware import RequestMiddleware
 from tests.support.serving import listening
 
 
@@ -24,7 +24,7 @@ class Gateway:
     def __init__(self) -> None:
         self.ends = False
         self.asked, self.may_end = threading.Event(), threading.Event()
-        self.door = Door(
+        self.middleware = RequestMiddleware(
             self._answer, None, lambda: self.ends, 1, 1 << 20, 8, lambda _: None, access_log=False
         )
 
@@ -45,7 +45,7 @@ def gateway(monkeypatch: pytest.MonkeyPatch) -> Gateway:
 
 @pytest.fixture
 def address(gateway: Gateway) -> Iterator[str]:
-    with listening(gateway.door) as found:
+    with listening(gateway.middleware) as found:
         yield found
 
 

@@ -11,7 +11,7 @@ import pytest
 from seqvis.collection.items import PlacedPicture
 from seqvis.deadline import Deadline
 from seqvis.errors import SearchTimeoutError
-from serve.common.settings import SearchSettings, Version
+from serve.common.settings import ImageSearchSettings, Version
 from serve.replicas.encoder import MOST_NAMINGS, EncoderReplica
 from tests.support.serving import MemoryStore
 
@@ -51,14 +51,14 @@ class Counted:
 class Encoder(EncoderReplica):
     placer: Placer
 
-    def _load(self, version: Version) -> Any:
+    def load(self, version: Version) -> Any:
         self.placer = Placer()
         return self.placer
 
 
 @pytest.fixture
 def encoder() -> Encoder:
-    replica = Encoder(SearchSettings(collection="c", timeout_s=0.3), store=MemoryStore())
+    replica = Encoder(ImageSearchSettings(collection="c", timeout_s=0.3), store=MemoryStore())
     replica._metrics.cancelled = replica._naming._cancelled = Counted()  # type: ignore[assignment]
     return replica
 

@@ -14,7 +14,8 @@ from seqvis.collection.collection import Collection
 from seqvis.collection.items import Item
 from seqvis.deadline import Deadline
 from seqvis.errors import SearchTimeoutError, UnknownWordError
-from serve.common.settings import SearchSettings, Version
+from seqvis.search.requests import SearchRequest, TextQuery, VectorQuery
+from serve.common.settings import ImageSearchSettings, Version
 from serve.replicas.index import MOST_READING, MOST_SUGGESTING, IndexReplica, LoadedShard
 from tests.support.serving import MemoryStore
 from tests.unit.serve.test_encoder import Counted
@@ -52,13 +53,15 @@ class Index(IndexReplica):
         self.parsed = 0
         self.seconds_a_row = 0.001
         super().__init__(
-            SearchSettings(collection="c", timeout_s=timeout_s, recall_sample=0), 0, MemoryStore()
+            ImageSearchSettings(collection="c", timeout_s=timeout_s, recall_sample=0),
+            0,
+            MemoryStore(),
         )
         self.cancelled = Counted()
         for threads in (self._plain, self._reading, self._suggesting):
             threads._cancelled = self.cancelled  # type: ignore[assignment]
 
-    def _load(self, version: Version) -> LoadedShard:
+    def load(self, version: Version) -> LoadedShard:
         collection = Collection.open(self._folder, read_only=True)
         for part in collection._view.parts:
             read = part.store.columns._metadata
@@ -73,8 +76,11 @@ class Index(IndexReplica):
         return LoadedShard(collection, self.words)  # type: ignore[arg-type]
 
     async def filtered(self, **where: Any) -> list[str]:
-        found = await self.search_vector(KEY, np.ones(2), 1, None, where)
-        return [match.id for match in found]
+        request = SearchRequest(VectorQuery(np.ones(2)), 1, where=where)
+        return [match.id for match in (await self.search(KEY, request))[1]]
+
+    async def words_for(self, query: str) -> str:
+        return (await self.search(KEY, SearchRequest(TextQuery(query), 3)))[0]
 
 
 @pytest.fixture
@@ -84,7 +90,7 @@ def index(tmp_path: Path) -> Iterator[Index]:
         collection.add(items)
     replica = Index(tmp_path / "c", timeout_s=1.0)
     yield replica
-    replica._follower.stop()
+    replica.stop()
 
 
 def test_plain_searches_go_on_beside_filters_that_read_and_these_are_bounded(index: Index) -> None:
@@ -94,7 +100,7 @@ def test_plain_searches_go_on_beside_filters_that_read_and_these_are_bounded(ind
         with pytest.raises(SearchTimeoutError, match="16 searches"):
             await index.filtered(b=1)
         for _ in range(20):
-            assert (await index.search_words(KEY, "known", 3, None, None))[0] == "known"
+            assert await index.words_for("known") == "known"
         assert not any(task.done() for task in slow)
         ended = await asyncio.gather(*slow, return_exceptions=True)
         assert all(isinstance(one, SearchTimeoutError) for one in ended)
@@ -130,7 +136,7 @@ def test_an_unknown_word_is_answered_without_suggestions_if_these_take_too_long(
 ) -> None:
     async def asked(word: str) -> UnknownWordError:
         with pytest.raises(UnknownWordError) as caught:
-            await index.search_words(KEY, word, 3, None, None)
+            await index.words_for(word)
         return caught.value
 
     async def ask() -> None:

@@ -26,7 +26,7 @@ from serve.gateway.live import LiveModels
 from serve.gateway.router import image_path
 from serve.gateway.routes import build_api
 from serve.proxy import Resend, haproxy
-from tests.support.serving import LocalPart, MemoryStore, listening
+from tests.support.serving import MemoryStore, listening
 from tests.unit.serve import test_haproxy
 
 PLAIN = "b.jpg"
@@ -117,7 +117,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with ExitStack() as stack:
         place = tmp_path_factory.mktemp("links") / "collection"
         collection = stack.enter_context(Collection.create(place, 2))
-        part = LocalPart(Pictures(collection))
+        part: Any = Pictures(collection)
         live = LiveModels(store, None, SearchServices(part, part, lambda shard: part))
         asyncio.run(live.refresh())
         api = build_api(live, GatewaySettings(), None, lambda seen: None)

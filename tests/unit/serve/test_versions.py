@@ -9,47 +9,53 @@ from typing import Any
 import pytest
 
 from seqvis.errors import ArtifactError
-from serve.common import versions
 from serve.common.http import UnavailableError
-from serve.common.settings import Application, Version, Work
+from serve.common.settings import Application, TranslateOptions, Version
 from serve.common.versions import (
-    Follower,
+    LiveVersions,
     VersionMissingError,
-    Wanted,
     change,
     configure,
     version_key,
 )
 from serve.gateway.live import LiveModels
 from serve.gateway.router import Router
+from serve.replicas import base
+from serve.replicas.base import Replica
 from tests.support.serving import MemoryStore
 
-A, B, BAD = (Version(name=name, path=f"/models/{name}") for name in ("a", "b", "bad"))
+A = Version(name="default", path="/models/a")
+B, BAD = (Version(name=name, path=f"/models/{name}") for name in ("b", "bad"))
 
 
-class Models:
-    """Loads names; refuses `bad`."""
+class Names(Replica[str]):
+    """Loads the last part of a path; refuses `bad`."""
 
-    def __init__(self) -> None:
+    application = "translator"
+
+    def __init__(self, store: MemoryStore, first: Version = A):
         self.loaded: list[str] = []
         self.released: list[str] = []
-        self.told: list[tuple[str, bool]] = []
+        super().__init__(first.path, store)
 
     def load(self, version: Version) -> str:
-        if version.name == "bad":
+        name = version.path.rpartition("/")[2]
+        self.loaded.append(name)
+        if name == "bad":
             raise ArtifactError("bad: is damaged")
-        self.loaded.append(version.name)
-        return version.name
+        return name
 
-    def follower(self, store: MemoryStore) -> Follower[str]:
-        told: Callable[[str, bool], None] = lambda name, good: self.told.append((name, good))  # noqa: E731
-        return Follower("translator", store, self.load, self.released.append, told)
+    def release(self, model: str) -> None:
+        self.released.append(model)
+
+    def described(self) -> dict[str, Any]:
+        return asyncio.run(self.describe())
 
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(versions, "FOLLOW_EVERY", 0.01)
-    monkeypatch.setattr(versions, "KEEP_FOR", 0.2)
+    monkeypatch.setattr(base, "FOLLOW_EVERY", 0.01)
+    monkeypatch.setattr(base, "KEEP_FOR", 0.2)
 
 
 def wait_until(true: Callable[[], bool]) -> None:
@@ -60,50 +66,43 @@ def wait_until(true: Callable[[], bool]) -> None:
 
 
 def test_a_new_version_is_loaded_beside_the_old_one_which_goes_later() -> None:
-    store, models = MemoryStore(), Models()
-    configure(store, "translator", [A])
-    follower = models.follower(store)
-    follower.start()
-    assert follower.get(version_key(A)) == "a"
+    store = MemoryStore()
+    replica = Names(store)
+    assert replica.get(version_key(A)) == "a"
     change(store, "translator", [B])
-    wait_until(lambda: version_key(B) in follower.loaded())
-    assert follower.get(version_key(A)) == "a", "the gateway may still ask for it"
-    wait_until(lambda: models.released == ["a"])
+    wait_until(lambda: version_key(B) in replica.described()["versions"])
+    assert replica.get(version_key(A)) == "a", "the gateway may still ask for it"
+    wait_until(lambda: replica.released == ["a"])
     with pytest.raises(VersionMissingError):
-        follower.get(version_key(A))
-    follower.stop()
-    assert models.released == ["a", "b"]
+        replica.get(version_key(A))
+    replica.stop()
+    assert replica.released == ["a", "b"]
 
 
 def test_a_bad_version_is_refused_once_and_the_old_one_stays() -> None:
-    store, models = MemoryStore(), Models()
-    configure(store, "translator", [A])
-    follower = models.follower(store)
-    follower.start()
+    store = MemoryStore()
+    replica = Names(store)
     change(store, "translator", [BAD])
-    wait_until(lambda: version_key(BAD) in follower.refused())
+    wait_until(lambda: version_key(BAD) in replica.described()["refused"])
     time.sleep(0.5)
-    assert follower.get(version_key(A)) == "a"
-    assert follower.refused() == {version_key(BAD): "bad: is damaged"}
-    assert models.told == [("a", True), ("bad", False)], "it is not tried again and again"
-    follower.stop()
+    assert replica.get(version_key(A)) == "a"
+    assert replica.described()["refused"] == {version_key(BAD): "bad: is damaged"}
+    assert replica.loaded == ["a", "bad"], "it is not tried again and again"
+    replica.stop()
 
 
 def test_a_replica_that_starts_under_a_bad_version_takes_the_one_before() -> None:
-    store, models = MemoryStore(), Models()
+    store = MemoryStore()
     configure(store, "translator", [A])
     change(store, "translator", [BAD])
-    follower = models.follower(store)
-    follower.start()
-    assert follower.get(version_key(A)) == "a"
-    follower.stop()
+    replica = Names(store)
+    assert replica.get(version_key(A)) == "a"
+    replica.stop()
 
 
 def test_a_replica_that_can_load_nothing_does_not_start() -> None:
-    store, models = MemoryStore(), Models()
-    configure(store, "translator", [BAD])
     with pytest.raises(ArtifactError, match="damaged"):
-        models.follower(store).start()
+        Names(MemoryStore(), BAD)
 
 
 def test_what_the_api_changed_outlives_a_restart_with_the_same_configuration() -> None:
@@ -115,42 +114,36 @@ def test_what_the_api_changed_outlives_a_restart_with_the_same_configuration() -
 
 
 def test_a_version_can_be_tried_before_it_is_wanted() -> None:
-    store, models = MemoryStore(), Models()
-    configure(store, "translator", [A])
-    follower = models.follower(store)
-    follower.start()
-    follower.try_version(B)
-    assert follower.get(version_key(B)) == "b"
+    store = MemoryStore()
+    replica = Names(store)
+    asyncio.run(replica.try_version(B))
+    assert replica.get(version_key(B)) == "b"
     with pytest.raises(ArtifactError):
-        follower.try_version(BAD)
+        asyncio.run(replica.try_version(BAD))
     change(store, "translator", [B])
-    wait_until(lambda: "a" in models.released)
-    assert models.loaded == ["a", "b"], "it is not loaded twice"
-    follower.stop()
+    wait_until(lambda: "a" in replica.released)
+    assert replica.loaded == ["a", "b", "bad"], "it is not loaded twice"
+    replica.stop()
 
 
 def test_a_name_that_comes_to_mean_another_path_is_another_version() -> None:
-    store, models = MemoryStore(), Models()
-    configure(store, "translator", [A])
-    follower = models.follower(store)
-    follower.start()
-    moved = Version(name="a", path="/models/elsewhere")
+    store = MemoryStore()
+    replica = Names(store)
+    moved = Version(name=A.name, path="/models/elsewhere")
     change(store, "translator", [moved])
-    wait_until(lambda: version_key(moved) in follower.loaded())
-    assert models.loaded == ["a", "a"]
-    follower.stop()
+    wait_until(lambda: version_key(moved) in replica.described()["versions"])
+    assert replica.loaded == ["a", "elsewhere"]
+    replica.stop()
 
 
 def test_what_is_wanted_lists_live_versions_before_those_before_them() -> None:
-    wanted = Wanted(versions=(B,), previous=(A, B))
+    wanted = LiveVersions(versions=(B,), previous=(A, B))
     assert wanted.all() == (B, A)
 
 
 def test_many_threads_may_ask_while_versions_change() -> None:
-    store, models = MemoryStore(), Models()
-    configure(store, "translator", [A])
-    follower = models.follower(store)
-    follower.start()
+    store = MemoryStore()
+    replica = Names(store)
     problems: list[BaseException] = []
     stop = threading.Event()
 
@@ -161,7 +154,7 @@ def test_many_threads_may_ask_while_versions_change() -> None:
             found = 0
             for version in wanted.all():
                 try:
-                    follower.get(version_key(version))
+                    replica.get(version_key(version))
                     found += 1
                 except VersionMissingError:
                     continue
@@ -178,11 +171,11 @@ def test_many_threads_may_ask_while_versions_change() -> None:
     for thread in threads:
         thread.join()
     assert not problems
-    follower.stop()
+    replica.stop()
 
 
 class Unreadable(MemoryStore):
-    def read(self, application: Application) -> Wanted | None:
+    def read(self, application: Application) -> LiveVersions | None:
         raise OSError("the head node is away")
 
 
@@ -193,7 +186,7 @@ def test_a_gateway_that_has_just_come_waits_until_it_has_looked_what_is_live(
     """Also where looking failed: then it refuses as one does whose models are not known."""
 
     class Echo:
-        async def call(self, method: str, version: str, texts: Any, work: Work) -> list[Any]:
+        async def translate(self, version: str, texts: Any, options: Any) -> list[Any]:
             return [version, *texts]
 
     async def first_request() -> tuple[str, list[Any]]:
@@ -201,7 +194,7 @@ def test_a_gateway_that_has_just_come_waits_until_it_has_looked_what_is_live(
         following = asyncio.create_task(live.follow())
         await asyncio.wait_for(live.wait_until_ready(), 10)
         try:
-            return await Router(live).translate(["x"], Work(), None)
+            return await Router(live).translate(["x"], TranslateOptions(), None)
         finally:
             following.cancel()
 
@@ -210,4 +203,4 @@ def test_a_gateway_that_has_just_come_waits_until_it_has_looked_what_is_live(
             asyncio.run(first_request())
     else:
         configure(store, "translator", [A])
-        assert asyncio.run(first_request()) == ("a", [version_key(A), "x"])
+        assert asyncio.run(first_request()) == ("default", [version_key(A), "x"])

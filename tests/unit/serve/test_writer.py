@@ -12,7 +12,7 @@ import pytest
 
 from seqvis.collection.collection import Collection
 from serve.common.http import UnavailableError, as_api_error
-from serve.common.settings import SearchSettings
+from serve.common.settings import ImageSearchSettings
 from serve.replicas.writer import WriterReplica
 from tests.support.serving import MemoryStore
 from tests.unit.serve.test_encoder import Counted
@@ -36,7 +36,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_is_named_and_changes_go_on_once_there_is_room(small_disk: Path) -> None:
     folder = small_disk / "c"
     Collection.create(folder, 2).close()
-    writer = WriterReplica(SearchSettings(collection=str(folder)), MemoryStore())
+    writer = WriterReplica(ImageSearchSettings(collection=str(folder)), MemoryStore())
     key = f"default={folder}"
 
     async def add(name: str) -> None:
@@ -64,13 +64,13 @@ def test_a_full_disk_is_named_and_changes_go_on_once_there_is_room(small_disk: P
     try:
         asyncio.run(change())
     finally:
-        writer._follower.stop()
+        writer.stop()
 
 
 def test_a_change_that_has_not_begun_when_its_caller_goes_is_not_made(tmp_path: Path) -> None:
     folder = tmp_path / "c"
     Collection.create(folder, 2).close()
-    writer = WriterReplica(SearchSettings(collection=str(folder)), MemoryStore())
+    writer = WriterReplica(ImageSearchSettings(collection=str(folder)), MemoryStore())
     writer._cancelled = counted = Counted()  # type: ignore[assignment]
     key, go_on = f"default={folder}", threading.Event()
 
@@ -91,7 +91,7 @@ def test_a_change_that_has_not_begun_when_its_caller_goes_is_not_made(tmp_path: 
     try:
         asyncio.run(change())
     finally:
-        writer._follower.stop()
+        writer.stop()
     assert counted.count == 2
     with Collection.open(folder) as collection:
         assert list(collection.ids()) == ["2"]

@@ -1,0 +1,98 @@
+"""What the gateway asks of replicas. Replicas implement these services, and so do their clients.
+
+`version` is the key of a live version (versions.version_key); a replica that has not loaded it
+raises VersionMissingError.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from seqvis.collection.items import Match, PlacedPicture
+from seqvis.search.requests import NameSet, SearchRequest
+from serve.common.settings import TranslateOptions, Version
+
+
+class Service(Protocol):
+    """What every replica is asked."""
+
+    async def describe(self) -> dict[str, Any]:
+        """Return what each loaded version is, by key, and why live ones are not loaded."""
+        ...
+
+    async def try_version(self, version: Version) -> None:
+        """Load a version before it is live. Raises the reason if it cannot be used."""
+        ...
+
+
+class TranslatorService(Service, Protocol):
+    async def translate(
+        self, version: str, texts: Sequence[str], options: TranslateOptions
+    ) -> list[dict[str, Any]]:
+        """Return all translations, in the order of the texts.
+
+        Raises BusyError if the queue is full, DataError if the texts turn out to cost too much.
+        """
+        ...
+
+    def stream(
+        self, version: str, texts: Sequence[str], options: TranslateOptions
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Yield each translation as it ends, and before it what is written so far if wanted."""
+        ...
+
+
+class EncoderService(Service, Protocol):
+    async def place(self, version: str, content: bytes) -> PlacedPicture:
+        """Return a picture's place among words, its size and its thumbnail.
+
+        Raises BadPictureError if it cannot be used, BusyError if too many wait.
+        """
+        ...
+
+    async def classify(
+        self, version: str, vector: np.ndarray, k: int, candidates: NameSet
+    ) -> list[dict[str, Any]]:
+        """Return the words nearest to a picture's place, best first. Raises SearchTimeoutError."""
+        ...
+
+
+class IndexService(Service, Protocol):
+    """One shard of the collection."""
+
+    async def search(self, version: str, request: SearchRequest) -> tuple[str, list[Match]]:
+        """Return how a query in words is read, and the shard's best matches.
+
+        The query is a TextQuery or a VectorQuery. Raises QueryError, UnknownWordError, DataError,
+        SearchTimeoutError.
+        """
+        ...
+
+    async def vector(self, version: str, name: str) -> np.ndarray | None:
+        """Return the vector of a stored picture; None if there is none of this id."""
+        ...
+
+    async def thumbnail(self, version: str, name: str) -> bytes | None:
+        """Return the JPEG of a stored picture; None if there is none of this id."""
+        ...
+
+
+class WriterService(Service, Protocol):
+    async def add(
+        self,
+        version: str,
+        name: str,
+        vector: np.ndarray,
+        metadata: Mapping[str, Any],
+        thumbnail: bytes,
+    ) -> bool:
+        """Add or replace a picture; it is durable on return. Return whether there was one.
+
+        Raises DataError if it cannot be stored, UnavailableError if the disk refuses it for now.
+        """
+        ...
+
+    async def delete(self, version: str, name: str) -> bool:
+        """Delete a picture; this is durable on return. Return whether there was one."""
+        ...
