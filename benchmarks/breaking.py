@@ -23,8 +23,7 @@ from benchmarks.instrument import as_table
 from seqvis.collection.collection import Collection
 from seqvis.samples.questions import generate_pairs
 from seqvis.translation.translator import Translator
-from serve.testing.clients import Kind, Request
-from serve.testing.load import Traffic
+from serve.testing.clients import Kind, Request, Traffic
 from serve.testing.server import RunningServer
 from serve.testing.traffic import Changes, everyday, faults, persist, searching, translating
 

@@ -34,13 +34,12 @@ from benchmarks.breaking import (
     parser_of,
 )
 from seqvis import artifacts
-from serve.testing.clients import Kind, Reply, Request, quantile_ms
-from serve.testing.load import Traffic
+from serve.app import free_port
+from serve.testing.clients import Kind, Reply, Request, Traffic, quantile_ms
 from serve.testing.server import (
     QUICK_AUTOSCALING,
     Overrides,
     RunningServer,
-    free_port,
     local_config,
     run_config,
 )

@@ -31,9 +31,9 @@ from benchmarks.faults import ONE_EACH
 from benchmarks.instrument import as_table
 from seqvis.plots.style import draw_title, new_figure, save, style
 from seqvis.samples.questions import generate_pairs
-from serve.testing.clients import Kind, Request
-from serve.testing.load import Traffic
-from serve.testing.server import RunningServer, free_port, local_config, own_memory, run_config
+from serve.app import free_port
+from serve.testing.clients import Kind, Request, Traffic
+from serve.testing.server import RunningServer, local_config, own_memory, run_config
 from serve.testing.traffic import RETRIES, searching_by_picture, send
 
 RATES = {

@@ -27,11 +27,11 @@ from pydantic import BaseModel
 from ray import serve
 
 from seqvis.config import Settings
+from serve.app import free_port
 from serve.common.settings import TranslateOptions, Version
-from serve.common.versions import HeadStore, configure, version_key
-from serve.testing.clients import Kind, Request
-from serve.testing.load import Traffic
-from serve.testing.server import RunningServer, free_port, local_config, run_config
+from serve.common.versions import Store, configure, version_key
+from serve.testing.clients import Kind, Request, Traffic
+from serve.testing.server import RunningServer, local_config, run_config
 from serve.testing.traffic import send
 
 CLIENTS = (1, 8, 32)
@@ -74,7 +74,7 @@ class StubTranslator:
     """Answers like a translator's replica, at once."""
 
     def __init__(self) -> None:
-        configure(HeadStore(), "translator", [_VERSION])
+        configure(Store(), "translator", [_VERSION])
 
     async def translate(
         self, version: str, texts: Sequence[str], options: TranslateOptions

@@ -37,10 +37,10 @@ from benchmarks.breaking import (
     parser_of,
     seen_by_clients,
 )
+from serve.app import free_port
 from serve.proxy import haproxy
-from serve.testing.clients import Kind
-from serve.testing.load import Traffic
-from serve.testing.server import RunningServer, free_port, local_config, run_config
+from serve.testing.clients import Kind, Traffic
+from serve.testing.server import RunningServer, local_config, run_config
 from serve.testing.traffic import Changes, everyday
 
 RATES = {"translate": 20.0, "search": 20.0, "picture": 2.0, "change": 2.0}  # a second

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
 from seqvis import encodings
-from seqvis.errors import ConfigError, DataError
+from seqvis.errors import ConfigError, DataError, SeqvisError
 
 
 class Settings(BaseModel):
@@ -28,8 +28,7 @@ def settings_from(cls: type[Settings], values: Any, where: str) -> Any:
     try:
         return cls.model_validate(values)
     except ValidationError as error:
-        details = "; ".join(explain(detail, cls) for detail in error.errors())
-        raise ConfigError(f"{where}: {details}") from error
+        raise ConfigError(f"{where}: {'; '.join(explain(error, cls))}") from error
 
 
 def read_yaml(path: str) -> dict[str, Any]:
@@ -44,17 +43,47 @@ def read_yaml(path: str) -> dict[str, Any]:
         raise ConfigError(f"{path}: no such file; --config needs a YAML file") from error
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    try:
-        content = yaml.safe_load(encodings.decode(raw, path))
-    except DataError as error:
-        raise ConfigError(str(error)) from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML ({error})") from error
+    content = _parse_yaml(raw, path)
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: needs keys and values at its top level")
     return content
+
+
+def load_yaml(path: str) -> Any:
+    """Return what a YAML or JSON file of a path or URI holds. Raises ConfigError."""
+    from seqvis.storage import locate  # loads PyArrow, which most settings do not need
+
+    try:
+        content = locate(path).read_bytes()
+    except (SeqvisError, OSError) as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        raise ConfigError(f"{path}: cannot be read ({reason})") from error
+    return _parse_yaml(content, path)
+
+
+def _parse_yaml(content: bytes, path: str) -> Any:
+    try:
+        return yaml.load(encodings.decode(content, path), _StrictLoader)
+    except DataError as error:
+        raise ConfigError(str(error)) from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML ({error})") from error
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Refuses a key that occurs twice in a mapping; YAML itself silently keeps the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
+            if key is not None and key != "<<" and key in seen:
+                line = key_node.start_mark.line + 1
+                raise yaml.YAMLError(f"line {line}: the key {key} stands twice")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
 
 
 def _read(path: str) -> bytes:
@@ -79,20 +108,29 @@ def suggestion(name: str, known: Sequence[str]) -> str:
     return f", did you mean {close[0]}?" if close else ""
 
 
-def explain(detail: Any, cls: type[BaseModel]) -> str:
+def explain(error: ValidationError, cls: type[BaseModel], flags: bool = True) -> list[str]:
+    """Return a line for each problem.
+
+    Without `flags`, settings are named as in YAML, and their values, which may be secret, are not.
+    """
+    return [_explain(detail, cls, flags) for detail in error.errors()]
+
+
+def _explain(detail: Any, cls: type[BaseModel], flags: bool) -> str:
     path = [str(part) for part in detail["loc"]]
-    flag = _flag(part for part in detail["loc"] if isinstance(part, str))
+    names = (part for part in detail["loc"] if isinstance(part, str))
+    flag = _flag(names) if flags else ".".join(path)
     if detail["type"] == "extra_forbidden":
         known = list(_fields_at(cls, path[:-1]))
         return f"{'.'.join(path)}: no such key{suggestion(path[-1], known)}"
     if detail["type"] == "missing":
-        return f"{flag}: is needed{_describe_field(cls, path)}"
-    if detail["type"] == "model_type":
+        return f"{flag}: is needed{_describe_field(cls, path) if flags else ''}"
+    if detail["type"] == "model_type" and flags:
         first = _flag([*path, next(iter(_fields_at(cls, path)), "name")])
         return f"{flag}: is a group of settings; give them by their own flags, such as {first}"
     message = str(detail["msg"]).removeprefix("Value error, ")
     given = detail.get("input")
-    shown = "" if isinstance(given, dict) else f" (given: {given!r})"
+    shown = "" if isinstance(given, dict) or not flags else f" (given: {given!r})"
     return f"{flag}: {message[:1].lower()}{message[1:]}{shown}" if path else message
 
 

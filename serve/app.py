@@ -68,6 +68,7 @@ ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "1",
 }
 
+END_WITHIN = 60.0  # seconds for the requests of a replica that is replaced or no longer needed
 _LOGGING = {"enable_access_log": False, "encoding": "JSON"}  # the gateway writes its own
 
 
@@ -107,17 +108,14 @@ def gateway(settings: GatewaySettings) -> serve.Application:
 def _deployment(
     replica: type, name: str, most: int, *, gpu: bool = False, **options: Any
 ) -> serve.Deployment:
-    """Declare a deployment whose replicas take `most` requests at once.
-
-    One that is replaced or no longer needed has a minute to end what it has begun.
-    """
+    """Declare a deployment whose replicas take `most` requests at once."""
     actor = {"num_cpus": 0.1, **({"num_gpus": 1.0} if gpu else {})}
     declare = serve.deployment(
         name=name,
         max_ongoing_requests=most,
         health_check_period_s=2,
         health_check_timeout_s=3,
-        graceful_shutdown_timeout_s=60.0,
+        graceful_shutdown_timeout_s=END_WITHIN,
         graceful_shutdown_wait_loop_s=0.5,
         ray_actor_options=actor,
         **options,
@@ -160,19 +158,17 @@ class Serve(JobSettings):
 
 
 def run(settings: Serve) -> None:
-    """Serves until Ctrl-C or SIGTERM, then ends what is under way."""
+    """Serve until Ctrl-C or SIGTERM, then finish what is under way."""
+    say = partial(print, file=sys.stderr, flush=True)
     with serving(settings) as address:
-        print(f"\n{address}/       the page\n{address}/docs   the interface\n", file=sys.stderr)
-        print("Ctrl-C stops it.", file=sys.stderr, flush=True)
+        say(f"\n{address}/       the page\n{address}/docs   the interface\n\nCtrl-C stops it.")
         wait_for_signal()
-        print(
-            f"stopping; what is under way has {settings.drain_s:g} s", file=sys.stderr, flush=True
-        )
+        say(f"stopping; what is under way has {settings.drain_s:g} s")
 
 
-def free_port(wanted: int, host: str = "127.0.0.1") -> int:
-    """`wanted` if one can listen there, else a free port."""
-    for port in (wanted, 0):
+def free_port(preferred: int = 0, host: str = "127.0.0.1") -> int:
+    """Return `preferred` if it is free, else another port."""
+    for port in (preferred, 0):
         with contextlib.suppress(OSError), socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
@@ -182,16 +178,18 @@ def free_port(wanted: int, host: str = "127.0.0.1") -> int:
 
 @contextmanager
 def serving(settings: Serve) -> Iterator[str]:
-    """Everything started, for the length of the block; yields the address.
+    """Serve for the length of the block; yields the address.
 
     At its end, also if it is interrupted while the last of it starts, requests under way have
-    `drain_s` seconds.
-
-    Raises ConfigError if the port is taken or strangers could ask without a key, SeqvisError if an
-    artifact cannot be used.
+    `drain_s` seconds. Raises ConfigError if the port is taken or strangers could ask without a
+    key, SeqvisError if an artifact cannot be used.
     """
     keys_for(settings.keys, settings.host, legacy=settings.legacy_keys)
-    _check_models(settings)
+    # Starting Ray takes ten seconds, so what is missing is found before.
+    if settings.translator:
+        artifacts.load(_absolute(settings.translator), "translator", verify=False)
+    if settings.collection:
+        describe(_absolute(settings.collection))
     _check_port(settings.host, settings.port)
     with tempfile.TemporaryDirectory(prefix="sv-", dir="/tmp") as folder:  # sockets: a short path
         for name, value in {**ENVIRONMENT, **haproxy.environment(Path(folder))}.items():
@@ -220,7 +218,7 @@ def _drain(address: str, seconds: float) -> None:
 
 
 def wait_for_signal() -> None:
-    """Returns at Ctrl-C or SIGTERM; the next one ends the process at once."""
+    """Return at Ctrl-C or SIGTERM; the next one ends the process at once."""
     stop = threading.Event()
 
     def use(handler: Callable[[int, FrameType | None], None]) -> None:
@@ -237,7 +235,7 @@ def wait_for_signal() -> None:
 
 
 def _start(targets: list[RunTarget]) -> None:
-    """Starts all at once. Raises ServingError with what the replicas say if one cannot start."""
+    """Start all at once. Raises ServingError with what the replicas say if one cannot start."""
     try:
         serve.run_many(targets)
     except RuntimeError as error:
@@ -273,14 +271,6 @@ def _applications(settings: Serve) -> Iterator[RunTarget]:
         )
     )
     yield RunTarget(app, "gateway", "/", _LOGGING)
-
-
-def _check_models(settings: Serve) -> None:
-    """Raises ArtifactError for what is missing, before Ray is started, which takes ten seconds."""
-    if settings.translator:
-        artifacts.load(_absolute(settings.translator), "translator", verify=False)
-    if settings.collection:
-        describe(_absolute(settings.collection))
 
 
 def _check_port(host: str, port: int) -> None:

@@ -1,13 +1,10 @@
 """Check a Ray Serve YAML strictly, since Serve itself silently drops unknown keys.
 
-`check` takes the path of a file for `serve deploy` and returns its problems. It walks Ray's own
-models, so it knows what the installed Ray knows. It is stricter than Serve: numbers in quotation
-marks, `yes` for a number, and keys that occur twice are problems. No Ray is started.
-
-A deployment's `user_config` is checked if its class names a model in the attribute `UserConfig`.
+The check follows Ray's own models, so it knows what the installed Ray knows. It is stricter than
+Serve: numbers in quotation marks, `yes` for a number, and keys that occur twice are problems. No
+Ray is started. A deployment's `user_config` is checked if its class has a model `UserConfig`.
 """
 
-import difflib
 import inspect
 import json
 import typing
@@ -22,18 +19,18 @@ from ray.serve.deployment import Deployment
 from ray.serve.schema import HTTPOptionsSchema, ServeDeploySchema
 
 from seqvis.cli.job import JobSettings, leave, run_job
+from seqvis.config import load_yaml, suggestion
 from seqvis.errors import ConfigError
 from seqvis.ray_internals import check_route, deployments_of, import_builder
-from serve.common.keys import read_yaml_strictly
 
 
 def check(path: str, build: bool = True) -> list[str]:
-    """The problems of a Serve YAML, each with the path of its key.
+    """Return the problems of a Serve YAML, each with the path of its key.
 
-    build: import the applications, to check deployment names, `args` and `user_config` too.
+    `build`: import the applications, to check deployment names, `args` and `user_config` too.
     """
     try:
-        config = read_yaml_strictly(path)
+        config = load_yaml(path)
     except ConfigError as error:
         return str(error).removeprefix(f"{path}: ").splitlines()
     if not isinstance(config, dict):
@@ -52,9 +49,9 @@ def check(path: str, build: bool = True) -> list[str]:
 
 
 def _walk(model: type[BaseModel], value: Mapping[Any, Any], where: str) -> list[str]:
-    """Keys that no field of `model` reads, here and in the models inside it.
+    """Return keys that no field of `model` reads, here and in the models inside it.
 
-    Some of Ray's fields take any dict in place of a model (autoscaling_config) and look into it
+    Some of Ray's fields take any dict in place of a model (autoscaling_config), which Ray checks
     only when the application is deployed, so such values are validated here as well.
     """
     fields = {field.alias or name: field for name, field in model.model_fields.items()}
@@ -68,47 +65,46 @@ def _walk(model: type[BaseModel], value: Mapping[Any, Any], where: str) -> list[
             problems += _check_runtime_env(inner, path)
         annotation = fields[key].annotation
         loose = dict in _types_in(annotation)
-        models = [one for one in _types_in(annotation) if issubclass(one, BaseModel)]
-        for place, one in _mappings(inner, path) if models else ():
-            found: list[list[str]] = [
-                _walk(nested, one, place) + (_validate(nested, one, place) if loose else [])
+        models = [kind for kind in _types_in(annotation) if issubclass(kind, BaseModel)]
+        for place, mapping in _mappings(inner, path) if models else ():
+            by_model: list[list[str]] = [
+                _walk(nested, mapping, place) + (_validate(nested, mapping, place) if loose else [])
                 for nested in models
             ]
-            problems += sorted(found, key=len)[0]  # of several models, the one that was meant
+            problems += sorted(by_model, key=len)[0]  # of several models, the one that fits best
     return problems
 
 
 def _no_such_key(path: str, key: Any, known: Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(str(key), list(known), n=1)
-    return f"{path}: no such key" + (f", did you mean {near[0]}?" if near else "")
+    return f"{path}: no such key{suggestion(str(key), list(known))}"
 
 
 def _types_in(annotation: Any) -> list[type]:
-    """All classes in a type: dict and AutoscalingConfig of Union[Dict, AutoscalingConfig]."""
-    inside = [one for part in typing.get_args(annotation) for one in _types_in(part)]
+    """Return the classes in a type: dict and AutoscalingConfig of Dict | AutoscalingConfig."""
+    inside = [kind for part in typing.get_args(annotation) for kind in _types_in(part)]
     outer = typing.get_origin(annotation) or annotation
     return [outer, *inside] if inspect.isclass(outer) else inside
 
 
 def _mappings(value: Any, path: str) -> Iterator[tuple[str, Mapping[Any, Any]]]:
-    """A mapping itself, or those of a list; anything else is for the check of types."""
+    """Yield a mapping itself, or those of a list, each with its path."""
     if isinstance(value, dict):
         yield path, value
     elif isinstance(value, list):
-        for number, one in enumerate(value):
-            if isinstance(one, dict):
-                yield _join(path, number, one), one
+        for number, item in enumerate(value):
+            if isinstance(item, dict):
+                yield _join(path, number, item), item
 
 
 def _join(path: str, number: int, item: Any) -> str:
-    """An item of a list is called by its name, if it has one."""
+    """Return the path of a list's item, which is called by its name if it has one."""
     name = item.get("name") if isinstance(item, dict) else None
     return f"{path}[{number if name is None else name}]"
 
 
 def _items(value: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
     items = value.get(key)
-    return [one for one in items if isinstance(one, dict)] if isinstance(items, list) else []
+    return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
 
 
 def _check_runtime_env(value: dict[str, Any], path: str) -> list[str]:
@@ -122,7 +118,7 @@ def _check_runtime_env(value: dict[str, Any], path: str) -> list[str]:
 
 
 def _validate(model: type[BaseModel], value: Any, where: str) -> list[str]:
-    """Wrong types and values."""
+    """Return wrong types and values."""
     try:
         # JSON's strict mode: no number in quotation marks, but a name for an enumeration's member
         model.model_validate_json(json.dumps(value), strict=True)
@@ -134,18 +130,18 @@ def _validate(model: type[BaseModel], value: Any, where: str) -> list[str]:
 
 
 def _explain_all(error: ValidationError, value: Any, where: str) -> list[str]:
-    """A line for each place, but for unknown keys, which `_walk` finds."""
+    """Return a line for each place, without unknown keys, which `_walk` finds."""
     problems: dict[str, str] = {}
     for detail in error.errors():
         if detail["type"] != "extra_forbidden":
             place = _place(detail, value, where)
-            # Of a value that may have several types, the first one's complaint is enough.
+            # Of a value that may have several types, the first message is enough.
             problems.setdefault(place, _message(detail))
     return [f"{place or 'top level'}: {message}" for place, message in problems.items()]
 
 
 def _place(detail: Any, value: Any, where: str) -> str:
-    """Where the problem is: pydantic's path may end in names of types, which the value has not."""
+    """Return where a problem is. Names of types, in which pydantic's path may end, are left out."""
     for part in detail["loc"]:
         inside = isinstance(value, dict) and part in value
         inside = inside or (isinstance(value, list) and isinstance(part, int))
@@ -168,7 +164,7 @@ def _message(detail: Any) -> str:
 
 
 def _repeated_names(application: Mapping[str, Any], where: str) -> list[str]:
-    names = [one.get("name") for one in _items(application, "deployments")]
+    names = [item.get("name") for item in _items(application, "deployments")]
     return [
         f"{where}.deployments[{name}]: stands {names.count(name)} times"
         for name in dict.fromkeys(names)
@@ -177,7 +173,7 @@ def _repeated_names(application: Mapping[str, Any], where: str) -> list[str]:
 
 
 def _check_route(application: Mapping[str, Any], where: str) -> list[str]:
-    """Serve's schema lets any text pass for a route; the controller refuses some later."""
+    """Check a route as the controller does, since Serve's schema accepts any text."""
     route = application.get("route_prefix")
     try:
         check_route(route if isinstance(route, str) else None)
@@ -187,14 +183,14 @@ def _check_route(application: Mapping[str, Any], where: str) -> list[str]:
 
 
 def _listens_at(config: Mapping[str, Any]) -> str:
-    """The host of http_options; left out it means all interfaces, unlike in Python's API."""
+    """Return the host of http_options; without one Serve listens on all interfaces."""
     options = config.get("http_options")
     default = HTTPOptionsSchema.model_fields["host"].default
     return str(options.get("host", default) if isinstance(options, dict) else default)
 
 
 def _check_application(application: Mapping[str, Any], where: str, host: str) -> list[str]:
-    """Checks what only the application knows: its `args`, its deployments, their user_config."""
+    """Check what only the application knows: its `args`, its deployments, their user_config."""
     try:
         # Import and build the application, as the controller would, to learn its deployments.
         builder = import_builder(application["import_path"])
@@ -208,7 +204,7 @@ def _check_application(application: Mapping[str, Any], where: str, host: str) ->
         built = deployments_of(builder, args, str(application.get("name", "default")))
     except Exception as error:  # whatever the builder raises
         return [f"{where}: cannot be built ({type(error).__name__}: {error})"]
-    deployments = {one.name: one for one in built}
+    deployments = {deployment.name: deployment for deployment in built}
     for position, settings in enumerate(_items(application, "deployments")):
         place = _join(f"{where}.deployments", position, settings)
         deployment = deployments.get(str(settings.get("name")))
@@ -223,15 +219,14 @@ def _check_application(application: Mapping[str, Any], where: str, host: str) ->
 def _check_args(builder: Any, args: dict[str, Any], where: str, host: str) -> list[str]:
     if not inspect.isfunction(builder):
         return [f"{where}: the application is not a function, so it takes none"] if args else []
-    annotation = next(
-        (one.annotation for one in inspect.signature(builder).parameters.values()), None
-    )
+    parameters = inspect.signature(builder).parameters.values()
+    annotation = next((parameter.annotation for parameter in parameters), None)
     if not (inspect.isclass(annotation) and issubclass(annotation, BaseModel)):
         return [f"{where}: the builder {builder.__name__} annotates no pydantic model to check by"]
     problems = _check_model(annotation, args, where)
-    believed = annotation.model_fields.get("host")
-    if believed is not None and args.get("host", believed.default) != host:
-        # Whether keys are needed is judged by this: it must be where Serve really listens.
+    declared = annotation.model_fields.get("host")
+    if declared is not None and args.get("host", declared.default) != host:
+        # This decides whether keys are needed, so it must be where Serve really listens.
         problems.append(f"{where}.host: must be http_options.host, which is {host}")
     return problems
 
@@ -244,8 +239,7 @@ def _check_user_config(deployment: Deployment, given: dict[str, Any], where: str
 
 
 def _check_model(model: type[BaseModel], given: dict[str, Any], where: str) -> list[str]:
-    """Checks one of the project's own models as the application will do it, and unknown keys even
-    if it lets them pass."""
+    """Check values as one of the project's own models, and that it knows every key."""
     problems = _walk(model, given, where)
     try:
         model.model_validate(given)
@@ -264,7 +258,7 @@ class CheckConfig(JobSettings):
 
 
 def run(settings: CheckConfig) -> dict[str, Any]:
-    """Raises ConfigError with a line for every problem."""
+    """Raise ConfigError with a line for every problem."""
     problems = [
         f"{path}: {problem}" for path in settings.files for problem in check(path, settings.build)
     ]

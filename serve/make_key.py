@@ -9,8 +9,9 @@ import yaml
 from pydantic import Field, ValidationError
 
 from seqvis.cli.job import JobSettings, leave, run_job
+from seqvis.config import explain
 from seqvis.errors import ConfigError
-from serve.common.keys import KeyHolder, KeyScope, explain, sha256_of
+from serve.common.keys import KeyHolder, KeyScope, sha256_of
 
 
 class MakeKey(JobSettings):
@@ -29,7 +30,7 @@ class MakeKey(JobSettings):
 
 
 def run(settings: MakeKey) -> dict[str, Any]:
-    """Returns the key, its hash, and the entry to paste."""
+    """Return the key, and the entry to paste into the file of keys."""
     key = f"sv_{secrets.token_urlsafe(32)}"
     try:
         holder = KeyHolder(
@@ -38,7 +39,7 @@ def run(settings: MakeKey) -> dict[str, Any]:
             **settings.model_dump(exclude={"scope"}),
         )
     except ValidationError as error:
-        raise ConfigError("\n".join(f"--{one}" for one in explain(error, KeyHolder))) from error
+        raise ConfigError("\n".join(explain(error, KeyHolder))) from error
     entry = {"name": holder.name, "sha256": sha256_of(key)} | holder.model_dump(
         exclude_defaults=True, exclude={"name", "sha256"}
     )

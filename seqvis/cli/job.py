@@ -88,7 +88,7 @@ class JobSettings(BaseSettings):
         try:
             settings = cls(**{key: values[key] for key in values if key not in reserved})
         except ValidationError as error:
-            problems += [explain(detail, cls) for detail in error.errors()]
+            problems += explain(error, cls)
         if problems:
             raise ConfigError("\n".join(problems))
         return settings

@@ -12,34 +12,34 @@ import requests
 from seqvis.ray_internals import head_delete, head_get, head_put
 
 _KEY = "draining"
-_PAUSE = 0.1  # seconds between two looks
+_PAUSE = 0.1  # seconds between two questions
 _LAST_BYTES = 0.5  # seconds for what a gateway has answered to pass the proxy
-_NOBODY = 2.0  # seconds without an answer of a gateway, after which none is taken to be there
+_NOBODY = 2.0  # seconds without an answer after which there is no gateway
 
 
-def announce(ends: bool) -> None:
-    """Lets all gateways know that the server ends, or that it does not."""
-    if ends:
+def announce(stopping: bool) -> None:
+    """Tell all gateways whether the server is being stopped."""
+    if stopping:
         head_put(_KEY, "1")
     else:
         head_delete(_KEY)
 
 
 def announced() -> bool:
-    """Whether the server ends."""
+    """Tell whether the server is being stopped."""
     return head_get(_KEY) is not None
 
 
 def drain(address: str, seconds: float) -> bool:
-    """Refuses what is new and waits for what is under way; whether all of it ended in time.
+    """Refuse new requests and wait for those under way; return whether all ended in time.
 
-    Nothing is under way where no gateway is, as when a server is stopped while it starts.
+    Without a gateway, as when a server is stopped while it starts, nothing is under way.
     """
     announce(True)
     until = time.monotonic() + seconds
     heard = time.monotonic()
     client = requests.Session()
-    client.trust_env = False  # a proxy of the environment has no way to here
+    client.trust_env = False  # the environment's proxy cannot reach this server
     while time.monotonic() < min(until, heard + _NOBODY):
         code, under_way = _state(client, address)
         if (code, under_way) == ("draining", 0):
@@ -52,7 +52,7 @@ def drain(address: str, seconds: float) -> bool:
 
 
 def _state(client: requests.Session, address: str) -> tuple[str, int]:
-    """The code of the server's refusal, and how many requests are under way if it drains."""
+    """Return the code of the server's refusal, and how many requests are under way."""
     try:
         answer = client.get(f"{address}/readyz", timeout=_NOBODY)
         if answer.ok:

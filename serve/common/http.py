@@ -1,8 +1,5 @@
 """Errors in the form that the interface shows, and a request's body, bounded while it arrives.
 
-An error has one word for programs and a sentence for people. Anything unforeseen becomes a 500 that
-shows only the request's id, by which the traceback is found in the log.
-
 `Body` wraps ASGI's `receive` and raises ApiError for a body that is too long (413), that arrives
 too slowly (408), or that is one of too many in transit (503). The body of a refused request is read
 as well, and discarded: closing a connection with unread bytes resets it, and a client that is still
@@ -37,9 +34,9 @@ from seqvis.errors import (
 
 REQUEST_ID = "x-request-id"
 ANSWERED = "x-seqvis-gateway"
-"""Marks what the gateway itself answered; the proxy's middleware takes it off."""
+"""Header that marks what the gateway itself answered; the proxy removes it."""
 
-_MOST_FIELDS = 100  # of a collection, named where a filter asks for one that is not there
+_MOST_FIELDS = 100  # of a collection, listed where a filter asks for an unknown one
 
 _CODES = {
     400: "bad_request",
@@ -57,7 +54,11 @@ _CODES = {
 
 
 class ApiError(Exception):
-    """An error with its HTTP status; `more` is added to what the client sees."""
+    """An error with its HTTP status and one word for programs.
+
+    `more` is added to what the client sees. With status 500 that is only the request's id, by which
+    the traceback is found in the log.
+    """
 
     def __init__(
         self,
@@ -75,51 +76,51 @@ class ApiError(Exception):
 
 
 class UnavailableError(SeqvisError):
-    """A part of the system does not answer at the moment."""
+    """A deployment, or the disk, does not answer at the moment."""
+
+
+_PLAIN: tuple[tuple[type[Exception], int, str, float | None], ...] = (
+    (SearchTimeoutError, 503, "overloaded", 2.0),
+    (UnavailableError, 503, "unavailable", 2.0),
+    (QueryError, 422, "bad_query", None),
+    (DataError, 422, "invalid", None),
+    (ArtifactError, 422, "bad_artifact", None),
+    (ConfigError, 422, "bad_artifact", None),
+)
+"""Errors whose message is all that a client sees: status, code, seconds until it may try again."""
 
 
 def as_api_error(error: BaseException) -> ApiError:
-    """What a client is told of an error of the library."""
+    """Return what a client sees of an error of the library."""
     if isinstance(error, ApiError):
         return error
+    message = str(error)
     if isinstance(error, BusyError):
-        return ApiError(503, str(error), "overloaded", retry_after=error.retry_after)
-    if isinstance(error, SearchTimeoutError):
-        return ApiError(503, str(error), "overloaded", retry_after=2.0)
-    if isinstance(error, UnavailableError):
-        return ApiError(503, str(error), "unavailable", retry_after=2.0)
+        return ApiError(503, message, "overloaded", retry_after=error.retry_after)
     if isinstance(error, UnknownWordError):
-        return ApiError(
-            422,
-            str(error),
-            "unknown_word",
-            word=error.word,
-            suggestions=list(error.suggestions),
-        )
+        suggestions = list(error.suggestions)
+        return ApiError(422, message, "unknown_word", word=error.word, suggestions=suggestions)
     if isinstance(error, UnknownFieldError):
         return ApiError(
             422,
-            str(error),
+            message,
             "unknown_field",
             field=error.missing[0],
             fields=list(error.fields[:_MOST_FIELDS]),
             suggestions=list(error.suggestions),
         )
     if isinstance(error, BadPictureError):
-        return ApiError(422, str(error), "bad_picture", reason=error.reason)
-    if isinstance(error, QueryError):
-        return ApiError(422, str(error), "bad_query")
-    if isinstance(error, DataError):
-        return ApiError(422, str(error), "invalid")
-    if isinstance(error, ArtifactError | ConfigError):
-        return ApiError(422, str(error), "bad_artifact")
+        return ApiError(422, message, "bad_picture", reason=error.reason)
     if isinstance(error, StorageError):
         return ApiError(503, "the disk does not take changes now", "unavailable", retry_after=5.0)
+    for kind, status, code, retry_after in _PLAIN:
+        if isinstance(error, kind):
+            return ApiError(status, message, code, retry_after)
     return ApiError(500, "something is wrong here; the log says what, by the request's id")
 
 
 def response(error: ApiError, request_id: str) -> Response:
-    """The answer that a client gets."""
+    """Return the answer for an error."""
     content = {
         "error": {
             "code": error.code if error.status != 500 else "internal",
@@ -135,38 +136,21 @@ def response(error: ApiError, request_id: str) -> Response:
         headers["connection"] = "close"  # the rest of the body would be read as a request
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
-    # Of a lone surrogate, which a client may have sent, the escape is left, as JSON writes it.
+    # A lone surrogate, which a client may have sent, stays the escape that JSON writes for it.
     body = json.dumps(content, ensure_ascii=False).encode(errors="backslashreplace")
     return Response(body, error.status, headers, media_type="application/json")
 
 
-_LINGER = 10.0  # seconds in which a client may end what it sends in vain
-_GRACE = 10.0  # seconds that any body may take, and the time for what has come is added:
+_LINGER = 10.0  # seconds in which the body of a refused request is read
+_GRACE = 10.0  # seconds that any body may take, besides its bytes at the slowest speed
 _SLOWEST = 32 << 10  # bytes a second
 
 
-class Places:
-    """Counts concurrent operations, up to a limit."""
-
-    def __init__(self, most: int):
-        self._free = most
-
-    def take(self) -> bool:
-        """Takes a place, if one is free."""
-        if self._free <= 0:
-            return False
-        self._free -= 1
-        return True
-
-    def leave(self) -> None:
-        self._free += 1
-
-
 class Bodies:
-    """The bodies that a process is receiving, both those it needs and those it discards."""
+    """Free places for bodies that a process receives, and as many for those it discards."""
 
     def __init__(self, most: int):
-        self.wanted, self.refused = Places(most), Places(most)
+        self.wanted = self.discarded = most
 
 
 class Body:
@@ -184,12 +168,12 @@ class Body:
         self._kept_back = "expect" in headers  # the client sends nothing until it is read
 
     def check_length(self) -> None:
-        """Raises ApiError (413) if the headers say that it is too long."""
+        """Raise ApiError (413) if the headers say that it is too long."""
         if not self._length.isdigit() or int(self._length) > self._most:
             raise self._too_large()
 
     async def __call__(self) -> Message:
-        """The next message. Raises ApiError: 413 once it is too long, 408 or 503 as said above."""
+        """Return the next message, as ASGI does. Raises ApiError: 413, 408 or 503."""
         message = await self._next()
         self._read += len(message.get("body", b""))
         if self._read > self._most:
@@ -197,28 +181,29 @@ class Body:
         if not self._more:
             self.close()
         elif not self._has_place:  # most bodies come whole, in one message
-            self._has_place = self._bodies.wanted.take()
-            if not self._has_place:
+            if self._bodies.wanted <= 0:
                 raise ApiError(503, "too many uploads are under way", "overloaded", retry_after=2.0)
+            self._bodies.wanted -= 1
+            self._has_place = True
         return message
 
     async def discard(self) -> None:
-        """Reads what is left, for some seconds at most."""
+        """Read what is left, for some seconds at most."""
         self.close()
-        if self._kept_back or not self._more or not self._bodies.refused.take():
+        if self._kept_back or not self._more or self._bodies.discarded <= 0:
             return
+        self._bodies.discarded -= 1
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_LINGER):
                     while self._more:
                         self._note(await self._receive())
         finally:
-            self._bodies.refused.leave()
+            self._bodies.discarded += 1
 
     def close(self) -> None:
-        """Lets another body come."""
-        if self._has_place:
-            self._bodies.wanted.leave()
+        """Let another body come."""
+        self._bodies.wanted += self._has_place
         self._has_place = False
 
     async def _next(self) -> Message:

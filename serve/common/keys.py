@@ -1,10 +1,5 @@
-"""API keys: who may call, how often, and the rule for calls without a key.
+"""API keys: who may call, how often, and the rule for calls without a key."""
 
-From a file of keys and a request's headers, given as plain strings, this module finds the key's
-holder, the seconds to wait, or the reason of a refusal. The gateway turns these into HTTP answers.
-"""
-
-import difflib
 import hashlib
 import hmac
 import ipaddress
@@ -12,20 +7,16 @@ import math
 import re
 import time
 from collections.abc import Iterable, Sequence
-from threading import Lock
 from typing import Any, Literal, get_args
 
-import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 
-from seqvis import encodings
-from seqvis.config import Settings
-from seqvis.errors import ConfigError, SeqvisError
-from seqvis.storage import locate
+from seqvis.config import Settings, explain, load_yaml
+from seqvis.errors import ConfigError
 
 KeyScope = Literal["translate", "search", "write", "admin"]
 SCOPES: tuple[KeyScope, ...] = get_args(KeyScope)
-LONGEST_KEY = 512  # characters of a presented key; what is longer is not hashed
+LONGEST_KEY = 512  # characters of a presented key; a longer one is not hashed
 _LOCAL_HOST = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(?::([0-9]{1,5}))?")
 _SHA256_OF_NOTHING = hashlib.sha256(b"").hexdigest()
 
@@ -73,13 +64,13 @@ class Keys:
 
     @classmethod
     def load(cls, path: str, legacy: bool = False) -> "Keys":
-        """Reads a YAML or JSON list of entries from a path or URI.
+        """Read a YAML or JSON list of entries from a path or URI.
 
         `legacy`: accept entries without scopes, as they were written before there were any. They
         allow all but `admin`, and that too with `admin: true`. Raises ConfigError with one line
         for every problem in the file.
         """
-        entries = read_yaml_strictly(path)
+        entries = load_yaml(path)
         if not isinstance(entries, list) or not entries:
             raise ConfigError(
                 f"{path}: needs a list with at least one key; "
@@ -96,7 +87,7 @@ class Keys:
             try:
                 holders.append(KeyHolder.model_validate(entry))
             except ValidationError as error:
-                problems += [f"{where}: {one}" for one in explain(error, KeyHolder)]
+                problems += [f"{where}: {line}" for line in explain(error, KeyHolder, flags=False)]
         problems += [
             f"{path}: {what} of {name} is given to another entry too"
             for what, values in (
@@ -111,23 +102,20 @@ class Keys:
         return cls(holders)
 
     def check(self, presented: str | None) -> KeyHolder | None:
-        """The holder of the presented key, or None if nobody holds it.
+        """Return the holder of the presented key, or None if nobody holds it.
 
-        Takes as long for a right key as for a wrong one: every entry is compared, each in
+        This takes as long for a right key as for a wrong one: every entry is compared, each in
         constant time.
         """
         if not presented or len(presented) > LONGEST_KEY:
             return None
         digest = sha256_of(presented)
-        found = None
-        for holder in self.holders:
-            if hmac.compare_digest(digest, holder.sha256):
-                found = holder
-        return found
+        matches = [holder for holder in self.holders if hmac.compare_digest(digest, holder.sha256)]
+        return matches[0] if matches else None
 
 
 def _with_scopes(entry: dict[str, Any]) -> dict[str, Any]:
-    """An entry from before there were scopes, as it is written now with the same meaning."""
+    """Return an entry without scopes as it is written now, with the same meaning."""
     scopes = SCOPES if entry.get("admin") is True else tuple(s for s in SCOPES if s != "admin")
     return {**{key: entry[key] for key in entry if key != "admin"}, "scopes": scopes}
 
@@ -143,12 +131,12 @@ def _explain_legacy(upgraded: dict[str, Any]) -> str:
 
 
 def sha256_of(key: str) -> str:
-    """SHA-256 of a key, in hexadecimal."""
+    """Return the SHA-256 of a key, in hexadecimal."""
     return hashlib.sha256(key.encode("utf-8", errors="surrogatepass")).hexdigest()
 
 
 def presented_key(authorization: str | None, api_key: str | None) -> str | None:
-    """The key in the headers `Authorization: Bearer KEY` or, without that, `X-API-Key: KEY`."""
+    """Return the key of `Authorization: Bearer KEY` or, without that, of `X-API-Key: KEY`."""
     scheme, _, rest = (authorization or "").strip().partition(" ")
     if scheme.lower() == "bearer" and rest.strip():
         return rest.strip()
@@ -156,36 +144,27 @@ def presented_key(authorization: str | None, api_key: str | None) -> str | None:
 
 
 class RateLimiter:
-    """A token bucket for each key that has a limit; safe to use from several threads.
+    """A token bucket for each key that has a limit. Use it from a single thread.
 
     Each replica of the gateway counts for itself and grants an equal share: the limit divided by
     `replicas`. Serve spreads requests about evenly, so the shares add up to the limit; a client
-    whose requests all reach one of several replicas gets only that replica's share. Call
-    `share_among` when the number of replicas changes.
+    whose requests all reach one of several replicas gets only that replica's share.
     """
 
     def __init__(self, holders: Iterable[KeyHolder], replicas: int = 1):
-        self._limits = {one.name: one for one in holders if one.requests_per_minute is not None}
+        self._limits = {holder.name: holder for holder in holders if holder.requests_per_minute}
         self._buckets: dict[str, tuple[float, float]] = {}  # name -> (tokens, at that time)
-        self._lock = Lock()
-        self.share_among(replicas)
-
-    def share_among(self, replicas: int) -> None:
-        """From now on this replica grants one part in `replicas` of every limit."""
-        if replicas < 1:
-            raise ValueError(f"replicas must be at least 1, not {replicas}")
-        with self._lock:
-            self._replicas = replicas
+        self._replicas = replicas
 
     def take(
         self, name: str, cost: float = 1.0, now: float | None = None, paid: float = 0.0
     ) -> float:
-        """Takes `cost` requests from the key's bucket; 0.0 if granted, else seconds to wait.
+        """Take `cost` requests from the key's bucket; return 0.0, or the seconds to wait for them.
 
-        A refusal takes nothing. Of the cost `paid` was taken before, and the wait is for one that
-        is paid anew, all of it. A cost above what the bucket can hold is granted when the bucket
-        is full, and the next requests wait until that debt is paid. A name without a limit is
-        always granted. `now` (monotonic seconds) is for tests.
+        A refusal takes nothing. `paid` of the cost were taken before; the wait is for the whole
+        cost. A cost above what the bucket can hold is granted when the bucket is full, and the
+        next requests wait until that debt is paid. A name without a limit is always granted.
+        `now` (monotonic seconds) is for tests.
         """
         if not (cost >= 0 and math.isfinite(cost)):
             raise ValueError(f"cost must be zero or more, not {cost}")
@@ -193,16 +172,15 @@ class RateLimiter:
         if limit is None or limit.requests_per_minute is None:
             return 0.0
         moment = time.monotonic() if now is None else now
-        with self._lock:
-            rate = limit.requests_per_minute / 60 / self._replicas
-            capacity = max(1.0, (limit.burst or limit.requests_per_minute) / self._replicas)
-            tokens, since = self._buckets.get(name, (capacity, moment))
-            tokens = min(capacity, tokens + rate * max(0.0, moment - since))
-            missing = min(cost, capacity) - tokens
-            granted = missing <= paid + 1e-9  # rounding must not make a client wait a nanosecond
-            left = tokens + paid - cost if granted else tokens
-            self._buckets[name] = (left, max(moment, since))
-            return 0.0 if granted else missing / rate
+        rate = limit.requests_per_minute / 60 / self._replicas
+        capacity = max(1.0, (limit.burst or limit.requests_per_minute) / self._replicas)
+        tokens, since = self._buckets.get(name, (capacity, moment))
+        tokens = min(capacity, tokens + rate * max(0.0, moment - since))
+        missing = min(cost, capacity) - tokens
+        granted = missing <= paid + 1e-9  # rounding must not make a client wait a nanosecond
+        left = tokens + paid - cost if granted else tokens
+        self._buckets[name] = (left, max(moment, since))
+        return 0.0 if granted else missing / rate
 
 
 def check_local(
@@ -213,24 +191,24 @@ def check_local(
     *,
     forwarded: bool = False,
 ) -> str | None:
-    """Why a request without a key is refused where no keys are set, or None if it may pass.
+    """Return why a request is refused where no keys are set, or None if it may pass.
 
-    client_host: the peer's address. It must be loopback, also as IPv6 or as IPv4 inside IPv6.
-    host_header: must name this machine: a page of a name that an attacker lets point to 127.0.0.1
-        (DNS rebinding) sends that name.
-    origin: of the page that asks; browsers send it with every request that could change
-        something. It must be the very scheme, host and port that are asked.
-    fetch_site: the header Sec-Fetch-Site, which browsers send with every request: for pictures,
-        scripts and links too. Another port of this machine is another site too.
-    forwarded: whether a proxy's header (X-Forwarded-For, Forwarded, Via, X-Real-IP) is there: the
-        peer is then the proxy, and says nothing of who asks.
+    Args:
+        client_host: the peer's address. It must be loopback, also as IPv6 or as IPv4 inside IPv6.
+        host_header: must name this machine: a page of a name that an attacker lets point to
+            127.0.0.1 (DNS rebinding) sends that name.
+        origin: of the page that asks; browsers send it with every request that could change
+            something. Scheme, host and port must be those of the request.
+        fetch_site: the header Sec-Fetch-Site, which browsers send with every request, also for
+            pictures, scripts and links. Another port of this machine is another site.
+        forwarded: whether a proxy's header (X-Forwarded-For, Forwarded, Via, X-Real-IP) is there,
+            so that the peer's address is not the caller's.
     """
     if forwarded:
         return "requests through a proxy need an API key"
     if not client_host or not _is_loopback(client_host):
         return "without API keys only this machine may ask"
-    # A loopback address is not enough: a page from anywhere, open in a browser on this machine,
-    # calls from loopback too.
+    # A loopback address is not enough: any page in a browser on this machine calls from loopback.
     authority = _LOCAL_HOST.fullmatch((host_header or "").lower())
     if authority is None:
         return "the Host header must be localhost, 127.0.0.1 or [::1]"
@@ -245,22 +223,14 @@ def check_local(
     return None
 
 
-def keys_for(
-    path: str | None, host: str, *, legacy: bool = False, behind_proxy: bool = False
-) -> Keys | None:
-    """The keys a server on `host` must ask for; None means local mode, without keys.
+def keys_for(path: str | None, host: str, *, legacy: bool = False) -> Keys | None:
+    """Return the keys that a server on `host` accepts; None means local mode, without keys.
 
     Raises ConfigError if the server could be reached from elsewhere and there is no file of keys.
-    `legacy`: as in `Keys.load`. `behind_proxy`: another process takes the connections and may
-    listen elsewhere than on `host`; every client then looks as if it were on this machine.
+    `legacy`: as in `Keys.load`.
     """
     if path is not None:
         return Keys.load(path, legacy)
-    if behind_proxy:
-        raise ConfigError(
-            "keys: a server behind a proxy cannot tell this machine from others, so it needs a "
-            "file of API keys; python -m serve.make_key makes an entry"
-        )
     if host.lower() != "localhost" and not _is_loopback(host.strip("[]")):
         raise ConfigError(
             f"keys: a server on {host or 'all interfaces'} can be reached from elsewhere, so it "
@@ -280,46 +250,5 @@ def _is_loopback(address: str) -> bool:
 
 
 def _host_and_port(match: re.Match[str] | None) -> tuple[str, int] | None:
-    """Of the plain HTTP that local mode speaks, so no port means 80."""
+    """Return what an address of plain HTTP, where no port means 80, refers to."""
     return match and (match[1], int(match[2] or 80))
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """Refuses a key that occurs twice in a mapping; YAML itself silently keeps the last one."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
-            if key is not None and key != "<<" and key in seen:
-                line = key_node.start_mark.line + 1
-                raise yaml.YAMLError(f"line {line}: the key {key} stands twice")
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-def read_yaml_strictly(path: str) -> Any:
-    """The content of a YAML or JSON file. ConfigError if unreadable or if a key stands twice."""
-    try:
-        return yaml.load(encodings.decode(locate(path).read_bytes(), path), _StrictLoader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML ({error})") from error
-    except (SeqvisError, OSError) as error:
-        reason = str(error).removeprefix(f"{path}: ")
-        raise ConfigError(f"{path}: cannot be read ({reason})") from error
-
-
-def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
-    """One line for each problem: the path of the key, and what is wrong with it."""
-    return [_explain_one(detail, model) for detail in error.errors()]
-
-
-def _explain_one(detail: Any, model: type[BaseModel]) -> str:
-    path = ".".join(map(str, detail["loc"]))
-    if detail["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(detail["loc"][-1]), list(model.model_fields), n=1)
-        return f"{path}: no such key" + (f", did you mean {near[0]}?" if near else "")
-    if detail["type"] == "missing":
-        return f"{path}: is needed"
-    message = str(detail["msg"]).removeprefix("Value error, ")
-    return f"{path}: {message[:1].lower()}{message[1:]}" if path else message

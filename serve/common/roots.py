@@ -1,8 +1,6 @@
 """The directories and prefixes from which the API may load models.
 
-`Roots.check` takes a path or URI as a client wrote it, and raises ApiError with what the operator
-can do if it is not allowed. Nothing is opened or contacted. Links of local paths are followed
-before they are compared.
+Nothing is opened or contacted. Links of local paths are followed before they are compared.
 """
 
 import os
@@ -26,17 +24,17 @@ class Place:
         return "/".join((self.store, *self.parts)) if self.store else str(Path(*self.parts))
 
     def holds(self, other: "Place") -> bool:
-        """Whether `other` is this place or lies inside."""
+        """Tell whether `other` is this place or lies inside."""
         return self.store == other.store and other.parts[: len(self.parts)] == self.parts
 
     def above(self) -> "Place":
-        """The directory around this place; the place itself if that would be the whole disk."""
+        """Return the directory around this place, unless that would be the whole disk."""
         least = 0 if self.store else 2
         return Place(self.store, self.parts[:-1]) if len(self.parts) > least else self
 
 
 def place_of(path: str) -> Place:
-    """The place that a path or URI names. Raises ValueError if a URI names more than a place."""
+    """Return what a path or URI names. Raises ValueError if a URI names more than a place."""
     if has_control_characters(path) or path != path.strip():
         raise ValueError("has control characters, or blanks at an end")
     if "://" not in path:
@@ -67,13 +65,15 @@ class Roots:
     """The places from which models may be loaded."""
 
     def __init__(self, configured: Sequence[str] = ()):
-        self._configured = tuple(place_of(one) for one in configured)
+        self._configured = tuple(place_of(root) for root in configured)
 
     def check(self, name: str, path: str, served: Iterable[str]) -> None:
-        """Raises ApiError if the version `name` may not be loaded from `path`.
+        """Raise ApiError, which says what the operator can do, if `path` is not allowed.
 
-        served: what the operator made live; if no roots are configured, models may come from the
-            directories around these.
+        Args:
+            name: of the version.
+            served: what the operator made live; if no roots are configured, models may come from
+                the directories around these.
         """
         try:
             place = place_of(path)

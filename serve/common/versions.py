@@ -9,7 +9,6 @@ request waits for a model to load.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
 
 from pydantic import Field
 
@@ -49,20 +48,8 @@ def version_key(version: Version) -> str:
     return f"{version.name}={version.path}"
 
 
-class Store(Protocol):
-    """A store of the live versions that all replicas can read."""
-
-    def read(self, application: Application) -> LiveVersions | None: ...
-
-    def write(self, application: Application, live: LiveVersions) -> None: ...
-
-    def draining(self) -> bool:
-        """Tell whether the server is being stopped."""
-        ...
-
-
-class HeadStore:
-    """The key-value store of the Ray cluster's head node: it lives as long as the cluster."""
+class Store:
+    """The live versions in the store of Ray's head node, which lives as long as the cluster."""
 
     def read(self, application: Application) -> LiveVersions | None:
         stored = head_get(application)
@@ -72,6 +59,7 @@ class HeadStore:
         head_put(application, live.model_dump_json())
 
     def draining(self) -> bool:
+        """Tell whether the server is being stopped."""
         return draining.announced()
 
 

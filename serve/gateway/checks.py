@@ -1,49 +1,166 @@
-"""Checks that a request's types cannot express: configured limits, pictures, filters in forms."""
+"""Bounds on requests that their types cannot express: of JSON, forms, texts, pictures, filters.
+
+What is out of bounds raises ApiError (422) before anything is sent to a replica.
+"""
 
 import json
+import math
+import re
 import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, NoReturn
 from urllib.parse import unquote_to_bytes
 
 from fastapi import Request, UploadFile
+from fastapi.routing import APIRoute
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import FormData
+from starlette.responses import Response
 
 from seqvis.collection.items import check_ids, encode_metadata
 from seqvis.decoding.cost import Cost, cost_of, count_words
 from seqvis.errors import DataError
 from serve.common.http import ApiError
 from serve.common.settings import Limits
+from serve.gateway.access import ScopedRoute
 from serve.gateway.schema import TranslateRequest
-from serve.gateway.values import read_json
 
+DEPTH = 32
+VALUES = 2000
+FIELD_CHARACTERS = 20_000
+FIELDS = 100
 FILTER_FIELDS, FILTER_VALUES, FILTER_BYTES = 16, 100, 8 << 10
 
 _STREAM_TIMES = 100  # texts and work of a stream, as a multiple of those of one answer
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
-def most_cost(asked: TranslateRequest, limits: Limits) -> Cost:
-    """What a request to translate may cost."""
-    times = _STREAM_TIMES if asked.stream else 1
-    return Cost(limits.work * times, limits.attention * times if asked.attention else sys.maxsize)
+def read_json(name: str, content: bytes, most: int = VALUES) -> Any:
+    """Return the value of a JSON text, which messages call `name`.
 
-
-def check_texts(texts: list[str], asked: TranslateRequest, limits: Limits) -> Cost:
-    """About what it costs to translate the texts. Raises ApiError (422) for more than is allowed.
-
-    Words are counted only as far as is allowed, so the longest request is refused in milliseconds.
+    Raises ApiError (422) for more than `most` values, nesting deeper than DEPTH, half a surrogate
+    pair, numbers that are not finite, and names that are given twice in one object.
     """
-    most = limits.texts * (_STREAM_TIMES if asked.stream else 1)
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ApiError(422, f"{name}: is not JSON in UTF-8") from None
+    # Before parsing, since millions of values would take a second and a gigabyte.
+    _check_size(name, content, most)
+
+    def refuse(problem: str) -> NoReturn:
+        raise ApiError(422, f"{name}: {problem}")
+
+    def mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        # Two programs that read a name given twice would not agree on its value.
+        if len(values := dict(pairs)) < len(pairs):
+            refuse("an object has a name twice")
+        return values
+
+    def number(digits: str) -> float:
+        if not math.isfinite(value := float(digits)):
+            refuse("a number is not finite")
+        return value
+
+    try:
+        value = json.loads(
+            text, object_pairs_hook=mapping, parse_float=number, parse_constant=number
+        )
+    except ValueError as error:
+        raise ApiError(422, f"{name}: is not JSON ({error})") from None
+    if "\\u" in text:
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            refuse("a text has half of a surrogate pair, which is no character")
+    return value
+
+
+def _check_size(name: str, content: bytes, most: int) -> None:
+    """Raise ApiError (422) for too many values, or too deep ones.
+
+    Every value but the outermost follows a comma or an opening bracket, so an empty list or object
+    counts twice.
+    """
+    rest, strings = _STRING.subn(b"", content, count=2 * most)
+    values = 1 + rest.count(b",") + rest.count(b"[") + rest.count(b"{")
+    if strings == 2 * most or values > most:
+        raise ApiError(422, f"{name}: has more than {most:,} values")
+    depth = 0
+    for bracket in rest.translate(None, _NO_BRACKETS):
+        depth += 1 if bracket in b"[{" else -1
+        if depth > DEPTH:
+            raise ApiError(422, f"{name}: lists and objects are nested deeper than {DEPTH}")
+
+
+class _BoundedRequest(Request):
+    """A request whose body is read by `read_json`, and whose form fields are bounded."""
+
+    def __init__(self, request: Request, most_values: int):
+        super().__init__(request.scope, request.receive)
+        self._most_values = most_values
+
+    async def json(self) -> Any:
+        return read_json("the body", await self.body(), self._most_values)
+
+    async def form(self, **_: Any) -> FormData:  # type: ignore[override]
+        """Raise ApiError (422) for a field that is too long, or a form that is not in UTF-8.
+
+        Some of Python's encodings take minutes for a megabyte, so a client cannot choose one.
+        """
+        options = parse_options_header(self.headers.get("content-type"))[1]
+        if options.get(b"charset", b"utf-8").lower() != b"utf-8":
+            raise ApiError(422, "a form must be in UTF-8")
+        form = await super().form(max_fields=FIELDS, max_files=10, max_part_size=1 << 30)
+        for name, value in form.multi_items():
+            if isinstance(value, str) and len(value) > FIELD_CHARACTERS:
+                await form.close()
+                raise ApiError(
+                    422,
+                    f"{name[:100]}: has {len(value):,} characters; {FIELD_CHARACTERS:,} at most",
+                )
+        return form
+
+
+def bounded_route(most_values: int = VALUES) -> type[APIRoute]:
+    """Return the class of routes that need a scope and read requests within bounds."""
+
+    class BoundedRoute(ScopedRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            handle = super().get_route_handler()
+
+            async def bounded(request: Request) -> Response:
+                return await handle(_BoundedRequest(request, most_values))
+
+            return bounded
+
+    return BoundedRoute
+
+
+def most_cost(request: TranslateRequest, limits: Limits) -> Cost:
+    """Return what a request to translate may cost."""
+    times = _STREAM_TIMES if request.stream else 1
+    return Cost(limits.work * times, limits.attention * times if request.attention else sys.maxsize)
+
+
+def check_texts(texts: list[str], request: TranslateRequest, limits: Limits) -> Cost:
+    """Return about what translating the texts costs. Raises ApiError (422) if that is too much.
+
+    Words are counted only up to the limit, so the longest request is refused in milliseconds.
+    """
+    most = limits.texts * (_STREAM_TIMES if request.stream else 1)
     if len(texts) > most:
         raise ApiError(422, f"{len(texts):,} texts; {most:,} at most can be translated at once")
     if any(len(text) > limits.characters for text in texts):
         raise ApiError(422, f"a text may have {limits.characters:,} characters at most")
-    if asked.beam > limits.beam:
-        raise ApiError(422, f"beam is {asked.beam}; at most {limits.beam} is allowed here")
-    if asked.n_best > asked.beam:
-        raise ApiError(422, f"n_best is {asked.n_best}, which needs a beam of at least as many")
-    if asked.partial and not asked.stream:
+    if request.beam > limits.beam:
+        raise ApiError(422, f"beam is {request.beam}; at most {limits.beam} is allowed here")
+    if request.n_best > request.beam:
+        raise ApiError(422, f"n_best is {request.n_best}, which needs a beam of at least as many")
+    if request.partial and not request.stream:
         raise ApiError(422, "partial needs stream")
-    cost, allowed = Cost(), most_cost(asked, limits)
+    cost, allowed = Cost(), most_cost(request, limits)
     for number, text in enumerate(texts, start=1):
         words = count_words(text)
         if words > limits.words:
@@ -52,7 +169,7 @@ def check_texts(texts: list[str], asked: TranslateRequest, limits: Limits) -> Co
                 f"text {number:,} has {words:,} words and marks; {limits.words:,} at most can be "
                 "translated at once: send its sentences singly",
             )
-        cost += cost_of(words + 1, asked.beam, asked.n_best)
+        cost += cost_of(words + 1, request.beam, request.n_best)
         try:
             cost.check(allowed)
         except DataError as error:
@@ -61,18 +178,18 @@ def check_texts(texts: list[str], asked: TranslateRequest, limits: Limits) -> Co
 
 
 def check_k(k: int, limits: Limits) -> None:
-    """Raises ApiError (422) for more matches than are allowed."""
+    """Raise ApiError (422) for more matches than are allowed."""
     if k > limits.matches:
         raise ApiError(422, f"k is {k:,}; at most {limits.matches:,} is allowed here")
 
 
 def check_filter(where: Mapping[str, Any] | None) -> None:
-    """Raises ApiError (422) for a filter that is larger than searches are made for."""
+    """Raise ApiError (422) for a filter that is too large."""
     if where is None:
         return
     if len(where) > FILTER_FIELDS:
         raise ApiError(422, f"where: has {len(where):,} fields; {FILTER_FIELDS} at most")
-    values = sum(len(wanted) if isinstance(wanted, list) else 1 for wanted in where.values())
+    values = sum(len(value) if isinstance(value, list) else 1 for value in where.values())
     if values > FILTER_VALUES:
         raise ApiError(422, f"where: has {values:,} values; {FILTER_VALUES} at most")
     size = len(json.dumps(where, ensure_ascii=False).encode())
@@ -81,7 +198,7 @@ def check_filter(where: Mapping[str, Any] | None) -> None:
 
 
 def check_metadata(metadata: Mapping[str, Any], limits: Limits) -> None:
-    """Raises ApiError (422) for more than is allowed: it comes back with every match."""
+    """Raise ApiError (422) for too much metadata, since it comes back with every match."""
     size = len(encode_metadata("metadata", metadata))
     if size > limits.metadata_bytes:
         most = f"{limits.metadata_bytes:,}"
@@ -89,10 +206,10 @@ def check_metadata(metadata: Mapping[str, Any], limits: Limits) -> None:
 
 
 def given_id(request: Request, id: str) -> str:  # noqa: A002
-    """The picture's id, from the path or the query.
+    """Return the picture's id, from the path or the query. Raises DataError if it is no id.
 
-    Raises ApiError (422) if it is not UTF-8: Starlette replaces what it cannot decode, so that
-    another picture's id could be meant. Raises DataError if it is no id.
+    Raises ApiError (422) if it is not UTF-8: Starlette replaces what it cannot decode, so that it
+    would be another picture's id.
     """
     if "\ufffd" in id:
         raw = request.scope.get("raw_path", b"") + b"?" + request.scope["query_string"]
@@ -104,7 +221,7 @@ def given_id(request: Request, id: str) -> str:  # noqa: A002
 
 
 async def content_of(file: UploadFile, limits: Limits) -> bytes:
-    """The bytes of an uploaded picture. Raises ApiError (413) if there are too many."""
+    """Return the bytes of an uploaded picture. Raises ApiError (413) if there are too many."""
     content = await file.read(limits.image_bytes + 1)
     if len(content) > limits.image_bytes:
         raise ApiError(413, f"a picture may have {limits.image_bytes:,} bytes at most")
@@ -112,10 +229,10 @@ async def content_of(file: UploadFile, limits: Limits) -> bytes:
 
 
 def mapping_of(field: str, text: str | None) -> dict[str, Any] | None:
-    """A form's field of JSON. Raises ApiError (422) if it holds no names and values."""
+    """Return a form's field of JSON. Raises ApiError (422) if it is no object."""
     if not text:
         return None
-    found = read_json(field, text.encode())
-    if not isinstance(found, dict):
+    content = read_json(field, text.encode())
+    if not isinstance(content, dict):
         raise ApiError(422, f"{field}: is no object of names and values")
-    return found
+    return content

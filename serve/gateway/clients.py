@@ -71,12 +71,12 @@ class RemoteReplica:
         await self._call("try_version", version)
 
     async def _ask(self, method: str, *arguments: Any) -> Any:
-        """Raises what the method raises, BusyError, or UnavailableError if nothing answers."""
+        """Raise what the method raises, BusyError, or UnavailableError if nothing answers."""
         with self._place():
             return await self._call(method, *arguments)
 
     async def _stream(self, method: str, *arguments: Any) -> AsyncIterator[Any]:
-        """Yields what a generator yields. Nothing is repeated after the first item."""
+        """Yield what a generator yields. Nothing is repeated after the first item."""
         with self._place():
             async for item in self._items(method, *arguments):
                 yield item

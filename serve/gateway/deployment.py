@@ -1,8 +1,8 @@
 """The deployment Gateway: the HTTP front of the applications. It loads no model.
 
-`user_config` says which models are live (settings.GatewayUserConfig). A change to it is carried out
-like one made through the API: the models are loaded and tried, then switched. A model that cannot
-be used is logged and shown by GET /v1/models, and leaves everything as it was.
+A change of `user_config` (settings.GatewayUserConfig) is carried out like one made through the API:
+the models are loaded and tried, then switched. A model that cannot be used is logged and shown by
+GET /v1/models, and nothing changes.
 """
 
 import asyncio
@@ -13,16 +13,16 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from ray import serve
 
+from seqvis.config import explain
 from seqvis.errors import SeqvisError
 from seqvis.ray_internals import keep_replica_local, serve_logs_folder
 from serve.common.http import ApiError
-from serve.common.keys import explain, keys_for
+from serve.common.keys import keys_for
 from serve.common.metrics import GatewayMetrics
 from serve.common.roots import Roots
 from serve.common.settings import Application, GatewaySettings, GatewayUserConfig, Versions
-from serve.common.versions import HeadStore, change, refuse
-from serve.gateway import audit
-from serve.gateway.audit import changing_models
+from serve.common.versions import Store, change, refuse
+from serve.gateway.access import changing_models, write_audit_to
 from serve.gateway.clients import (
     RemoteEncoder,
     RemoteIndex,
@@ -52,7 +52,7 @@ class GatewayReplica:
         keep_replica_local()
         self._settings = settings
         replica = serve.get_replica_context().replica_id.unique_id
-        audit.write_to(serve_logs_folder() / f"audit_gateway_{replica}.log")
+        write_audit_to(serve_logs_folder() / f"audit_gateway_{replica}.log")
         self._keys = keys_for(settings.keys, settings.host, legacy=settings.legacy_keys)
         self._metrics = GatewayMetrics()
         most = settings.under_way
@@ -70,7 +70,7 @@ class GatewayReplica:
                 remote(RemoteWriter, "Writer", "search", most.writer),
                 lambda shard: remote(RemoteIndex, f"Index-{shard}", "search", most.index),
             )
-        self._store = HeadStore()
+        self._store = Store()
         self._live = LiveModels(self._store, translator, search, Roots(settings.model_roots))
         self._tasks: set[asyncio.Task[None]] = set()
         self._configured: dict[str, Any] = {}
@@ -93,7 +93,7 @@ class GatewayReplica:
         try:
             user_config = GatewayUserConfig.model_validate(config)
         except ValidationError as error:
-            reason = "; ".join(explain(error, GatewayUserConfig))
+            reason = "; ".join(explain(error, GatewayUserConfig, flags=False))
             _log.error(json.dumps({"user_config": "refused", "reason": reason}))
             return
         chosen: list[tuple[Application, Versions | None]] = [

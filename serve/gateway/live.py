@@ -91,13 +91,13 @@ class LiveModels:
         reports = await asyncio.gather(*(service.describe() for service in services))
         versions = []
         for version in live.versions:
-            metadata = [report["versions"].get(version_key(version)) for report in reports]
-            known = [values for values in metadata if values is not None]
-            about = {field: value for values in known for field, value in values.items()}
+            described = [report["versions"].get(version_key(version)) for report in reports]
+            loaded = [fields for fields in described if fields is not None]
+            about = {name: value for fields in loaded for name, value in fields.items()}
             if "items" in about:
-                about["items"] = sum(values["items"] for values in known)
+                about["items"] = sum(fields["items"] for fields in loaded)
             shown = {**version.model_dump(), "path": redacted(version.path)}
-            versions.append({**shown, "ready": len(known) == len(metadata), "about": about})
+            versions.append({**shown, "ready": len(loaded) == len(described), "about": about})
         refused = {
             redacted(key): redacted(reason)
             for report in reports

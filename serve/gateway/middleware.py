@@ -1,7 +1,6 @@
 """ASGI middleware: request IDs, authentication, rate limits and the access log; error handlers.
 
-It is plain ASGI, because every request pays for this code. The body limit is checked here as well
-as in the proxy, because the gateway can be reached directly.
+The body limit is checked here as well as in the proxy, because the gateway can be reached directly.
 """
 
 import asyncio
@@ -28,12 +27,12 @@ from serve.common.keys import SCOPES, Keys, KeyScope, RateLimiter, check_local, 
 
 _GOOD_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _OPEN = ("/healthz", "/readyz")  # for load balancers, which have no key
-_PAGES = ("/", "/docs")  # to which a link on another site may lead
+_PAGES = ("/", "/docs")  # other sites may link to them
 _STATIC = (*_PAGES, "/openapi.json")  # the page asks for the key itself
 _FILES = ("/page/", "/docs/files/")  # of these pages
 _FORWARDED = ("x-forwarded-for", "forwarded", "via", "x-real-ip")
-_TAKEN_WITHIN = 60.0  # seconds for a piece of an answer; who reads slower is given up
-_COME_AGAIN = 5.0  # seconds until another server may have taken the place of one that ends
+_TAKEN_WITHIN = 60.0  # seconds for a client to take a piece of an answer
+_RETRY_DRAINING = 5.0  # seconds until another server may have replaced one that is stopped
 _SECURITY = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
@@ -65,7 +64,7 @@ class RequestRecord:
 
 
 class RequestMiddleware:
-    """The ASGI middleware around the API."""
+    """The ASGI middleware around the API. It is plain ASGI, since every request pays for it."""
 
     def __init__(
         self,
@@ -118,34 +117,30 @@ class RequestMiddleware:
                 body.check_length()
                 await self._app(scope, body, send_marked)
             except Exception as error:
-                # Starlette raises what it has answered with 500 once more, for the server to see.
+                # Starlette raises what it has answered with 500 again, for the server to see.
                 if not status:
                     await refuse(scope, error, request_id)(scope, receive, send_marked)
         finally:
             body.close()
-            self._under_way -= "taken" in scope["state"]
+            self._under_way -= "counted" in scope["state"]
             code = scope["state"].get("code")
             record = RequestRecord(_route(scope), status, time.perf_counter() - began, code)
             self._record(record)
             if self._access_log:
                 self._write_log(scope, record, request_id)
 
-    def _take(self, scope: Scope) -> None:
-        """Raises ApiError (503) once the server ends; it is alive until then, but not ready."""
-        if self._draining() and scope["path"] != "/healthz":
+    def _let_in(self, scope: Scope, headers: Headers) -> Caller:
+        path = scope["path"]
+        if self._draining() and path != "/healthz":  # it is alive, but not ready
             raise ApiError(
                 503,
                 "the server is being stopped",
                 "draining",
-                retry_after=_COME_AGAIN,
+                retry_after=_RETRY_DRAINING,
                 under_way=self._under_way,
             )
         self._under_way += 1
-        scope["state"]["taken"] = True
-
-    def _let_in(self, scope: Scope, headers: Headers) -> Caller:
-        self._take(scope)
-        path = scope["path"]
+        scope["state"]["counted"] = True
         if self._keys is None:
             client = scope.get("client")
             reason = check_local(
@@ -172,10 +167,10 @@ class RequestMiddleware:
         return Caller(holder.name, holder.scopes)
 
     def _pay(self, caller: Caller, cost: float) -> None:
-        """Counts a request that costs as much as `cost` ordinary ones, of which one is paid.
+        """Count a request that costs as much as `cost` ordinary ones, of which one is paid.
 
-        Raises ApiError (429) if its key has not as many left. A cost beyond all that a key may
-        have left is taken when that is all there, and the next requests wait for it.
+        Raises ApiError (429) if its key has fewer left. See `RateLimiter.take` for a cost above
+        all that a key can have left.
         """
         if self._limiter is None or cost <= 1:
             return
@@ -201,12 +196,12 @@ class RequestMiddleware:
 
 
 def refuse(scope: Scope, error: BaseException, request_id: str) -> Any:
-    """The answer for an error that a route raised; whatever is not foreseen goes to the log."""
-    told = as_api_error(error)
-    scope["state"]["code"] = told.code if told.status != 500 else "internal"
-    if told.status == 500:
+    """Return the answer for an error that a route raised, and log one that is a defect."""
+    shown = as_api_error(error)
+    scope["state"]["code"] = shown.code if shown.status != 500 else "internal"
+    if shown.status == 500:
         _log.error(json.dumps({"request_id": request_id, "error": repr(error)}), exc_info=error)
-    return response(told, request_id)
+    return response(shown, request_id)
 
 
 def _finish(message: Message, request_id: str) -> None:
@@ -219,13 +214,13 @@ def _finish(message: Message, request_id: str) -> None:
 
 
 def _route(scope: Scope) -> str:
-    """The route's pattern, so that metrics do not have a label for every id."""
+    """Return the route's pattern, so that metrics do not have a label for every id."""
     route = scope.get("route")
     return getattr(route, "path", None) or "unknown"
 
 
 def add_error_handlers(api: FastAPI) -> None:
-    """Puts every error into the one form."""
+    """Answer every error in the interface's form."""
 
     async def refused(request: Request, error: Exception) -> Response:
         answer: Response = refuse(request.scope, error, request.state.request_id)
@@ -234,14 +229,11 @@ def add_error_handlers(api: FastAPI) -> None:
     async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         problems = [
-            {"where": ".".join(str(part) for part in one["loc"]), "problem": one["msg"]}
-            for one in error.errors()
+            {"where": ".".join(map(str, detail["loc"])), "problem": detail["msg"]}
+            for detail in error.errors()
         ]
-        first = problems[0]
-        told = ApiError(
-            422, f"{first['where']}: {first['problem']}", "invalid", problems=problems[:20]
-        )
-        return await refused(request, told)
+        message = f"{problems[0]['where']}: {problems[0]['problem']}"
+        return await refused(request, ApiError(422, message, "invalid", problems=problems[:20]))
 
     async def by_status(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -251,6 +243,5 @@ def add_error_handlers(api: FastAPI) -> None:
 
     api.add_exception_handler(RequestValidationError, invalid)
     api.add_exception_handler(HTTPException, by_status)
-    api.add_exception_handler(ApiError, refused)
-    api.add_exception_handler(SeqvisError, refused)
-    api.add_exception_handler(Exception, refused)
+    for kind in (ApiError, SeqvisError, Exception):
+        api.add_exception_handler(kind, refused)

@@ -13,7 +13,7 @@ _DOCS_POLICY = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsa
 
 
 def add_pages(api: FastAPI) -> None:
-    """Adds / and /docs, and the files that these load."""
+    """Add / and /docs, and the files that these load."""
 
     @api.get("/", include_in_schema=False)
     async def page() -> Response:
@@ -21,21 +21,21 @@ def add_pages(api: FastAPI) -> None:
 
     @api.get("/docs", include_in_schema=False)
     async def docs() -> Response:
-        found = get_swagger_ui_html(
+        answer = get_swagger_ui_html(
             openapi_url="/docs/files/openapi.json",
             title="seqvis",
             swagger_js_url="/docs/files/swagger-ui-bundle.js",
             swagger_css_url="/docs/files/swagger-ui.css",
             swagger_favicon_url="/docs/files/favicon-32x32.png",
         )
-        found.headers["content-security-policy"] = (
+        answer.headers["content-security-policy"] = (
             f"{_DOCS_POLICY}; script-src 'self' 'unsafe-inline'"
         )
-        return found
+        return answer
 
     @api.get("/docs/files/openapi.json", include_in_schema=False)
     async def shown() -> Response:
-        """The interface's document as this Swagger UI takes it, which refuses any version 3.1."""
+        """Answer with the OpenAPI document as a version 3.0, since this Swagger UI refuses 3.1."""
         return JSONResponse({**api.openapi(), "openapi": "3.0.3"})
 
     api.mount("/docs/files", StaticFiles(directory=swagger_ui_bundle.swagger_ui_path))

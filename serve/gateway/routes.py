@@ -1,6 +1,6 @@
 """The HTTP interface: routes that check their input and call the gateway's router.
 
-Each route writes its answer as JSON directly; the answers' models are only in the OpenAPI document.
+Answers are written as JSON directly; their models are only for the OpenAPI document.
 """
 
 import asyncio
@@ -26,8 +26,10 @@ from serve.common.http import ApiError, as_api_error
 from serve.common.keys import Keys
 from serve.common.settings import Application, GatewaySettings, Limits, TranslateOptions
 from serve.gateway import schema
-from serve.gateway.audit import asker, audited, changing_models
+from serve.gateway.access import asker, audited, changing_models
 from serve.gateway.checks import (
+    VALUES,
+    bounded_route,
     check_filter,
     check_k,
     check_metadata,
@@ -41,16 +43,26 @@ from serve.gateway.live import LiveModels
 from serve.gateway.middleware import RequestMiddleware, RequestRecord, add_error_handlers
 from serve.gateway.pages import add_pages
 from serve.gateway.router import Router, id_of_upload, image_path
-from serve.gateway.values import VALUES, bounded_route
 
 Picture = Annotated[str, Depends(given_id)]
 
+_ERRORS: dict[int | str, str] = {
+    400: "The request cannot be read",
+    401: "An API key is needed",
+    403: "Not allowed; `scope` is what is missing",
+    404: "There is none of this name",
+    405: "No such method here",
+    413: "Too large",
+    422: "Something in it is not possible",
+    429: "Too many requests with this key",
+    503: "Too much to do; see Retry-After",
+}
+
 
 class _WholePath(PathConvertor):
-    """The rest of a path, line feeds included.
+    """The rest of a path, with a line feed at its end.
 
-    Starlette's own pattern stops before a line feed at the end, so that a request to delete
-    "b.jpg\\n" would delete "b.jpg".
+    Starlette's own pattern leaves that out, so a request to delete "b.jpg\\n" would delete "b.jpg".
     """
 
     regex = "(?s:.*)"
@@ -71,18 +83,8 @@ def build_api(
         docs_url=None,
         redoc_url=None,
         responses={
-            400: {"model": schema.ErrorAnswer, "description": "The request cannot be read"},
-            401: {"model": schema.ErrorAnswer, "description": "An API key is needed"},
-            403: {
-                "model": schema.ErrorAnswer,
-                "description": "Not allowed; `scope` is what is missing",
-            },
-            404: {"model": schema.ErrorAnswer, "description": "There is none of this name"},
-            405: {"model": schema.ErrorAnswer, "description": "No such method here"},
-            413: {"model": schema.ErrorAnswer, "description": "Too large"},
-            422: {"model": schema.ErrorAnswer, "description": "Something in it is not possible"},
-            429: {"model": schema.ErrorAnswer, "description": "Too many requests with this key"},
-            503: {"model": schema.ErrorAnswer, "description": "Too much to do; see Retry-After"},
+            status: {"model": schema.ErrorAnswer, "description": description}
+            for status, description in _ERRORS.items()
         },
     )
     add_error_handlers(api)
@@ -109,30 +111,30 @@ def _translation(calls: Router, limits: Limits) -> APIRouter:
     router = APIRouter(prefix="/v1", tags=["translation"], route_class=reading)
 
     @router.post("/translate", response_model=None, responses=_ok(schema.TranslateAnswer))
-    async def translate(asked: schema.TranslateRequest, request: Request) -> Response:
+    async def translate(body: schema.TranslateRequest, request: Request) -> Response:
         """Translates one text or many; with `stream`, each as soon as it ends.
 
         Its cost is limited: about the number of texts times the beam times their length squared.
         A request that costs much counts as several of its key's.
         """
-        texts = [asked.text] if isinstance(asked.text, str) else asked.text
-        if asked.stream:  # it may be long
-            cost = await asyncio.to_thread(check_texts, texts, asked, limits)
+        texts = [body.text] if isinstance(body.text, str) else body.text
+        if body.stream:  # it may be long
+            cost = await asyncio.to_thread(check_texts, texts, body, limits)
         else:
-            cost = check_texts(texts, asked, limits)
+            cost = check_texts(texts, body, limits)
         request.state.pay(cost.work / limits.work_per_request)
         options = TranslateOptions(
-            asked.beam,
-            asked.n_best,
-            asked.length_penalty,
-            asked.attention,
-            asked.partial,
-            most_cost(asked, limits),
+            body.beam,
+            body.n_best,
+            body.length_penalty,
+            body.attention,
+            body.partial,
+            most_cost(body, limits),
         )
-        if asked.stream:
-            items = await _begun(calls.stream(texts, options, asked.model))
+        if body.stream:
+            items = await _begun(calls.stream(texts, options, body.model))
             return StreamingResponse(_lines(items), media_type="application/x-ndjson")
-        model, translations = await calls.translate(texts, options, asked.model)
+        model, translations = await calls.translate(texts, options, body.model)
         return _json({"model": model, "translations": translations})
 
     return router
@@ -142,22 +144,22 @@ def _searching(calls: Router, limits: Limits) -> APIRouter:
     router = APIRouter(prefix="/v1", tags=["search"], route_class=bounded_route())
 
     @router.post("/search/text", response_model=None, responses=_ok(schema.SearchTextAnswer))
-    async def search_text(asked: schema.SearchTextRequest) -> Response:
+    async def search_text(body: schema.SearchTextRequest) -> Response:
         """Pictures near words, or near a signed sum of words."""
-        check_k(asked.k, limits)
-        check_filter(asked.where)
-        request = SearchRequest(TextQuery(asked.query), asked.k, asked.min_score, asked.where)
-        model, read_as, matches = await calls.search(request, asked.model)
+        check_k(body.k, limits)
+        check_filter(body.where)
+        request = SearchRequest(TextQuery(body.query), body.k, body.min_score, body.where)
+        model, read_as, matches = await calls.search(request, body.model)
         return _json({"model": model, "read_as": read_as, "matches": matches})
 
     @router.post("/search/like", response_model=None, responses=_ok(schema.SearchAnswer))
-    async def search_like(asked: schema.SearchLikeRequest) -> Response:
+    async def search_like(body: schema.SearchLikeRequest) -> Response:
         """Pictures near a stored one."""
-        check_k(asked.k, limits)
-        check_filter(asked.where)
-        check_ids([asked.id])
-        request = SearchRequest(LikeQuery(asked.id), asked.k, asked.min_score, asked.where)
-        model, _, matches = await calls.search(request, asked.model)
+        check_k(body.k, limits)
+        check_filter(body.where)
+        check_ids([body.id])
+        request = SearchRequest(LikeQuery(body.id), body.k, body.min_score, body.where)
+        model, _, matches = await calls.search(request, body.model)
         return _json({"model": model, "matches": matches})
 
     @router.post("/search/image", response_model=None, responses=_ok(schema.SearchAnswer))
@@ -234,16 +236,13 @@ def _pictures(calls: Router, limits: Limits) -> APIRouter:
         metadata: Annotated[str | None, Form(description="Further values as JSON")] = None,
     ) -> Response:
         """Adds a picture, or replaces the one of this id; searches find it within a second."""
-        about = {
-            "label": label or None,
-            "name": name or label or None,
-            **(mapping_of("metadata", metadata) or {}),
-        }
-        check_metadata(about, limits)
+        stored = {"label": label or None, "name": name or label or None}
+        stored |= mapping_of("metadata", metadata) or {}
+        check_metadata(stored, limits)
         content = await content_of(file, limits)
         picture = check_new_ids([id])[0] if id else id_of_upload(content)
         with audited("add", *asker(request), ids=[picture]) as line:
-            if await calls.add(content, picture, about):
+            if await calls.add(content, picture, stored):
                 line["action"] = "overwrite"
         return _json({"id": picture, "image": image_path(picture)}, 201)
 
@@ -275,11 +274,11 @@ def _operating(live: LiveModels) -> APIRouter:
         "/v1/models/{application}", response_model=None, responses=_ok(schema.LiveApplication)
     )
     async def change(
-        application: Application, asked: schema.ChangeModels, request: Request
+        application: Application, body: schema.ChangeModels, request: Request
     ) -> Response:
         """Makes these versions live, without a pause; each is loaded and tried first."""
-        with changing_models(application, asked.versions, *asker(request)):
-            await live.change(application, asked.versions)
+        with changing_models(application, body.versions, *asker(request)):
+            await live.change(application, body.versions)
         return _json(await live.application(application))
 
     @router.get("/healthz", response_model=None, include_in_schema=False)
@@ -298,7 +297,7 @@ def _operating(live: LiveModels) -> APIRouter:
 
 
 async def _begun(items: AsyncIterator[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
-    """The same items, the first already there: what fails before it still has its status."""
+    """Wait for the first item, since what fails before it can still be answered with a status."""
     first = await anext(items)
 
     async def all_items() -> AsyncIterator[dict[str, Any]]:
@@ -313,14 +312,12 @@ async def _lines(items: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:
     try:
         async for item in items:
             yield json.dumps(item, ensure_ascii=False).encode() + b"\n"
-    except Exception as error:  # the status is sent already, so the last line must tell
-        told = as_api_error(error)
-        problem = {"code": told.code, "message": str(told)}
-        if told.status >= 500:
-            problem = {
-                "code": "unavailable",
-                "message": "the translator stopped answering; ask again",
-            }
+    except Exception as error:  # the status is sent already, so the last line says it
+        shown = as_api_error(error)
+        problem = {"code": shown.code, "message": str(shown)}
+        if shown.status >= 500:
+            message = "the translator stopped answering; ask again"
+            problem = {"code": "unavailable", "message": message}
         yield json.dumps({"error": problem}, ensure_ascii=False).encode() + b"\n"
 
 

@@ -183,11 +183,6 @@ class ChangeModels(Versions):
     )
 
 
-class Ready(BaseModel):
-    ready: bool
-    parts: dict[str, bool]
-
-
 class Problem(BaseModel):
     code: str
     """One word for programs: overloaded, unknown_word, bad_picture, …"""

@@ -2,9 +2,8 @@
 
 Serve itself answers 500 when the replica that had a request dies. This middleware keeps the
 request's body until its answer begins, and sends the request to another replica; if there is none,
-it tells the client to come back later. Requests that are too large are refused here, before any
-replica sees them, and answers of Serve's own (too many requests, no such application) are put into
-the interface's form.
+it tells the client to come back later. It refuses requests that are too large, and puts Serve's own
+answers (too many requests, no such application) into the interface's form.
 
 It runs behind HAProxy, for when that finds no gateway, and in its place where there is no HAProxy
 (serve/proxy/haproxy.py). It is installed by
@@ -23,16 +22,16 @@ from serve.common.http import ANSWERED, REQUEST_ID, ApiError, Bodies, Body, resp
 
 IMPORT_PATH = "serve.proxy:middlewares"
 MOST_BYTES = 12 << 20  # of a body that is kept
-_MOST_BODIES = 64  # that are on their way in at once
+_MOST_BODIES = 64  # that arrive at once
 _ATTEMPTS = 5
-_BY_SERVE = (408, 500, 503)  # what Serve's proxy says itself: late, broken, too much
-_NO_APPLICATION = b"Path '"  # so begins Serve's own 404
+_BY_SERVE = (408, 500, 503)  # of Serve's own answers: late, broken, too much
+_NO_APPLICATION = b"Path '"  # the beginning of Serve's own 404
 _PAUSE = 0.2  # seconds before the second attempt, doubled before each further one
 _GOOD_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 def middlewares() -> list[Middleware]:
-    """What Serve puts around its proxy."""
+    """Return what Serve puts around its proxy."""
     return [Middleware(Resend)]
 
 
@@ -103,9 +102,9 @@ class _Again:
 
 
 class _Answer:
-    """A `send` that passes the application's answer on, and holds back what Serve says itself.
+    """A `send` that passes the application's answer on, and keeps back Serve's own answers.
 
-    Serve's own 404, for a path that no application has, can be told only by its text.
+    Serve's own 404, for a path that no application has, can be recognised only by its text.
     """
 
     def __init__(self, send: Send):
@@ -126,7 +125,7 @@ class _Answer:
         if message["type"] == "http.response.start":
             headers = Headers(raw=message["headers"])
             self.status = message["status"]
-            # Other applications of the same Serve are none of our business, unless they fail.
+            # Answers of other applications of the same Serve pass, unless they failed.
             self.passed_on = ANSWERED in headers or self.status not in (404, *_BY_SERVE)
             if self.status == 404 and not self.passed_on:
                 self._not_found = message
@@ -150,7 +149,7 @@ def _without_mark(send: Send) -> Send:
 
 
 async def _read(body: Body) -> bytes | None:
-    """All of it; None if the client left. Raises ApiError (413) if it is too long."""
+    """Return the whole body; None if the client left. Raises ApiError (413) if it is too long."""
     body.check_length()
     parts: list[bytes] = []
     while True:

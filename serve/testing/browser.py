@@ -60,7 +60,7 @@ class NoChromiumError(RuntimeError):
 
 
 def find_chromium() -> tuple[str, str]:
-    """Paths of the browser and of its driver. Raises NoChromiumError if one is missing."""
+    """Return the paths of browser and driver. Raises NoChromiumError if one is missing."""
     names = ("chromium", "chromium-browser", "google-chrome")
     browser = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
     driver = os.environ.get("CHROMEDRIVER") or shutil.which("chromedriver")
@@ -74,7 +74,7 @@ def find_chromium() -> tuple[str, str]:
 
 @contextmanager
 def open_chromium(width: int = 1440, height: int = 900) -> Iterator[Chrome]:
-    """A driver of a fresh browser, whose profile is removed in the end."""
+    """Open a fresh browser, whose profile is removed in the end."""
     browser, driver = find_chromium()
     with tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as profile:
         options = ChromeOptions()

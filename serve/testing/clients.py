@@ -1,12 +1,13 @@
-"""Clients of an HTTP server, and a record of every answer they got."""
+"""Clients of an HTTP server that send requests from a thread, and a record of every answer."""
 
 import asyncio
 import itertools
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 import aiohttp
 
@@ -68,21 +69,21 @@ class Outcome:
         return self.statuses.count(status)
 
     def good(self) -> list[float]:
-        """Sorted latencies of the good answers."""
+        """Return the sorted latencies of the good answers."""
         return sorted(reply.seconds for reply in self.replies if reply.status in GOOD)
 
     def refused(self) -> list[float]:
-        """Sorted latencies of the answers with status 503."""
+        """Return the sorted latencies of the answers with status 503."""
         return sorted(reply.seconds for reply in self.replies if reply.status == 503)
 
     def good_since(self, since: float) -> list[float]:
-        """When the requests that were sent since then were answered well."""
+        """Return when requests that were sent since then got a good answer."""
         return [
             reply.ended for reply in self.replies if reply.sent >= since and reply.status in GOOD
         ]
 
     def longest_gap(self, since: float = 0.0, until: float | None = None) -> float:
-        """The longest time without a good answer, in seconds."""
+        """Return the longest time without a good answer, in seconds."""
         until = self.seconds if until is None else until
         good = (reply.ended for reply in self.replies if reply.status in GOOD)
         times = [since, *(end for end in good if since < end < until), until]
@@ -99,7 +100,7 @@ class Outcome:
         return seen
 
     def summary(self) -> dict[str, Any]:
-        """Requests a second, and latencies in ms."""
+        """Return requests a second, and latencies in ms."""
         good, refused = self.good(), self.refused()
         return {
             "seconds": round(self.seconds, 1),
@@ -114,7 +115,7 @@ class Outcome:
 
 
 def quantile_ms(ordered: Sequence[float], share: float) -> float | None:
-    """A quantile of sorted seconds, in ms."""
+    """Return a quantile of sorted seconds, in ms."""
     if not ordered:
         return None
     return round(1000 * ordered[min(len(ordered) - 1, int(share * len(ordered)))], 1)
@@ -228,8 +229,57 @@ async def _send(
     return Reply(status, sent, time.monotonic() - began, after, body)
 
 
-def open_session() -> aiohttp.ClientSession:
-    """A session with as many connections at once as there are requests."""
-    return aiohttp.ClientSession(
-        timeout=aiohttp.ClientTimeout(total=180), connector=aiohttp.TCPConnector(limit=0)
-    )
+class Traffic:
+    """Clients that send requests from a thread for the length of a `with`."""
+
+    def __init__(self, address: str | Callable[[], str], kinds: Mapping[str, Kind]):
+        """`address`: the server's, or a function that chooses one for each attempt."""
+        self.kinds = kinds
+        self._address = (lambda: address) if isinstance(address, str) else address
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="traffic")
+        self._error: BaseException | None = None
+        self.began = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop sending and wait for the last answers. Raises what a `done` raised."""
+        self._stop.set()
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def now(self) -> float:
+        """Return the seconds since the traffic began."""
+        return time.monotonic() - self.began
+
+    def wait_good(self, count: int, seconds: float = 120.0) -> None:
+        """Wait until every kind has `count` good answers to requests sent from now on."""
+        since = self.now()
+        deadline = since + seconds
+        while waiting := [
+            name for name, kind in self.kinds.items() if len(kind.outcome.good_since(since)) < count
+        ]:
+            if self.now() > deadline or not self._thread.is_alive():
+                raise TimeoutError(f"{', '.join(waiting)}: no {count} answers in {seconds:.0f} s")
+            time.sleep(0.05)
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._send())
+        except BaseException as error:
+            self._error = error
+
+    async def _send(self) -> None:
+        # As many connections at once as there are requests.
+        timeout, connector = aiohttp.ClientTimeout(total=180), aiohttp.TCPConnector(limit=0)
+        async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
+            await asyncio.gather(
+                *(
+                    kind.run(session, self._address, self.began, lambda: not self._stop.is_set())
+                    for kind in self.kinds.values()
+                )
+            )

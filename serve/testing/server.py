@@ -10,7 +10,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -65,11 +64,11 @@ class RunningServer:
     keep_logs: bool = False  # keep Ray's logs beside its own even if nothing was raised
 
     def replicas(self, deployment: str) -> list[psutil.Process]:
-        """The processes of a deployment's replicas, the oldest first."""
+        """Return the processes of a deployment's replicas, the oldest first."""
         return self.all_replicas().get(deployment, [])
 
     def all_replicas(self) -> dict[str, list[psutil.Process]]:
-        """The processes of initialised replicas, by deployment, the oldest first."""
+        """Return the processes of initialised replicas, by deployment, the oldest first."""
         replicas: dict[str, list[psutil.Process]] = {}
         for child, command in self._commands():
             if match := _REPLICA.match(command):
@@ -85,24 +84,24 @@ class RunningServer:
         return [victim.pid for victim in victims]
 
     def proxies(self) -> list[psutil.Process]:
-        """The processes of HAProxy; none where Serve's own proxy takes the connections."""
+        """Return the processes of HAProxy; none where Serve's own proxy takes the connections."""
         return [child for child, command in self._commands() if "haproxy " in command]
 
     def processes_named(self, name: str) -> list[psutil.Process]:
-        """Processes whose command line begins with a name, the oldest first."""
+        """Return processes whose command line begins with a name, the oldest first."""
         return [child for child, command in self._commands() if command.startswith(name)]
 
     def memory(self) -> dict[str, int]:
-        """Bytes that the replicas of each deployment have written themselves."""
+        """Return the bytes that the replicas of each deployment have written themselves."""
         return {name: sum(map(own_memory, group)) for name, group in self.all_replicas().items()}
 
     def memory_by_process(self) -> dict[int, int]:
-        """Bytes that each replica has written itself, by its pid."""
+        """Return the bytes that each replica has written itself, by its pid."""
         replicas = itertools.chain.from_iterable(self.all_replicas().values())
         return {process.pid: own_memory(process) for process in replicas}
 
     def counted(self, counter: str, since: Mapping[str, int] | None = None) -> dict[str, int]:
-        """The value of one of the project's counters by deployment, less `since`.
+        """Return one of the project's counters by deployment, less `since`.
 
         Ray exports counters a few seconds late.
         """
@@ -119,7 +118,7 @@ class RunningServer:
         return dict(+values)
 
     def audit_lines(self) -> list[dict[str, Any]]:
-        """All lines of the gateways' audit logs."""
+        """Return all lines of the gateways' audit logs."""
         files = self.folder.glob("**/session_2*/logs/serve/audit_gateway_*.log")
         return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
@@ -148,7 +147,7 @@ class RunningServer:
             raise NotReadyError(f"serve deploy {file}: {done.stdout}{done.stderr}")
 
     def ready(self) -> bool:
-        """Whether it says that it can answer."""
+        """Tell whether it says that it can answer."""
         try:
             return requests.get(f"{self.address}/readyz", timeout=10).status_code == 200
         except requests.RequestException:
@@ -178,7 +177,7 @@ class RunningServer:
         )
 
     def _commands(self) -> list[tuple[psutil.Process, str]]:
-        """The running descendants and their command lines, the oldest first."""
+        """Return the running descendants and their command lines, the oldest first."""
         commands = []
         with contextlib.suppress(psutil.NoSuchProcess):
             children = self.process.children(recursive=True)
@@ -190,7 +189,7 @@ class RunningServer:
 
 
 def own_memory(process: psutil.Process) -> int:
-    """Bytes that a process has written itself; 0 if it has ended.
+    """Return the bytes that a process has written itself; 0 if it has ended.
 
     Its "unique set size" would include pages of libraries that no other process maps at the
     moment, so a neighbour that starts or ends would change it by 300 MiB.
@@ -201,14 +200,6 @@ def own_memory(process: psutil.Process) -> int:
     return 0
 
 
-def free_port() -> int:
-    """A port of the loopback interface that nobody listens at."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def local_config(
     translator: Path | str | None,
     collection: Path | str | None,
@@ -216,7 +207,7 @@ def local_config(
     args: Overrides | None = None,
     deployments: Overrides | None = None,
 ) -> dict[str, Any]:
-    """serve/config/local.yaml for these artifacts.
+    """Return serve/config/local.yaml for these artifacts.
 
     Args:
         args: changes to the args of applications.

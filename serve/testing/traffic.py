@@ -18,7 +18,7 @@ RETRIES = 100  # of a request that is refused with Retry-After
 def translating(
     expected: Mapping[str, str], clients: int = 4, per_second: float | None = None
 ) -> Kind:
-    """Clients that translate one text a request; each answer must be the expected one."""
+    """Return clients that translate one text a request; answers must be the expected ones."""
     texts = list(expected)
 
     def done(request: Request, reply: Reply) -> None:
@@ -33,7 +33,7 @@ def translating(
 
 
 def searching(queries: Sequence[str], clients: int = 2, per_second: float | None = None) -> Kind:
-    """Clients that search by words; each answer must have five matches."""
+    """Return clients that search by words; each answer must have five matches."""
 
     def done(request: Request, reply: Reply) -> None:
         if reply.status in GOOD:
@@ -46,7 +46,7 @@ def searching(queries: Sequence[str], clients: int = 2, per_second: float | None
 
 
 def searching_by_picture(picture: bytes, per_second: float | None = None) -> Kind:
-    """A client that searches by a picture."""
+    """Return a client that searches by a picture."""
     request = Request("/v1/search/image", form={"file": picture, "k": "3"})
     return Kind(lambda number: request, 1, per_second, RETRIES)
 
@@ -83,7 +83,7 @@ class Changes:
             self.acknowledged[name] = False
 
     def lost(self, server: RunningServer, patience: float = 10.0) -> list[str]:
-        """Acknowledged changes that cannot be seen within `patience` seconds."""
+        """Return acknowledged changes that cannot be seen within `patience` seconds."""
         deadline = time.monotonic() + patience
         wrong = []
         for name, added in self.acknowledged.items():
@@ -102,7 +102,7 @@ def everyday(
     changes: Changes,
     rates: Mapping[str, float] | None = None,
 ) -> dict[str, Kind]:
-    """Clients of every part of the server.
+    """Return clients of every part of the server.
 
     `rates`: requests a second of each kind; None: as fast as the answers come to a few clients.
     """
@@ -116,7 +116,7 @@ def everyday(
 
 
 def faults(kinds: Mapping[str, Kind], changes: Changes | None = None) -> dict[str, Any]:
-    """By kind, how often clients saw what none should see, and the first few such answers."""
+    """Count by kind what no client should see, and show the first few such answers."""
     seen = {name: kind.outcome.faults() for name, kind in kinds.items()}
     if changes is not None:
         seen["change"].subtract({"404": changes.repeated_deletes})

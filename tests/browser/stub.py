@@ -22,8 +22,8 @@ from fastapi.staticfiles import StaticFiles
 from PIL import Image
 
 from serve.common.keys import SCOPES
+from serve.gateway.access import lacking
 from serve.gateway.router import image_path
-from serve.gateway.scopes import lacking
 
 PAGE = Path(__file__).parents[2] / "serve" / "page"
 POLICY = (

@@ -15,10 +15,10 @@ from seqvis.search.engine import SearchEngine
 from seqvis.translation.train import TrainSettings, train
 from seqvis.translation.translator import Translator
 from seqvis.vision.feature_table import FeatureTable
+from serve.app import free_port
 from serve.testing.server import (
     QUICK_AUTOSCALING,
     RunningServer,
-    free_port,
     local_config,
     run_config,
 )

@@ -16,8 +16,9 @@ import pytest
 import requests
 import yaml
 
+from serve.app import free_port
 from serve.common.keys import sha256_of
-from serve.testing.server import RunningServer, free_port, run_config
+from serve.testing.server import RunningServer, run_config
 from tests.faults.conftest import QUERIES, TEXTS, Collections, Translators
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

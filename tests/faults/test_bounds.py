@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 import requests
 
-from serve.testing.clients import Kind, Request
-from serve.testing.load import Traffic
+from serve.testing.clients import Kind, Request, Traffic
 from serve.testing.server import RunningServer
 from serve.testing.traffic import faults, searching, translating
 from tests.faults.conftest import QUERIES, Collections, Translators

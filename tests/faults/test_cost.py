@@ -7,8 +7,7 @@ from typing import Any
 import psutil
 import pytest
 
-from serve.testing.clients import Kind, Request
-from serve.testing.load import Traffic
+from serve.testing.clients import Kind, Request, Traffic
 from serve.testing.server import RunningServer
 from serve.testing.traffic import faults, persist, send, translating
 from tests.faults.conftest import TEXTS, Translators

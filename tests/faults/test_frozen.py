@@ -8,7 +8,7 @@ import psutil
 import pytest
 import requests
 
-from serve.testing.load import Traffic
+from serve.testing.clients import Traffic
 from serve.testing.server import RunningServer
 from serve.testing.traffic import faults, searching, translating
 from tests.faults.conftest import QUERIES, Translators

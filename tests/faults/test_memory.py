@@ -5,8 +5,7 @@ import time
 import pytest
 
 from benchmarks.hour import Words, mixed, stored
-from serve.testing.clients import Kind, Request
-from serve.testing.load import Traffic
+from serve.testing.clients import Kind, Request, Traffic
 from serve.testing.server import RunningServer
 from serve.testing.traffic import persist
 from tests.faults.conftest import Collections

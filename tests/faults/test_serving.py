@@ -23,8 +23,7 @@ import requests
 from PIL import Image
 
 from serve.proxy import haproxy
-from serve.testing.clients import Kind, Reply, Request
-from serve.testing.load import Traffic
+from serve.testing.clients import Kind, Reply, Request, Traffic
 from serve.testing.server import RunningServer
 from serve.testing.traffic import Changes, everyday, faults, persist, searching, send, translating
 from tests.faults.conftest import QUERIES, TEXTS, Collections, Translators

@@ -15,7 +15,7 @@ from seqvis.collection.shards import shard_paths
 from serve.common.keys import Keys
 from serve.common.roots import Roots
 from serve.common.settings import Application, GatewaySettings, ImageSearchSettings
-from serve.common.versions import LiveVersions
+from serve.common.versions import LiveVersions, Store
 from serve.gateway.clients import SearchServices
 from serve.gateway.live import LiveModels
 from serve.gateway.middleware import RequestRecord
@@ -28,7 +28,7 @@ from serve.replicas.writer import WriterReplica
 LOCAL = "http://127.0.0.1:8000"
 
 
-class MemoryStore:
+class MemoryStore(Store):
     """Keeps what is wanted in this process."""
 
     def __init__(self) -> None:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from seqvis import encodings
-from seqvis.config import read_yaml
+from seqvis.config import load_yaml, read_yaml
 from seqvis.corpus.aligned import index_files, read_pairs
 from seqvis.devise.data import read_labels
 from seqvis.errors import ConfigError, DataError
@@ -22,7 +22,6 @@ from seqvis.storage import locate
 from seqvis.text.lines import Start, lines_at_hand, read_sentences, read_text
 from seqvis.vectors.build import read_wanted_words
 from seqvis.vision.listing import list_images
-from serve.common.keys import read_yaml_strictly
 
 TEXTS = {
     "fr": "Où est la façade de l’élève ? Elle paraît très âgée.\nSa sœur dit « oui ».\n",
@@ -72,7 +71,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "words": lambda path: read_wanted_words(str(path), None),
     "a table of pictures": lambda path: list_images(locate(path)),
     "a preset": lambda path: read_yaml(str(path)),
-    "a file of keys": lambda path: read_yaml_strictly(str(path)),
+    "a file of keys": lambda path: load_yaml(str(path)),
     "standard input": lambda path: list(lines_at_hand(io.BytesIO(path.read_bytes()), path.name, 9)),
 }
 NOT_TEXT = {

@@ -12,7 +12,7 @@ import pytest
 from seqvis.errors import BusyError
 from seqvis.translation.translator import Translator
 from serve.common.keys import SCOPES, Keys
-from serve.gateway import audit
+from serve.gateway.access import audited, write_audit_to
 from tests.support.searching import World, draw
 from tests.support.serving import Served, served
 from tests.unit.serve.test_scopes import as_key, holder
@@ -40,7 +40,7 @@ class Log:
 @pytest.fixture
 def log(tmp_path: Path) -> Iterator[Log]:
     logger = logging.getLogger("seqvis.audit")
-    audit.write_to(tmp_path / "logs" / "audit.log")
+    write_audit_to(tmp_path / "logs" / "audit.log")
     yield Log(tmp_path / "logs" / "audit.log")
     for handler in logger.handlers:
         handler.close()
@@ -92,7 +92,7 @@ def test_a_change_that_fails_has_a_line_with_the_reason(
 
 
 def test_a_change_whose_client_went_away_has_a_line_too(log: Log) -> None:
-    with pytest.raises(KeyboardInterrupt), audit.audited("add", "curator", "1", ids=["c.jpg"]):
+    with pytest.raises(KeyboardInterrupt), audited("add", "curator", "1", ids=["c.jpg"]):
         raise KeyboardInterrupt
     assert log.new()[0]["outcome"] == "unknown"
 

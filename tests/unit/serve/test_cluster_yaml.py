@@ -26,8 +26,7 @@ from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingReque
 from ray.autoscaler.v2.utils import ResourceRequestUtil
 from ray.scripts.scripts import drain_node
 
-from serve.app import ENVIRONMENT
-from serve.common.settings import ENDING
+from serve.app import END_WITHIN, ENVIRONMENT
 from serve.config_check import check
 from serve.proxy.haproxy import BINARY, SCRIPT, SWITCHES
 
@@ -287,7 +286,7 @@ def test_a_node_of_the_service_is_drained_before_it_ends() -> None:
             assert drain_node.make_context("drain-node", words[2 : words.index("&&")])
             deadline = int(words[words.index("--deadline-remaining-seconds") + 1])
             asleep = int(words[-1])
-            assert ENDING["graceful_shutdown_timeout_s"] < deadline < asleep
+            assert END_WITHIN < deadline < asleep
             assert asleep < pod["terminationGracePeriodSeconds"]
 
 

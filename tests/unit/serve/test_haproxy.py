@@ -19,9 +19,9 @@ import psutil
 import pytest
 import requests
 
+from serve.app import free_port
 from serve.common.http import ANSWERED
 from serve.proxy import haproxy
-from serve.testing.server import free_port
 
 ray_haproxy = pytest.importorskip("ray.serve._private.haproxy")
 pytestmark = pytest.mark.skipif(not haproxy.environment(), reason="no HAProxy for this system")

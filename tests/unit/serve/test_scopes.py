@@ -10,7 +10,7 @@ from fastapi import APIRouter
 
 from seqvis.translation.translator import Translator
 from serve.common.keys import SCOPES, KeyHolder, Keys, KeyScope, sha256_of
-from serve.gateway.scopes import SCOPE_OF, ScopedRoute
+from serve.gateway.access import SCOPE_OF, ScopedRoute
 from tests.support.searching import World, draw
 from tests.support.serving import Served, served
 

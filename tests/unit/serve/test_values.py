@@ -9,9 +9,9 @@ from starlette.testclient import TestClient
 
 from serve.common.http import ApiError
 from serve.common.settings import GatewaySettings
+from serve.gateway.checks import read_json
 from serve.gateway.live import LiveModels
 from serve.gateway.routes import build_api
-from serve.gateway.values import read_json
 from tests.support.serving import LOCAL, MemoryStore
 
 PICTURE = {"file": ("a.jpg", b"\xff\xd8", "image/jpeg")}
