@@ -128,10 +128,16 @@ def _explain(detail: Any, cls: type[BaseModel], flags: bool) -> str:
     if detail["type"] == "model_type" and flags:
         first = _flag([*path, next(iter(_fields_at(cls, path)), "name")])
         return f"{flag}: is a group of settings; give them by their own flags, such as {first}"
-    message = str(detail["msg"]).removeprefix("Value error, ")
+    message = message_of(detail)
     given = detail.get("input")
     shown = "" if isinstance(given, dict) or not flags else f" (given: {given!r})"
-    return f"{flag}: {message[:1].lower()}{message[1:]}{shown}" if path else message
+    return f"{flag}: {message}{shown}" if path else message
+
+
+def message_of(detail: Any) -> str:
+    """Return the message of one of pydantic's errors, as it stands after a colon."""
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    return f"{message[:1].lower()}{message[1:]}"
 
 
 def _flag(path: Iterable[str]) -> str:

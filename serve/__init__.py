@@ -1,1 +1,0 @@
-"""The Ray Serve applications: translator, search, and the gateway in front of them."""

@@ -14,6 +14,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -21,6 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import requests
 from pydantic import Field, model_validator
 from ray import serve
 from ray.serve.api import RunTarget
@@ -34,9 +36,9 @@ from seqvis.errors import ConfigError, ServingError
 from seqvis.process import usable_processors
 from seqvis.ray_internals import hide_controllers_end
 from serve import proxy
-from serve.common import draining
 from serve.common.keys import keys_for
 from serve.common.settings import GatewaySettings, ImageSearchSettings
+from serve.common.versions import Store
 from serve.gateway.deployment import GatewayReplica
 from serve.proxy import haproxy
 from serve.replicas.encoder import EncoderReplica
@@ -69,6 +71,8 @@ ENVIRONMENT = {
 }
 
 END_WITHIN = 60.0  # seconds for the requests of a replica that is replaced or no longer needed
+_LAST_BYTES = 0.5  # seconds for what a gateway has answered to pass the proxy
+_NO_GATEWAY = 2.0  # seconds without an answer after which there is no gateway
 _LOGGING = {"enable_access_log": False, "encoding": "JSON"}  # the gateway writes its own
 
 
@@ -204,17 +208,49 @@ def _served(settings: Serve) -> Iterator[str]:
     with ExitStack() as end:
         end.enter_context(hide_controllers_end())
         end.enter_context(ray_session(num_cpus=max(4, usable_processors())))
-        draining.announce(False)
+        Store().announce_draining(False)
         end.callback(serve.shutdown)
         serve.start(http_options=HTTPOptions(host=settings.host, port=settings.port))
-        end.callback(_drain, address, settings.drain_s)
+        end.callback(drain, address, settings.drain_s)
         _start(list(_applications(settings)))
         yield address
 
 
-def _drain(address: str, seconds: float) -> None:
-    if not draining.drain(address, seconds):
+def drain(address: str, seconds: float) -> None:
+    """Refuse new requests, and wait for those under way as long as they may take.
+
+    Gateways refuse with 503 `draining`, and say how many other requests are still under way.
+    Without a gateway, as when a server is stopped while it starts, there are none.
+    """
+    Store().announce_draining(True)
+    until = time.monotonic() + seconds
+    answered = time.monotonic()
+    client = requests.Session()
+    client.trust_env = False  # the environment's proxy cannot reach this server
+    while time.monotonic() < min(until, answered + _NO_GATEWAY):
+        code, under_way = _state(client, address)
+        if (code, under_way) == ("draining", 0):
+            time.sleep(_LAST_BYTES)
+            return
+        if code != "unavailable":
+            answered = time.monotonic()
+        time.sleep(0.1)
+    if time.monotonic() >= until:
         print("not all of it ended in time", file=sys.stderr, flush=True)
+
+
+def _state(client: requests.Session, address: str) -> tuple[str, int]:
+    """Return the code of the server's refusal, and how many requests are under way."""
+    try:
+        answer = client.get(f"{address}/readyz", timeout=_NO_GATEWAY)
+        if answer.ok:
+            return "ready", 0
+        problem = answer.json()["error"]
+        return problem["code"], problem.get("under_way", 0)
+    except requests.Timeout:
+        return "busy", 0
+    except (requests.RequestException, ValueError, KeyError):
+        return "unavailable", 0
 
 
 def wait_for_signal() -> None:

@@ -15,11 +15,10 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import CliPositionalArg
 from ray.runtime_env import RuntimeEnv
-from ray.serve.deployment import Deployment
 from ray.serve.schema import HTTPOptionsSchema, ServeDeploySchema
 
 from seqvis.cli.job import JobSettings, leave, run_job
-from seqvis.config import load_yaml, suggestion
+from seqvis.config import load_yaml, message_of, suggestion
 from seqvis.errors import ConfigError
 from seqvis.ray_internals import check_route, deployments_of, import_builder
 
@@ -117,26 +116,22 @@ def _check_runtime_env(value: dict[str, Any], path: str) -> list[str]:
     return problems
 
 
-def _validate(model: type[BaseModel], value: Any, where: str) -> list[str]:
-    """Return wrong types and values."""
-    try:
-        # JSON's strict mode: no number in quotation marks, but a name for an enumeration's member
-        model.model_validate_json(json.dumps(value), strict=True)
-    except ValidationError as error:
-        return _explain_all(error, value, where)
-    except Exception as error:  # Ray's own validators raise several kinds for odd values
-        return [f"{where or 'top level'}: {error}"]
-    return []
-
-
-def _explain_all(error: ValidationError, value: Any, where: str) -> list[str]:
-    """Return a line for each place, without unknown keys, which `_walk` finds."""
+def _validate(model: type[BaseModel], value: Any, where: str, strict: bool = True) -> list[str]:
+    """Return a line for each place with a wrong type or value; `_walk` finds unknown keys."""
     problems: dict[str, str] = {}
-    for detail in error.errors():
-        if detail["type"] != "extra_forbidden":
-            place = _place(detail, value, where)
-            # Of a value that may have several types, the first message is enough.
-            problems.setdefault(place, _message(detail))
+    try:
+        if strict:  # of JSON: no number in quotation marks, but a name for an enumeration's member
+            model.model_validate_json(json.dumps(value), strict=True)
+        else:
+            model.model_validate(value)
+    except ValidationError as error:
+        for detail in error.errors():
+            if detail["type"] != "extra_forbidden":
+                # Of a value that may have several types, the first message is enough.
+                message = "is needed" if detail["type"] == "missing" else message_of(detail)
+                problems.setdefault(_place(detail, value, where), message)
+    except Exception as error:  # Ray's own validators raise several kinds for odd values
+        problems[where] = str(error)
     return [f"{place or 'top level'}: {message}" for place, message in problems.items()]
 
 
@@ -154,13 +149,6 @@ def _place(detail: Any, value: Any, where: str) -> str:
         else:
             where = f"{where}.{part}" if where else part
     return where
-
-
-def _message(detail: Any) -> str:
-    if detail["type"] == "missing":
-        return "is needed"
-    message = str(detail["msg"]).removeprefix("Value error, ")
-    return f"{message[:1].lower()}{message[1:]}"
 
 
 def _repeated_names(application: Mapping[str, Any], where: str) -> list[str]:
@@ -211,8 +199,9 @@ def _check_application(application: Mapping[str, Any], where: str, host: str) ->
         if deployment is None and "name" in settings:
             names = ", ".join(deployments)
             problems.append(f"{place}: the application has no such deployment; it has {names}")
-        elif deployment and isinstance(settings.get("user_config"), dict):
-            problems += _check_user_config(deployment, settings["user_config"], place)
+        model = getattr(deployment and deployment.func_or_class, "UserConfig", None)
+        if model and isinstance(settings.get("user_config"), dict):
+            problems += _check_model(model, settings["user_config"], f"{place}.user_config")
     return problems
 
 
@@ -231,21 +220,9 @@ def _check_args(builder: Any, args: dict[str, Any], where: str, host: str) -> li
     return problems
 
 
-def _check_user_config(deployment: Deployment, given: dict[str, Any], where: str) -> list[str]:
-    model = getattr(deployment.func_or_class, "UserConfig", None)
-    if inspect.isclass(model) and issubclass(model, BaseModel):
-        return _check_model(model, given, f"{where}.user_config")
-    return []
-
-
 def _check_model(model: type[BaseModel], given: dict[str, Any], where: str) -> list[str]:
     """Check values as one of the project's own models, and that it knows every key."""
-    problems = _walk(model, given, where)
-    try:
-        model.model_validate(given)
-    except ValidationError as error:
-        problems += _explain_all(error, given, where)
-    return problems
+    return _walk(model, given, where) + _validate(model, given, where, strict=False)
 
 
 class CheckConfig(JobSettings):

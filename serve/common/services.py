@@ -4,12 +4,12 @@
 raises VersionMissingError.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
-from seqvis.collection.items import Match, PlacedPicture
+from seqvis.collection.items import Item, Match, PlacedPicture
 from seqvis.search.requests import NameSet, SearchRequest
 from serve.common.settings import TranslateOptions, Version
 
@@ -79,14 +79,7 @@ class IndexService(Service, Protocol):
 
 
 class WriterService(Service, Protocol):
-    async def add(
-        self,
-        version: str,
-        name: str,
-        vector: np.ndarray,
-        metadata: Mapping[str, Any],
-        thumbnail: bytes,
-    ) -> bool:
+    async def add(self, version: str, item: Item) -> bool:
         """Add or replace a picture; it is durable on return. Return whether there was one.
 
         Raises DataError if it cannot be stored, UnavailableError if the disk refuses it for now.

@@ -14,9 +14,10 @@ from pydantic import Field
 
 from seqvis.config import Settings
 from seqvis.errors import SeqvisError
-from seqvis.ray_internals import head_get, head_put
-from serve.common import draining
+from seqvis.ray_internals import head_delete, head_get, head_put
 from serve.common.settings import Application, Version
+
+_DRAINING = "draining"
 
 
 class VersionMissingError(SeqvisError):
@@ -58,9 +59,16 @@ class Store:
     def write(self, application: Application, live: LiveVersions) -> None:
         head_put(application, live.model_dump_json())
 
+    def announce_draining(self, draining: bool) -> None:
+        """Tell all gateways whether the server is being stopped; they look twice a second."""
+        if draining:
+            head_put(_DRAINING, "1")
+        else:
+            head_delete(_DRAINING)
+
     def draining(self) -> bool:
         """Tell whether the server is being stopped."""
-        return draining.announced()
+        return head_get(_DRAINING) is not None
 
 
 def configure(store: Store, application: Application, versions: Sequence[Version]) -> LiveVersions:

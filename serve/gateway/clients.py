@@ -15,7 +15,7 @@ import json
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -25,7 +25,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from seqvis.collection.items import Match, PlacedPicture
+from seqvis.collection.items import Item, Match, PlacedPicture
 from seqvis.collection.shards import shard_of
 from seqvis.errors import BusyError, UnknownFieldError
 from seqvis.search.requests import NameSet, SearchRequest
@@ -253,15 +253,8 @@ class RemoteIndex(RemoteReplica):
 
 
 class RemoteWriter(RemoteReplica):
-    async def add(
-        self,
-        version: str,
-        name: str,
-        vector: np.ndarray,
-        metadata: Mapping[str, Any],
-        thumbnail: bytes,
-    ) -> bool:
-        return await self._ask("add", version, name, vector, metadata, thumbnail)
+    async def add(self, version: str, item: Item) -> bool:
+        return await self._ask("add", version, item)
 
     async def delete(self, version: str, name: str) -> bool:
         return await self._ask("delete", version, name)

@@ -19,8 +19,7 @@ from seqvis.ray_internals import keep_replica_local, serve_logs_folder
 from serve.common.http import ApiError
 from serve.common.keys import keys_for
 from serve.common.metrics import GatewayMetrics
-from serve.common.roots import Roots
-from serve.common.settings import Application, GatewaySettings, GatewayUserConfig, Versions
+from serve.common.settings import Application, GatewaySettings, GatewayUserConfig, Roots, Versions
 from serve.common.versions import Store, change, refuse
 from serve.gateway.access import changing_models, write_audit_to
 from serve.gateway.clients import (

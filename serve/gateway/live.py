@@ -12,9 +12,8 @@ from typing import Any, TypeVar, get_args
 
 from seqvis.errors import SeqvisError, redacted
 from serve.common.http import ApiError, UnavailableError
-from serve.common.roots import Roots
 from serve.common.services import Service, TranslatorService
-from serve.common.settings import Application, Version
+from serve.common.settings import Application, Roots, Version
 from serve.common.versions import LiveVersions, Store, VersionMissingError, change, version_key
 from serve.gateway.clients import SearchServices
 

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from seqvis.collection.items import Match
+from seqvis.collection.items import Item, Match
 from seqvis.collection.shards import merge
 from seqvis.errors import UnknownFieldError
 from seqvis.search.requests import ImageQuery, LikeQuery, NameSet, SearchRequest
@@ -107,9 +107,8 @@ class Router:
                 "height": placed.height,
                 **metadata,
             }
-            replaced |= await services.writer.add(
-                key, name, placed.vector, stored, placed.thumbnail
-            )
+            item = Item(name, placed.vector, stored, placed.thumbnail)
+            replaced |= await services.writer.add(key, item)
         return replaced
 
     async def delete(self, name: str) -> bool:

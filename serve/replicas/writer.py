@@ -9,11 +9,9 @@ searches continue.
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ClassVar
-
-import numpy as np
+from typing import ClassVar
 
 from seqvis.collection.collection import Collection
 from seqvis.collection.items import Item
@@ -43,22 +41,13 @@ class WriterReplica(Replica[list[Collection]], WriterService):
         super().__init__(settings.collection, store)
         self.repeat(COMPACT_EVERY, self._compact)
 
-    async def add(
-        self,
-        version: str,
-        name: str,
-        vector: np.ndarray,
-        metadata: Mapping[str, Any],
-        thumbnail: bytes,
-    ) -> bool:
-        item = Item(name, vector, metadata, thumbnail)
-
+    async def add(self, version: str, item: Item) -> bool:
         def add(collection: Collection) -> bool:
-            replaced = name in collection
+            replaced = item.id in collection
             collection.add([item])
             return replaced
 
-        return await self._change(version, name, add)
+        return await self._change(version, item.id, add)
 
     async def delete(self, version: str, name: str) -> bool:
         return await self._change(version, name, lambda collection: collection.delete([name]) > 0)

@@ -13,8 +13,7 @@ from starlette.testclient import TestClient
 
 from seqvis.collection.shards import shard_paths
 from serve.common.keys import Keys
-from serve.common.roots import Roots
-from serve.common.settings import Application, GatewaySettings, ImageSearchSettings
+from serve.common.settings import Application, GatewaySettings, ImageSearchSettings, Roots
 from serve.common.versions import LiveVersions, Store
 from serve.gateway.clients import SearchServices
 from serve.gateway.live import LiveModels

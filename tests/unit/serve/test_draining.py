@@ -13,7 +13,6 @@ import pytest
 import requests
 
 from serve import app
-from serve.common import draining
 from serve.gateway.middleware import RequestMiddleware
 from tests.support.serving import listening
 
@@ -39,7 +38,7 @@ class Gateway:
 @pytest.fixture
 def gateway(monkeypatch: pytest.MonkeyPatch) -> Gateway:
     one = Gateway()
-    monkeypatch.setattr(draining, "announce", lambda ends: setattr(one, "ends", ends))
+    monkeypatch.setattr(app.Store, "announce_draining", lambda _, ends: setattr(one, "ends", ends))
     return one
 
 
@@ -53,7 +52,7 @@ def test_what_is_under_way_ends_and_what_is_new_is_refused(gateway: Gateway, add
     with ThreadPoolExecutor(2) as pool:
         slow = pool.submit(requests.get, f"{address}/slow", timeout=30)
         assert gateway.asked.wait(10)
-        ended = pool.submit(draining.drain, address, 30)
+        ended = pool.submit(app.drain, address, 30)
         while not gateway.ends:
             time.sleep(0.01)
         for path in ("/readyz", "/v1/models"):
@@ -65,30 +64,33 @@ def test_what_is_under_way_ends_and_what_is_new_is_refused(gateway: Gateway, add
         assert requests.get(f"{address}/healthz", timeout=10).status_code == 200
         assert not ended.done()
         gateway.may_end.set()
-        assert ended.result(10)
+        ended.result(10)
         assert slow.result(10).content == b"whole"
 
 
-def test_what_does_not_end_in_time_is_waited_for_no_longer(gateway: Gateway, address: str) -> None:
+def test_what_does_not_end_in_time_is_waited_for_no_longer(
+    gateway: Gateway, address: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with ThreadPoolExecutor(1) as pool:
         slow = pool.submit(requests.get, f"{address}/slow", timeout=30)
         assert gateway.asked.wait(10)
         began = time.monotonic()
-        assert not draining.drain(address, 0.5)
+        app.drain(address, 0.5)
         assert time.monotonic() - began < 2
+        assert "not all of it ended in time" in capsys.readouterr().err
         gateway.may_end.set()
         slow.result(10)
 
 
 def test_a_server_that_has_nothing_to_do_ends_at_once(gateway: Gateway, address: str) -> None:
     began = time.monotonic()
-    assert draining.drain(address, 30)
+    app.drain(address, 30)
     assert time.monotonic() - began < 3
 
 
 def test_where_no_gateway_answers_nothing_is_waited_for(gateway: Gateway) -> None:
     began = time.monotonic()
-    assert draining.drain("http://127.0.0.1:1", 30)
+    app.drain("http://127.0.0.1:1", 30)
     assert time.monotonic() - began < 4
 
 

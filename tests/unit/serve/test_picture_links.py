@@ -84,11 +84,9 @@ class Pictures:
     async def place(self, version: str, content: bytes) -> PlacedPicture:
         return PlacedPicture(np.ones(2, dtype=np.float32), 1, 1, content)
 
-    async def add(
-        self, version: str, name: str, vector: np.ndarray, about: dict[str, Any], thumbnail: bytes
-    ) -> bool:
-        replaced = name in self._collection
-        self._collection.add([Item(name, vector, about, thumbnail)])
+    async def add(self, version: str, item: Item) -> bool:
+        replaced = item.id in self._collection
+        self._collection.add([item])
         return replaced
 
 

@@ -12,8 +12,7 @@ from seqvis.errors import DataError, redacted
 from seqvis.storage import locate
 from seqvis.translation.translator import Translator
 from serve.common.http import ApiError
-from serve.common.roots import Roots, place_of
-from serve.common.settings import GatewaySettings
+from serve.common.settings import GatewaySettings, Roots, place_of
 from serve.common.versions import Version, change
 from tests.support.serving import listener, served
 

@@ -64,13 +64,14 @@ def test_a_server_that_is_stopped_while_it_starts_drains_before_it_ends(
     def interrupted(targets: object) -> None:
         raise KeyboardInterrupt
 
-    def drained(address: str, seconds: float) -> bool:
+    def drained(address: str, seconds: float) -> None:
         done.append(f"drain {address} {seconds:g}")
-        return True
 
     monkeypatch.setattr(app, "ray_session", lambda num_cpus: nullcontext())
-    monkeypatch.setattr(app.draining, "announce", lambda ends: done.append(f"ends: {ends}"))
-    monkeypatch.setattr(app.draining, "drain", drained)
+    monkeypatch.setattr(
+        app.Store, "announce_draining", lambda self, draining: done.append(f"ends: {draining}")
+    )
+    monkeypatch.setattr(app, "drain", drained)
     monkeypatch.setattr(app.serve, "start", lambda **_: done.append("start"))
     monkeypatch.setattr(app.serve, "shutdown", lambda: done.append("shutdown"))
     monkeypatch.setattr(app, "_start", interrupted)
