@@ -31,13 +31,14 @@ from benchmarks.scaling_model import translator
 from seqvis.cluster import ray_session
 from seqvis.corpus.prepare import prepare
 from seqvis.corpus.settings import PrepareSettings
+from seqvis.devise.finetune import augment, augmenter
+from seqvis.devise.settings import AugmentSettings
 from seqvis.samples.questions import generate_pairs
 from seqvis.seq2seq.losses import projected_cross_entropy
 from seqvis.seq2seq.model import Seq2Seq
 from seqvis.seq2seq.state import SourceBatch
 from seqvis.training.workers import BUCKET_MB, Reduction, Resources, average
 from seqvis.translation.train import TrainSettings, train
-from seqvis.vision.augment import AugmentSettings, augment, augmenter
 from seqvis.vision.embed import EmbedSettings, embed_images
 from seqvis.vision.images import decode, enough, square
 

@@ -15,12 +15,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.transforms import v2
 
 from seqvis.devise.data import TrainingData
 from seqvis.devise.head import Head
-from seqvis.devise.settings import DeviseSettings
+from seqvis.devise.settings import AugmentSettings, DeviseSettings
 from seqvis.devise.task import SHOWN_HITS, Batch, HeadTask
 from seqvis.errors import DataError
 from seqvis.storage import Location, locate
@@ -31,7 +33,6 @@ from seqvis.training.launch import run_directory
 from seqvis.training.progress import Names
 from seqvis.training.step import StepLoss
 from seqvis.training.workers import Workers
-from seqvis.vision.augment import augment, augmenter
 from seqvis.vision.backbones import FeatureExtractor, load_recorded
 from seqvis.vision.feature_table import FeatureTable
 from seqvis.vision.images import BadImage, decode, enough, square
@@ -255,3 +256,26 @@ def _as_tensor(pictures: list[np.ndarray]) -> Tensor:
 
 def _view_seed(seed: int, epoch: int, row: int) -> int:
     return ((seed * 1_000_003 + epoch) * 1_000_003 + row) % (1 << 62)
+
+
+def augmenter(settings: AugmentSettings, size: int) -> v2.Transform:
+    """The transform of `augment`, made once for many pictures."""
+    steps: list[v2.Transform] = [
+        v2.RandomResizedCrop(size, scale=(settings.smallest_share, 1.0), ratio=(3 / 4, 4 / 3))
+    ]
+    if settings.mirror:
+        steps.append(v2.RandomHorizontalFlip())
+    if settings.lighting:
+        steps.append(v2.ColorJitter(brightness=settings.lighting, contrast=settings.lighting))
+    return v2.Compose(steps)
+
+
+def augment(picture: Image.Image, transform: v2.Transform, seed: int) -> np.ndarray:
+    """A view of an RGB picture, uint8 [size, size, 3].
+
+    torchvision draws from torch's global generator: it is seeded for the call and put back, so
+    that the views depend on nothing else and change nothing else. Not for several threads at once.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return np.asarray(transform(picture))

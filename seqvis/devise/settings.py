@@ -9,7 +9,6 @@ from seqvis.devise.head import HeadSettings, LossName, LossSettings
 from seqvis.devise.metrics import HIT_AT
 from seqvis.training.fit import FitSettings
 from seqvis.training.schedules import OptimizerSettings
-from seqvis.vision.augment import AugmentSettings
 
 
 class CalibrationSettings(Settings):
@@ -26,6 +25,17 @@ class CalibrationSettings(Settings):
         if at not in HIT_AT:
             raise ValueError(f"must be one of {', '.join(map(str, HIT_AT))}")
         return at
+
+
+class AugmentSettings(Settings):
+    """How different the views of one picture are."""
+
+    smallest_share: float = Field(0.5, gt=0, le=1)
+    """Least share of the picture's area that a view shows."""
+    lighting: float = Field(0.1, ge=0, lt=1)
+    """Brightness and contrast change by up to this share."""
+    mirror: bool = True
+    """Half of the views are mirrored, left to right."""
 
 
 class FinetuneSettings(Settings):

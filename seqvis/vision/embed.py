@@ -32,11 +32,11 @@ from seqvis.process import keep_freed_memory
 from seqvis.ray_internals import actors_by_value
 from seqvis.storage import Location, absolute, locate
 from seqvis.vision.backbones import Backbone, load_backbone
-from seqvis.vision.decoding import DecodePictures
-from seqvis.vision.feature_table import KIND, FeatureTable
+from seqvis.vision.feature_table import KIND, FeatureTable, Pieces
 from seqvis.vision.feature_writer import (
     EMBEDDED,
     NOT_FINITE,
+    DecodePictures,
     Known,
     keep_results,
     result_schema,
@@ -44,7 +44,6 @@ from seqvis.vision.feature_writer import (
 )
 from seqvis.vision.images import MAX_PIXELS, Fit
 from seqvis.vision.listing import LabelFrom, Listing, list_images
-from seqvis.vision.pieces import Pieces
 
 FILES_PER_TASK = 64
 _STEPS = 10  # of progress

@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from jobs import evaluate_devise, train_devise
+from seqvis.devise.finetune import augment, augmenter
 from seqvis.devise.model import DeviseModel, same_backbone
-from seqvis.vision.augment import AugmentSettings, augment, augmenter
+from seqvis.devise.settings import AugmentSettings
 from seqvis.vision.backbones import load_backbone, load_recorded
 from seqvis.vision.images import decode
 from tests.support.searching import draw, embed_to, make_vectors

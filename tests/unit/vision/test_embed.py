@@ -16,8 +16,8 @@ import pytest
 from seqvis import artifacts
 from seqvis.errors import DataError
 from seqvis.storage import Location, locate
-from seqvis.vision import pieces as pieces_module
-from seqvis.vision.feature_table import KIND, FeatureTable
+from seqvis.vision import feature_table as pieces_module
+from seqvis.vision.feature_table import KIND, FeatureTable, Pieces
 from seqvis.vision.feature_writer import (
     EMBEDDED,
     NOT_FINITE,
@@ -28,7 +28,6 @@ from seqvis.vision.feature_writer import (
     write_features,
 )
 from seqvis.vision.listing import Listing, list_images
-from seqvis.vision.pieces import Pieces
 from tests.support.objectstore import Bucket
 
 DIMENSION = 4
