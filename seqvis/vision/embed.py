@@ -151,14 +151,8 @@ def embed_images(
     with artifacts.create(out, KIND, config) as writer:
         progress("writing features", 0, len(listing))
         embedded = Known.of(listing, [pieces.written()])
-        counts = write_features(writer, listing, known, embedded, outcome, schema)
-        summary = {
-            "images": counts.images,
-            "embedded": counts.embedded,
-            "carried": counts.carried,
-            "rejected": dict(sorted(counts.rejected.items())),
-            "images_per_second": round(counts.embedded / seconds, 1),
-        }
+        summary = write_features(writer, listing, known, embedded, outcome, schema)
+        summary["images_per_second"] = round(summary["embedded"] / seconds, 1)
         writer.metrics.update(summary)
     pieces.delete()
     return summary

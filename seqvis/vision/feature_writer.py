@@ -11,9 +11,9 @@ function: this one does not need PyTorch, which takes seconds and half a gigabyt
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -37,9 +37,18 @@ GROUP_ROWS = 1024  # files that are merged at once, and rows read together at mo
 PART_GROUPS = 16
 
 
+_DECODED = pa.schema(
+    [
+        *((name, pa.string()) for name in ("status", "format", "remedy")),
+        *((name, pa.int32()) for name in ("width", "height")),
+        *((name, pa.binary()) for name in ("content_hash", "thumbnail", "pixels")),
+    ]
+)
+
+
 @dataclass(frozen=True)
 class DecodePictures:
-    """Turns files of the listing into squares of pixels and thumbnails, in a CPU task."""
+    """Turn files of the listing into squares of pixels and thumbnails, in a CPU task."""
 
     filesystem: fs.FileSystem
     size: int
@@ -47,19 +56,10 @@ class DecodePictures:
     max_pixels: int
 
     def __call__(self, files: pa.Table) -> pa.Table:
-        rows = [
-            self._decode(place, size, known)
-            for place, size, known in zip(
-                *(files[name].to_pylist() for name in ("place", "size", "known_hash")), strict=True
-            )
-        ]
-        names = ["status", "format", "remedy", "width", "height", "content_hash", "thumbnail"]
-        names += ["pixels"]
-        kinds = (*(pa.string(),) * 3, *(pa.int32(),) * 2, *(pa.binary(),) * 3)
-        columns = zip(*rows, strict=True)
-        return pa.table({n: pa.array(c, k) for n, k, c in zip(names, kinds, columns, strict=True)})
+        listed = files.select(["place", "size", "known_hash"]).to_pylist()
+        return pa.Table.from_pylist([self._decode(**file) for file in listed], _DECODED)
 
-    def _decode(self, place: str, size: int, known: bytes | None) -> tuple[Any, ...]:
+    def _decode(self, place: str, size: int, known_hash: bytes | None) -> dict[str, Any]:
         if size < 0:
             return _rejected(NO_FILE)
         try:
@@ -67,9 +67,9 @@ class DecodePictures:
             with self.filesystem.open_input_stream(place) as stream:
                 content = stream.read(images.BYTES_A_PIXEL * self.max_pixels + 1)
             content_hash = hashlib.blake2b(content, digest_size=16).digest()
-            if content_hash == known:
-                return (SAME, *(None,) * 7)
-            found = images.decode(content, enough(self.size), self.max_pixels)
+            if content_hash == known_hash:
+                return {"status": SAME}
+            decoded = images.decode(content, enough(self.size), self.max_pixels)
         except FileNotFoundError:
             return _rejected(NO_FILE)
         except OSError:
@@ -77,32 +77,23 @@ class DecodePictures:
         except BadImage as error:
             more = ", or raise --max-pixels" if error.reason in images.OF_LIMITS else ""
             return _rejected(error.reason, error.kind, error.remedy + more)
-        pixels = images.square(found.picture, self.size, self.fit).tobytes()
-        small = images.thumbnail(found.picture)
-        about = found.width, found.height, content_hash
-        return (EMBEDDED, None, None, *about, small, pixels)
+        return {
+            "status": EMBEDDED,
+            "width": decoded.width,
+            "height": decoded.height,
+            "content_hash": content_hash,
+            "thumbnail": images.thumbnail(decoded.picture),
+            "pixels": images.square(decoded.picture, self.size, self.fit).tobytes(),
+        }
 
 
-def _rejected(reason: str, kind: str = "", remedy: str | None = None) -> tuple[Any, ...]:
-    return (reason, kind, REMEDIES[reason] if remedy is None else remedy, *(None,) * 5)
-
-
-@dataclass
-class Counts:
-    """How many files were embedded, carried over from earlier runs, and rejected."""
-
-    embedded: int = 0
-    carried: int = 0
-    rejected: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def images(self) -> int:
-        return self.embedded + self.carried
+def _rejected(reason: str, kind: str = "", remedy: str = "") -> dict[str, Any]:
+    return {"status": reason, "format": kind, "remedy": remedy or REMEDIES[reason]}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome for each listed file."""
+    """What became of each listed file."""
 
     status: np.ndarray  # str [files]; None where the file was not looked at again
     remedies: dict[int, tuple[str, str]]  # of rejected files: the format, and what to do
@@ -192,10 +183,10 @@ def keep_results(
             files = wanted[done : done + table.num_rows]
             done += table.num_rows
             status[files] = table["status"].to_pylist()
-            told = zip(table["format"].to_pylist(), table["remedy"].to_pylist(), strict=True)
+            reasons = (table[name].to_pylist() for name in ("format", "remedy"))
             remedies |= {
                 int(file): (kind, remedy)
-                for file, (kind, remedy) in zip(files, told, strict=True)
+                for file, kind, remedy in zip(files, *reasons, strict=True)
                 if remedy
             }
             for file in files[status[files] == NOT_FINITE]:
@@ -220,8 +211,11 @@ def write_features(
     embedded: Known,
     outcome: Outcome,
     schema: pa.Schema,
-) -> Counts:
-    """Writes parts and rejected files. Raises DataError if no picture is left.
+) -> dict[str, Any]:
+    """Write parts and rejected files. Raises DataError if no picture is left.
+
+    Returns how many pictures there are (`images`), how many of them are new (`embedded`) and how
+    many of earlier runs (`carried`), and `rejected`: how many files for each reason.
 
     Args:
         known: what was known before; `outcome` says what became of the other files.
@@ -236,20 +230,35 @@ def write_features(
         kind, remedy = outcome.remedies[int(file)]
         rejected.append((paths[int(file)].as_py(), str(status[file]), kind, remedy))
     reasons = Counter(reason for _, reason, _, _ in rejected)
-    counts = Counts(int(is_new.sum()), int(is_old.sum()), reasons)
-    _check_any(listing, counts)
-    with _PartWriter(writer) as parts:
+    if not is_new.any() and not is_old.any():
+        listed = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        raise DataError(
+            f"{listing.uri}: none of its {reasons.total()} files is a picture that can be used "
+            f"({listed})"
+        )
+
+    def groups() -> Iterator[pa.Table]:
         for first in range(0, len(listing), GROUP_ROWS):
             rows = np.arange(first, min(first + GROUP_ROWS, len(listing)))
             new, new_rows = embedded.take(rows[is_new[rows]], schema)
             old, old_rows = known.take(rows[is_old[rows]], schema)
             kept = np.concatenate([new_rows, old_rows])
             order = np.argsort(kept)
-            parts.write(
-                _with_listing(listing, kept[order], pa.concat_tables([new, old]).take(order))
-            )
-    _write_rejected(writer, rejected)
-    return counts
+            yield _with_listing(listing, kept[order], pa.concat_tables([new, old]).take(order))
+
+    _write_parts(writer, groups())
+    names = ("path", "reason", "format", "remedy")
+    location = writer.path(REJECTED)
+    columns = {name: [row[place] for row in rejected] for place, name in enumerate(names)}
+    table = pa.table(columns, pa.schema([(name, pa.string()) for name in names]))
+    with storage_errors(writer.destination.uri):
+        pq.write_table(table, location.path, filesystem=location.filesystem)
+    return {
+        "images": int(is_new.sum() + is_old.sum()),
+        "embedded": int(is_new.sum()),
+        "carried": int(is_old.sum()),
+        "rejected": dict(sorted(reasons.items())),
+    }
 
 
 def _with_listing(listing: Listing, rows: np.ndarray, results: pa.Table) -> pa.Table:
@@ -261,56 +270,21 @@ def _with_listing(listing: Listing, rows: np.ndarray, results: pa.Table) -> pa.T
     return pa.table(columns)
 
 
-class _PartWriter:
-    """Writes Parquet files of `PART_GROUPS` row groups each; keeps one group in memory."""
-
-    def __init__(self, writer: ArtifactWriter):
-        self._writer = writer
-        self._stack = ExitStack()
-        self._open: pq.ParquetWriter | None = None
-        self._groups = 0
-
-    def __enter__(self) -> "_PartWriter":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        with storage_errors(self._writer.destination.uri):
-            self._stack.close()
-
-    def write(self, table: pa.Table) -> None:
-        if not table.num_rows:
-            return
-        with storage_errors(self._writer.destination.uri):
-            if self._open is None or self._groups % PART_GROUPS == 0:
-                self._stack.close()
-                number = self._groups // PART_GROUPS
-                location = self._writer.path(f"{PARTS}/part-{number:05d}.parquet")
-                self._open = self._stack.enter_context(
-                    pq.ParquetWriter(
-                        location.path, table.schema, filesystem=location.filesystem,
-                        compression="zstd", use_dictionary=["label"],
-                    )
-                )  # fmt: skip
-            self._open.write_table(table, row_group_size=GROUP_ROWS)
-        self._groups += 1
-
-
-def _check_any(listing: Listing, counts: Counts) -> None:
-    if not counts.images:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in counts.rejected.most_common())
-        raise DataError(
-            f"{listing.uri}: none of its {counts.rejected.total()} files is a picture that can be "
-            f"used ({reasons})"
-        )
-
-
-def _write_rejected(writer: ArtifactWriter, rejected: list[tuple[str, str, str, str]]) -> None:
-    location = writer.path(REJECTED)
-    table = pa.table(
-        {
-            name: pa.array([row[place] for row in rejected], pa.string())
-            for place, name in enumerate(("path", "reason", "format", "remedy"))
-        }
-    )
-    with storage_errors(writer.destination.uri):
-        pq.write_table(table, location.path, filesystem=location.filesystem)
+def _write_parts(writer: ArtifactWriter, groups: Iterator[pa.Table]) -> None:
+    """Write Parquet files of `PART_GROUPS` row groups each; one group is in memory at a time."""
+    filled = (table for table in groups if table.num_rows)
+    with ExitStack() as stack:
+        for number, table in enumerate(filled):
+            with storage_errors(writer.destination.uri):
+                if number % PART_GROUPS == 0:
+                    stack.close()
+                    location = writer.path(f"{PARTS}/part-{number // PART_GROUPS:05d}.parquet")
+                    part = stack.enter_context(
+                        pq.ParquetWriter(
+                            location.path, table.schema, filesystem=location.filesystem,
+                            compression="zstd", use_dictionary=["label"],
+                        )
+                    )  # fmt: skip
+                part.write_table(table, row_group_size=GROUP_ROWS)
+        with storage_errors(writer.destination.uri):
+            stack.close()

@@ -84,8 +84,8 @@ class Work:
         fates = keep_results(results, self.listing, self.known, self.pieces, SCHEMA)
         with artifacts.create(self.out, KIND, CONFIG) as writer:
             new = Known.of(self.listing, [self.pieces.written()])
-            counts = write_features(writer, self.listing, self.known, new, fates, SCHEMA)
-            writer.metrics["images"] = counts.images
+            summary = write_features(writer, self.listing, self.known, new, fates, SCHEMA)
+            writer.metrics["images"] = summary["images"]
         self.pieces.delete()
         table = FeatureTable.open(self.out)
         for path, features in zip(table.paths, table.features, strict=True):
