@@ -11,14 +11,14 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from seqvis.artifacts import MANIFEST
 from seqvis.collection.filters import Where, check_where
 from seqvis.collection.index import Backend, IndexSettings
-from seqvis.collection.items import Item, Match, check_ids, check_queries
+from seqvis.collection.items import Item, check_ids, check_queries
 from seqvis.collection.journal import JournalReader, heading
 from seqvis.collection.manifest import SEGMENTS, TOMBSTONES, State, read_state, stamp, write_state
 from seqvis.collection.recall import count_found, measure_recall
@@ -239,12 +239,8 @@ class OpenCollection:
         return self._view.unread(where)
 
     def recall_report(self, k: int = 10, queries: int = 1000) -> dict[str, Any]:
-        """Recall@k against exact search, and latencies in ms (recall.py)."""
-
-        def search(query: np.ndarray, count: int) -> list[Match]:
-            return cast(list[Match], self.search(query, count))
-
-        return measure_recall(self._view, search, k, queries) | {"backend": self.backend}
+        """Measure recall@k against exact search, and latencies in ms (recall.py)."""
+        return measure_recall(self._view, self.search, k, queries) | {"backend": self.backend}
 
     def sample_recall(self, vector: np.ndarray, k: int = 10) -> float:
         """The share of the `k` true matches that a search for `vector` finds, 0 to 1.
@@ -257,7 +253,7 @@ class OpenCollection:
         query = check_queries(vector, view.dimension)
         if len(query) != 1 or k < 1:
             raise DataError("recall is sampled for one vector and at least 1 match")
-        truth = view.exact().search(query, k, None, None)[0]
+        truth = view.search(query, k, None, None, exact=True)[0]
         found = view.search(query, k, None, None)[0]
         return count_found(found, truth) / len(truth) if truth else 1.0
 

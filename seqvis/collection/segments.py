@@ -49,8 +49,9 @@ class BlobWriter:
     def finish(self) -> None:
         self._stream.close()
         sync_file(self._folder / f"{self._name}.bin")
-        with synced_file(self._folder / f"{self._name}_ends.npy") as stream:
-            np.save(stream, np.frombuffer(self._ends, dtype=np.int64))
+        save_array(
+            self._folder / f"{self._name}_ends.npy", np.frombuffer(self._ends, dtype=np.int64)
+        )
 
     def abandon(self) -> None:
         with suppress(OSError):  # closing writes what is buffered, and the disk may be full
@@ -80,6 +81,12 @@ class Blobs:
     def __getitem__(self, number: int) -> bytes:
         begin = self._ends[number - 1] if number else 0
         return bytes(self._bytes[begin : self._ends[number]])
+
+
+def save_array(path: Path, content: np.ndarray) -> None:
+    """Write a `.npy` file, synced."""
+    with synced_file(path) as stream:
+        np.save(stream, content)
 
 
 def load_array(path: Path) -> np.ndarray:
@@ -132,9 +139,8 @@ class SegmentWriter:
             writer.finish()
         hashes = np.concatenate([np.empty(0, np.uint64), *self._hashes])
         order = np.argsort(hashes, kind="stable")
-        for name, content in ((HASHES, hashes[order]), (HASH_ROWS, order)):
-            with synced_file(self.folder / name) as stream:
-                np.save(stream, content)
+        save_array(self.folder / HASHES, hashes[order])
+        save_array(self.folder / HASH_ROWS, order)
         return hashes[order]
 
     def build_index(self, backend: Backend, settings: IndexSettings) -> None:
@@ -159,6 +165,50 @@ class SegmentWriter:
         np.lib.format.write_array_header_1_0(self._vectors, header)
 
 
+class Rows:
+    """Items by row: what a segment and the tail have in common.
+
+    `columns` reads metadata for filters; `index` and `on_device` are what finds neighbours faster
+    than a look at all rows, None where there is none.
+    """
+
+    vectors: np.ndarray  # float32 (rows or more, dimension), unit rows
+    rows: int
+    index: GraphIndex | None = None
+    on_device: DeviceRows | None = None
+    _ids: Sequence[bytes] | Blobs
+    _metadata: Sequence[bytes] | Blobs
+    _thumbnails: Sequence[bytes] | Blobs
+
+    def __init__(self) -> None:
+        self.columns = Columns(self.metadata)
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def id(self, row: int) -> str:
+        return self._ids[row].decode()
+
+    def metadata(self, row: int) -> dict[str, Any]:
+        return decode_metadata(self._metadata[row])
+
+    def thumbnail(self, row: int) -> bytes | None:
+        return self._thumbnails[row] or None
+
+    def find(self, ids: Sequence[str]) -> list[int]:
+        """Return the latest row of each id, dead or alive; -1 where there is none."""
+        raise NotImplementedError
+
+    def batch(self, rows: Sequence[int]) -> Batch:
+        """Return some rows as they were stored."""
+        return Batch(
+            [self.id(row) for row in rows],
+            self.vectors[np.asarray(rows, dtype=np.int64)],
+            [self._metadata[row] for row in rows],
+            [self._thumbnails[row] for row in rows],
+        )
+
+
 @dataclass(frozen=True)
 class SearchBy:
     """Whether an open collection searches its segments by graph, and on which device."""
@@ -170,7 +220,7 @@ class SearchBy:
 BY_GRAPHS = SearchBy()
 
 
-class Segment:
+class Segment(Rows):
     """A finished segment. Safe to share between threads."""
 
     def __init__(
@@ -200,27 +250,14 @@ class Segment:
                 f"{folder}: its files do not fit together; restore a snapshot or build anew"
             )
         self.rows = rows
-        self.columns = Columns(self.metadata)
-        self.on_device = DeviceRows(self.vectors, by.device) if by.device is not None else None
-        self.index: GraphIndex | None = None
+        super().__init__()
+        if by.device is not None:
+            self.on_device = DeviceRows(self.vectors, by.device)
         if by.graphs and INDEX in files:
             sha256 = files[INDEX]["sha256"]
             self.index = GraphIndex.load(folder / INDEX, sha256, rows, dimension, settings)
 
-    def __len__(self) -> int:
-        return self.rows
-
-    def id(self, row: int) -> str:
-        return self._ids[row].decode()
-
-    def metadata(self, row: int) -> dict[str, Any]:
-        return decode_metadata(self._metadata[row])
-
-    def thumbnail(self, row: int) -> bytes | None:
-        return self._thumbnails[row] or None
-
     def find(self, ids: Sequence[str]) -> list[int]:
-        """The row of each id, -1 where there is none, whether dead or alive."""
         encoded = [name.encode() for name in ids]
         hashes = hashes_of(encoded)
         begins = np.searchsorted(self._hashes, hashes, side="left")
@@ -231,15 +268,6 @@ class Segment:
             found.append(next((row for row in rows if self._ids[row] == name), -1))
         return found
 
-    def batch(self, rows: Sequence[int]) -> Batch:
-        """Some rows as they were stored."""
-        return Batch(
-            [self.id(row) for row in rows],
-            self.vectors[np.asarray(rows, dtype=np.int64)],
-            [self._metadata[row] for row in rows],
-            [self._thumbnails[row] for row in rows],
-        )
-
 
 def hashes_of(ids: Iterable[bytes]) -> np.ndarray:
     """A 64-bit hash of each id, the same on every machine."""
@@ -249,7 +277,8 @@ def hashes_of(ids: Iterable[bytes]) -> np.ndarray:
 
 def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
     """Size and SHA-256 of each file, as a manifest has them."""
-    found = {}
-    for path in sorted(folder.iterdir()):
-        found[path.name] = {"size": path.stat().st_size, "sha256": file_hash(path)}
-    return found
+    return {path.name: describe_file(path) for path in sorted(folder.iterdir())}
+
+
+def describe_file(path: Path) -> dict[str, Any]:
+    return {"size": path.stat().st_size, "sha256": file_hash(path)}

@@ -10,33 +10,34 @@ returns what an exact one would, up to the recall of the graph.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from seqvis.collection.filters import Columns, Where
-from seqvis.collection.index import Nearest, best_of, exact_candidates
-from seqvis.collection.items import Batch, Match, decode_metadata
+from seqvis.collection.filters import Where
+from seqvis.collection.index import GraphIndex, Nearest, best_of, exact_candidates
+from seqvis.collection.items import Batch, Match
 from seqvis.collection.journal import Added, Operation
-from seqvis.collection.segments import Segment
+from seqvis.collection.segments import Rows
 from seqvis.deadline import UNBOUNDED, Deadline
 from seqvis.errors import UnknownFieldError
 
 
-class Tail:
-    """Rows in memory, with the same methods as a segment. One thread may add while others read."""
+class Tail(Rows):
+    """Rows in memory. One thread may add while others read.
 
-    index = on_device = None  # searched exactly, on the CPU: it changes too often and is small
+    It is searched exactly, on the CPU: it changes too often for a graph, and is small.
+    """
 
     def __init__(self, dimension: int):
         self.vectors = np.empty((0, dimension), dtype=np.float32)  # with room behind `rows`
         self.rows = 0
-        self._ids: list[str] = []
+        self._ids: list[bytes] = []
         self._metadata: list[bytes] = []
         self._thumbnails: list[bytes] = []
         self._places: dict[str, int] = {}
-        self.columns = Columns(self.metadata)
+        super().__init__()
 
     def add(self, batch: Batch) -> None:
         end = self.rows + len(batch)
@@ -45,35 +46,14 @@ class Tail:
             room[: self.rows] = self.vectors[: self.rows]
             self.vectors = room
         self.vectors[self.rows : end] = batch.vectors
-        self._ids += batch.ids
+        self._ids += [name.encode() for name in batch.ids]
         self._metadata += batch.metadata
         self._thumbnails += batch.thumbnails
         self._places.update(zip(batch.ids, range(self.rows, end), strict=True))
         self.rows = end
 
-    def __len__(self) -> int:
-        return self.rows
-
-    def id(self, row: int) -> str:
-        return self._ids[row]
-
-    def metadata(self, row: int) -> dict[str, Any]:
-        return decode_metadata(self._metadata[row])
-
-    def thumbnail(self, row: int) -> bytes | None:
-        return self._thumbnails[row] or None
-
     def find(self, ids: Sequence[str]) -> list[int]:
-        """The latest row of each id, -1 where there is none, whether dead or alive."""
         return [self._places.get(name, -1) for name in ids]
-
-    def batch(self, rows: Sequence[int]) -> Batch:
-        return Batch(
-            [self._ids[row] for row in rows],
-            self.vectors[np.asarray(rows, dtype=np.int64)],
-            [self._metadata[row] for row in rows],
-            [self._thumbnails[row] for row in rows],
-        )
 
 
 _MOST_CANDIDATES = 5000  # to ask a graph for; beyond, looking at all rows is faster
@@ -83,7 +63,7 @@ _MOST_CANDIDATES = 5000  # to ask a graph for; beyond, looking at all rows is fa
 class Part:
     """A segment or the tail, and which of its first `rows` rows are dead."""
 
-    store: Segment | Tail
+    store: Rows
     vectors: np.ndarray  # (rows, dimension)
     dead: np.ndarray  # bool (rows)
     dead_count: int
@@ -100,7 +80,7 @@ class Part:
         return np.flatnonzero(~self.dead)
 
 
-def part_of(store: Segment | Tail, dead: np.ndarray) -> Part:
+def part_of(store: Rows, dead: np.ndarray) -> Part:
     return Part(store, store.vectors[: store.rows], dead, int(dead.sum()))
 
 
@@ -140,7 +120,7 @@ class View:
             dead = parts[number].dead.copy()
             dead[rows] = True
             old = parts[number]
-            parts[number] = Part(old.store, old.vectors, dead, old.dead_count + len(rows))
+            parts[number] = replace(old, dead=dead, dead_count=old.dead_count + len(rows))
         if isinstance(operation, Added):
             tail = parts[-1].store
             assert isinstance(tail, Tail)
@@ -157,17 +137,18 @@ class View:
         where: Where | None,
         min_score: float | None,
         deadline: Deadline = UNBOUNDED,
+        exact: bool = False,
     ) -> list[list[Match]]:
-        """The `k` best living rows for each unit query (q, dimension): by score, then by id.
+        """Return the `k` best living rows for each unit query (q, dimension): by score, then id.
 
-        Searched exactly, also which of several rows with equal scores are the last of the `k` is
-        decided by their ids. A graph finds what it finds: of rows that tie for the last places any
-        may be among its candidates. Raises SearchTimeoutError.
+        An exact search (`exact`, or of a collection without graphs) also decides by the ids which
+        of several rows with equal scores are the last of the `k`. Of such rows a graph may find
+        any. Raises SearchTimeoutError.
         """
         parts = [part for part in self.parts if part.alive]
         admitted = self._admitted(parts, where, deadline)
         found = [
-            (part, _nearest(part, queries, k, rows, deadline))
+            (part, _nearest(part, queries, k, rows, deadline, exact))
             for part, rows in zip(parts, admitted, strict=True)
         ]
         return [
@@ -193,24 +174,6 @@ class View:
         masks = [part.store.columns.mask(where, part.rows, deadline) for part in parts]
         _check_fields(parts, where)
         return [mask & ~part.dead for mask, part in zip(masks, parts, strict=True)]
-
-    def exact(self) -> "View":
-        """The same rows without graphs: the reference that recall is measured against."""
-        return View(
-            tuple(
-                Part(_Ungraphed(part.store), part.vectors, part.dead, part.dead_count)  # type: ignore[arg-type]
-                for part in self.parts
-            )
-        )
-
-
-class _Ungraphed:
-    """A segment that hides its graph and searches its vectors on a device."""
-
-    index = on_device = None
-
-    def __init__(self, store: Segment | Tail):
-        self.id, self.metadata, self.columns = store.id, store.metadata, store.columns
 
 
 def _check_fields(parts: Sequence[Part], where: Where) -> None:
@@ -243,15 +206,21 @@ def _merged(
 
 
 def _nearest(
-    part: Part, queries: np.ndarray, k: int, admitted: np.ndarray | None, deadline: Deadline
+    part: Part,
+    queries: np.ndarray,
+    k: int,
+    admitted: np.ndarray | None,
+    deadline: Deadline,
+    exact: bool,
 ) -> list[Nearest]:
-    """For each query the part's `k` best admitted rows, and those that tie with the last."""
-    count = part.rows if admitted is None else int(admitted.sum())
-    found = _by_graph(part, queries, k, admitted, count)
+    """Return for each query the part's `k` best admitted rows, and those that tie with the last."""
+    found: list[np.ndarray | None] = [None] * len(queries)
+    if not exact and part.store.index is not None:
+        found = _by_graph(part.store.index, part, queries, k, admitted)
     rest = [place for place, rows in enumerate(found) if rows is None]
     if rest:
         device = part.store.on_device
-        if device is not None:
+        if device is not None and not exact:
             rows_of_rest = device.candidates(queries[rest], k, admitted)
         else:
             rows_of_rest = exact_candidates(part.vectors, queries[rest], k, admitted, deadline)
@@ -265,12 +234,12 @@ def _nearest(
 
 
 def _by_graph(
-    part: Part, queries: np.ndarray, k: int, admitted: np.ndarray | None, count: int
+    index: GraphIndex, part: Part, queries: np.ndarray, k: int, admitted: np.ndarray | None
 ) -> list[np.ndarray | None]:
-    """At least `k` of the `count` admitted rows near each query; None where a graph is no help."""
-    index = part.store.index
+    """Return at least `k` admitted rows near each query; None where the graph is no help."""
     found: list[np.ndarray | None] = [None] * len(queries)
-    if index is None or not count:
+    count = part.rows if admitted is None else int(admitted.sum())
+    if not count:
         return found
     wanted = k if count == part.rows else int(1.5 * k * part.rows / count) + 8
     while wanted <= min(part.rows // 8, _MOST_CANDIDATES):
