@@ -153,7 +153,7 @@ def _part(segment: Segment, folder: Path, tombstones: str | None) -> Part:
     return part_of(segment, dead)
 
 
-class OpenCollection:
+class CollectionReader:
     """The reading half of an open collection. Any number of threads may search at once."""
 
     def __init__(self, path: Path, opened: Opened, lock: BinaryIO | None):

@@ -1,73 +1,173 @@
-"""The writing half of a collection: the journal for small changes, a commit for large ones.
+"""Write a collection's segments: choose what a compaction merges, write the new ones, commit them.
 
-A change is synced to the journal before the view shows it. Compactions and loads write new segments
-first and then replace the collection's state in one step; a new journal carries over the changes
-that were made meanwhile. In that step the tombstones and the new journal are synced before the
-manifest that names them is renamed. If a crash comes earlier, the new files are leftovers.
+Compaction is size-tiered, as in log-structured merge trees (O'Neil et al. 1996): the tail is merged
+with the smaller segments for as long as the next segment is not much larger than what has been
+merged so far, so that an item is rewritten a logarithmic number of times. A segment with many dead
+rows is rewritten too.
+
+The threshold at which a long-running writer should compact (`is_due`) was measured on two cores.
+The tail is searched exactly: 8,000 rows of 300 numbers make a search of 20,000 pictures take 2.1 ms
+instead of 1.1; with 50 numbers, beside 60,000 pictures, the difference disappears in the noise.
+Every process that opens the collection reads the journal, and 10,000 changes take 0.2 to 0.5 s.
+Replaced rows count as well, so that a writer which keeps replacing the same few items has a bounded
+tail and journal.
+
+A commit syncs the tombstones and the new journal before it renames the manifest that names them: if
+a crash comes earlier, the new files are leftovers.
 """
 
-import json
-import threading
-from collections.abc import Iterable, Iterator
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import numpy as np
 
-from seqvis.artifacts import MANIFEST
-from seqvis.collection.compaction import NewSegment, living_batches, write_segments
-from seqvis.collection.items import Batch, Item, batches
-from seqvis.collection.journal import HEADING_SIZE, Deleted, JournalWriter, Operation, encode
-from seqvis.collection.manifest import (
-    SEGMENTS,
-    TOMBSTONES,
-    SegmentEntry,
-    State,
-    remove_leftovers,
-    write_state,
+from seqvis.collection.items import Batch
+from seqvis.collection.journal import HEADING_SIZE, JournalWriter
+from seqvis.collection.manifest import SEGMENTS, TOMBSTONES, SegmentEntry, State, write_state
+from seqvis.collection.segments import (
+    HASH_ROWS,
+    HASHES,
+    Blobs,
+    Segment,
+    SegmentWriter,
+    describe_file,
+    describe_files,
+    load_array,
+    save_array,
 )
-from seqvis.collection.reader import OpenCollection, Opened, open_files
-from seqvis.collection.segments import Segment
-from seqvis.collection.shards import check_belongs
-from seqvis.collection.view import View
-from seqvis.disk import file_hash, remove_quietly, sync_directory, synced_file, write_synced
-from seqvis.errors import ArtifactError, StorageError
-from seqvis.storage import storage_errors
+from seqvis.collection.view import Part, View
+from seqvis.disk import remove_quietly, sync_directory, write_synced
+from seqvis.errors import DataError
+
+TIER = 3  # a segment at most this many times as large as what is merged already is merged too
+DEAD_SHARE = 0.2  # from here on a segment is rewritten
+DEAD_ROWS = 1_000  # in such segments, from here on it is due: a segment of one item is soon dead
+MOST_SEGMENTS = 8
+SEGMENT_BYTES = 512 << 20  # of vectors; building a graph takes about three times as much memory
+TAIL_ROWS = 8_000  # dead ones included: they are scored and take memory as well
+JOURNAL_RECORDS = 10_000
+JOURNAL_BYTES = 64 << 20
+_CHUNK = 2048
 
 
 @dataclass(frozen=True)
-class KeptSegment:
-    """A segment that is kept, with the rows of it that are dead, bool (rows)."""
+class NewSegment:
+    name: str
+    files: dict[str, dict[str, Any]]
 
-    segment: Segment
-    dead: np.ndarray
+
+def is_due(view: View, journal: JournalWriter) -> bool:
+    """Tell whether a compaction is worth its while; once it is done, it no longer is."""
+    *segments, tail = view.parts
+    return (
+        tail.rows >= TAIL_ROWS
+        or journal.records >= JOURNAL_RECORDS
+        or journal.offset >= JOURNAL_BYTES
+        or sum(part.dead_count for part in segments if _spoiled(part)) >= DEAD_ROWS
+    )
+
+
+def choose_parts(view: View, everything: bool, journalled: bool) -> list[int]:
+    """Return the numbers of the parts to merge, the tail's among them; empty if there is no need.
+
+    `journalled`: the journal is not empty; a few deletes leave nothing to merge but that.
+    """
+    *segments, tail = view.parts
+    last = len(segments)
+    order = sorted(range(last), key=lambda number: segments[number].alive)
+    spoiled = [number for number in order if _spoiled(segments[number])]
+    if everything:
+        clean = last <= 1 and not journalled and not any(part.dead_count for part in segments)
+        return [] if clean else [*range(last), last]
+    chosen = set(spoiled)
+    merged = tail.alive + sum(segments[number].alive for number in spoiled)
+    for number in order:
+        crowded = last - len(chosen) >= MOST_SEGMENTS
+        if number not in chosen and (crowded or 0 < segments[number].alive <= TIER * merged):
+            chosen.add(number)
+            merged += segments[number].alive
+    return [*sorted(chosen), last] if chosen or journalled else []
+
+
+def living_batches(parts: Iterable[Part]) -> Iterator[Batch]:
+    """Yield the living rows of some parts, piece by piece."""
+    for part in parts:
+        rows = part.living_rows()
+        for begin in range(0, len(rows), _CHUNK):
+            yield part.store.batch(rows[begin : begin + _CHUNK].tolist())
+
+
+def write_segments(folder: Path, batches: Iterable[Batch], state: State) -> list[NewSegment]:
+    """Write new segments below `folder`, durably; nothing names them yet.
+
+    Memory is bounded by one segment's vectors, whatever their number. Raises DataError if an id
+    comes twice, before any graph is built. If it raises, what was written is removed.
+    """
+    most = max(1, SEGMENT_BYTES // (4 * state.dimension))
+    writers: list[SegmentWriter] = []
+    try:
+        for batch in batches:
+            if not writers or writers[-1].rows + len(batch) > most:
+                writers.append(SegmentWriter(folder / uuid.uuid4().hex[:16], state.dimension))
+            writers[-1].add(batch)
+        _refuse_twice(writers, [writer.finish() for writer in writers])
+        for writer in writers:
+            writer.build_index(state.backend, state.settings)
+        return [NewSegment(writer.folder.name, describe_files(writer.folder)) for writer in writers]
+    except BaseException:
+        for writer in writers:
+            writer.abandon()
+            remove_quietly(writer.folder)
+        raise
+
+
+def _spoiled(part: Part) -> bool:
+    return part.dead_count > DEAD_SHARE * part.rows
+
+
+def _refuse_twice(writers: Sequence[SegmentWriter], hashes: Sequence[np.ndarray]) -> None:
+    every = np.sort(np.concatenate([np.empty(0, np.uint64), *hashes]))
+    for suspect in np.unique(every[1:][every[1:] == every[:-1]]):
+        seen: set[bytes] = set()
+        for writer in writers:
+            ids = Blobs(writer.folder, "ids")
+            rows = load_array(writer.folder / HASH_ROWS)
+            for place in np.flatnonzero(load_array(writer.folder / HASHES) == suspect):
+                name = ids[int(rows[place])]
+                if name in seen:
+                    raise DataError(f"{name.decode()}: comes twice; give each id once")
+                seen.add(name)
 
 
 def write_commit(
     folder: Path,
     state: State,
     number: int,
-    kept: list[KeptSegment],
+    kept: Sequence[Part],
     new: list[NewSegment],
     journal: JournalWriter,
     begin: int,
 ) -> None:
-    """Makes these segments, with `journal` from byte `begin` on, the collection's content.
+    """Make these segments, with `journal` from byte `begin` on, the collection's content.
 
-    The records of the journal apply to the new segments as they did to the old.
+    `kept`: parts whose segments stay, each with the rows of it that are dead by now. The records of
+    the journal apply to the new segments as they did to the old.
     """
     entries: list[SegmentEntry] = []
     files: dict[str, Any] = {}
     for part in kept:
-        name = part.segment.name
+        assert isinstance(part.store, Segment)
+        name = part.store.name
         prefix = f"{SEGMENTS}/{name}/"
         files.update({k: v for k, v in state.files.items() if k.startswith(prefix)})
         tombstones = f"{number:08d}-{name}.npy" if part.dead.any() else None
         if tombstones:
-            files[f"{TOMBSTONES}/{tombstones}"] = _write_array(
-                folder / TOMBSTONES / tombstones, part.dead
-            )
+            path = folder / TOMBSTONES / tombstones
+            save_array(path, part.dead)
+            files[f"{TOMBSTONES}/{tombstones}"] = describe_file(path)
         entries.append(SegmentEntry(name, tombstones))
     for made in new:
         files.update({f"{SEGMENTS}/{made.name}/{k}": v for k, v in made.files.items()})
@@ -81,141 +181,3 @@ def write_commit(
         state, segments=tuple(entries), files=files, journal=name, number=number, snapshot=False
     )
     write_state(folder, written)
-
-
-def _write_array(path: Path, content: np.ndarray) -> dict[str, Any]:
-    with synced_file(path) as stream:
-        np.save(stream, content)
-    return {"size": path.stat().st_size, "sha256": file_hash(path)}
-
-
-class WritingCollection(OpenCollection):
-    """An open collection that can be changed if it holds the writer's lock.
-
-    It has three locks: `_maintaining` keeps compactions, loads and snapshots apart; `_writing`
-    keeps the journal in order; `_applying` is held while the view changes.
-    """
-
-    def __init__(self, path: Path, opened: Opened, lock: BinaryIO | None):
-        super().__init__(path, opened, lock)
-        self._journal: JournalWriter | None = None
-        self._maintaining, self._writing = threading.RLock(), threading.RLock()
-        if lock is not None:
-            self._start_writing(opened)
-
-    def _writer(self) -> JournalWriter:
-        if self._journal is None:
-            raise StorageError(
-                f"{self.path}: is open for reading only (or closed); open it for writing"
-            )
-        if self._journal.broken:
-            self._journal = self._recovered(self._journal)
-        return self._journal
-
-    def _recovered(self, broken: JournalWriter) -> JournalWriter:
-        """Takes up what is on the disk, after a write of which only the files tell how far it came.
-
-        Raises StorageError while the disk does not allow it, for the reason that it has then.
-        """
-        with storage_errors(str(self.path)):
-            opened = open_files(self.path, self._opened.segments)
-            journal = JournalWriter(opened.journal)
-        broken.close()
-        self._install(opened)
-        return journal
-
-    def _journal_size(self) -> int:
-        return self._journal.offset if self._journal is not None else self._opened.journal.offset
-
-    def _record(self, operation: Operation) -> None:
-        with self._writing:
-            journal = self._writer()
-            record = encode(operation, self._opened.journal.salt)
-            with storage_errors(str(self.path)):
-                journal.append(record)
-            with self._applying:
-                self._view = self._view.applied(operation)
-
-    def _start_writing(self, opened: Opened) -> None:
-        if opened.state.snapshot:
-            raise ArtifactError(
-                f"{self.path}: is a snapshot; restore it to a place of its own, or open it "
-                f"with read_only=True"
-            )
-        with storage_errors(str(self.path)):
-            remove_leftovers(self.path, opened.state)
-            self._journal = JournalWriter(opened.journal)
-
-    def _load(self, items: Iterable[Item], state: State, keep: bool) -> None:
-        with self._maintaining, self._writing:
-            begin = self._writer().offset
-            new = self._write(_own(batches(items, state.dimension), state), state)
-            kept: list[KeptSegment] = []
-            if keep:
-                parts = list(self._without(new, state).parts)
-                tail = parts.pop()
-                kept = [KeptSegment(cast(Segment, part.store), part.dead) for part in parts]
-                new += self._write(living_batches([tail]), state)
-            self._commit(state, kept, new, begin)
-
-    def _without(self, new: list[NewSegment], state: State) -> View:
-        """The view without the items that new segments replace."""
-        view = self._view
-        for segment in self._open_new(new, state).values():
-            for begin in range(0, len(segment), 4096):
-                rows = range(begin, min(begin + 4096, len(segment)))
-                view = view.applied(Deleted([segment.id(row) for row in rows]))
-        return view
-
-    def _write(self, pieces: Iterable[Batch], state: State) -> list[NewSegment]:
-        with storage_errors(str(self.path)):
-            return write_segments(
-                self.path / SEGMENTS, pieces, state.dimension, state.backend, state.settings
-            )
-
-    def _open_new(self, new: list[NewSegment], state: State) -> dict[str, Segment]:
-        folder = self.path / SEGMENTS
-        return {
-            made.name: Segment(folder / made.name, state.dimension, made.files, state.settings)
-            for made in new
-        }
-
-    def _commit(
-        self, state: State, kept: list[KeptSegment], new: list[NewSegment], begin: int
-    ) -> None:
-        """Makes kept and new segments the collection; the journal from `begin` on stays."""
-        try:
-            known = {**self._opened.segments, **self._open_new(new, state)}
-            with self._writing:
-                old = self._writer()
-                number = self._opened.state.number + 1
-                with storage_errors(str(self.path)):
-                    write_commit(self.path, state, number, kept, new, old, begin)
-                opened = open_files(self.path, known)
-                self._journal = JournalWriter(opened.journal)
-                old.close()
-                self._install(opened)
-        except BaseException:
-            self._give_up(new)
-            raise
-        remove_leftovers(self.path, self._opened.state)
-
-    def _give_up(self, new: list[NewSegment]) -> None:
-        """After a failed commit: removes its files, unless it may have happened."""
-        current = self._opened.state.number
-        try:
-            content = json.loads((self.path / MANIFEST).read_bytes())
-            undone = content["state"]["number"] == current
-        except (OSError, ValueError, KeyError):
-            undone = False
-        if undone:
-            for made in new:
-                remove_quietly(self.path / SEGMENTS / made.name)
-        elif self._journal is not None:
-            self._journal.broken = True
-
-
-def _own(pieces: Iterable[Batch], state: State) -> Iterator[Batch]:
-    for batch in pieces:
-        check_belongs(batch.ids, state.config)
-        yield batch

@@ -385,9 +385,9 @@ def test_a_build_replaces_a_collection_whole_or_not_at_all(tmp_path: Path) -> No
 def test_a_stream_larger_than_a_segment_makes_several(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from seqvis.collection import compaction
+    from seqvis.collection import writer
 
-    monkeypatch.setattr(compaction, "SEGMENT_BYTES", 4 * 4 * 3000)
+    monkeypatch.setattr(writer, "SEGMENT_BYTES", 4 * 4 * 3000)
     with Collection.build(tmp_path / "c", 4, many(7000), "exact") as collection:
         assert collection.statistics()["segments"] == 3
         assert len(collection) == 7000

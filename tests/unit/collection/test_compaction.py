@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from seqvis.collection import compaction
+from seqvis.collection import writer
 from seqvis.collection.collection import Collection
 from seqvis.collection.index import IndexSettings
 from seqvis.collection.items import Item
@@ -45,7 +45,7 @@ def test_changing_the_same_items_for_ever_leaves_tail_and_journal_bounded(
     collection: Collection,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(compaction, "TAIL_ROWS", 20)
+    monkeypatch.setattr(writer, "TAIL_ROWS", 20)
     sizes, compactions = [], 0
     for step in range(100):
         change(collection, step)
@@ -66,7 +66,7 @@ def test_changing_the_same_items_for_ever_leaves_tail_and_journal_bounded(
 def test_deletes_alone_make_it_due_and_compacting_begins_the_journal_anew(
     collection: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compaction, "JOURNAL_RECORDS", 10)
+    monkeypatch.setattr(writer, "JOURNAL_RECORDS", 10)
     empty = journal_size(collection.path)
     for number in range(10):  # too few of the hundred to rewrite their segment
         assert not collection.compaction_due()
@@ -87,7 +87,7 @@ def test_deletes_alone_make_it_due_and_compacting_begins_the_journal_anew(
 def test_large_items_make_it_due_by_their_bytes(
     collection: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compaction, "JOURNAL_BYTES", 10_000)
+    monkeypatch.setattr(writer, "JOURNAL_BYTES", 10_000)
     collection.add([Item("small", np.ones(4))])
     assert not collection.compaction_due()
     collection.add([Item("large", np.ones(4), thumbnail=b"x" * 10_000)])
@@ -98,13 +98,13 @@ def test_a_fifth_of_dead_rows_makes_it_due(
     collection: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     collection.delete([f"item-{number}" for number in range(20)])
-    monkeypatch.setattr(compaction, "DEAD_ROWS", 10)
+    monkeypatch.setattr(writer, "DEAD_ROWS", 10)
     assert not collection.compaction_due()
     collection.delete(["item-20"])
     assert collection.compaction_due()
-    monkeypatch.setattr(compaction, "DEAD_ROWS", 22)
+    monkeypatch.setattr(writer, "DEAD_ROWS", 22)
     assert not collection.compaction_due()
-    monkeypatch.setattr(compaction, "DEAD_ROWS", 10)
+    monkeypatch.setattr(writer, "DEAD_ROWS", 10)
     collection.compact()
     assert not collection.compaction_due()
     assert collection.statistics() == {"items": 79, "tail": 0, "segments": 1, "dead": 0}
