@@ -53,7 +53,7 @@ class Columns:
         self._seen = 0
 
     def mask(self, where: Where, rows: int, deadline: Deadline = UNBOUNDED) -> np.ndarray:
-        """Which of the first `rows` rows agree with `where`, bool (rows).
+        """Return which of the first `rows` rows agree with `where`, bool (rows).
 
         Raises SearchTimeoutError.
         """
@@ -73,23 +73,23 @@ class Columns:
         return mask
 
     def lacks(self, name: str, rows: int) -> bool:
-        """Whether it is known that none of the first `rows` rows has the field."""
+        """Tell whether it is known that none of the first `rows` rows has the field."""
         return rows <= self._seen and name not in self._names
 
     def unread(self, where: Mapping[str, Any], rows: int) -> int:
-        """How many of the first `rows` rows must be parsed for a filter."""
+        """Return how many of the first `rows` rows must be parsed for a filter."""
         with self._lock:
             found = self._unread(where, rows)
         return rows - min((column.rows for column in found.values()), default=rows)
 
     def names(self) -> set[str]:
-        """The fields of all rows that were read."""
+        """Return the fields of all rows that were read."""
         return set(self._names)
 
     def _read(
         self, where: Mapping[str, Any], rows: int, deadline: Deadline
     ) -> "dict[str, _Column]":
-        """The columns of those fields of a filter that rows have, as far as `rows` at least."""
+        """Return the columns of a filter's fields that any row has, read up to `rows`."""
         with self._lock:
             if not self._unread(where, rows):
                 return self._used(where)
@@ -104,7 +104,7 @@ class Columns:
             self._parsing.release()
 
     def _unread(self, where: Mapping[str, Any], rows: int) -> "dict[str, _Column]":
-        """The columns that lack some of the rows, as they are."""
+        """Return the columns that lack some of the rows, as they are."""
         found = {}
         for name in where:
             if self.lacks(name, rows):
@@ -125,7 +125,7 @@ class Columns:
     def _parse(
         self, columns: "dict[str, _Column]", rows: int, deadline: Deadline
     ) -> "dict[str, _Column]":
-        """The columns with the rows that they lack; keeps them, also if time runs out."""
+        """Return the columns with the rows that they lack; keep them, also if time runs out."""
         more = {name: _Entries(column.rows) for name, column in columns.items()}
         row = min((column.rows for column in columns.values()), default=rows)
         try:
@@ -189,7 +189,7 @@ class _Column:
         return _Column(max(rows, self.rows), places, hashes)
 
     def mask(self, wanted: list[Any], rows: int) -> np.ndarray:
-        """Which of the first `rows` rows have one of the values."""
+        """Return which of the first `rows` rows have one of the values."""
         count = int(np.searchsorted(self.places, rows))
         hashes = np.array([_hash(json_value(one)) for one in wanted], dtype=np.uint64)
         mask = np.zeros(rows, dtype=bool)
@@ -238,7 +238,7 @@ def _hash(value: Any) -> int:
 
 
 def _canonical(value: Any) -> str:
-    """One text for all ways to write the same value of JSON."""
+    """Return one text for all ways to write the same value of JSON."""
     text = json.dumps(_without_points(value), sort_keys=True, allow_nan=False, ensure_ascii=False)
     return normalize("NFC", text)
 

@@ -41,7 +41,7 @@ def exact_candidates(
     admitted: np.ndarray | None = None,
     deadline: Deadline = UNBOUNDED,
 ) -> list[np.ndarray]:
-    """Rows that hold the `count` best of each query and all that tie with the last of them.
+    """Return rows that hold the `count` best of each query and all that tie with the last of them.
 
     In no order; few more than `count`, unless many rows are equal. `vectors` (n, d) and `queries`
     (q, d) are unit rows; `admitted` (n) says which rows count. Raises SearchTimeoutError.
@@ -74,7 +74,7 @@ def exact_candidates(
 
 
 def rounding(dimension: int, unit_roundoff: float = 2.0**-24) -> float:
-    """How far below the k-th greatest product one of the k greatest cosines can be.
+    """Return how far below the k-th greatest product one of the k greatest cosines can be.
 
     Each of two products of unit rows is off by at most d times the unit roundoff, whatever the
     order of summation (Higham 2002, Accuracy and Stability of Numerical Algorithms, section 3.1);
@@ -84,7 +84,7 @@ def rounding(dimension: int, unit_roundoff: float = 2.0**-24) -> float:
 
 
 def best_of(vectors: np.ndarray, rows: np.ndarray, query: np.ndarray, count: int) -> Nearest:
-    """Of some rows the `count` with the greatest cosines, and all that tie with the last of them.
+    """Return the `count` rows with the greatest cosines, and all that tie with the last of them.
 
     Best first; equal ones in no order.
     """
@@ -97,7 +97,10 @@ def best_of(vectors: np.ndarray, rows: np.ndarray, query: np.ndarray, count: int
 
 
 def cosines(vectors: np.ndarray, rows: np.ndarray, query: np.ndarray) -> np.ndarray:
-    """The cosines of some rows with a unit query, float32 (len(rows)), the same in any company."""
+    """Return the cosines of some rows with a unit query, float32 (len(rows)).
+
+    A row's cosine does not depend on the other rows.
+    """
     wide = query.astype(np.float64)
     found = np.empty(len(rows), dtype=np.float32)
     block = max(1, _WIDE_BLOCK // len(wide))
@@ -126,7 +129,7 @@ class DeviceRows:
     def candidates(
         self, queries: np.ndarray, count: int, admitted: np.ndarray | None = None
     ) -> list[np.ndarray]:
-        """As `exact_candidates`, with the same arguments but the vectors."""
+        """Return what `exact_candidates` does, of the rows on the device."""
         import torch
 
         total, dimension = self._rows.shape
@@ -148,7 +151,7 @@ class DeviceRows:
 
 
 def _margin(dimension: int) -> float:
-    """How far below the k-th greatest product one of the k greatest cosines can be."""
+    """Return how far below the k-th greatest product one of the k greatest cosines can be."""
     import torch
 
     try:
@@ -198,7 +201,7 @@ class GraphIndex:
 
     @classmethod
     def build(cls, vectors: np.ndarray, path: Path, settings: IndexSettings) -> None:
-        """Builds the graph of unit rows (n, d) and saves it, with its own copy of them, to `path`.
+        """Build the graph of unit rows (n, d) and saves it, with its own copy of them, to `path`.
 
         60,000 rows of 50 numbers take about 20 s of processor time. Raises DataError if a row is
         not finite or there are none, OSError if the disk does not take it.
@@ -227,7 +230,7 @@ class GraphIndex:
     def load(
         cls, path: Path, sha256: str, rows: int, dimension: int, settings: IndexSettings
     ) -> "GraphIndex":
-        """Opens a file that `build` saved. Raises ArtifactError if it is not the same any more.
+        """Open a file that `build` saved. Raises ArtifactError if it is not the same any more.
 
         The hash is checked first: nmslib ends the process when it has read an altered file.
         """
@@ -240,7 +243,7 @@ class GraphIndex:
         return cls(graph, rows, dimension, settings)
 
     def candidates(self, queries: np.ndarray, count: int) -> list[np.ndarray | None]:
-        """Up to `count` rows near each query, best first; None where the graph found fewer.
+        """Return up to `count` rows near each query, best first; None where the graph found fewer.
 
         Queries are unit rows (q, d). A graph finds too few when many rows are equal, so that
         their links lead nowhere else.
@@ -265,7 +268,7 @@ def _new_graph() -> Any:
 
 
 def _disk_error(path: Path) -> OSError:
-    """What went wrong, found by writing as much ourselves: nmslib does not tell."""
+    """Return what went wrong, found by writing as much ourselves: nmslib does not tell."""
     try:
         with path.open("ab") as stream:
             stream.write(b"\0" * (1 << 20))

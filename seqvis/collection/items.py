@@ -46,7 +46,7 @@ class Match(NamedTuple):
 
 
 def best_first(match: Match) -> tuple[float, str]:
-    """The key by which matches are sorted everywhere: greatest score, then least id.
+    """Return the key by which matches are sorted everywhere: greatest score, then least id.
 
     Neither depends on where an item is stored, so that shards and segments merge to one answer.
     """
@@ -77,7 +77,7 @@ class Batch:
 
 
 def check_items(items: Iterable[Item], dimension: int) -> Batch:
-    """The items as columns. Raises DataError naming the first that cannot be stored, and why.
+    """Return the items as columns. Raises DataError naming the first that cannot be stored.
 
     An id twice in `items` is an error as well: which of the two is meant cannot be known.
     """
@@ -100,14 +100,14 @@ def check_items(items: Iterable[Item], dimension: int) -> Batch:
 
 
 def batches(items: Iterable[Item], dimension: int, size: int = 2048) -> Iterable[Batch]:
-    """Checks a stream of items piece by piece."""
+    """Check a stream of items piece by piece."""
     stream = iter(items)
     while piece := list(islice(stream, size)):
         yield check_items(piece, dimension)
 
 
 def check_ids(ids: Sequence[str]) -> list[str]:
-    """Raises DataError if one is empty, too long, no string, or no valid Unicode."""
+    """Raise DataError if one is empty, too long, no string, or no valid Unicode."""
     check_several(ids, "ids")
     for name in ids:
         if not isinstance(name, str) or not name:
@@ -136,7 +136,7 @@ def check_new_ids(ids: Sequence[str]) -> list[str]:
 
 
 def unsafe_name(name: str) -> str | None:
-    """What is wrong with a name that is part of an address, and the remedy; None if nothing is."""
+    """Return what is wrong with a name as part of an address, and the remedy, or None."""
     if has_control_characters(name):
         return "it has a line feed or another control character; leave it out"
     if {".", ".."} & set(re.split(r"[/\\]", name)):
@@ -145,7 +145,7 @@ def unsafe_name(name: str) -> str | None:
 
 
 def unit_rows(vectors: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """Rows of length 1, float32, contiguous. DataError names the row that is NaN or zeros."""
+    """Return rows at length 1, float32, contiguous. DataError names a row of NaN or zeros."""
     vectors = np.ascontiguousarray(vectors, dtype=np.float32)
     finite = np.isfinite(vectors).all(axis=1)
     if not finite.all():
@@ -164,7 +164,7 @@ def unit_rows(vectors: np.ndarray, names: Sequence[str]) -> np.ndarray:
 
 
 def check_queries(vectors: np.ndarray, dimension: int) -> np.ndarray:
-    """Queries as unit rows (q, dimension). Raises DataError for any that nothing can be near to."""
+    """Return queries as unit rows (q, dimension). Raises DataError for what has no direction."""
     try:
         rows = np.asarray(vectors, dtype=np.float32)
     except (TypeError, ValueError) as error:
@@ -186,7 +186,7 @@ def check_queries(vectors: np.ndarray, dimension: int) -> np.ndarray:
 
 
 def encode_metadata(name: str, metadata: Mapping[str, Any]) -> bytes:
-    """The metadata as JSON. Raises DataError naming the item if it cannot be written as JSON."""
+    """Return the metadata as JSON. Raises DataError naming the item if that is not possible."""
     remedy = "use text, numbers, true, false, null, dates, lists and objects only"
     if not isinstance(metadata, Mapping):
         raise DataError(f"{name}: its metadata is no mapping of names to values; {remedy}")
@@ -197,7 +197,7 @@ def encode_metadata(name: str, metadata: Mapping[str, Any]) -> bytes:
 
 
 def json_value(value: Any) -> Any:
-    """A value of metadata as JSON has it, so that storing and filtering agree.
+    """Return a value of metadata as JSON has it, so that storing and filtering agree.
 
     Dates and times become ISO 8601, durations seconds, bytes hexadecimal digits, and decimals
     numbers where these are exact, else text. Raises TypeError for a key that is no text, which
@@ -223,7 +223,7 @@ def json_value(value: Any) -> Any:
 
 
 def decode_metadata(content: bytes) -> dict[str, Any]:
-    """What `encode_metadata` wrote; `json.loads` would first guess the encoding of each."""
+    """Return what `encode_metadata` wrote; `json.loads` would first guess the encoding of each."""
     found: dict[str, Any] = _JSON.raw_decode(content.decode())[0]
     return found
 

@@ -54,12 +54,12 @@ Operation = Added | Deleted
 
 
 def heading(salt: int) -> bytes:
-    """What a journal starts with."""
+    """Return what a journal starts with."""
     return _HEADING.pack(_FORMAT, salt)
 
 
 def encode(operation: Operation, salt: int) -> bytes:
-    """One record. Raises StorageError if it is larger than a record can be (4 GB)."""
+    """Return one record. Raises StorageError if it is larger than a record can be (4 GB)."""
     if isinstance(operation, Deleted):
         payload = _with_header({"delete": list(operation.ids)}, [])
     else:
@@ -109,7 +109,7 @@ class JournalReader:
         self.salt = 0
 
     def new_records(self) -> Iterator[Operation]:
-        """Operations behind `offset`; stops before a record that is not whole (yet).
+        """Yield the operations behind `offset`; stop before a record that is not whole (yet).
 
         Raises ArtifactError if the file is no journal, or has a damaged record before a good
         one, or has become shorter than what was read.
@@ -135,7 +135,7 @@ class JournalReader:
         self.offset = HEADING_SIZE
 
     def _check_rest(self, rest: bytes) -> None:
-        """Raises ArtifactError if a good record follows the bad one that `rest` begins with."""
+        """Raise ArtifactError if a good record follows the bad one that `rest` begins with."""
         if _payload_at(rest, 0, self.salt) is not None:
             return  # it has become whole just now; the next call reads it
         # A crash while writing leaves a bad record with nothing valid after it, which the writer
@@ -162,7 +162,7 @@ class JournalWriter:
             self._cut()
 
     def append(self, record: bytes) -> None:
-        """Writes a record and waits until it is on the disk.
+        """Write a record and waits until it is on the disk.
 
         Raises OSError if it is not; then the journal is as it was, or `broken` if not even that
         could be made sure of.
@@ -193,7 +193,7 @@ def _with_header(header: dict[str, Any], parts: Sequence[bytes]) -> bytes:
 
 
 def _next_payload(stream: BinaryIO, salt: int) -> bytes | None:
-    """The payload of the record that begins here; None if it is not whole or not good."""
+    """Return the payload of the record that begins here; None if it is not whole or not good."""
     frame = stream.read(_FRAME.size)
     if len(frame) < _FRAME.size:
         return None

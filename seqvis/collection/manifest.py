@@ -68,7 +68,7 @@ class State:
 
 
 def write_state(folder: Path, state: State) -> None:
-    """Makes `state` the collection's, durably and in one step."""
+    """Make `state` the collection's, durably and in one step."""
     manifest = {
         "kind": KIND,
         "format_version": FORMAT_VERSION,
@@ -90,7 +90,7 @@ def write_state(folder: Path, state: State) -> None:
 
 
 def read_state(folder: Path, verify: bool = False) -> State:
-    """The collection's state. Raises ArtifactError if it is none, or a file lacks or differs.
+    """Return a collection's state. Raises ArtifactError if it has none or a file is not as it says.
 
     With `verify` every file's SHA-256 is computed (about 1 s per GB), otherwise sizes only.
     """
@@ -114,7 +114,7 @@ def read_state(folder: Path, verify: bool = False) -> State:
 
 
 def kind_of(folder: Path) -> str | None:
-    """What the manifest in `folder` says it is; None without one that can be read."""
+    """Return what the manifest in `folder` says it is; None without one that can be read."""
     try:
         return str(json.loads((folder / MANIFEST).read_bytes())["kind"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -122,13 +122,13 @@ def kind_of(folder: Path) -> str | None:
 
 
 def stamp(path: Path) -> tuple[int, int, int]:
-    """Changes when the file is replaced or grows."""
+    """Return numbers that change when the file is replaced or grows."""
     status = path.stat()
     return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def remove_leftovers(folder: Path, state: State) -> None:
-    """Deletes what a crash, or an earlier state, left behind."""
+    """Delete what a crash, or an earlier state, left behind."""
     segments = {entry.name for entry in state.segments}
     tombstones = {entry.tombstones for entry in state.segments}
     for path in (folder / SEGMENTS).glob("*"):
@@ -172,7 +172,7 @@ def _parse(manifest: dict[str, Any], files: dict[str, Any], folder: Path) -> Sta
 
 @contextmanager
 def appearing(target: Path) -> Iterator[Path]:
-    """A directory to write, which gets the name `target` when the block ends, durably."""
+    """Give a directory to write, which gets the name `target` when the block ends, durably."""
     staging = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         with storage_errors(str(target)):
@@ -185,14 +185,14 @@ def appearing(target: Path) -> Iterator[Path]:
 
 
 def check_free(target: Path, kind: str) -> None:
-    """Raises ArtifactError if something stands at `target`."""
+    """Raise ArtifactError if something stands at `target`."""
     artifacts.check_destination(locate(target), KIND)
     if (target / MANIFEST).exists():
         raise ArtifactError(f"{target}: is there already; choose another place for the {kind}")
 
 
 def write_snapshot(folder: Path, state: State, journal_size: int, target: Path) -> None:
-    """Copies `state` with the first `journal_size` bytes of its journal to a new directory."""
+    """Copy `state` with the first `journal_size` bytes of its journal to a new directory."""
     check_free(target, "snapshot")
     with appearing(target) as staging:
         _copy_files(folder, staging, list(state.files))
@@ -204,7 +204,7 @@ def write_snapshot(folder: Path, state: State, journal_size: int, target: Path) 
 
 
 def restore_snapshot(uri: str, target: Path) -> None:
-    """Makes a collection of a snapshot, after checking every file's hash.
+    """Make a collection of a snapshot, after checking every file's hash.
 
     Raises ArtifactError if the snapshot is altered or incomplete, or `target` is taken.
     """
@@ -238,7 +238,7 @@ def _copy_files(folder: Path, staging: Path, names: list[str]) -> None:
 
 
 def _own_copy(path: Path) -> None:
-    """Replaces a hard link by a copy: the journal will grow, the snapshot's must not."""
+    """Replace a hard link by a copy: the journal will grow, the snapshot's must not."""
     content = path.read_bytes()
     path.unlink()
     write_synced(path, content)

@@ -64,7 +64,7 @@ def open_files(
     verify: bool = False,
     by: SearchBy = BY_GRAPHS,
 ) -> Opened:
-    """Reads state, segments and journal; segments that are in `known` are not opened again.
+    """Read state, segments and journal; segments that are in `known` are not opened again.
 
     A writer may replace everything meanwhile: then it is read anew. Raises ArtifactError if
     something is missing or damaged.
@@ -88,7 +88,7 @@ def open_files(
 
 
 def create_directory(folder: Path, state: State) -> None:
-    """Writes an empty collection's files; `state` names its journal."""
+    """Write an empty collection's files; `state` names its journal."""
     for made in (folder, folder / SEGMENTS, folder / TOMBSTONES):
         made.mkdir(parents=True)
     write_synced(folder / state.journal, heading(secrets.randbits(32)))
@@ -102,7 +102,7 @@ def first_state(
     config: Mapping[str, Any] | None,
     settings: IndexSettings | None,
 ) -> State:
-    """What an empty collection consists of. Raises ConfigError if it cannot be one."""
+    """Return what an empty collection consists of. Raises ConfigError if it cannot be one."""
     if dimension < 1:
         raise ConfigError(f"a collection's dimension is {dimension}; it must be at least 1")
     if backend not in ("nmslib", "exact"):
@@ -188,12 +188,12 @@ class CollectionReader:
         return isinstance(name, str) and self._place(name) is not None
 
     def ids(self) -> Iterator[str]:
-        """The ids of all items, in no particular order, as of this call."""
+        """Return the ids of all items, in no particular order, as of this call."""
         parts = self._view.parts
         return (part.store.id(int(row)) for part in parts for row in part.living_rows())
 
     def get(self, name: str) -> Item | None:
-        """The item with this id, its vector at length 1."""
+        """Return the item with this id, its vector at length 1."""
         found = self._place(name)
         if found is None:
             return None
@@ -203,7 +203,7 @@ class CollectionReader:
         return Item(name, vector, store.metadata(row), store.thumbnail(row))
 
     def thumbnail(self, name: str) -> bytes | None:
-        """The item's thumbnail; None if it has none, or there is no such item."""
+        """Return the item's thumbnail; None if it has none, or there is no such item."""
         found = self._place(name)
         return found[0].parts[found[1]].store.thumbnail(found[2]) if found else None
 
@@ -215,7 +215,7 @@ class CollectionReader:
         min_score: float | None = None,
         deadline: Deadline = UNBOUNDED,
     ) -> Any:
-        """The `k` items with the greatest cosine, best first; fewer if there are not so many.
+        """Return the `k` items with the greatest cosine, best first; fewer if there are fewer.
 
         `vectors` (dimension) gives list[Match], (q, dimension) gives list[list[Match]]. `where`
         is a filter (filters.py), `min_score` the least cosine. Raises DataError if a vector is
@@ -235,7 +235,7 @@ class CollectionReader:
         return answers[0] if np.ndim(vectors) == 1 else answers
 
     def unread(self, where: Mapping[str, Any]) -> int:
-        """How many items' metadata a search with this filter must parse: about 8 µs each."""
+        """Return how many items' metadata a search with this filter must parse: about 8 µs each."""
         return self._view.unread(where)
 
     def recall_report(self, k: int = 10, queries: int = 1000) -> dict[str, Any]:
@@ -243,7 +243,7 @@ class CollectionReader:
         return measure_recall(self._view, self.search, k, queries) | {"backend": self.backend}
 
     def sample_recall(self, vector: np.ndarray, k: int = 10) -> float:
-        """The share of the `k` true matches that a search for `vector` finds, 0 to 1.
+        """Return the share of the `k` true matches that a search for `vector` finds, 0 to 1.
 
         For one live query in a hundred or so: among 60,000 pictures of 50 numbers it takes 1.7 ms
         where a search takes 0.5. It is 1 where there is nothing to find. Raises DataError as
@@ -258,7 +258,7 @@ class CollectionReader:
         return count_found(found, truth) / len(truth) if truth else 1.0
 
     def statistics(self) -> dict[str, int]:
-        """Items, items in the tail, segments, and dead rows that a compaction would drop."""
+        """Count items, items in the tail, segments, and dead rows that a compaction would drop."""
         parts = self._view.parts
         return {
             "items": len(self._view),
@@ -268,7 +268,7 @@ class CollectionReader:
         }
 
     def refresh(self) -> bool:
-        """Takes up what another process has written; some µs if nothing. Returns if anything."""
+        """Take up what another process has written; some µs if nothing. Returns if anything."""
         if self._lock is not None:
             return False
         with self._refreshing:

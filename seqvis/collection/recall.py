@@ -22,7 +22,7 @@ Search = Callable[[np.ndarray, int], list[Match]]
 def measure_recall(
     view: View, search: Search, k: int, queries: int, seed: int = 0
 ) -> dict[str, Any]:
-    """Recall@k and latencies (ms) of `search`, called with one vector at a time.
+    """Measure recall@k and latencies (ms) of `search`, called with one vector at a time.
 
     Returns `recall` (None for an empty collection), `median_ms`, `p99_ms`, `exact_median_ms`,
     `queries`, `k` and `items`.
@@ -50,14 +50,14 @@ def measure_recall(
 
 
 def count_found(answers: list[Match], truth: list[Match]) -> int:
-    """How many of the true matches, best first, were found; an equal score is as good."""
+    """Return how many of the true matches, best first, were found; an equal score is as good."""
     if not truth:
         return 0
     return sum(match.score >= truth[-1].score - _TOLERANCE for match in answers)
 
 
 def sample_queries(view: View, queries: int, seed: int) -> np.ndarray:
-    """Up to `queries` unit vectors near as many living items, float32 (n, dimension)."""
+    """Draw up to `queries` unit vectors, each near a living item, float32 (n, dimension)."""
     generator = np.random.default_rng(seed)
     living = [part.living_rows() for part in view.parts]
     ends = np.cumsum([len(rows) for rows in living])

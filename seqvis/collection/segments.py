@@ -90,7 +90,7 @@ def save_array(path: Path, content: np.ndarray) -> None:
 
 
 def load_array(path: Path) -> np.ndarray:
-    """A `.npy` file mapped into memory. Raises ArtifactError if it is none."""
+    """Return a `.npy` file mapped into memory. Raises ArtifactError if it is none."""
     try:
         mapped: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
@@ -130,7 +130,7 @@ class SegmentWriter:
         self.rows += len(batch)
 
     def finish(self) -> np.ndarray:
-        """Completes all files but the index. Returns the hashes of the ids, uint64, sorted."""
+        """Complete all files but the index. Returns the hashes of the ids, uint64, sorted."""
         self._vectors.seek(0)
         self._write_shape()
         self._vectors.close()
@@ -144,7 +144,7 @@ class SegmentWriter:
         return hashes[order]
 
     def build_index(self, backend: Backend, settings: IndexSettings) -> None:
-        """Builds the graph if the segment shall have one, and makes the directory durable."""
+        """Build the graph if the segment shall have one, and make the directory durable."""
         if backend == "nmslib" and self.rows >= settings.exact_below:
             path = self.folder / INDEX
             GraphIndex.build(load_array(self.folder / VECTORS), path, settings)
@@ -153,14 +153,14 @@ class SegmentWriter:
         sync_directory(self.folder.parent)
 
     def abandon(self) -> None:
-        """Closes the files of a segment that will not be."""
+        """Close the files of a segment that will not be."""
         with suppress(OSError):  # closing writes what is buffered, and the disk may be full
             self._vectors.close()
         for writer in self._blobs:
             writer.abandon()
 
     def _write_shape(self) -> None:
-        """NumPy pads headers so that the number of rows can be corrected in place."""
+        """Write the header; NumPy pads it so that the number of rows can be corrected in place."""
         header = {"descr": "<f4", "fortran_order": False, "shape": (self.rows, self._dimension)}
         np.lib.format.write_array_header_1_0(self._vectors, header)
 
@@ -270,13 +270,13 @@ class Segment(Rows):
 
 
 def hashes_of(ids: Iterable[bytes]) -> np.ndarray:
-    """A 64-bit hash of each id, the same on every machine."""
+    """Return a 64-bit hash of each id, the same on every machine."""
     digests = b"".join(hashlib.blake2b(name, digest_size=8).digest() for name in ids)
     return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
 
 
 def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
-    """Size and SHA-256 of each file, as a manifest has them."""
+    """Return size and SHA-256 of each file, as a manifest has them."""
     return {path.name: describe_file(path) for path in sorted(folder.iterdir())}
 
 

@@ -41,13 +41,13 @@ class Description:
 
 
 def shard_of(name: str, shards: int) -> int:
-    """The number of the shard, 0 to `shards` - 1, that an item with this id is in."""
+    """Return the number of the shard, 0 to `shards` - 1, that an item with this id is in."""
     digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") % shards
 
 
 def merge(answers: Sequence[Sequence[Match] | UnknownFieldError], k: int) -> list[Match]:
-    """One answer of those of the shards, each best first, as `Collection.search` gives them.
+    """Merge the answers of the shards, each best first, as `Collection.search` gives them.
 
     If each shard was asked for `k` matches and is searched exactly, it is the answer of the
     unsharded collection: the same ids and scores in the same order, ties included, since these are
@@ -69,7 +69,7 @@ def merge(answers: Sequence[Sequence[Match] | UnknownFieldError], k: int) -> lis
 
 
 def describe(path: str | Path) -> Description:
-    """Reads what stands at `path`.
+    """Read what stands at `path`.
 
     Raises ArtifactError if it is neither a collection nor a sharded one, or a shard lacks.
     """
@@ -99,7 +99,7 @@ def describe(path: str | Path) -> Description:
 
 
 def shard_paths(path: str | Path) -> list[Path]:
-    """The shards' directories in order; of a collection that is not sharded its own.
+    """Return the shards' directories in order; of a collection that is not sharded its own.
 
     Raises ArtifactError if `path` is neither.
     """
@@ -107,12 +107,12 @@ def shard_paths(path: str | Path) -> list[Path]:
 
 
 def place_of(number: int, shards: int) -> dict[str, int]:
-    """What a shard's config says under the key `SHARD`."""
+    """Return what a shard's config says under the key `SHARD`."""
     return {"number": number, "of": shards}
 
 
 def check_belongs(ids: Iterable[str], config: Mapping[str, Any]) -> None:
-    """Raises DataError if these are ids of another shard than the one that has this config.
+    """Raise DataError if these are ids of another shard than the one that has this config.
 
     There an item would never be deleted or replaced, since nobody looks for it in this one.
     """

@@ -28,7 +28,7 @@ _CHUNK = 2048
 
 
 def split(collection: str | Path, count: int, out: str | Path) -> list[int]:
-    """Copies a collection to a new sharded one at `out`, which appears whole or not at all.
+    """Copy a collection to a new sharded one at `out`, which appears whole or not at all.
 
     Returns how many items each shard holds. Raises ConfigError for a count that cannot be,
     ArtifactError if `collection` is none or something stands at `out`, StorageError if the disk
@@ -69,7 +69,7 @@ def split(collection: str | Path, count: int, out: str | Path) -> list[int]:
 
 
 def _shards(part: Part, count: int) -> np.ndarray:
-    """The shard of each living row, uint16 (living rows)."""
+    """Return the shard of each living row, uint16 (living rows)."""
     found = (shard_of(part.store.id(row), count) for row in part.living_rows().tolist())
     return np.fromiter(found, np.uint16, part.alive)
 

@@ -98,7 +98,7 @@ class View:
         return sum(part.alive for part in self.parts)
 
     def find(self, ids: Sequence[str]) -> list[tuple[int, int] | None]:
-        """Part and row of each living id. Call it only while no other thread applies."""
+        """Return part and row of each living id. Call it only while no other thread applies."""
         found: list[tuple[int, int] | None] = [None] * len(ids)
         for number, part in enumerate(self.parts):
             if not part.alive:
@@ -109,7 +109,7 @@ class View:
         return found
 
     def applied(self, operation: Operation) -> "View":
-        """The view after an add or a delete; the tail's store grows."""
+        """Return the view after an add or a delete; the tail's store grows."""
         ids = operation.batch.ids if isinstance(operation, Added) else operation.ids
         killed: dict[int, list[int]] = {}
         for place in self.find(ids):
@@ -157,13 +157,13 @@ class View:
         ]
 
     def unread(self, where: Mapping[str, Any]) -> int:
-        """How many rows' metadata must be parsed for a filter."""
+        """Return how many rows' metadata must be parsed for a filter."""
         return sum(part.store.columns.unread(where, part.rows) for part in self.parts if part.alive)
 
     def _admitted(
         self, parts: Sequence[Part], where: Where | None, deadline: Deadline
     ) -> list[np.ndarray | None]:
-        """Which rows of each part count, bool (rows); None: all.
+        """Return which rows of each part count, bool (rows); None: all.
 
         Raises UnknownFieldError if a filter names a field of no item, as misspelt ones do: where
         it is known by now, before anything is read.
@@ -190,7 +190,7 @@ def _check_fields(parts: Sequence[Part], where: Where) -> None:
 def _merged(
     found: Sequence[tuple[Part, np.ndarray, np.ndarray]], k: int, min_score: float | None
 ) -> list[Match]:
-    """The `k` best of what each part found; ids are read only of those that may be among them."""
+    """Return the `k` best of what each part found, reading no more ids than necessary."""
     least = -2.0 if min_score is None else min_score
     scores = np.concatenate([np.empty(0, np.float32), *(scores for _, _, scores in found)])
     if len(scores) > k:

@@ -39,7 +39,7 @@ def calibrate(
     seed: int,
     train_head: TrainHead,
 ) -> Calibration:
-    """Finds the bonus.
+    """Find the bonus.
 
     Args:
         train, valid: pictures of seen labels; those of `valid` are never trained on.
@@ -114,7 +114,7 @@ def _ranked(
 
 
 def _renumbered(pictures: Pictures, kept: np.ndarray, labels: int) -> Pictures:
-    """The pictures of the kept labels, labels numbered by their place in `kept`."""
+    """Return the pictures of the kept labels, labels numbered by their place in `kept`."""
     number = np.full(labels, -1, dtype=np.int64)
     number[kept] = np.arange(len(kept))
     chosen = number[pictures.labels] >= 0

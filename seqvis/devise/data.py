@@ -61,7 +61,7 @@ class TrainingData:
 
 
 def read_labels(uri: str) -> list[str]:
-    """Labels in a text file, one a line; empty lines and lines that begin with # are skipped."""
+    """Read labels, one a line; empty lines and lines that begin with # are skipped."""
     lines = read_text(locate(uri)).split("\n")
     labels = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     if not labels:
@@ -70,7 +70,7 @@ def read_labels(uri: str) -> list[str]:
 
 
 def load_data(settings: DeviseSettings) -> TrainingData:
-    """Reads and checks everything; raises DataError, ArtifactError or ConfigError."""
+    """Read and check everything. Raises DataError, ArtifactError or ConfigError."""
     table = FeatureTable.open(settings.features)
     vectors = WordVectors.open(settings.vectors)
     unseen = read_labels(settings.unseen) if settings.unseen else []
@@ -171,7 +171,7 @@ class Splits:
         return cls(train, valid, test)
 
     def held_out(self, table: FeatureTable, labels: Sequence[str], share: float) -> np.ndarray:
-        """The rows with these labels to validate with: those of a folder, else by a hash."""
+        """Return the rows with these labels to validate with: those of a folder, else by a hash."""
         rows = _rows_of(table, labels, self.valid)
         if len(rows):
             return rows
@@ -193,7 +193,7 @@ def _pictures(table: FeatureTable, rows: np.ndarray, labels: Sequence[str]) -> P
 def _split(
     table: FeatureTable, splits: Splits, seen: Sequence[str], settings: DeviseSettings
 ) -> tuple[np.ndarray, FeatureTable, np.ndarray]:
-    """Rows to train on, and the rows of a table to validate with."""
+    """Return rows to train on, and the rows of a table to validate with."""
     rows = _rows_of(table, seen, splits.train)
     if settings.validation_features is None:
         held_out = splits.held_out(table, seen, settings.validation_share)
@@ -217,12 +217,12 @@ def _split(
 
 
 def held_out_by_path(paths: Sequence[str], share: float) -> np.ndarray:
-    """Which pictures are held out if this share of them is, bool [paths]."""
+    """Return which pictures are held out if this share of them is, bool [paths]."""
     return np.array([_hash_share(path) < share for path in paths], dtype=bool)
 
 
 def _hash_share(path: str) -> float:
-    """A number from 0 to 1 that depends on the path alone."""
+    """Return a number from 0 to 1 that depends on the path alone."""
     return int.from_bytes(hashlib.sha256(path.encode()).digest()[:7], "big") / 2**56
 
 
@@ -242,7 +242,7 @@ def write_trained_on(writer: ArtifactWriter, table: FeatureTable, rows: np.ndarr
 
 
 def trained_on(model: DeviseModel, table: FeatureTable) -> np.ndarray | None:
-    """Whether the model was trained on each picture, bool [pictures]; None if it does not say.
+    """Tell whether the model was trained on each picture, bool [pictures]; None if it does not say.
 
     Models of before this was recorded know only the very table that they were trained on.
     """

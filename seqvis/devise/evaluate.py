@@ -152,7 +152,7 @@ class Evaluator:
 
 
 def _nearest(scores: np.ndarray, k: int) -> np.ndarray:
-    """Columns of the k highest scores of each row, highest first."""
+    """Return columns of the k highest scores of each row, highest first."""
     k = min(k, scores.shape[1])
     top = np.argpartition(-scores, k - 1, axis=1)[:, :k]
     order = np.argsort(-np.take_along_axis(scores, top, axis=1), axis=1, kind="stable")

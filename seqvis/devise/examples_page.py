@@ -66,7 +66,7 @@ def page_examples(
 
 
 def metrics_by_set(candidates: str, metrics: Mapping[str, float], of: str = "") -> Metrics:
-    """What `evaluate` measured as rows for the page: all pictures, seen, unseen, harmonic mean.
+    """Sort an evaluation's metrics into rows: all pictures, seen, unseen, harmonic mean.
 
     `of`: which pictures these are, for the rows' names.
     """
@@ -115,7 +115,7 @@ def _figure(value: float | None) -> str:
 
 
 def _rank(example: Example) -> int:
-    """Where the true name stands among the nearest, from 1; 0 if it is not there."""
+    """Return the place of the true name among the nearest, from 1; 0 if it is not there."""
     names = [name for name, _ in example.nearest]
     return names.index(example.truth) + 1 if example.truth in names else 0
 

@@ -59,7 +59,7 @@ def finetune(
     workers: Workers,
     report: Report,
 ) -> Tuned:
-    """Trains backbone and head together, from the pretrained backbone and the given head.
+    """Train backbone and head together, from the pretrained backbone and the given head.
 
     Raises DataError if the pictures are no longer where the features say.
     """
@@ -190,7 +190,7 @@ class _FinetuneTask(HeadTask):
         return StepLoss(total * batch.weight, total.detach(), len(batch.labels))
 
     def evaluate(self, model: nn.Module, workers: Workers) -> dict[str, Any]:
-        """Loss and hit@k of the validation pictures, each worker taking a share of them."""
+        """Measure loss and hit@k of the validation pictures; each worker takes a share of them."""
         rows = np.arange(len(self.valid))[workers.rank :: workers.count]
         size = self.settings.finetune.batch_size
         sums = np.zeros(2 + len(SHOWN_HITS))
@@ -222,7 +222,7 @@ class _FinetuneTask(HeadTask):
 
 
 def _files(settings: DeviseSettings, table: FeatureTable, rows: np.ndarray) -> list[Location]:
-    """Where the pictures of these rows lie. Raises DataError if one of them is not there."""
+    """Return where the pictures of these rows lie. Raises DataError if one is not there."""
     config = table.artifact.config
     images = locate(settings.finetune.images or str(config["images"]))
     listing = list_images(images, config["label_from"])
@@ -250,7 +250,7 @@ def _decoded(file: Location, image_size: int) -> Any:
 
 
 def _as_tensor(pictures: list[np.ndarray]) -> Tensor:
-    """uint8 [n, 3, size, size] over channels-last memory."""
+    """Return uint8 [n, 3, size, size] over channels-last memory."""
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
 
 
@@ -259,7 +259,7 @@ def _view_seed(seed: int, epoch: int, row: int) -> int:
 
 
 def augmenter(settings: AugmentSettings, size: int) -> v2.Transform:
-    """The transform of `augment`, made once for many pictures."""
+    """Return the transform of `augment`, made once for many pictures."""
     steps: list[v2.Transform] = [
         v2.RandomResizedCrop(size, scale=(settings.smallest_share, 1.0), ratio=(3 / 4, 4 / 3))
     ]
@@ -271,7 +271,7 @@ def augmenter(settings: AugmentSettings, size: int) -> v2.Transform:
 
 
 def augment(picture: Image.Image, transform: v2.Transform, seed: int) -> np.ndarray:
-    """A view of an RGB picture, uint8 [size, size, 3].
+    """Return a view of an RGB picture, uint8 [size, size, 3].
 
     torchvision draws from torch's global generator: it is seeded for the call and put back, so
     that the views depend on nothing else and change nothing else. Not for several threads at once.

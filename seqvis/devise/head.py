@@ -39,7 +39,7 @@ class LossSettings(Settings):
 def rowwise_loss(
     name: LossName, settings: LossSettings, projected: Tensor, targets: Tensor, labels: Tensor
 ) -> Tensor:
-    """The loss `name` of each row."""
+    """Return the loss `name` of each row."""
     if name == "cosine":
         return cosine_loss(projected, targets, labels)
     if name == "hinge":
@@ -48,12 +48,12 @@ def rowwise_loss(
 
 
 def cosine_loss(projected: Tensor, targets: Tensor, labels: Tensor) -> Tensor:
-    """1 - cosine of the projection and its label's vector: lesson 11's."""
+    """Return 1 - cosine of the projection and its label's vector: lesson 11's loss."""
     return 1 - F.cosine_similarity(projected, targets[labels])
 
 
 def hinge_rank_loss(projected: Tensor, targets: Tensor, labels: Tensor, margin: float) -> Tensor:
-    """Sum over wrong labels j of max(0, margin - t_label . v + t_j . v); Frome et al. 2013, (1)."""
+    """Sum max(0, margin - t_label . v + t_j . v) over wrong labels j; Frome et al. 2013, (1)."""
     scores = projected @ targets.T  # (n, labels)
     right = scores.gather(1, labels[:, None])
     behind = F.relu(margin - right + scores)
@@ -62,7 +62,7 @@ def hinge_rank_loss(projected: Tensor, targets: Tensor, labels: Tensor, margin: 
 
 
 def softmax_loss(projected: Tensor, targets: Tensor, labels: Tensor, scale: float) -> Tensor:
-    """Cross-entropy over the cosines with all seen labels, times `scale`."""
+    """Return the cross-entropy over the cosines with all seen labels, times `scale`."""
     scores = F.normalize(projected) @ targets.T
     return F.cross_entropy(scale * scores, labels, reduction="none")
 
@@ -104,7 +104,7 @@ def _before(settings: HeadSettings, size: int) -> list[nn.Module]:
 def class_points(
     vectors: WordVectors, wordnet: WordNet, space: Space, unseen: Collection[str]
 ) -> np.ndarray:
-    """Points of ImageNet's 1,000 classes, float32 [1000, dimension]; zeros for unseen ones.
+    """Return points of ImageNet's 1,000 classes, float32 [1000, dimension]; zeros for unseen ones.
 
     The classifier was trained on all of them: leaving out those that are to count as unseen is as
     near as its probabilities come to a classifier that was not.

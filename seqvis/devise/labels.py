@@ -65,23 +65,23 @@ class WordNet:
         return list(self._lemmas)
 
     def lemmas(self, wnid: str) -> tuple[str, ...]:
-        """The synset's names, most usual first; words of one are joined by `_`."""
+        """Return the synset's names, most usual first; words of one are joined by `_`."""
         return self._lemmas[wnid]
 
     def name(self, wnid: str) -> str:
-        """The synset's first name, with spaces."""
+        """Return the synset's first name, with spaces."""
         return self._lemmas[wnid][0].replace("_", " ")
 
     def hypernyms(self, wnid: str) -> tuple[str, ...]:
-        """What it is a kind of: the synsets directly above."""
+        """Return what it is a kind of: the synsets directly above."""
         return self._up[wnid]
 
     def hyponyms(self, wnid: str) -> tuple[str, ...]:
-        """The kinds of it: the synsets directly below."""
+        """Return the kinds of it: the synsets directly below."""
         return self._down.get(wnid, ())
 
     def rings(self, wnids: Iterable[str]) -> Iterator[set[str]]:
-        """The given synsets, then those one step up or down from them, two steps, and so on."""
+        """Yield the given synsets, then those one step up or down from them, and so on."""
         ring = set(wnids)
         reached = set(ring)
         while ring:
@@ -91,7 +91,7 @@ class WordNet:
             reached |= ring
 
     def within_hops(self, wnids: Collection[str], hops: int) -> set[str]:
-        """Synsets at most `hops` steps up or down from any of `wnids`, those themselves left out.
+        """Return the other synsets at most `hops` steps up or down from any of `wnids`.
 
         The 2-hop and 3-hop label sets of the DeViSE paper (Frome et al. 2013), section 4.3.
         """
@@ -103,7 +103,7 @@ class WordNet:
         return found - set(wnids)
 
     def nearest_labels(self, wnid: str, k: int, valid: Collection[str]) -> set[str]:
-        """The set S_k of hierarchical precision@k (Frome et al. 2013, appendix A).
+        """Return the set S_k of hierarchical precision@k (Frome et al. 2013, appendix A).
 
         It grows from the synset by one ring of hypernyms and hyponyms at a time, of which only
         `valid` labels count, until it holds at least k, or all; the last ring is taken whole.
@@ -118,7 +118,7 @@ class WordNet:
 
 
 def imagenet_classes() -> list[tuple[str, str]]:
-    """Wnid and name of ImageNet's 1,000 classes (ILSVRC 2012), in the order of class numbers."""
+    """Return wnid and name of ImageNet's 1,000 classes (ILSVRC 2012), by class number."""
     text = _DATA.joinpath("ilsvrc2012.txt").read_text(encoding="utf-8")
     pairs = (line.split("\t") for line in text.splitlines())
     return [(wnid, name) for wnid, name in pairs]
@@ -156,13 +156,13 @@ class LabelVectors:
         return np.array([way != NONE for way in self.how], dtype=bool)
 
     def coverage(self) -> dict[str, int]:
-        """How many labels were found, in all and in each way."""
+        """Return how many labels were found, in all and in each way."""
         counts = Counter(self.how)
         found = len(self.how) - counts[NONE]
         return {"labels": len(self.how), "found": found, **{way: counts[way] for way in WAYS}}
 
     def take(self, rows: Sequence[int] | np.ndarray) -> "LabelVectors":
-        """The labels of these rows, in their order."""
+        """Return the labels of these rows, in their order."""
         return LabelVectors(
             [self.labels[row] for row in rows],
             [self.names[row] for row in rows],
@@ -173,12 +173,12 @@ class LabelVectors:
 
 
 def is_wnid(label: str) -> bool:
-    """Whether the label has the form of a synset's id."""
+    """Tell whether the label has the form of a synset's id."""
     return _WNID.fullmatch(label) is not None
 
 
 def label_vectors(labels: Sequence[str], vectors: WordVectors, wordnet: WordNet) -> LabelVectors:
-    """The word vector of each label, of unit length, and how it was found."""
+    """Return the word vector of each label, of unit length, and how it was found."""
     check_several(labels, "labels")
     rows = np.zeros((len(labels), vectors.dimension), dtype=np.float32)
     names, how, failed = [], [], []
@@ -205,7 +205,7 @@ def label_vectors(labels: Sequence[str], vectors: WordVectors, wordnet: WordNet)
 
 
 def tidied(name: str) -> str:
-    """A name without numbering, brackets and punctuation, its words apart; "" if nothing is left.
+    """Return a name without numbering, brackets and punctuation, its words apart, or "".
 
     `001.Goldfish`, `cat (2)`, `crane (bird)` and `GermanShepherd` become `Goldfish`, `cat`, `crane`
     and `German Shepherd`.
@@ -220,7 +220,7 @@ def tidied(name: str) -> str:
 
 
 def _names(label: str, wordnet: WordNet) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The names that a label is looked up by as they stand, and those to try after that."""
+    """Return the names that a label is looked up by as they stand, and those to try after that."""
     wnid = wnid_at_start(label)
     if wnid in wordnet:
         return wordnet.lemmas(str(wnid)), ()
@@ -231,7 +231,7 @@ def _names(label: str, wordnet: WordNet) -> tuple[tuple[str, ...], tuple[str, ..
 
 
 def _failed(names: Sequence[str], vectors: "_Words") -> tuple[str, ...]:
-    """The names, and those of their words that have no vector either."""
+    """Return the names, and those of their words that have no vector either."""
     words = [word for name in names for word in _BETWEEN_WORDS.split(name)]
     return tuple(dict.fromkeys((*names, *(word for word in words if vectors.unit(word) is None))))
 
@@ -257,7 +257,7 @@ class _Words:
         return self.vectors.vector(word)
 
     def unit(self, word: str) -> np.ndarray | None:
-        """The vector of a part of a name, of unit length; sub-words may make it."""
+        """Return the vector of a part of a name, of unit length; sub-words may make it."""
         if word not in self._units:
             form = word if word in self else word.lower()
             is_there = form in self or self.vectors.subwords is not None
@@ -268,14 +268,14 @@ class _Words:
 
 
 def _forms(lemma: str) -> set[str]:
-    """Every word that looking up the lemma may ask for."""
+    """Return every word that looking up the lemma may ask for."""
     parts = _BETWEEN_WORDS.split(lemma)
     forms = {*_spellings(lemma), *_spellings(lemma.lower()), *parts}
     return forms | {part.lower() for part in parts}
 
 
 def _find_name(lemmas: Sequence[str], vectors: _Words) -> tuple[np.ndarray | None, str]:
-    """The vector of one of the names as vector files write it."""
+    """Return the vector of one of the names as vector files write it."""
     for place, lemma in enumerate(lemmas):
         for form in _spellings(lemma):
             if form in vectors:
@@ -303,7 +303,7 @@ def _find(lemmas: Sequence[str], vectors: _Words) -> tuple[np.ndarray | None, st
 
 
 def _spellings(name: str) -> Iterator[str]:
-    """The name as vector files write names of several words."""
+    """Yield the name as vector files write names of several words."""
     joined = name.replace(" ", "_")
     yield joined
     if "_" in joined:
@@ -312,7 +312,7 @@ def _spellings(name: str) -> Iterator[str]:
 
 
 def _mean_of_words(name: str, vectors: _Words) -> np.ndarray | None:
-    """Mean of the unit vectors of all words of a name; None if a word or a second word lacks."""
+    """Average the unit vectors of a name's words; None if one has none or there is only one."""
     words = [word for word in _BETWEEN_WORDS.split(name) if word]
     if len(words) < 2:
         return None

@@ -15,18 +15,18 @@ PRECISION_AT = (2, 5, 10, 20)
 
 
 def ranks(scores: np.ndarray, truths: np.ndarray) -> np.ndarray:
-    """Rank of each row's true candidate, from 1; ties count against it. int [n]."""
+    """Return rank of each row's true candidate, from 1; ties count against it. int [n]."""
     right = scores[np.arange(len(scores)), truths][:, None]
     return np.asarray((scores >= right).sum(axis=1))
 
 
 def hits(rank: np.ndarray) -> dict[str, float]:
-    """The share of rows whose true label is among the first k, by "hit@k"."""
+    """Return the share of rows whose true label is among the first k, by "hit@k"."""
     return {f"hit@{k}": float((rank <= k).mean()) if len(rank) else 0.0 for k in HIT_AT}
 
 
 def harmonic(seen: Mapping[str, float], unseen: Mapping[str, float]) -> dict[str, float]:
-    """Harmonic mean of the hits of seen and of unseen classes, by "harmonic@k"."""
+    """Return the harmonic mean of the hits of seen and of unseen classes, by "harmonic@k"."""
     result = {}
     for k in HIT_AT:
         a, b = seen[f"hit@{k}"], unseen[f"hit@{k}"]

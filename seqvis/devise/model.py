@@ -53,7 +53,7 @@ class DeviseModel(TrainedWords):
 
     @classmethod
     def open(cls, uri: str | Location) -> Self:
-        """Opens what train_devise wrote. Raises ArtifactError if it is missing or altered."""
+        """Open what train_devise wrote. Raises ArtifactError if it is missing or altered."""
         artifact = artifacts.load(uri, KIND)
         tensors = load_tensors(artifact.file(WEIGHTS).read_bytes())
         try:
@@ -79,7 +79,7 @@ class DeviseModel(TrainedWords):
         return self._classes is not None
 
     def project(self, features: np.ndarray) -> np.ndarray:
-        """Features, float32 [n, feature_dimension], as points of the space, unit [n, dimension]."""
+        """Project features, float32 [n, feature_dimension], to unit rows [n, dimension]."""
         if self._classes is not None:
             raise DataError(
                 f"{self.artifact.location.uri}: takes a classifier's classes as well "
@@ -103,7 +103,7 @@ class DeviseModel(TrainedWords):
         return unit(np.concatenate(parts)) if parts else np.zeros((0, self.dimension), np.float32)
 
     def project_embedded(self, embedded: Embedded) -> np.ndarray:
-        """What a backbone says about n pictures as points of the space, [n, dimension]."""
+        """Return what a backbone says about n pictures as points of the space, [n, dimension]."""
         if self._classes is None:
             return self._project(embedded.features)
         if embedded.top_classes is None or embedded.top_probabilities is None:
@@ -122,7 +122,7 @@ class DeviseModel(TrainedWords):
     def project_table(
         self, table: FeatureTable, rows: Sequence[int] | np.ndarray | None = None
     ) -> np.ndarray:
-        """Stored pictures (all, or those of `rows`) as points of the space."""
+        """Return stored pictures (all, or those of `rows`) as points of the space."""
         self.check_table(table)
         chosen = slice(None) if rows is None else np.asarray(rows, dtype=int)
         if self._classes is None:
@@ -140,7 +140,7 @@ class DeviseModel(TrainedWords):
         )
 
     def check_table(self, table: FeatureTable) -> None:
-        """Raises ArtifactError if the table was not made by the backbone that the model takes."""
+        """Raise ArtifactError if the table was not made by the backbone that the model takes."""
         made_by, needed = table.artifact.config["backbone"], self.backbone_config
         if not same_backbone(made_by, needed) or table.dimension != self.feature_dimension:
             raise ArtifactError(
@@ -152,7 +152,7 @@ class DeviseModel(TrainedWords):
 
 
 def same_backbone(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two records are of one network with the same weights and input, wherever they lie."""
+    """Tell whether two records are of one network with the same weights and input."""
     return all(one.get(key) == other.get(key) for key in ("name", "sha256", "image_size", "fit"))
 
 
@@ -166,7 +166,7 @@ def _in_words(backbone: Mapping[str, Any]) -> str:
 def write_model(
     writer: ArtifactWriter, labels: LabelSpace, tensors: Mapping[str, Tensor], centre: np.ndarray
 ) -> None:
-    """Writes labels and weights (of a head as "head.…", or ConSE's "classes") into an artifact."""
+    """Write labels and weights (of a head as "head.…", or ConSE's "classes") into an artifact."""
     flat = pa.array(labels.vectors.reshape(-1))
     table = pa.table(
         {

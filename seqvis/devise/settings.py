@@ -93,7 +93,7 @@ class DeviseSettings(Settings):
     finetune: FinetuneSettings = FinetuneSettings()
 
     def identity(self) -> dict[str, Any]:
-        """What must stay the same for a head's run to go on: all but places and other stages."""
+        """Return what must stay the same for a head's run to go on."""
         places = {"features", "vectors", "out", "unseen", "validation_features"}
         stages = {"fit", "calibration", "finetune"}
         return self.model_dump(exclude=places | stages) | {"fit": self.fit.identity()}

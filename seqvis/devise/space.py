@@ -36,7 +36,7 @@ class Space:
 
     @classmethod
     def of(cls, vectors: WordVectors, centred: bool) -> "Space":
-        """The space of a store; its centre is the mean of the frequent words' unit vectors."""
+        """Make the space of a store: its centre is the mean of the frequent words' unit vectors."""
         centre = np.zeros(vectors.dimension, dtype=np.float32)
         if centred:
             frequent, _ = vectors.find(list(islice(vectors.words(), FREQUENT_WORDS)))
@@ -48,13 +48,13 @@ class Space:
         return len(self.centre)
 
     def place(self, vectors: np.ndarray) -> np.ndarray:
-        """Word vectors [n, dimension] as points of the space, of unit length; zeros stay zeros."""
+        """Turn word vectors [n, dimension] into unit rows of the space; zeros stay zeros."""
         length = np.linalg.norm(vectors, axis=1, keepdims=True)
         return np.where(length > 0, unit(unit(vectors) - self.centre), 0).astype(np.float32)
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
-    """Rows of unit length; rows of zeros stay zeros."""
+    """Return rows of unit length; rows of zeros stay zeros."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.asarray(rows / np.where(lengths > 0, lengths, 1), dtype=np.float32)
 
@@ -79,7 +79,7 @@ class LabelSpace:
 
     @classmethod
     def read(cls, artifact: Artifact) -> "LabelSpace":
-        """The labels that a model's artifact holds."""
+        """Return the labels that a model's artifact holds."""
         # `read_table` and `to_numpy` would load pandas, which takes as long as all the rest.
         table = pq.ParquetFile(io.BytesIO(artifact.file(LABELS).read_bytes())).read()
         vectors = table["vector"].combine_chunks()
@@ -116,7 +116,7 @@ class TrainedWords:
 
     @classmethod
     def open(cls, uri: str | Location) -> Self:
-        """Opens what train_devise wrote. Raises ArtifactError if it is missing or altered."""
+        """Open what train_devise wrote. Raises ArtifactError if it is missing or altered."""
         artifact = artifacts.load(uri, KIND)
         tensors = load_arrays(artifact.file(WEIGHTS).read_bytes())
         try:
@@ -143,12 +143,12 @@ class TrainedWords:
         return str(self.artifact.config["vectors_fingerprint"])
 
     def place_words(self, vectors: np.ndarray) -> np.ndarray:
-        """Word vectors as stored, [n, dimension], as points of the space."""
+        """Turn stored word vectors [n, dimension] into points of the space."""
         return self._place.place(vectors)
 
 
 def open_vectors(model: TrainedWords, vectors: str | None = None) -> WordVectors:
-    """The word vectors that the model was trained with, at `vectors` if they were moved.
+    """Return the word vectors that the model was trained with, at `vectors` if they were moved.
 
     Raises ArtifactError if they are not there or are others.
     """
@@ -171,7 +171,7 @@ def open_vectors(model: TrainedWords, vectors: str | None = None) -> WordVectors
 
 
 def misfit(artifact: Artifact, error: Exception) -> ArtifactError:
-    """What to raise where weights lack a part or have another shape than the settings say."""
+    """Return the error for weights that lack a part or do not have the settings' shape."""
     return ArtifactError(
         f"{artifact.location.uri}: its weights do not fit its settings ({error}); "
         f"train it anew with python -m jobs.train_devise"

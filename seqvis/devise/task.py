@@ -37,11 +37,11 @@ class Pictures:
         return len(self.labels)
 
     def where(self, chosen: np.ndarray) -> "Pictures":
-        """The pictures of the chosen places (numbers, or a bool for each)."""
+        """Return the pictures of the chosen places (numbers, or a bool for each)."""
         return Pictures(self.matrix, self.rows[chosen], self.labels[chosen])
 
     def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Features and labels of all, some thousands at a time."""
+        """Yield features and labels of all, some thousands at a time."""
         for begin in range(0, len(self), BLOCK):
             block = slice(begin, begin + BLOCK)
             yield self.matrix[self.rows[block]], self.labels[block]
@@ -109,7 +109,7 @@ class HeadTask:
         return StepLoss(total * batch.weight, total.detach(), len(batch.labels))
 
     def evaluate(self, model: nn.Module, workers: Workers) -> dict[str, Any]:
-        """Loss and hit@k of the validation pictures among the labels of training."""
+        """Measure loss and hit@k of the validation pictures among the labels of training."""
         losses, ranks = [], []
         for block, numbers in self.valid.blocks():
             features = torch.from_numpy(block).to(workers.device)

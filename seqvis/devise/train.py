@@ -54,7 +54,7 @@ def train(
     stoppable: bool = False,
     session: "Session" = nullcontext,
 ) -> dict[str, Any]:
-    """Trains a model, going on where an earlier call with the same `out` was interrupted.
+    """Train a model, going on where an earlier call with the same `out` was interrupted.
 
     Returns the best epoch's metrics. `resources` and what follows: see `launch`. Raises
     SeqvisError for anything that a user can mend.
@@ -82,7 +82,7 @@ def train(
 
 
 def find_rate(settings: DeviseSettings, use_gpu: bool, report: Report) -> dict[str, Any]:
-    """Runs the learning-rate finder on the head in this process; its plot goes into `OUT.run/`."""
+    """Run the learning-rate finder on the head in this process; its plot goes into `OUT.run/`."""
     if settings.method == "conse":
         raise ConfigError("--find-lr: conse trains nothing, so it has no learning rate")
     data = load_data(settings)
@@ -94,7 +94,7 @@ def find_rate(settings: DeviseSettings, use_gpu: bool, report: Report) -> dict[s
 
 
 def resolve_method(settings: DeviseSettings, data: TrainingData, report: Report) -> DeviseSettings:
-    """The settings with the method that `auto` stands for; says if the pictures are few."""
+    """Return the settings with the method that `auto` stands for; say if the pictures are few."""
     if settings.method != "auto":
         return settings
     method: Literal["devise", "blend"] = "devise"
@@ -114,7 +114,7 @@ def resolve_method(settings: DeviseSettings, data: TrainingData, report: Report)
 
 
 def train_worker(settings: DeviseSettings, workers: Workers, report: Report) -> None:
-    """What each worker does. The first one writes the model."""
+    """Train as one of the workers. The first one writes the model."""
     data = load_data(settings)
     classes: dict[str, Tensor] = {}
     if settings.method in ("conse", "blend"):
@@ -260,7 +260,7 @@ def _save(
 
 
 def _left_out(data: TrainingData) -> list[str]:
-    """What is said before training of pictures that it does not see."""
+    """Return what is said before training of pictures that it does not see."""
     notes = []
     dropped = data.without_vector
     if dropped:
@@ -277,7 +277,7 @@ def _left_out(data: TrainingData) -> list[str]:
 
 
 def _without_epochs(report: Report) -> Report:
-    """Passes on everything but the tables of epochs, which belong to the model itself."""
+    """Pass on everything but the tables of epochs, which belong to the model itself."""
 
     def pass_on(event: dict[str, Any]) -> None:
         if event["event"] not in EPOCH_EVENTS:
@@ -287,7 +287,7 @@ def _without_epochs(report: Report) -> Report:
 
 
 def _with_absolute_paths(settings: DeviseSettings) -> DeviseSettings:
-    """Ray Train's workers run in a directory of their own."""
+    """Return the settings with absolute paths: Ray Train's workers run in other directories."""
     names = ("features", "vectors", "out", "unseen", "validation_features")
     given: dict[str, Any] = {
         name: absolute(uri) for name in names if (uri := getattr(settings, name)) is not None

@@ -50,7 +50,7 @@ class PictureItems:
             table.columns(missing)  # says which, and what there is
 
     def __iter__(self) -> Iterator[Item]:
-        """Raises ArtifactError if a feature is not finite, DataError for a date out of range."""
+        """Raise ArtifactError if a feature is not finite, DataError for a date out of range."""
         self.left_out = 0
         for begin in range(0, len(self._table), _BLOCK):
             rows = np.arange(begin, min(begin + _BLOCK, len(self._table)))
@@ -66,7 +66,7 @@ class PictureItems:
                 yield Item(about["path"], vectors[row], about, thumbnails[row].as_py())
 
     def name(self, label: str) -> str:
-        """The label as people read it: for a wnid the synset's first name."""
+        """Return the label as people read it: for a wnid the synset's first name."""
         if label in self._names:
             return self._names[label]
         return self._wordnet.name(label) if label in self._wordnet else label
@@ -112,7 +112,7 @@ def build_collection(
     backend: Backend = "nmslib",
     settings: IndexSettings | None = None,
 ) -> Collection:
-    """Writes the collection, which appears whole at the end, and opens it.
+    """Write the collection, which appears whole at the end, and open it.
 
     Its config records the model and the word vectors, by place and fingerprint. One that stands
     at `out` is replaced in that moment. Raises SeqvisError for anything a user can mend.
@@ -129,8 +129,7 @@ def build_collection(
 
 
 def _with_null(value: Any) -> Any:
-    """A table's value without numbers that JSON has not got: NaN, which means that none is known,
-    becomes null, and infinity the text inf."""
+    """Return a table's value as JSON can have it: NaN becomes null and infinity the text inf."""
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
     if isinstance(value, dict):

@@ -58,7 +58,7 @@ class Query:
     grammar: FunctionWords = field(default_factory=english, compare=False, repr=False)
 
     def __str__(self) -> str:
-        """The query as text that `parse_query` reads back as an equal one."""
+        """Return the query as text that `parse_query` reads back as an equal one."""
         parts: list[str] = []
         for term in self.terms:
             sign = "-" if math.copysign(1.0, term.weight) < 0 else "+"
@@ -69,7 +69,7 @@ class Query:
         return " ".join(parts)
 
     def _written(self, phrase: str) -> str:
-        """The phrase, in quotes unless it means itself beside another term without them."""
+        """Return the phrase, in quotes unless it means itself beside another term without them."""
         try:
             read = parse_query(f'"x" + {phrase}', self.grammar).terms
         except QueryError:
@@ -97,7 +97,7 @@ def place_query(
     place: Callable[[np.ndarray], np.ndarray],
     suggest: Callable[[str], tuple[str, ...]],
 ) -> np.ndarray:
-    """The query as a unit vector, float32 [dimension], in the space of `place`.
+    """Return the query as a unit vector, float32 [dimension], in the space of `place`.
 
     `place` turns raw word vectors [n, word dimension] into unit rows [n, dimension]; each phrase
     has length 1 before it is weighted, so that rare words, whose vectors are often long, do not
@@ -118,7 +118,7 @@ def place_query(
 
 
 def _same_direction(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether one is a multiple of the other: dog without dog, by whatever weight."""
+    """Tell whether one is a multiple of the other: dog without dog, by whatever weight."""
     lengths = float(np.linalg.norm(one)), float(np.linalg.norm(other))
     if not all(lengths):
         return False
@@ -128,7 +128,7 @@ def _same_direction(one: np.ndarray, other: np.ndarray) -> bool:
 def phrase_vector(
     phrase: str, vectors: WordVectors, suggest: Callable[[str], tuple[str, ...]]
 ) -> np.ndarray:
-    """The word vector, float64 [word dimension], of a word or a phrase of several.
+    """Return the word vector, float64 [word dimension], of a word or a phrase of several.
 
     A phrase that is stored as one entry (`fire_truck`, `fire-truck`) has that vector, another one
     the mean of its words' unit vectors, as labels of several words have. Raises UnknownWordError
@@ -150,7 +150,7 @@ def phrase_vector(
 
 
 def _word_vector(word: str, vectors: WordVectors) -> np.ndarray | None:
-    """The unit vector of a stored word, else the mean of its parts', else that of its sub-words."""
+    """Return a stored word's unit vector, else the mean of its parts', else its sub-words'."""
     vector = _stored(word, vectors)
     if vector is not None:
         return vector
@@ -163,7 +163,7 @@ def _word_vector(word: str, vectors: WordVectors) -> np.ndarray | None:
 
 
 def _stored(word: str, vectors: WordVectors) -> np.ndarray | None:
-    """A stored word's unit vector, in the first case that is stored: as typed, lower, title."""
+    """Return a word's unit vector in the first case that is stored: as typed, lower, title."""
     for spelling in dict.fromkeys((word, word.lower(), word.title(), word.upper())):
         if vectors.subwords is not None and spelling not in vectors:
             continue  # `vector` would make one of its sub-words
@@ -173,7 +173,7 @@ def _stored(word: str, vectors: WordVectors) -> np.ndarray | None:
 
 
 def _unit(vector: np.ndarray | None) -> np.ndarray | None:
-    """The vector at length 1, None if it is zero or not finite: some stores hold such rows."""
+    """Return the vector at length 1, or None if it is zero or not finite, as a few stored are."""
     if vector is None or not vector.any() or not np.isfinite(vector).all():
         return None
     wide = vector.astype(np.float64)
@@ -207,7 +207,7 @@ class _Parser:
                 raise self._error(self._next.column, self._unexpected())
 
     def _sign(self) -> str:
-        """The sign of the next term: "+", "-", or "not" for a negation in words."""
+        """Return the sign of the next term: "+", "-", or "not" for a negation in words."""
         self._skip_breaks()
         sign = self._take().text if self._next.kind == "sign" else "+"
         self._skip_breaks()
@@ -225,7 +225,7 @@ class _Parser:
         return self._place > before
 
     def _term(self, sign: str) -> tuple[Term, bool]:
-        """A term, and whether it is more than function words."""
+        """Return a term, and whether it is more than function words."""
         weight = 1.0 if sign == "+" else SUBTRACTED
         if self._next.kind == "word" and self._tokens[self._place + 1].kind == "times":
             weight = self._weight()
@@ -265,7 +265,7 @@ class _Parser:
         return self._tokens[self._place - 1]
 
     def _unexpected(self) -> str:
-        """What is wrong with the next token where it stands."""
+        """Return what is wrong with the next token where it stands."""
         kind, text = self._next.kind, self._next.text
         if kind == "end":
             return "the query ends where a word is expected"
@@ -276,7 +276,7 @@ class _Parser:
         return f"a + or - is missing before {text}"
 
     def _tagged(self, tokens: Sequence[Token], place: int) -> Token:
-        """The token as what its word does here: a negation, a break, or a word."""
+        """Return the token as what its word does here: a negation, a break, or a word."""
         token = tokens[place]
         if token.kind == "word" and tokens[place + 1].kind in ("word", "quoted"):
             if self._grammar.is_negation(_plain(token)):

@@ -32,7 +32,7 @@ class Token:
 
 
 def tokens_of(text: str, error: Callable[[int, str], QueryError]) -> Iterator[Token]:
-    """The tokens of a query, the last of kind "end". `error` makes the error of a column."""
+    """Yield the tokens of a query, the last of kind "end". `error` makes the error of a column."""
     text = text.translate(_KEYBOARD)
     at = 0
     while at < len(text):
@@ -65,20 +65,20 @@ def tokens_of(text: str, error: Callable[[int, str], QueryError]) -> Iterator[To
 
 
 def _goes_on(text: str, at: int) -> bool:
-    """Whether the character at `at` belongs to the word that the one before it is in."""
+    """Tell whether the character at `at` belongs to the word that the one before it is in."""
     if text[at] == "-":
         return _is_letter(text[at - 1]) and _is_letter(text[at + 1 : at + 2])
     return not text[at].isspace() and text[at] not in '"+*' and not _is_break(text, at)
 
 
 def _is_break(text: str, at: int) -> bool:
-    """Whether the character at `at` separates two terms; the comma of 1,000 does not."""
+    """Tell whether the character at `at` separates two terms; the comma of 1,000 does not."""
     around = text[at - 1 : at] + text[at + 1 : at + 2]
     return text[at] in _BREAKS and not (len(around) == 2 and around.isdigit())
 
 
 def without_edges(word: str) -> str:
-    """The word without punctuation at its edges; an emoji by itself is a word, other signs none."""
+    """Return the word without punctuation at its edges; of signs only an emoji is a word."""
     kept = [place for place, one in enumerate(word) if unicodedata.category(one)[0] in "LN"]
     if kept:
         end = kept[-1] + 1
@@ -89,19 +89,19 @@ def without_edges(word: str) -> str:
 
 
 def _is_letter(character: str) -> bool:
-    """A letter, a digit, or a mark that combines with one."""
+    """Return a letter, a digit, or a mark that combines with one."""
     return bool(character) and unicodedata.category(character)[0] in "LNM"
 
 
 def _check_characters(part: str, column: int, error: Callable[[int, str], QueryError]) -> None:
-    """No word holds a control character, nor half of a surrogate pair (bytes not in UTF-8)."""
+    """Refuse control characters and halves of surrogate pairs (bytes not in UTF-8)."""
     for offset, character in enumerate(part):
         if unicodedata.category(character) in ("Cc", "Cs") and not character.isspace():
             raise error(column + offset, f"the character U+{ord(character):04X} is in no word")
 
 
 def tidy(phrase: str) -> str:
-    """Composed characters, as stores of words have them, and single spaces."""
+    """Compose characters, as stores of words have them, and leave single spaces."""
     return " ".join(unicodedata.normalize("NFC", phrase).split())
 
 
@@ -126,7 +126,7 @@ class FunctionWords:
         return word in self.negations or word.endswith("n't")
 
     def meaning(self, words: Iterable[str]) -> list[str]:
-        """The words that are left without function words, carriers, elisions and possessives."""
+        """Return what is left of the words without those that only carry grammar."""
         shown = list(words)
         lower = [word.lower() for word in shown]
         kept = []

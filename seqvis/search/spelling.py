@@ -36,7 +36,7 @@ class Spelling:
 
     @classmethod
     def open(cls, vectors: str | Location) -> Self:
-        """The words of a store of word vectors: about 50 MB for 2.5 million."""
+        """Return the words of a store of word vectors: about 50 MB for 2.5 million."""
         store = artifacts.load(vectors, KIND, verify=False)
         text = np.frombuffer(store.file(WORDS).read_bytes(), dtype=np.uint8)
         ends = np.load(io.BytesIO(store.file(WORD_ENDS).read_bytes()), allow_pickle=False)
@@ -44,7 +44,7 @@ class Spelling:
         return cls(text, np.concatenate([[0], ends[:-1]]), ends)
 
     def near(self, word: str, count: int = 5, deadline: Deadline = UNBOUNDED) -> tuple[str, ...]:
-        """At most `count` stored words that look like `word`, the likeliest first.
+        """Return at most `count` stored words that look like `word`, the likeliest first.
 
         They consist of letters, with a hyphen or an apostrophe between them at most: stores of
         words are full of numbers, addresses and markup that nobody means. Raises
@@ -66,7 +66,7 @@ class Spelling:
     def _within(
         self, wanted: np.ndarray, edits: int, deadline: Deadline
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Numbers of all words within so many edits of `wanted`, and what they cost."""
+        """Return numbers of all words within so many edits of `wanted`, and what they cost."""
         lengths = self.ends - self.begins
         found: list[tuple[np.ndarray, np.ndarray]] = []
         for length in range(max(1, len(wanted) - edits), len(wanted) + edits + 1):
@@ -85,7 +85,7 @@ class Spelling:
         return numbers, costs
 
     def _likely_words(self, numbers: np.ndarray, count: int) -> Iterator[str]:
-        """The first `count` of these words that are words, each in lower case once."""
+        """Yield the first `count` of these words that are words, each in lower case once."""
         seen: set[str] = set()
         for number in numbers:
             word = self.text[self.begins[number] : self.ends[number]].tobytes().decode().lower()
@@ -95,7 +95,7 @@ class Spelling:
 
 
 def edit_costs(wanted: np.ndarray, letters: np.ndarray, edits: int) -> np.ndarray:
-    """What it costs to type each word instead of `wanted`, uint8 [words].
+    """Return what it costs to type each word instead of `wanted`, uint8 [words].
 
     `wanted` is uint8 [m], `letters` uint8 [n, words], a column for each word of n letters. Only
     the table's cells within `edits` of its diagonal are filled; costs of more edits than that are

@@ -95,7 +95,7 @@ class Backbone:
         return self.classifier is not None and self.classifier.out_features == IMAGENET_CLASSES
 
     def to(self, device: str | torch.device) -> "Backbone":
-        """Moves the network to a device; returns itself."""
+        """Move the network to a device; return itself."""
         self.device = torch.device(device)
         self.module.to(self.device)
         self._folded = None
@@ -104,7 +104,7 @@ class Backbone:
         return self
 
     def embed(self, pictures: np.ndarray) -> Embedded:
-        """Embeds uint8 [n, height, width, 3]; n may be 0. On a GPU in bfloat16, else in float32."""
+        """Embed uint8 [n, height, width, 3]; n may be 0. On a GPU in bfloat16, else in float32."""
         if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[3] != 3:
             raise ValueError(
                 f"pictures: need uint8 [n, height, width, 3], not {pictures.dtype} "
@@ -119,7 +119,7 @@ class Backbone:
         )
 
     def embed_files(self, contents: Sequence[bytes]) -> Embedded:
-        """Embeds encoded pictures just as `embed_images` does. Raises BadImage."""
+        """Embed encoded pictures just as `embed_images` does. Raises BadImage."""
         check_several(contents, "pictures")
         size = self.image_size
         squares = [
@@ -129,7 +129,7 @@ class Backbone:
         return self.embed(np.stack(squares) if squares else np.zeros((0, size, size, 3), np.uint8))
 
     def layer_groups(self) -> list[list[nn.Parameter]]:
-        """The network's parameters, early half and late half, for discriminative learning rates.
+        """Return the parameters of the early and of the late half, for discriminative rates.
 
         Cut between the two stages that share the weight layers most evenly, which for ResNets is
         where fastai (and lesson 11) cuts: before `layer3`.
@@ -164,7 +164,7 @@ class Backbone:
 def load_backbone(
     name: str, weights: str = "default", image_size: int = 224, fit: Fit = "crop"
 ) -> Backbone:
-    """A backbone on the CPU: `efficientnet_lite0` or any classifier of torchvision by its name.
+    """Load a backbone on the CPU: `efficientnet_lite0` or a classifier of torchvision.
 
     `weights`: "default" (the package's, or torchvision's own loader), the name of one of
     torchvision's weights (`IMAGENET1K_V1`), or the path or URI of a state dict. Raises ConfigError
@@ -190,7 +190,7 @@ def load_backbone(
 
 
 def load_recorded(config: Mapping[str, Any], where: str) -> Backbone:
-    """The backbone that an artifact records; `where` names the artifact in messages.
+    """Return the backbone that an artifact records; `where` names the artifact in messages.
 
     Raises ArtifactError if the record is incomplete, the weights are gone, or are not the same.
     """
@@ -213,7 +213,7 @@ def load_recorded(config: Mapping[str, Any], where: str) -> Backbone:
 
 
 def _check_size(backbone: Backbone) -> None:
-    """Embeds one black picture: the network's own refusal of a size becomes a ConfigError."""
+    """Embed one black picture: the network's own refusal of a size becomes a ConfigError."""
     size = backbone.image_size
     try:
         features = backbone.embed(np.zeros((1, size, size, 3), np.uint8)).features
@@ -227,7 +227,7 @@ def _check_size(backbone: Backbone) -> None:
 
 
 def _stages(network: nn.Module) -> list[nn.Module]:
-    """The network's parts in order; a part that is nearly all of it is taken apart in turn."""
+    """Return the network's parts in order; one that is nearly all of it is taken apart."""
     stages = list(network.children())
     while True:
         depths = [_depth(stage) for stage in stages]

@@ -42,7 +42,7 @@ class Cell:
 def draw_contact_sheet(
     location: Location, title: str, cells: Sequence[Cell], columns: int = 5, note: str = ""
 ) -> None:
-    """Writes the sheet as a PNG: the title (the query), the cells in rows, a note in small type.
+    """Write the sheet as a PNG: the title (the query), the cells in rows, a note in small type.
 
     Text is wrapped; a caption ends after three lines with an ellipsis. Raises DataError if there
     are no cells, StorageError if the disk does not take the file.
@@ -149,7 +149,7 @@ class _Sheet:
 
 
 def _fit(picture: bytes) -> NDArray[np.uint8] | None:
-    """The picture within the square, uint8 (height, width, 3); None if it cannot be decoded."""
+    """Fit the picture into the square, uint8 (height, width, 3); None if it is damaged."""
     try:
         image = decode(picture, enough=SIDE).picture
     except BadImage:
@@ -160,7 +160,7 @@ def _fit(picture: bytes) -> NDArray[np.uint8] | None:
 
 
 def _caption_lines(caption: str) -> list[tuple[str, str]]:
-    """Lines that fit below a picture, with their colours."""
+    """Return lines that fit below a picture, with their colours."""
     name, *rest = caption.split("\n")
     below = [line for text in rest for line in _wrap(text, _CAPTION, SIDE, 1)]
     below = below[: _CAPTION_LINES - 1]
@@ -169,7 +169,7 @@ def _caption_lines(caption: str) -> list[tuple[str, str]]:
 
 
 def _wrap(text: str, type_: _Type, room: int, limit: int) -> list[str]:
-    """Lines of at most `room` pixels; a word that is longer is cut, and so is what is too much."""
+    """Break text into at most `limit` lines of `room` pixels; cut what does not fit."""
     lines: list[str] = []
     for word in text.split():
         if lines and _text_width(f"{lines[-1]} {word}", type_) <= room:
@@ -187,7 +187,7 @@ def _wrap(text: str, type_: _Type, room: int, limit: int) -> list[str]:
 
 
 def _length_that_fits(text: str, end: str, type_: _Type, room: int) -> int:
-    """How many characters of `text`, at least one, fit into `room` pixels together with `end`."""
+    """Count the characters of `text`, at least one, that fit into `room` pixels before `end`."""
     for length in range(len(text), 1, -1):
         if _text_width(text[:length] + end, type_) <= room:
             return length
@@ -195,7 +195,7 @@ def _length_that_fits(text: str, end: str, type_: _Type, room: int) -> int:
 
 
 def _text_width(text: str, type_: _Type) -> float:
-    """Pixels that the text takes on a line."""
+    """Measure the pixels that a text takes on a line."""
     font = FontProperties(family=font_families(), size=type_.points, weight=type_.weight)
     width, _, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
     return float(width) * DPI / 72

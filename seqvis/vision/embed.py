@@ -119,7 +119,7 @@ def embed_images(
     progress: Progress = ignore_progress,
     session: Session = nullcontext,
 ) -> dict[str, Any]:
-    """Makes the features at `settings.out` and returns what became of the files.
+    """Make the features at `settings.out` and return what became of the files.
 
     `images_per_second` is that of the embedded ones, with the seconds in which workers start.
     Needs an initialised Ray, or a `session` that starts one. Raises DataError for images or weights
@@ -165,7 +165,7 @@ def _stream(
     known: Known,
     progress: Progress,
 ) -> Generator[pa.Table, None, None]:
-    """Results for all files that are not known to be unchanged, in the listing's order."""
+    """Yield results for all files that are not known to be unchanged, in the listing's order."""
     wanted = pa.array(~known.unchanged)
     files = listing.table.select(["place", "size"])
     files = files.append_column("known_hash", known.content_hash).filter(wanted).combine_chunks()
@@ -222,7 +222,7 @@ def _stream(
 
 
 def _earlier(out: Location, config: dict[str, Any]) -> FeatureTable | None:
-    """The features that stand at `out`, if they are sound and made by the same backbone."""
+    """Return the features that stand at `out`, if they are sound and made by the same backbone."""
     try:
         artifact = artifacts.load(out, KIND)
         if artifact.config.get("backbone") != config["backbone"]:
@@ -258,7 +258,7 @@ def _lists(values: np.ndarray, kind: pa.DataType) -> pa.Array:
 
 @contextmanager
 def _in_order() -> Iterator[None]:
-    """Ray Data hands on blocks in the order they came in."""
+    """Let Ray Data hand on blocks in the order they came in."""
     options = ray.data.DataContext.get_current().execution_options
     before = options.preserve_order
     options.preserve_order = True

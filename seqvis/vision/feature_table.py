@@ -53,14 +53,14 @@ class FeatureTable:
 
     @classmethod
     def open(cls, uri: str | Location, verify: bool = False) -> Self:
-        """Opens the features at `uri`; with `verify` each file's SHA-256 is checked (1 s per GB).
+        """Open the features at `uri`; with `verify` each file's SHA-256 is checked (1 s per GB).
 
         Raises ArtifactError if they are missing, of another kind, incomplete or altered.
         """
         return cls(load(uri, KIND, verify=verify))
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Return the number of pictures."""
         return int(self._first_rows[-1])
 
     @cached_property
@@ -105,14 +105,14 @@ class FeatureTable:
         return list(self._files[0].schema_arrow.names)
 
     def thumbnails(self, rows: Sequence[int]) -> list[bytes]:
-        """JPEGs of these pictures, their longer side at most 128 pixels."""
+        """Return JPEGs of these pictures, their longer side at most 128 pixels."""
         order = np.argsort(np.asarray(rows, np.int64), kind="stable")
         found = self.take(np.asarray(rows, np.int64)[order], ["thumbnail"])["thumbnail"].to_pylist()
         back = np.argsort(order)
         return [found[place] for place in back]
 
     def columns(self, names: Sequence[str]) -> pa.Table:
-        """Whole columns by name. Raises ArtifactError if one is not there."""
+        """Return whole columns by name. Raises ArtifactError if one is not there."""
         check_several(names, "columns")
         missing = [name for name in names if name not in self.column_names]
         if missing:
@@ -123,7 +123,7 @@ class FeatureTable:
         return pa.concat_tables([file.read(columns=list(names)) for file in self._files])
 
     def take(self, rows: np.ndarray, names: Sequence[str]) -> pa.Table:
-        """Columns of single rows, whose numbers must ascend; reads only the groups they are in."""
+        """Return columns of single rows, whose numbers must ascend, reading only their groups."""
         found = [self._files[0].schema_arrow.empty_table().select(list(names))]
         first = 0
         for file in self._files:
@@ -182,7 +182,7 @@ class Pieces:
         self._started = self._last = time.monotonic()
 
     def earlier(self) -> FeatureTable | None:
-        """What interrupted runs left; None if nothing of it can be used."""
+        """Return what interrupted runs left; None if nothing of it can be used."""
         recorded = self._folder / CONFIG
         if not recorded.exists():
             return None
@@ -197,7 +197,7 @@ class Pieces:
         return self._table([f"{PARTS}/{name}" for name in parts.files_below()])
 
     def add(self, rows: pa.Table) -> None:
-        """Takes finished rows; writes what is held when there is enough of it."""
+        """Take finished rows; write what is held when there is enough of it."""
         if rows.num_rows:
             self._held.append(rows)
         now = time.monotonic()
@@ -207,7 +207,7 @@ class Pieces:
             self.flush()
 
     def flush(self) -> None:
-        """Writes what is held."""
+        """Write what is held."""
         self._last = time.monotonic()
         if not self._held:
             return
@@ -224,11 +224,11 @@ class Pieces:
         self._held = []
 
     def written(self) -> FeatureTable | None:
-        """What this run has written; None if nothing."""
+        """Return what this run has written; None if nothing."""
         return self._table(self._names)
 
     def delete(self) -> None:
-        """Removes all pieces, once the artifact holds them."""
+        """Remove all pieces, once the artifact holds them."""
         self._folder.delete()
         if self._run.exists() and not self._run.children():
             self._run.delete()
@@ -241,7 +241,7 @@ class Pieces:
         return FeatureTable(artifact) if sound else None
 
     def _rows(self, name: str) -> int:
-        """Of a piece; 0 if it was being written, or lost, when the machine stopped."""
+        """Count a piece's rows; 0 if it was being written, or lost, when the machine stopped."""
         piece = self._folder / name
         try:
             return int(pq.read_metadata(piece.path, filesystem=piece.filesystem).num_rows)

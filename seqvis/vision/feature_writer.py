@@ -111,7 +111,7 @@ class Known:
 
     @classmethod
     def of(cls, listing: Listing, tables: Sequence[FeatureTable | None]) -> "Known":
-        """Where several tables have a file, the first that has it unchanged counts."""
+        """Look the files up; the first table that has one unchanged counts."""
         count, kept = len(listing), tuple(table for table in tables if table is not None)
         table, row = np.full(count, -1), np.full(count, -1)
         unchanged = np.zeros(count, bool)
@@ -134,7 +134,7 @@ class Known:
         return cls(kept, table, row, unchanged, pa.array(hashes, pa.binary()))
 
     def take(self, files: np.ndarray, schema: pa.Schema) -> tuple[pa.Table, np.ndarray]:
-        """Stored columns of these files, and which file each row is of, in some order."""
+        """Return stored columns of these files, and which file each row is of, in some order."""
         tables, order = [schema.empty_table()], [np.array([], dtype=int)]
         for number, table in enumerate(self.tables):
             mine = files[self.table[files] == number]
@@ -146,7 +146,7 @@ class Known:
 
 
 def result_schema(dimension: int, with_classes: bool) -> pa.Schema:
-    """Of the stream of results, apart from `status` and `row`, and of what is carried over."""
+    """Return the columns of results, apart from `status` and `row`, and of what is carried over."""
     tops = [
         ("top_classes", pa.list_(pa.int16(), 10)),
         ("top_probabilities", pa.list_(pa.float32(), 10)),
@@ -168,7 +168,7 @@ def result_schema(dimension: int, with_classes: bool) -> pa.Schema:
 def keep_results(
     results: Iterable[pa.Table], listing: Listing, known: Known, pieces: Pieces, schema: pa.Schema
 ) -> Outcome:
-    """Writes good results into pieces; returns what became of the files.
+    """Write good results into pieces; return what became of the files.
 
     `results` has a row for each file that is not `known.unchanged`, in the listing's order. Raises
     DataError if a feature is not finite. What is held is written even if `results` raises.

@@ -60,7 +60,7 @@ class FolderTree:
 
 
 def read_tree(folder: Location) -> FolderTree:
-    """Lists all files below `folder`; hidden files and folders are left out.
+    """List all files below `folder`; hidden files and folders are left out.
 
     Raises StorageError if the folder itself cannot be read.
     """
@@ -81,7 +81,7 @@ def read_tree(folder: Location) -> FolderTree:
 
 
 def printable(path: str) -> str:
-    """The path with bytes that are not UTF-8 as `\\xe9`, and control characters as `\\n`."""
+    """Return the path with bytes that are not UTF-8 as `\\xe9`, and control characters as `\\n`."""
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
     return "".join(repr(c)[1:-1] if unicodedata.category(c) == "Cc" else c for c in text)
 
@@ -111,7 +111,7 @@ class _LocalTree:
         return self._tree
 
     def _walk(self, start: str) -> Iterator[tuple[str, os.stat_result]]:
-        """Files below a folder that is reached without links; remembers the links."""
+        """Yield files below a folder that is reached without links; remember the links."""
         waiting = [start]
         while waiting:
             folder = waiting.pop()
@@ -187,7 +187,7 @@ class _LocalTree:
 
 
 def _identity(state: os.stat_result, place: str) -> _Identity:
-    """What names of one file share; some network file systems give no number of their own."""
+    """Return what all names of a file share; some network file systems give no number."""
     return (state.st_dev, state.st_ino) if state.st_ino else os.path.realpath(place)
 
 

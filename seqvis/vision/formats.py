@@ -49,7 +49,7 @@ _HEAD = 1024
 
 
 def format_of(content: bytes) -> str:
-    """The format's name, one of `OPENED` or another; "" if it is not known."""
+    """Return the format's name, one of `OPENED` or another; "" if it is not known."""
     head = content[:_HEAD].removeprefix(b"\xef\xbb\xbf")
     if head[8:11] == b"CR\2" and head[:4] == b"II*\0":
         return "camera raw"
@@ -70,7 +70,7 @@ def format_of(content: bytes) -> str:
 
 
 def _of_brands(head: bytes) -> str:
-    """The kind of an ISO base media file, by its brand and those it is compatible with."""
+    """Return the kind of an ISO base media file, by its brand and those it is compatible with."""
     end = min(int.from_bytes(head[:4], "big"), len(head))
     brands = {head[8:12], *(head[at : at + 4] for at in range(16, end, 4))}
     if brands & {b"avif", b"avis"}:

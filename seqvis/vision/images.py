@@ -96,7 +96,7 @@ class Decoded:
 def decode(
     content: bytes, enough: int | None = None, max_pixels: int | None = MAX_PIXELS
 ) -> Decoded:
-    """The picture in `content`. Raises BadImage if there is none that can be trusted.
+    """Return the picture in `content`. Raises BadImage if there is none that can be trusted.
 
     With `enough` a JPEG whose shorter side is at least twice as long is decoded at a half, a
     quarter or an eighth of its size, never below `enough` pixels: many times faster. It may then
@@ -133,7 +133,7 @@ def decode(
 
 
 def check_bytes(count: int, max_pixels: int | None, name: str = "") -> None:
-    """Raises BadImage for a file of so many bytes that it is not even read."""
+    """Raise BadImage for a file of so many bytes that it is not even read."""
     if max_pixels is not None and count > BYTES_A_PIXEL * max_pixels:
         most = BYTES_A_PIXEL * max_pixels / 1e6
         raise BadImage(
@@ -144,7 +144,7 @@ def check_bytes(count: int, max_pixels: int | None, name: str = "") -> None:
 
 
 def _attempts(content: bytes, name: str) -> Iterator[tuple[bytes, ...]]:
-    """Versions of a file to decode, the next only if one fails; those of one must look alike."""
+    """Yield versions of a file to decode, the next if one fails; those of one must look alike."""
     yield (content,)
     if name == "PNG":
         yield (_without_texts(content),)
@@ -157,7 +157,7 @@ def _attempts(content: bytes, name: str) -> Iterator[tuple[bytes, ...]]:
 
 
 def _without_texts(content: bytes) -> bytes:
-    """A PNG without its texts and its colour profile, which may be larger than Pillow reads."""
+    """Return a PNG without texts and colour profile, which may be larger than Pillow reads."""
     kept, at = [content[:8]], 8
     while at + 8 <= len(content):
         length, kind = struct.unpack(">I4s", content[at : at + 8])
@@ -168,12 +168,12 @@ def _without_texts(content: bytes) -> bytes:
 
 
 def enough(image_size: int) -> int:
-    """The shorter side, in pixels, below which no picture is decoded for this size of input."""
+    """Return the shorter side, in pixels, below which no picture is reduced when decoded."""
     return max(2 * image_size, 256)
 
 
 def square(picture: Image.Image, size: int, fit: Fit) -> np.ndarray:
-    """An RGB picture as uint8 [size, size, 3].
+    """Return an RGB picture as uint8 [size, size, 3].
 
     `crop` keeps the middle square, `stretch` ignores proportions, `pad` adds white on two sides.
     """
@@ -192,7 +192,7 @@ def square(picture: Image.Image, size: int, fit: Fit) -> np.ndarray:
 
 
 def thumbnail(picture: Image.Image) -> bytes:
-    """A JPEG of the whole picture, its longer side at most 128 pixels; never enlarged."""
+    """Return a JPEG of the whole picture, its longer side at most 128 pixels; never enlarged."""
     width, height = picture.size
     if max(width, height) > THUMBNAIL_SIDE:
         picture = _resize(picture, _scaled(width, height, THUMBNAIL_SIDE))
@@ -233,7 +233,7 @@ def _decode(content: bytes, name: str, enough: int | None, max_pixels: int | Non
 
 
 def _halvings(content: bytes, size: tuple[int, int], enough: int | None) -> int:
-    """How often a JPEG 2000 can be halved when it is decoded, and still be as large as enough."""
+    """Count how often a JPEG 2000 can be halved in decoding without becoming too small."""
     start = content.find(_CODING_STYLE, content.find(_START_OF_CODESTREAM) + 4)
     levels = content[start + 9 : start + 10] if start >= 0 else b""
     found = max(0, min((min(size) // enough).bit_length() - 1 if enough else 0, *levels))
@@ -246,7 +246,7 @@ def _halvings(content: bytes, size: tuple[int, int], enough: int | None) -> int:
 def _check_size(
     image: Image.Image, name: str, full_size: tuple[int, int], halvings: int, max_pixels: int
 ) -> None:
-    """Raises BadImage if decoding would make more pixels, or read more of a JPEG, than it may."""
+    """Raise BadImage if decoding would make more pixels, or read more of a JPEG, than it may."""
     sizes = [image.size]
     tags = getattr(image, "tag_v2", {})
     if tags:  # a tile is decoded whole, however small the picture
@@ -269,7 +269,7 @@ def _too_many(name: str, size: tuple[int, int], limit: int) -> BadImage:
 
 
 def _icon_sizes(content: bytes) -> Iterator[tuple[int, int]]:
-    """What an icon's pictures say of themselves; the icon's own list cannot name more than 256."""
+    """Yield the sizes in an icon's pictures; the icon's own list cannot name more than 256."""
     for entry in range(int.from_bytes(content[4:6], "little")):
         at = int.from_bytes(content[18 + 16 * entry : 22 + 16 * entry], "little")
         head = content[at : at + 24].ljust(24, b"\0")
@@ -289,7 +289,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _grey_scale(image: Image.Image) -> tuple[int, bool]:
-    """The value of full brightness in a grey picture of more than 8 bits; whether 0 is white."""
+    """Return the value of full brightness in deep grey pictures, and whether 0 is white."""
     tags = getattr(image, "tag_v2", {})
     bits = int(tags.get(_BITS, (16,))[0])
     signed = tags.get(_SAMPLE_FORMAT, (1,))[0] == 2
@@ -299,7 +299,7 @@ def _grey_scale(image: Image.Image) -> tuple[int, bool]:
 def _small_rgb(
     image: Image.Image, full_scale: int, inverted: bool, enough: int | None
 ) -> Image.Image:
-    """The picture in RGB; a large one about as small as is enough, without a copy of it all."""
+    """Convert a picture to RGB, a large one in bands and about as small as is enough."""
     width, height = image.size
     factor = min(width, height) // enough if enough else 1
     if factor < 2 or width * height <= SPARING_ABOVE:
@@ -325,7 +325,7 @@ def _to_rgb(image: Image.Image, full_scale: int, inverted: bool) -> Image.Image:
 
 
 def _to_eight_bits(image: Image.Image, full_scale: int, inverted: bool) -> Image.Image:
-    """Grey of 12, 16 or 32 bits at 8 bits, to the nearest value; Pillow's own would clip at 255."""
+    """Scale grey of 12, 16 or 32 bits to the nearest of 8 bits; Pillow would clip at 255."""
     values = np.asarray(image)
     if values.dtype == np.int32 and full_scale == (1 << 32) - 1:
         values = values.view(np.uint32)
@@ -344,6 +344,6 @@ def _resize(
 
 
 def _scaled(width: int, height: int, longest: int) -> tuple[int, int]:
-    """The size with the same proportions whose longer side is `longest`."""
+    """Return the size with the same proportions whose longer side is `longest`."""
     ratio = longest / max(width, height)
     return max(1, round(width * ratio)), max(1, round(height * ratio))

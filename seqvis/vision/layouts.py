@@ -52,13 +52,13 @@ _OBJECT_NAME = re.compile(rb"<name>\s*(n\d{8})\s*</name>")
 
 
 def wnid_at_start(name: str) -> str | None:
-    """The WordNet id that a name begins with: `n02085620-Chihuahua`, `n01440764_10.JPEG`."""
+    """Return the WordNet id that a name begins with: `n02085620-Chihuahua`, `n01440764_10.JPEG`."""
     found = _WNID.match(name)
     return found.group(1) if found else None
 
 
 def split_of(path: str) -> Split | None:
-    """What the innermost folder that is named so says: train, valid or test."""
+    """Return what the innermost folder that is named so says: train, valid or test."""
     folders = path.split("/")[:-1]
     label = _label_folder(folders)
     for folder in reversed(folders if label is None else folders[:label]):
@@ -69,14 +69,14 @@ def split_of(path: str) -> Split | None:
 
 
 def folder_label(path: str) -> str:
-    """The label that a picture's folders give, "" if they give none."""
+    """Return the label that a picture's folders give, "" if they give none."""
     folders = path.split("/")[:-1]
     place = _label_folder(folders)
     return "" if place is None else wnid_at_start(folders[place]) or folders[place]
 
 
 def _label_folder(folders: Sequence[str]) -> int | None:
-    """Which folder is a label: the innermost, but for those that are named after a split.
+    """Return which folder is a label: the innermost, but for those that are named after a split.
 
     Within a split a label may have such a name: `valid/train/1.jpg` shows a train.
     """
@@ -90,7 +90,7 @@ def _label_folder(folders: Sequence[str]) -> int | None:
 
 
 def labels_of(folder: Location, files: Sequence[FoundFile]) -> list[str]:
-    """Each file's label, from its folders or from what lies in or above `folder`."""
+    """Return each file's label, from its folders or from what lies in or above `folder`."""
     labels = [folder_label(file.path) for file in files]
     rest = [number for number, label in enumerate(labels) if not label]
     if not rest:
@@ -112,7 +112,7 @@ def _split_name(found: re.Match[str]) -> Split:
 
 
 def _top(folder: Location) -> tuple[Location, str]:
-    """The folder of the whole collection, of which `folder` may be a part; the path from there."""
+    """Return the folder of the whole data set and the path from there to `folder`."""
     prefix = ""
     while folder.name and (_SPLIT.fullmatch(folder.name) or _CONTAINER.fullmatch(folder.name)):
         prefix = f"{folder.name}/{prefix}"
@@ -133,7 +133,7 @@ class _Table:
 def _tables(
     folder: Location, files: Sequence[FoundFile], top: Location, prefix: str
 ) -> list[_Table]:
-    """All tables, those nearest to the pictures first."""
+    """Return all tables, those nearest to the pictures first."""
     places = [
         (prefix + file.path, Location(folder.filesystem, file.place, file.place))
         for file in files
@@ -199,7 +199,7 @@ def _as_labels(rows: list[list[str]]) -> dict[str, str]:
 
 
 def _match(table: _Table, paths: Mapping[int, str]) -> dict[int, str]:
-    """The labels that a table has for these pictures, by their numbers."""
+    """Return the labels that a table has for these pictures, by their numbers."""
     found: dict[str, list[int]] = defaultdict(list)
     for number, path in paths.items():
         if not path.startswith(table.folder):
@@ -212,9 +212,7 @@ def _match(table: _Table, paths: Mapping[int, str]) -> dict[int, str]:
     labels = {}
     for name, numbers in found.items():
         folders = {paths[number].rpartition("/")[0] for number in numbers}
-        if (
-            len(folders) > 1
-        ):  # test/1.jpg beside train/1.jpg: tables without a word of it are train's
+        if len(folders) > 1:  # test/1.jpg beside train/1.jpg: such a table is that of train
             numbers = [number for number in numbers if split_of(paths[number]) == "train"]
             folders = {paths[number].rpartition("/")[0] for number in numbers}
         if len(folders) == 1:
@@ -223,7 +221,7 @@ def _match(table: _Table, paths: Mapping[int, str]) -> dict[int, str]:
 
 
 def _name_in(names: Mapping[str, str], path: str) -> str | None:
-    """The longest end of the path, with or without its suffix, that is among the names."""
+    """Return the longest end of the path, with or without its suffix, that is among the names."""
     parts = path.split("/")
     for first in range(len(parts)):
         end = "/".join(parts[first:])
@@ -237,7 +235,7 @@ def _name_in(names: Mapping[str, str], path: str) -> str | None:
 
 
 def _annotated(folder: Location, files: Sequence[FoundFile], numbers: Sequence[int]) -> list[str]:
-    """Labels from Annotations/CLS-LOC/val/x.xml for Data/CLS-LOC/val/x.JPEG, "" where none."""
+    """Read labels from Annotations/CLS-LOC/val/x.xml for Data/CLS-LOC/val/x.JPEG, "" if none."""
     filesystem = folder.filesystem
     twins = [_annotation(files[number].place) for number in numbers]
     folders = sorted({twin.rpartition("/")[0] for twin in twins if twin})

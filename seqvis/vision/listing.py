@@ -48,7 +48,7 @@ class Listing:
 
 
 def list_images(images: Location, label_from: LabelFrom = "folder") -> Listing:
-    """Lists a folder, or the files that a CSV or Parquet table names.
+    """List a folder, or the files that a CSV or Parquet table names.
 
     Raises DataError for a folder without files, a table without a column `uri`, with the same
     file twice, or whose files are on several file systems, and labels that cannot be had.
@@ -146,7 +146,7 @@ def _check_uris(location: Location, uris: list[str | None]) -> None:
 
 
 def _name(uri: str, place: str) -> str:
-    """The picture's name: its URI without `.` and `..`, or its place if it is above the table."""
+    """Return a picture's name: its URI without `.` and `..`, or its place if above the table."""
     if "://" in uri:
         return uri
     name = posixpath.normpath(uri)
@@ -164,7 +164,7 @@ def _check_names(location: Location, names: list[str]) -> None:
 
 
 def _places(location: Location, uris: list[str]) -> tuple[fs.FileSystem, list[str]]:
-    """The file system of all URIs and their paths on it; relative ones start at the table."""
+    """Return the URIs' file system and their paths on it; relative ones start at the table."""
     folder = location.parent()
     if not any("://" in uri for uri in uris):
         root = folder.path.rstrip("/")

@@ -120,7 +120,7 @@ _ROUNDING = 1e-4  # of the greatest feature: float32's rounding, through some hu
 
 
 def folded(network: nn.Module, example: Tensor) -> nn.Module:
-    """A copy with folded batch norms, or `network` itself where it would compute something else.
+    """Fold batch norms in a copy; return `network` itself where that computes something else.
 
     Args:
         network: at evaluation; kept as it is.
@@ -175,7 +175,7 @@ class _Weights:
 
 
 def load_classifier(name: str, weights: str) -> Classifier:
-    """The classifier `name` with `weights`, see `seqvis.vision.backbones.load_backbone`."""
+    """Return the classifier `name` with `weights`, see `seqvis.vision.backbones.load_backbone`."""
     if name == LITE:
         network: nn.Module = EfficientNetLite0()
         mean, deviation = [MEAN] * 3, [SCALE] * 3
@@ -210,7 +210,7 @@ def _torchvision_network(name: str) -> nn.Module:
 
 
 def _published_name(name: str, weights: str) -> str | None:
-    """Torchvision's name of these weights; None if they are a file."""
+    """Return torchvision's name of these weights; None if they are a file."""
     from torchvision import models
 
     published = models.get_model_weights(name)
@@ -251,7 +251,7 @@ def _from_package() -> _Weights:
 
 
 def _from_file(uri: str) -> _Weights:
-    """A state dict from safetensors or torch's format. Raises DataError if it is neither."""
+    """Return a state dict from safetensors or torch's format. Raises DataError if it is neither."""
     location = locate(uri)
     if not location.exists() or location.is_directory():
         raise DataError(f"{uri}: no such file; --weights takes the file of a state dict")
@@ -289,7 +289,7 @@ def _last_linear(name: str, network: nn.Module) -> tuple[str, nn.Linear]:
 def _load(
     name: str, network: nn.Module, last_name: str, last_layer: nn.Linear, found: _Weights
 ) -> nn.Linear | None:
-    """Fills the network; returns its last layer with as many classes as the weights have."""
+    """Fill the network; return its last layer with as many classes as the weights have."""
     rows = found.tensors.get(f"{last_name}.weight")
     if rows is not None and rows.ndim == 2 and len(rows) != last_layer.out_features:
         bias = last_layer.bias is not None
