@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from seqvis.devise.metrics import harmonic, hits, ranks
+from seqvis.devise.settings import CalibrationSettings
 from seqvis.devise.task import Pictures
 from seqvis.errors import DataError
 
@@ -34,8 +35,7 @@ def calibrate(
     train: Pictures,
     valid: Pictures,
     targets: np.ndarray,
-    folds: int,
-    at: int,
+    settings: CalibrationSettings,
     seed: int,
     train_head: TrainHead,
 ) -> Calibration:
@@ -44,12 +44,10 @@ def calibrate(
     Args:
         train, valid: pictures of seen labels; those of `valid` are never trained on.
         targets: float32 points of the seen labels [labels, dimension].
-        folds: parts of the labels that are held out in turn.
-        at: the k of the hit@k that counts.
         train_head: trains a head (fold number, train, valid, targets) and returns its projection
             of features to unit rows.
     """
-    parts = np.array_split(np.random.default_rng(seed).permutation(len(targets)), folds)
+    parts = np.array_split(np.random.default_rng(seed).permutation(len(targets)), settings.folds)
     curves: list[list[dict[str, float]]] = []
     among_unseen: list[dict[str, float]] = []
     for number, labels in enumerate(parts):
@@ -77,7 +75,7 @@ def calibrate(
             ]
         )
     means = [_mean([curve[place] for curve in curves]) for place in range(len(BONUSES))]
-    best = max(range(len(BONUSES)), key=lambda place: means[place][f"harmonic@{at}"])
+    best = max(range(len(BONUSES)), key=lambda place: means[place][f"harmonic@{settings.at}"])
     return Calibration(float(BONUSES[best]), means[best], means[0], _mean(among_unseen))
 
 

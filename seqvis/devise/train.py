@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -116,147 +116,141 @@ def resolve_method(settings: DeviseSettings, data: TrainingData, report: Report)
 def train_worker(settings: DeviseSettings, workers: Workers, report: Report) -> None:
     """Train as one of the workers. The first one writes the model."""
     data = load_data(settings)
+    training = _Training(settings, data, workers, report)
     classes: dict[str, Tensor] = {}
     if settings.method in ("conse", "blend"):
         unseen = data.labels.labels[len(data.seen) :]
         points = class_points(data.vectors, WordNet.load(), data.space, unseen)
         classes = {"classes": torch.from_numpy(points)}
     if settings.method == "conse":
-        if workers.is_first:
-            known = {"method": "conse", "unseen_bonus": 0.0, "seen_labels": len(data.seen)}
-            _save(settings, data, classes, known, None, None)
-            report({"event": "done", "metrics": known})
+        known = {"method": "conse", "unseen_bonus": 0.0, "seen_labels": len(data.seen)}
+        training.save(classes, known)
         return
     if settings.finetune.epochs:
         check_earlier(settings)
-    calibration = _calibration(settings, data, workers, report)
+    calibration = training.calibrate()
     task = HeadTask(data.train, data.valid, data.targets, settings)
-    result = _fit(settings, task, "head", settings.identity(), workers, report)
+    result = training.fit(task, "head", settings.identity(), report)
     head, backbone = result.tensors, None
     if settings.finetune.epochs:
         tuned = finetune(settings, data, head, workers, report)
         result, head, backbone = tuned.result, tuned.head, tuned.backbone
-    if workers.is_first:
-        metrics: dict[str, Any] = {k: value for k, value in result.best.items() if k != "step"}
-        metrics |= {
-            "method": settings.method,
-            "parameters": sum(tensor.numel() for tensor in head.values()),
-            "seen_labels": len(data.seen),
-            "unseen_bonus": calibration.bonus if calibration else 0.0,
-            "labels_without_vector": len(data.without_vector),
-        }
-        if calibration:
-            metrics["held_out_labels"] = calibration.harmonic | calibration.among_unseen
-        weights = {f"head.{name}": tensor for name, tensor in head.items()}
-        _save(settings, data, weights | classes, metrics, result, backbone)
-        report({"event": "done", "metrics": metrics})
-
-
-def _calibration(
-    settings: DeviseSettings, data: TrainingData, workers: Workers, report: Report
-) -> Calibration | None:
-    chosen = settings.calibration
-    if not chosen.folds or data.labels.seen.all():
-        return None  # without unseen labels there is nothing to weigh
-    if chosen.folds < 2 or chosen.folds > len(data.seen) // 2:
-        raise ConfigError(
-            f"--calibration.folds: must be 0, or from 2 to half the {len(data.seen)} seen labels"
-        )
-
-    def train_head(number: int, train: Pictures, valid: Pictures, targets: np.ndarray) -> Project:
-        report({"event": "note", "text": f"calibration, fold {number + 1} of {chosen.folds}"})
-        quiet = _without_epochs(report)
-        task = HeadTask(train, valid, targets, settings)
-        identity = settings.identity() | {"calibration": {"folds": chosen.folds}}
-        result = _fit(settings, task, f"fold-{number + 1}", identity, workers, quiet)
-        return _projection(settings, result.tensors, data)
-
-    calibration = calibrate(
-        data.train,
-        data.valid,
-        data.targets,
-        chosen.folds,
-        chosen.at,
-        settings.fit.seed,
-        train_head,
-    )
-    at = f"harmonic@{chosen.at}"
-    report(
-        {
-            "event": "note",
-            "text": f"bonus of unseen labels {calibration.bonus:.2f}: {at} on held-out seen labels "
-            f"{calibration.without[at]:.3f} without it, {calibration.harmonic[at]:.3f} with it",
-        }
-    )
-    return calibration
-
-
-def _fit(
-    settings: DeviseSettings,
-    task: HeadTask,
-    stage: str,
-    identity: dict[str, Any],
-    workers: Workers,
-    report: Report,
-) -> FitResult:
-    run = run_directory(locate(settings.out))
-    return fit(
-        task,
-        settings.epochs,
-        settings.fit,
-        settings.optimizer,
-        CheckpointStore(run / "checkpoints" / stage),
-        workers,
-        report,
-        identity,
-    )
-
-
-def _projection(
-    settings: DeviseSettings, tensors: dict[str, Tensor], data: TrainingData
-) -> Project:
-    head = Head(settings.head, data.table.dimension, data.space.dimension).eval()
-    head.load_state_dict(tensors)
-
-    def project(features: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            return unit(head(torch.from_numpy(np.ascontiguousarray(features))).numpy())
-
-    return project
-
-
-def _save(
-    settings: DeviseSettings,
-    data: TrainingData,
-    tensors: dict[str, Tensor],
-    metrics: dict[str, Any],
-    result: FitResult | None,
-    backbone: dict[str, Tensor] | None,
-) -> None:
-    recorded = dict(data.table.artifact.config["backbone"])
-    content = save_tensors(backbone) if backbone is not None else None
-    if content is not None:
-        recorded |= {"weights": BACKBONE, "sha256": hashlib.sha256(content).hexdigest()}
-    config = settings.model_dump() | {
-        "feature_dimension": data.table.dimension,
-        "backbone": recorded,
-        "vectors_fingerprint": data.vectors.fingerprint(),
-        "features_fingerprint": data.table.artifact.fingerprint(),
+    metrics: dict[str, Any] = {k: value for k, value in result.best.items() if k != "step"}
+    metrics |= {
+        "method": settings.method,
+        "parameters": sum(tensor.numel() for tensor in head.values()),
+        "seen_labels": len(data.seen),
+        "unseen_bonus": calibration.bonus if calibration else 0.0,
+        "labels_without_vector": len(data.without_vector),
     }
-    from seqvis.plots.training import plot_curves  # matplotlib takes a second to load
+    if calibration:
+        metrics["held_out_labels"] = calibration.harmonic | calibration.among_unseen
+    weights = {f"head.{name}": tensor for name, tensor in head.items()}
+    training.save(weights | classes, metrics, result, backbone)
 
-    with artifacts.create(settings.out, KIND, config) as writer:
-        writer.metrics.update(json.loads(json.dumps(metrics)))
-        write_model(writer, data.labels, tensors, data.space.centre)
-        writer.write_json(DROPPED, [asdict(one) for one in data.without_vector])
-        if settings.method != "conse":
-            write_trained_on(writer, data.table, data.train.rows)
+
+@dataclass(frozen=True)
+class _Training:
+    """One worker's part in training a model."""
+
+    settings: DeviseSettings
+    data: TrainingData
+    workers: Workers
+    report: Report
+
+    def fit(
+        self, task: HeadTask, stage: str, identity: dict[str, Any], report: Report
+    ) -> FitResult:
+        settings = self.settings
+        folder = run_directory(locate(settings.out)) / "checkpoints" / stage
+        checkpoints, epochs = CheckpointStore(folder), settings.epochs
+        return fit(
+            task, epochs, settings.fit, settings.optimizer, checkpoints, self.workers, report,
+            identity,
+        )  # fmt: skip
+
+    def calibrate(self) -> Calibration | None:
+        """Find the bonus of unseen labels; None without such labels, or if none is wanted."""
+        chosen, data = self.settings.calibration, self.data
+        if not chosen.folds or data.labels.seen.all():
+            return None
+        if chosen.folds < 2 or chosen.folds > len(data.seen) // 2:
+            raise ConfigError(
+                f"--calibration.folds: must be 0, or from 2 to half the {len(data.seen)} seen "
+                f"labels"
+            )
+        found = calibrate(
+            data.train, data.valid, data.targets, chosen, self.settings.fit.seed, self._train_fold
+        )
+        at = f"harmonic@{chosen.at}"
+        self._note(
+            f"bonus of unseen labels {found.bonus:.2f}: {at} on held-out seen labels "
+            f"{found.without[at]:.3f} without it, {found.harmonic[at]:.3f} with it"
+        )
+        return found
+
+    def save(
+        self,
+        tensors: dict[str, Tensor],
+        metrics: dict[str, Any],
+        result: FitResult | None = None,
+        backbone: dict[str, Tensor] | None = None,
+    ) -> None:
+        """Write the model, as the first worker, and report its metrics."""
+        if not self.workers.is_first:
+            return
+        settings, data = self.settings, self.data
+        recorded = dict(data.table.artifact.config["backbone"])
+        content = save_tensors(backbone) if backbone is not None else None
         if content is not None:
-            writer.path(BACKBONE).write_bytes(content)
-        if result is not None:
-            writer.path("metrics.csv").write_bytes(history_as_csv(result.history))
-            with writer.local_file("curves.png") as path:
-                plot_curves(path, result.history, result.best["epoch"])
+            recorded |= {"weights": BACKBONE, "sha256": hashlib.sha256(content).hexdigest()}
+        config = settings.model_dump() | {
+            "feature_dimension": data.table.dimension,
+            "backbone": recorded,
+            "vectors_fingerprint": data.vectors.fingerprint(),
+            "features_fingerprint": data.table.artifact.fingerprint(),
+        }
+        from seqvis.plots.training import plot_curves  # matplotlib takes a second to load
+
+        with artifacts.create(settings.out, KIND, config) as writer:
+            writer.metrics.update(json.loads(json.dumps(metrics)))
+            write_model(writer, data.labels, tensors, data.space.centre)
+            writer.write_json(DROPPED, [asdict(label) for label in data.without_vector])
+            if settings.method != "conse":
+                write_trained_on(writer, data.table, data.train.rows)
+            if content is not None:
+                writer.path(BACKBONE).write_bytes(content)
+            if result is not None:
+                writer.path("metrics.csv").write_bytes(history_as_csv(result.history))
+                with writer.local_file("curves.png") as path:
+                    plot_curves(path, result.history, result.best["epoch"])
+        self.report({"event": "done", "metrics": metrics})
+
+    def _train_fold(
+        self, number: int, train: Pictures, valid: Pictures, targets: np.ndarray
+    ) -> Project:
+        """Train a head of the calibration, without tables of epochs: these are the model's own."""
+
+        def quiet(event: dict[str, Any]) -> None:
+            if event["event"] not in EPOCH_EVENTS:
+                self.report(event)
+
+        settings, folds = self.settings, self.settings.calibration.folds
+        self._note(f"calibration, fold {number + 1} of {folds}")
+        identity = settings.identity() | {"calibration": {"folds": folds}}
+        task = HeadTask(train, valid, targets, settings)
+        result = self.fit(task, f"fold-{number + 1}", identity, quiet)
+        head = Head(settings.head, self.data.table.dimension, self.data.space.dimension).eval()
+        head.load_state_dict(result.tensors)
+
+        def project(features: np.ndarray) -> np.ndarray:
+            with torch.inference_mode():
+                return unit(head(torch.from_numpy(np.ascontiguousarray(features))).numpy())
+
+        return project
+
+    def _note(self, text: str) -> None:
+        self.report({"event": "note", "text": text})
 
 
 def _left_out(data: TrainingData) -> list[str]:
@@ -274,16 +268,6 @@ def _left_out(data: TrainingData) -> list[str]:
     if data.kept_out:
         notes.append(f"{data.kept_out} pictures below a folder for tests are left out")
     return notes
-
-
-def _without_epochs(report: Report) -> Report:
-    """Pass on everything but the tables of epochs, which belong to the model itself."""
-
-    def pass_on(event: dict[str, Any]) -> None:
-        if event["event"] not in EPOCH_EVENTS:
-            report(event)
-
-    return pass_on
 
 
 def _with_absolute_paths(settings: DeviseSettings) -> DeviseSettings:

@@ -14,6 +14,7 @@ from seqvis.devise.head import cosine_loss, hinge_rank_loss, softmax_loss
 from seqvis.devise.labels import imagenet_classes
 from seqvis.devise.metrics import harmonic, hits, ranks
 from seqvis.devise.model import DeviseModel
+from seqvis.devise.settings import CalibrationSettings
 from seqvis.devise.space import unit
 from seqvis.devise.task import Pictures
 from seqvis.errors import SeqvisError
@@ -73,7 +74,9 @@ def test_a_bonus_mends_a_head_that_leans_to_the_labels_it_was_given() -> None:
         assert train.labels.max() < len(kept)
         return lambda features: unit(features + 0.7 * kept.mean(0))  # leans to what it was given
 
-    found = calibrate(pictures(1), pictures(2), targets, 3, 1, 0, train_head)
+    found = calibrate(
+        pictures(1), pictures(2), targets, CalibrationSettings(folds=3, at=1), 0, train_head
+    )
     assert found.bonus > 0
     assert found.harmonic["harmonic@1"] > found.without["harmonic@1"]
 
