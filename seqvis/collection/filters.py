@@ -191,7 +191,7 @@ class _Column:
     def mask(self, wanted: list[Any], rows: int) -> np.ndarray:
         """Return which of the first `rows` rows have one of the values."""
         count = int(np.searchsorted(self.places, rows))
-        hashes = np.array([_hash(json_value(one)) for one in wanted], dtype=np.uint64)
+        hashes = np.array([_hash(json_value(value)) for value in wanted], dtype=np.uint64)
         mask = np.zeros(rows, dtype=bool)
         mask[self.places[:count][np.isin(self.hashes[:count], hashes)]] = True
         return mask
@@ -207,7 +207,7 @@ class _Entries:
     def add(self, row: int, value: Any) -> None:
         values = {_hash(value)}
         if isinstance(value, list):
-            values.update(_hash(one) for one in value)
+            values.update(_hash(inner) for inner in value)
         self.hashes.extend(values)
         self.places.extend([row] * len(values))
 
@@ -247,7 +247,7 @@ def _without_points(value: Any) -> Any:
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, list):
-        return [_without_points(one) for one in value]
+        return [_without_points(inner) for inner in value]
     if isinstance(value, dict):
-        return {key: _without_points(one) for key, one in value.items()}
+        return {key: _without_points(inner) for key, inner in value.items()}
     return value

@@ -136,12 +136,12 @@ class DeviceRows:
         count = min(count, total if admitted is None else int(admitted.sum()))
         if count < 1:
             return [np.empty(0, dtype=np.int64) for _ in queries]
-        asked = torch.from_numpy(np.ascontiguousarray(queries)).to(self._rows.device)
+        on_device = torch.from_numpy(np.ascontiguousarray(queries)).to(self._rows.device)
         left_out = None
         if admitted is not None:
             left_out = torch.from_numpy(~admitted).to(self._rows.device)
         found: list[np.ndarray] = []
-        for part in asked.split(max(1, _DEVICE_BLOCK // total)):
+        for part in on_device.split(max(1, _DEVICE_BLOCK // total)):
             scores = part @ self._rows.T  # (part, n)
             if left_out is not None:
                 scores.masked_fill_(left_out, -2.0)  # below every cosine

@@ -27,13 +27,13 @@ def measure_recall(
     Returns `recall` (None for an empty collection), `median_ms`, `p99_ms`, `exact_median_ms`,
     `queries`, `k` and `items`.
     """
-    asked = sample_queries(view, queries, seed)
-    report: dict[str, Any] = {"k": k, "queries": len(asked), "items": len(view), "recall": None}
-    if not len(asked):
+    sampled = sample_queries(view, queries, seed)
+    report: dict[str, Any] = {"k": k, "queries": len(sampled), "items": len(view), "recall": None}
+    if not len(sampled):
         return report
     found = wanted = 0
     times, exact_times = [], []
-    for query in asked:
+    for query in sampled:
         begin = time.perf_counter()
         answers = search(query, k)
         times.append(time.perf_counter() - begin)

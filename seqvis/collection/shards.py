@@ -57,15 +57,15 @@ def merge(answers: Sequence[Sequence[Match] | UnknownFieldError], k: int) -> lis
     A shard whose items all lack a field of the filter raises UnknownFieldError; give the error as
     its answer. So does an empty shard. It is raised here if no shard has the field.
     """
-    unknown = [one for one in answers if isinstance(one, UnknownFieldError)]
-    found = [one for one in answers if not isinstance(one, UnknownFieldError)]
-    if unknown and not found:
-        nowhere = set.intersection(*(set(one.missing) for one in unknown))
+    unknown = [answer for answer in answers if isinstance(answer, UnknownFieldError)]
+    matches = [answer for answer in answers if not isinstance(answer, UnknownFieldError)]
+    if unknown and not matches:
+        nowhere = set.intersection(*(set(error.missing) for error in unknown))
         missing = tuple(field for field in unknown[0].missing if field in nowhere)
-        fields = set[str]().union(*(one.fields for one in unknown))
+        fields = set[str]().union(*(error.fields for error in unknown))
         if missing and fields:  # without any, all shards are empty, and so is the answer
             raise UnknownFieldError(missing, tuple(sorted(fields)))
-    return list(islice(heapq.merge(*found, key=best_first), k))
+    return list(islice(heapq.merge(*matches, key=best_first), k))
 
 
 def describe(path: str | Path) -> Description:

@@ -70,8 +70,8 @@ def calibrate(
         of_unseen = np.concatenate([ranked.with_bonus for ranked in unseen], axis=1)
         curves.append(
             [
-                harmonic(hits(one), hits(other))
-                for one, other in zip(of_unseen, seen.with_bonus, strict=True)
+                harmonic(hits(unseen_ranks), hits(seen_ranks))
+                for unseen_ranks, seen_ranks in zip(of_unseen, seen.with_bonus, strict=True)
             ]
         )
     means = [_mean([curve[place] for curve in curves]) for place in range(len(BONUSES))]
@@ -79,8 +79,8 @@ def calibrate(
     return Calibration(float(BONUSES[best]), means[best], means[0], _mean(among_unseen))
 
 
-def _mean(of: list[dict[str, float]]) -> dict[str, float]:
-    return {key: float(np.mean([one[key] for one in of])) for key in of[0]}
+def _mean(folds: list[dict[str, float]]) -> dict[str, float]:
+    return {key: float(np.mean([fold[key] for fold in folds])) for key in folds[0]}
 
 
 @dataclass(frozen=True)

@@ -134,8 +134,8 @@ def _check_unseen(unseen: Sequence[str], present: Sequence[str], settings: Devis
 
 
 def _no_vectors(dropped: Sequence[DroppedLabel], settings: DeviseSettings) -> str:
-    labels = [one.label for one in dropped]
-    tried = "; ".join(f"{one.label}: {', '.join(one.tried)}" for one in dropped[:SHOWN])
+    labels = [label.label for label in dropped]
+    tried = "; ".join(f"{label.label}: {', '.join(label.tried)}" for label in dropped[:SHOWN])
     remedy = "give the folders names that are words, or take word vectors of the labels' language"
     if not any(letter.isalpha() for label in labels for letter in label):
         remedy = "numbers are no words: name the folders, or the labels of the table, by words"
@@ -263,4 +263,4 @@ def trained_on(model: DeviseModel, table: FeatureTable) -> np.ndarray | None:
 
 def _content_numbers(table: FeatureTable) -> np.ndarray:
     hashes = table.columns(["content_hash"])["content_hash"].to_pylist()
-    return np.frombuffer(b"".join(one[:8] for one in hashes), dtype="<u8")
+    return np.frombuffer(b"".join(digest[:8] for digest in hashes), dtype="<u8")

@@ -226,8 +226,8 @@ def _names(label: str, wordnet: WordNet) -> tuple[tuple[str, ...], tuple[str, ..
         return wordnet.lemmas(str(wnid)), ()
     name = clean_text(label)
     alternatives = (tidied(part) for part in re.split("[,;|]", name))  # "tench, Tinca tinca"
-    found = dict.fromkeys(one for one in (*alternatives, tidied(name)) if one)
-    return (name,), () if is_wnid(label) else tuple(found)
+    names = dict.fromkeys(form for form in (*alternatives, tidied(name)) if form)
+    return (name,), () if is_wnid(label) else tuple(names)
 
 
 def _failed(names: Sequence[str], vectors: "_Words") -> tuple[str, ...]:

@@ -48,7 +48,11 @@ class DeviseModel(TrainedWords):
         if method != "conse":
             head = HeadSettings.model_validate(artifact.config["head"])
             self._head = Head(head, self.feature_dimension, self.dimension).eval()
-            weights = {name[5:]: one for name, one in tensors.items() if name.startswith("head.")}
+            weights = {
+                name.removeprefix("head."): tensor
+                for name, tensor in tensors.items()
+                if name.startswith("head.")
+            }
             self._head.load_state_dict(weights)
 
     @classmethod
@@ -151,9 +155,10 @@ class DeviseModel(TrainedWords):
             )
 
 
-def same_backbone(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+def same_backbone(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
     """Tell whether two records are of one network with the same weights and input."""
-    return all(one.get(key) == other.get(key) for key in ("name", "sha256", "image_size", "fit"))
+    keys = ("name", "sha256", "image_size", "fit")
+    return all(first.get(key) == second.get(key) for key in keys)
 
 
 def _in_words(backbone: Mapping[str, Any]) -> str:

@@ -258,9 +258,11 @@ def _left_out(data: TrainingData) -> list[str]:
     notes = []
     dropped = data.without_vector
     if dropped:
-        tried = "; ".join(f"{one.label} (tried {', '.join(one.tried)})" for one in dropped[:5])
+        tried = "; ".join(
+            f"{label.label} (tried {', '.join(label.tried)})" for label in dropped[:5]
+        )
         more = f" and {len(dropped) - 5} more" if len(dropped) > 5 else ""
-        pictures = sum(one.pictures for one in dropped)
+        pictures = sum(label.pictures for label in dropped)
         notes.append(
             f"{len(dropped)} labels have no word vector and are left out with their {pictures} "
             f"pictures: {tried}{more}; the model's {DROPPED} lists all"

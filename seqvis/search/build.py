@@ -62,8 +62,8 @@ class PictureItems:
             metadata = self._rows(block)
             thumbnails = block["thumbnail"]
             for row in np.flatnonzero(placed).tolist():
-                about = {"name": self.name(metadata[row]["label"])} | metadata[row]
-                yield Item(about["path"], vectors[row], about, thumbnails[row].as_py())
+                stored = {"name": self.name(metadata[row]["label"])} | metadata[row]
+                yield Item(stored["path"], vectors[row], stored, thumbnails[row].as_py())
 
     def name(self, label: str) -> str:
         """Return the label as people read it: for a wnid the synset's first name."""

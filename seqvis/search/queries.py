@@ -117,12 +117,12 @@ def place_query(
     return np.asarray(total / length, dtype=np.float32)
 
 
-def _same_direction(one: np.ndarray, other: np.ndarray) -> bool:
-    """Tell whether one is a multiple of the other: dog without dog, by whatever weight."""
-    lengths = float(np.linalg.norm(one)), float(np.linalg.norm(other))
+def _same_direction(first: np.ndarray, second: np.ndarray) -> bool:
+    """Tell whether two vectors have one direction: dog without dog, by whatever weight."""
+    lengths = float(np.linalg.norm(first)), float(np.linalg.norm(second))
     if not all(lengths):
         return False
-    return bool(np.linalg.norm(one / lengths[0] - other / lengths[1]) < _CANCELLED)
+    return bool(np.linalg.norm(first / lengths[0] - second / lengths[1]) < _CANCELLED)
 
 
 def phrase_vector(

@@ -79,13 +79,13 @@ def _is_break(text: str, at: int) -> bool:
 
 def without_edges(word: str) -> str:
     """Return the word without punctuation at its edges; of signs only an emoji is a word."""
-    kept = [place for place, one in enumerate(word) if unicodedata.category(one)[0] in "LN"]
+    kept = [at for at, character in enumerate(word) if unicodedata.category(character)[0] in "LN"]
     if kept:
         end = kept[-1] + 1
         while end < len(word) and unicodedata.category(word[end])[0] == "M":
             end += 1
         return word[kept[0] : end]
-    return word if any(unicodedata.category(one) == "So" for one in word) else ""
+    return word if any(unicodedata.category(sign) == "So" for sign in word) else ""
 
 
 def _is_letter(character: str) -> bool:

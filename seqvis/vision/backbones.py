@@ -138,9 +138,9 @@ class Backbone:
         reached = np.cumsum([_depth(stage) for stage in stages])
         distance = np.abs(reached - reached[-1] / 2)
         cut = len(stages) - int(np.argmin(distance[::-1]))
-        late = [parameter for stage in stages[cut:] for parameter in stage.parameters()]
-        in_late = {id(parameter) for parameter in late}
-        early = [one for one in self.module.parameters() if id(one) not in in_late]
+        late = [weight for stage in stages[cut:] for weight in stage.parameters()]
+        in_late = {id(weight) for weight in late}
+        early = [weight for weight in self.module.parameters() if id(weight) not in in_late]
         return [early, late]
 
     def _embed_batch(self, pictures: np.ndarray) -> tuple[np.ndarray, ...]:

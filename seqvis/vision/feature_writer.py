@@ -116,8 +116,8 @@ class Known:
         table, row = np.full(count, -1), np.full(count, -1)
         unchanged = np.zeros(count, bool)
         hashes = np.full(count, None, dtype=object)
-        for number, one in enumerate(kept):
-            old = one.columns(["path", "size", "modified", "content_hash"]).combine_chunks()
+        for number, earlier in enumerate(kept):
+            old = earlier.columns(["path", "size", "modified", "content_hash"]).combine_chunks()
             paths = old["path"].combine_chunks()
             found = pc.index_in(listing.table["path"].combine_chunks(), paths)
             found = found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)

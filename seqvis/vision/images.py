@@ -121,14 +121,14 @@ def decode(
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                found = [_decode(one, name, enough, max_pixels) for one in attempt]
+                versions = [_decode(data, name, enough, max_pixels) for data in attempt]
         except BadImage:
             raise
         except Exception as error:  # a stranger's bytes make Pillow raise every kind there is
             failure = failure or error
         else:
-            if all(one.picture == found[0].picture for one in found):
-                return found[0]
+            if all(version.picture == versions[0].picture for version in versions):
+                return versions[0]
     raise BadImage(DAMAGED, name) from failure
 
 
