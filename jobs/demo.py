@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from pydantic import Field
 
 from seqvis.checks import require_extra
-from seqvis.cli.console import Report, stage_progress, training_console
+from seqvis.cli.console import stage_progress, training_console
 from seqvis.cli.job import JobSettings, leave, run_job
 from seqvis.cluster import ray_session
 from seqvis.config import read_yaml
@@ -37,6 +37,7 @@ from seqvis.search.build import PictureItems, build_collection
 from seqvis.search.engine import SearchEngine
 from seqvis.storage import local_path, locate
 from seqvis.text.lines import read_sentences
+from seqvis.training.events import Report
 from seqvis.training.workers import Resources
 from seqvis.translation.evaluate import evaluate
 from seqvis.translation.picture import draw_alignment

@@ -17,10 +17,9 @@ from rich.progress import (
 )
 
 from seqvis.errors import redacted
+from seqvis.training.events import Report
 
 _SECONDS_A_LINE = 30  # of progress in a log, where there is no bar
-
-Report = Callable[[dict[str, Any]], None]
 
 _COLUMNS = (
     ("train_loss", "train loss", "{:.3f}"),
