@@ -219,8 +219,8 @@ class _Download:
         if error.code == 416:  # the part is longer than the file is now
             self._restart("the file changed at its source")
         if error.code in _PASSING:
-            asked = error.headers.get("Retry-After", "")
-            wait = float(asked) if asked.isdigit() else 0.0
+            retry_after = error.headers.get("Retry-After", "")
+            wait = float(retry_after) if retry_after.isdigit() else 0.0
             raise _PassingError(f"the server answers {error.code} {error.reason}", wait) from error
         raise DataError(
             f"{self.url}: the server answers {error.code} {error.reason}; the file may have "

@@ -210,12 +210,12 @@ def _ask_whom(rng: random.Random, verb: Verb) -> Drawn:
 
 def _ask_which_object(rng: random.Random, verb: Verb) -> Drawn:
     clause = draw_clause(rng, verb, with_object=False)
-    asked, question, translation = _which(rng, rng.choice(nouns_of(verb.objects - _ANIMATE)))
+    fronted, question, translation = _which(rng, rng.choice(nouns_of(verb.objects - _ANIMATE)))
     form = _form(rng, clause, simple=not clause.modal)
-    clause = replace(clause, object=asked)
+    clause = replace(clause, object=fronted)
     return (
-        french(clause, question, form, asked),
-        english(clause, translation, asked),
+        french(clause, question, form, fronted),
+        english(clause, translation, fronted),
         clause.combinations("which object"),
     )
 

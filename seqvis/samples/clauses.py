@@ -51,11 +51,11 @@ class Clause:
         return pairs
 
 
-def french(clause: Clause, question: str, form: str, asked: Phrase | None = None) -> str:
-    """Return the question in French. `asked` is the object that the question word took along."""
+def french(clause: Clause, question: str, form: str, fronted: Phrase | None = None) -> str:
+    """Return the question in French. `fronted` is the object that stands with the question word."""
     subject = clause.subject
     complements = _complements(
-        clause.object.french if clause.object and clause.object is not asked else "",
+        clause.object.french if clause.object and clause.object is not fronted else "",
         contracted("à", clause.recipient.french) if clause.recipient else "",
         clause.place.french if clause.place else "",
         clause.time[0],
@@ -65,7 +65,7 @@ def french(clause: Clause, question: str, form: str, asked: Phrase | None = None
         if clause.modal
         else clause.verb.french(clause.tense, subject.person)
     )
-    rest = _rest(clause, asked)
+    rest = _rest(clause, fronted)
     if form == SIMPLE:
         words = [finite, rest, subject.french, complements]
     elif form == EST_CE_QUE:
@@ -89,7 +89,7 @@ def with_pronoun(finite: str, subject: Phrase) -> str:
     return f"{finite}{link}{pronoun}"
 
 
-def _rest(clause: Clause, asked: Phrase | None) -> str:
+def _rest(clause: Clause, fronted: Phrase | None) -> str:
     """Return what follows the finite verb: an infinitive or an agreed participle."""
     if clause.modal:
         return clause.verb.infinitive
@@ -97,7 +97,7 @@ def _rest(clause: Clause, asked: Phrase | None) -> str:
         return ""
     # With avoir, the participle agrees with an object that precedes it ("Quelles pommes a-t-elle
     # mangées ?").
-    controller = clause.subject if clause.verb.takes_etre else asked
+    controller = clause.subject if clause.verb.takes_etre else fronted
     if controller is None:
         return clause.verb.participle
     return clause.verb.agreed_participle(controller.feminine, controller.plural)
@@ -117,10 +117,10 @@ def elided(word: str, following: str) -> str:
     return f"{word} {following}"
 
 
-def english(clause: Clause, question: str, asked: Phrase | None = None, gap: str = "") -> str:
+def english(clause: Clause, question: str, fronted: Phrase | None = None, gap: str = "") -> str:
     """Return the question in English. `gap` is the preposition that "who" has left behind."""
     auxiliary, main = _english_verb(clause)
-    complement = clause.object.english if clause.object and clause.object is not asked else ""
+    complement = clause.object.english if clause.object and clause.object is not fronted else ""
     place = clause.place.english if clause.place else ""
     if gap == "with" and "motion" in clause.verb.flags:
         place, gap = _complements(place, gap), ""  # "go to the park with"
