@@ -37,9 +37,7 @@ _SHOWN = 12  # trials in the live table
 def run_study(model: TunableModel, flags: JobSettings) -> dict[str, Any]:
     """Run the study that a job's flags describe, or continue it, and return the job's result."""
     values = flags.model_dump()
-    settings = StudySettings.model_validate(
-        {key: values[key] for key in StudySettings.model_fields}
-    )
+    settings = flags.part(StudySettings)
     # The report is written after all trials, but what it needs is checked before the first.
     require_extra("tune", *NEEDS, *(["optuna"] if settings.algorithm == "tpe" else []))
     base = {key: values[key] for key in model.settings.model_fields}
