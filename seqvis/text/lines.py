@@ -87,7 +87,7 @@ def read_lines(location: Location, start: Start, count: int, longest: int) -> It
             block = file.read(READ_BYTES)
             if not block:
                 if remainder and not skip:
-                    yield [_trim(remainder)[: longest + 1]]
+                    yield [remainder.removesuffix(b"\r")[: longest + 1]]
                 return
             if at_start:
                 block = block.removeprefix(BYTE_ORDER_MARK)
@@ -98,14 +98,10 @@ def read_lines(location: Location, start: Start, count: int, longest: int) -> It
             remainder = lines.pop()[: longest + 2]  # room for a carriage return
             lines = lines[:count]
             if b"\r" in text or max(map(len, lines), default=0) > longest:
-                lines = [_trim(line)[: longest + 1] for line in lines]
+                lines = [line.removesuffix(b"\r")[: longest + 1] for line in lines]
             count -= len(lines)
             if lines:
                 yield lines
-
-
-def _trim(line: bytes) -> bytes:
-    return line[:-1] if line.endswith(b"\r") else line
 
 
 def _skip_lines(block: bytes, skip: int) -> tuple[bytes, int]:
