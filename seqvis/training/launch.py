@@ -101,10 +101,11 @@ def launch(
     stoppable: bool = False,
     session: "Session" = nullcontext,
 ) -> dict[str, Any]:
-    """Run `function(settings, workers, report)` in the workers, keep the run's records, and return
-    the metrics with which its first worker reported {"event": "done", "metrics": …}.
+    """Train in the workers, keep the run's records, and return the model's metrics.
 
     Args:
+        function: `function(settings, workers, report)` is called in each worker. The first one
+            reports {"event": "done", "metrics": …} when the artifact is written.
         restart: delete the checkpoints of an earlier run.
         stoppable: `report` may raise StopTraining at an epoch, and the run then has no metrics.
             Ray Train's workers wait for `report` at each epoch's end.
