@@ -23,8 +23,7 @@ from seqvis.config import read_yaml
 from seqvis.samples.questions import write_sample
 from seqvis.training.workers import Workers
 from seqvis.translation import batches
-from seqvis.translation.task import LossSettings, TranslationTask
-from seqvis.translation.train import TrainSettings
+from seqvis.translation.task import LossSettings, TrainSettings, TranslationTask
 
 PRESET = Path("jobs/presets/multi30k-fr-en.yaml")
 SEED = 42
@@ -83,14 +82,13 @@ class Material:
         given = preset()
         chosen = TrainSettings(corpus="", out="") if plain_seed else given
         resolved = chosen.model_copy(update={"variant": variant}).resolved()
-        return TranslationTask(
-            corpus=self.corpus,
-            model_settings=resolved.model,
-            forcing=resolved.forcing,
-            batches_settings=given.batches,
-            loss_settings=LossSettings(count_padding=True) if plain_seed else given.loss,
-            seed=SEED,
-        )
+        changes = {
+            "corpus": self.corpus.location.uri,
+            "batches": given.batches,
+            "loss": LossSettings(count_padding=True) if plain_seed else given.loss,
+            "fit": given.fit.model_copy(update={"seed": SEED}),
+        }
+        return TranslationTask(resolved.model_copy(update=changes))
 
 
 def preset() -> TrainSettings:

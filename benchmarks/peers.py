@@ -37,7 +37,7 @@ class JoeyNMT:
             unk_token="<unk>", pad_token="<pad>", bos_token="<s>", eos_token="</s>",
             sep_token=None, lang_tags=[], unk_id=_UNK, pad_id=_PAD, bos_id=_BOS, eos_id=_EOS,
         )  # fmt: skip
-        settings, languages = task.model_settings, task.languages
+        settings, languages = task.settings.model, task.languages
         sides = []
         for vocabulary in (languages.source_vocabulary, languages.target_vocabulary):
             side = JoeyVocabulary([], special)
@@ -63,7 +63,7 @@ class JoeyNMT:
             },
         }  # fmt: skip
         self.model: nn.Module = build_model(config, *sides)
-        self.model.loss_function = ("crossentropy", task.loss_settings.label_smoothing)
+        self.model.loss_function = ("crossentropy", task.settings.loss.label_smoothing)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3)
 
     def step(self, batch: Batch) -> None:

@@ -38,7 +38,8 @@ from seqvis.seq2seq.losses import projected_cross_entropy
 from seqvis.seq2seq.model import Seq2Seq
 from seqvis.seq2seq.state import SourceBatch
 from seqvis.training.workers import BUCKET_MB, Reduction, Resources, average
-from seqvis.translation.train import TrainSettings, train
+from seqvis.translation.task import TrainSettings
+from seqvis.translation.train import train
 from seqvis.vision.embed import EmbedSettings, embed_images
 from seqvis.vision.images import decode, enough, square
 

@@ -8,7 +8,8 @@ from pydantic import Field
 from seqvis.cli.console import training_console
 from seqvis.cli.job import JobSettings, leave, ray_on_demand, run_job
 from seqvis.training.workers import Resources
-from seqvis.translation.train import TrainSettings, find_rate, train
+from seqvis.translation.task import TrainSettings
+from seqvis.translation.train import find_rate, train
 
 
 class TrainTranslator(JobSettings, TrainSettings):  # type: ignore[misc]

@@ -17,7 +17,7 @@ from seqvis.decoding.linear import Precision
 from seqvis.errors import ConfigError
 from seqvis.storage import locate
 from seqvis.text.lines import lines_at_hand, read_sentences, write_sentences
-from seqvis.translation.translator import Translation, Translator
+from seqvis.translation.translator import Translation, Translator, draw_alignment
 
 _MOST_UNKNOWN = 20  # unknown words that are named
 
@@ -99,8 +99,6 @@ def _as_lines(
     for number, translation in enumerate(translations):
         unknown.update(translation.unknown)
         if number == 0 and settings.attention:
-            from seqvis.translation.picture import draw_alignment  # loads matplotlib
-
             draw_alignment(locate(settings.attention), translation)
         if settings.n_best == 1:
             yield translation.text

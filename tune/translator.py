@@ -4,7 +4,8 @@ from functools import partial
 from typing import Any
 
 from seqvis.cli.job import JobSettings, leave, run_job
-from seqvis.translation.train import TrainSettings, check_inputs
+from seqvis.translation.task import TrainSettings
+from seqvis.translation.train import check_inputs
 from tune.study.run import run_study
 from tune.study.settings import TRANSLATOR, StudySettings
 

@@ -1,21 +1,27 @@
-"""Score a trained translator on aligned files that it has not seen."""
+"""Score a trained translator on aligned sentences, and recognise those that it was trained on."""
 
+import io
 import time
+from collections.abc import Sequence
+from hashlib import blake2b
 from typing import Any
 
+import numpy as np
+
+from seqvis.artifacts import Artifact, ArtifactWriter
+from seqvis.corpus.pairs import PairTable
 from seqvis.decoding.beam import DecodingSettings
 from seqvis.errors import DataError
 from seqvis.seq2seq.state import SourceBatch, pad_ids
+from seqvis.text.languages import Languages
+from seqvis.text.vocabulary import EOS
 from seqvis.translation.batches import Batch
-from seqvis.translation.metrics import (
-    FreeRunningSums,
-    Scoring,
-    free_running_sums,
-    score_texts,
-)
-from seqvis.translation.overlap import trained_share
-from seqvis.translation.task import VALIDATION_BATCH, forced_loss
+from seqvis.translation.metrics import LossSums, Scoring, score_texts, validation_losses
+from seqvis.translation.task import VALIDATION_BATCH
 from seqvis.translation.translator import Translator
+
+TRAINED_PAIRS = "trained_pairs.npz"
+MOST_PAIRS = 1 << 20  # of a larger corpus a part is kept, chosen by the numbers themselves: 8 MB
 
 
 def evaluate(
@@ -27,15 +33,14 @@ def evaluate(
     lowercase: bool | None = None,
     batch_size: int = 64,
 ) -> tuple[dict[str, Any], list[str]]:
-    """BLEU, chrF, both of the seed's losses and accuracy, and the translations.
+    """Return BLEU, chrF, losses and accuracy, and the translations.
 
     `loss` is per real target word, `loss_with_padding` per position of batches of 200 sentences
-    sorted by length as the seed validates, `accuracy` the share of real words that were the
-    likeliest; in all three the model feeds on its own words. `forced_loss` gives it the right
-    previous word. Pairs with an empty side take part in BLEU and chrF alone. Without `lowercase`
-    being set, case counts if the translator was trained with it, as in training's validation.
-    `trained_share` is the share of the pairs that were trained on, None if the translator does not
-    record its training.
+    sorted by length as the seed validates, `accuracy` the share of real words that had the highest
+    score; for all three the model is fed its own words. For `forced_loss` it is fed the right
+    previous word. Pairs with an empty side count for BLEU and chrF alone. If `lowercase` is None,
+    case counts if the translator was trained with it, as in training's validation. `trained_share`
+    is the share of the pairs that were trained on, None if the translator does not record it.
 
     Raises DataError if there are not as many references as sources, or no sentences.
     """
@@ -45,7 +50,9 @@ def evaluate(
             f"both files need one sentence a line, aligned"
         )
     started = time.perf_counter()
-    translations = [one.text for one in translator.translate(sources, search, batch_size)]
+    translations = [
+        translation.text for translation in translator.translate(sources, search, batch_size)
+    ]
     seconds = time.perf_counter() - started
     language = translator.languages.target_tokenizer.settings.language
     if lowercase is None:
@@ -65,22 +72,75 @@ def evaluate(
 
 
 def losses(translator: Translator, sources: list[str], references: list[str]) -> dict[str, float]:
-    """The seed's losses and accuracy, and the loss with the right words fed."""
+    """Return the seed's losses and accuracy, and the loss with the right words fed."""
     languages = translator.languages
-    read = [languages.read(text) for text in sources]
     pairs = [
-        (list(source.ids), languages.target_ids(reference))
-        for source, reference in zip(read, references, strict=True)
+        (source.ids, languages.target_ids(reference))
+        for source, reference in zip(translator.read(sources), references, strict=True)
         if source.tokens and reference.strip()
     ]
     # Longest first, as the seed's SortSampler has it; its padding decides loss_with_padding.
     pairs.sort(key=lambda pair: -len(pair[1]))
-    sums, forced = FreeRunningSums(0.0, 0.0, 0, 0, 0), 0.0
+    sums = LossSums()
     for begin in range(0, len(pairs), VALIDATION_BATCH):
-        part = pairs[begin : begin + VALIDATION_BATCH]
-        target, lengths = pad_ids([target for _, target in part])
-        source = SourceBatch.of([source for source, _ in part])
-        batch = Batch(source, target, int(lengths.sum()), target.numel()).to(translator.device)
-        sums = sums + free_running_sums(translator.model, batch)
-        forced += forced_loss(translator.model, batch)
-    return {**sums.means(), "forced_loss": forced / max(1, sums.words)}
+        source, target = zip(*pairs[begin : begin + VALIDATION_BATCH], strict=True)
+        ids, lengths = pad_ids(target)
+        batch = Batch(SourceBatch.of(source), ids, int(lengths.sum()), ids.numel())
+        sums += validation_losses(translator.model, batch.to(translator.device))
+    return sums.means()
+
+
+def write_trained_pairs(writer: ArtifactWriter, pairs: PairTable) -> None:
+    """Record one number for each training pair (8 bytes), of a larger corpus for every nth."""
+    numbers = [_number(pairs.source[row], pairs.target[row]) for row in range(len(pairs))]
+    every = -(-len(numbers) // MOST_PAIRS)
+    content = io.BytesIO()
+    np.savez(
+        content,
+        numbers=np.unique(
+            np.array([number for number in numbers if number % every == 0], np.uint64)
+        ),
+        every=every,
+        longest=[int(side.lengths.max()) for side in (pairs.source, pairs.target)],
+    )
+    writer.path(TRAINED_PAIRS).write_bytes(content.getvalue())
+
+
+def trained_share(
+    artifact: Artifact, languages: Languages, sources: Sequence[str], references: Sequence[str]
+) -> float | None:
+    """Return the share of the pairs that a translator was trained on; None if it does not say.
+
+    After a training on more than a million pairs it is estimated from those of `sources` whose
+    numbers would have been kept; None if there is none.
+    """
+    if TRAINED_PAIRS not in artifact.files:
+        return None
+    content = io.BytesIO(artifact.file(TRAINED_PAIRS).read_bytes())
+    with np.load(content, allow_pickle=False) as kept:
+        known, every = set(kept["numbers"].tolist()), int(kept["every"])
+        longest_source, longest_target = kept["longest"].tolist()
+    trained = []
+    for source, reference in zip(sources, references, strict=True):
+        target = _cut(languages.target_ids(reference), longest_target)
+        # Some sources are trained on in small letters (prepare_corpus --uncased-share).
+        forms = dict.fromkeys((source, source.lower()))
+        numbers = [
+            _number(_cut(languages.read_as_prepared(form).ids, longest_source), target)
+            for form in forms
+        ]
+        if any(number % every == 0 for number in numbers):
+            trained.append(any(number in known for number in numbers))
+    return sum(trained) / len(trained) if trained else None
+
+
+def _cut(ids: Sequence[int], longest: int) -> Sequence[int]:
+    """Cut the ids as prepare_corpus does."""
+    return ids if len(ids) <= longest else [*ids[: longest - 1], EOS]
+
+
+def _number(source: Sequence[int] | np.ndarray, target: Sequence[int] | np.ndarray) -> int:
+    digest = blake2b(digest_size=8)
+    for side in (source, target):  # both end in _eos_, so no two pairs are the same bytes
+        digest.update(np.asarray(side, dtype="<u2").tobytes())
+    return int.from_bytes(digest.digest(), "little")

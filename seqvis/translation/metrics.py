@@ -1,22 +1,22 @@
-"""Scores of translations, and the seed's losses of a model that is fed its own words.
+"""Scores of translations, and validation losses.
 
 BLEU and chrF are sacreBLEU's, either on readable text or as the papers of JoeyNMT and nmtpytorch
 score (Moses-normalised, tokenised, lowercased). The signature says which, and how the text was
-split into words. For the losses the model runs freely, as it does in use: each step is fed the
-likeliest word of the step before.
+split into words.
 """
 
+import operator
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, Literal
 
 import torch
 from sacrebleu.metrics import BLEU, CHRF
-from torch import Tensor
 from torch.nn import functional
 
 from seqvis.seq2seq.decoder import argmax_words
+from seqvis.seq2seq.losses import projected_cross_entropy
 from seqvis.seq2seq.model import Seq2Seq
 from seqvis.text.punctuation import clean_text
 from seqvis.text.vocabulary import BOS, PAD
@@ -50,7 +50,7 @@ def score_texts(
     language: str,
     lowercase: bool = False,
 ) -> TextScores:
-    """BLEU and chrF of translations against one reference each.
+    """Compute BLEU and chrF of translations against one reference each.
 
     Args:
         scoring: text: sacreBLEU's tokenizer for the language on the texts as they are; moses: both
@@ -77,7 +77,7 @@ def score_texts(
 
 
 def _bleu(language: str, default: str, **options: Any) -> BLEU:
-    """BLEU with the tokenizer for `language`, or with `default` where spaces separate words."""
+    """Return BLEU with the tokenizer for `language`, or `default` where spaces separate words."""
     *preferred, last = _tokenizers(language) or (default,)
     for name in preferred:
         try:
@@ -88,7 +88,7 @@ def _bleu(language: str, default: str, **options: Any) -> BLEU:
 
 
 def _tokenizers(language: str) -> tuple[str, ...]:
-    """sacreBLEU's tokenizers for a language without spaces, best first; none for any other.
+    """Return sacreBLEU's tokenizers for a language without spaces, best first.
 
     `language` is an ISO 639 code of two or three letters; regions and scripts are ignored.
     """
@@ -97,7 +97,7 @@ def _tokenizers(language: str) -> tuple[str, ...]:
 
 
 def moses_tokenized(texts: Sequence[str], language: str) -> list[str]:
-    """Normalised punctuation, Moses tokens, lower case, no escaping: the published preparation."""
+    """Normalise punctuation, tokenise as Moses without escaping, and lowercase."""
     from sacremoses import MosesPunctNormalizer, MosesTokenizer  # takes most of a second to load
 
     normalizer = MosesPunctNormalizer(language)
@@ -109,64 +109,70 @@ def moses_tokenized(texts: Sequence[str], language: str) -> list[str]:
 
 
 @dataclass(frozen=True)
-class FreeRunningSums:
-    """Sums over a batch; add them up over batches."""
+class LossSums:
+    """Sums over batches of validation sentences."""
 
-    loss: float  # over real target words, in nats
-    loss_with_padding: float  # over all positions of the padded target
-    correct: int  # real target words that were the likeliest
-    words: int
-    positions: int
+    loss: float = 0.0  # over real target words, in nats
+    loss_with_padding: float = 0.0  # over all positions of the padded target
+    correct: int = 0  # real target words that had the highest score
+    words: int = 0
+    positions: int = 0
+    forced: float = 0.0  # as loss, each word given the right ones before it
 
-    def __add__(self, other: "FreeRunningSums") -> "FreeRunningSums":
-        return FreeRunningSums(
-            self.loss + other.loss,
-            self.loss_with_padding + other.loss_with_padding,
-            self.correct + other.correct,
-            self.words + other.words,
-            self.positions + other.positions,
-        )
+    def __add__(self, other: "LossSums") -> "LossSums":
+        return LossSums(*map(operator.add, astuple(self), astuple(other)))
 
     def means(self) -> dict[str, float]:
+        words = max(1, self.words)
         return {
-            "loss": self.loss / max(1, self.words),
+            "loss": self.loss / words,
             "loss_with_padding": self.loss_with_padding / max(1, self.positions),
-            "accuracy": self.correct / max(1, self.words),
+            "accuracy": self.correct / words,
+            "forced_loss": self.forced / words,
         }
 
 
 @torch.no_grad()
-def free_running_sums(model: Seq2Seq, batch: Batch) -> FreeRunningSums:
-    """The seed's validation loss of a batch.
+def validation_losses(model: Seq2Seq, batch: Batch) -> LossSums:
+    """Compute the seed's validation loss of a batch, and the teacher-forced one.
 
-    The decoder is fed its own likeliest words. As in the seed it goes on after `_eos_`, and
-    stops where every sentence of the batch predicts `_pad_`; all words then score zero at the
-    positions that are left, which costs log(vocabulary) each.
+    For the seed's, the decoder is fed the word that had the highest score. As in the seed it goes
+    on after `_eos_`, and stops where every sentence of the batch predicts `_pad_`; all words then
+    score zero at the positions that are left, which costs log(vocabulary) each.
     """
     state = model.encode(batch.source)
     words = torch.full_like(batch.target[:, 0], BOS)
-    steps = batch.target.shape[1]
-    losses = torch.zeros(steps, len(words), device=words.device)
-    predicted = torch.full_like(losses, PAD, dtype=torch.long)
-    for step in range(steps):
+    target = batch.target.t()
+    losses = torch.zeros(target.shape, device=words.device)
+    predicted = torch.full_like(target, PAD)
+    for step, right in enumerate(target):
         output, state = model.decoder.run(words.unsqueeze(0), state)
         scores = model.decoder.logits(output.features[0]).float()
-        losses[step] = functional.cross_entropy(scores, batch.target[:, step], reduction="none")
-        words = argmax_words(scores)
-        predicted[step] = words
+        losses[step] = functional.cross_entropy(scores, right, reduction="none")
+        words = predicted[step] = argmax_words(scores)
         if bool((words == PAD).all()):
             losses[step + 1 :] = torch.log(torch.tensor(float(scores.shape[-1])))
-            predicted[step + 1 :] = BOS  # what arg-max over equal scores finds
+            predicted[step + 1 :] = BOS  # the arg-max of equal scores
             break
-    return _sums(losses.t(), predicted.t(), batch.target)
-
-
-def _sums(losses: Tensor, predicted: Tensor, target: Tensor) -> FreeRunningSums:
-    real = target != PAD
-    return FreeRunningSums(
+    losses, predicted = losses.t(), predicted.t()
+    real = batch.target != PAD
+    return LossSums(
         float(losses[real].double().sum()),
         float(losses.double().sum()),
-        int(((predicted == target) & real).sum()),
+        int(((predicted == batch.target) & real).sum()),
         int(real.sum()),
-        target.numel(),
+        batch.target.numel(),
+        _forced_loss(model, batch),
     )
+
+
+def _forced_loss(model: Seq2Seq, batch: Batch) -> float:
+    """Sum the negative log-likelihood of the real words, each given the right ones before it."""
+    by_step = batch.target.t()
+    output = model(batch.source, batch.target, torch.ones(len(by_step), dtype=torch.bool))
+    real = by_step != PAD
+    projection = model.decoder.projection
+    _, plain = projected_cross_entropy(
+        output.features[real], projection.weight, projection.bias, by_step[real]
+    )
+    return float(plain)

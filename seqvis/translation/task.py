@@ -1,7 +1,4 @@
-"""`TranslationTask`: training a translator, as a task of the one training loop.
-
-It brings a prepared corpus, the model, the loss of a batch and the validation to `training.fit`.
-"""
+"""What the training loop needs to train a translator: settings, model, loss and validation."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
+from seqvis import artifacts
 from seqvis.artifacts import Artifact
 from seqvis.config import Settings
 from seqvis.corpus.pairs import PairTable, load_pairs, training_pairs
@@ -23,11 +21,13 @@ from seqvis.decoding.search import search
 from seqvis.errors import ConfigError, DataError
 from seqvis.seq2seq.dropout import mask_like
 from seqvis.seq2seq.forcing import ForcingSettings, draw_coins, probability
-from seqvis.seq2seq.losses import SequenceLoss, projected_cross_entropy
+from seqvis.seq2seq.losses import SequenceLoss
 from seqvis.seq2seq.model import Seq2Seq
-from seqvis.seq2seq.settings import DropoutSettings, ModelSettings
+from seqvis.seq2seq.settings import DropoutSettings, ModelSettings, Variant, resolve_variant
 from seqvis.text.languages import Languages, SourceSentence, load_languages
 from seqvis.text.vocabulary import PAD, UNK, Vocabulary
+from seqvis.training.fit import FitSettings
+from seqvis.training.schedules import OptimizerSettings
 from seqvis.training.step import StepLoss
 from seqvis.training.workers import Workers
 from seqvis.translation.batches import (
@@ -38,11 +38,11 @@ from seqvis.translation.batches import (
     plan_validation,
 )
 from seqvis.translation.metrics import (
-    FreeRunningSums,
+    LossSums,
     Scoring,
     TextScores,
-    free_running_sums,
     score_texts,
+    validation_losses,
 )
 from seqvis.vectors.store import (
     WordVectors,
@@ -63,22 +63,56 @@ class LossSettings(Settings):
     """Learn to predict the padding after a sentence too, as the seed does."""
 
 
+class TrainSettings(Settings):
+    """Everything that decides what a translator becomes."""
+
+    corpus: str
+    """Directory or URI that prepare_corpus wrote."""
+    out: str
+    """Directory or URI of the translator; OUT.run beside it holds checkpoints and curves."""
+    variant: Variant = "all"
+    """Of the seed: plain, bidir (encoder in both directions), force (teacher forcing), attn
+    (attention and forcing), all."""
+    epochs: int = Field(12, ge=1)
+    """Passes over the corpus. A run that is given more goes on at the last rate of its cycle."""
+    vectors_source: str | None = None
+    """Word vectors of the source language, from build_vectors, to start from."""
+    vectors_target: str | None = None
+    """Word vectors of the target language, from build_vectors, to start from."""
+    scoring: Scoring = "text"
+    """How validation BLEU is computed: text (sacreBLEU, without case) or moses (tokenised and
+    lowercased, as published for Multi30k)."""
+    samples: int = Field(3, ge=0)
+    """Validation sentences shown after each epoch."""
+    model: ModelSettings = ModelSettings()
+    forcing: ForcingSettings = ForcingSettings()
+    batches: BatchSettings = BatchSettings()
+    loss: LossSettings = LossSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    fit: FitSettings = FitSettings()
+
+    def resolved(self) -> "TrainSettings":
+        """Return the settings with what the variant says filled in."""
+        model, forcing = resolve_variant(self.variant, self.model, self.forcing)
+        return self.model_copy(update={"model": model, "forcing": forcing})
+
+    def identity(self) -> dict[str, Any]:
+        """Return what must stay the same for a run to go on: all but places and appearances."""
+        places = {"corpus", "out", "samples", "vectors_source", "vectors_target", "fit"}
+        return self.resolved().model_dump(exclude=places) | {"fit": self.fit.identity()}
+
+
 @dataclass(frozen=True)
 class TranslationTask:
     """A prepared corpus and the model to train on it."""
 
     unit: ClassVar[str] = "tokens"
 
-    corpus: Artifact
-    model_settings: ModelSettings
-    forcing: ForcingSettings
-    batches_settings: BatchSettings
-    loss_settings: LossSettings
-    seed: int
-    vectors_source: WordVectors | None = None
-    vectors_target: WordVectors | None = None
-    scoring: Scoring = "text"
-    samples: int = 3
+    settings: TrainSettings  # resolved
+
+    @cached_property
+    def corpus(self) -> Artifact:
+        return artifacts.load(self.settings.corpus, "corpus")
 
     @cached_property
     def train(self) -> PairTable:
@@ -92,32 +126,37 @@ class TranslationTask:
     def languages(self) -> Languages:
         return load_languages(self.corpus)
 
-    def build_model(self) -> nn.Module:
-        source = self.languages.source_vocabulary
-        target = self.languages.target_vocabulary
-        model = Seq2Seq(self.model_settings, len(source), len(target))
+    @cached_property
+    def _sides(self) -> list[tuple[str, Vocabulary, WordVectors | None]]:
+        """For source and target: flag of its word vectors, vocabulary, and the vectors."""
+        source, target = self.settings.vectors_source, self.settings.vectors_target
         sides = [
-            (model.encoder.embedding, source, self.vectors_source, "--vectors-source"),
-            (model.decoder.embedding, target, self.vectors_target, "--vectors-target"),
+            ("--vectors-source", self.languages.source_vocabulary, source),
+            ("--vectors-target", self.languages.target_vocabulary, target),
         ]
-        for embedding, vocabulary, vectors, flag in sides:
+        return [
+            (flag, vocabulary, WordVectors.open(uri) if uri else None)
+            for flag, vocabulary, uri in sides
+        ]
+
+    def build_model(self) -> nn.Module:
+        settings = self.settings.model
+        model = Seq2Seq(settings, *(len(vocabulary) for _, vocabulary, _ in self._sides))
+        embeddings = (model.encoder.embedding, model.decoder.embedding)
+        for embedding, (flag, vocabulary, vectors) in zip(embeddings, self._sides, strict=True):
             if vectors is not None:
-                _fill(embedding, vocabulary, vectors, flag, self.seed)
+                _fill(embedding, vocabulary, vectors, flag, self.settings.fit.seed)
             with torch.no_grad():
-                embedding.weight.mul_(self.model_settings.embedding_deviation)
+                embedding.weight.mul_(settings.embedding_deviation)
         return model
 
     def missing_vectors(self) -> list[str]:
-        """What to say of words that the given word vectors lack, a line for each side.
+        """Describe the words that the given word vectors lack, a line for each side.
 
         Raises DataError if they lack all words of a side.
         """
-        sides = (
-            ("--vectors-source", self.languages.source_vocabulary, self.vectors_source),
-            ("--vectors-target", self.languages.target_vocabulary, self.vectors_target),
-        )
         lines = []
-        for flag, vocabulary, vectors in sides:
+        for flag, vocabulary, vectors in self._sides:
             missing = words_without_vector(vocabulary, vectors) if vectors is not None else []
             words = sum(not is_marker(word) for word in vocabulary.words)
             if missing and len(missing) == words:
@@ -147,10 +186,11 @@ class TranslationTask:
             yield batch.to(workers.device)
 
     def _plan(self, epoch: int) -> list[NDArray[np.int64]]:
-        """The batches of an epoch; dealing out a large corpus takes a while, so one is kept."""
+        """Return the batches of an epoch; one is kept, as planning a large corpus takes a while."""
         if epoch not in self._plans:
             self._plans.clear()
-            self._plans[epoch] = plan_epoch(self.train, self.batches_settings, self.seed, epoch)
+            settings = self.settings
+            self._plans[epoch] = plan_epoch(self.train, settings.batches, settings.fit.seed, epoch)
         return self._plans[epoch]
 
     @cached_property
@@ -159,35 +199,32 @@ class TranslationTask:
 
     def loss(self, model: nn.Module, batch: Batch, epoch: float) -> StepLoss:
         assert isinstance(model, Seq2Seq)
-        steps = batch.target.shape[1]
-        # All workers throw the same coins: the model's seed is the worker's, this one is not.
-        generator = torch.Generator().manual_seed(self.seed + round(epoch * 1e6))
-        coins = draw_coins(steps, probability(self.forcing, float(int(epoch))), generator)
-        rates = self.model_settings.dropout
+        rates, settings = self.settings.model.dropout, self.settings.loss
         by_step = batch.target.t()
-        counted = torch.ones_like(by_step, dtype=torch.bool)
-        if not self.loss_settings.count_padding:
-            counted = by_step != PAD
+        steps = len(by_step)
+        # All workers draw the same coins: the model's seed is the worker's, this one is not.
+        generator = torch.Generator().manual_seed(self.settings.fit.seed + round(epoch * 1e6))
+        forced = probability(self.settings.forcing, float(int(epoch)))
+        coins = draw_coins(steps, forced, generator)
+        real = by_step != PAD
+        counted = torch.ones_like(real) if settings.count_padding else real
         projection = model.decoder.projection
         mask = None
         if model.training and rates.output:
             drawn = 1 if rates.variational else steps
             like = projection.bias.new_empty(drawn, len(batch.target), projection.in_features)
             mask = mask_like(like, rates.output)
-        smoothing = self.loss_settings.label_smoothing
-        losses = SequenceLoss(projection, by_step, counted, mask, smoothing)
+        losses = SequenceLoss(projection, by_step, counted, mask, settings.label_smoothing)
         output = model(batch.source, batch.target, coins, losses.choose)
         total, plain, dropped = losses.of(output.features)
-        everyone = batch.positions if self.loss_settings.count_padding else batch.target_words
+        everyone = batch.positions if settings.count_padding else batch.target_words
         # Gradients are averaged over workers; this makes that the mean over all their words.
         loss = total * (batch.workers / everyone)
-        loss = loss + _activation_penalty(dropped, output.hidden, by_step != PAD, rates)
+        loss = loss + _activation_penalty(dropped, output.hidden, real, rates)
         return StepLoss(loss, plain, int(counted.sum()))
 
     def schedules(self, epoch: int) -> dict[str, float]:
-        if self.forcing.schedule is None:
-            return {}
-        return {"teacher_forcing": probability(self.forcing, float(epoch))}
+        return {"teacher_forcing": probability(self.settings.forcing, float(epoch))}
 
     def flops(self, model: nn.Module, batch: Batch) -> float:
         assert isinstance(model, Seq2Seq)
@@ -197,45 +234,37 @@ class TranslationTask:
         return 3.0 * (source * words + target * batch.target_words / batch.workers)
 
     def evaluate(self, model: nn.Module, workers: Workers) -> dict[str, Any]:
-        """Losses, accuracy, BLEU and chrF of greedy translations, and a few of them."""
+        """Return losses, accuracy, BLEU and chrF of greedy translations, and a few of them."""
         assert isinstance(model, Seq2Seq)
-        rows = plan_validation(self.valid, VALIDATION_BATCH)[workers.rank :: workers.count]
-        sums = FreeRunningSums(0.0, 0.0, 0, 0, 0)
-        forced, texts = 0.0, {}
+        sums, texts = LossSums(), {}
         reduced = torch.is_autocast_enabled(workers.device.type)
         packed = PackedSeq2Seq(model, "bfloat16" if reduced else "float32")
-        for number in rows:
-            batch = make_batch(self.valid, number).to(workers.device)
-            sums = sums + free_running_sums(model, batch)
-            forced += forced_loss(model, batch)
-            found = search(packed, batch.source, DecodingSettings())
-            for row, hypotheses in zip(number.tolist(), found, strict=True):
+        plan = plan_validation(self.valid, VALIDATION_BATCH)
+        for rows in plan[workers.rank :: workers.count]:
+            batch = make_batch(self.valid, rows).to(workers.device)
+            sums += validation_losses(model, batch)
+            results = search(packed, batch.source, DecodingSettings())
+            for row, hypotheses in zip(rows.tolist(), results, strict=True):
                 texts[row] = self._text(row, hypotheses[0])
-        gathered = workers.gather((sums, forced, texts))
-        total = gathered[0][0]
-        for one in gathered[1:]:
-            total = total + one[0]
-        everything = {row: text for one in gathered for row, text in one[2].items()}
-        translations = [everything[row] for row in range(len(self.valid))]
-        references = self.valid.target_texts or []
-        scores = self._scores(translations, references)
-        return {
-            **total.means(),
-            "forced_loss": sum(one[1] for one in gathered) / max(1, total.words),
-            "bleu": scores.bleu,
-            "chrf": scores.chrf,
-            "samples": self._samples(translations),
-        }
+        total = LossSums()
+        by_row: dict[int, str] = {}
+        for part, part_texts in workers.gather((sums, texts)):
+            total += part
+            by_row |= part_texts
+        translations = [by_row[row] for row in range(len(self.valid))]
+        scores = self._scores(translations, self.valid.target_texts or [])
+        samples = self._samples(translations)
+        return {**total.means(), "bleu": scores.bleu, "chrf": scores.chrf, "samples": samples}
 
     @property
     def signature(self) -> str:
-        """How validation BLEU and chrF are computed, in sacreBLEU's words."""
+        """sacreBLEU's description of how validation BLEU and chrF are computed."""
         return self._scores(["."], ["."]).signature
 
     def _scores(self, translations: list[str], references: list[str]) -> TextScores:
         language = self.languages.target_tokenizer.settings.language
         lowercase = not self.languages.keep_case
-        return score_texts(translations, references, self.scoring, language, lowercase)
+        return score_texts(translations, references, self.settings.scoring, language, lowercase)
 
     def _text(self, row: int, hypothesis: Hypothesis) -> str:
         assert self.valid.source_texts is not None
@@ -245,10 +274,10 @@ class TranslationTask:
         return self.languages.target_text(hypothesis.ids, source, hypothesis.attention)[1]
 
     def _samples(self, translations: list[str]) -> list[dict[str, str]]:
-        """The same few sentences each epoch, spread over the validation part."""
+        """Return the same few sentences each epoch, spread over the validation part."""
         assert self.valid.source_texts is not None
         assert self.valid.target_texts is not None
-        count = min(self.samples, len(self.valid))
+        count = min(self.settings.samples, len(self.valid))
         rows = [round((i + 0.5) * len(self.valid) / count) for i in range(count)]
         return [
             {
@@ -260,24 +289,10 @@ class TranslationTask:
         ]
 
 
-@torch.no_grad()
-def forced_loss(model: Seq2Seq, batch: Batch) -> float:
-    """Sum of the negative log-likelihood of the real target words, each given those before it."""
-    coins = torch.ones(batch.target.shape[1], dtype=torch.bool)
-    output = model(batch.source, batch.target, coins)
-    by_step = batch.target.t()
-    real = by_step != PAD
-    projection = model.decoder.projection
-    _, plain = projected_cross_entropy(
-        output.features[real], projection.weight, projection.bias, by_step[real]
-    )
-    return float(plain)
-
-
 def _activation_penalty(
     dropped: Tensor, states: Tensor, real: Tensor, rates: DropoutSettings
 ) -> Tensor | float:
-    """AR and TAR (Merity et al. 2017, section 4.6), over real positions only."""
+    """Return AR and TAR (Merity et al. 2017, section 4.6), over real positions only."""
     penalty: Tensor | float = 0.0
     if rates.activation:
         penalty = penalty + rates.activation * dropped[real].float().pow(2).mean()

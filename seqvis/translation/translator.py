@@ -6,6 +6,7 @@ sorts them by length, searches in batches, and returns the results in the origin
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Self, overload
 
 import torch
@@ -19,12 +20,14 @@ from seqvis.decoding.beam import DecodingSettings, Hypothesis
 from seqvis.decoding.linear import Precision
 from seqvis.decoding.packed import PackedSeq2Seq
 from seqvis.decoding.search import search_many
+from seqvis.errors import ConfigError
 from seqvis.seq2seq.model import Seq2Seq
 from seqvis.seq2seq.settings import ModelSettings
 from seqvis.storage import Location
 from seqvis.text.languages import Languages, SourceSentence, load_languages
 from seqvis.text.tokenizers import FEW_WORDS
 from seqvis.training.checkpoints import restore_model
+from seqvis.vectors.store import is_marker
 
 
 @dataclass(frozen=True)
@@ -162,3 +165,30 @@ class Translator:
                 Alternative(text, tokens, hypothesis.score, attention, hypothesis.finished)
             )
         return Translation(source.text, list(source.tokens), alternatives, source.unknown)
+
+
+def draw_alignment(location: Location, translation: Translation) -> None:
+    """Draw which source words each word of a translation attended to, as a PNG.
+
+    Case marks are no words: they are left out, and attention to one counts for its word. Raises
+    ConfigError if the model has no attention or the sentence no words.
+    """
+    from seqvis.plots.attention import plot_attention  # matplotlib takes a second to load
+
+    best = translation.alternatives[0]
+    if best.attention is None:
+        raise ConfigError(
+            "--attention: this model has no attention (or the sentence is empty); "
+            "train the variant attn or all"
+        )
+    rows = [not is_marker(token) for token in best.tokens]
+    columns = [not is_marker(token) for token in translation.source_tokens]
+    weights = best.attention[: len(best.tokens)].numpy()[rows]
+    for place, is_word in enumerate(columns):
+        if not is_word:
+            weights[:, place + 1] += weights[:, place]
+    source = [*compress(translation.source_tokens, columns), "end"]
+    location.parent().make_directory()
+    with location.local_output() as path:
+        target = list(compress(best.tokens, rows))
+        plot_attention(path, weights[:, [*columns, True]], source, target, title=best.text)

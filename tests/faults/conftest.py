@@ -12,7 +12,8 @@ from seqvis.devise.model import DeviseModel
 from seqvis.samples.questions import generate_pairs
 from seqvis.search.build import PictureItems, build_collection
 from seqvis.search.engine import SearchEngine
-from seqvis.translation.train import TrainSettings, train
+from seqvis.translation.task import TrainSettings
+from seqvis.translation.train import train
 from seqvis.translation.translator import Translator
 from seqvis.vision.feature_table import FeatureTable
 from serve.app import free_port

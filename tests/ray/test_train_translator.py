@@ -17,7 +17,8 @@ from jobs.train_translator import main
 from seqvis import artifacts
 from seqvis.samples.questions import generate_pairs
 from seqvis.training.workers import Resources
-from seqvis.translation.train import TrainSettings, train
+from seqvis.translation.task import TrainSettings
+from seqvis.translation.train import train
 from seqvis.translation.translator import Translator
 from tests.support.corpora import write_corpus
 

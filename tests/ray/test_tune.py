@@ -16,7 +16,8 @@ from seqvis.samples.questions import generate_pairs
 from seqvis.storage import locate
 from seqvis.training.events import StopTraining
 from seqvis.training.workers import Resources
-from seqvis.translation.train import TrainSettings, train
+from seqvis.translation.task import TrainSettings
+from seqvis.translation.train import train
 from tests.support.corpora import write_corpus
 from tune.study.settings import TRANSLATOR, StudySettings
 from tune.study.space import load_space

@@ -24,7 +24,8 @@ from seqvis.corpus.prepare import prepare
 from seqvis.corpus.settings import PrepareSettings
 from seqvis.samples.questions import generate_pairs
 from seqvis.training.workers import Resources
-from seqvis.translation.train import TrainSettings, train
+from seqvis.translation.task import TrainSettings
+from seqvis.translation.train import train
 from seqvis.vision.embed import EmbedSettings, embed_images
 from tests.support.corpora import write_corpus
 from tests.support.pictures import encoded

@@ -53,7 +53,8 @@ def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def translator(questions: Path, tmp_path_factory: pytest.TempPathFactory) -> Translator:
     """A small `all`, trained for a few epochs: it makes mistakes, but of every length."""
-    from seqvis.translation.train import TrainSettings, train
+    from seqvis.translation.task import TrainSettings
+    from seqvis.translation.train import train
     from seqvis.translation.translator import Translator
 
     out = str(tmp_path_factory.mktemp("model") / "translator")

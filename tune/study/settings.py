@@ -13,6 +13,7 @@ from seqvis.storage import Location
 from seqvis.training.checkpoints import CheckpointStore
 from seqvis.training.launch import run_directory
 from seqvis.translation import train as translation
+from seqvis.translation.task import TrainSettings
 
 
 class StudySettings(Settings):
@@ -100,7 +101,7 @@ class TunableModel:
 
 TRANSLATOR = TunableModel(
     artifact="translator",
-    settings=translation.TrainSettings,
+    settings=TrainSettings,
     train=translation.train,
     paths=frozenset({"corpus", "vectors_source", "vectors_target"}),
     bound=("variant", "model.", "epochs", "fit.", "batches."),

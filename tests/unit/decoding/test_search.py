@@ -20,7 +20,8 @@ from seqvis.seq2seq.model import Seq2Seq
 from seqvis.seq2seq.settings import ModelSettings, resolve_variant
 from seqvis.seq2seq.state import SourceBatch
 from seqvis.text.vocabulary import BOS, EOS, PAD
-from seqvis.translation.train import TrainSettings, train
+from seqvis.translation.task import TrainSettings
+from seqvis.translation.train import train
 from seqvis.translation.translator import Alternative, Translator
 from tests.support.corpora import write_corpus
 

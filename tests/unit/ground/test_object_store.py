@@ -25,7 +25,8 @@ from seqvis.errors import ArtifactError, StorageError
 from seqvis.samples.questions import generate_pairs
 from seqvis.storage import locate
 from seqvis.training.checkpoints import CheckpointStore
-from seqvis.translation.train import TrainSettings, train
+from seqvis.translation.task import TrainSettings
+from seqvis.translation.train import train
 from seqvis.vectors.store import WordVectors
 from tests.support.corpora import write_corpus
 from tests.support.objectstore import Bucket

@@ -9,7 +9,7 @@ from seqvis.seq2seq.model import Seq2Seq
 from seqvis.seq2seq.settings import DropoutSettings, ModelSettings, resolve_variant
 from seqvis.seq2seq.state import SourceBatch, pad_ids
 from seqvis.translation.batches import Batch
-from seqvis.translation.metrics import free_running_sums
+from seqvis.translation.metrics import validation_losses
 from tests.support.seed import seed_forward, seed_loss
 
 SOURCE_WORDS, TARGET_WORDS = 40, 30
@@ -105,7 +105,7 @@ def test_the_losses_of_plain_are_the_seeds(bias_of_padding: float) -> None:
         text, target = sentences(length), sentences(length + 2, words=TARGET_WORDS)
         padded = torch.tensor([target[0] + [1] * 4])  # as in a batch with a longer sentence
         source = SourceBatch.of(text)
-        sums = free_running_sums(model, Batch(source, padded, length + 2, padded.numel()))
+        sums = validation_losses(model, Batch(source, padded, length + 2, padded.numel()))
         logits = seed_forward(model, text, padded.shape[1])
         found = sums.means()
         expected = float(seed_loss(logits, padded.t()))

@@ -23,7 +23,8 @@ from seqvis.translation.batches import (
     make_batch,
     plan_epoch,
 )
-from seqvis.translation.train import TrainSettings, find_rate, make_task, train, train_worker
+from seqvis.translation.task import TrainSettings, TranslationTask
+from seqvis.translation.train import find_rate, train, train_worker
 from seqvis.vectors.build import build_store
 from seqvis.vectors.sources import open_source
 from tests.support.corpora import write_corpus
@@ -229,7 +230,7 @@ def test_words_without_a_vector_are_counted_and_some_are_named(
     file.write_text(f"{len(known)} 32\n" + "".join(f"{word} {numbers}\n" for word in known))
     build_store(open_source("vec", str(file)), str(tmp_path / "vectors"), {})
     vectors = str(tmp_path / "vectors")
-    task = make_task(settings(questions, tmp_path / "x", vectors_target=vectors).resolved())
+    task = TranslationTask(settings(questions, tmp_path / "x", vectors_target=vectors).resolved())
     missing = [word for word in words if word not in known and word.lower() not in known]
     assert task.missing_vectors() == [
         f"--vectors-target: {len(missing):,} of {len(words):,} words have no vector and begin at "
@@ -304,9 +305,9 @@ def test_workers_share_a_batch_and_the_cursor_resumes_it(questions: Path) -> Non
         assert {part.target_words for part in parts} == {batch.target_words}
         assert sum(int((part.target != 1).sum()) for part in parts) == batch.target_words
     settings = TrainSettings(corpus=str(questions), out="unused", batches=choice)
-    task = make_task(settings.resolved())
+    task = TranslationTask(settings.resolved())
     whole = list(task.batches(0, 0, Workers()))
-    resumed = list(make_task(settings.resolved()).batches(0, 7, Workers()))
+    resumed = list(TranslationTask(settings.resolved()).batches(0, 7, Workers()))
     assert all(
         torch.equal(a.source.ids, b.source.ids) for a, b in zip(whole[7:], resumed, strict=True)
     )

@@ -24,9 +24,9 @@ from seqvis.seq2seq.state import pad_ids
 from seqvis.text.languages import load_languages
 from seqvis.text.lines import lines_at_hand
 from seqvis.text.vocabulary import EOS, PAD
-from seqvis.translation import overlap
+from seqvis.translation import evaluate as scoring
 from seqvis.translation.evaluate import evaluate as score
-from seqvis.translation.train import TrainSettings
+from seqvis.translation.task import TrainSettings
 from seqvis.translation.train import train as fit_translator
 from seqvis.translation.translator import Translator
 from tests.support.seed import seed_forward, seed_loss
@@ -282,19 +282,19 @@ def test_an_evaluation_says_how_much_of_it_was_trained_on(
 def test_of_many_pairs_a_part_is_recorded_and_the_share_estimated(
     questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(overlap, "MOST_PAIRS", 500)
+    monkeypatch.setattr(scoring, "MOST_PAIRS", 500)
     corpus = artifacts.load(str(questions), "corpus")
     with artifacts.create(str(tmp_path / "model"), "translator", {}) as writer:
-        overlap.write_trained_pairs(writer, load_pairs(corpus, "train"))
+        scoring.write_trained_pairs(writer, load_pairs(corpus, "train"))
     kept = artifacts.load(str(tmp_path / "model"), "translator")
     pairs = generate_pairs(1650, seed=3)
     texts = [[pair[side] for pair in pairs[150:450]] for side in range(2)]
-    assert overlap.trained_share(kept, load_languages(corpus), *texts) == 1
+    assert scoring.trained_share(kept, load_languages(corpus), *texts) == 1
     # A sentence that prepare_corpus cut is known by what was kept of it.
     whole, short = list(range(9, 30)), [*range(9, 19), EOS]
-    assert list(overlap._cut([*whole, EOS], 11)) == short
-    assert list(overlap._cut(short, 11)) == short
-    assert overlap.trained_share(corpus, load_languages(corpus), *texts) is None
+    assert list(scoring._cut([*whole, EOS], 11)) == short
+    assert list(scoring._cut(short, 11)) == short
+    assert scoring.trained_share(corpus, load_languages(corpus), *texts) is None
 
 
 def test_a_corpus_stands_for_the_files_of_its_validation_part(

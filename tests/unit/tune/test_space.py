@@ -9,7 +9,7 @@ import pytest
 from seqvis.devise.settings import DeviseSettings
 from seqvis.errors import ConfigError
 from seqvis.seq2seq.settings import DropoutSettings
-from seqvis.translation.train import TrainSettings
+from seqvis.translation.task import TrainSettings
 from tune.study.settings import DEVISE, TRANSLATOR, TunableModel
 from tune.study.space import Space, load_space
 

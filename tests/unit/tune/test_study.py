@@ -17,7 +17,7 @@ import torch
 from seqvis.errors import ConfigError
 from seqvis.storage import locate
 from seqvis.training.checkpoints import Snapshot
-from seqvis.translation.train import TrainSettings
+from seqvis.translation.task import TrainSettings
 from tune.study.ray_tune import Resources
 from tune.study.records import Trial
 from tune.study.run import sweep, write_tables
