@@ -5,7 +5,7 @@ So a batch costs what its sentences cost, and not their number times the length 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,17 +44,15 @@ class RunningBatch:
         self._running += decodings
         self._words += [BOS] * sum(widths)
 
-    def drop(self, decodings: Sequence[SentenceDecoding]) -> None:
+    def drop(self, decodings: Collection[SentenceDecoding]) -> None:
         """Take sentences out of the batch that nobody waits for any more."""
         if self._buffer is None:
             return
-        dropped = {id(decoding) for decoding in decodings}
-        places, begin = [], 0
-        for decoding in self._running:
+        places = []
+        for decoding, begin in self._begins():
             rows = range(begin, begin + decoding.width)
-            staying = [(row, self._words[row]) for row in rows]
-            places.append(_Place(decoding, begin, None if id(decoding) in dropped else staying))
-            begin += decoding.width
+            staying = None if decoding in decodings else [(row, self._words[row]) for row in rows]
+            places.append(_Place(decoding, begin, staying))
         self._advance(places, self._buffer.state.hidden)
 
     def step(self) -> list[SentenceDecoding]:
@@ -66,17 +64,22 @@ class RunningBatch:
         output = self._model.step(words, state)
         # Cutting each sentence's rows out of it takes NumPy a tenth of the time.
         attention = None if output.attention is None else output.attention.float().cpu().numpy()
-        places, begin = [], 0
-        for decoding, extensions in zip(
-            self._running, self._extensions(output.scores[: self.rows]), strict=True
-        ):
+        extensions = self._extensions(output.scores[: self.rows])
+        places = []
+        for decoding, begin in self._begins():
             weights = None if attention is None else attention[begin : begin + decoding.width]
-            extended = decoding.extend(extensions, weights)
+            extended = decoding.extend(extensions[decoding], weights)
             staying = None if extended is None else [(begin + row, word) for row, word in extended]
             places.append(_Place(decoding, begin, staying))
-            begin += decoding.width
         self._advance(places, output.state.hidden)
         return [place.decoding for place in places if place.staying is None]
+
+    def _begins(self) -> Iterator[tuple[SentenceDecoding, int]]:
+        """Yield each sentence with its first row."""
+        begin = 0
+        for decoding in self._running:
+            yield decoding, begin
+            begin += decoding.width
 
     def _advance(self, places: list["_Place"], hidden: Tensor) -> None:
         """Continue the rows that stay from their rows of `hidden`; the others are overwritten."""
@@ -101,33 +104,31 @@ class RunningBatch:
                 begin += width
             self._buffer.move(origins, targets, max(place.decoding.length for place in kept))
 
-    def _extensions(self, scores: Tensor) -> list[Extensions]:
+    def _extensions(self, scores: Tensor) -> dict[SentenceDecoding, Extensions]:
         """Return each sentence's best extensions, computed for all sentences of a width at once."""
-        extensions: dict[int, Extensions] = {}
-        begins: list[int] = []
-        total = 0
-        for decoding in self._running:
-            begins.append(total)
-            total += decoding.width
         probabilities = torch.log_softmax(scores, -1)
-        for width in {decoding.width for decoding in self._running}:
-            alike = [n for n, decoding in enumerate(self._running) if decoding.width == width]
+        by_width: dict[int, list[tuple[SentenceDecoding, int]]] = {}
+        for decoding, begin in self._begins():
+            by_width.setdefault(decoding.width, []).append((decoding, begin))
+        extensions: dict[SentenceDecoding, Extensions] = {}
+        for width, alike in by_width.items():
             own = probabilities
-            if len(alike) < len(self._running):
-                rows = [begins[n] + place for n in alike for place in range(width)]
-                own = probabilities[torch.tensor(rows, device=probabilities.device)]
+            if len(by_width) > 1:
+                rows = [begin + place for _, begin in alike for place in range(width)]
+                own = probabilities[torch.tensor(rows, device=own.device)]
             if width == 1:
                 places = argmax_words(own).unsqueeze(1)
                 values = own.gather(1, places)
             else:
-                before = torch.tensor([self._running[n].scores for n in alike], device=own.device)
+                before = torch.tensor([decoding.scores for decoding, _ in alike], device=own.device)
                 # Of 2 * width extensions at most width end here, so width continue.
                 values, places = highest(own.unflatten(0, before.shape), before, 2 * width)
             origins, words = places // own.shape[1], places % own.shape[1]
-            lists = zip(values.tolist(), origins.tolist(), words.tolist(), strict=True)
-            for n, (value, origin, word) in zip(alike, lists, strict=True):
-                extensions[n] = list(zip(value, origin, word, strict=True))
-        return [extensions[n] for n in range(len(self._running))]
+            for (decoding, _), *columns in zip(
+                alike, values.tolist(), origins.tolist(), words.tolist(), strict=True
+            ):
+                extensions[decoding] = list(zip(*columns, strict=True))
+        return extensions
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,7 @@
 """Upper bounds for the cost of translations, known before any work begins.
 
-The bounds follow from the length of a source, in words as counted here or in the model's own
-tokens, and from the kind of search: the work of the longest search, and the number of attention
-weights that the answer may contain.
+The bounds follow from the length of a source, in words as counted here or in the model's tokens,
+and from the decoding settings.
 """
 
 import re
@@ -12,7 +11,7 @@ from seqvis.errors import DataError
 from seqvis.text.splitting import HAN, SOUTHERN
 
 _SOURCE_BASE = 64
-"""A step of a row costs as much as attending to so many source tokens, and attention comes on top.
+"""A row's step costs as much as attending to so many source tokens, without its attention.
 
 Measured with the demo's translator: 19 µs a row and step, and 0.27 µs more for each source token,
 over sources of 5 to 420 tokens."""
@@ -30,15 +29,15 @@ class Cost:
     """An upper bound for the cost of translations."""
 
     work: int = 0
-    """The sum, over rows and steps, of source tokens attended to plus what a step costs anyway."""
+    """The sum over rows and steps of the source tokens attended to, plus `_SOURCE_BASE` each."""
     weights: int = 0
-    """Of attention: hypotheses times their words times source tokens."""
+    """Numbers in the attention of the answer: hypotheses times words times source tokens."""
 
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(self.work + other.work, self.weights + other.weights)
 
     def check(self, most: "Cost") -> None:
-        """Raises DataError for more than that, with what to lower."""
+        """Raise DataError, which says what to lower, if this is more than `most`."""
         if self.work > most.work:
             raise DataError(
                 f"this is {self.work / most.work:.1f} times the work that one request may be: "
@@ -52,18 +51,18 @@ class Cost:
 
 
 def longest_target(source: int, factor: float = _LONGEST_FACTOR) -> int:
-    """Words at which a translation of so many source tokens, `_eos_` among them, is cut."""
+    """Return the words at which a translation is cut, given the source's tokens with `_eos_`."""
     return int(source * factor) + _LONGEST_MORE
 
 
 def cost_of(source: int, beam: int, n_best: int) -> Cost:
-    """Of a text of so many tokens, `_eos_` among them."""
+    """Return the bound for a text of so many tokens, `_eos_` included."""
     target = longest_target(source)
     return Cost(beam * target * (source + _SOURCE_BASE), n_best * target * source)
 
 
 def count_words(text: str) -> int:
-    """About how many tokens a text has: words, and marks, each by itself.
+    """Estimate how many tokens a text has: words, and punctuation marks by themselves.
 
     Case tokens come on top, at most one a word.
     """

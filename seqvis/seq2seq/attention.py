@@ -12,13 +12,13 @@ them would take memory in proportion to the product of both lengths.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from seqvis.seq2seq.gru import gru_step, gru_step_backward, tanh_
+from seqvis.seq2seq.gru import GRULayer, gru_step, gru_step_backward, product_type, tanh_
 from seqvis.seq2seq.state import Memory
 
 
@@ -32,16 +32,6 @@ class AdditiveAttention(nn.Module):
         self.query = nn.Linear(query_size, size)
         self.score_weight = nn.Parameter(torch.randn(size) / math.sqrt(size))
         self.rectify = activation == "relu"
-
-
-@dataclass(frozen=True)
-class LayerWeights:
-    """Weights of a GRU layer in the type of its products; biases are float32."""
-
-    weight_ih: Tensor
-    weight_hh: Tensor
-    bias_ih: Tensor
-    bias_hh: Tensor
 
 
 def attention_weights(
@@ -71,10 +61,8 @@ def attend_and_step(
     embedded: Tensor,
     hidden: Tensor,
     memory: Memory,
-    query: tuple[Tensor, Tensor],
-    score_weight: Tensor,
-    rectify: bool,
-    layers: list[LayerWeights],
+    attention: AdditiveAttention,
+    layers: Iterable[tuple[GRULayer, Tensor]],
     masks: list[Tensor],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Run the decoder over known words.
@@ -83,10 +71,7 @@ def attend_and_step(
         embedded: (steps, batch, input_size), the words' share of the first layer's input.
         hidden: (layers, batch, size), float32.
         memory: its values have the size of the first layer's input.
-        query: weight (attention_size, size) and bias of the query's projection.
-        score_weight: (attention_size,).
-        rectify: ReLU in the attention network, instead of tanh.
-        layers: one `LayerWeights` a layer.
+        layers: with the recurrent weights to use.
         masks: dropout masks before the second, third … layer, (steps or 1, batch, size) each;
             empty where nothing is dropped.
 
@@ -94,10 +79,23 @@ def attend_and_step(
         The last layer's states (steps, batch, size); the first layer's inputs (steps, batch,
         input_size); attention weights (steps, batch, source); all layers' last states.
     """
-    flat = [w for x in layers for w in (x.weight_ih, x.weight_hh, x.bias_ih, x.bias_hh)]
-    parts = (memory.keys, memory.values, memory.mask)
+    product = product_type(embedded)
+    weights = []
+    for layer, weight_hh in layers:
+        weights += [layer.weight_ih.to(product), weight_hh.to(product)]
+        weights += [layer.bias_ih, layer.bias_hh]
     return _AttendingSteps.apply(
-        embedded, hidden, *parts, *query, score_weight, rectify, masks, *flat
+        embedded,
+        hidden,
+        memory.keys,
+        memory.values,
+        memory.mask,
+        attention.query.weight.to(product),
+        attention.query.bias,
+        attention.score_weight,
+        attention.rectify,
+        masks,
+        *weights,
     )
 
 
@@ -117,7 +115,6 @@ class _AttendingSteps(torch.autograd.Function):
         masks: list[Tensor],
         *flat: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        weights = [LayerWeights(*flat[i : i + 4]) for i in range(0, len(flat), 4)]
         steps, batch, width = embedded.shape
         count, _, size = hidden.shape
         source = keys.shape[1]
@@ -131,7 +128,9 @@ class _AttendingSteps(torch.autograd.Function):
         activation = torch.empty_like(keys)  # of one step: all steps' would outgrow the cache
         memory = Memory(keys, values, mask)
         scorer = score_weight.to(keys.dtype)
-        transposed = [(w.weight_ih.t(), w.weight_hh.t()) for w in weights]
+        layers = [
+            (flat[i].t(), flat[i + 1].t(), flat[i + 2], flat[i + 3]) for i in range(0, len(flat), 4)
+        ]
         for step in range(steps):
             queries[step, :, 0] = states[-1, step].to(product) @ query_weight.t() + query_bias
             attention_weights(
@@ -140,14 +139,12 @@ class _AttendingSteps(torch.autograd.Function):
             context = torch.bmm(attention[step].to(values.dtype).unsqueeze(1), values)
             torch.add(embedded[step], context.squeeze(1), out=mixed[step])
             features = mixed[step]
-            for depth, (layer, (input_t, hidden_t)) in enumerate(
-                zip(weights, transposed, strict=True)
-            ):
+            for depth, (input_t, hidden_t, bias_ih, bias_hh) in enumerate(layers):
                 if depth and masks:
                     features = features * _at(masks[depth - 1], step)
                 before = states[depth, step]
-                from_input = (features.to(product) @ input_t).float().add_(layer.bias_ih)
-                from_hidden = (before.to(product) @ hidden_t).float().add_(layer.bias_hh)
+                from_input = (features.to(product) @ input_t).float().add_(bias_ih)
+                from_hidden = (before.to(product) @ hidden_t).float().add_(bias_hh)
                 features = gru_step(from_input, from_hidden, before, kept[depth, step])
                 states[depth, step + 1] = features
         ctx.save_for_backward(
@@ -164,7 +161,6 @@ class _AttendingSteps(torch.autograd.Function):
         keys, values, query_weight, scorer, states, kept, mixed, attention, queries, *flat = (
             ctx.saved_tensors
         )
-        weights = [LayerWeights(*flat[i : i + 4]) for i in range(0, len(flat), 4)]
         count, steps, batch, four_size = kept.shape
         size = four_size // 4
         product = query_weight.dtype
@@ -179,13 +175,13 @@ class _AttendingSteps(torch.autograd.Function):
         for step in range(steps - 1, -1, -1):
             gradient[-1] = gradient[-1] + from_states[step]
             for depth in range(count - 1, -1, -1):
-                layer = weights[depth]
+                weight_ih, weight_hh = flat[4 * depth], flat[4 * depth + 1]
                 inputs, recurrent = of_input[depth, step], of_hidden[depth, step]
                 direct = gru_step_backward(
                     gradient[depth], states[depth, step], kept[depth, step], inputs, recurrent
                 )
-                gradient[depth] = direct.add_(recurrent.to(product) @ layer.weight_hh)
-                below = inputs.to(product) @ layer.weight_ih
+                gradient[depth] = direct.add_(recurrent.to(product) @ weight_hh)
+                below = inputs.to(product) @ weight_ih
                 if depth and ctx.masks:
                     below = below * _at(ctx.masks[depth - 1], step)
                 if depth:

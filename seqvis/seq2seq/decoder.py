@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seqvis.seq2seq.attention import AdditiveAttention, LayerWeights, attend_and_step
+from seqvis.seq2seq.attention import AdditiveAttention, attend_and_step
 from seqvis.seq2seq.dropout import drop_weight, drop_words, mask_like
 from seqvis.seq2seq.gru import GRULayer, product_type
 from seqvis.seq2seq.settings import ModelSettings
@@ -70,9 +70,21 @@ class Decoder(nn.Module):
         if masks is not None:
             weights = masks.weights
             between = [masks.cut(mask, len(words)) for mask in masks.layers]
-        if state.memory is None:
-            return self._run_layers(inputs, state, weights, between)
-        return self._run_attending(inputs, state.memory, state.hidden, weights, between)
+        layers = zip(self.gru_layers(), weights, strict=True)
+        if self.attention is None or state.memory is None:
+            states, mixed, attention, hidden = inputs, inputs, None, []
+            for depth, (layer, weight) in enumerate(layers):
+                if depth and between:
+                    states = states * between[depth - 1]
+                states, last = layer(states, state.hidden[depth], weight_hh=weight)
+                hidden.append(last)
+            after = torch.stack(hidden)
+        else:  # step by step, since the first layer reads what the last one attends to
+            states, mixed, attention, after = attend_and_step(
+                inputs, state.hidden, state.memory, self.attention, layers, between
+            )
+        output = DecoderOutput(self._read_out(states, mixed), states, attention)
+        return output, DecoderState(after, state.memory)
 
     def logits(self, features: Tensor) -> Tensor:
         """Return scores of all words (…, vocabulary), not normalised, of features (…, size)."""
@@ -105,51 +117,6 @@ class Decoder(nn.Module):
         if masks is not None and masks.inputs is not None:
             embedded = embedded * masks.cut(masks.inputs, len(words))
         return embedded if self.attention is None else self.mix_embedding(embedded)
-
-    def _run_layers(
-        self, inputs: Tensor, state: DecoderState, weights: list[Tensor], masks: list[Tensor]
-    ) -> tuple[DecoderOutput, DecoderState]:
-        """Run each layer over all steps."""
-        hidden = []
-        states = inputs
-        for depth, (layer, weight) in enumerate(zip(self.gru_layers(), weights, strict=True)):
-            if depth and masks:
-                states = states * masks[depth - 1]
-            states, last = layer(states, state.hidden[depth], weight_hh=weight)
-            hidden.append(last)
-        output = DecoderOutput(self._read_out(states, inputs), states, None)
-        return output, DecoderState(torch.stack(hidden), None)
-
-    def _run_attending(
-        self,
-        inputs: Tensor,
-        memory: Memory,
-        hidden: Tensor,
-        weights: list[Tensor],
-        masks: list[Tensor],
-    ) -> tuple[DecoderOutput, DecoderState]:
-        """Run all layers step by step, since the first one reads what the last one attends to."""
-        assert self.attention is not None
-        product = product_type(inputs)
-        layers = [
-            LayerWeights(
-                layer.weight_ih.to(product), weight.to(product), layer.bias_ih, layer.bias_hh
-            )
-            for layer, weight in zip(self.gru_layers(), weights, strict=True)
-        ]
-        query = self.attention.query
-        states, mixed, attention, last = attend_and_step(
-            inputs,
-            hidden,
-            memory,
-            (query.weight.to(product), query.bias),
-            self.attention.score_weight,
-            self.attention.rectify,
-            layers,
-            masks,
-        )
-        output = DecoderOutput(self._read_out(states, mixed), states, attention)
-        return output, DecoderState(last, memory)
 
     def _read_out(self, states: Tensor, mixed: Tensor) -> Tensor:
         if self.readout is None:

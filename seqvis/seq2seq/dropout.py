@@ -14,15 +14,15 @@ from torch import Tensor
 
 
 def dropout(sequence: Tensor, rate: float, training: bool, variational: bool = False) -> Tensor:
-    """(time, batch, features) with `rate` of the features dropped; variational: the same ones
-    at all steps of a sentence."""
+    """Drop `rate` of the features of (time, batch, features); variational: the same ones at all
+    steps of a sentence."""
     if not training or rate == 0:
         return sequence
     return sequence * mask_like(sequence[0] if variational else sequence, rate)
 
 
 def mask_like(like: Tensor, rate: float) -> Tensor:
-    """A mask of the shape and type of `like`: 0, or 1 / (1 - rate) where kept."""
+    """Draw a mask of the shape and type of `like`: 0, or 1 / (1 - rate) where kept."""
     count = like.numel()
     bits = torch.empty((count + 3) // 4, dtype=torch.int64, device=like.device)
     bits.random_(torch.iinfo(torch.int64).min, None)
@@ -32,12 +32,12 @@ def mask_like(like: Tensor, rate: float) -> Tensor:
 
 
 def drop_words(table: Tensor, rate: float, training: bool) -> Tensor:
-    """The embedding table (words, features) with `rate` of its rows set to zero."""
+    """Set `rate` of the rows of an embedding table (words, features) to zero."""
     if not training or rate == 0:
         return table
     return table * mask_like(table[:, :1], rate)
 
 
 def drop_weight(weight: Tensor, rate: float, training: bool) -> Tensor:
-    """A weight matrix with `rate` of its elements set to zero (DropConnect, Wan et al. 2013)."""
+    """Set `rate` of the elements of a weight matrix to zero (DropConnect, Wan et al. 2013)."""
     return weight * mask_like(weight, rate) if training and rate else weight

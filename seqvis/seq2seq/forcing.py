@@ -1,9 +1,7 @@
 """Teacher forcing: the probability that the decoder is fed the right previous word.
 
-`ForcingSettings` describes a schedule over training, and `probability` evaluates it at a point.
-`draw_coins` tosses the coins of a batch before its first step, so that a model without attention
-can run its fused GRU over each stretch of forced steps. One coin for each step serves the whole
-batch, as in the seed text.
+The coins of a batch are drawn before its first step, so that each stretch of forced steps runs in
+one go. One coin for each step serves the whole batch, as in the seed text.
 """
 
 import math
@@ -30,7 +28,7 @@ class ForcingSettings(Settings):
 
 
 def probability(settings: ForcingSettings, epoch: float) -> float:
-    """Probability of forcing at `epoch`, which may be fractional.
+    """Return the probability of forcing at `epoch`, which may be fractional.
 
     linear falls in a straight line and stays at `end` (the seed's with its defaults: 1, 0.9 …
     0 from epoch 10 on, when `epoch` is whole); exponential is k^i and inverse_sigmoid
@@ -55,13 +53,13 @@ def probability(settings: ForcingSettings, epoch: float) -> float:
 
 
 def draw_coins(steps: int, probability: float, generator: torch.Generator) -> Tensor:
-    """(steps,) bool: whether the decoder is fed the right word; the first step is always True."""
+    """Draw for each step whether the decoder is fed the right word; the first is always True."""
     coins = torch.rand(steps, generator=generator) < probability
     coins[0] = True
     return coins
 
 
 def stretches(coins: Tensor) -> list[tuple[int, int]]:
-    """Half-open ranges of steps that run in one go: each starts at 0 or where a coin is False."""
+    """Return the half-open ranges of steps between False coins, each of which runs in one go."""
     starts = [0, *(int(step) for step in (~coins[1:]).nonzero().flatten() + 1)]
     return list(zip(starts, [*starts[1:], len(coins)], strict=True))

@@ -1,8 +1,7 @@
 """A gated recurrent unit layer that skips padding, with a backward pass written for CPUs.
 
-From a sequence (time, batch, features) and its real lengths it computes the hidden state after
-every step, and the last one. A padded step leaves the hidden state as it was, so that in either
-direction a sentence's states do not depend on how much padding its batch has.
+A padded step leaves the hidden state as it was, so that in either direction a sentence's states do
+not depend on how much padding its batch has.
 
 In training on a CPU the layer is a hand-written autograd function. It keeps the gates of all steps
 and computes each weight gradient as one matrix product over all steps, where autograd would add up
@@ -20,17 +19,17 @@ from torch.nn import functional
 
 
 def tanh_(values: Tensor) -> Tensor:
-    """The hyperbolic tangent, in place, of any floating type.
+    """Replace numbers of any floating type by their hyperbolic tangent.
 
-    On a CPU by NumPy, in float32: 0.4 ns a number where PyTorch takes 3.4 (and 1.9 in bfloat16,
-    which NumPy does not know).
+    On a CPU NumPy computes it, in 0.4 ns a number where PyTorch takes 3.4 (1.9 in bfloat16, which
+    NumPy does not know).
     """
     if values.is_cuda:
         return values.tanh_()
     known = values.dtype in (torch.float32, torch.float64)
     exact = values.detach() if known else values.detach().float()
-    found = exact.numpy()
-    np.tanh(found, out=found)
+    array = exact.numpy()
+    np.tanh(array, out=array)
     return values if known else values.copy_(exact)
 
 
@@ -57,7 +56,7 @@ class GRULayer(nn.Module):
         reverse: bool = False,
         weight_hh: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Runs the layer over a whole sequence.
+        """Run the layer over a whole sequence.
 
         Args:
             inputs: (time, batch, input_size).
@@ -115,12 +114,12 @@ class GRULayer(nn.Module):
 
 
 def _only_forward(inputs: Tensor) -> bool:
-    """Whether nothing is to be kept for a backward pass, in float32 throughout."""
+    """Return whether there will be no backward pass, and all is float32."""
     return not torch.is_grad_enabled() and product_type(inputs) == inputs.dtype == torch.float32
 
 
 def product_type(like: Tensor) -> torch.dtype:
-    """The type in which matrix products run here: autocast's, or float32."""
+    """Return the type in which matrix products run here: autocast's, or float32."""
     device = like.device.type
     if torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
@@ -238,7 +237,7 @@ class _RecurrentSteps(torch.autograd.Function):
 
 
 def _reverse_sequences(sequences: Tensor, lengths: Tensor | None) -> Tensor:
-    """(time, batch, features) with each sequence's real steps reversed, padding left in place."""
+    """Reverse the real steps of each sequence (time, batch, features); padding stays in place."""
     if lengths is None:
         return sequences.flip(0)
     steps = torch.arange(sequences.shape[0], device=sequences.device)[:, None]

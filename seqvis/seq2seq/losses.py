@@ -2,8 +2,8 @@
 
 The scores of all words for all tokens of a batch are its largest tensor by far (1,700 tokens and
 6,000 words: 40 MB in float32). They are never kept: a few hundred tokens at a time are projected,
-scored and turned into gradients while they are in the cache. The same scores show which word is the
-likeliest, for a decoder that is fed its own words.
+scored and turned into gradients while they are in the cache. The same scores give the next words of
+a decoder that is fed its own.
 """
 
 from typing import Any
@@ -17,17 +17,17 @@ from seqvis.seq2seq.gru import product_type
 from seqvis.text.vocabulary import PAD
 
 _TOKENS_AT_ONCE = 256
-# Gradients of scores that are kept until the weight's product, which reads and writes the whole
-# gradient of the weight: of so many tokens, or less if they would be more than so many numbers.
+# Gradients of scores are kept for so many tokens, or so many numbers if that is less, before they
+# are added to the weight's gradient, since each such product reads and writes all of it.
 _TOKENS_KEPT, _NUMBERS_KEPT = 1024, 10_000_000
 _NEGLIGIBLE = 1e-14  # probability whose gradient float32 sums would not show
-_ROWS = 8  # oneDNN makes a kernel for each number of rows: only multiples are multiplied
+_ROWS = 8  # oneDNN makes a kernel for each number of rows: only multiples of 8 are used
 
 
 class ProjectedCrossEntropy:
-    """Sum over tokens of the cross-entropy of `softmax(outputs @ weight.T + bias)`.
+    """Sums the cross-entropy of `softmax(outputs @ weight.T + bias)` over tokens.
 
-    Tokens are added with `add`, a few at a time; `of` then gives the sum with its gradients.
+    Add tokens a few at a time with `add`; `of` then returns the sum with its gradients.
 
     Args:
         weight: (words, size). bias: (words,).
@@ -35,7 +35,7 @@ class ProjectedCrossEntropy:
     """
 
     def __init__(self, weight: Tensor, bias: Tensor, smoothing: float = 0.0):
-        self._given = (weight, bias)
+        self._parameters = (weight, bias)
         self._weight = weight.detach().to(product_type(weight))
         self._bias = bias.detach().float()
         self._smoothing = smoothing
@@ -53,22 +53,23 @@ class ProjectedCrossEntropy:
 
     @torch.no_grad()
     def add(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The likeliest words (tokens,) after outputs (tokens, size) with targets (tokens,)."""
-        found = []
+        """Add outputs (tokens, size) with targets (tokens,); return the words with the highest
+        scores (tokens,)."""
+        words = []
         for begin in range(0, len(outputs), _TOKENS_AT_ONCE):
             part = slice(begin, begin + _TOKENS_AT_ONCE)
-            found.append(self._add(outputs[part], targets[part].unsqueeze(1)))
-        return torch.cat(found) if found else targets
+            words.append(self._add(outputs[part], targets[part].unsqueeze(1)))
+        return torch.cat(words) if words else targets
 
     def _add(self, outputs: Tensor, right: Tensor) -> Tensor:
         rows = len(outputs)
         if self._kept + _TOKENS_AT_ONCE > len(self._outputs):
             self._differentiate_weight()
         part = slice(self._kept, self._kept + rows + -rows % _ROWS)
-        given = self._outputs[part]
-        given[:rows] = outputs
-        given[rows:] = 0
-        scores = _multiply(given, self._weight.t()).float().add_(self._bias)[:rows]
+        padded = self._outputs[part]
+        padded[:rows] = outputs
+        padded[rows:] = 0
+        scores = _multiply(padded, self._weight.t()).float().add_(self._bias)[:rows]
         best = argmax_words(scores).unsqueeze(1)
         probabilities = torch.softmax(scores, -1)
         normaliser = scores.gather(1, best) - probabilities.gather(1, best).log()
@@ -102,20 +103,20 @@ class ProjectedCrossEntropy:
         self._kept = 0
 
     def of(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        """The smoothed sum, with gradients, and the plain sum (negative log-likelihood in nats)
-        without, of what was added; `outputs` (tokens, size) are the same in the same order."""
+        """Return the smoothed sum, with gradients, and the plain sum (negative log-likelihood in
+        nats) without; `outputs` (tokens, size) are those that were added, in the same order."""
         if self._kept:
             self._differentiate_weight()
         loss = (1 - self._smoothing) * self._plain + self._smoothing * self._smooth
         if not self._differentiates:
             return loss, self._plain
         of_outputs = torch.cat(self._of_outputs) if self._of_outputs else torch.zeros_like(outputs)
-        given = (of_outputs, self._of_weight, self._of_bias)
-        return _Differentiated.apply(loss, *given, outputs, *self._given), self._plain
+        known = (of_outputs, self._of_weight, self._of_bias)
+        return _KnownGradients.apply(loss, *known, outputs, *self._parameters), self._plain
 
 
-class _Differentiated(torch.autograd.Function):
-    """A loss whose gradients are already known."""
+class _KnownGradients(torch.autograd.Function):
+    """A loss whose gradients are already computed."""
 
     @staticmethod
     def forward(
@@ -138,41 +139,27 @@ class _Differentiated(torch.autograd.Function):
         scale = gradients[0]
         scaled = torch.empty(of_weight.t().shape, dtype=torch.float32, device=of_weight.device)
         torch.mul(of_weight.t(), scale, out=scaled)
-        found = (of_outputs * scale, scaled, of_bias * scale)
-        return (
-            None,
-            None,
-            None,
-            None,
-            *(one.to(kind) for one, kind in zip(found, ctx.types, strict=True)),
-        )
+        by_input = zip((of_outputs * scale, scaled, of_bias * scale), ctx.types, strict=True)
+        return None, None, None, None, *(gradient.to(kind) for gradient, kind in by_input)
 
 
 def _multiply(left: Tensor, right: Tensor) -> Tensor:
-    """left (rows, inner) @ right (inner, columns).
+    """Return left (rows, inner) @ right (inner, columns).
 
-    In float32 PyTorch gives it to MKL, which on AMD's processors is slower than oneDNN, by up to a
+    For float32 PyTorch would use MKL, which on AMD's processors is slower than oneDNN, by up to a
     half where `left` is transposed (docs/results/speed.md).
     """
     if left.dtype != torch.float32 or left.is_cuda or not torch.backends.mkldnn.is_available():
         return left @ right
-    found: Tensor = torch.ops.mkldnn._linear_pointwise(left, right.t(), None, "none", [], "")
-    return found
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(left, right.t(), None, "none", [], "")
+    return product
 
 
 def projected_cross_entropy(
     outputs: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, smoothing: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """Sum over tokens of the cross-entropy of `softmax(outputs @ weight.T + bias)`.
-
-    Args:
-        outputs: (tokens, size). weight: (words, size). bias: (words,). targets: (tokens,) ids.
-        smoothing: label smoothing (Szegedy et al. 2016), as in `torch.nn.functional`.
-
-    Returns:
-        The smoothed sum, with gradients, and the plain sum (negative log-likelihood in nats)
-        without.
-    """
+    """Return the sums of `ProjectedCrossEntropy` over outputs (tokens, size) with targets
+    (tokens,)."""
     loss = ProjectedCrossEntropy(weight, bias, smoothing)
     loss.add(outputs.detach(), targets)
     return loss.of(outputs)
@@ -184,8 +171,8 @@ class SequenceLoss:
     Args:
         projection: from outputs to the scores of words.
         targets: (steps, batch) ids of the right words.
-        counted: (steps, batch) bool: where the loss is taken; in a sentence up to some step.
-        mask: dropout of the outputs, (steps or 1, batch, size), or None.
+        counted: (steps, batch) bool: where the loss is taken, in each sentence up to some step.
+        mask: dropout of the outputs, (steps or 1, batch, size).
         smoothing: label smoothing.
     """
 
@@ -202,27 +189,25 @@ class SequenceLoss:
         self._step = 0
 
     def choose(self, outputs: Tensor) -> Tensor:
-        """Takes the outputs of the next steps (steps, batch, size).
+        """Add the outputs of the next steps (steps, batch, size); return the next words (batch,).
 
-        Returns:
-            The likeliest words after the last of them, (batch,): `_pad_` for sentences whose loss
-            is not taken there, since none of what they are fed matters.
+        These are `_pad_` for sentences whose loss is not taken there: what they are fed does not
+        matter.
         """
         begin, end = self._step, self._step + len(outputs)
         self._step = end
         counted = self._counted[begin:end]
         dropped = self._dropped(outputs, begin)
-        found = self._sum.add(dropped[counted], self._targets[begin:end][counted])
+        best = self._sum.add(dropped[counted], self._targets[begin:end][counted])
         words = torch.full_like(self._targets[0], PAD)
         last = counted[-1]
-        words[last] = found[len(found) - int(last.sum()) :]
+        words[last] = best[len(best) - int(last.sum()) :]
         return words
 
     def of(self, outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The loss with gradients, the plain sum without, and the outputs after dropout.
+        """Return the loss with gradients, the plain sum without, and the outputs after dropout.
 
-        Args:
-            outputs: (steps, batch, size) of all steps, those that `choose` took included.
+        `outputs` (steps, batch, size) are those of all steps, including what `choose` added.
         """
         dropped = self._dropped(outputs, 0)
         counted = self._counted[self._step :]

@@ -83,7 +83,7 @@ class ModelSettings(Settings):
 def resolve_variant(
     variant: Variant, model: ModelSettings, forcing: ForcingSettings
 ) -> tuple[ModelSettings, ForcingSettings]:
-    """Fills in what the user left open with what the variant says."""
+    """Fill in what the user left open with what the variant says."""
     bidirectional, attention, forced = _VARIANTS[variant]
     changes: dict[str, object] = {}
     if model.bidirectional is None:

@@ -21,7 +21,7 @@ from seqvis.text.vocabulary import PAD
 
 
 class BatchSettings(Settings):
-    """How sentence pairs are dealt into batches."""
+    """How sentence pairs are put into batches."""
 
     size: int = Field(125, ge=1)
     """Sentences, or target words, of all workers together in a batch; see unit."""
@@ -49,7 +49,7 @@ class Batch:
 def plan_epoch(
     table: PairTable, settings: BatchSettings, seed: int, epoch: int
 ) -> list[NDArray[np.int64]]:
-    """Row numbers of each batch of an epoch, in training order.
+    """Return the row numbers of each batch of an epoch, in training order.
 
     Rows are shuffled, then sorted by length within `bucket` batches' worth, cut into batches,
     and the batches shuffled: the seed's SortishSampler. Every row occurs once.
@@ -71,8 +71,8 @@ def plan_epoch(
 
 
 def plan_validation(table: PairTable, size: int) -> list[NDArray[np.int64]]:
-    """Row numbers of each validation batch: sorted by target length, longest first, like the
-    seed's SortSampler."""
+    """Return the row numbers of each validation batch, longest targets first, as the seed's
+    SortSampler has them."""
     order = np.lexsort((np.arange(len(table)), -table.target.lengths))
     return [order[begin : begin + size] for begin in range(0, len(order), size)]
 
@@ -80,7 +80,7 @@ def plan_validation(table: PairTable, size: int) -> list[NDArray[np.int64]]:
 def make_batch(
     table: PairTable, rows: NDArray[np.int64], worker: int = 0, workers: int = 1
 ) -> Batch:
-    """This worker's share of a batch: every `workers`-th row.
+    """Return this worker's share of a batch: every `workers`-th row.
 
     A worker without a row gets one whose target is padding, so that all take part in each step.
     """

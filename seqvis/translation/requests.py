@@ -50,8 +50,7 @@ class Listener:
         """A sentence has a word more; called only if the caller asked for it."""
 
     def on_error(self, error: BaseException) -> None:
-        """A text was too long, or all were together (DataError), or the decoder broke; no other
-        call follows."""
+        """The texts were too long (DataError), or the decoder broke; no other call follows."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ class ActiveSentence:
 
     @property
     def sends_partial(self) -> bool:
-        """Whether its partial translation is sent now; sending a long one at every word would cost
+        """Whether its partial translation is sent now: sending a long one at every word would cost
         the square of its length."""
         words = len(self.decoding.ids)
         wanted = self.request.partial and not self.request.cancelled

@@ -1,8 +1,4 @@
-"""A trained translator of readable text into readable text.
-
-`Translator.load` opens the artifact that `train_translator` wrote; `translate` tokenises the texts,
-sorts them by length, searches in batches, and returns the results in the original order.
-"""
+"""A trained translator of readable text into readable text."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -74,7 +70,7 @@ class Translator:
     def load(
         cls, uri: str | Location, device: str = "cpu", precision: Precision = "float32"
     ) -> Self:
-        """Opens a translator.
+        """Open a translator.
 
         Raises ArtifactError if it is incomplete or altered, ConfigError for int8 on a GPU.
         """
@@ -105,7 +101,7 @@ class Translator:
         settings: DecodingSettings | None = None,
         batch_size: int = 64,
     ) -> Translation | list[Translation]:
-        """Translates a sentence, or a list of sentences; an empty one stays empty.
+        """Translate a sentence, or a list of sentences; an empty one stays empty.
 
         Args:
             texts: a sentence, which gives one translation, or a list of them, which gives a list.
@@ -138,7 +134,7 @@ class Translator:
     def translate_stream(
         self, lines: Iterable[str], settings: DecodingSettings | None = None, batch_size: int = 64
     ) -> Iterator[Translation]:
-        """Translates any number of lines, a few batches at a time, in order."""
+        """Translate any number of lines, a few batches at a time, in order."""
         if isinstance(lines, str):
             raise TypeError("give lines of text, not a single text")
         waiting: list[str] = []

@@ -1,11 +1,11 @@
-"""The hand-written backward passes against autograd over plain PyTorch."""
+"""The hand-written backward passes and the tangent against plain PyTorch."""
 
 import pytest
 import torch
 from torch import Tensor
 
-from seqvis.seq2seq.attention import LayerWeights, attend_and_step
-from seqvis.seq2seq.gru import GRULayer
+from seqvis.seq2seq.attention import AdditiveAttention, attend_and_step
+from seqvis.seq2seq.gru import GRULayer, tanh_
 from seqvis.seq2seq.state import Memory
 
 
@@ -56,75 +56,74 @@ def _attend_in_plain_pytorch(
     embedded: Tensor,
     hidden: Tensor,
     memory: Memory,
-    query: tuple[Tensor, Tensor],
-    score_weight: Tensor,
-    rectify: bool,
-    layers: list[LayerWeights],
+    attention: AdditiveAttention,
+    layers: list[tuple[GRULayer, Tensor]],
     masks: list[Tensor],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     state = list(hidden)
     states, mixes, attentions = [], [], []
     for step in range(len(embedded)):
-        pre = memory.keys + (state[-1] @ query[0].t() + query[1])[:, None]
-        scores = (torch.relu(pre) if rectify else torch.tanh(pre)) @ score_weight
-        weights = torch.softmax(scores + memory.mask, -1)
+        pre = memory.keys + attention.query(state[-1])[:, None]
+        activation = torch.relu(pre) if attention.rectify else torch.tanh(pre)
+        weights = torch.softmax(activation @ attention.score_weight + memory.mask, -1)
         mixed = embedded[step] + (weights[:, :, None] * memory.values).sum(1)
         features = mixed
-        for depth, layer in enumerate(layers):
+        for depth, (layer, weight) in enumerate(layers):
             if depth:
                 features = features * masks[depth - 1][step]
-            state[depth] = torch.gru_cell(
-                features,
-                state[depth],
-                layer.weight_ih,
-                layer.weight_hh,
-                layer.bias_ih,
-                layer.bias_hh,
-            )
-            features = state[depth]
+            biases = (layer.bias_ih, layer.bias_hh)
+            features = torch.gru_cell(features, state[depth], layer.weight_ih, weight, *biases)
+            state[depth] = features
         states.append(features)
         mixes.append(mixed)
         attentions.append(weights)
     return torch.stack(states), torch.stack(mixes), torch.stack(attentions), torch.stack(state)
 
 
-@pytest.mark.parametrize("rectify", [False, True])
-def test_the_attending_decoder_equals_autograd_in_values_and_gradients(rectify: bool) -> None:
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+def test_the_attending_decoder_equals_autograd_in_values_and_gradients(activation: str) -> None:
     torch.manual_seed(1)
-    steps, batch, source, width, size, attention = 4, 3, 5, 6, 7, 8
+    steps, batch, source, width, size, wide = 4, 3, 5, 6, 7, 8
     padding = torch.arange(source) >= torch.tensor([5, 3, 1])[:, None]
+    mask = torch.zeros(batch, source).masked_fill_(padding, -torch.inf)
     masks = [torch.bernoulli(torch.full((steps, batch, size), 0.5)) * 2]
-
-    def leaves() -> list[Tensor]:
-        generator = torch.Generator().manual_seed(2)
-        shapes = [(steps, batch, width), (2, batch, size), (batch, source, attention)]
-        shapes += [(batch, source, width), (attention, size), (attention,), (attention,)]
-        for inputs in (width, size):
-            shapes += [(3 * size, inputs), (3 * size, size), (3 * size,), (3 * size,)]
-        return [torch.randn(s, generator=generator).mul_(0.5).requires_grad_() for s in shapes]
-
+    attention = AdditiveAttention(width, size, wide, activation)
+    layers = [(layer, layer.weight_hh) for layer in (GRULayer(width, size), GRULayer(size, size))]
+    shapes = [(steps, batch, width), (2, batch, size), (batch, source, wide)]
+    shapes += [(batch, source, width)]
+    given = [torch.randn(shape).mul_(0.5).requires_grad_() for shape in shapes]
+    embedded, hidden, keys, values = given
+    leaves = [*given, attention.query.weight, attention.query.bias, attention.score_weight]
+    leaves += [parameter for layer, _ in layers for parameter in layer.parameters()]
     results = []
     for function in (attend_and_step, _attend_in_plain_pytorch):
-        tensors = leaves()
-        embedded, hidden, keys, values, query_weight, query_bias, score_weight, *flat = tensors
-        layers = [LayerWeights(*flat[:4]), LayerWeights(*flat[4:])]
-        states, mixed, weights, last = function(
-            embedded,
-            hidden,
-            Memory(keys, values, torch.zeros(batch, source).masked_fill_(padding, -torch.inf)),
-            (query_weight, query_bias),
-            score_weight,
-            rectify,
-            layers,
-            masks,
-        )
+        memory = Memory(keys, values, mask)
+        states, mixed, weights, last = function(embedded, hidden, memory, attention, layers, masks)
         assert (weights[:, padding] == 0).all()
         generator = torch.Generator().manual_seed(3)
         loss = sum(
             (part * torch.randn(part.shape, generator=generator)).sum()
             for part in (states, mixed, last)
         )
-        gradients = torch.autograd.grad(loss, tensors)
-        results.append([states, mixed, weights, last, *gradients])
+        results.append([states, mixed, weights, last, *torch.autograd.grad(loss, leaves)])
     for found, expected in zip(*results, strict=True):
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float64])
+def test_the_tangent_is_pytorchs_in_place_also_of_a_part_of_the_columns(kind: torch.dtype) -> None:
+    whole = torch.linspace(-20, 20, 3000).view(100, 30).to(kind)
+    untouched, part = whole.clone(), whole[:, 7:18]
+    assert tanh_(part) is part
+    tolerance = {torch.bfloat16: 0.008, torch.float32: 1e-6, torch.float64: 1e-15}[kind]
+    torch.testing.assert_close(part, untouched[:, 7:18].tanh(), rtol=tolerance, atol=tolerance)
+    assert torch.equal(whole[:, :7], untouched[:, :7])
+    assert torch.equal(whole[:, 18:], untouched[:, 18:])
+
+
+def test_a_number_has_the_same_tangent_wherever_it_stands() -> None:
+    torch.manual_seed(0)
+    numbers = torch.randn(1000) * 3
+    together = tanh_(numbers.clone())
+    for begin, end in ((0, 1), (3, 20), (17, 999)):
+        assert torch.equal(tanh_(numbers[begin:end].clone()), together[begin:end])
