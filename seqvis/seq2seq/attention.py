@@ -201,8 +201,7 @@ class _AttendingSteps(torch.autograd.Function):
             gradient[-1] = gradient[-1] + of_query[step].to(product) @ query_weight
         of_keys *= scorer
         of_values = torch.bmm(
-            attention.permute(1, 2, 0).to(values.dtype),
-            of_context.transpose(0, 1).to(values.dtype),
+            attention.permute(1, 2, 0).to(values.dtype), of_context.transpose(0, 1).to(values.dtype)
         )
         of_query_weight = _weight_gradient(of_query, states[-1, :-1], product)
         of_layers: list[Tensor] = []

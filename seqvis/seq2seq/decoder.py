@@ -86,10 +86,6 @@ class Decoder(nn.Module):
         output = DecoderOutput(self._read_out(states, mixed), states, attention)
         return output, DecoderState(after, state.memory)
 
-    def logits(self, features: Tensor) -> Tensor:
-        """Return scores of all words (…, vocabulary), not normalised, of features (…, size)."""
-        return self.projection(features)
-
     def gru_layers(self) -> list[GRULayer]:
         return [layer for layer in self.layers if isinstance(layer, GRULayer)]
 

@@ -69,9 +69,7 @@ class Encoder(nn.Module):
                 lasts.append(last)
             states = torch.cat(outputs, -1)
             finals.append(torch.cat(lasts, -1))
-        return states, self._bridge(finals[-self.bridge_layers :])
-
-    def _bridge(self, finals: list[Tensor]) -> Tensor:
-        rate = self.settings.dropout.bridge if self.settings.bidirectional != "none" else 0.0
-        dropped = [dropout(final, rate, self.training) for final in finals]
-        return torch.stack([self.bridges[str(final.shape[-1])](final) for final in dropped])
+        rate = rates.bridge if self.settings.bidirectional != "none" else 0.0
+        dropped = [dropout(final, rate, self.training) for final in finals[-self.bridge_layers :]]
+        hidden = torch.stack([self.bridges[str(final.shape[-1])](final) for final in dropped])
+        return states, hidden

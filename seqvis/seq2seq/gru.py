@@ -82,12 +82,7 @@ class GRULayer(nn.Module):
         return states, last
 
     def _run_whole(
-        self,
-        inputs: Tensor,
-        hidden: Tensor,
-        lengths: Tensor | None,
-        reverse: bool,
-        weight: Tensor,
+        self, inputs: Tensor, hidden: Tensor, lengths: Tensor | None, reverse: bool, weight: Tensor
     ) -> tuple[Tensor, Tensor]:
         if reverse:
             inputs = _reverse_sequences(inputs, lengths)

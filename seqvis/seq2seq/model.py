@@ -55,7 +55,7 @@ class Seq2Seq(nn.Module):
     def step(self, words: Tensor, state: DecoderState) -> StepOutput:
         """Feed each row its last word (rows,)."""
         output, state = self.decoder.run(words.unsqueeze(0), state)
-        scores = self.decoder.logits(output.features[0])
+        scores = self.decoder.projection(output.features[0])
         scores[:, NEVER_GENERATED] = -math.inf
         attention = None if output.attention is None else output.attention[0]
         return StepOutput(scores, attention, state)
@@ -104,7 +104,7 @@ class Seq2Seq(nn.Module):
         return words
 
     def _argmax(self, features: Tensor) -> Tensor:
-        return argmax_words(self.decoder.logits(features[-1]))
+        return argmax_words(self.decoder.projection(features[-1]))
 
     def flops_per_word(self) -> tuple[int, int]:
         """Return the floating-point operations of a forward pass for a source and a target word.

@@ -51,10 +51,7 @@ class InflightSettings(Settings):
 
 
 class InflightTranslator:
-    """A translator that accepts requests while it translates.
-
-    Close it when done, or use it in a `with` block.
-    """
+    """A translator that accepts requests while it translates. Close it when done."""
 
     def __init__(self, translator: Translator, settings: InflightSettings | None = None):
         self.translator = translator
@@ -132,11 +129,6 @@ class InflightTranslator:
         )
 
     @property
-    def idle(self) -> bool:
-        """Whether nothing runs or waits."""
-        return not self._rows and not self._queue and not self._running
-
-    @property
     def healthy(self) -> bool:
         """Whether the decoder still works."""
         return self._broken is None and all(thread.is_alive() for thread in self._threads)
@@ -148,12 +140,6 @@ class InflightTranslator:
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
-
-    def __enter__(self) -> "InflightTranslator":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _read(self) -> None:
         """Tokenise and encode waiting texts, as many at once as have come (the reader's thread)."""

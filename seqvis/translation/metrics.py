@@ -147,7 +147,7 @@ def validation_losses(model: Seq2Seq, batch: Batch) -> LossSums:
     predicted = torch.full_like(target, PAD)
     for step, right in enumerate(target):
         output, state = model.decoder.run(words.unsqueeze(0), state)
-        scores = model.decoder.logits(output.features[0]).float()
+        scores = model.decoder.projection(output.features[0]).float()
         losses[step] = functional.cross_entropy(scores, right, reduction="none")
         words = predicted[step] = argmax_words(scores)
         if bool((words == PAD).all()):

@@ -30,26 +30,9 @@ from seqvis.training.fit import FitSettings
 from seqvis.training.schedules import OptimizerSettings
 from seqvis.training.step import StepLoss
 from seqvis.training.workers import Workers
-from seqvis.translation.batches import (
-    Batch,
-    BatchSettings,
-    make_batch,
-    plan_epoch,
-    plan_validation,
-)
-from seqvis.translation.metrics import (
-    LossSums,
-    Scoring,
-    TextScores,
-    score_texts,
-    validation_losses,
-)
-from seqvis.vectors.store import (
-    WordVectors,
-    embedding_matrix,
-    is_marker,
-    words_without_vector,
-)
+from seqvis.translation.batches import Batch, BatchSettings, make_batch, plan_epoch, plan_validation
+from seqvis.translation.metrics import LossSums, Scoring, TextScores, score_texts, validation_losses
+from seqvis.vectors.store import WordVectors, embedding_matrix, is_marker, words_without_vector
 
 VALIDATION_BATCH = 200  # sentences; the seed's 125 * 1.6, on which its loss with padding depends
 

@@ -81,7 +81,7 @@ def test_the_lessons_loop_has_our_loss_and_our_gradients(variant: Variant) -> No
     forced = torch.ones(5, dtype=torch.bool)
     output = ours(batch.source, batch.target, forced)
     loss = torch.nn.functional.cross_entropy(
-        ours.decoder.logits(output.features).flatten(0, 1), target.t().flatten()
+        ours.decoder.projection(output.features).flatten(0, 1), target.t().flatten()
     )
     theirs = seed.loss(batch)
     assert theirs.item() == pytest.approx(loss.item(), rel=1e-5)

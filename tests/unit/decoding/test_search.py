@@ -46,7 +46,7 @@ def log_probability(model: Seq2Seq, source: list[int], ids: list[int]) -> float:
     forced = torch.ones(len(ids), dtype=torch.bool)
     with torch.no_grad():
         output = model(SourceBatch.of([source]), torch.tensor([ids]), forced)
-        scores = model.decoder.logits(output.features[:, 0])
+        scores = model.decoder.projection(output.features[:, 0])
         scores[:, [BOS, PAD]] = -torch.inf
     logs = torch.log_softmax(scores, -1)
     return float(logs.gather(1, torch.tensor(ids)[:, None]).sum())

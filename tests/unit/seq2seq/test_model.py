@@ -92,7 +92,7 @@ def test_running_in_stretches_equals_one_step_at_a_time(variant: str) -> None:
             word = target[:, step - 1]
         output, state = model.decoder.run(word.unsqueeze(0), state)
         torch.testing.assert_close(found[step], output.features[0])
-        word = model.decoder.logits(output.features[0]).argmax(-1)
+        word = model.decoder.projection(output.features[0]).argmax(-1)
 
 
 @pytest.mark.parametrize("bias_of_padding", [-5.0, 60.0])

@@ -4,6 +4,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -51,7 +52,9 @@ class Heard(Listener):
 
 @pytest.fixture
 def inflight(translator: Translator) -> Iterator[InflightTranslator]:
-    with InflightTranslator(translator, InflightSettings(max_rows=12, joining=3)) as opened:
+    with closing(
+        InflightTranslator(translator, InflightSettings(max_rows=12, joining=3))
+    ) as opened:
         yield opened
 
 
@@ -116,7 +119,7 @@ def test_who_gives_up_leaves_the_batch(inflight: InflightTranslator) -> None:
     other.wait(2)
     assert len(given_up.translations) <= heard + 12  # those that ended in the step under way
     deadline = time.monotonic() + 30
-    while not inflight.idle:
+    while inflight._rows or inflight.load().waiting:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert inflight.load().cancelled >= 5 * len(TEXTS) - heard - 12
@@ -125,7 +128,7 @@ def test_who_gives_up_leaves_the_batch(inflight: InflightTranslator) -> None:
 
 def test_beyond_the_queue_a_request_is_refused_at_once(translator: Translator) -> None:
     settings = InflightSettings(max_rows=2, max_waiting=4)
-    with InflightTranslator(translator, settings) as inflight:
+    with closing(InflightTranslator(translator, settings)) as inflight:
         first = Heard()
         inflight.submit(TEXTS[:40], GREEDY, first)  # longer than the queue: half of it
         second = Heard()
@@ -153,7 +156,7 @@ def test_empty_sentences_are_answered_without_the_decoder(inflight: InflightTran
 def test_a_decoder_that_breaks_tells_everyone(
     translator: Translator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with InflightTranslator(translator, InflightSettings(max_rows=1)) as inflight:
+    with closing(InflightTranslator(translator, InflightSettings(max_rows=1))) as inflight:
         monkeypatch.setattr(inflight._batch, "step", lambda: 1 / 0)
         one = Heard()
         request = inflight.submit(TEXTS[:3], GREEDY, one)
@@ -184,7 +187,7 @@ def test_sentences_are_read_together_while_many_run_and_at_once_while_few_do(
             time.sleep(0.01)
 
     monkeypatch.setattr(translator.packed, "encode", encode)
-    with InflightTranslator(translator) as inflight:
+    with closing(InflightTranslator(translator)) as inflight:
         step = inflight._batch.step
         monkeypatch.setattr(inflight._batch, "step", lambda: time.sleep(0.2) or step())
         if running:
@@ -235,7 +238,7 @@ def test_one_that_gives_up_leaves_at_the_next_step_and_is_counted(
     one.wait(1)
     given_up = inflight.cancel(request)
     at, ended = len(steps), len(one.translations)
-    while not inflight.idle:
+    while inflight._rows or inflight.load().waiting:
         time.sleep(0.001)
     assert len(steps) - at <= 2
     assert given_up == pytest.approx(40 - ended, abs=12)  # those of one step may end meanwhile
@@ -256,7 +259,7 @@ def test_a_text_is_not_tokenised_before_its_turn(
         return read(texts)
 
     monkeypatch.setattr(translator, "read", slowly)
-    with InflightTranslator(translator, InflightSettings(max_rows=12)) as inflight:
+    with closing(InflightTranslator(translator, InflightSettings(max_rows=12))) as inflight:
         many, one = Heard(), Heard()
         began = time.monotonic()
         request = inflight.submit(TEXTS * 10, GREEDY, many)
@@ -293,7 +296,7 @@ def test_a_text_that_cannot_be_read_fails_its_own_request_alone(
     monkeypatch.setattr(
         translator, "read", lambda texts: 1 / 0 if texts == ["bad"] else read(texts)
     )
-    with InflightTranslator(translator) as inflight:
+    with closing(InflightTranslator(translator)) as inflight:
         bad, good = Heard(), Heard()
         inflight.submit(["bad", *TEXTS[:5]], GREEDY, bad)
         inflight.submit(TEXTS[:5], GREEDY, good)
