@@ -54,13 +54,9 @@ class SentenceDecoding(ABC):
         self.settings = settings
         self.width = settings.beam
         self.hypotheses: list[Hypothesis] = []  # n_best at most, best first, once it has ended
+        self.ids: Sequence[int] = []  # the best translation so far
         self.scores = [0.0] + [-torch.inf] * (self.width - 1)
         self.limit = longest_target(length, settings.max_length_factor)
-
-    @property
-    @abstractmethod
-    def ids(self) -> Sequence[int]:
-        """The best translation so far."""
 
     @abstractmethod
     def extend(
@@ -86,13 +82,9 @@ class GreedyDecoding(SentenceDecoding):
 
     def __init__(self, length: int, settings: DecodingSettings):
         super().__init__(length, settings)
-        self._ids: list[int] = []
+        self.ids: list[int] = []
         self._score = 0.0
         self._attention: list[np.ndarray] = []
-
-    @property
-    def ids(self) -> Sequence[int]:
-        return self._ids
 
     def extend(
         self, extensions: Extensions, attention: np.ndarray | None
@@ -101,13 +93,13 @@ class GreedyDecoding(SentenceDecoding):
         self._score += score
         finished = word == EOS
         if not finished:
-            self._ids.append(word)
+            self.ids.append(word)
             if attention is not None:
                 self._attention.append(attention[0, : self.length])
-            if len(self._ids) < self.limit:
+            if len(self.ids) < self.limit:
                 return [(0, word)]
-        score = self._penalised(self._score, len(self._ids) + finished)
-        self.hypotheses = [_hypothesis(self._ids, score, self._attention, finished)]
+        score = self._penalised(self._score, len(self.ids) + finished)
+        self.hypotheses = [_hypothesis(self.ids, score, self._attention, finished)]
         return None
 
 
@@ -127,10 +119,6 @@ class BeamDecoding(SentenceDecoding):
         # At first all hypotheses are the same: `scores` lets only one be extended.
         self._partial = [_Partial((), ())] * self.width
         self._finished: list[tuple[float, _Partial]] = []
-
-    @property
-    def ids(self) -> Sequence[int]:
-        return self._partial[0].ids
 
     def extend(
         self, extensions: Extensions, attention: np.ndarray | None
@@ -165,6 +153,7 @@ class BeamDecoding(SentenceDecoding):
             return None
         extended += [(-torch.inf, *extended[0][1:])] * (self.width - len(extended))
         self._partial = [partial for _, _, _, partial in extended]
+        self.ids = self._partial[0].ids
         self.scores = [score for score, _, _, _ in extended]
         return [(row, word) for _, row, word, _ in extended]
 

@@ -261,7 +261,7 @@ class InflightTranslator:
             self._running |= joining
 
     def _drop_cancelled(self) -> None:
-        cancelled = [one for one in self._running.values() if one.request.cancelled]
+        cancelled = [sentence for sentence in self._running.values() if sentence.request.cancelled]
         if cancelled:
             self._batch.drop([sentence.decoding for sentence in cancelled])
             for sentence in cancelled:

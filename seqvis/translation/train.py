@@ -116,5 +116,5 @@ def _save(
 def _with_absolute_paths(settings: TrainSettings) -> TrainSettings:
     """Return the settings for Ray Train's workers, which run in a directory of their own."""
     names = ("corpus", "out", "vectors_source", "vectors_target")
-    given = {name: uri for name in names if (uri := getattr(settings, name)) is not None}
-    return settings.model_copy(update={name: absolute(uri) for name, uri in given.items()})
+    uris = {name: uri for name in names if (uri := getattr(settings, name)) is not None}
+    return settings.model_copy(update={name: absolute(uri) for name, uri in uris.items()})
