@@ -54,19 +54,18 @@ ENVIRONMENT = {
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
     "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
-    "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(64 << 20),  # of itself 4 MB: a photograph
+    "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(64 << 20),  # by default 4 MB: a photograph
     "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "100",
     "RAY_SERVE_LOG_TO_STDERR": "0",
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a dead proxy is replaced in seconds, not 30
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "3",  # and a frozen one
     # A replica that hangs is killed, which breaks its calls, so that they are sent to another.
     "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
-    # A replica that has not been heard of for so long is probed before it gets a request.
+    # A replica that has been silent for so long is probed before it gets a request.
     "RAY_SERVE_QUEUE_LENGTH_CACHE_TIMEOUT_S": "0.5",
     # Ray lowers its workers' priority; a page should answer while something else computes.
     "RAY_worker_niceness": "0",
-    # What a thread has freed is used by the next. Of itself each of a replica's forty threads keeps
-    # memory of its own.
+    # By default each of a replica's forty threads keeps the memory that it has freed for itself.
     "MALLOC_ARENA_MAX": "1",
 }
 

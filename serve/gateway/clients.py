@@ -96,7 +96,7 @@ class RemoteReplica:
             self._under_way -= 1
 
     def _full(self) -> BusyError:
-        # Not all in the same second, when they come again.
+        # Spread over seconds, so that they do not all come back at once.
         return BusyError(f"{self.name} has all the requests it can take", random.choice((1, 2, 3)))
 
     def _raise_answer(self, error: Exception) -> None:

@@ -26,7 +26,7 @@ from serve.common.http import ANSWERED, REQUEST_ID, ApiError, Bodies, Body, as_a
 from serve.common.keys import SCOPES, Keys, KeyScope, RateLimiter, check_local, presented_key
 
 _GOOD_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_OPEN = ("/healthz", "/readyz")  # for load balancers, which have no key
+_OPEN = ("/healthz", "/readyz")  # load balancers have no key
 _PAGES = ("/", "/docs")  # other sites may link to them
 _STATIC = (*_PAGES, "/openapi.json")  # the page asks for the key itself
 _FILES = ("/page/", "/docs/files/")  # of these pages

@@ -23,8 +23,8 @@ from serve.common.http import ANSWERED, REQUEST_ID
 SCRIPT = "seqvis-haproxy"
 BINARY = "RAY_SERVE_HAPROXY_BINARY_PATH"  # names the script, on every node
 PROXIES = "SEQVIS_PROXIES"
-"""Names the addresses and networks, separated by commas, of proxies through which clients come. No
-limit for a single address holds for them, nor for loopback."""
+"""Names the addresses and networks, separated by commas, of proxies through which clients come.
+The limits for a single address do not hold for them, nor for loopback."""
 FALLBACK_PORT = "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT"
 SWITCHES = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
@@ -33,13 +33,13 @@ SWITCHES = {
     "RAY_SERVE_HAPROXY_RETRIES": "6",
     # Only what fits into the buffer is sent again; with 1 MiB HAProxy takes five times as long.
     "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(128 << 10),
-    # A gateway that stands still is found within a second: it has 350 ms for each of two checks.
+    # A frozen gateway is found within a second: it has 350 ms for each of two checks.
     "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "200ms",
     "RAY_SERVE_HAPROXY_HEALTH_CHECK_FASTINTER": "50ms",
-    # A gateway is marked down by its checks alone. One that was marked down by a request that broke
-    # would take that request along, which is to be sent to another.
+    # Only its checks mark a gateway down. If a broken request did, that request would be lost
+    # instead of being sent to another gateway.
     "RAY_SERVE_HAPROXY_OBSERVE_MARK_DOWN_ENABLED": "0",
-    # HAProxy knows at once which gateways go, and sends on what one refuses; of itself 30 s.
+    # By default 30 s; but HAProxy knows at once which gateways end, and repeats refused requests.
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
 }
 _PLACES = {
@@ -61,15 +61,15 @@ _TIMEOUTS = {
     "http-request": "10s",  # for all headers and the first 128 KiB of the body
     "http-keep-alive": "60s",  # until the next request on a connection
     "client": "60s",  # without a byte sent or taken; waiting for an answer does not count
-    "check": "350ms",  # for a gateway to say that it is well
+    "check": "350ms",  # for a gateway to answer a health check
 }
 _MOST_CONNECTIONS = 8192
 _MOST_BY_ADDRESS = 500  # connections; more get 429, above twice as many they are closed unread
 _MOST_NEW_BY_ADDRESS = 2000  # connections in ten seconds
 _OTHER_DESCRIPTORS = 256
 _LONGEST_HEADERS = 32 << 10  # bytes
-_UNREADABLE = (400, 408, 501)  # of what never became a request; HAProxy knows but HTML for it
-_METHODS = "GET HEAD POST PUT DELETE OPTIONS"  # others a gateway's server would refuse in text
+_UNREADABLE = (400, 408, 501)  # bytes that are no request, which HAProxy answers in HTML
+_METHODS = "GET HEAD POST PUT DELETE OPTIONS"  # a gateway's server refuses others in text
 _REFUSALS = {
     405: ("method_not_allowed", "no such method here"),
     408: ("timeout", "the request's body came too slowly"),
@@ -130,7 +130,7 @@ def _lines(lines: list[str], shared: list[str]) -> Iterator[str]:
         if line.strip().startswith("http-request return status 404 "):
             line = "    http-request deny deny_status 503"  # no gateway is deployed, or not yet
         if line.strip().startswith("default-server "):
-            line += " on-marked-down shutdown-sessions"  # a frozen gateway's go to another
+            line += " on-marked-down shutdown-sessions"  # a frozen gateway's requests are repeated
         yield line
         if line.startswith("defaults"):
             yield "    option http-buffer-request"  # a request is sent again only if all of it came

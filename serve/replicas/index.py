@@ -26,8 +26,8 @@ from serve.common.versions import Store
 from serve.replicas.base import REPORT_EVERY, CallThreads, Replica
 
 REFRESH_EVERY = 0.25  # seconds
-# Searches under way: so few that take long that a gateway still has places for plain ones, also
-# where two replicas are full of them.
+# Searches under way. Those that take long are so few that a gateway still has places for plain ones
+# if two replicas are full of them.
 MOST_PLAIN, MOST_READING, MOST_SUGGESTING = 128, 16, 8
 
 
