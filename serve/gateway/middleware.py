@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from seqvis.errors import SeqvisError
 from serve.common.http import ANSWERED, REQUEST_ID, ApiError, Bodies, Body, as_api_error, response
 from serve.common.keys import SCOPES, Keys, KeyScope, RateLimiter, check_local, presented_key
+from serve.common.settings import GatewaySettings
 
 _GOOD_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _OPEN = ("/healthz", "/readyz")  # load balancers have no key
@@ -69,24 +70,20 @@ class RequestMiddleware:
     def __init__(
         self,
         app: ASGIApp,
+        settings: GatewaySettings,
         keys: Keys | None,
         draining: Callable[[], bool],
-        replicas: int,
-        body_bytes: int,
-        most_bodies: int,
         record: Callable[[RequestRecord], None],
-        access_log: bool,
     ):
         """`keys` None: only this machine may ask. `record` is called with every answer."""
         self._app = app
-        self._draining = draining
-        self._under_way = 0
+        self._settings = settings
         self._keys = keys
-        self._limiter = RateLimiter(keys.holders, replicas) if keys else None
-        self._body_bytes = body_bytes
-        self._bodies = Bodies(most_bodies)
+        self._draining = draining
         self._record = record
-        self._access_log = access_log
+        self._limiter = RateLimiter(keys.holders, settings.replicas) if keys else None
+        self._bodies = Bodies(settings.under_way.bodies)
+        self._under_way = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -98,7 +95,7 @@ class RequestMiddleware:
         if not _GOOD_ID.fullmatch(request_id):
             request_id = uuid.uuid4().hex
         scope["state"] = {"request_id": request_id}
-        body = Body(receive, headers, self._body_bytes, self._bodies)
+        body = Body(receive, headers, self._settings.limits.body_bytes, self._bodies)
         status = 0
 
         async def send_marked(message: Message) -> None:
@@ -126,7 +123,7 @@ class RequestMiddleware:
             code = scope["state"].get("code")
             record = RequestRecord(_route(scope), status, time.perf_counter() - began, code)
             self._record(record)
-            if self._access_log:
+            if self._settings.access_log:
                 self._write_log(scope, record, request_id)
 
     def _let_in(self, scope: Scope, headers: Headers) -> Caller:

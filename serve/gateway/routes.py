@@ -94,16 +94,7 @@ def build_api(
     api.include_router(_pictures(router, settings.limits))
     api.include_router(_operating(live))
     add_pages(api)
-    return RequestMiddleware(
-        api,
-        keys,
-        lambda: live.draining,
-        settings.replicas,
-        settings.limits.body_bytes,
-        settings.under_way.bodies,
-        record,
-        settings.access_log,
-    )
+    return RequestMiddleware(api, settings, keys, lambda: live.draining, record)
 
 
 def _translation(calls: Router, limits: Limits) -> APIRouter:

@@ -13,6 +13,7 @@ import pytest
 
 from serve.common import http
 from serve.common.keys import KeyHolder, Keys, sha256_of
+from serve.common.settings import GatewaySettings, UnderWay
 from serve.gateway.middleware import RequestMiddleware
 from serve.proxy import Resend
 from tests.support.serving import listening
@@ -37,9 +38,8 @@ async def whole(scope: Any, receive: Any, send: Any) -> None:
 
 
 def middleware(app: Any, bodies: int = 32) -> RequestMiddleware:
-    return RequestMiddleware(
-        app, KEYS, lambda: False, 1, 12 << 20, bodies, lambda _: None, access_log=False
-    )
+    settings = GatewaySettings(under_way=UnderWay(bodies=bodies), access_log=False)
+    return RequestMiddleware(app, settings, KEYS, lambda: False, lambda _: None)
 
 
 @pytest.fixture(scope="module")
@@ -190,8 +190,7 @@ def test_a_client_that_does_not_read_its_answer_is_given_up(
             await send({"type": "http.response.body", "body": piece, "more_body": True})
 
     ended = threading.Event()
-    one = RequestMiddleware(
-        endless, KEYS, lambda: False, 1, 1024, 1, lambda _: ended.set(), access_log=False
-    )
+    settings = GatewaySettings(access_log=False)
+    one = RequestMiddleware(endless, settings, KEYS, lambda: False, lambda _: ended.set())
     with listening(one) as address, connect(address, {"x-api-key": "right"}):
         assert ended.wait(10)

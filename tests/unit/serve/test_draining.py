@@ -13,6 +13,7 @@ import pytest
 import requests
 
 from serve import app
+from serve.common.settings import GatewaySettings
 from serve.gateway.middleware import RequestMiddleware
 from tests.support.serving import listening
 
@@ -23,8 +24,9 @@ class Gateway:
     def __init__(self) -> None:
         self.ends = False
         self.asked, self.may_end = threading.Event(), threading.Event()
+        settings = GatewaySettings(access_log=False)
         self.middleware = RequestMiddleware(
-            self._answer, None, lambda: self.ends, 1, 1 << 20, 8, lambda _: None, access_log=False
+            self._answer, settings, None, lambda: self.ends, lambda _: None
         )
 
     async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
