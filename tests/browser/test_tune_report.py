@@ -27,6 +27,10 @@ def test_the_report_fits_the_screen_and_shows_every_picture(
     set_viewport(chrome, width, 800)
     chrome.get(address)
     assert chrome.execute_script("return document.documentElement.scrollWidth") <= width
+    scrolled = "return [...document.querySelectorAll('.scroll')].map((box) => box.scrollWidth)"
+    boxes = "return [...document.querySelectorAll('.scroll')].map((box) => box.clientWidth)"
+    if width == 1280:
+        assert chrome.execute_script(scrolled) == chrome.execute_script(boxes)
     broken = "return [...document.images].filter((one) => !one.naturalWidth).length"
     assert chrome.execute_script(broken) == 0
     widths = "return [...document.querySelectorAll('svg')].map((one) => one.clientWidth)"

@@ -6,13 +6,14 @@ shows them at their true size and a wide screen several beside each other.
 """
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
 import numpy as np
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.axis import XAxis, YAxis
@@ -39,7 +40,7 @@ def render_page(content: Row) -> str:
     environment.filters |= {
         "show": words.show,
         "three": words.three,
-        "breakable": lambda name: Markup(".<wbr>").join(name.split(".")),
+        "breakable": lambda name: Markup(re.sub(r"(?<=[._])", "<wbr>", escape(name))),
         "duration": words.duration,
         "sentence": words.capital,
         "contrast": words.contrast_sentence,
