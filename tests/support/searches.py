@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from tune.report.settings import ForestSettings, ReportSettings
 
 # Fewer forests than the report's own: enough for effects as plain as those of the tests.
-QUICK = ReportSettings(forest=ForestSettings(trees=30, repeats=6, refits=16))
+QUICK = ReportSettings(forest=ForestSettings(trees=20, repeats=5, refits=12))
 
 
 def trials(metric: ArrayLike, settings: Mapping[str, ArrayLike], **columns: Any) -> pd.DataFrame:
