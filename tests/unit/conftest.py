@@ -75,7 +75,8 @@ def slow_steps_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(WordNet, "load", cache(WordNet.load))
         patch.setattr(
-            "seqvis.plots.training.plot_curves", lambda path, *_: path.write_bytes(b"curves")
+            "seqvis.plots.training.plot_curves",
+            lambda path, *_, **__: path.write_bytes(b"curves"),
         )
         yield
 

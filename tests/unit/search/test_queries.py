@@ -1,44 +1,16 @@
-"""Text queries: what is read, what is refused and where, what vectors they stand for; spelling."""
+"""Text queries: what is read, what is refused and where, what vectors they stand for."""
 
-import itertools
 import random
-import time
-from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from seqvis.artifacts import create
 from seqvis.errors import QueryError, UnknownWordError
 from seqvis.search.queries import Query, Term, parse_query, place_query
 from seqvis.search.query_words import function_words_of
-from seqvis.search.spelling import Spelling, edit_costs
-from seqvis.vectors.store import Subwords, WordVectors
-from seqvis.vectors.writer import vector_writer
-
-WORDS = ["boat", "sail", "engine", "dog", "puppy", "fire", "truck", "motor-boat", "Paris", "été"]
-
-
-def write_store(
-    out: Path, words: Sequence[str], vectors: np.ndarray, subwords: bool = False
-) -> WordVectors:
-    with (
-        create(str(out), "vectors", {}) as artifact,
-        vector_writer(artifact, vectors.shape[1]) as writer,
-    ):
-        writer.add(words, vectors.astype(np.float32))
-        if subwords:
-            writer.add_subwords(Subwords(3, 4, np.ones((50, vectors.shape[1]), np.float32)))
-    return WordVectors.open(str(out))
-
-
-@pytest.fixture(scope="module")
-def vectors(tmp_path_factory: pytest.TempPathFactory) -> WordVectors:
-    matrix = np.random.default_rng(1).normal(0, 1, (len(WORDS) + 1, 6)) * 3
-    matrix[-1] = 0
-    return write_store(tmp_path_factory.mktemp("words") / "v", [*WORDS, "nothing"], matrix)
+from seqvis.vectors.store import WordVectors
+from tests.support.wordstores import WORDS, write_store
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -359,73 +331,3 @@ def test_a_word_without_a_vector_is_an_error_even_beside_known_ones(
 def test_an_unknown_word_that_subwords_can_place_is_no_error(tmp_path: Path) -> None:
     store = write_store(tmp_path / "v", ["boat"], np.array([[1.0, 2, 3]]), subwords=True)
     np.testing.assert_allclose(placed("xyzzy", store), np.full(3, 3**-0.5), atol=1e-6)
-
-
-def reference_cost(wanted: str, word: str) -> int:
-    """The cost of typing `word` for `wanted`, from the definition, by recursion."""
-
-    @cache
-    def cost(m: int, n: int) -> int:
-        if not m or not n:
-            return 4 * (m + n)
-        choices = [cost(m - 1, n) + 4, cost(m, n - 1) + 4]
-        choices.append(cost(m - 1, n - 1) + 4 * (wanted[m - 1] != word[n - 1]))
-        if m > 1 and n > 1 and wanted[m - 2 : m] == word[n - 2 : n][::-1]:
-            choices.append(cost(m - 2, n - 2) + 3)
-        return min(choices)
-
-    return cost(len(wanted), len(word))
-
-
-@pytest.mark.parametrize("edits", [1, 2])
-def test_edit_costs_are_those_of_the_definition_within_the_limit(edits: int) -> None:
-    wanted = "abcab"
-    for length in range(len(wanted) - edits, len(wanted) + edits + 1):
-        words = ["".join(word) for word in itertools.product("abc", repeat=length)]
-        letters = np.array([list(word.encode()) for word in words], dtype=np.uint8).T
-        costs = edit_costs(np.frombuffer(wanted.encode(), np.uint8), letters, edits)
-        for word, cost in zip(words, costs, strict=True):
-            expected = reference_cost(wanted, word)
-            assert cost == expected if expected <= 4 * edits else cost > 4 * edits
-
-
-@pytest.mark.parametrize(
-    ("typed", "meant"),
-    [
-        ("baot", "boat"),
-        ("boatt", "boat"),
-        ("bot", "boat"),
-        ("Engien", "engine"),
-        ("pupy", "puppy"),
-        ("motorboat", "motor-boat"),
-        ("été́", "été"),
-    ],
-)
-def test_a_slip_finds_the_word_that_was_meant(
-    typed: str, meant: str, vectors: WordVectors, tmp_path: Path
-) -> None:
-    write_store(tmp_path / "v", WORDS, np.ones((len(WORDS), 2)))
-    assert Spelling.open(str(tmp_path / "v")).near(typed)[0] == meant
-
-
-def test_frequent_words_come_first_and_junk_never(tmp_path: Path) -> None:
-    words = ["beat", "b0at", "</at>", "boat", "http://boat", "BOAT", "bo.t", "bot", "coat", "b-at"]
-    write_store(tmp_path / "v", words, np.ones((len(words), 2)))
-    found = Spelling.open(str(tmp_path / "v")).near("bxat", count=10)
-    assert found == ("beat", "boat", "b-at", "bot", "coat")
-
-
-@pytest.mark.parametrize("typed", ["", "x", "x" * 5000, "\udcff\udcff", "\u65e5\u672c\u8a9e"])
-def test_what_looks_like_no_word_gets_no_suggestion(typed: str, tmp_path: Path) -> None:
-    write_store(tmp_path / "v", WORDS, np.ones((len(WORDS), 2)))
-    assert Spelling.open(str(tmp_path / "v")).near(typed) == ()
-
-
-def test_400_000_words_are_compared_in_well_under_a_second(tmp_path: Path) -> None:
-    generator = np.random.default_rng(4)
-    ends = np.cumsum(generator.integers(2, 14, 400_000))
-    text = generator.integers(ord("a"), ord("z") + 1, ends[-1]).astype(np.uint8)
-    spelling = Spelling(text, np.concatenate([[0], ends[:-1]]), ends)
-    started = time.perf_counter()
-    spelling.near("vegtable")
-    assert time.perf_counter() - started < 0.5
