@@ -102,19 +102,23 @@ class WordNet:
             found |= ring
         return found - set(wnids)
 
-    def nearest_labels(self, wnid: str, k: int, valid: Collection[str]) -> set[str]:
-        """Return the set S_k of hierarchical precision@k (Frome et al. 2013, appendix A).
+    def nearest_labels(
+        self, wnid: str, sizes: Iterable[int], valid: Collection[str]
+    ) -> dict[int, set[str]]:
+        """Return the set S_k of hierarchical precision@k for each k of `sizes`, in rising order.
 
-        It grows from the synset by one ring of hypernyms and hyponyms at a time, of which only
-        `valid` labels count, until it holds at least k, or all; the last ring is taken whole.
+        A set grows from the synset by one ring of hypernyms and hyponyms at a time, of which only
+        `valid` labels count, until it holds at least k; the last ring is taken whole (Frome et al.
+        2013, appendix A). All of `valid` must be nouns of WordNet.
         """
-        enough = min(k, len(valid))
-        found: set[str] = set()
-        for ring in self.rings([wnid]):
-            found.update(label for label in ring if label in valid)
-            if len(found) >= enough:
-                break
-        return found
+        rings = self.rings([wnid])
+        labels: set[str] = set()
+        nearest = {}
+        for k in sizes:
+            while len(labels) < k < len(valid) and (ring := next(rings, None)):
+                labels.update(label for label in ring if label in valid)
+            nearest[k] = set(labels if k < len(valid) else valid)
+        return nearest
 
 
 def imagenet_classes() -> list[tuple[str, str]]:

@@ -41,12 +41,14 @@ class HierarchicalPrecision:
         self._wordnet = wordnet
         self._candidates = list(candidates)
         self._valid = frozenset(candidates)
-        self._near: dict[tuple[str, int], Collection[str]] = {}
+        self._near: dict[str, Mapping[int, Collection[str]]] = {}  # by label and k
 
     def of(self, truth: str, nearest: Sequence[int], k: int) -> float:
-        """|first k of `nearest` and S_k| / k, for columns in the order of their scores."""
-        key = truth, k
-        if key not in self._near:
-            self._near[key] = self._wordnet.nearest_labels(truth, k, self._valid)
-        near = self._near[key]
+        """|first k of `nearest` and S_k| / k, for columns in the order of their scores.
+
+        k: one of PRECISION_AT.
+        """
+        if truth not in self._near:
+            self._near[truth] = self._wordnet.nearest_labels(truth, PRECISION_AT, self._valid)
+        near = self._near[truth][k]
         return sum(self._candidates[column] in near for column in nearest[:k]) / k

@@ -151,15 +151,13 @@ def test_a_translation_does_not_depend_on_its_batch(translator: Translator, beam
     assert_independent_of_batches(translator, [pair[0] for pair in generate_pairs(150, 11)], beam)
 
 
-@pytest.mark.parametrize(
-    ("beam", "every"),
-    [(1, 8), (5, 24), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((1, 1), (5, 3)))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("beam", [1, 5])
 def test_multi30ks_validation_set_does_not_depend_on_its_batches(
-    captions: tuple[Translator, list[str]], beam: int, every: int
+    captions: tuple[Translator, list[str]], beam: int
 ) -> None:
     translator, texts = captions
-    assert_independent_of_batches(translator, texts[::every], beam)
+    assert_independent_of_batches(translator, texts if beam == 1 else texts[::3], beam)
 
 
 @pytest.fixture(scope="module")

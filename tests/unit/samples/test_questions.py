@@ -16,7 +16,7 @@ import pytest
 
 from seqvis.samples.questions import generate_pairs, words, write_sample
 
-COUNT = 40_000
+COUNT = 20_000
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +98,8 @@ def test_the_grammar_does_not_run_dry(train, other) -> None:
     assert COUNT * COUNT / max(shared, 1) > 500_000
 
 
-def test_forty_thousand_pairs_take_less_than_five_seconds(train_and_seconds) -> None:
-    assert train_and_seconds[1] < 5
+def test_eight_thousand_pairs_are_made_a_second(train_and_seconds) -> None:
+    assert len(train_and_seconds[0]) > 8_000 * train_and_seconds[1]
 
 
 def test_the_filter_of_the_lesson_keeps_every_generated_question(train, held_out) -> None:
@@ -183,7 +183,7 @@ def test_determiners_and_adjectives_agree_with_their_noun(train) -> None:
                 if left in first and right in second:
                     assert set(first[left].split()) & set(second[right].split()), source
                     checked[kind] += 1
-    assert min(checked.values()) > 100
+    assert min(checked.values()) > 50
     assert len(checked) == 4
 
 
@@ -295,7 +295,7 @@ def test_some_pairs_of_words_occur_in_the_held_out_part_only(train, other) -> No
     reserved = {pair for pair in frequent if in_train[pair] == 0}
     assert len(reserved) >= 5
     # The others are as usual in training as elsewhere: nothing is half held out.
-    assert all(in_train[pair] >= 6 for pair in frequent - reserved)
+    assert all(in_train[pair] >= 3 for pair in frequent - reserved)
 
 
 def test_held_out_sentences_are_no_training_sentences_of_any_seed(train, held_out, other) -> None:
@@ -357,8 +357,8 @@ def test_typed_questions_are_held_out_ones_in_another_spelling(folder: Path) -> 
 def test_most_names_and_numbers_occur_once_and_alike_on_both_sides(train) -> None:
     sides = [Counter(word for pair in train for word in words(pair[side])) for side in (0, 1)]
     once = [{word for word, count in side.items() if count == 1} for side in sides]
-    assert len(once[0] & once[1]) > 1500
-    assert sum(word.isdigit() for word in once[0] & once[1]) > 300
+    assert len(once[0] & once[1]) > 750
+    assert sum(word.isdigit() for word in once[0] & once[1]) > 150
 
 
 def test_a_small_sample_is_written_too(tmp_path: Path) -> None:

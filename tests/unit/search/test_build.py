@@ -186,20 +186,6 @@ def test_a_date_that_does_not_exist_is_an_error_that_names_the_column(
     assert job(build_index.main, *flags, "--recall-queries", 0)[0] == 0
 
 
-@pytest.mark.parametrize(
-    ("field", "suggestion"), [("nmae", "name"), ("Label", "label"), ("height ", "height")]
-)
-def test_a_misspelt_field_is_named_with_those_that_there_are(
-    field: str, suggestion: str, built: Path, job: Job
-) -> None:
-    query = ["--collection", built, "--text", "boat"]
-    code, result, error = job(search.main, *query, "--where", "name=boat", "--where", f"{field}=1")
-    assert (code, result) == (1, {})
-    assert f"{field!r}: no picture has such a field" in error
-    assert "label, name, path, width" in " ".join(error.split())
-    assert f"did you mean {suggestion}?" in " ".join(error.split())
-
-
 def test_features_of_another_backbone_are_refused(world: World, tmp_path: Path, job: Job) -> None:
     other = load_backbone("efficientnet_lite0", image_size=96)
     embed_to(tmp_path / "features", other, ["n02084071"], [draw(0, 1)])

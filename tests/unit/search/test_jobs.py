@@ -301,3 +301,17 @@ def test_a_collection_is_split_into_shards_that_answer_as_it_does(
     code, _, error = job(keep.main, "--collection", tmp_path / "shards")
     assert code == 1
     assert "is a sharded collection" in error
+
+
+@pytest.mark.parametrize(
+    ("field", "suggestion"), [("nmae", "name"), ("Label", "label"), ("height ", "height")]
+)
+def test_a_misspelt_field_is_named_with_those_that_there_are(
+    field: str, suggestion: str, built: Path, job: Job
+) -> None:
+    query = ["--collection", built, "--text", "boat"]
+    code, result, error = job(search.main, *query, "--where", "name=boat", "--where", f"{field}=1")
+    assert (code, result) == (1, {})
+    assert f"{field!r}: no picture has such a field" in error
+    assert "label, name, path, width" in " ".join(error.split())
+    assert f"did you mean {suggestion}?" in " ".join(error.split())

@@ -22,7 +22,6 @@ from seqvis.translation.translator import Translator
 from tests.support.searching import World
 from tests.support.serving import LOCAL, Served, served
 
-EXAMPLES = 30  # of each operation and kind
 WITH_BODY = [
     "POST /v1/translate",
     "POST /v1/search/text",
@@ -68,14 +67,15 @@ def test_every_operation_of_the_document_is_asked(operations: dict[str, Any]) ->
     assert sorted(operations) == sorted(WITH_BODY + WITHOUT_BODY)
 
 
+@pytest.mark.parametrize("examples", [15, pytest.param(60, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_random_requests_are_answered_as_documented(
-    running: Served, operations: dict[str, Any], name: str, kind: GenerationMode
+    running: Served, operations: dict[str, Any], name: str, kind: GenerationMode, examples: int
 ) -> None:
     statuses = set()
 
     @settings(
-        max_examples=EXAMPLES,
+        max_examples=examples,
         derandomize=True,
         deadline=None,
         phases=[Phase.generate],

@@ -33,8 +33,8 @@ from tests.unit.conftest import SMALL
 
 @pytest.fixture(scope="module")
 def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A corpus of 1,280 training questions, twenty batches, and 30 validation questions."""
-    pairs = generate_pairs(1310, seed=3)
+    """A corpus of 768 training questions, twelve batches, and 30 validation questions."""
+    pairs = generate_pairs(798, seed=3)
     return write_corpus(tmp_path_factory.mktemp("questions") / "corpus", pairs[30:], pairs[:30])
 
 
@@ -74,7 +74,7 @@ def test_a_run_interrupted_mid_epoch_ends_with_the_same_weights_bit_for_bit(
     rates = {"embedding_size": 32, "hidden_size": 24, "dropout": {"weight": 0.2, "embedding": 0.1}}
     changes = {"variant": variant, "fit": often, "model": rates}
     train(settings(questions, tmp_path / "whole", **changes), ignore)
-    for epoch, position in ((1, 10), (2, 20)):
+    for epoch, position in ((1, 10), (2, 10)):
         with pytest.raises(StopError):
             train(settings(questions, tmp_path / "parts", **changes), stop_at(epoch, position))
         newest = CheckpointStore(locate(tmp_path / "parts.run" / "checkpoints")).latest()
@@ -108,7 +108,7 @@ def test_a_checkpoint_of_another_corpus_is_refused(questions: Path, tmp_path: Pa
 def test_an_altered_checkpoint_is_refused_with_a_remedy(questions: Path, tmp_path: Path) -> None:
     run = settings(questions, tmp_path / "out", fit=SMALL["fit"] | {"checkpoint_minutes": 1e-9})
     with pytest.raises(StopError):
-        train(run, stop_at(1, 20))
+        train(run, stop_at(1, 10))
     newest = CheckpointStore(locate(tmp_path / "out.run" / "checkpoints")).latest()
     assert newest is not None
     file = Path(newest.path) / "tensors.safetensors"
