@@ -129,6 +129,13 @@ def compare(
     return Row(stage, unit, sides, rates, checks or {})
 
 
+def agreed(ours: float, theirs: float, tolerance: float) -> list[float]:
+    """Return two losses for the checks. Raises WrongResultError if they differ by more."""
+    if abs(ours - theirs) > tolerance * abs(theirs):
+        raise WrongResultError(f"the loss is {ours}, the reference's {theirs}")
+    return [float(f"{loss:.6g}") for loss in (ours, theirs)]
+
+
 def possible(goals: Mapping[Precision, float]) -> dict[Precision, float]:
     """The goals of those precisions that this processor computes in."""
     return {name: goal for name, goal in goals.items() if computes(name)}

@@ -7,13 +7,23 @@ worker of one thread for each core, as Ray Train's workers do; one process with 
 too. The limit is the rate at which the processor multiplies large matrices in the same type, over
 the multiplications that the model needs for a word. First our loss is compared with the lesson's,
 for equal weights.
+
+Also how long a training job takes from the shell to the end of its first step, in one process and
+with a Ray worker; the limit is Python that imports PyTorch and nothing else.
 """
 
+import fcntl
 import os
+import pty
+import select
+import struct
+import subprocess
+import sys
 import tempfile
+import termios
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from itertools import islice
 from multiprocessing.connection import Connection
@@ -21,8 +31,17 @@ from multiprocessing.connection import Connection
 import torch
 from torch import distributed, multiprocessing
 
-from benchmarks.instrument import Row, Side, WrongResultError, compare, possible, rate_over
-from benchmarks.material import SEED, Material, forever
+from benchmarks.instrument import (
+    Row,
+    Side,
+    WrongResultError,
+    agreed,
+    compare,
+    possible,
+    rate,
+    rate_over,
+)
+from benchmarks.material import PRESET, SEED, Material, forever
 from benchmarks.peers import JoeyNMT, SeedTraining
 from seqvis.decoding.linear import Precision
 from seqvis.process import keep_freed_memory, usable_processors
@@ -42,6 +61,8 @@ GOALS: tuple[tuple[Variant, float, float], ...] = (
 """How many times the reference's rate is wanted in float32 and in bfloat16."""
 SECONDS = 4.0  # of a side's round
 STEPS = 6  # of a round of several workers
+_FIRST_STEP = "% MFU"  # a part of what the job shows after its first step
+_WIDE = struct.pack("HHHH", 50, 300, 0, 0)  # rows and columns: nothing is cut off
 _TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -111,9 +132,7 @@ def _same_loss(
     with torch.no_grad():
         ours = float(task.loss(model, chosen, 0.0).loss)
         theirs = float(seed.loss(chosen))
-    if abs(ours - theirs) > 1e-3 * abs(theirs):
-        raise WrongResultError(f"the loss is {ours}, the lesson's {theirs}")
-    return [round(ours, 5), round(theirs, 5)]
+    return agreed(ours, theirs, 1e-3)
 
 
 def _product_limit(task: TranslationTask, precision: str) -> Callable[[], float]:
@@ -193,3 +212,44 @@ def _work(
             _step(training, batch)
             words += batch.target_words  # of all workers
         pipe.send((words, time.perf_counter() - began))
+
+
+def measure_start(material: Material, rounds: int) -> Iterator[Row]:
+    """How often a second a training job could be started, to the end of its first step."""
+    command = [
+        sys.executable, "-m", "jobs.train_translator", "--config", str(PRESET),
+        "--corpus", str(material.corpus.location.uri), "--out", str(material.work / "started"),
+        "--restart", "--num-workers",
+    ]  # fmt: skip
+    imported = [sys.executable, "-c", "import torch"]
+    sides = [
+        Side("python -c 'import torch'", lambda: rate(1, lambda: subprocess.check_call(imported))),
+        Side("train_translator, in this process", lambda: 1 / _first_step([*command, "0"])),
+        Side("train_translator, a Ray worker", lambda: 1 / _first_step([*command, "1"])),
+    ]
+    yield compare("start to first step", "starts/s", sides, rounds)
+
+
+def _first_step(command: list[str]) -> float:
+    """Seconds until a job shows progress on its terminal; then it is stopped."""
+    screen, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, _WIDE)
+    shown, began = "", time.perf_counter()
+    environment = {**os.environ, "TERM": "xterm"}
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=terminal, env=environment
+    ) as job:
+        os.close(terminal)
+        while _FIRST_STEP not in shown:
+            try:
+                shown += os.read(screen, 1 << 16).decode(errors="replace")
+            except OSError as error:  # the job has ended
+                raise WrongResultError(shown) from error
+        seconds = time.perf_counter() - began
+        job.terminate()
+        with suppress(OSError):  # it would wait for a terminal that nobody reads
+            while job.poll() is None:
+                if select.select([screen], [], [], 0.1)[0]:
+                    os.read(screen, 1 << 16)
+    os.close(screen)
+    return seconds

@@ -24,6 +24,13 @@ Stage = Literal[
     "training", "translating", "preparing", "embedding", "head", "neighbours", "start", "million"
 ]
 ALL: tuple[Stage, ...] = get_args(Stage)[:-1]  # a million vectors take half an hour
+MEASURES = {
+    "embedding": "pictures.measure_embedding",
+    "head": "pictures.measure_head",
+    "start": "training.measure_start",
+    "million": "neighbours.measure_million",
+}
+"""Where a stage is measured if not by `measure` of its own file."""
 
 
 class Benchmark(JobSettings):
@@ -62,9 +69,8 @@ def run(settings: Benchmark) -> dict[str, Any]:
     console = Console(width=None if sys.stdout.isatty() else 130)
     rows, began = [], time.monotonic()
     for name in settings.only or ALL:
-        million = name == "million"
-        stage = importlib.import_module(f"benchmarks.stage_{'neighbours' if million else name}")
-        measure = stage.measure_million if million else stage.measure
+        file, function = MEASURES.get(name, f"{name}.measure").split(".")
+        measure = getattr(importlib.import_module(f"benchmarks.stage_{file}"), function)
         for row in measure(material, settings.rounds):
             rows.append(row)
             print(json.dumps(row.as_json(), ensure_ascii=False), file=sys.stderr, flush=True)

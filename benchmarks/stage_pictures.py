@@ -1,0 +1,205 @@
+"""Embedding pictures, and training DeViSE's head on their features.
+
+Embedding stands beside what decoding and the network alone would allow: the limit is one processor
+that decodes a picture as fast as it can and then embeds it as fast as it can, with our network or
+timm's of the same form, times the number of processors. The job's rate is that of the pictures by
+which a longer run exceeds a shorter one, so that the start of Ray and its workers is not in it.
+
+The head has ImageNet's form (2,048 features, two layers to 300 numbers, cosine loss) and stands
+beside a plain PyTorch loop that draws shuffled batches by index from one tensor in memory; both do
+the same steps of Adam.
+"""
+
+import copy
+import itertools
+import shutil
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from benchmarks.instrument import Row, Side, WrongResultError, agreed, compare, rate_over
+from benchmarks.material import SEED, Material, photograph, run_job, write_files
+from seqvis.devise.head import HeadSettings
+from seqvis.devise.settings import DeviseSettings
+from seqvis.devise.task import HeadTask, Pictures
+from seqvis.process import usable_processors
+from seqvis.training.fit import FitSettings
+from seqvis.training.schedules import OptimizerSettings
+from seqvis.training.step import TrainingStep
+from seqvis.training.workers import Workers
+from seqvis.vision.backbones import Backbone, load_backbone
+from seqvis.vision.feature_table import FeatureTable
+from seqvis.vision.images import decode, enough, square, thumbnail
+
+FEW, MANY, SIZE, BATCH = 128, 512, 224, 64
+NAME = "efficientnet_lite0"
+PICTURES, FEATURES, LABELS, DIMENSION, HEAD_BATCH = 40_000, 2048, 1000, 300, 512
+SECONDS = 5.0
+_RATE, _BETAS = 1e-3, (0.9, 0.99)
+
+
+def measure_embedding(material: Material, rounds: int) -> Iterator[Row]:
+    """Embed photographs."""
+    import timm
+
+    cores = usable_processors()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        contents = [photograph(number) for number in range(MANY)]
+        for kind, count in (("few", FEW), ("many", MANY)):
+            write_files(folder / kind / "x", contents[:count])
+        backbone = load_backbone(NAME, "default", SIZE)
+        alone: dict[str, list[float]] = defaultdict(list)
+        peer = timm.create_model(NAME).eval().to(memory_format=torch.channels_last)
+
+        def ideal() -> float:
+            threads = torch.get_num_threads()
+            torch.set_num_threads(1)
+            squares = []
+            began = time.perf_counter()
+            for content in contents[:BATCH]:
+                picture = decode(content, enough(SIZE)).picture
+                squares.append(square(picture, SIZE, "crop"))
+                thumbnail(picture)
+            decoding = time.perf_counter() - began
+            pictures = np.stack(squares)
+            ours = _seconds(backbone.embed, pictures)
+            theirs = _seconds(lambda batch: peer(_as_tensor(batch)), pictures)
+            torch.set_num_threads(threads)
+            alone["decoding"].append(BATCH / decoding)
+            alone["network"].append(BATCH / ours)
+            alone["timm's network"].append(BATCH / theirs)
+            return cores * BATCH / (decoding + min(ours, theirs))
+
+        def job() -> float:
+            seconds = [_job(folder, kind, cores) for kind in ("few", "many")]
+            return (MANY - FEW) / (seconds[1] - seconds[0])
+
+        sides = [Side("decoding and network alone", ideal), Side("embed_images", job, 0.9)]
+        row = compare(f"embedding, {NAME}", "pictures/s", sides, rounds)
+        for part, rates in alone.items():
+            row.checks[f"{part} alone, one core"] = round(float(np.median(rates)), 1)
+        row.checks["largest difference of a feature"] = _difference(folder, backbone, contents)
+        yield row
+
+
+def _seconds(embed: Callable[[np.ndarray], Any], pictures: np.ndarray) -> float:
+    """Seconds that a warm network takes."""
+    with torch.inference_mode():
+        embed(pictures[:8])
+        began = time.perf_counter()
+        embed(pictures)
+        return time.perf_counter() - began
+
+
+def _as_tensor(pictures: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
+
+
+def _job(folder: Path, kind: str, workers: int) -> float:
+    """The seconds in which the job, with as many workers for each, embedded a folder."""
+    out = folder / f"features-{kind}"
+    shutil.rmtree(out, ignore_errors=True)
+    result = run_job(
+        "embed_images", "--images", folder / kind, "--out", out, "--backbone", NAME,
+        "--image-size", SIZE, "--batch-size", BATCH, "--num-workers", workers,
+    )  # fmt: skip
+    return float(result["embedded"]) / float(result["images_per_second"])
+
+
+def _difference(folder: Path, backbone: Backbone, contents: list[bytes]) -> float:
+    """Between the features of the job and of the network alone, which float16 rounds."""
+    stored = FeatureTable.open(str(folder / "features-few")).features[:BATCH]
+    wanted = backbone.embed_files(contents[:BATCH]).features
+    largest = float(np.abs(stored - wanted).max() / np.abs(wanted).max())
+    if largest > 2e-3:
+        raise WrongResultError(f"a feature differs by {largest:.1%} of the largest")
+    return round(largest, 5)
+
+
+def measure_head(material: Material, rounds: int) -> Iterator[Row]:
+    """Train the head on stored features."""
+    draw = np.random.default_rng(0)
+    matrix = np.maximum(draw.standard_normal((PICTURES, FEATURES), dtype=np.float32), 0)
+    labels = draw.integers(LABELS, size=PICTURES)
+    targets = draw.standard_normal((LABELS, DIMENSION), dtype=np.float32)
+    targets /= np.linalg.norm(targets, axis=1, keepdims=True)
+    pictures = Pictures(matrix, np.arange(PICTURES), labels)
+    settings = DeviseSettings(
+        features="", vectors="", out="", loss="cosine", head=HeadSettings(), batch_size=HEAD_BATCH,
+        fit=FitSettings(seed=SEED),
+    )  # fmt: skip
+    task = HeadTask(pictures, pictures.where(np.arange(1000)), targets, settings)
+    # Whatever precision is asked for, the head is trained in float32.
+    training = TrainingStep(task, OptimizerSettings(), "float32", SEED, Workers())
+    plain = _Plain(training.model, matrix, labels, targets)
+    checks = {"loss, ours and the plain loop's": _same_loss(task, training.model, plain)}
+    sides = [
+        Side("plain loop", lambda: rate_over(SECONDS, plain.step)),
+        Side("seqvis", lambda: rate_over(SECONDS, _stepping(task, training)), 1.5),
+    ]
+    yield compare("DeViSE head", "pictures/s", sides, rounds, checks)
+
+
+class _Plain:
+    """The usual loop: an index permutation, a Sequential, Adam."""
+
+    def __init__(
+        self, ours: nn.Module, matrix: np.ndarray, labels: np.ndarray, targets: np.ndarray
+    ):
+        self.features, self.labels = torch.from_numpy(matrix), torch.from_numpy(labels)
+        self.targets = torch.from_numpy(targets)
+        self.model = copy.deepcopy(ours)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), _RATE, _BETAS)
+        self.batches = self._shuffled()
+
+    def loss(self, rows: torch.Tensor) -> torch.Tensor:
+        wanted = self.targets[self.labels[rows]]
+        return (1 - functional.cosine_similarity(self.model(self.features[rows]), wanted)).mean()
+
+    def step(self) -> int:
+        self.model.train()
+        rows = next(self.batches)
+        loss = self.loss(rows)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return len(rows)
+
+    def _shuffled(self) -> Iterator[torch.Tensor]:
+        generator = torch.Generator().manual_seed(SEED)
+        while True:
+            yield from torch.randperm(len(self.features), generator=generator).split(HEAD_BATCH)
+
+
+def _stepping(task: HeadTask, training: TrainingStep) -> Callable[[], int]:
+    """A function that makes the next step of epoch after epoch; pictures of its batch."""
+    batches = (batch for _ in itertools.count() for batch in task.batches(0, 0, Workers()))
+
+    def step() -> int:
+        batch = next(batches)
+        training.step(batch, 1, 0.0, _RATE, _BETAS[0])
+        return len(batch.labels)
+
+    return step
+
+
+def _same_loss(task: HeadTask, model: nn.Module, plain: _Plain) -> list[float]:
+    """The loss of the first batch by both; they must agree."""
+    batch = next(iter(task.batches(0, 0, Workers())))
+    order = np.random.default_rng((SEED, 0)).permutation(PICTURES)
+    rows = np.array_split(order, task.steps_in_epoch(0))[0]
+    model.eval()
+    plain.model.eval()
+    with torch.no_grad():
+        ours = float(task.loss(model, batch, 0.0).loss)
+        theirs = float(plain.loss(torch.from_numpy(rows)))
+    return agreed(ours, theirs, 1e-4)
