@@ -27,6 +27,8 @@ LOCK = UV_CUSTOM_COMPILE_COMMAND="make lock" $(VENV)/bin/uv pip compile --quiet 
 
 # OpenMP's threads must not spin while they wait: see jobs/__init__.py.
 export OMP_WAIT_POLICY := PASSIVE
+# Tests and jobs start many processes; without bytecode each would compile every file again.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo unit test count bench lint setup lock submit clean
 
