@@ -1,12 +1,9 @@
 """A collection against a dictionary: what was added is found, exactly, whatever happened before."""
 
-import pickle
 import threading
 from collections.abc import Callable
-from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import numpy as np
 import pytest
@@ -14,7 +11,7 @@ import pytest
 from seqvis.collection.collection import Collection
 from seqvis.collection.index import IndexSettings
 from seqvis.collection.items import Item, Match
-from seqvis.errors import ArtifactError, ConfigError, DataError, StorageError, UnknownFieldError
+from seqvis.errors import DataError, StorageError
 
 DIMENSION = 8
 LABELS = ["cat", "dog", "ship"]
@@ -194,203 +191,6 @@ def test_the_least_score_cuts_the_matches(tmp_path: Path) -> None:
         collection.add([Item("y", np.array([0, 1]))])
         found = collection.search(np.array([2.0, 0.0]), min_score=0.5)
         assert [(match.id, round(match.score, 4)) for match in found] == [("x", 1), ("xy", 0.7071)]
-
-
-def test_filters_tell_true_from_one_and_a_missing_key_from_null(tmp_path: Path) -> None:
-    with Collection.create(tmp_path / "c", 1) as collection:
-        values: list[Any] = [1, 1.0, True, None, "1", [1]]
-        collection.add([Item(f"{n}", np.ones(1), {"v": v}) for n, v in enumerate(values)])
-        collection.add([Item("none", np.ones(1))])
-
-        def ids(value: Any) -> set[str]:
-            return {match.id for match in collection.search(np.ones(1), where={"v": value})}
-
-        assert ids(1) == {"0", "1", "5"}
-        assert ids([[1]]) == {"5"}
-        assert ids(True) == {"2"}
-        assert ids(None) == {"3"}
-        assert ids(["1", None]) == {"3", "4"}
-        assert ids("absent") == set()
-
-
-@pytest.mark.parametrize(
-    ("item", "reason"),
-    [
-        (Item("bad", np.array([1, np.nan, 0])), "bad: .*not finite"),
-        (Item("bad", np.array([1, np.inf, 0])), "bad: .*not finite"),
-        (Item("bad", np.zeros(3)), "bad: .*zero"),
-        (Item("bad", np.ones(4)), r"bad: .*\(4,\).*\(3,\)"),
-        (Item("bad", np.ones((1, 3))), "bad: .*shape"),
-        (Item("bad", "abc"), "bad: .*numbers"),  # type: ignore[arg-type]
-        (Item("", np.ones(3)), "no id"),
-        (Item(7, np.ones(3)), "7: is no id"),  # type: ignore[arg-type]
-        (Item("\ud800", np.ones(3)), "not valid Unicode"),
-        (Item("x" * 5000, np.ones(3)), "5000 bytes"),
-        (Item("good-1", np.ones(3)), "good-1: is given twice"),
-        (Item("bad", np.ones(3), {"a": object()}), "bad: its metadata"),
-        (Item("bad", np.ones(3), {"a": float("nan")}), "bad: its metadata"),
-        (Item("bad", np.ones(3), {1: "a"}), "bad: its metadata"),  # type: ignore[dict-item]
-        (Item("bad", np.ones(3), {"a": {"b": {2: 3}}}), "bad: its metadata"),
-        (Item("bad", np.ones(3), {}, "text"), "bad: its thumbnail"),  # type: ignore[arg-type]
-    ],
-)
-def test_one_bad_item_is_named_and_its_batch_left_out(
-    tmp_path: Path, item: Item, reason: str
-) -> None:
-    with Collection.create(tmp_path / "c", 3) as collection:
-        good = [Item("good-1", np.ones(3)), Item("good-2", np.ones(3))]
-        for change in (collection.add, collection.load):
-            with pytest.raises(DataError, match=reason):
-                change([*good, item])
-            assert len(collection) == 0
-    assert len(Collection.open(tmp_path / "c")) == 0
-
-
-@pytest.mark.parametrize(
-    ("query", "reason"),
-    [
-        (np.ones(4), "3 numbers"),
-        (np.ones((2, 2)), "3 numbers"),
-        (np.ones((1, 1, 3)), "3 numbers"),
-        (np.array([1, np.nan, 1]), "not finite"),
-        (np.array([[1, 1, 1], [1, np.inf, 1]]), "query 2.*not finite"),
-        (np.zeros(3), "zero"),
-        (["a", "b", "c"], "numbers"),
-    ],
-)
-def test_a_query_that_nmslib_would_read_wrongly_is_refused(
-    tmp_path: Path, query: Any, reason: str
-) -> None:
-    vectors = np.random.default_rng(0).standard_normal((30, 3))
-    items = [Item(str(number), vector) for number, vector in enumerate(vectors)]
-    with Collection.build(tmp_path / "c", 3, items, settings=SMALL_GRAPHS) as collection:
-        with pytest.raises(DataError, match=reason):
-            collection.search(query)
-        with pytest.raises(DataError, match="at least 1"):
-            collection.search(np.ones(3), k=0)
-        with pytest.raises(DataError, match="no filter"):
-            collection.search(np.ones(3), where=[("label", "x")])  # type: ignore[arg-type]
-        assert len(collection.search(np.array([1e-30, 1e-30, 0.0]))) == 10
-
-
-def test_a_collection_needs_a_dimension_a_known_backend_and_a_free_place(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="at least 1"):
-        Collection.create(tmp_path / "c", 0)
-    with pytest.raises(ConfigError, match="faiss"):
-        Collection.create(tmp_path / "c", 3, "faiss")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="JSON"):
-        Collection.create(tmp_path / "c", 3, config={"a": object()})
-    with pytest.raises(ArtifactError, match=r"no such collection.*build_index"):
-        Collection.open(tmp_path / "c")
-    Collection.create(tmp_path / "c", 3, config={"model": "m"}).close()
-    with pytest.raises(ArtifactError, match="is there already"):
-        Collection.create(tmp_path / "c", 3)
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "thesis.txt").write_text("years of work")
-    with pytest.raises(ArtifactError, match="nothing was overwritten"):
-        Collection.build(tmp_path / "other", 3, [])
-    opened = Collection.open(tmp_path / "c", read_only=True)
-    assert (opened.config, opened.dimension, opened.backend) == ({"model": "m"}, 3, "nmslib")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["c", "other"]
-
-
-def test_a_list_agrees_with_each_of_its_values_and_with_itself(tmp_path: Path) -> None:
-    lists: dict[str, Any] = {
-        "ab": ["a", "b"],
-        "ab twice": ["a", "b"],
-        "b": ["b"],
-        "text": "a",
-        "numbers": [1, 2.5, "3"],
-        "nested": [["a"], {"b": 1.0}],
-        "none": [None],
-        "empty": [],
-        "composed": "caf\u00e9",
-        "decomposed": ["cafe\u0301"],
-        "rather text": '["a", "b"]',
-    }
-    with Collection.create(tmp_path / "c", 1) as collection:
-
-        def ids(value: Any) -> set[str]:
-            return {m.id for m in collection.search(np.ones(1), 99, where={"tag": value})}
-
-        for once_more in ("", " again"):  # in a segment, then also in the tail
-            collection.add(
-                Item(name + once_more, np.ones(1), {"tag": tag}) for name, tag in lists.items()
-            )
-            ends = ["", *([once_more] if once_more else [])]
-            for value, wanted in (
-                ("a", {"ab", "ab twice", "text"}),
-                ("b", {"ab", "ab twice", "b"}),
-                (["a", "b"], {"ab", "ab twice", "b", "text"}),
-                ([["a", "b"]], {"ab", "ab twice"}),
-                ([["a"]], {"nested"}),
-                ({"b": 1}, {"nested"}),
-                (2.50, {"numbers"}),
-                (1.0, {"numbers"}),
-                (3, set()),
-                ("3", {"numbers"}),
-                (True, set()),
-                (None, {"none"}),
-                ("caf\u00e9", {"composed", "decomposed"}),
-                ("cafe\u0301", {"composed", "decomposed"}),
-                ([[]], {"empty"}),
-                ("c", set()),
-            ):
-                assert ids(value) == {name + end for name in wanted for end in ends}, value
-            collection.compact(everything=True)
-
-
-def test_dates_are_stored_and_compared_as_text(tmp_path: Path) -> None:
-    with Collection.create(tmp_path / "c", 1) as collection:
-        made = {
-            "day": date(2024, 5, 1),
-            "at": datetime(2024, 5, 1, 2, tzinfo=UTC),
-            "n": UUID(int=1),
-        }
-        collection.add([Item("a", np.ones(1), {**made, "deep": {"all": [made]}})])
-        item = collection.get("a")
-        assert item is not None
-        stored = {
-            "day": "2024-05-01",
-            "at": "2024-05-01T02:00:00+00:00",
-            "n": "00000000-0000-0000-0000-000000000001",
-        }
-        assert item.metadata == {**stored, "deep": {"all": [stored]}}
-        for where in (made, stored, {"deep": {"all": [made]}}):
-            assert [m.id for m in collection.search(np.ones(1), where=where)] == ["a"]
-
-
-def test_a_filter_by_a_field_of_no_item_is_an_error_that_says_which_there_are(
-    tmp_path: Path,
-) -> None:
-    with Collection.create(tmp_path / "c", 1) as collection:
-
-        def ids(**where: Any) -> list[str]:
-            return [match.id for match in collection.search(np.ones(1), where=where)]
-
-        assert ids(anything=1) == [], "an empty collection has no fields to compare with"
-        collection.add([Item("a", np.ones(1), {"label": "x"}), Item("b", np.ones(1), {"n": 1})])
-        for _ in range(2):
-            with pytest.raises(
-                UnknownFieldError, match=r"'lable': .* label, n; .* label\?"
-            ) as caught:
-                ids(label="x", lable="x")
-            for error in (caught.value, pickle.loads(pickle.dumps(caught.value))):
-                assert (error.missing, error.fields) == (("lable",), ("label", "n"))
-                assert error.suggestions == ("label",)
-        assert ids(label="x", n=1) == []
-        assert ids(label="x") == ["a"]
-        collection.compact()
-        with pytest.raises(UnknownFieldError):
-            ids(lable="x")
-        collection.add([Item("c", np.ones(1), {"lable": "x"})])
-        assert ids(lable="x") == ["c"]
-        assert ids(lable="x", n=1) == []
-        collection.add([Item("d", np.ones(1), {"lable": "x", "late": 1})])
-        assert ids(lable="x") == ["c", "d"]
-        assert ids(late=1) == ["d"]
-        reading = Collection.open(tmp_path / "c", read_only=True)
-        assert [match.id for match in reading.search(np.ones(1), where={"late": 1})] == ["d"]
 
 
 def test_metadata_of_a_match_can_be_changed_without_changing_the_collection(tmp_path: Path) -> None:

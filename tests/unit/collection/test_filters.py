@@ -1,8 +1,12 @@
-"""Filters' columns: what a filter costs, what is kept of it, and that the answers stay right."""
+"""Filters: what they match, what they cost, and what is kept of their columns."""
 
+import pickle
 import threading
 from collections.abc import Callable
+from datetime import UTC, date, datetime
+from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pytest
@@ -167,3 +171,119 @@ def test_a_search_by_an_unknown_field_ends_before_anything_is_read(tmp_path: Any
         assert collection.unread({"b": 1}) == 50
         assert len(collection.search(np.ones(1), where={"b": 1})) == 1
         assert collection.unread({"b": 1}) == 0
+
+
+def test_filters_tell_true_from_one_and_a_missing_key_from_null(tmp_path: Path) -> None:
+    with Collection.create(tmp_path / "c", 1) as collection:
+        values: list[Any] = [1, 1.0, True, None, "1", [1]]
+        collection.add([Item(f"{n}", np.ones(1), {"v": v}) for n, v in enumerate(values)])
+        collection.add([Item("none", np.ones(1))])
+
+        def ids(value: Any) -> set[str]:
+            return {match.id for match in collection.search(np.ones(1), where={"v": value})}
+
+        assert ids(1) == {"0", "1", "5"}
+        assert ids([[1]]) == {"5"}
+        assert ids(True) == {"2"}
+        assert ids(None) == {"3"}
+        assert ids(["1", None]) == {"3", "4"}
+        assert ids("absent") == set()
+
+
+def test_a_list_agrees_with_each_of_its_values_and_with_itself(tmp_path: Path) -> None:
+    lists: dict[str, Any] = {
+        "ab": ["a", "b"],
+        "ab twice": ["a", "b"],
+        "b": ["b"],
+        "text": "a",
+        "numbers": [1, 2.5, "3"],
+        "nested": [["a"], {"b": 1.0}],
+        "none": [None],
+        "empty": [],
+        "composed": "caf\u00e9",
+        "decomposed": ["cafe\u0301"],
+        "rather text": '["a", "b"]',
+    }
+    with Collection.create(tmp_path / "c", 1) as collection:
+
+        def ids(value: Any) -> set[str]:
+            return {m.id for m in collection.search(np.ones(1), 99, where={"tag": value})}
+
+        for once_more in ("", " again"):  # in a segment, then also in the tail
+            collection.add(
+                Item(name + once_more, np.ones(1), {"tag": tag}) for name, tag in lists.items()
+            )
+            ends = ["", *([once_more] if once_more else [])]
+            for value, wanted in (
+                ("a", {"ab", "ab twice", "text"}),
+                ("b", {"ab", "ab twice", "b"}),
+                (["a", "b"], {"ab", "ab twice", "b", "text"}),
+                ([["a", "b"]], {"ab", "ab twice"}),
+                ([["a"]], {"nested"}),
+                ({"b": 1}, {"nested"}),
+                (2.50, {"numbers"}),
+                (1.0, {"numbers"}),
+                (3, set()),
+                ("3", {"numbers"}),
+                (True, set()),
+                (None, {"none"}),
+                ("caf\u00e9", {"composed", "decomposed"}),
+                ("cafe\u0301", {"composed", "decomposed"}),
+                ([[]], {"empty"}),
+                ("c", set()),
+            ):
+                assert ids(value) == {name + end for name in wanted for end in ends}, value
+            collection.compact(everything=True)
+
+
+def test_dates_are_stored_and_compared_as_text(tmp_path: Path) -> None:
+    with Collection.create(tmp_path / "c", 1) as collection:
+        made = {
+            "day": date(2024, 5, 1),
+            "at": datetime(2024, 5, 1, 2, tzinfo=UTC),
+            "n": UUID(int=1),
+        }
+        collection.add([Item("a", np.ones(1), {**made, "deep": {"all": [made]}})])
+        item = collection.get("a")
+        assert item is not None
+        stored = {
+            "day": "2024-05-01",
+            "at": "2024-05-01T02:00:00+00:00",
+            "n": "00000000-0000-0000-0000-000000000001",
+        }
+        assert item.metadata == {**stored, "deep": {"all": [stored]}}
+        for where in (made, stored, {"deep": {"all": [made]}}):
+            assert [m.id for m in collection.search(np.ones(1), where=where)] == ["a"]
+
+
+def test_a_filter_by_a_field_of_no_item_is_an_error_that_says_which_there_are(
+    tmp_path: Path,
+) -> None:
+    with Collection.create(tmp_path / "c", 1) as collection:
+
+        def ids(**where: Any) -> list[str]:
+            return [match.id for match in collection.search(np.ones(1), where=where)]
+
+        assert ids(anything=1) == [], "an empty collection has no fields to compare with"
+        collection.add([Item("a", np.ones(1), {"label": "x"}), Item("b", np.ones(1), {"n": 1})])
+        for _ in range(2):
+            with pytest.raises(
+                UnknownFieldError, match=r"'lable': .* label, n; .* label\?"
+            ) as caught:
+                ids(label="x", lable="x")
+            for error in (caught.value, pickle.loads(pickle.dumps(caught.value))):
+                assert (error.missing, error.fields) == (("lable",), ("label", "n"))
+                assert error.suggestions == ("label",)
+        assert ids(label="x", n=1) == []
+        assert ids(label="x") == ["a"]
+        collection.compact()
+        with pytest.raises(UnknownFieldError):
+            ids(lable="x")
+        collection.add([Item("c", np.ones(1), {"lable": "x"})])
+        assert ids(lable="x") == ["c"]
+        assert ids(lable="x", n=1) == []
+        collection.add([Item("d", np.ones(1), {"lable": "x", "late": 1})])
+        assert ids(lable="x") == ["c", "d"]
+        assert ids(late=1) == ["d"]
+        reading = Collection.open(tmp_path / "c", read_only=True)
+        assert [match.id for match in reading.search(np.ones(1), where={"late": 1})] == ["d"]
