@@ -3,8 +3,8 @@
 import bz2
 import gzip
 import itertools
-import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from seqvis.errors import DataError
 from seqvis.vectors.build import build_store
 from seqvis.vectors.sources import open_source
 from seqvis.vectors.store import WordVectors
+from tests.unit.conftest import Job
 
 RunJob = Callable[..., tuple[int, dict[str, Any], str]]
 WORDS = ["la", "gare", "\u00e9t\u00e9", "1\u00a0000", "New_York"]
@@ -23,16 +24,8 @@ FRENCH = "Tr\u00e8s \u00e2g\u00e9e, la s\u0153ur d\u2019\u00c9mile dort.\n"
 
 
 @pytest.fixture
-def output(capsys: pytest.CaptureFixture[str]) -> RunJob:
-    """Runs the job and returns its exit code, result and error text."""
-
-    def run(*arguments: object) -> tuple[int, dict[str, Any], str]:
-        code = build_vectors.main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        lines = captured.out.splitlines()
-        return code, json.loads(lines[-1]) if lines else {}, captured.err
-
-    return run
+def output(job: Job) -> RunJob:
+    return partial(job, build_vectors.main)
 
 
 def matrix(dimension: int) -> np.ndarray:

@@ -2,13 +2,13 @@
 
 import bz2
 import gzip
-import json
 import pickle
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from seqvis.vectors.build import FEWEST_THREADS, build_store
 from seqvis.vectors.sources import Block, open_source
 from seqvis.vectors.store import WordVectors, embedding_matrix, words_without_vector
 from seqvis.vectors.writer import vector_writer
+from tests.unit.conftest import Job
 
 RunJob = Callable[..., tuple[int, dict[str, Any], str]]
 
@@ -56,16 +57,8 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def output(capsys: pytest.CaptureFixture[str]) -> RunJob:
-    """Runs the job and returns its exit code, result and error text."""
-
-    def run(*arguments: object) -> tuple[int, dict[str, Any], str]:
-        code = build_vectors.main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        lines = captured.out.splitlines()
-        return code, json.loads(lines[-1]) if lines else {}, captured.err
-
-    return run
+def output(job: Job) -> RunJob:
+    return partial(job, build_vectors.main)
 
 
 def write_vec(path: Path, vectors: dict[str, list[float]], header: bool = True) -> Path:
