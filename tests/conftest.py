@@ -1,5 +1,6 @@
 """What tests share: one Ray and one S3 server for the whole session, and where the real data is."""
 
+import gc
 import os
 import uuid
 from collections.abc import Iterator
@@ -11,6 +12,13 @@ from seqvis.cluster import keep_token_private
 from tests.support.objectstore import CREDENTIALS, Bucket, make_bucket, s3_server
 
 SHARED_DATA = Path(__file__).parents[1].parent / "shared" / "data"
+
+gc.set_threshold(50_000, 20, 100)  # PyTorch and spaCy are a million objects to look through
+
+
+def pytest_collection_finish() -> None:
+    """Leave what imports have made out of all later collections of garbage."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
