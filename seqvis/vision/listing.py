@@ -27,7 +27,13 @@ from seqvis.vision.foldertree import CONTROLS, REMEDIES, read_tree
 from seqvis.vision.layouts import labels_of, wnid_at_start
 
 LabelFrom = Literal["folder", "name", "none"]
-OWN_COLUMNS = ("path", "place", "label", "size", "modified")
+_SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("path", "place", "label")),
+        *((name, pa.int64()) for name in ("size", "modified")),
+    ]
+)
+OWN_COLUMNS = tuple(_SCHEMA.names)
 RESERVED = (  # what the artifact's tables add to these
     "width", "height", "content_hash", "features", "top_classes", "top_probabilities", "thumbnail",
 )  # fmt: skip
@@ -77,14 +83,15 @@ def _list_folder(folder: Location, label_from: LabelFrom) -> Listing:
             f"{folder.uri}: no file's name starts with a WordNet id such as n01440764_; "
             f"use --label-from folder or none"
         )
-    columns = {
-        "path": pa.array([file.path for file in files], pa.string()),
-        "place": pa.array([file.place for file in files], pa.string()),
-        "label": pa.array(labels, pa.string()),
-        "size": pa.array([file.size for file in files], pa.int64()),
-        "modified": pa.array([file.modified for file in files], pa.int64()),
-    }
-    return Listing(folder.uri, folder.filesystem, pa.table(columns), (), tuple(tree.aside))
+    columns = (
+        [file.path for file in files],
+        [file.place for file in files],
+        labels,
+        [file.size for file in files],
+        [file.modified for file in files],
+    )
+    table = pa.table(dict(zip(OWN_COLUMNS, columns, strict=True)), _SCHEMA)
+    return Listing(folder.uri, folder.filesystem, table, (), tuple(tree.aside))
 
 
 def _list_table(location: Location) -> Listing:
@@ -101,23 +108,18 @@ def _list_table(location: Location) -> Listing:
     if table.num_rows == 0:
         raise DataError(f"{location.uri}: names no images")
     uris = table["uri"].cast(pa.string()).to_pylist()
-    _check_uris(location, uris)
+    for row, uri in enumerate(uris, 1):
+        if not uri:
+            raise DataError(f"{location.uri}: row {row} has no uri")
     filesystem, places = _places(location, uris)
     names = [_name(uri, place) for uri, place in zip(uris, places, strict=True)]
     _check_names(location, names)
     labels = [""] * len(uris)
     if "label" in table.column_names:
         labels = [label or "" for label in table["label"].cast(pa.string()).to_pylist()]
-    states = [_state(info) for info in filesystem.get_file_info(places)]
-    listed = pa.table(
-        {
-            "path": names,
-            "place": places,
-            "label": labels,
-            "size": [size for size, _ in states],
-            "modified": [modified for _, modified in states],
-        }
-    )
+    sizes, times = zip(*map(_state, filesystem.get_file_info(places)), strict=True)
+    columns = (names, places, labels, sizes, times)
+    listed = pa.table(dict(zip(OWN_COLUMNS, columns, strict=True)), _SCHEMA)
     for name in extra:
         listed = listed.append_column(name, table[name])
     order = np.array(sorted(range(len(names)), key=names.__getitem__))
@@ -137,12 +139,6 @@ def _read_table(location: Location) -> pa.Table:
             f"{location.uri}: is neither a folder nor a table of images in CSV or Parquet "
             f"({str(error).splitlines()[0]})"
         ) from error
-
-
-def _check_uris(location: Location, uris: list[str | None]) -> None:
-    for row, uri in enumerate(uris, 1):
-        if not uri:
-            raise DataError(f"{location.uri}: row {row} has no uri")
 
 
 def _name(uri: str, place: str) -> str:
