@@ -2,7 +2,7 @@
 
 The engine works on a collection that build_index made and returns its `Match`es, or `Word`s for a
 picture. It only combines three parts that can also live in different processes: the collection, the
-`WordPlacer` (placing.py) and the `PicturePlacer` (pictures.py). PyTorch and the backbone are loaded
+`WordPlacer` and the `PicturePlacer` (encoders.py). PyTorch and the backbone are loaded
 for the first picture, which takes seconds; words and stored pictures need neither.
 """
 
@@ -18,7 +18,7 @@ from seqvis.collection.items import Match
 from seqvis.devise.space import TrainedWords, open_vectors
 from seqvis.errors import QueryError
 from seqvis.search.candidates import Word
-from seqvis.search.placing import WordPlacer, open_trained
+from seqvis.search.encoders import WordPlacer, open_trained
 from seqvis.search.requests import (
     ImageQuery,
     LikeQuery,
@@ -30,7 +30,7 @@ from seqvis.search.requests import (
 from seqvis.vectors.store import WordVectors
 
 if TYPE_CHECKING:
-    from seqvis.search.pictures import PicturePlacer
+    from seqvis.search.encoders import PicturePlacer
 
 
 class SearchEngine:
@@ -66,7 +66,7 @@ class SearchEngine:
     def pictures(self) -> "PicturePlacer":
         """What places pictures. ArtifactError if the model's weights cannot be used."""
         from seqvis.devise.model import DeviseModel  # these load torch
-        from seqvis.search.pictures import PicturePlacer
+        from seqvis.search.encoders import PicturePlacer
 
         where = self.words.model.artifact.location.uri
         return PicturePlacer(open_trained(DeviseModel, self.collection, where), self._vectors)

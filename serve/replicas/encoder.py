@@ -17,7 +17,7 @@ import torch
 from seqvis.collection.items import PlacedPicture
 from seqvis.errors import BusyError, QueryError
 from seqvis.process import keep_freed_memory
-from seqvis.search.pictures import PicturePlacer
+from seqvis.search.encoders import PicturePlacer
 from seqvis.search.requests import NameSet
 from serve.common.metrics import EncoderMetrics
 from serve.common.services import EncoderService

@@ -17,7 +17,7 @@ from seqvis.collection.items import Match
 from seqvis.collection.shards import shard_paths
 from seqvis.deadline import Deadline
 from seqvis.errors import ArtifactError, SearchTimeoutError, UnknownWordError
-from seqvis.search.placing import WordPlacer
+from seqvis.search.encoders import WordPlacer
 from seqvis.search.requests import SearchRequest, TextQuery, VectorQuery
 from serve.common.metrics import IndexMetrics
 from serve.common.services import IndexService

@@ -1,16 +1,20 @@
-"""Place pictures among words: the half of a search engine that needs torch.
+"""Encode queries in words and pictures as points of a collection's space.
 
-`PicturePlacer` turns encoded pictures into `PlacedPicture`s, and finds the `Word`s near a vector.
-The backbone and WordNet's vectors are loaded on first use, which takes seconds; `warm_up` loads
-them earlier.
+`WordPlacer` turns the text of a query into a unit vector in the space of the model that the
+collection was built with; `PicturePlacer` turns encoded pictures into `PlacedPicture`s, and finds
+the `Word`s near a vector. The collection records the location and fingerprint of that model and of
+the word vectors. Any other model is refused, because its results would be meaningless.
+
+Words need no torch. A `PicturePlacer` loads it, with the backbone and WordNet's vectors, on first
+use, which takes seconds; `warm_up` loads them earlier.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -18,18 +22,127 @@ from seqvis.checks import check_several
 from seqvis.collection.items import PlacedPicture
 from seqvis.collection.shards import describe
 from seqvis.deadline import UNBOUNDED, Deadline
-from seqvis.devise.model import DeviseModel
-from seqvis.devise.space import open_vectors
-from seqvis.errors import BadPictureError, DataError
+from seqvis.devise.space import TrainedWords, open_vectors
+from seqvis.errors import ArtifactError, BadPictureError, DataError
 from seqvis.search.candidates import Candidates, Word, find_candidates
-from seqvis.search.placing import open_trained
+from seqvis.search.queries import Query, parse_query, place_query
+from seqvis.search.query_words import function_words_of
 from seqvis.search.requests import NameSet
+from seqvis.search.spelling import Spelling
 from seqvis.vectors.store import WordVectors
-from seqvis.vision.backbones import Backbone, load_recorded
 from seqvis.vision.images import BadImage, decode, enough, square, thumbnail
+
+if TYPE_CHECKING:  # these load torch
+    from seqvis.devise.model import DeviseModel
+    from seqvis.vision.backbones import Backbone
 
 _PATIENCE = 0.1  # seconds between looks at whether anybody still waits
 NOT_KNOWN = "nothing that the model knows"
+
+Trained = TypeVar("Trained", bound=TrainedWords)
+
+
+class Described(Protocol):
+    """A collection, either opened or only described."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def config(self) -> Mapping[str, Any]: ...
+    @property
+    def dimension(self) -> int: ...
+
+
+class WordPlacer:
+    """Places text queries. Safe to share between threads; a query takes well under 1 ms."""
+
+    def __init__(self, model: TrainedWords, vectors: WordVectors, uri: str | None = None):
+        """`uri`: where the word vectors are now, if they were moved."""
+        self.model = model
+        self._vectors = vectors
+        self._vectors_uri = uri or model.vectors_uri
+        self._grammar = function_words_of(vectors)
+
+    @classmethod
+    def open(
+        cls, collection: str | Path, model: str | None = None, vectors: str | None = None
+    ) -> Self:
+        """For a collection, sharded or not, with the model and word vectors that it records.
+
+        `model` and `vectors` say where these are now, if they were moved. Raises ArtifactError if
+        one is missing, or is not the one that the collection was built with.
+        """
+        trained = open_trained(TrainedWords, describe(collection), model)
+        return cls(trained, open_vectors(trained, vectors), vectors)
+
+    @property
+    def dimension(self) -> int:
+        return self.model.dimension
+
+    def read(self, query: str) -> Query:
+        """How a query is understood in the language of the word vectors; `str` shows it.
+
+        Raises QueryError if it cannot be read.
+        """
+        if not isinstance(query, str):
+            raise TypeError(f"a query is one str, not {type(query).__name__}: {query!r}")
+        return parse_query(query, self._grammar)
+
+    def place(self, query: str | Query, suggest: bool = True) -> np.ndarray:
+        """A query's unit vector, float32 [dimension].
+
+        Raises QueryError if it cannot be read or cancels to zero, UnknownWordError, with near
+        spellings if it is to `suggest` them, for a word that has no vector.
+        """
+        read = query if isinstance(query, Query) else self.read(query)
+        near = self.suggestions if suggest else lambda word: ()
+        return place_query(read, self._vectors, self.model.place_words, near)
+
+    def suggestions(self, word: str, deadline: Deadline = UNBOUNDED) -> tuple[str, ...]:
+        """Known words of near spelling; a fraction of a second among millions.
+
+        Raises SearchTimeoutError.
+        """
+        return self._spelling.near(word, deadline=deadline)
+
+    @cached_property
+    def _spelling(self) -> Spelling:
+        # Loaded for the first misspelt word, because it takes 50 MB for 2.5 million words.
+        return Spelling.open(self._vectors_uri)
+
+
+def open_trained(kind: type[Trained], collection: Described, given: str | None = None) -> Trained:
+    """The model that a collection was built with, at `given` if it was moved; `kind`: how much.
+
+    `TrainedWords` is enough to place words, `DeviseModel` places pictures. Raises ArtifactError
+    if it is missing or another one.
+    """
+    model = kind.open(given) if given else _recorded(kind, collection)
+    where = model.artifact.location.uri
+    fingerprint = collection.config.get("model_fingerprint")
+    if fingerprint not in (None, model.artifact.fingerprint()):
+        raise ArtifactError(
+            f"{collection.path}: was built by another model than {where}; give --model the one it "
+            f"was built with, or build it anew with python -m jobs.build_index"
+        )
+    if model.dimension != collection.dimension:
+        raise ArtifactError(
+            f"{collection.path}: has vectors of dimension {collection.dimension}, but {where} "
+            f"makes such of {model.dimension}; build it anew with python -m jobs.build_index"
+        )
+    return model
+
+
+def _recorded(kind: type[Trained], collection: Described) -> Trained:
+    recorded = collection.config.get("model")
+    if not isinstance(recorded, str):
+        raise ArtifactError(f"{collection.path}: does not say which model made it; give --model")
+    try:
+        return kind.open(recorded)
+    except ArtifactError as error:
+        raise ArtifactError(
+            f"{error} ({collection.path} records it; if it was moved, give --model)"
+        ) from error
 
 
 class PicturePlacer:
@@ -38,7 +151,7 @@ class PicturePlacer:
     Threads decode pictures in parallel, but the network runs for one of them at a time.
     """
 
-    def __init__(self, model: DeviseModel, vectors: WordVectors, device: str = "cpu"):
+    def __init__(self, model: "DeviseModel", vectors: WordVectors, device: str = "cpu"):
         """`vectors`: those the model was trained with; `device`: where the network runs."""
         self.model = model
         self._vectors = vectors
@@ -60,6 +173,8 @@ class PicturePlacer:
         `model` and `vectors` say where these are now, if they were moved. Raises ArtifactError if
         one is missing, or is not the one that the collection was built with.
         """
+        from seqvis.devise.model import DeviseModel
+
         trained = open_trained(DeviseModel, describe(collection), model)
         return cls(trained, open_vectors(trained, vectors), device)
 
@@ -144,12 +259,14 @@ class PicturePlacer:
         return found.result()
 
     @property
-    def _backbone(self) -> Backbone:
+    def _backbone(self) -> "Backbone":
         with self._loading:
             return self._loaded
 
     @cached_property
-    def _loaded(self) -> Backbone:
+    def _loaded(self) -> "Backbone":
+        from seqvis.vision.backbones import load_recorded
+
         uri = self.model.artifact.location.uri
         return load_recorded(self.model.backbone_config, uri).to(self._device)
 
