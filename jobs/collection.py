@@ -11,7 +11,7 @@ from seqvis.collection.split import split
 from seqvis.devise.model import DeviseModel
 from seqvis.errors import DataError
 from seqvis.search.build import PictureItems
-from seqvis.search.encoders import open_trained
+from seqvis.search.encoders import load_model_for
 from seqvis.vision.feature_table import FeatureTable
 
 
@@ -73,7 +73,7 @@ def run(settings: Keep) -> dict[str, Any]:
 
 def _act(collection: Collection, settings: Keep) -> dict[str, Any]:
     if settings.add is not None:
-        return _add(collection, open_trained(DeviseModel, collection, settings.model), settings)
+        return _add(collection, load_model_for(DeviseModel, collection, settings.model), settings)
     if settings.delete:
         return _delete(collection, settings)
     if settings.compact:

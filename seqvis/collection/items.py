@@ -54,7 +54,7 @@ def best_first(match: Match) -> tuple[float, str]:
 
 
 @dataclass(frozen=True)
-class PlacedPicture:
+class EncodedImage:
     """A picture in the form in which a collection stores it."""
 
     vector: np.ndarray  # float32 [dimension], of unit length

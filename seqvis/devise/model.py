@@ -25,7 +25,7 @@ from torch import Tensor
 from seqvis import artifacts
 from seqvis.artifacts import Artifact, ArtifactWriter
 from seqvis.devise.head import Head, HeadSettings
-from seqvis.devise.space import KIND, LABELS, WEIGHTS, LabelSpace, TrainedWords, misfit, unit
+from seqvis.devise.space import KIND, LABELS, WEIGHTS, LabelSpace, WordSpaceModel, mismatch, unit
 from seqvis.errors import ArtifactError, DataError
 from seqvis.storage import Location
 from seqvis.vision.backbones import Embedded
@@ -35,7 +35,7 @@ BACKBONE = "backbone.safetensors"
 BLOCK = 8192  # rows projected at once
 
 
-class DeviseModel(TrainedWords):
+class DeviseModel(WordSpaceModel):
     """Projects features into the space of words. Read-only; safe to share between threads."""
 
     def __init__(self, artifact: Artifact, labels: LabelSpace, tensors: Mapping[str, Tensor]):
@@ -63,7 +63,7 @@ class DeviseModel(TrainedWords):
         try:
             return cls(artifact, LabelSpace.read(artifact), tensors)
         except (KeyError, RuntimeError) as error:
-            raise misfit(artifact, error) from error
+            raise mismatch(artifact, error) from error
 
     @property
     def feature_dimension(self) -> int:

@@ -4,9 +4,9 @@ Word vectors share a direction that says nothing about their meaning, and becaus
 is closer to some words than to others. `Space` subtracts the mean of the most frequent words before
 vectors are brought to unit length (Mu and Viswanath 2018, arXiv 1702.01417, its first step).
 
-`TrainedWords` is the part of a trained model that places words; `DeviseModel` adds the network that
-places pictures. Nothing here imports torch, so a process that only answers text queries starts in a
-second and stays small.
+`WordSpaceModel` is the part of a trained model that knows where words lie; `DeviseModel` adds the
+network for pictures. Nothing here imports torch, so a process that only answers text queries starts
+in a second and stays small.
 """
 
 import io
@@ -106,8 +106,8 @@ class LabelSpace:
         )
 
 
-class TrainedWords:
-    """Places words in the space of a trained model. Read-only; safe to share between threads."""
+class WordSpaceModel:
+    """The space of a trained model with its labels. Read-only; safe to share between threads."""
 
     def __init__(self, artifact: Artifact, labels: LabelSpace, centre: np.ndarray):
         self.artifact = artifact
@@ -122,7 +122,7 @@ class TrainedWords:
         try:
             return cls(artifact, LabelSpace.read(artifact), tensors["centre"])
         except KeyError as error:
-            raise misfit(artifact, error) from error
+            raise mismatch(artifact, error) from error
 
     @property
     def dimension(self) -> int:
@@ -147,7 +147,7 @@ class TrainedWords:
         return self._place.place(vectors)
 
 
-def open_vectors(model: TrainedWords, vectors: str | None = None) -> WordVectors:
+def open_vectors(model: WordSpaceModel, vectors: str | None = None) -> WordVectors:
     """Return the word vectors that the model was trained with, at `vectors` if they were moved.
 
     Raises ArtifactError if they are not there or are others.
@@ -170,7 +170,7 @@ def open_vectors(model: TrainedWords, vectors: str | None = None) -> WordVectors
     return store
 
 
-def misfit(artifact: Artifact, error: Exception) -> ArtifactError:
+def mismatch(artifact: Artifact, error: Exception) -> ArtifactError:
     """Return the error for weights that lack a part or do not have the settings' shape."""
     return ArtifactError(
         f"{artifact.location.uri}: its weights do not fit its settings ({error}); "

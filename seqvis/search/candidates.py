@@ -11,7 +11,7 @@ from typing import Self, get_args
 import numpy as np
 
 from seqvis.devise.labels import WordNet, imagenet_classes, label_vectors
-from seqvis.devise.space import TrainedWords
+from seqvis.devise.space import WordSpaceModel
 from seqvis.errors import DataError
 from seqvis.search.requests import NameSet
 from seqvis.vectors.store import WordVectors
@@ -69,7 +69,7 @@ class Candidates:
         ]
 
 
-def find_candidates(which: NameSet, model: TrainedWords, vectors: WordVectors) -> Candidates:
+def find_candidates(which: NameSet, model: WordSpaceModel, vectors: WordVectors) -> Candidates:
     """The names of a set: the model's own labels, ImageNet's 1,000 classes, or all of WordNet.
 
     Synsets are looked up in the word vectors as labels are in training; those without a vector

@@ -1,11 +1,11 @@
 """Encode queries in words and pictures as points of a collection's space.
 
-`WordPlacer` turns the text of a query into a unit vector in the space of the model that the
-collection was built with; `PicturePlacer` turns encoded pictures into `PlacedPicture`s, and finds
+`WordEncoder` turns the text of a query into a unit vector in the space of the model that the
+collection was built with; `ImageEncoder` turns encoded pictures into `EncodedImage`s, and finds
 the `Word`s near a vector. The collection records the location and fingerprint of that model and of
 the word vectors. Any other model is refused, because its results would be meaningless.
 
-Words need no torch. A `PicturePlacer` loads it, with the backbone and WordNet's vectors, on first
+Words need no torch. An `ImageEncoder` loads it, with the backbone and WordNet's vectors, on first
 use, which takes seconds; `warm_up` loads them earlier.
 """
 
@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 import numpy as np
 
 from seqvis.checks import check_several
-from seqvis.collection.items import PlacedPicture
+from seqvis.collection.items import EncodedImage
 from seqvis.collection.shards import describe
 from seqvis.deadline import UNBOUNDED, Deadline
-from seqvis.devise.space import TrainedWords, open_vectors
+from seqvis.devise.space import WordSpaceModel, open_vectors
 from seqvis.errors import ArtifactError, BadPictureError, DataError
 from seqvis.search.candidates import Candidates, Word, find_candidates
 from seqvis.search.queries import Query, parse_query, place_query
@@ -38,8 +38,12 @@ if TYPE_CHECKING:  # these load torch
 
 _PATIENCE = 0.1  # seconds between looks at whether anybody still waits
 NOT_KNOWN = "nothing that the model knows"
+_NOT_KNOWN_TEXT = (
+    "the query's picture shows nothing that the model knows: none of its likely classes has a "
+    "word vector"
+)
 
-Trained = TypeVar("Trained", bound=TrainedWords)
+Trained = TypeVar("Trained", bound=WordSpaceModel)
 
 
 class Described(Protocol):
@@ -53,10 +57,10 @@ class Described(Protocol):
     def dimension(self) -> int: ...
 
 
-class WordPlacer:
-    """Places text queries. Safe to share between threads; a query takes well under 1 ms."""
+class WordEncoder:
+    """Turn text queries into vectors, each in well under 1 ms. Safe to share between threads."""
 
-    def __init__(self, model: TrainedWords, vectors: WordVectors, uri: str | None = None):
+    def __init__(self, model: WordSpaceModel, vectors: WordVectors, uri: str | None = None):
         """`uri`: where the word vectors are now, if they were moved."""
         self.model = model
         self._vectors = vectors
@@ -67,12 +71,12 @@ class WordPlacer:
     def open(
         cls, collection: str | Path, model: str | None = None, vectors: str | None = None
     ) -> Self:
-        """For a collection, sharded or not, with the model and word vectors that it records.
+        """Open the model and the word vectors that a collection, sharded or not, records.
 
         `model` and `vectors` say where these are now, if they were moved. Raises ArtifactError if
         one is missing, or is not the one that the collection was built with.
         """
-        trained = open_trained(TrainedWords, describe(collection), model)
+        trained = load_model_for(WordSpaceModel, describe(collection), model)
         return cls(trained, open_vectors(trained, vectors), vectors)
 
     @property
@@ -80,7 +84,7 @@ class WordPlacer:
         return self.model.dimension
 
     def read(self, query: str) -> Query:
-        """How a query is understood in the language of the word vectors; `str` shows it.
+        """Return how a query is understood in the language of the word vectors; `str` shows it.
 
         Raises QueryError if it cannot be read.
         """
@@ -88,8 +92,8 @@ class WordPlacer:
             raise TypeError(f"a query is one str, not {type(query).__name__}: {query!r}")
         return parse_query(query, self._grammar)
 
-    def place(self, query: str | Query, suggest: bool = True) -> np.ndarray:
-        """A query's unit vector, float32 [dimension].
+    def encode(self, query: str | Query, suggest: bool = True) -> np.ndarray:
+        """Return a query's unit vector, float32 [dimension].
 
         Raises QueryError if it cannot be read or cancels to zero, UnknownWordError, with near
         spellings if it is to `suggest` them, for a word that has no vector.
@@ -99,7 +103,7 @@ class WordPlacer:
         return place_query(read, self._vectors, self.model.place_words, near)
 
     def suggestions(self, word: str, deadline: Deadline = UNBOUNDED) -> tuple[str, ...]:
-        """Known words of near spelling; a fraction of a second among millions.
+        """Return known words of near spelling: a fraction of a second among millions.
 
         Raises SearchTimeoutError.
         """
@@ -111,11 +115,11 @@ class WordPlacer:
         return Spelling.open(self._vectors_uri)
 
 
-def open_trained(kind: type[Trained], collection: Described, given: str | None = None) -> Trained:
-    """The model that a collection was built with, at `given` if it was moved; `kind`: how much.
+def load_model_for(kind: type[Trained], collection: Described, given: str | None = None) -> Trained:
+    """Load the model that a collection was built with, at `given` if it was moved.
 
-    `TrainedWords` is enough to place words, `DeviseModel` places pictures. Raises ArtifactError
-    if it is missing or another one.
+    `kind`: WordSpaceModel is enough for words, DeviseModel takes pictures too. Raises ArtifactError
+    if the model is missing or another one.
     """
     model = kind.open(given) if given else _recorded(kind, collection)
     where = model.artifact.location.uri
@@ -145,8 +149,8 @@ def _recorded(kind: type[Trained], collection: Described) -> Trained:
         ) from error
 
 
-class PicturePlacer:
-    """Places pictures among words. Safe to share between threads.
+class ImageEncoder:
+    """Turn pictures into vectors among words. Safe to share between threads.
 
     Threads decode pictures in parallel, but the network runs for one of them at a time.
     """
@@ -168,18 +172,14 @@ class PicturePlacer:
         vectors: str | None = None,
         device: str = "cpu",
     ) -> Self:
-        """For a collection, sharded or not, with the model and word vectors that it records.
-
-        `model` and `vectors` say where these are now, if they were moved. Raises ArtifactError if
-        one is missing, or is not the one that the collection was built with.
-        """
+        """Open as `WordEncoder.open` does; the network runs on `device`."""
         from seqvis.devise.model import DeviseModel
 
-        trained = open_trained(DeviseModel, describe(collection), model)
+        trained = load_model_for(DeviseModel, describe(collection), model)
         return cls(trained, open_vectors(trained, vectors), device)
 
     def warm_up(self, candidates: Sequence[NameSet] = ("labels", "classes")) -> None:
-        """Loads the backbone and these candidates now, so that no query waits for them.
+        """Load the backbone and these candidates now, so that no query waits for them.
 
         Raises ArtifactError if the backbone's weights are gone or are others.
         """
@@ -188,35 +188,38 @@ class PicturePlacer:
         for among in candidates:
             self._names(among)
 
-    def place(self, content: bytes) -> PlacedPicture:
-        """Places an encoded picture. Raises BadPictureError if it is none that can be used."""
-        placed = self.place_many([content])[0]
-        if isinstance(placed, BadPictureError):
-            raise placed
-        return placed
+    def encode(self, content: bytes) -> EncodedImage:
+        """Encode the picture in a file's bytes. Raises BadPictureError if it cannot be used."""
+        image = self.encode_many([content])[0]
+        if isinstance(image, BadPictureError):
+            raise image
+        return image
 
-    def place_many(self, contents: Sequence[bytes]) -> list[PlacedPicture | BadPictureError]:
-        """Places several encoded pictures in one run of the network; errors stand in their places.
+    def encode_many(self, contents: Sequence[bytes]) -> list[EncodedImage | BadPictureError]:
+        """Encode several pictures in one run of the network; errors stand in their places.
 
         A picture's vector is the same in any company up to the rounding of float32. Raises
         TypeError for anything but bytes.
         """
         check_several(contents, "pictures")
-        placed: list[PlacedPicture | BadPictureError | None] = [None] * len(contents)
+        results: list[EncodedImage | BadPictureError | None] = [None] * len(contents)
         squares: dict[int, np.ndarray] = {}
-        about: dict[int, tuple[int, int, bytes]] = {}
+        shown: dict[int, tuple[int, int, bytes]] = {}
         size, fit = self._backbone.image_size, self._backbone.fit
         for number, content in enumerate(contents):
             try:
-                found = decode(content, enough(size))
+                decoded = decode(content, enough(size))
             except BadImage as error:
-                placed[number] = _unusable(error)
+                text = f"the query's picture cannot be used: {error}"
+                results[number] = BadPictureError(text, error.reason)
                 continue
-            squares[number] = square(found.picture, size, fit)
-            about[number] = found.width, found.height, thumbnail(found.picture)
+            squares[number] = square(decoded.picture, size, fit)
+            shown[number] = decoded.width, decoded.height, thumbnail(decoded.picture)
         for number, vector in zip(squares, self._project(list(squares.values())), strict=True):
-            placed[number] = PlacedPicture(vector, *about[number]) if vector.any() else _not_known()
-        return [one for one in placed if one is not None]
+            results[number] = EncodedImage(vector, *shown[number])
+            if not vector.any():
+                results[number] = BadPictureError(_NOT_KNOWN_TEXT, NOT_KNOWN)
+        return [result for result in results if result is not None]
 
     def classify(
         self,
@@ -225,7 +228,7 @@ class PicturePlacer:
         candidates: NameSet = "classes",
         deadline: Deadline = UNBOUNDED,
     ) -> list[Word]:
-        """The `k` words nearest to a picture's unit vector, best first.
+        """Return the `k` words nearest to a picture's unit vector, best first.
 
         `candidates`: "labels" (the model's own), "classes" (ImageNet's 1,000), "wordnet" (all nouns
         with vectors). Among the model's own, unseen labels have its calibrated bonus in the
@@ -269,15 +272,3 @@ class PicturePlacer:
 
         uri = self.model.artifact.location.uri
         return load_recorded(self.model.backbone_config, uri).to(self._device)
-
-
-def _unusable(error: BadImage) -> BadPictureError:
-    return BadPictureError(f"the query's picture cannot be used: {error}", error.reason)
-
-
-def _not_known() -> BadPictureError:
-    return BadPictureError(
-        "the query's picture shows nothing that the model knows: none of its likely "
-        "classes has a word vector",
-        NOT_KNOWN,
-    )

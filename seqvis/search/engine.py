@@ -2,8 +2,8 @@
 
 The engine works on a collection that build_index made and returns its `Match`es, or `Word`s for a
 picture. It only combines three parts that can also live in different processes: the collection, the
-`WordPlacer` and the `PicturePlacer` (encoders.py). PyTorch and the backbone are loaded
-for the first picture, which takes seconds; words and stored pictures need neither.
+`WordEncoder` and the `ImageEncoder` (encoders.py). PyTorch and the backbone are loaded for the
+first picture, which takes seconds; words and stored pictures need neither.
 """
 
 from functools import cached_property
@@ -15,10 +15,10 @@ import numpy as np
 from seqvis.collection.collection import Collection
 from seqvis.collection.filters import Where
 from seqvis.collection.items import Match
-from seqvis.devise.space import TrainedWords, open_vectors
+from seqvis.devise.space import WordSpaceModel, open_vectors
 from seqvis.errors import QueryError
 from seqvis.search.candidates import Word
-from seqvis.search.encoders import WordPlacer, open_trained
+from seqvis.search.encoders import WordEncoder, load_model_for
 from seqvis.search.requests import (
     ImageQuery,
     LikeQuery,
@@ -30,7 +30,7 @@ from seqvis.search.requests import (
 from seqvis.vectors.store import WordVectors
 
 if TYPE_CHECKING:
-    from seqvis.search.encoders import PicturePlacer
+    from seqvis.search.encoders import ImageEncoder
 
 
 class SearchEngine:
@@ -39,7 +39,7 @@ class SearchEngine:
     Close it when done, or use it in a `with` block.
     """
 
-    def __init__(self, collection: Collection, words: WordPlacer, vectors: WordVectors):
+    def __init__(self, collection: Collection, words: WordEncoder, vectors: WordVectors):
         self.collection = collection
         self.words = words
         self._vectors = vectors
@@ -55,21 +55,21 @@ class SearchEngine:
         """
         opened = Collection.open(collection, read_only=True)
         try:
-            trained = open_trained(TrainedWords, opened, model)
+            trained = load_model_for(WordSpaceModel, opened, model)
             store = open_vectors(trained, vectors)
-            return cls(opened, WordPlacer(trained, store, vectors), store)
+            return cls(opened, WordEncoder(trained, store, vectors), store)
         except BaseException:
             opened.close()
             raise
 
     @cached_property
-    def pictures(self) -> "PicturePlacer":
+    def pictures(self) -> "ImageEncoder":
         """What places pictures. ArtifactError if the model's weights cannot be used."""
         from seqvis.devise.model import DeviseModel  # these load torch
-        from seqvis.search.encoders import PicturePlacer
+        from seqvis.search.encoders import ImageEncoder
 
         where = self.words.model.artifact.location.uri
-        return PicturePlacer(open_trained(DeviseModel, self.collection, where), self._vectors)
+        return ImageEncoder(load_model_for(DeviseModel, self.collection, where), self._vectors)
 
     def close(self) -> None:
         self.collection.close()
@@ -113,7 +113,7 @@ class SearchEngine:
         """Return a request's matches, best first. Raises what the methods above raise."""
         query = request.query
         if isinstance(query, TextQuery):
-            vector = self.words.place(query.text)
+            vector = self.words.encode(query.text)
         elif isinstance(query, VectorQuery):
             vector = query.vector
         else:
@@ -129,14 +129,14 @@ class SearchEngine:
     ) -> list[Word]:
         """The `k` words nearest to an encoded picture or to the stored one of an id, best first.
 
-        See `PicturePlacer.classify`. Raises QueryError if the picture cannot be used or is unknown.
+        See `ImageEncoder.classify`. Raises QueryError if the picture cannot be used or is unknown.
         """
         query = LikeQuery(picture) if isinstance(picture, str) else ImageQuery(picture)
         return self.pictures.classify(self._place(query), k, candidates)
 
     def _place(self, query: ImageQuery | LikeQuery) -> np.ndarray:
         if isinstance(query, ImageQuery):
-            return self.pictures.place(query.content).vector
+            return self.pictures.encode(query.content).vector
         item = self.collection.get(query.id)
         if item is None:
             raise QueryError(

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from seqvis.collection.items import Item, Match, PlacedPicture
+from seqvis.collection.items import EncodedImage, Item, Match
 from seqvis.search.requests import NameSet, SearchRequest
 from serve.common.settings import TranslateOptions, Version
 
@@ -44,7 +44,7 @@ class TranslatorService(Service, Protocol):
 
 
 class EncoderService(Service, Protocol):
-    async def place(self, version: str, content: bytes) -> PlacedPicture:
+    async def encode(self, version: str, content: bytes) -> EncodedImage:
         """Return a picture's place among words, its size and its thumbnail.
 
         Raises BadPictureError if it cannot be used, BusyError if too many wait.

@@ -25,7 +25,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from seqvis.collection.items import Item, Match, PlacedPicture
+from seqvis.collection.items import EncodedImage, Item, Match
 from seqvis.collection.shards import shard_of
 from seqvis.errors import BusyError, UnknownFieldError
 from seqvis.search.requests import NameSet, SearchRequest
@@ -232,8 +232,8 @@ class RemoteTranslator(RemoteReplica):
 
 
 class RemoteEncoder(RemoteReplica):
-    async def place(self, version: str, content: bytes) -> PlacedPicture:
-        return await self._ask("place", version, content)
+    async def encode(self, version: str, content: bytes) -> EncodedImage:
+        return await self._ask("encode", version, content)
 
     async def classify(
         self, version: str, vector: np.ndarray, k: int, candidates: NameSet

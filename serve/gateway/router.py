@@ -98,7 +98,7 @@ class Router:
         replaced = False
         for version in self.live.live_versions("search").versions:
             key = version_key(version)
-            placed = await services.encoder.place(key, content)
+            placed = await services.encoder.encode(key, content)
             stored = {
                 "label": None,
                 "name": None,
@@ -122,7 +122,7 @@ class Router:
     async def _place(self, key: str, picture: ImageQuery | LikeQuery) -> np.ndarray:
         services = self.live.search_services()
         if isinstance(picture, ImageQuery):
-            return (await services.encoder.place(key, picture.content)).vector
+            return (await services.encoder.encode(key, picture.content)).vector
         vector = await services.owner(picture.id).vector(key, picture.id)
         if vector is None:
             raise ApiError(404, f"{picture.id}: no picture has this id")

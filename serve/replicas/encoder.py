@@ -14,10 +14,10 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from seqvis.collection.items import PlacedPicture
+from seqvis.collection.items import EncodedImage
 from seqvis.errors import BusyError, QueryError
 from seqvis.process import keep_freed_memory
-from seqvis.search.encoders import PicturePlacer
+from seqvis.search.encoders import ImageEncoder
 from seqvis.search.requests import NameSet
 from serve.common.metrics import EncoderMetrics
 from serve.common.services import EncoderService
@@ -30,13 +30,13 @@ MOST_NAMINGS = 16  # classifications under way
 
 @dataclass(eq=False)
 class _Waiting:
-    placer: PicturePlacer
+    placer: ImageEncoder
     content: bytes
-    answer: asyncio.Future[PlacedPicture]
+    answer: asyncio.Future[EncodedImage]
     since: float
 
 
-class EncoderReplica(Replica[PicturePlacer], EncoderService):
+class EncoderReplica(Replica[ImageEncoder], EncoderService):
     """The backbone and the head of each live version."""
 
     application: ClassVar[Application] = "search"
@@ -58,11 +58,11 @@ class EncoderReplica(Replica[PicturePlacer], EncoderService):
         super().__init__(settings.collection, store)
         self.repeat(REPORT_EVERY, self._report)
 
-    async def place(self, version: str, content: bytes) -> PlacedPicture:
+    async def encode(self, version: str, content: bytes) -> EncodedImage:
         placer = self.get(version)
         if len(self._waiting) >= self._settings.max_waiting:
             raise BusyError(f"{len(self._waiting)} pictures are waiting already", retry_after=1.0)
-        answer: asyncio.Future[PlacedPicture] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[EncodedImage] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(placer, content, answer, monotonic()))
         if not self._running:
             self._running = True
@@ -82,9 +82,9 @@ class EncoderReplica(Replica[PicturePlacer], EncoderService):
             for word in words
         ]
 
-    def load(self, version: Version) -> PicturePlacer:
+    def load(self, version: Version) -> ImageEncoder:
         device = "cuda" if self._settings.encoder_on_gpu else "cpu"
-        placer = PicturePlacer.open(
+        placer = ImageEncoder.open(
             version.path, self._settings.model, self._settings.vectors, device
         )
         placer.warm_up()
@@ -116,10 +116,10 @@ class EncoderReplica(Replica[PicturePlacer], EncoderService):
 
     async def _embed(self, together: list[_Waiting]) -> None:
         placer, contents = together[0].placer, [picture.content for picture in together]
-        results: Sequence[PlacedPicture | Exception]
+        results: Sequence[EncodedImage | Exception]
         try:
             results = await asyncio.get_running_loop().run_in_executor(
-                self._network, placer.place_many, contents
+                self._network, placer.encode_many, contents
             )
         except Exception as error:  # raised to each of those who wait
             results = [error] * len(together)

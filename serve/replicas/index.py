@@ -17,7 +17,7 @@ from seqvis.collection.items import Match
 from seqvis.collection.shards import shard_paths
 from seqvis.deadline import Deadline
 from seqvis.errors import ArtifactError, SearchTimeoutError, UnknownWordError
-from seqvis.search.encoders import WordPlacer
+from seqvis.search.encoders import WordEncoder
 from seqvis.search.requests import SearchRequest, TextQuery, VectorQuery
 from serve.common.metrics import IndexMetrics
 from serve.common.services import IndexService
@@ -36,7 +36,7 @@ class LoadedShard:
     """A shard, and what places queries in words."""
 
     collection: Collection
-    words: WordPlacer
+    words: WordEncoder
 
 
 class IndexReplica(Replica[LoadedShard], IndexService):
@@ -91,7 +91,7 @@ class IndexReplica(Replica[LoadedShard], IndexService):
         device = "cuda" if self._settings.index_on_gpu else None
         collection = Collection.open(path, read_only=True, device=device)
         try:
-            words = WordPlacer.open(path, self._settings.model, self._settings.vectors)
+            words = WordEncoder.open(path, self._settings.model, self._settings.vectors)
             collection.search(np.ones(collection.dimension, dtype=np.float32), 1)
         except BaseException:
             collection.close()
@@ -116,7 +116,7 @@ class IndexReplica(Replica[LoadedShard], IndexService):
         query, read_as = request.query, ""
         if isinstance(query, TextQuery):
             read = shard.words.read(query.text)
-            read_as, vector = str(read), shard.words.place(read, suggest=False)
+            read_as, vector = str(read), shard.words.encode(read, suggest=False)
         else:
             assert isinstance(query, VectorQuery)
             vector = query.vector

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from seqvis.collection.collection import Collection
-from seqvis.collection.items import Item, PlacedPicture, check_ids
+from seqvis.collection.items import EncodedImage, Item, check_ids
 from seqvis.deadline import Deadline
 from seqvis.devise.labels import WordNet, imagenet_classes, label_vectors
 from seqvis.devise.model import DeviseModel
@@ -26,7 +26,7 @@ from seqvis.errors import (
 )
 from seqvis.search.build import PictureItems
 from seqvis.search.candidates import Candidates, find_candidates
-from seqvis.search.encoders import PicturePlacer
+from seqvis.search.encoders import ImageEncoder
 from seqvis.search.engine import SearchEngine
 from seqvis.search.requests import NameSet
 from seqvis.vectors.build import build_store
@@ -122,9 +122,9 @@ def test_what_is_no_bytes_of_a_picture_says_what_to_pass(
 ) -> None:
     file = tmp_path / "boat.png"
     file.write_bytes(draw(2, 1))
-    placer = engine.pictures
-    backbone = load_recorded(placer.model.backbone_config, "model")
-    for call in (engine.image, placer.place):
+    encoder = engine.pictures
+    backbone = load_recorded(encoder.model.backbone_config, "model")
+    for call in (engine.image, encoder.encode):
         for given in (str(file), file, file.open("rb"), None):
             with pytest.raises(TypeError, match=r"bytes of its file, not as .*read_bytes"):
                 call(given)
@@ -132,7 +132,7 @@ def test_what_is_no_bytes_of_a_picture_says_what_to_pass(
         engine.classify(file)
     with pytest.raises(QueryError, match=r"no picture .* has this id; .* the bytes of its file"):
         engine.classify(str(file))
-    for several in (placer.place_many, backbone.embed_files):
+    for several in (encoder.encode_many, backbone.embed_files):
         for given in (str(file), file.read_bytes()):
             with pytest.raises(TypeError, match="pictures must be a list"):
                 several(given)
@@ -166,29 +166,29 @@ def test_one_text_where_several_belong_is_refused(world: World, engine: SearchEn
 def test_words_are_placed_alike_without_torch(world: World, engine: SearchEngine) -> None:
     code = (
         "import json, sys\n"
-        "from seqvis.search.encoders import WordPlacer\n"
-        "print(json.dumps(WordPlacer.open(sys.argv[1]).place('engine + boat').tolist()))\n"
+        "from seqvis.search.encoders import WordEncoder\n"
+        "print(json.dumps(WordEncoder.open(sys.argv[1]).encode('engine + boat').tolist()))\n"
         "assert not {'torch', 'ray', 'nmslib'} & set(sys.modules)\n"
     )
     command = [sys.executable, "-c", code, str(world.collection)]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert json.loads(printed) == engine.words.place("engine + boat").tolist()
+    assert json.loads(printed) == engine.words.encode("engine + boat").tolist()
 
 
 def test_a_bad_picture_does_not_spoil_the_batch_it_comes_in(world: World) -> None:
-    pictures = PicturePlacer.open(world.collection)
+    pictures = ImageEncoder.open(world.collection)
     path, content = next(iter(world.pictures.items()))
-    placed = pictures.place_many([b"no picture", content, b"", draw(3, seed=5)])
-    assert [type(one) for one in placed] == [BadPictureError, PlacedPicture] * 2
+    placed = pictures.encode_many([b"no picture", content, b"", draw(3, seed=5)])
+    assert [type(one) for one in placed] == [BadPictureError, EncodedImage] * 2
     for error, reason in ((placed[0], "not an image"), (placed[2], "empty file")):
         assert isinstance(error, BadPictureError)
         assert error.reason == reason
     for one, alone in ((placed[1], content), (placed[3], draw(3, seed=5))):
-        assert isinstance(one, PlacedPicture)
-        np.testing.assert_allclose(one.vector, pictures.place(alone).vector, atol=1e-5)
+        assert isinstance(one, EncodedImage)
+        np.testing.assert_allclose(one.vector, pictures.encode(alone).vector, atol=1e-5)
         assert (one.width, one.height, one.thumbnail[:2]) == (80, 64, b"\xff\xd8")
-    assert pictures.place_many([]) == []
-    assert pictures.classify(pictures.place(content).vector, 1, "labels")[0].labels == (
+    assert pictures.encode_many([]) == []
+    assert pictures.classify(pictures.encode(content).vector, 1, "labels")[0].labels == (
         world.labels[path],
     )
 
@@ -233,8 +233,8 @@ def test_classes_are_imagenets_and_wordnet_is_all_nouns(engine: SearchEngine) ->
 def test_who_names_among_all_nouns_waits_for_them_no_longer_than_may_be(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pictures = PicturePlacer.open(world.collection)
-    picture = pictures.place(world.pictures["000000.jpg"])
+    pictures = ImageEncoder.open(world.collection)
+    picture = pictures.encode(world.pictures["000000.jpg"])
     go_on, calls = threading.Event(), []
 
     def slowly(*arguments: Any) -> Candidates:
@@ -250,7 +250,7 @@ def test_who_names_among_all_nouns_waits_for_them_no_longer_than_may_be(
     for _ in range(2):
         with pytest.raises(SearchTimeoutError):
             pictures.classify(picture.vector, 5, "wordnet", Deadline(0.05))
-    assert pictures.place(world.pictures["000001.jpg"]).vector.any()  # meanwhile
+    assert pictures.encode(world.pictures["000001.jpg"]).vector.any()  # meanwhile
     go_on.set()
     assert pictures.classify(picture.vector, 5, "wordnet")[0].name == "dog"
     assert len(calls) == 2

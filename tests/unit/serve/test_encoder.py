@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seqvis.collection.items import PlacedPicture
+from seqvis.collection.items import EncodedImage
 from seqvis.deadline import Deadline
 from seqvis.errors import SearchTimeoutError
 from serve.common.settings import ImageSearchSettings, Version
@@ -26,11 +26,11 @@ class Placer:
         self.go_on = threading.Event()
         self.begun = threading.Event()
 
-    def place_many(self, contents: Sequence[bytes]) -> list[PlacedPicture]:
+    def encode_many(self, contents: Sequence[bytes]) -> list[EncodedImage]:
         self.runs.append(list(contents))
         self.begun.set()
         assert self.go_on.wait(10)
-        return [PlacedPicture(np.ones(2), 1, 1, b"") for _ in contents]
+        return [EncodedImage(np.ones(2), 1, 1, b"") for _ in contents]
 
     def classify(self, vector: Any, k: int, candidates: str, deadline: Deadline) -> list[Any]:
         while not self.go_on.wait(0.01):
@@ -65,9 +65,9 @@ def encoder() -> Encoder:
 
 def test_pictures_whose_callers_have_gone_never_reach_the_network(encoder: Encoder) -> None:
     async def ask() -> None:
-        first = asyncio.create_task(encoder.place(KEY, b"first"))
+        first = asyncio.create_task(encoder.encode(KEY, b"first"))
         await asyncio.to_thread(encoder.placer.begun.wait)
-        others = [asyncio.create_task(encoder.place(KEY, b"%d" % number)) for number in range(9)]
+        others = [asyncio.create_task(encoder.encode(KEY, b"%d" % number)) for number in range(9)]
         await asyncio.sleep(0.01)
         for task in others[:6]:
             task.cancel()
@@ -94,7 +94,7 @@ def test_a_classification_that_takes_too_long_is_ended_and_pictures_go_on(encode
         assert isinstance(found[0], asyncio.CancelledError)
         assert all(isinstance(one, SearchTimeoutError) for one in found[1:])
         encoder.placer.go_on.set()
-        assert (await encoder.place(KEY, b"a")).width == 1
+        assert (await encoder.encode(KEY, b"a")).width == 1
         assert await encoder.classify(KEY, np.ones(2), 1000, "wordnet") == []
 
     asyncio.run(asyncio.wait_for(ask(), 5))

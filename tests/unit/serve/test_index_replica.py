@@ -33,7 +33,7 @@ class Words:
     def read(self, query: str) -> str:
         return query
 
-    def place(self, read: str, suggest: bool) -> np.ndarray:
+    def encode(self, read: str, suggest: bool) -> np.ndarray:
         if read != "known":
             raise UnknownWordError(read)
         return np.ones(2)

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from seqvis.collection.collection import Collection
-from seqvis.collection.items import Item, PlacedPicture, check_ids
+from seqvis.collection.items import EncodedImage, Item, check_ids
 from seqvis.errors import DataError
 from serve.common.settings import GatewaySettings, Version
 from serve.common.versions import configure
@@ -81,8 +81,8 @@ class Pictures:
     async def delete(self, version: str, name: str) -> bool:
         return self._collection.delete([name]) > 0
 
-    async def place(self, version: str, content: bytes) -> PlacedPicture:
-        return PlacedPicture(np.ones(2, dtype=np.float32), 1, 1, content)
+    async def encode(self, version: str, content: bytes) -> EncodedImage:
+        return EncodedImage(np.ones(2, dtype=np.float32), 1, 1, content)
 
     async def add(self, version: str, item: Item) -> bool:
         replaced = item.id in self._collection
