@@ -54,16 +54,6 @@ def best_first(match: Match) -> tuple[float, str]:
 
 
 @dataclass(frozen=True)
-class EncodedImage:
-    """A picture in the form in which a collection stores it."""
-
-    vector: np.ndarray  # float32 [dimension], of unit length
-    width: int  # pixels, after turning
-    height: int
-    thumbnail: bytes  # JPEG
-
-
-@dataclass(frozen=True)
 class Batch:
     """Checked items as columns, in the order in which they were given."""
 

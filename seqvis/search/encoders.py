@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 import numpy as np
 
 from seqvis.checks import check_several
-from seqvis.collection.items import EncodedImage
 from seqvis.collection.shards import describe
 from seqvis.deadline import UNBOUNDED, Deadline
 from seqvis.devise.space import WordSpaceModel, open_vectors
@@ -27,7 +26,7 @@ from seqvis.errors import ArtifactError, BadPictureError, DataError
 from seqvis.search.candidates import Candidates, Word, find_candidates
 from seqvis.search.queries import Query, parse_query, place_query
 from seqvis.search.query_words import function_words_of
-from seqvis.search.requests import NameSet
+from seqvis.search.requests import EncodedImage, NameSet
 from seqvis.search.spelling import Spelling
 from seqvis.vectors.store import WordVectors
 from seqvis.vision.images import BadImage, decode, enough, square, thumbnail

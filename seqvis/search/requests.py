@@ -46,6 +46,16 @@ class VectorQuery:
 
 
 @dataclass(frozen=True)
+class EncodedImage:
+    """A picture as a point among words, and what is stored and shown of it."""
+
+    vector: np.ndarray  # float32 [dimension], of unit length
+    width: int  # pixels, after turning
+    height: int
+    thumbnail: bytes  # JPEG
+
+
+@dataclass(frozen=True)
 class SearchRequest:
     """Ask for the `k` best matches whose score is at least `min_score` and that pass a filter."""
 

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from seqvis.collection.items import EncodedImage, Item, Match
-from seqvis.search.requests import NameSet, SearchRequest
+from seqvis.collection.items import Item, Match
+from seqvis.search.requests import EncodedImage, NameSet, SearchRequest
 from serve.common.settings import TranslateOptions, Version
 
 

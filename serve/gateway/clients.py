@@ -25,10 +25,10 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from seqvis.collection.items import EncodedImage, Item, Match
+from seqvis.collection.items import Item, Match
 from seqvis.collection.shards import shard_of
 from seqvis.errors import BusyError, UnknownFieldError
-from seqvis.search.requests import NameSet, SearchRequest
+from seqvis.search.requests import EncodedImage, NameSet, SearchRequest
 from serve.common.http import UnavailableError
 from serve.common.services import EncoderService, IndexService, WriterService
 from serve.common.settings import TranslateOptions, Version

@@ -14,11 +14,10 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from seqvis.collection.items import EncodedImage
 from seqvis.errors import BusyError, QueryError
 from seqvis.process import keep_freed_memory
 from seqvis.search.encoders import ImageEncoder
-from seqvis.search.requests import NameSet
+from seqvis.search.requests import EncodedImage, NameSet
 from serve.common.metrics import EncoderMetrics
 from serve.common.services import EncoderService
 from serve.common.settings import Application, ImageSearchSettings, Version

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from seqvis.collection.collection import Collection
-from seqvis.collection.items import EncodedImage, Item, check_ids
+from seqvis.collection.items import Item, check_ids
 from seqvis.deadline import Deadline
 from seqvis.devise.labels import WordNet, imagenet_classes, label_vectors
 from seqvis.devise.model import DeviseModel
@@ -28,7 +28,7 @@ from seqvis.search.build import PictureItems
 from seqvis.search.candidates import Candidates, find_candidates
 from seqvis.search.encoders import ImageEncoder
 from seqvis.search.engine import SearchEngine
-from seqvis.search.requests import NameSet
+from seqvis.search.requests import EncodedImage, NameSet
 from seqvis.vectors.build import build_store
 from seqvis.vectors.sources import open_source
 from seqvis.vectors.store import WordVectors

@@ -396,7 +396,7 @@ def test_the_gateway_loads_no_torch() -> None:
 import pickle, sys
 import serve.gateway.deployment
 from seqvis.errors import BadPictureError
-from seqvis.collection.items import EncodedImage
+from seqvis.search.requests import EncodedImage
 for content in (EncodedImage(None, 1, 1, b""), BadPictureError("a", "b")):
     pickle.loads(pickle.dumps(content))
 sys.exit("torch" in sys.modules)

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seqvis.collection.items import EncodedImage
 from seqvis.deadline import Deadline
 from seqvis.errors import SearchTimeoutError
+from seqvis.search.requests import EncodedImage
 from serve.common.settings import ImageSearchSettings, Version
 from serve.replicas.encoder import MOST_NAMINGS, EncoderReplica
 from tests.support.serving import MemoryStore

@@ -17,8 +17,9 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from seqvis.collection.collection import Collection
-from seqvis.collection.items import EncodedImage, Item, check_ids
+from seqvis.collection.items import Item, check_ids
 from seqvis.errors import DataError
+from seqvis.search.requests import EncodedImage
 from serve.common.settings import GatewaySettings, Version
 from serve.common.versions import configure
 from serve.gateway.clients import SearchServices
