@@ -5,8 +5,8 @@ collection was built with; `ImageEncoder` turns encoded pictures into `EncodedIm
 the `Word`s near a vector. The collection records the location and fingerprint of that model and of
 the word vectors. Any other model is refused, because its results would be meaningless.
 
-Words need no torch. An `ImageEncoder` loads it, with the backbone and WordNet's vectors, on first
-use, which takes seconds; `warm_up` loads them earlier.
+Words need neither torch nor Pillow. An `ImageEncoder` loads them, with the backbone and WordNet's
+vectors, on first use, which takes seconds; `warm_up` loads them earlier.
 """
 
 import threading
@@ -29,7 +29,6 @@ from seqvis.search.query_words import function_words_of
 from seqvis.search.requests import EncodedImage, NameSet
 from seqvis.search.spelling import Spelling
 from seqvis.vectors.store import WordVectors
-from seqvis.vision.images import BadImage, decode, enough, square, thumbnail
 
 if TYPE_CHECKING:  # these load torch
     from seqvis.devise.model import DeviseModel
@@ -200,6 +199,8 @@ class ImageEncoder:
         A picture's vector is the same in any company up to the rounding of float32. Raises
         TypeError for anything but bytes.
         """
+        from seqvis.vision.images import BadImage, decode, enough, square, thumbnail
+
         check_several(contents, "pictures")
         results: list[EncodedImage | BadPictureError | None] = [None] * len(contents)
         squares: dict[int, np.ndarray] = {}

@@ -29,7 +29,7 @@ MOST_NAMINGS = 16  # classifications under way
 
 @dataclass(eq=False)
 class _Waiting:
-    placer: ImageEncoder
+    model: ImageEncoder
     content: bytes
     answer: asyncio.Future[EncodedImage]
     since: float
@@ -58,11 +58,11 @@ class EncoderReplica(Replica[ImageEncoder], EncoderService):
         self.repeat(REPORT_EVERY, self._report)
 
     async def encode(self, version: str, content: bytes) -> EncodedImage:
-        placer = self.get(version)
+        model = self.get(version)
         if len(self._waiting) >= self._settings.max_waiting:
             raise BusyError(f"{len(self._waiting)} pictures are waiting already", retry_after=1.0)
         answer: asyncio.Future[EncodedImage] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(placer, content, answer, monotonic()))
+        self._waiting.append(_Waiting(model, content, answer, monotonic()))
         if not self._running:
             self._running = True
             asyncio.get_running_loop().create_task(self._work())
@@ -83,11 +83,11 @@ class EncoderReplica(Replica[ImageEncoder], EncoderService):
 
     def load(self, version: Version) -> ImageEncoder:
         device = "cuda" if self._settings.encoder_on_gpu else "cpu"
-        placer = ImageEncoder.open(
+        model = ImageEncoder.open(
             version.path, self._settings.model, self._settings.vectors, device
         )
-        placer.warm_up()
-        return placer
+        model.warm_up()
+        return model
 
     def _report(self) -> None:
         self._metrics.waiting.set(len(self._waiting))
@@ -107,18 +107,18 @@ class EncoderReplica(Replica[ImageEncoder], EncoderService):
         self._waiting = [picture for picture in self._waiting if not picture.answer.done()]
         if not self._waiting:
             return []
-        placer = self._waiting[0].placer
-        alike = [picture for picture in self._waiting if picture.placer is placer]
+        model = self._waiting[0].model
+        alike = [picture for picture in self._waiting if picture.model is model]
         together = alike[: self._settings.encode_at_once]
         self._waiting = [picture for picture in self._waiting if picture not in together]
         return together
 
     async def _embed(self, together: list[_Waiting]) -> None:
-        placer, contents = together[0].placer, [picture.content for picture in together]
+        model, contents = together[0].model, [picture.content for picture in together]
         results: Sequence[EncodedImage | Exception]
         try:
             results = await asyncio.get_running_loop().run_in_executor(
-                self._network, placer.encode_many, contents
+                self._network, model.encode_many, contents
             )
         except Exception as error:  # raised to each of those who wait
             results = [error] * len(together)

@@ -18,7 +18,7 @@ from tests.support.serving import MemoryStore
 KEY = "default=c"
 
 
-class Placer:
+class Images:
     """Notes what it embeds, and does nothing until it may go on."""
 
     def __init__(self) -> None:
@@ -49,11 +49,11 @@ class Counted:
 
 
 class Encoder(EncoderReplica):
-    placer: Placer
+    images: Images
 
     def load(self, version: Version) -> Any:
-        self.placer = Placer()
-        return self.placer
+        self.images = Images()
+        return self.images
 
 
 @pytest.fixture
@@ -66,19 +66,19 @@ def encoder() -> Encoder:
 def test_pictures_whose_callers_have_gone_never_reach_the_network(encoder: Encoder) -> None:
     async def ask() -> None:
         first = asyncio.create_task(encoder.encode(KEY, b"first"))
-        await asyncio.to_thread(encoder.placer.begun.wait)
+        await asyncio.to_thread(encoder.images.begun.wait)
         others = [asyncio.create_task(encoder.encode(KEY, b"%d" % number)) for number in range(9)]
         await asyncio.sleep(0.01)
         for task in others[:6]:
             task.cancel()
         await asyncio.wait(others[:6])
         assert encoder._metrics.cancelled.count == 6  # type: ignore[attr-defined]
-        encoder.placer.go_on.set()
+        encoder.images.go_on.set()
         assert (await first).width == 1
         await asyncio.gather(*others[6:])
 
     asyncio.run(ask())
-    assert encoder.placer.runs == [[b"first"], [b"6", b"7", b"8"]]
+    assert encoder.images.runs == [[b"first"], [b"6", b"7", b"8"]]
 
 
 def test_a_classification_that_takes_too_long_is_ended_and_pictures_go_on(encoder: Encoder) -> None:
@@ -93,7 +93,7 @@ def test_a_classification_that_takes_too_long_is_ended_and_pictures_go_on(encode
         found = await asyncio.gather(*naming, return_exceptions=True)
         assert isinstance(found[0], asyncio.CancelledError)
         assert all(isinstance(one, SearchTimeoutError) for one in found[1:])
-        encoder.placer.go_on.set()
+        encoder.images.go_on.set()
         assert (await encoder.encode(KEY, b"a")).width == 1
         assert await encoder.classify(KEY, np.ones(2), 1000, "wordnet") == []
 
