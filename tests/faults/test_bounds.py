@@ -181,3 +181,13 @@ def test_another_sites_page_reads_nothing_without_a_key(server: RunningServer) -
             answer = requests.get(server.address + path, headers=headers, timeout=1)
             assert (answer.status_code, answer.json()["error"]["code"]) == (403, "forbidden"), path
     assert requests.get(f"{server.address}/v1/models", timeout=5).status_code == 200
+
+
+def test_the_interfaces_document_loads_nothing_from_another_host(server: RunningServer) -> None:
+    server.wait_ready()
+    page = requests.get(f"{server.address}/docs", timeout=5)
+    assert page.status_code == 200
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+    assert "https://" not in page.text
+    for file in ("swagger-ui-bundle.js", "swagger-ui.css", "openapi.json"):
+        assert requests.get(f"{server.address}/docs/files/{file}", timeout=5).status_code == 200
