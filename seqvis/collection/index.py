@@ -115,7 +115,7 @@ class DeviceRows:
     """Unit rows (n, d) on a device. Safe to share between threads."""
 
     def __init__(self, vectors: np.ndarray, device: str):
-        """Copies the rows to `device`, 4 bytes a number. Raises ConfigError if that fails."""
+        """Copy the rows to `device`, 4 bytes a number. Raises ConfigError if that fails."""
         import torch  # here: most searches need none
 
         try:

@@ -154,7 +154,7 @@ class JournalWriter:
     """Appends records. The collection's lock ensures that only one process does so."""
 
     def __init__(self, read: JournalReader):
-        """Goes on with the journal behind its last good record, and cuts off what follows that."""
+        """Continue the journal after its last good record, and cut off what follows it."""
         self.path, self.offset, self.records = read.path, read.offset, read.records
         self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
         self.broken = False  # whether only the files can tell how far a write came

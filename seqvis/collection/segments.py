@@ -231,7 +231,7 @@ class Segment(Rows):
         settings: IndexSettings,
         by: SearchBy = BY_GRAPHS,
     ):
-        """Opens it; `files` are its entries of the manifest, by name in the directory.
+        """Open a segment; `files` are its entries of the manifest, by name in the directory.
 
         Raises ArtifactError if the files do not fit together or the graph was altered.
         """

@@ -40,7 +40,7 @@ class Candidates:
     def of(
         cls, names: Sequence[str], labels: Sequence[str], vectors: np.ndarray, seen: np.ndarray
     ) -> Self:
-        """Merges labels of equal name and vector; labels without a vector (zeros) are left out."""
+        """Merge labels of equal name and vector; labels without a vector (zeros) are left out."""
         # WordNet's three synsets called `mink` share one word vector and would always be found
         # together, so they become one candidate with three labels.
         groups: dict[tuple[str, bytes], list[int]] = {}

@@ -48,7 +48,7 @@ class SearchEngine:
     def open(
         cls, collection: str | Path, model: str | None = None, vectors: str | None = None
     ) -> Self:
-        """Opens a collection (read only) with the model and the word vectors that it records.
+        """Open a collection (read only) with the model and the word vectors that it records.
 
         `model` and `vectors` say where these are now, if they were moved. Raises ArtifactError if
         one is missing, or is not the one that the collection was built with.

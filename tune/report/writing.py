@@ -8,7 +8,7 @@ from seqvis.storage import Location
 from tune.report.settings import Mode, ReportSettings
 from tune.report.table import read_table
 
-NEEDS = ("sklearn", "jinja2")  # parts of the extra `tune`, imported only when a report is written
+NEEDS = ("sklearn",)  # of the extra `tune`, imported only when a report is written
 
 
 def write_report(

@@ -30,7 +30,7 @@ def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("stopped")
 @pytest.mark.parametrize(
     ("package", "algorithm"),
-    [("sklearn", "random"), ("jinja2", "tpe"), ("jinja2", "pbt"), ("optuna", "tpe")],
+    [("sklearn", "random"), ("sklearn", "pbt"), ("optuna", "tpe")],
 )
 def test_a_search_says_what_is_missing_before_its_first_trial(
     package: str, algorithm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
@@ -52,9 +52,9 @@ def test_a_search_says_what_is_missing_before_its_first_trial(
 def test_a_report_says_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    monkeypatch.setitem(sys.modules, "jinja2", None)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
     assert report(["--trials", str(tmp_path), "--metric", "loss", "--mode", "min"]) == 2
-    assert "jinja2: not installed; pip install 'seqvis[tune]'" in capsys.readouterr().err
+    assert "sklearn: not installed; pip install 'seqvis[tune]'" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("stopped")
