@@ -37,7 +37,7 @@ demo: $(VENV)/installed
 
 unit: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(RUN) -m pytest tests/unit -m "not slow and not ray" \
-		--numprocesses auto --maxprocesses 2 --dist loadfile --durations 10
+		--numprocesses 3 --dist loadfile --durations 10
 
 test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(RUN) -m pytest \
