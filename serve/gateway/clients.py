@@ -48,14 +48,21 @@ _log = logging.getLogger("ray.serve")
 class RemoteReplica:
     """Calls whichever replica of a deployment is there."""
 
-    def __init__(self, handle: DeploymentHandle, timeout: float, most: int):
+    def __init__(
+        self, handle: DeploymentHandle, control: DeploymentHandle, timeout: float, most: int
+    ):
         """
         Args:
+            handle: for calls.
+            control: another handle of the deployment, to ask all replicas whether they live. If
+                `handle` did, each question would count as news of a frozen replica's load, and
+                Serve would send the repeated call there again.
             timeout: seconds after which a call is given up.
             most: calls under way at once. More are refused at once, so that a deployment that is
                 slow or dead does not take the gateway's places from the others.
         """
         self._handle = handle
+        self._control = control
         self._timeout = timeout
         self._most = most
         self._under_way = 0
@@ -190,12 +197,13 @@ class RemoteReplica:
         return await asyncio.shield(self._asking)
 
     async def _ask_all(self) -> bool:
-        answers = self._handle.broadcast("check_health")
+        answers = self._control.broadcast("check_health")
         try:
-            await answers.results_async(timeout_s=_ALIVE_WITHIN)
+            # Calls to a replica that died raise that themselves.
+            await answers.results_async(timeout_s=_ALIVE_WITHIN, return_exceptions=True)
         except TimeoutError:
             return False
-        except Exception:  # a replica that died: calls to it raise that themselves
+        except Exception:  # there is no replica: the call waits for the next one
             return True
         return True
 

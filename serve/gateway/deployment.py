@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from ray import serve
+from ray.serve.handle import DeploymentHandle
 
 from seqvis.config import explain
 from seqvis.errors import SeqvisError
@@ -58,7 +59,8 @@ class GatewayReplica:
 
         def remote(client: type[R], name: str, application: Application, most: int) -> R:
             handle = serve.get_deployment_handle(name, application)
-            return client(handle, settings.timeout_s, most)
+            control: DeploymentHandle[Any] = DeploymentHandle(name, application)
+            return client(handle, control, settings.timeout_s, most)
 
         search = translator = None
         if settings.translator:

@@ -86,13 +86,12 @@ class Deployment:
         self.questions += 1
         return self
 
-    async def results_async(self, timeout_s: float) -> list[Any]:
+    async def results_async(self, timeout_s: float, return_exceptions: bool) -> list[Any]:
+        assert return_exceptions
         if not self.alive:
             await asyncio.sleep(timeout_s)
             raise TimeoutError
-        if isinstance(self.alive, Exception):
-            raise self.alive
-        return [None, None]
+        return [None, self.alive]
 
     def options(self, **_: Any) -> "Deployment":
         return self
@@ -111,7 +110,7 @@ def ask(deployment: Deployment, timeout: float = 5.0) -> Any:
 
 
 def index(deployment: Deployment, timeout: float = 5.0, most: int = 4) -> RemoteIndex:
-    return RemoteIndex(deployment, timeout, most)  # type: ignore[arg-type]
+    return RemoteIndex(deployment, deployment, timeout, most)  # type: ignore[arg-type]
 
 
 def raised_in_replica(error: Exception) -> Exception:
@@ -224,7 +223,7 @@ def test_a_request_that_is_given_up_cancels_its_call() -> None:
 
 
 def stream(deployment: Deployment, timeout: float = 5.0) -> list[Any]:
-    translator = RemoteTranslator(deployment, timeout, 4)  # type: ignore[arg-type]
+    translator = RemoteTranslator(deployment, deployment, timeout, 4)  # type: ignore[arg-type]
 
     async def items() -> list[Any]:
         return [item async for item in translator.stream("version", [], TranslateOptions())]
