@@ -16,24 +16,18 @@ import pytest
 
 from seqvis.samples.questions import generate_pairs, words, write_sample
 
-COUNT = 20_000
+COUNT = 40_000
 
 
 @pytest.fixture(scope="module")
-def train_and_seconds() -> tuple[list[tuple[str, str]], float]:
-    start = time.process_time()
-    return generate_pairs(COUNT, seed=1), time.process_time() - start
+def train() -> list[tuple[str, str]]:
+    return generate_pairs(COUNT, seed=1)
 
 
 @pytest.fixture(scope="module")
-def train(train_and_seconds) -> list[tuple[str, str]]:
-    return train_and_seconds[0]
-
-
-@pytest.fixture(scope="module")
-def other() -> list[tuple[str, str]]:
-    """What another seed gives."""
-    return generate_pairs(COUNT, seed=2)
+def others() -> list[list[tuple[str, str]]]:
+    """What two other seeds give."""
+    return [generate_pairs(COUNT, seed) for seed in (2, 3)]
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +66,8 @@ def test_the_same_seed_gives_the_same_pairs_in_another_process(train) -> None:
     assert generate_pairs(3000, 1) == train[:3000]
 
 
-def test_another_seed_gives_other_pairs(train, other) -> None:
-    assert len(set(other[:2_000]) & set(train)) < 500
+def test_another_seed_gives_other_pairs(train, others) -> None:
+    assert len(set(others[0][:2_000]) & set(train)) < 500
 
 
 def test_no_french_sentence_occurs_twice(train, held_out) -> None:
@@ -82,24 +76,27 @@ def test_no_french_sentence_occurs_twice(train, held_out) -> None:
     assert len(set(sources)) == len(sources)
 
 
-def test_a_french_sentence_has_one_translation_whatever_the_seed(train, held_out, other) -> None:
+def test_a_french_sentence_has_one_translation_whatever_the_seed(train, held_out, others) -> None:
     translations: dict[str, str] = dict(train + held_out)
     repeated = 0
-    for source, target in other:
-        repeated += source in translations
-        assert translations.setdefault(source, target) == target
+    for pairs in others:
+        for source, target in pairs:
+            repeated += source in translations
+            assert translations.setdefault(source, target) == target
     assert repeated > 100  # the check met something
 
 
-def test_the_grammar_does_not_run_dry(train, other) -> None:
+def test_the_grammar_does_not_run_dry(train, others) -> None:
     """Two draws that share few sentences come from many: n * n / shared, as fish are counted."""
-    others = {source for source, _ in other}
-    shared = sum(source in others for source, _ in train)
+    other = {source for source, _ in others[0]}
+    shared = sum(source in other for source, _ in train)
     assert COUNT * COUNT / max(shared, 1) > 500_000
 
 
-def test_eight_thousand_pairs_are_made_a_second(train_and_seconds) -> None:
-    assert len(train_and_seconds[0]) > 8_000 * train_and_seconds[1]
+def test_forty_thousand_pairs_take_less_than_five_seconds() -> None:
+    start = time.process_time()
+    generate_pairs(COUNT, seed=9)
+    assert time.process_time() - start < 5
 
 
 def test_the_filter_of_the_lesson_keeps_every_generated_question(train, held_out) -> None:
@@ -183,7 +180,7 @@ def test_determiners_and_adjectives_agree_with_their_noun(train) -> None:
                 if left in first and right in second:
                     assert set(first[left].split()) & set(second[right].split()), source
                     checked[kind] += 1
-    assert min(checked.values()) > 50
+    assert min(checked.values()) > 100
     assert len(checked) == 4
 
 
@@ -288,19 +285,19 @@ def adjective_pairs(pairs: list[tuple[str, str]]) -> Counter[tuple[str, str]]:
     return Counter(match for matches in found for match in matches)
 
 
-def test_some_pairs_of_words_occur_in_the_held_out_part_only(train, other) -> None:
+def test_some_pairs_of_words_occur_in_the_held_out_part_only(train, others) -> None:
     in_held_out = adjective_pairs(generate_pairs(10_000, seed=1, held_out=True))
-    in_train = adjective_pairs(train + other)
+    in_train = adjective_pairs(train + others[0] + others[1])
     frequent = {pair for pair, count in in_held_out.items() if count >= 5}
     reserved = {pair for pair in frequent if in_train[pair] == 0}
     assert len(reserved) >= 5
     # The others are as usual in training as elsewhere: nothing is half held out.
-    assert all(in_train[pair] >= 3 for pair in frequent - reserved)
+    assert all(in_train[pair] >= 10 for pair in frequent - reserved)
 
 
-def test_held_out_sentences_are_no_training_sentences_of_any_seed(train, held_out, other) -> None:
+def test_held_out_sentences_are_no_training_sentences_of_any_seed(train, held_out, others) -> None:
     sources = {source for source, _ in held_out}
-    for pairs in (train, other):
+    for pairs in (train, *others):
         assert not sources & {source for source, _ in pairs}
 
 
@@ -357,8 +354,8 @@ def test_typed_questions_are_held_out_ones_in_another_spelling(folder: Path) -> 
 def test_most_names_and_numbers_occur_once_and_alike_on_both_sides(train) -> None:
     sides = [Counter(word for pair in train for word in words(pair[side])) for side in (0, 1)]
     once = [{word for word, count in side.items() if count == 1} for side in sides]
-    assert len(once[0] & once[1]) > 750
-    assert sum(word.isdigit() for word in once[0] & once[1]) > 150
+    assert len(once[0] & once[1]) > 1500
+    assert sum(word.isdigit() for word in once[0] & once[1]) > 300
 
 
 def test_a_small_sample_is_written_too(tmp_path: Path) -> None:
