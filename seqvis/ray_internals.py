@@ -146,7 +146,7 @@ def head_get(key: str) -> bytes | None:
     """Return the value of a key in the store of the cluster's head node.
 
     Ray has no public key-value store; this one lives as long as the node. Watched, as are the two
-    below, by tests/faults/test_serving.py.
+    below, by tests/faults/test_switching.py.
     """
     from ray.experimental.internal_kv import _internal_kv_get
 

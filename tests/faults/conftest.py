@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from seqvis.devise.model import DeviseModel
 from seqvis.samples.questions import generate_pairs
@@ -17,12 +18,14 @@ from seqvis.translation.train import train
 from seqvis.translation.translator import Translator
 from seqvis.vision.feature_table import FeatureTable
 from serve.app import free_port
+from serve.testing.clients import Request
 from serve.testing.server import (
     QUICK_AUTOSCALING,
     RunningServer,
     local_config,
     run_config,
 )
+from serve.testing.traffic import send
 from tests.support.corpora import write_corpus
 from tests.support.searching import make_world, train_small
 
@@ -156,3 +159,46 @@ def server(
         yield running
         if request.session.testsfailed:
             running.keep_logs = True
+
+
+@pytest.fixture
+def undisturbed(server: RunningServer, translators: Translators) -> Iterator[None]:
+    """Each test begins with a server that is ready and has its replicas, and ends with such."""
+    server.wait_ready()
+    if live_translators(server) != ["default"]:  # the test before failed in the middle of a switch
+        make_live(server, "translator", ("default", translators.first))
+    server.wait_replicas("Translator", 1)
+    server.wait_replicas("Index-0", 2)
+    yield
+    server.wait_ready()
+
+
+def live_translators(server: RunningServer) -> list[str]:
+    return [one["name"] for one in translator_state(server)["versions"]]
+
+
+def translator_state(server: RunningServer) -> dict[str, Any]:
+    found: dict[str, Any] = send(server, Request("/v1/models", method="GET")).json()["translator"]
+    return found
+
+
+def put_versions(
+    server: RunningServer, application: str, *versions: tuple[str, str]
+) -> requests.Response:
+    wanted = [{"name": name, "path": path} for name, path in versions]
+    return send(server, Request(f"/v1/models/{application}", {"versions": wanted}, method="PUT"))
+
+
+def make_live(server: RunningServer, application: str, *versions: tuple[str, str]) -> None:
+    answer = put_versions(server, application, *versions)
+    assert answer.status_code == 200, answer.text
+    assert [one["name"] for one in answer.json()["versions"]] == [name for name, _ in versions]
+
+
+def pids(server: RunningServer, deployment: str = "") -> dict[str, list[int]]:
+    """Of the replicas of one deployment, or of all."""
+    return {
+        name: [process.pid for process in processes]
+        for name, processes in server.all_replicas().items()
+        if deployment in ("", name)
+    }

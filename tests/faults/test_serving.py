@@ -4,17 +4,14 @@ The tests share a server and leave it as they found it. They state what holds on
 benchmarks/faults.py measures how long things take.
 """
 
-import copy
 import io
 import json
-import shutil
 import socket
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,26 +20,14 @@ import requests
 from PIL import Image
 
 from serve.proxy import haproxy
-from serve.testing.clients import Kind, Reply, Request, Traffic
+from serve.testing.clients import Kind, Request, Traffic
 from serve.testing.server import RunningServer
 from serve.testing.traffic import Changes, everyday, faults, persist, searching, send, translating
-from tests.faults.conftest import QUERIES, TEXTS, Collections, Translators
+from tests.faults.conftest import QUERIES, TEXTS, Collections, Translators, pids
 from tests.support.hostile import bad_pictures, flipped
 
 RATES = {"translate": 20, "search": 10, "picture": 2, "change": 3}  # a second
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
-
-
-@pytest.fixture(autouse=True)
-def undisturbed(server: RunningServer, translators: Translators) -> Iterator[None]:
-    """Each test begins with a server that is ready and has its replicas, and ends with such."""
-    server.wait_ready()
-    if _live(server) != ["default"]:  # the test before failed in the middle of a switch
-        _make_live(server, "translator", ("default", translators.first))
-    server.wait_replicas("Translator", 1)
-    server.wait_replicas("Index-0", 2)
-    yield
-    server.wait_ready()
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("undisturbed")]
 
 
 # Pictures that do harm
@@ -53,7 +38,7 @@ def test_hostile_pictures_are_refused_with_a_reason_and_no_replica_dies(
 ) -> None:
     pictures = bad_pictures()
     _start_encoder(server, collections)
-    before = _pids(server)
+    before = pids(server)
     routes = ("/v1/search/image", "/v1/images", "/v1/classify")
     asked = [(name, route) for name in pictures for route in routes]
 
@@ -75,7 +60,7 @@ def test_hostile_pictures_are_refused_with_a_reason_and_no_replica_dies(
         assert answer.status_code in (200, 422), answer.text
     large = persist(server, Request("/v1/images", form={"file": b"\xff\xd8" + bytes(11 << 20)}))
     assert large.status_code == 413  # more than a picture may have, less than a request
-    assert _pids(server) == before
+    assert pids(server) == before
 
 
 def test_a_picture_of_many_megabytes_is_answered(server: RunningServer) -> None:
@@ -118,158 +103,6 @@ def _last_seen_otherwise(server: RunningServer, name: str, status: int) -> float
             latest = sent
             assert latest < 30, f"{name}: still {found}"
     return latest
-
-
-# Other models
-
-
-def test_a_translator_is_switched_under_load_without_a_failed_or_mixed_answer(
-    server: RunningServer, translators: Translators
-) -> None:
-    offline = translators.offline
-    lists = [TEXTS[start : start + 8] for start in range(0, len(TEXTS), 8)]
-    seen: set[tuple[str, str]] = set()  # the model that an answer names, and that it is of
-
-    def done(request: Request, reply: Reply) -> None:
-        if reply.status != 200:
-            return
-        answer = json.loads(reply.body)
-        made = [(one["source"], one["text"]) for one in answer["translations"]]
-        by = [path for path, by_text in offline.items() if set(made) <= set(by_text.items())]
-        assert len(made) == 8
-        assert len(by) == 1, f"an answer of {by}: {made}"
-        seen.add((answer["model"], by[0]))
-
-    kind = Kind(lambda number: Request("/v1/translate", {"text": lists[number % 8]}), 3, done=done)
-    first, second = ("default", translators.first), ("second", translators.second)
-    with Traffic(server.address, {"translate": kind}) as traffic:
-        traffic.wait_good(3)
-        assert seen == {first}
-        _make_live(server, "translator", second)
-        _wait_until(traffic, seen, {second})
-        _make_live(server, "translator", first, second)
-        _wait_until(traffic, seen, {first, second})
-        _make_live(server, "translator", first)
-        _wait_until(traffic, seen, {first})
-    assert set(kind.outcome.statuses) == {200}, kind.outcome.not_good
-
-
-def test_a_translator_in_a_deployed_user_config_is_switched_in_and_a_broken_one_refused(
-    server: RunningServer, translators: Translators, tmp_path: Path
-) -> None:
-    before = _pids(server, "Translator"), _pids(server, "Gateway")
-    kind = Kind(lambda number: Request("/v1/translate", {"text": TEXTS[number % len(TEXTS)]}), 3)
-    with Traffic(server.address, {"translate": kind}) as traffic:
-        traffic.wait_good(3)
-        server.deploy(_with_user_config(server, "july", translators.second))
-        server.wait(lambda: _live(server) == ["july"], 60, "july is not live")
-        server.deploy(_with_user_config(server, "august", str(tmp_path / "nowhere")))
-        server.wait(lambda: "user_config" in _refused(server), 60, "august is not refused")
-        assert _live(server) == ["july"]
-        server.deploy(_with_user_config(server, "default", translators.first))
-        server.wait(lambda: _live(server) == ["default"], 60, "the first is not live again")
-        traffic.wait_good(3)
-    assert set(kind.outcome.statuses) == {200}, kind.outcome.not_good
-    assert (_pids(server, "Translator"), _pids(server, "Gateway")) == before
-
-
-def _with_user_config(server: RunningServer, name: str, path: str) -> dict[str, Any]:
-    config = copy.deepcopy(server.config)
-    gateway = next(one for one in config["applications"] if one["name"] == "gateway")
-    versions = {"versions": [{"name": name, "path": path, "share": 1.0}]}
-    gateway["deployments"][0]["user_config"] = {"translator": versions}
-    return config
-
-
-def _live(server: RunningServer) -> list[str]:
-    return [one["name"] for one in _translator(server)["versions"]]
-
-
-def _refused(server: RunningServer) -> dict[str, str]:
-    refused: dict[str, str] = _translator(server)["refused"]
-    return refused
-
-
-def _translator(server: RunningServer) -> dict[str, Any]:
-    found: dict[str, Any] = send(server, Request("/v1/models", method="GET")).json()["translator"]
-    return found
-
-
-def test_a_broken_translator_is_refused_and_the_old_one_goes_on(
-    server: RunningServer, translators: Translators, tmp_path: Path
-) -> None:
-    broken = tmp_path / "broken"
-    shutil.copytree(translators.second, broken)
-    weights = broken / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
-    kinds = {"translate": translating(translators.offline[translators.first])}
-    with Traffic(server.address, kinds) as traffic:
-        traffic.wait_good(3)
-        for path in (broken, tmp_path / "nowhere"):
-            answer = _put(server, "translator", ("broken", str(path)))
-            assert answer.status_code == 422, answer.text
-            assert answer.json()["error"]["code"] == "bad_artifact"
-        traffic.wait_good(3)
-    outcome = kinds["translate"].outcome
-    assert set(outcome.statuses) == {200}, outcome.not_good
-    live = send(server, Request("/v1/models", method="GET")).json()["translator"]["versions"]
-    assert [one["name"] for one in live] == ["default"]
-
-
-def test_a_collection_of_another_model_is_switched_in_without_a_failed_or_mixed_answer(
-    server: RunningServer, collections: Collections
-) -> None:
-    where = {"label": "n02858304"}
-    offline = collections.offline("boat", 5, where)
-    seen: set[tuple[str, str]] = set()
-
-    def done(request: Request, reply: Reply) -> None:
-        if reply.status != 200:
-            return
-        answer = json.loads(reply.body)
-        found = [(one["id"], one["score"]) for one in answer["matches"]]
-        by = [path for path, expected in offline.items() if _alike(found, expected)]
-        assert len(by) == 1, f"an answer of {by}: {found}"
-        seen.add((answer["model"], by[0]))
-
-    asked = Request("/v1/search/text", {"query": "boat", "k": 5, "where": where})
-    kind = Kind(lambda number: asked, 3, done=done)
-    first, second = ("default", str(collections.first)), ("other", str(collections.second))
-    with Traffic(server.address, {"search": kind}) as traffic:
-        traffic.wait_good(3)
-        assert seen == {first}
-        for versions in ([second], [first]):
-            _make_live(server, "search", *versions)
-            _wait_until(traffic, seen, set(versions))
-    assert set(kind.outcome.statuses) == {200}, kind.outcome.not_good
-
-
-def _alike(found: list[tuple[str, float]], expected: list[tuple[str, float]]) -> bool:
-    return [name for name, _ in found] == [name for name, _ in expected] and all(
-        abs(score - other) < 1e-3 for (_, score), (_, other) in zip(found, expected, strict=True)
-    )
-
-
-def _put(server: RunningServer, application: str, *versions: tuple[str, str]) -> requests.Response:
-    wanted = [{"name": name, "path": path} for name, path in versions]
-    return send(server, Request(f"/v1/models/{application}", {"versions": wanted}, method="PUT"))
-
-
-def _make_live(server: RunningServer, application: str, *versions: tuple[str, str]) -> None:
-    answer = _put(server, application, *versions)
-    assert answer.status_code == 200, answer.text
-    assert [one["name"] for one in answer.json()["versions"]] == [name for name, _ in versions]
-
-
-def _wait_until(traffic: Traffic, seen: set[tuple[str, str]], wanted: set[tuple[str, str]]) -> None:
-    """Waits until answers are those of the wanted models and of no others."""
-    deadline = time.monotonic() + 60
-    while True:
-        seen.clear()
-        traffic.wait_good(12)
-        if seen == wanted:
-            return
-        assert time.monotonic() < deadline, f"answers of {seen} in place of {wanted}"
 
 
 # Clients that go away
@@ -439,12 +272,3 @@ def _start_encoder(server: RunningServer, collections: Collections) -> None:
     answer = persist(server, Request("/v1/search/image", form={"file": collections.picture}))
     assert answer.status_code == 200
     assert answer.json()["matches"]
-
-
-def _pids(server: RunningServer, deployment: str = "") -> dict[str, list[int]]:
-    """Of the replicas of one deployment, or of all."""
-    return {
-        name: [process.pid for process in processes]
-        for name, processes in server.all_replicas().items()
-        if deployment in ("", name)
-    }
