@@ -43,7 +43,7 @@ from seqvis.vision.feature_writer import (
     write_features,
 )
 from seqvis.vision.images import MAX_PIXELS, Fit
-from seqvis.vision.listing import LabelFrom, Listing, list_images
+from seqvis.vision.listing import WHERE, LabelFrom, Listing, list_images
 
 FILES_PER_TASK = 64
 _STEPS = 10  # of progress
@@ -167,7 +167,7 @@ def _stream(
 ) -> Generator[pa.Table, None, None]:
     """Yield results for all files that are not known to be unchanged, in the listing's order."""
     wanted = pa.array(~known.unchanged)
-    files = listing.table.select(["place", "size"])
+    files = listing.table.select(WHERE)
     files = files.append_column("known_hash", known.content_hash).filter(wanted).combine_chunks()
     if not files.num_rows:
         return

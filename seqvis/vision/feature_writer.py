@@ -29,7 +29,7 @@ from seqvis.vision import images
 from seqvis.vision.feature_table import PARTS, REJECTED, FeatureTable, Pieces
 from seqvis.vision.foldertree import NO_FILE, REMEDIES, UNREADABLE
 from seqvis.vision.images import BadImage, Fit, enough
-from seqvis.vision.listing import Listing
+from seqvis.vision.listing import WHERE, Listing, read_picture
 
 EMBEDDED, SAME, NOT_FINITE = "embedded", "same", "not finite"  # any other status is a reason
 
@@ -56,16 +56,18 @@ class DecodePictures:
     max_pixels: int
 
     def __call__(self, files: pa.Table) -> pa.Table:
-        listed = files.select(["place", "size", "known_hash"]).to_pylist()
+        listed = files.select([*WHERE, "known_hash"]).to_pylist()
         return pa.Table.from_pylist([self._decode(**file) for file in listed], _DECODED)
 
-    def _decode(self, place: str, size: int, known_hash: bytes | None) -> dict[str, Any]:
+    def _decode(
+        self, place: str, first_byte: int, size: int, known_hash: bytes | None
+    ) -> dict[str, Any]:
         if size < 0:
             return _rejected(NO_FILE)
         try:
             images.check_bytes(size, self.max_pixels)
-            with self.filesystem.open_input_stream(place) as stream:
-                content = stream.read(images.BYTES_A_PIXEL * self.max_pixels + 1)
+            most = images.BYTES_A_PIXEL * self.max_pixels + 1
+            content = read_picture(self.filesystem, place, first_byte, size, most)
             content_hash = hashlib.blake2b(content, digest_size=16).digest()
             if content_hash == known_hash:
                 return {"status": SAME}

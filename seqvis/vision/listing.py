@@ -1,12 +1,15 @@
 """List the pictures of a tree of folders, a flat folder, or a table of URIs.
 
-`list_images` returns a `Listing`, whose table has one row for each file, sorted by path:
+`list_images` returns a `Listing`, whose table has one row for each picture, sorted by path:
 
-    path      string  relative to the folder, or the URI as the table has it; the image's id
-    place     string  the path on the file system        label     string  "" where unknown
-    size      int64   bytes; -1 if there is no such file  modified  int64   ns since 1970
+    path        string  relative to the folder, or the URI as the table has it; the image's id
+    place       string  the file that holds it, by its path on the file system
+    first_byte  int64   where in that file it begins; 0 if it is the whole file
+    label       string  "" where unknown
+    size        int64   bytes; -1 if there is no such file
+    modified    int64   the file's time, ns since 1970
 
-It also has any further columns of a table of URIs.
+It also has any further columns of a table of URIs. `read_picture` reads what a row names.
 """
 
 import posixpath
@@ -30,10 +33,11 @@ LabelFrom = Literal["folder", "name", "none"]
 _SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("path", "place", "label")),
-        *((name, pa.int64()) for name in ("size", "modified")),
+        *((name, pa.int64()) for name in ("first_byte", "size", "modified")),
     ]
 )
 OWN_COLUMNS = tuple(_SCHEMA.names)
+WHERE = ("place", "first_byte", "size")  # what `read_picture` takes
 RESERVED = (  # what the artifact's tables add to these
     "width", "height", "content_hash", "features", "top_classes", "top_probabilities", "thumbnail",
 )  # fmt: skip
@@ -66,6 +70,22 @@ def list_images(images: Location, label_from: LabelFrom = "folder") -> Listing:
     return _list_table(images)
 
 
+def read_picture(
+    filesystem: fs.FileSystem, place: str, first_byte: int, size: int, most: int | None = None
+) -> bytes:
+    """Return the bytes of the picture that a listing's row names by its columns `WHERE`.
+
+    Of a whole file, which may have grown since it was listed, at most `most` bytes are read. Needs
+    nothing but its arguments, so that any process can call it. Raises OSError if the file cannot be
+    read, FileNotFoundError if it is not there.
+    """
+    if not first_byte:
+        with filesystem.open_input_stream(place) as stream:
+            return bytes(stream.read(most))
+    with filesystem.open_input_file(place) as file:
+        return bytes(file.read_at(size, first_byte))
+
+
 def _list_folder(folder: Location, label_from: LabelFrom) -> Listing:
     # Every file counts, whatever its name, because only its content tells whether it is a picture.
     # Hidden files and folders do not.
@@ -87,6 +107,7 @@ def _list_folder(folder: Location, label_from: LabelFrom) -> Listing:
         [file.path for file in files],
         [file.place for file in files],
         labels,
+        [0] * len(files),
         [file.size for file in files],
         [file.modified for file in files],
     )
@@ -118,7 +139,7 @@ def _list_table(location: Location) -> Listing:
     if "label" in table.column_names:
         labels = [label or "" for label in table["label"].cast(pa.string()).to_pylist()]
     sizes, times = zip(*map(_state, filesystem.get_file_info(places)), strict=True)
-    columns = (names, places, labels, sizes, times)
+    columns = (names, places, labels, [0] * len(names), sizes, times)
     listed = pa.table(dict(zip(OWN_COLUMNS, columns, strict=True)), _SCHEMA)
     for name in extra:
         listed = listed.append_column(name, table[name])

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from pyarrow import fs
 
 from seqvis.errors import DataError
 from seqvis.storage import locate
@@ -18,7 +19,7 @@ from seqvis.vision.foldertree import (
     UNREADABLE,
 )
 from seqvis.vision.layouts import split_of
-from seqvis.vision.listing import Listing, list_images
+from seqvis.vision.listing import WHERE, Listing, list_images, read_picture
 from tests.support.objectstore import Bucket
 
 WNID, OTHER = "n01443537", "n02085620"
@@ -41,6 +42,17 @@ def paths(listing: Listing) -> list[str]:
 def labels(folder: Path) -> dict[str, str]:
     table = listed(folder).table
     return dict(zip(table["path"].to_pylist(), table["label"].to_pylist(), strict=True))
+
+
+def test_a_row_says_which_bytes_of_which_file_are_its_picture(tmp_path: Path) -> None:
+    write(tmp_path, "1.jpg", content=b"the whole file")
+    found = listed(tmp_path)
+    (row,) = found.table.select(WHERE).to_pylist()
+    assert read_picture(found.filesystem, **row) == b"the whole file"
+    assert read_picture(found.filesystem, **row, most=3) == b"the"
+    assert read_picture(found.filesystem, row["place"], 4, 5) == b"whole"
+    with pytest.raises(FileNotFoundError):
+        read_picture(fs.LocalFileSystem(), str(tmp_path / "2.jpg"), 0, 1)
 
 
 # Links and names
