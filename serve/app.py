@@ -35,39 +35,15 @@ from seqvis.collection.shards import describe, shard_paths
 from seqvis.errors import ConfigError, ServingError
 from seqvis.process import usable_processors
 from seqvis.ray_internals import hide_controllers_end
-from serve import proxy
 from serve.common.keys import keys_for
 from serve.common.settings import GatewaySettings, ImageSearchSettings
 from serve.common.versions import Store
+from serve.environment import server_environment
 from serve.gateway.deployment import GatewayReplica
-from serve.proxy import haproxy
 from serve.replicas.encoder import EncoderReplica
 from serve.replicas.index import IndexReplica
 from serve.replicas.translator import TranslatorReplica, TranslatorSettings
 from serve.replicas.writer import WriterReplica
-
-# Ray reads these when its processes start. On a cluster, set them in the environment in which
-# `ray start` runs.
-ENVIRONMENT = {
-    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": proxy.IMPORT_PATH,
-    # A request crosses three processes; without these it also crosses two threads in each.
-    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
-    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
-    "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
-    "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(64 << 20),  # by default 4 MB: a photograph
-    "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "100",
-    "RAY_SERVE_LOG_TO_STDERR": "0",
-    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a dead proxy is replaced in seconds, not 30
-    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "3",  # and a frozen one
-    # A replica that hangs is killed, which breaks its calls, so that they are sent to another.
-    "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
-    # A replica that has been silent for so long is probed before it gets a request.
-    "RAY_SERVE_QUEUE_LENGTH_CACHE_TIMEOUT_S": "0.5",
-    # Ray lowers its workers' priority; a page should answer while something else computes.
-    "RAY_worker_niceness": "0",
-    # By default each of a replica's forty threads keeps the memory that it has freed for itself.
-    "MALLOC_ARENA_MAX": "1",
-}
 
 END_WITHIN = 60.0  # seconds for the requests of a replica that is replaced or no longer needed
 _LAST_BYTES = 0.5  # seconds for what a gateway has answered to pass the proxy
@@ -195,7 +171,7 @@ def serving(settings: Serve) -> Iterator[str]:
         describe(_absolute(settings.collection))
     _check_port(settings.host, settings.port)
     with tempfile.TemporaryDirectory(prefix="sv-", dir="/tmp") as folder:  # sockets: a short path
-        for name, value in {**ENVIRONMENT, **haproxy.environment(Path(folder))}.items():
+        for name, value in server_environment(Path(folder)).items():
             os.environ.setdefault(name, value)
         with _served(settings) as address:
             yield address

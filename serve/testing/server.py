@@ -25,8 +25,7 @@ import psutil
 import requests
 import yaml
 
-from serve.app import ENVIRONMENT
-from serve.proxy import haproxy
+from serve.environment import server_environment
 
 ROOT = Path(__file__).parents[2]
 LOCAL_CONFIG = ROOT / "serve" / "config" / "local.yaml"
@@ -262,8 +261,7 @@ def run_config(
     folder = Path(tempfile.mkdtemp(prefix="sv-", dir="/tmp"))  # its sockets need a short path
     child_environment = {
         **{name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
-        **ENVIRONMENT,
-        **haproxy.environment(folder),
+        **server_environment(folder),
         **(environment or {}),
         "RAY_TMPDIR": str(folder),
         "PYTHONPATH": str(ROOT),

@@ -15,7 +15,7 @@ from seqvis.text import tokenizers
 from seqvis.text.splitting import spacy_tokenizer
 from seqvis.text.tokenizers import FEW_WORDS, TokenizerSettings, load_tokenizer
 from seqvis.translation.translator import Translator
-from serve.app import ENVIRONMENT
+from serve.environment import ENVIRONMENT
 
 _PROGRAM = """
 import re, threading
