@@ -71,9 +71,8 @@ def step(words: int, vocabulary: int) -> Point:
     import torch
 
     from benchmarks.scaling import forced_loss
-    from seqvis.seq2seq.forcing import ForcingSettings
     from seqvis.seq2seq.model import Seq2Seq
-    from seqvis.seq2seq.settings import ModelSettings, resolve_variant
+    from seqvis.seq2seq.settings import ForcingSettings, ModelSettings, resolve_variant
 
     settings = resolve_variant("all", ModelSettings(), ForcingSettings())[0]
     model = Seq2Seq(settings, 10_000, vocabulary)

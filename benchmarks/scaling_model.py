@@ -22,9 +22,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks.instrument import as_table
 from seqvis.devise.head import Head, HeadSettings
 from seqvis.plots.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, new_figure, save, style
-from seqvis.seq2seq.forcing import ForcingSettings
 from seqvis.seq2seq.model import Seq2Seq
-from seqvis.seq2seq.settings import ModelSettings, resolve_variant
+from seqvis.seq2seq.settings import ForcingSettings, ModelSettings, resolve_variant
 from seqvis.seq2seq.state import SourceBatch
 from seqvis.training.step import _PEAKS
 from seqvis.training.workers import MOST_TOUCHED

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from seqvis.decoding.beam import Extensions, SentenceDecoding
 from seqvis.decoding.linear import padded_rows
-from seqvis.seq2seq.decoder import argmax_words
+from seqvis.seq2seq.model import argmax_words
 from seqvis.seq2seq.state import DecoderState, Memory, StepModel
 from seqvis.text.vocabulary import BOS
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seqvis.seq2seq.decoder import argmax_words
 from seqvis.seq2seq.gru import product_type
+from seqvis.seq2seq.model import argmax_words
 from seqvis.text.vocabulary import PAD
 
 _TOKENS_AT_ONCE = 256

@@ -1,11 +1,11 @@
 """Settings of the translation model and the seed's five variants of it."""
 
+import math
 from typing import Literal
 
 from pydantic import Field
 
 from seqvis.config import Settings
-from seqvis.seq2seq.forcing import ForcingSettings
 
 Variant = Literal["plain", "bidir", "force", "attn", "all"]
 
@@ -78,6 +78,44 @@ class ModelSettings(Settings):
     tie_output: bool = True
     """Use the target embeddings as the weights of the projection to the vocabulary."""
     dropout: DropoutSettings = DropoutSettings()
+
+
+class ForcingSettings(Settings):
+    """The probability of teacher forcing (`pr_force`) over training."""
+
+    schedule: Literal["linear", "exponential", "inverse_sigmoid", "constant"] | None = None
+    """Its form (scheduled sampling, arXiv 1506.03099). Default: linear if the variant forces."""
+    start: float = Field(1.0, ge=0, le=1)
+    """Probability at the beginning."""
+    end: float = Field(0.0, ge=0, le=1)
+    """Probability that the schedule goes towards and never below."""
+    epochs: float = Field(10.0, gt=0)
+    """Epochs after which linear is at its end; for the others, the time scale."""
+
+
+def probability(settings: ForcingSettings, epoch: float) -> float:
+    """Return the probability of forcing at `epoch`, which may be fractional.
+
+    linear falls in a straight line and stays at `end` (the seed's with its defaults: 1, 0.9 …
+    0 from epoch 10 on, when `epoch` is whole); exponential is k^i and inverse_sigmoid
+    k / (k + e^(i / k)), both scaled to run from `start` towards `end`, so that little is left
+    after `epochs`.
+    """
+    progress = epoch / settings.epochs
+    span = settings.start - settings.end
+    if settings.schedule == "constant":
+        return settings.start
+    if settings.schedule == "linear":
+        return settings.end + span * max(0.0, 1.0 - progress)
+    if settings.schedule == "exponential":
+        return settings.end + span * math.exp(-3.0 * progress)
+    if settings.schedule == "inverse_sigmoid":
+        # k is chosen so that the middle of the fall lies at half of `epochs`.
+        steepness = 8.0
+        k = math.exp(steepness * 0.5)
+        fall = k / (k + math.exp(min(700.0, steepness * progress)))
+        return settings.end + span * fall / (k / (k + 1))
+    return 0.0
 
 
 def resolve_variant(

@@ -5,7 +5,7 @@ Modules hold only parameters, so two batches can never mix and threads may share
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol, Self
 
 import torch
@@ -71,29 +71,6 @@ class StepOutput:
     scores: Tensor  # (rows, vocabulary), not normalised; -inf for NEVER_GENERATED
     attention: Tensor | None  # (rows, source)
     state: DecoderState
-
-
-@dataclass(frozen=True)
-class DropoutMasks:
-    """The random draws of a training batch, made once so that the same steps can be run twice."""
-
-    table: Tensor  # (vocabulary, embedding), with words dropped
-    weights: list[Tensor]  # recurrent weights of each layer, with elements dropped
-    inputs: Tensor | None  # (steps, rows, embedding); one step for all if variational
-    layers: list[Tensor]  # (steps or 1, rows, size) before the second, third … layer
-    first: int = 0
-
-    def at(self, step: int) -> "DropoutMasks":
-        """Return the same draws for a run that begins at `step`."""
-        return replace(self, first=step)
-
-    def cut(self, mask: Tensor, steps: int) -> Tensor:
-        """Return the part of `mask` for a run of so many steps."""
-        if len(mask) == 1:
-            return mask
-        end = self.first + steps
-        assert end <= len(mask), "more steps are run than dropout was drawn for"
-        return mask[self.first : end]
 
 
 class StepModel(Protocol):

@@ -15,9 +15,8 @@ import torch
 from sacrebleu.metrics import BLEU, CHRF
 from torch.nn import functional
 
-from seqvis.seq2seq.decoder import argmax_words
 from seqvis.seq2seq.losses import projected_cross_entropy
-from seqvis.seq2seq.model import Seq2Seq
+from seqvis.seq2seq.model import Seq2Seq, argmax_words
 from seqvis.text.punctuation import clean_text
 from seqvis.text.vocabulary import BOS, PAD
 from seqvis.translation.batches import Batch

@@ -20,10 +20,16 @@ from seqvis.decoding.packed import PackedSeq2Seq
 from seqvis.decoding.search import search
 from seqvis.errors import ConfigError, DataError
 from seqvis.seq2seq.dropout import mask_like
-from seqvis.seq2seq.forcing import ForcingSettings, draw_coins, probability
 from seqvis.seq2seq.losses import SequenceLoss
-from seqvis.seq2seq.model import Seq2Seq
-from seqvis.seq2seq.settings import DropoutSettings, ModelSettings, Variant, resolve_variant
+from seqvis.seq2seq.model import Seq2Seq, draw_coins
+from seqvis.seq2seq.settings import (
+    DropoutSettings,
+    ForcingSettings,
+    ModelSettings,
+    Variant,
+    probability,
+    resolve_variant,
+)
 from seqvis.text.languages import Languages, SourceSentence, load_languages
 from seqvis.text.vocabulary import PAD, UNK, Vocabulary
 from seqvis.training.fit import FitSettings

@@ -7,9 +7,8 @@ from benchmarks.instrument import Row, Side, as_markdown, chart, compare
 from benchmarks.peers import SeedTraining
 from jobs.benchmark import Benchmark
 from seqvis.errors import ConfigError
-from seqvis.seq2seq.forcing import ForcingSettings
 from seqvis.seq2seq.model import Seq2Seq
-from seqvis.seq2seq.settings import ModelSettings, Variant, resolve_variant
+from seqvis.seq2seq.settings import ForcingSettings, ModelSettings, Variant, resolve_variant
 from seqvis.seq2seq.state import SourceBatch
 from seqvis.text.vocabulary import EOS
 from seqvis.translation.batches import Batch

@@ -14,9 +14,8 @@ from seqvis.decoding.packed import PackedSeq2Seq
 from seqvis.decoding.search import search
 from seqvis.errors import ConfigError
 from seqvis.samples.questions import generate_pairs
-from seqvis.seq2seq.forcing import ForcingSettings
 from seqvis.seq2seq.model import Seq2Seq
-from seqvis.seq2seq.settings import ModelSettings, Variant, resolve_variant
+from seqvis.seq2seq.settings import ForcingSettings, ModelSettings, Variant, resolve_variant
 from seqvis.seq2seq.state import NEVER_GENERATED, SourceBatch
 from seqvis.text.vocabulary import BOS, PAD
 from seqvis.translation.translator import Translator

@@ -15,9 +15,8 @@ from seqvis.decoding.beam import DecodingSettings
 from seqvis.decoding.packed import PackedSeq2Seq
 from seqvis.decoding.search import search
 from seqvis.samples.questions import generate_pairs
-from seqvis.seq2seq.forcing import ForcingSettings
 from seqvis.seq2seq.model import Seq2Seq
-from seqvis.seq2seq.settings import ModelSettings, resolve_variant
+from seqvis.seq2seq.settings import ForcingSettings, ModelSettings, resolve_variant
 from seqvis.seq2seq.state import SourceBatch
 from seqvis.text.vocabulary import BOS, EOS, PAD
 from seqvis.translation.task import TrainSettings

@@ -6,14 +6,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from seqvis.seq2seq.dropout import mask_like
-from seqvis.seq2seq.forcing import ForcingSettings
 from seqvis.seq2seq.losses import (
     ProjectedCrossEntropy,
     SequenceLoss,
     projected_cross_entropy,
 )
 from seqvis.seq2seq.model import Seq2Seq
-from seqvis.seq2seq.settings import DropoutSettings, ModelSettings, resolve_variant
+from seqvis.seq2seq.settings import DropoutSettings, ForcingSettings, ModelSettings, resolve_variant
 from seqvis.seq2seq.state import SourceBatch, pad_ids
 from seqvis.text.vocabulary import BOS, PAD
 

@@ -4,9 +4,14 @@ import pytest
 import torch
 
 from seqvis.seq2seq.dropout import mask_like
-from seqvis.seq2seq.forcing import ForcingSettings, draw_coins, probability, stretches
-from seqvis.seq2seq.model import Seq2Seq
-from seqvis.seq2seq.settings import DropoutSettings, ModelSettings, resolve_variant
+from seqvis.seq2seq.model import Seq2Seq, draw_coins, stretches
+from seqvis.seq2seq.settings import (
+    DropoutSettings,
+    ForcingSettings,
+    ModelSettings,
+    probability,
+    resolve_variant,
+)
 from seqvis.seq2seq.state import SourceBatch, pad_ids
 from seqvis.translation.batches import Batch
 from seqvis.translation.metrics import validation_losses
