@@ -1,4 +1,4 @@
-"""The sequence-to-sequence model of the seed, in all its variants, as one module.
+"""The sequence-to-sequence model of the seed, in all its variants: encoder, decoder, and both.
 
 Unlike the seed's, the encoder and the attention ignore padding, so a sentence's translation does
 not depend on the batch it is in.
@@ -28,7 +28,12 @@ from seqvis.text.vocabulary import BOS, PAD
 
 
 class Encoder(nn.Module):
-    """A stack of GRU layers that ignores padding."""
+    """From source word ids to a state for each word and the decoder's first hidden state.
+
+    Layers read forwards, or the first or all of them in both directions. Each layer's last state
+    goes through the bridge, a linear layer without bias that the seed calls `out_enc`, into the
+    decoder layer of the same depth.
+    """
 
     def __init__(
         self, settings: ModelSettings, vocabulary_size: int, bridge_size: int, bridge_layers: int
@@ -87,7 +92,10 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """GRU layers over the previous word and, with attention, the context vector."""
+    """GRU layers over the previous word and, with attention, the context vector.
+
+    Search uses `seqvis.decoding.packed`, which computes the same one word at a time, and faster.
+    """
 
     def __init__(self, settings: ModelSettings, vocabulary_size: int, state_size: int):
         super().__init__()
@@ -307,7 +315,11 @@ def _product_sizes(layers: nn.Module) -> int:
 
 
 def draw_coins(steps: int, probability: float, generator: torch.Generator) -> Tensor:
-    """Draw for each step whether the decoder is fed the right word; the first is always True."""
+    """Draw for each step whether the decoder is fed the right word; the first is always True.
+
+    One coin for each step serves the whole batch, as in the seed text. All are drawn before the
+    batch's first step, so that each stretch of forced steps runs in one go.
+    """
     coins = torch.rand(steps, generator=generator) < probability
     coins[0] = True
     return coins

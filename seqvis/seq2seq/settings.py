@@ -93,8 +93,8 @@ class ForcingSettings(Settings):
     """Epochs after which linear is at its end; for the others, the time scale."""
 
 
-def probability(settings: ForcingSettings, epoch: float) -> float:
-    """Return the probability of forcing at `epoch`, which may be fractional.
+def forcing_probability(settings: ForcingSettings, epoch: float) -> float:
+    """Return the probability of teacher forcing at `epoch`, which may be fractional.
 
     linear falls in a straight line and stays at `end` (the seed's with its defaults: 1, 0.9 …
     0 from epoch 10 on, when `epoch` is whole); exponential is k^i and inverse_sigmoid

@@ -27,7 +27,7 @@ from seqvis.seq2seq.settings import (
     ForcingSettings,
     ModelSettings,
     Variant,
-    probability,
+    forcing_probability,
     resolve_variant,
 )
 from seqvis.text.languages import Languages, SourceSentence, load_languages
@@ -193,7 +193,7 @@ class TranslationTask:
         steps = len(by_step)
         # All workers draw the same coins: the model's seed is the worker's, this one is not.
         generator = torch.Generator().manual_seed(self.settings.fit.seed + round(epoch * 1e6))
-        forced = probability(self.settings.forcing, float(int(epoch)))
+        forced = forcing_probability(self.settings.forcing, float(int(epoch)))
         coins = draw_coins(steps, forced, generator)
         real = by_step != PAD
         counted = torch.ones_like(real) if settings.count_padding else real
@@ -213,7 +213,7 @@ class TranslationTask:
         return StepLoss(loss, plain, int(counted.sum()))
 
     def schedules(self, epoch: int) -> dict[str, float]:
-        return {"teacher_forcing": probability(self.settings.forcing, float(epoch))}
+        return {"teacher_forcing": forcing_probability(self.settings.forcing, float(epoch))}
 
     def flops(self, model: nn.Module, batch: Batch) -> float:
         assert isinstance(model, Seq2Seq)

@@ -9,7 +9,7 @@ from seqvis.seq2seq.settings import (
     DropoutSettings,
     ForcingSettings,
     ModelSettings,
-    probability,
+    forcing_probability,
     resolve_variant,
 )
 from seqvis.seq2seq.state import SourceBatch, pad_ids
@@ -53,7 +53,7 @@ def test_each_variant_is_what_the_seed_describes(
     assert model.decoder.projection.weight is model.decoder.embedding.weight
     assert model.decoder.embedding.weight.shape == (90, 300)
     assert forcing.schedule == schedule
-    assert probability(forcing, 0) == (1 if schedule == "linear" else 0)
+    assert forcing_probability(forcing, 0) == (1 if schedule == "linear" else 0)
 
 
 def test_only_the_first_layer_may_be_bidirectional() -> None:
@@ -153,18 +153,18 @@ def test_linear_and_constant_schedules_at_known_epochs(
     schedule: str, expected: list[float]
 ) -> None:
     settings = ForcingSettings(schedule=schedule)  # type: ignore[arg-type]
-    found = [probability(settings, epoch) for epoch in (0, 3, 5, 10, 12)]
+    found = [forcing_probability(settings, epoch) for epoch in (0, 3, 5, 10, 12)]
     assert found == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("schedule", ["exponential", "inverse_sigmoid"])
 def test_curved_schedules_fall_from_start_towards_end(schedule: str) -> None:
     settings = ForcingSettings(schedule=schedule, start=0.9, end=0.2)  # type: ignore[arg-type]
-    values = [probability(settings, epoch / 2) for epoch in range(60)]
+    values = [forcing_probability(settings, epoch / 2) for epoch in range(60)]
     assert values[0] == pytest.approx(0.9)
     assert values == sorted(values, reverse=True)
     assert 0.2 <= values[-1] < 0.21
-    middle = probability(settings, 5.0)
+    middle = forcing_probability(settings, 5.0)
     assert (middle > 0.5) == (schedule == "inverse_sigmoid")  # one stays high, one falls at once
 
 
