@@ -113,7 +113,7 @@ def write(writer: ArtifactWriter, result: Result) -> dict[str, Any]:
         "max_target_length": limits["target"],
     }
     writer.write_json("report.json", as_dict(result, metrics))
-    from seqvis.plots.training import plot_lengths  # matplotlib takes a second to load
+    from seqvis.plots.figures import plot_lengths  # matplotlib takes a second to load
 
     with writer.local_file("lengths.png") as path:
         plot_lengths(

@@ -210,7 +210,7 @@ class _Training:
             "vectors_fingerprint": data.vectors.fingerprint(),
             "features_fingerprint": data.table.artifact.fingerprint(),
         }
-        from seqvis.plots.training import plot_curves  # matplotlib takes a second to load
+        from seqvis.plots.figures import plot_curves  # matplotlib takes a second to load
 
         with artifacts.create(settings.out, KIND, config) as writer:
             writer.metrics.update(json.loads(json.dumps(metrics)))

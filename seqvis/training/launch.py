@@ -54,7 +54,7 @@ class RunLog:
 
     def _write(self, history: list[dict[str, Any]]) -> None:
         """Rewrite `metrics.csv`, `curves.png` and `tensorboard/`."""
-        from seqvis.plots.training import plot_curves  # matplotlib takes a second to load
+        from seqvis.plots.figures import plot_curves  # matplotlib takes a second to load
 
         self.location.make_directory()
         (self.location / "metrics.csv").write_bytes(history_as_csv(history))

@@ -60,7 +60,7 @@ def plot_rate_search(
         smoothed.append(corrected)
         report({"event": "finder", "step": step + 1, "steps": _STEPS, "rate": rate, "loss": loss})
     suggestion = _steepest(rates, smoothed)
-    from seqvis.plots.training import plot_learning_rates  # matplotlib takes a second to load
+    from seqvis.plots.figures import plot_learning_rates  # matplotlib takes a second to load
 
     run.make_directory()
     plot = run / "learning_rates.png"

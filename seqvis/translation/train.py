@@ -99,7 +99,7 @@ def _save(
         "source_lang": corpus.config["source_lang"],
         "target_lang": corpus.config["target_lang"],
     }
-    from seqvis.plots.training import plot_curves  # matplotlib takes a second to load
+    from seqvis.plots.figures import plot_curves  # matplotlib takes a second to load
 
     with artifacts.create(out, "translator", config) as writer:
         writer.metrics.update(json.loads(json.dumps(metrics)))

@@ -75,7 +75,7 @@ def slow_steps_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(WordNet, "load", cache(WordNet.load))
         patch.setattr(
-            "seqvis.plots.training.plot_curves",
+            "seqvis.plots.figures.plot_curves",
             lambda path, *_, **__: path.write_bytes(b"curves"),
         )
         yield
