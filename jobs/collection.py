@@ -11,7 +11,7 @@ from seqvis.collection.split import split
 from seqvis.devise.model import DeviseModel
 from seqvis.errors import DataError
 from seqvis.search.build import PictureItems
-from seqvis.search.encoders import load_model_for
+from seqvis.search.words import load_model_for
 from seqvis.vision.feature_table import FeatureTable
 
 

@@ -16,8 +16,8 @@ from rich.table import Table
 from seqvis.cli.job import JobSettings, leave, run_job
 from seqvis.collection.items import Match
 from seqvis.errors import ConfigError
-from seqvis.search.candidates import Word
 from seqvis.search.engine import SearchEngine
+from seqvis.search.pictures import Word
 from seqvis.search.requests import NameSet
 from seqvis.storage import locate
 

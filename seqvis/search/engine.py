@@ -17,8 +17,7 @@ from seqvis.collection.filters import Where
 from seqvis.collection.items import Match
 from seqvis.devise.space import WordSpaceModel, open_vectors
 from seqvis.errors import QueryError
-from seqvis.search.candidates import Word
-from seqvis.search.encoders import WordEncoder, load_model_for
+from seqvis.search.pictures import Word
 from seqvis.search.requests import (
     ImageQuery,
     LikeQuery,
@@ -27,10 +26,11 @@ from seqvis.search.requests import (
     TextQuery,
     VectorQuery,
 )
+from seqvis.search.words import WordEncoder, load_model_for
 from seqvis.vectors.store import WordVectors
 
 if TYPE_CHECKING:
-    from seqvis.search.encoders import ImageEncoder
+    from seqvis.search.pictures import ImageEncoder
 
 
 class SearchEngine:
@@ -66,7 +66,7 @@ class SearchEngine:
     def pictures(self) -> "ImageEncoder":
         """What places pictures. ArtifactError if the model's weights cannot be used."""
         from seqvis.devise.model import DeviseModel  # these load torch
-        from seqvis.search.encoders import ImageEncoder
+        from seqvis.search.pictures import ImageEncoder
 
         where = self.words.model.artifact.location.uri
         return ImageEncoder(load_model_for(DeviseModel, self.collection, where), self._vectors)

@@ -16,7 +16,7 @@ import torch
 
 from seqvis.errors import BusyError, QueryError
 from seqvis.process import keep_freed_memory
-from seqvis.search.encoders import ImageEncoder
+from seqvis.search.pictures import ImageEncoder
 from seqvis.search.requests import EncodedImage, NameSet
 from serve.common.metrics import EncoderMetrics
 from serve.common.services import EncoderService

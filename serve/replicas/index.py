@@ -17,8 +17,8 @@ from seqvis.collection.items import Match
 from seqvis.collection.shards import shard_paths
 from seqvis.deadline import Deadline
 from seqvis.errors import ArtifactError, SearchTimeoutError, UnknownWordError
-from seqvis.search.encoders import WordEncoder
 from seqvis.search.requests import SearchRequest, TextQuery, VectorQuery
+from seqvis.search.words import WordEncoder
 from serve.common.metrics import IndexMetrics
 from serve.common.services import IndexService
 from serve.common.settings import Application, ImageSearchSettings, Version

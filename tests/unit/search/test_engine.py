@@ -25,9 +25,8 @@ from seqvis.errors import (
     UnknownWordError,
 )
 from seqvis.search.build import PictureItems
-from seqvis.search.candidates import Candidates, find_candidates
-from seqvis.search.encoders import ImageEncoder
 from seqvis.search.engine import SearchEngine
+from seqvis.search.pictures import Candidates, ImageEncoder, find_candidates
 from seqvis.search.requests import EncodedImage, NameSet
 from seqvis.vectors.build import build_store
 from seqvis.vectors.sources import open_source
@@ -166,7 +165,7 @@ def test_one_text_where_several_belong_is_refused(world: World, engine: SearchEn
 def test_words_are_placed_alike_without_torch(world: World, engine: SearchEngine) -> None:
     code = (
         "import json, sys\n"
-        "from seqvis.search.encoders import WordEncoder\n"
+        "from seqvis.search.words import WordEncoder\n"
         "print(json.dumps(WordEncoder.open(sys.argv[1]).encode('engine + boat').tolist()))\n"
         "assert not {'torch', 'ray', 'nmslib'} & set(sys.modules)\n"
     )
@@ -244,7 +243,7 @@ def test_who_names_among_all_nouns_waits_for_them_no_longer_than_may_be(
         assert go_on.wait(10)
         return find_candidates(*arguments)
 
-    monkeypatch.setattr("seqvis.search.encoders.find_candidates", slowly)
+    monkeypatch.setattr("seqvis.search.pictures.find_candidates", slowly)
     with pytest.raises(OSError, match="away"):
         pictures.classify(picture.vector, 5, "wordnet")
     for _ in range(2):

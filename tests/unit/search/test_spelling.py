@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from seqvis.search.spelling import Spelling, edit_costs
+from seqvis.search.words import Spelling, edit_costs
 from seqvis.vectors.store import WordVectors
 from tests.support.wordstores import WORDS, write_store
 

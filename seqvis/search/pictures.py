@@ -1,33 +1,28 @@
-"""Encode queries in words and pictures as points of a collection's space.
+"""Encode pictures as points of a collection's space, and name them.
 
-`WordEncoder` turns the text of a query into a unit vector in the space of the model that the
-collection was built with; `ImageEncoder` turns encoded pictures into `EncodedImage`s, and finds
-the `Word`s near a vector. The collection records the location and fingerprint of that model and of
-the word vectors. Any other model is refused, because its results would be meaningless.
-
-Words need neither torch nor Pillow. An `ImageEncoder` loads them, with the backbone and WordNet's
-vectors, on first use, which takes seconds; `warm_up` loads them earlier.
+`ImageEncoder` turns encoded pictures into `EncodedImage`s, and finds the `Word`s near a vector
+among `Candidates`: a model's labels, ImageNet's classes, or all of WordNet. It loads torch, Pillow,
+the backbone and WordNet's vectors on first use, which takes seconds; `warm_up` loads them earlier.
 """
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Self, get_args
 
 import numpy as np
 
 from seqvis.checks import check_several
 from seqvis.collection.shards import describe
 from seqvis.deadline import UNBOUNDED, Deadline
+from seqvis.devise.labels import WordNet, imagenet_classes, label_vectors
 from seqvis.devise.space import WordSpaceModel, open_vectors
-from seqvis.errors import ArtifactError, BadPictureError, DataError
-from seqvis.search.candidates import Candidates, Word, find_candidates
-from seqvis.search.queries import Query, parse_query, place_query
-from seqvis.search.query_words import function_words_of
+from seqvis.errors import BadPictureError, DataError
 from seqvis.search.requests import EncodedImage, NameSet
-from seqvis.search.spelling import Spelling
+from seqvis.search.words import load_model_for
 from seqvis.vectors.store import WordVectors
 
 if TYPE_CHECKING:  # these load torch
@@ -41,110 +36,77 @@ _NOT_KNOWN_TEXT = (
     "word vector"
 )
 
-Trained = TypeVar("Trained", bound=WordSpaceModel)
+
+@dataclass(frozen=True)
+class Word:
+    """A name near a picture; `score` is the cosine, without any bonus."""
+
+    name: str
+    labels: tuple[str, ...]  # wnids, or names of a model without synsets
+    score: float
+    seen: bool  # whether pictures with this label were in the training
 
 
-class Described(Protocol):
-    """A collection, either opened or only described."""
+@dataclass(frozen=True)
+class Candidates:
+    """Names, the labels that share each name, and unit vectors [names, dimension]."""
 
-    @property
-    def path(self) -> Path: ...
-    @property
-    def config(self) -> Mapping[str, Any]: ...
-    @property
-    def dimension(self) -> int: ...
-
-
-class WordEncoder:
-    """Turn text queries into vectors, each in well under 1 ms. Safe to share between threads."""
-
-    def __init__(self, model: WordSpaceModel, vectors: WordVectors, uri: str | None = None):
-        """`uri`: where the word vectors are now, if they were moved."""
-        self.model = model
-        self._vectors = vectors
-        self._vectors_uri = uri or model.vectors_uri
-        self._grammar = function_words_of(vectors)
+    names: list[str]
+    labels: list[tuple[str, ...]]
+    vectors: np.ndarray
+    seen: np.ndarray  # bool [names]
 
     @classmethod
-    def open(
-        cls, collection: str | Path, model: str | None = None, vectors: str | None = None
+    def of(
+        cls, names: Sequence[str], labels: Sequence[str], vectors: np.ndarray, seen: np.ndarray
     ) -> Self:
-        """Open the model and the word vectors that a collection, sharded or not, records.
+        """Merge labels of equal name and vector; labels without a vector (zeros) are left out."""
+        # WordNet's three synsets called `mink` share one word vector and would always be found
+        # together, so they become one candidate with three labels.
+        groups: dict[tuple[str, bytes], list[int]] = {}
+        for row in np.flatnonzero(vectors.any(axis=1)).tolist():
+            groups.setdefault((names[row], vectors[row].tobytes()), []).append(row)
+        members = list(groups.values())
+        return cls(
+            [names[rows[0]] for rows in members],
+            [tuple(labels[row] for row in rows) for rows in members],
+            vectors[[rows[0] for rows in members]],
+            np.array([bool(seen[rows].any()) for rows in members], dtype=bool),
+        )
 
-        `model` and `vectors` say where these are now, if they were moved. Raises ArtifactError if
-        one is missing, or is not the one that the collection was built with.
+    def nearest(self, point: np.ndarray, k: int, unseen_bonus: float) -> list[Word]:
+        """The `k` names nearest to a unit vector, best first.
+
+        Training pulls pictures towards labels that were seen. Where seen and unseen names compete
+        the bonus is added to the cosines of the unseen for the ranking (calibrated stacking; Chao
+        et al. 2016, arXiv 1605.04253); among only one kind it would change nothing.
         """
-        trained = load_model_for(WordSpaceModel, describe(collection), model)
-        return cls(trained, open_vectors(trained, vectors), vectors)
-
-    @property
-    def dimension(self) -> int:
-        return self.model.dimension
-
-    def read(self, query: str) -> Query:
-        """Return how a query is understood in the language of the word vectors; `str` shows it.
-
-        Raises QueryError if it cannot be read.
-        """
-        if not isinstance(query, str):
-            raise TypeError(f"a query is one str, not {type(query).__name__}: {query!r}")
-        return parse_query(query, self._grammar)
-
-    def encode(self, query: str | Query, suggest: bool = True) -> np.ndarray:
-        """Return a query's unit vector, float32 [dimension].
-
-        Raises QueryError if it cannot be read or cancels to zero, UnknownWordError, with near
-        spellings if it is to `suggest` them, for a word that has no vector.
-        """
-        read = query if isinstance(query, Query) else self.read(query)
-        near = self.suggestions if suggest else lambda word: ()
-        return place_query(read, self._vectors, self.model.place_words, near)
-
-    def suggestions(self, word: str, deadline: Deadline = UNBOUNDED) -> tuple[str, ...]:
-        """Return known words of near spelling: a fraction of a second among millions.
-
-        Raises SearchTimeoutError.
-        """
-        return self._spelling.near(word, deadline=deadline)
-
-    @cached_property
-    def _spelling(self) -> Spelling:
-        # Loaded for the first misspelt word, because it takes 50 MB for 2.5 million words.
-        return Spelling.open(self._vectors_uri)
+        cosines = self.vectors @ point
+        order = np.argsort(-(cosines + unseen_bonus * ~self.seen), kind="stable")[:k].tolist()
+        return [
+            Word(self.names[row], self.labels[row], float(cosines[row]), bool(self.seen[row]))
+            for row in order
+        ]
 
 
-def load_model_for(kind: type[Trained], collection: Described, given: str | None = None) -> Trained:
-    """Load the model that a collection was built with, at `given` if it was moved.
+def find_candidates(which: NameSet, model: WordSpaceModel, vectors: WordVectors) -> Candidates:
+    """The names of a set: the model's own labels, ImageNet's 1,000 classes, or all of WordNet.
 
-    `kind`: WordSpaceModel is enough for words, DeviseModel takes pictures too. Raises ArtifactError
-    if the model is missing or another one.
+    Synsets are looked up in the word vectors as labels are in training; those without a vector
+    are left out. WordNet's 82,115 take some seconds: keep the result.
     """
-    model = kind.open(given) if given else _recorded(kind, collection)
-    where = model.artifact.location.uri
-    fingerprint = collection.config.get("model_fingerprint")
-    if fingerprint not in (None, model.artifact.fingerprint()):
-        raise ArtifactError(
-            f"{collection.path}: was built by another model than {where}; give --model the one it "
-            f"was built with, or build it anew with python -m jobs.build_index"
-        )
-    if model.dimension != collection.dimension:
-        raise ArtifactError(
-            f"{collection.path}: has vectors of dimension {collection.dimension}, but {where} "
-            f"makes such of {model.dimension}; build it anew with python -m jobs.build_index"
-        )
-    return model
-
-
-def _recorded(kind: type[Trained], collection: Described) -> Trained:
-    recorded = collection.config.get("model")
-    if not isinstance(recorded, str):
-        raise ArtifactError(f"{collection.path}: does not say which model made it; give --model")
-    try:
-        return kind.open(recorded)
-    except ArtifactError as error:
-        raise ArtifactError(
-            f"{error} ({collection.path} records it; if it was moved, give --model)"
-        ) from error
+    if which not in get_args(NameSet):
+        known = ", ".join(get_args(NameSet))
+        raise DataError(f"{which!r}: is no set of candidates; there are {known}")
+    space = model.space
+    if which == "labels":
+        return Candidates.of(space.names, space.labels, space.vectors, space.seen)
+    wordnet = WordNet.load()
+    wnids = wordnet.wnids if which == "wordnet" else [wnid for wnid, _ in imagenet_classes()]
+    found = label_vectors(wnids, vectors, wordnet)
+    trained = {label for label, seen in zip(space.labels, space.seen, strict=True) if seen}
+    seen = np.array([wnid in trained for wnid in wnids], dtype=bool)
+    return Candidates.of(found.names, found.labels, model.place_words(found.vectors), seen)
 
 
 class ImageEncoder:

@@ -1,21 +1,139 @@
-"""Suggest known words of similar spelling for a word that has no vector.
+"""Encode text queries as points of a collection's space, and suggest known words for unknown ones.
 
-The suggestions are the words of a store that differ by the fewest typing errors: a letter too many,
-a letter missing or wrong, or two neighbouring letters swapped (optimal string alignment; Damerau
-1964). Among equals, frequent words come first.
+`WordEncoder` turns the text of a query into a unit vector in the space of the model that the
+collection was built with. The collection records the location and fingerprint of that model and of
+the word vectors. Any other model is refused, because its results would be meaningless. Words need
+neither torch nor Pillow.
+
+For a word that has no vector, `Spelling` suggests the words of a store that differ by the fewest
+typing errors: a letter too many, a letter missing or wrong, or two neighbouring letters swapped
+(optimal string alignment; Damerau 1964). Among equals, frequent words come first.
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Self
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 
 from seqvis import artifacts
+from seqvis.collection.shards import describe
 from seqvis.deadline import UNBOUNDED, Deadline
+from seqvis.devise.space import WordSpaceModel, open_vectors
+from seqvis.errors import ArtifactError
+from seqvis.search.queries import Query, parse_query, place_query
+from seqvis.search.query_words import function_words_of
 from seqvis.storage import Location
-from seqvis.vectors.store import KIND, WORD_ENDS, WORDS
+from seqvis.vectors.store import KIND, WORD_ENDS, WORDS, WordVectors
+
+Trained = TypeVar("Trained", bound=WordSpaceModel)
+
+
+class Described(Protocol):
+    """A collection, either opened or only described."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def config(self) -> Mapping[str, Any]: ...
+    @property
+    def dimension(self) -> int: ...
+
+
+class WordEncoder:
+    """Turn text queries into vectors, each in well under 1 ms. Safe to share between threads."""
+
+    def __init__(self, model: WordSpaceModel, vectors: WordVectors, uri: str | None = None):
+        """`uri`: where the word vectors are now, if they were moved."""
+        self.model = model
+        self._vectors = vectors
+        self._vectors_uri = uri or model.vectors_uri
+        self._grammar = function_words_of(vectors)
+
+    @classmethod
+    def open(
+        cls, collection: str | Path, model: str | None = None, vectors: str | None = None
+    ) -> Self:
+        """Open the model and the word vectors that a collection, sharded or not, records.
+
+        `model` and `vectors` say where these are now, if they were moved. Raises ArtifactError if
+        one is missing, or is not the one that the collection was built with.
+        """
+        trained = load_model_for(WordSpaceModel, describe(collection), model)
+        return cls(trained, open_vectors(trained, vectors), vectors)
+
+    @property
+    def dimension(self) -> int:
+        return self.model.dimension
+
+    def read(self, query: str) -> Query:
+        """Return how a query is understood in the language of the word vectors; `str` shows it.
+
+        Raises QueryError if it cannot be read.
+        """
+        if not isinstance(query, str):
+            raise TypeError(f"a query is one str, not {type(query).__name__}: {query!r}")
+        return parse_query(query, self._grammar)
+
+    def encode(self, query: str | Query, suggest: bool = True) -> np.ndarray:
+        """Return a query's unit vector, float32 [dimension].
+
+        Raises QueryError if it cannot be read or cancels to zero, UnknownWordError, with near
+        spellings if it is to `suggest` them, for a word that has no vector.
+        """
+        read = query if isinstance(query, Query) else self.read(query)
+        near = self.suggestions if suggest else lambda word: ()
+        return place_query(read, self._vectors, self.model.place_words, near)
+
+    def suggestions(self, word: str, deadline: Deadline = UNBOUNDED) -> tuple[str, ...]:
+        """Return known words of near spelling: a fraction of a second among millions.
+
+        Raises SearchTimeoutError.
+        """
+        return self._spelling.near(word, deadline=deadline)
+
+    @cached_property
+    def _spelling(self) -> "Spelling":
+        # Loaded for the first misspelt word, because it takes 50 MB for 2.5 million words.
+        return Spelling.open(self._vectors_uri)
+
+
+def load_model_for(kind: type[Trained], collection: Described, given: str | None = None) -> Trained:
+    """Load the model that a collection was built with, at `given` if it was moved.
+
+    `kind`: WordSpaceModel is enough for words, DeviseModel takes pictures too. Raises ArtifactError
+    if the model is missing or another one.
+    """
+    model = kind.open(given) if given else _recorded(kind, collection)
+    where = model.artifact.location.uri
+    fingerprint = collection.config.get("model_fingerprint")
+    if fingerprint not in (None, model.artifact.fingerprint()):
+        raise ArtifactError(
+            f"{collection.path}: was built by another model than {where}; give --model the one it "
+            f"was built with, or build it anew with python -m jobs.build_index"
+        )
+    if model.dimension != collection.dimension:
+        raise ArtifactError(
+            f"{collection.path}: has vectors of dimension {collection.dimension}, but {where} "
+            f"makes such of {model.dimension}; build it anew with python -m jobs.build_index"
+        )
+    return model
+
+
+def _recorded(kind: type[Trained], collection: Described) -> Trained:
+    recorded = collection.config.get("model")
+    if not isinstance(recorded, str):
+        raise ArtifactError(f"{collection.path}: does not say which model made it; give --model")
+    try:
+        return kind.open(recorded)
+    except ArtifactError as error:
+        raise ArtifactError(
+            f"{error} ({collection.path} records it; if it was moved, give --model)"
+        ) from error
+
 
 _EDIT, _EXCHANGE = 4, 3  # exchanged letters are the likeliest slip, so they cost a little less
 _OTHER_FIRST_LETTER = 1  # on top of that: people seldom miss the first key
