@@ -2,13 +2,13 @@
 
 The engine works on a collection that build_index made and returns its `Match`es, or `Word`s for a
 picture. It only combines three parts that can also live in different processes: the collection, the
-`WordEncoder` and the `ImageEncoder` (encoders.py). PyTorch and the backbone are loaded for the
-first picture, which takes seconds; words and stored pictures need neither.
+`WordEncoder` and the `ImageEncoder`. PyTorch and the backbone are loaded for the first picture,
+which takes seconds; words and stored pictures need neither.
 """
 
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from seqvis.collection.filters import Where
 from seqvis.collection.items import Match
 from seqvis.devise.space import WordSpaceModel, open_vectors
 from seqvis.errors import QueryError
-from seqvis.search.pictures import Word
+from seqvis.search.pictures import ImageEncoder, Word
 from seqvis.search.requests import (
     ImageQuery,
     LikeQuery,
@@ -28,9 +28,6 @@ from seqvis.search.requests import (
 )
 from seqvis.search.words import WordEncoder, load_model_for
 from seqvis.vectors.store import WordVectors
-
-if TYPE_CHECKING:
-    from seqvis.search.pictures import ImageEncoder
 
 
 class SearchEngine:
@@ -63,10 +60,9 @@ class SearchEngine:
             raise
 
     @cached_property
-    def pictures(self) -> "ImageEncoder":
+    def pictures(self) -> ImageEncoder:
         """What places pictures. ArtifactError if the model's weights cannot be used."""
-        from seqvis.devise.model import DeviseModel  # these load torch
-        from seqvis.search.pictures import ImageEncoder
+        from seqvis.devise.model import DeviseModel  # loads torch
 
         where = self.words.model.artifact.location.uri
         return ImageEncoder(load_model_for(DeviseModel, self.collection, where), self._vectors)
@@ -127,7 +123,7 @@ class SearchEngine:
     def classify(
         self, picture: bytes | str, k: int = 10, candidates: NameSet = "classes"
     ) -> list[Word]:
-        """The `k` words nearest to an encoded picture or to the stored one of an id, best first.
+        """Return the `k` words nearest to a picture, the bytes of its file or an id, best first.
 
         See `ImageEncoder.classify`. Raises QueryError if the picture cannot be used or is unknown.
         """

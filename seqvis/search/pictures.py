@@ -75,7 +75,7 @@ class Candidates:
         )
 
     def nearest(self, point: np.ndarray, k: int, unseen_bonus: float) -> list[Word]:
-        """The `k` names nearest to a unit vector, best first.
+        """Return the `k` names nearest to a unit vector, best first.
 
         Training pulls pictures towards labels that were seen. Where seen and unseen names compete
         the bonus is added to the cosines of the unseen for the ranking (calibrated stacking; Chao
@@ -90,7 +90,7 @@ class Candidates:
 
 
 def find_candidates(which: NameSet, model: WordSpaceModel, vectors: WordVectors) -> Candidates:
-    """The names of a set: the model's own labels, ImageNet's 1,000 classes, or all of WordNet.
+    """Return the names of a set: the model's labels, ImageNet's 1,000 classes, or all of WordNet.
 
     Synsets are looked up in the word vectors as labels are in training; those without a vector
     are left out. WordNet's 82,115 take some seconds: keep the result.
