@@ -38,7 +38,7 @@ def run_study(model: TunableModel, flags: JobSettings) -> dict[str, Any]:
     """Run the study that a job's flags describe, or continue it, and return the job's result."""
     values = flags.model_dump()
     settings = flags.part(StudySettings)
-    # The report is written after all trials, but what it needs is checked before the first.
+    # The report comes after all trials, but what it needs is checked before the first.
     require_extra("tune", *NEEDS, *(["optuna"] if settings.algorithm == "tpe" else []))
     base = {key: values[key] for key in model.settings.model_fields}
     for name in model.paths:
@@ -128,7 +128,7 @@ def sweep(study: Study) -> None:
 
 
 def finish(study: Study) -> dict[str, Any]:
-    """Write what a study leaves behind and return the job's result.
+    """Write what a study leaves behind, the report last, and return the job's result.
 
     Raises TrainingError if no trial has a result.
     """
@@ -143,8 +143,7 @@ def finish(study: Study) -> dict[str, Any]:
     _write_best_settings(study, best)
     if best.status == "finished":
         _copy_model(study, best)
-    title = f"What mattered in {out.name}"
-    report = write_report(out, out, metric=study.settings.metric, mode=mode, title=title)
+    report = _write_report(study)
     ends = [trial.status for trial in study.trials]
     return {
         "best_metric": best.best(mode),
@@ -160,6 +159,26 @@ def finish(study: Study) -> dict[str, Any]:
         **{name: report[name] for name in ("report", "important", "refused")},
         "out": out.uri,
     }
+
+
+def _write_report(study: Study) -> dict[str, Any]:
+    """Write the report of which settings mattered, and return what it says.
+
+    The search is complete without it, so whatever is wrong with the report, how to make it again is
+    said, and no error is raised.
+    """
+    out, settings = study.out, study.settings
+    title = f"What mattered in {out.name}"
+    try:
+        return write_report(out, out, metric=settings.metric, mode=settings.mode, title=title)
+    except Exception as error:
+        problem = (
+            f"the search is complete, but its report could not be written "
+            f"({type(error).__name__}: {error}); make it again: "
+            f"python -m tune.report --trials {out.uri}"
+        )
+        print(f"warning: {problem}", file=sys.stderr, flush=True)
+        return {"report": None, "important": [], "refused": [problem]}
 
 
 def _write_best_settings(study: Study, best: Trial) -> None:

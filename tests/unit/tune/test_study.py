@@ -14,13 +14,15 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from seqvis import artifacts
 from seqvis.errors import ConfigError
 from seqvis.storage import locate
 from seqvis.training.checkpoints import Snapshot
 from seqvis.translation.task import TrainSettings
+from tune.report.__main__ import main as make_report
 from tune.study.ray_tune import Resources
 from tune.study.records import Trial
-from tune.study.run import sweep, write_tables
+from tune.study.run import finish, sweep, write_tables
 from tune.study.settings import TRANSLATOR, StudySettings
 from tune.study.space import Space, load_space
 from tune.study.study import Study
@@ -330,3 +332,36 @@ def test_checkpoints_stay_only_where_a_trial_may_go_on(tmp_path: Path, space: Sp
         kept = {path.parts[-4] for path in (tmp_path / "out").glob("trials/*/model.run/*/step-*")}
         assert kept <= {trial.name for trial in search.trials if trial.status == "open"}
     assert not list((tmp_path / "out").glob("trials/*/model.run/checkpoints"))
+
+
+def test_a_search_is_complete_without_its_report(
+    tmp_path: Path,
+    space: Space,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    search = open_search(out, space, choices(trials=3))
+    assert list(play(search))
+    best = search.best()
+    assert best
+    with artifacts.create(search.records.model(best.name), "translator", {}):
+        pass
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise MemoryError("too many trees")
+
+    with monkeypatch.context() as without:
+        without.setattr("tune.study.run.write_report", fail)
+        result = finish(search)
+    assert (result["report"], result["important"]) == (None, [])
+    assert (result["best_trial"], result["best_model"]) == (best.name, str(out / "best"))
+    (reason,) = result["refused"]
+    assert capsys.readouterr().err == f"warning: {reason}\n"
+    assert "(MemoryError: too many trees)" in reason
+    assert artifacts.load(str(out / "best"), "translator")
+    assert pq.read_table(out / "trials.parquet").num_rows == 3
+    assert (out / "best.yaml").exists()
+
+    assert make_report(reason.partition("python -m tune.report ")[2].split()) == 0
+    assert (out / "report.html").exists()
