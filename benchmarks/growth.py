@@ -3,13 +3,15 @@
     python -m benchmarks.growth --chart docs/images/growth.png [--only corpus length …]
         [--translator runs/translator --sentences sentences.fr]
     python -m benchmarks.growth --pairs 500000 5000000
+    python -m benchmarks.growth --rows 1300000
 
 Every point is a process of its own. Its memory is its peak above what it had before the work, for
 jobs the peak of all their processes. The exponent is fitted to the logarithms of the larger points,
 since the cost of a start flattens it. For clients a translator is served.
 
 With `--pairs` it prints how much memory each kind of process of `prepare_corpus` needs for so many
-generated pairs, as JSON.
+generated pairs, as JSON; with `--rows` the same of `train_devise` with two workers for so many rows
+of 2,048 generated features, 4 KiB each on the disk and again in the folder for temporary files.
 """
 
 import argparse
@@ -51,6 +53,7 @@ SENTENCES, WORDS = 32, 20  # of a training step, where they do not grow
 ROLES = (  # a part of the command line, and the role of such a process
     ("raylet/raylet", "raylet"),
     ("gcs_server", "gcs"),
+    ("ray::RayTrainWorker", "training worker"),
     ("ray::", "worker"),
     ("default_worker.py", "worker"),
     ("-m jobs.", "job"),
@@ -136,6 +139,26 @@ def preparing(pairs: int) -> dict[str, Any]:
         "object_store_mb": round(store),
         "peak_mb": {role: round(peak) for role, peak in sorted(peaks.items())},
     }
+
+
+def training(rows: int) -> dict[str, Any]:
+    """Train a head for an epoch with two workers; the most memory of each of its processes."""
+    from benchmarks.material import write_features, write_vectors
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_features(folder / "features", rows)
+        write_vectors(folder / "vectors")
+        began = time.monotonic()
+        peaks, store = memory_of_job(
+            "train_devise", "--features", folder / "features", "--vectors", folder / "vectors",
+            "--out", folder / "model", "--epochs", 1, "--num-workers", 2, "--cpus-per-worker", 1,
+        )  # fmt: skip
+        return {
+            "seconds": round(time.monotonic() - began, 1),
+            "object_store_mb": round(store),
+            "peak_mb": {role: round(peak) for role, peak in sorted(peaks.items())},
+        }
 
 
 def write_generated(folder: Path, pairs: int) -> None:
@@ -269,9 +292,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--sentences", type=Path)
     parser.add_argument("--chart", type=Path)
     parser.add_argument("--pairs", type=int, nargs="+", help="the processes of prepare_corpus")
+    parser.add_argument("--rows", type=int, nargs="+", help="the processes of train_devise")
     flags = parser.parse_args(arguments)
     if flags.pairs:
         print(json.dumps({pairs: preparing(pairs) for pairs in flags.pairs}, indent=1))
+        return 0
+    if flags.rows:
+        print(json.dumps({rows: training(rows) for rows in flags.rows}, indent=1))
         return 0
     growths = {}
     for name in flags.only:

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
 from seqvis import artifacts
@@ -24,9 +26,14 @@ from seqvis.samples.questions import write_sample
 from seqvis.training.workers import Workers
 from seqvis.translation import batches
 from seqvis.translation.task import LossSettings, TrainSettings, TranslationTask
+from seqvis.vectors.build import build_store
+from seqvis.vectors.sources import open_source
+from seqvis.vision import feature_table
+from seqvis.vision.feature_writer import GROUP_ROWS, PART_GROUPS, result_schema
 
 PRESET = Path("jobs/presets/multi30k-fr-en.yaml")
 SEED = 42
+FEATURES, LABELS, DIMENSION = 2048, 1000, 300  # of ImageNet's form
 
 
 @dataclass(frozen=True)
@@ -129,6 +136,46 @@ def write_pairs(folder: Path, name: str, pairs: Iterable[tuple[str, str]]) -> tu
     for path, side in zip(paths, zip(*pairs, strict=True), strict=True):
         path.write_text("".join(f"{line}\n" for line in side), encoding="utf-8")
     return paths
+
+
+def write_features(out: Path, rows: int) -> None:
+    """Write a features artifact of noise, a group of rows at a time; there are `LABELS` labels."""
+    draw = np.random.default_rng(SEED)
+    backbone = {"name": "noise", "weights": "default", "sha256": "", "image_size": 1, "fit": "crop"}
+    config = {"images": "", "label_from": "folder", "backbone": backbone, "dimension": FEATURES}
+    listed = pa.schema([("path", pa.string()), ("label", pa.string())])
+    schema = pa.unify_schemas([listed, result_schema(FEATURES, with_classes=False)])
+    with artifacts.create(str(out), feature_table.KIND, config) as writer:
+        for part, first in enumerate(range(0, rows, PART_GROUPS * GROUP_ROWS)):
+            end = min(first + PART_GROUPS * GROUP_ROWS, rows)
+            path = writer.path(f"{feature_table.PARTS}/part-{part:05d}.parquet").path
+            with pq.ParquetWriter(path, schema, compression="zstd") as file:
+                for begin in range(first, end, GROUP_ROWS):
+                    numbers = range(begin, min(begin + GROUP_ROWS, end))
+                    noise = np.abs(draw.standard_normal((len(numbers), FEATURES), np.float32))
+                    flat = pa.array(noise.astype(np.float16).ravel())
+                    columns = {
+                        "path": [f"train/word{n % LABELS}/{n:08d}.jpg" for n in numbers],
+                        "label": [f"word{n % LABELS}" for n in numbers],
+                        "width": [1] * len(numbers),
+                        "height": [1] * len(numbers),
+                        "content_hash": [n.to_bytes(16, "little") for n in numbers],
+                        "features": pa.FixedSizeListArray.from_arrays(flat, FEATURES),
+                        "thumbnail": [b""] * len(numbers),
+                    }
+                    file.write_table(pa.table(columns, schema))
+        writer.metrics["images"] = rows
+
+
+def write_vectors(out: Path) -> None:
+    """Write a vector of noise for each label of `write_features`."""
+    vectors = np.random.default_rng(SEED).standard_normal((LABELS, DIMENSION))
+    text = out.with_suffix(".vec")
+    with text.open("w") as file:
+        file.write(f"{LABELS} {DIMENSION}\n")
+        for number, vector in enumerate(vectors):
+            file.write(f"word{number} {' '.join(f'{x:.4f}' for x in vector)}\n")
+    build_store(open_source("vec", str(text)), str(out), {})
 
 
 def run_job(name: str, *flags: object) -> dict[str, Any]:
