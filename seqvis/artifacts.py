@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from seqvis.errors import ArtifactError
+from seqvis.errors import ArtifactError, DataError
 from seqvis.storage import Location, locate, storage_errors
 
 MANIFEST = "manifest.json"
@@ -67,6 +67,18 @@ class Artifact:
         for name, entry in sorted(self.files.items()):
             digest.update(f"{name}:{entry['sha256']}\n".encode())
         return digest.hexdigest()[:16]
+
+    def check_unchanged(self) -> None:
+        """Raise ArtifactError if it was replaced or deleted since it was opened."""
+        try:
+            same = _read_manifest(self.location).get("files") == self.files
+        except DataError:  # no manifest
+            same = False
+        if not same:
+            raise ArtifactError(
+                f"{self.location.uri}: was replaced or deleted while it was in use; put back what "
+                f"was there and run the same command again, or begin anew with what is there now"
+            )
 
     def local_copy(self, folder: Path) -> Path:
         """Return the artifact's local directory; copy one in an object store to `folder`."""

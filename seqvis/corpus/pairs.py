@@ -6,9 +6,6 @@ worker needs the whole corpus. The pages of a mapped file are shared by all work
 pages for which memory has no room are read again.
 """
 
-import math
-import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +17,8 @@ import pyarrow.parquet as parquet
 from numpy.typing import NDArray
 
 from seqvis.artifacts import Artifact
-from seqvis.disk import take_lock
-from seqvis.errors import ArtifactError, StorageError
-from seqvis.storage import storage_errors
-
-MAPPED_BYTES = 64 << 20  # of Parquet; a smaller corpus is read into the memory of each worker
+from seqvis.errors import ArtifactError
+from seqvis.nodefiles import MAPPED_BYTES, made_once
 
 
 @dataclass(frozen=True)
@@ -97,27 +91,19 @@ def training_pairs(corpus: Artifact) -> PairTable:
     """Load the training part of a corpus, mapped if it is large.
 
     Raises ArtifactError if it has no rows, and StorageError if there is no room for the mapped
-    files: 2 bytes a word and 16 a pair.
+    files: 2 bytes a word and 16 a pair, about twice as much as the Parquet files.
     """
     names = _parts(corpus, "train")
-    if sum(corpus.files[name]["size"] for name in names) < MAPPED_BYTES:
+    size = sum(corpus.files[name]["size"] for name in names)
+    if size < MAPPED_BYTES:
         return load_pairs(corpus, "train")
-    # Each node makes the files once and keeps them for the next run on the same corpus. They may
-    # be deleted when no training runs.
-    parent = Path(tempfile.gettempdir()) / f"seqvis-{os.getuid()}"
-    folder = parent / f"pairs-{corpus.fingerprint()}"
-    with storage_errors(str(parent)):
-        parent.mkdir(mode=0o700, exist_ok=True)
-        if parent.stat().st_uid != os.getuid():
-            raise StorageError(f"{parent}: belongs to somebody else; set TMPDIR to another folder")
-        text = f"{folder}: another worker writes it"  # for which the others of the node wait
-        with take_lock(parent / f"{folder.name}.lock", StorageError, text, math.inf):
-            if not folder.exists():
-                staging = folder.with_suffix(".partial")
-                staging.mkdir(exist_ok=True)
-                for side in ("source", "target"):
-                    _write_side(corpus, names, side, staging)
-                staging.rename(folder)
+
+    def write(folder: Path) -> None:
+        for side in ("source", "target"):
+            _write_side(corpus, names, side, folder)
+        corpus.check_unchanged()
+
+    folder = made_once(f"pairs-{corpus.fingerprint()}", 2 * size, write)
     return PairTable(_map_side(folder, "source"), _map_side(folder, "target"))
 
 

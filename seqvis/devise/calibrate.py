@@ -116,4 +116,4 @@ def _renumbered(pictures: Pictures, kept: np.ndarray, labels: int) -> Pictures:
     number = np.full(labels, -1, dtype=np.int64)
     number[kept] = np.arange(len(kept))
     chosen = number[pictures.labels] >= 0
-    return Pictures(pictures.matrix, pictures.rows[chosen], number[pictures.labels[chosen]])
+    return Pictures(pictures.table, pictures.rows[chosen], number[pictures.labels[chosen]])

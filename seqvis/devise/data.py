@@ -187,7 +187,7 @@ def _rows_of(table: FeatureTable, labels: Sequence[str], among: np.ndarray) -> n
 def _pictures(table: FeatureTable, rows: np.ndarray, labels: Sequence[str]) -> Pictures:
     number = {label: place for place, label in enumerate(labels)}
     numbers = np.array([number[table.labels[row]] for row in rows], dtype=np.int64)
-    return Pictures(table.features, rows, numbers)
+    return Pictures(table, rows, numbers)
 
 
 def _split(

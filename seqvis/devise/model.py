@@ -83,7 +83,7 @@ class DeviseModel(WordSpaceModel):
         return self._classes is not None
 
     def project(self, features: np.ndarray) -> np.ndarray:
-        """Project features, float32 [n, feature_dimension], to unit rows [n, dimension]."""
+        """Project features, float [n, feature_dimension], to unit rows [n, dimension]."""
         if self._classes is not None:
             raise DataError(
                 f"{self.artifact.location.uri}: takes a classifier's classes as well "

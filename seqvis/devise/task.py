@@ -1,13 +1,15 @@
 """Training a head on stored features, as a task of the one training loop.
 
-A batch consists of rows of a feature matrix in memory and the numbers of their labels. The matrix
-is stored only once, however many parts of it are used for training and validation (ImageNet's is 10
-GB); so is the vector of a label, however many pictures have it.
+A batch consists of rows of stored features and the numbers of their labels. The features are
+float16, mapped into memory and shared by all processes of a node (`FeatureTable.features`), and a
+batch reads its own rows alone. So the features are stored once, however many parts of them are used
+for training and validation; so is the vector of a label, however many pictures have it.
 """
 
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from seqvis.devise.settings import DeviseSettings
 from seqvis.errors import DataError
 from seqvis.training.step import StepLoss
 from seqvis.training.workers import Workers
+from seqvis.vision.feature_table import FeatureTable
 
 SHOWN_HITS = (1, 5, 10)
 BLOCK = 8192  # pictures whose features are gathered at once
@@ -27,10 +30,10 @@ BLOCK = 8192  # pictures whose features are gathered at once
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures with known labels, as rows of a feature matrix that others may share."""
+    """Pictures with known labels, as rows of a table that others may share."""
 
-    matrix: np.ndarray  # float32 [any number, feature_dimension]
-    rows: np.ndarray  # int64 [n], of the matrix
+    table: FeatureTable
+    rows: np.ndarray  # int64 [n], of the table
     labels: np.ndarray  # int64 [n], rows of the targets
 
     def __len__(self) -> int:
@@ -38,13 +41,24 @@ class Pictures:
 
     def where(self, chosen: np.ndarray) -> "Pictures":
         """Return the pictures of the chosen places (numbers, or a bool for each)."""
-        return Pictures(self.matrix, self.rows[chosen], self.labels[chosen])
+        return Pictures(self.table, self.rows[chosen], self.labels[chosen])
+
+    def features(self, places: np.ndarray | slice) -> np.ndarray:
+        """Read the features of the pictures at these places, float32 [places, dimension]."""
+        return np.asarray(self.table.features[self.rows[places]], dtype=np.float32)
 
     def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield features and labels of all, some thousands at a time."""
         for begin in range(0, len(self), BLOCK):
             block = slice(begin, begin + BLOCK)
-            yield self.matrix[self.rows[block]], self.labels[block]
+            yield self.features(block), self.labels[block]
+
+    def fingerprint(self) -> str:
+        """Return a hash that changes with the table, the rows and the labels."""
+        digest = hashlib.sha256(self.table.artifact.fingerprint().encode())
+        for numbers in (self.rows, self.labels):
+            digest.update(np.ascontiguousarray(numbers).data)
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -68,18 +82,19 @@ class HeadTask:
         self._targets: dict[torch.device, Tensor] = {}
 
     def build_model(self) -> nn.Module:
-        return Head(self.settings.head, self.train.matrix.shape[1], self.targets.shape[1])
+        return Head(self.settings.head, self.train.table.dimension, self.targets.shape[1])
 
     def parameter_groups(self, model: nn.Module) -> list[tuple[list[nn.Parameter], float]]:
         return [(list(model.parameters()), 1.0)]
 
     def fingerprint(self) -> str:
-        digest = hashlib.sha256()
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        digest = hashlib.sha256(np.ascontiguousarray(self.targets).data)
         for part in (self.train, self.valid):
-            for features, _ in part.blocks():
-                digest.update(features.data)
-            digest.update(np.ascontiguousarray(part.labels).data)
-        digest.update(np.ascontiguousarray(self.targets).data)
+            digest.update(part.fingerprint().encode())
         return digest.hexdigest()[:16]
 
     def steps_in_epoch(self, epoch: int) -> int:
@@ -98,7 +113,7 @@ class HeadTask:
         for rows in np.array_split(order, steps)[first:]:
             share = rows[workers.rank :: workers.count]
             yield Batch(
-                torch.from_numpy(self.train.matrix[self.train.rows[share]]).to(workers.device),
+                torch.from_numpy(self.train.features(share)).to(workers.device),
                 torch.from_numpy(self.train.labels[share]).to(workers.device),
                 workers.count / len(rows),
             )

@@ -17,9 +17,6 @@ fastText does (Bojanowski et al. 2017, and dictionary.cc, which the numbering fo
 sign-extended.
 """
 
-import os
-import shutil
-import tempfile
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,8 +27,9 @@ import numpy as np
 
 from seqvis.artifacts import Artifact, load
 from seqvis.checks import check_several
-from seqvis.errors import ArtifactError, StorageError
-from seqvis.storage import Location, locate
+from seqvis.errors import ArtifactError
+from seqvis.nodefiles import made_once
+from seqvis.storage import Location
 from seqvis.text.punctuation import clean_text, normalize_punctuation
 from seqvis.text.spacing import CAPITALIZED, UPPER
 from seqvis.text.vocabulary import PAD, SPECIALS, Vocabulary
@@ -307,20 +305,8 @@ def _map(path: Path) -> np.ndarray:
 
 
 def _local_folder(artifact: Artifact) -> Path:
-    """Return the artifact's folder; one in an object store is fetched once a machine."""
+    """Return the artifact's folder; one in an object store is fetched once a node."""
     if artifact.location.is_local:
         return Path(artifact.location.path)
-    cached = Path(tempfile.gettempdir()) / f"seqvis-vectors-{artifact.fingerprint()}"
-    try:
-        load(locate(cached), KIND, verify=False)
-    except ArtifactError:  # not here yet, or something tidied part of it away
-        shutil.rmtree(cached, ignore_errors=True)
-        arriving = Path(tempfile.mkdtemp(dir=cached.parent))
-        try:
-            artifact.local_copy(arriving)
-            os.rename(arriving, cached)
-        except OSError as error:
-            shutil.rmtree(arriving, ignore_errors=True)
-            if not cached.exists():  # if it does, another process was faster
-                raise StorageError(f"{cached}: cannot be written ({error})") from error
-    return cached
+    size = sum(entry["size"] for entry in artifact.files.values())
+    return made_once(f"vectors-{artifact.fingerprint()}", size, artifact.local_copy)

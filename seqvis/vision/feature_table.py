@@ -5,7 +5,8 @@
                       and further columns of the table of images
     rejected.parquet  path, reason
 
-Features are float16 on disk and float32 in memory.
+Features are float16, on disk and where a table hands them out. Those of a large table are decoded
+once a node into a flat file that all its processes map (`seqvis/nodefiles.py`).
 
 Until a run is complete its finished pieces lie in `OUT.run/features/parts`, with the columns by
 which a later run recognises a file. A piece appears whole, so a process that is killed at any
@@ -15,10 +16,12 @@ after a long run.
 
 import io
 import json
+import sys
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -28,12 +31,14 @@ import pyarrow.parquet as pq
 from seqvis.artifacts import Artifact, load
 from seqvis.checks import check_several
 from seqvis.errors import ArtifactError, StorageError
+from seqvis.nodefiles import MAPPED_BYTES, made_once
 from seqvis.storage import Location
 
 KIND = "features"
 PARTS, REJECTED = "parts", "rejected.parquet"
 TOP_COLUMNS = ("top_classes", "top_probabilities")
 
+FLAT = "features.float16"  # of what is mapped
 CONFIG = "config.json"  # of pieces
 PAUSE_SECONDS = 2.0
 MOST_ROWS = 4096  # held in memory, and in a row group
@@ -47,8 +52,7 @@ class FeatureTable:
         self.dimension = int(artifact.config["dimension"])
         self._parts = [artifact.file(name) for name in artifact.names_below(PARTS)]
         self._files = [_open(part) for part in self._parts]
-        rows = [file.metadata.num_rows for file in self._files]
-        self._first_rows = np.cumsum([0, *rows])
+        self._rows = sum(file.metadata.num_rows for file in self._files)
         self._check()
 
     @classmethod
@@ -61,29 +65,50 @@ class FeatureTable:
 
     def __len__(self) -> int:
         """Return the number of pictures."""
-        return int(self._first_rows[-1])
+        return self._rows
 
     @cached_property
     def features(self) -> np.ndarray:
-        """float32 [n, dimension]. Raises ArtifactError if a number is not finite."""
-        features = np.empty((len(self), self.dimension), np.float32)
-        for number, first in enumerate(self._first_rows[:-1]):
-            table = self._files[number].read(columns=["path", "features"])
-            part = features[first : first + table.num_rows]
-            column = table["features"].combine_chunks()
-            part[:] = column.flatten().to_numpy(zero_copy_only=False).reshape(part.shape)
-            bad = np.flatnonzero(~np.isfinite(part).all(1))
-            if len(bad):
-                raise ArtifactError(
-                    f"{self._parts[number].uri}: the features of {table['path'][int(bad[0])]} are "
-                    f"not finite; embed the images anew with sound weights"
-                )
-        return features
+        """float16 [n, dimension], read-only: in files that are mapped, unless they are small.
+
+        Raises ArtifactError if a number is not finite, StorageError if there is no room for them.
+        """
+        size = len(self) * self.dimension * 2
+        if size < MAPPED_BYTES:
+            features = np.concatenate(list(self._feature_blocks()))
+        else:
+            folder = made_once(f"features-{self.artifact.fingerprint()}", size, self._write_flat)
+            # Slicing a memmap object itself is ten times slower.
+            features = np.memmap(folder / FLAT, np.float16, "r").view(np.ndarray)
+        features.flags.writeable = False
+        return features.reshape(len(self), self.dimension)
+
+    def _write_flat(self, folder: Path) -> None:
+        with (folder / FLAT).open("wb") as file:
+            for block in self._feature_blocks():
+                file.write(block.data)
+        self.artifact.check_unchanged()
+
+    def _feature_blocks(self) -> Iterator[np.ndarray]:
+        """Yield the features of all pictures, float16 [rows, dimension], some thousands at once."""
+        for part in self._parts:
+            with _open(part) as file:
+                for table in file.iter_batches(MOST_ROWS, columns=["path", "features"]):
+                    flat = table["features"].flatten().to_numpy(zero_copy_only=False)
+                    block = flat.reshape(-1, self.dimension)
+                    bad = np.flatnonzero(~np.isfinite(block).all(1))
+                    if len(bad):
+                        raise ArtifactError(
+                            f"{part.uri}: the features of {table['path'][int(bad[0])]} are not "
+                            f"finite; embed the images anew with sound weights"
+                        )
+                    yield block
 
     @cached_property
     def labels(self) -> list[str]:
         """Each picture's label, for ImageNet's pictures the synset's id; "" where unknown."""
-        return list(self.columns(["label"])["label"].to_pylist())
+        chunks = self.columns(["label"])["label"].chunks
+        return [sys.intern(label) for chunk in chunks for label in chunk.to_pylist()]
 
     @cached_property
     def paths(self) -> list[str]:

@@ -111,7 +111,7 @@ def test_bad_files_are_set_aside_with_their_reason_and_the_good_are_embedded(
     backbone = load_recorded(table.artifact.config["backbone"], "features")
     expected = backbone.embed_files([good[path] for path in table.paths])
     np.testing.assert_allclose(table.features, expected.features, rtol=2e-3, atol=2e-3)
-    assert table.features.dtype == np.float32
+    assert table.features.dtype == np.float16
     assert table.dimension == 1280
     np.testing.assert_array_equal(table.top_classes, expected.top_classes)
     np.testing.assert_allclose(

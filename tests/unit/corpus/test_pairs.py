@@ -46,13 +46,3 @@ def test_a_second_worker_maps_the_files_of_the_first(questions: Path, scratch: P
     for table in (first, second):
         assert isinstance(table.source.words, np.memmap)
         assert not table.source.words.flags.writeable
-
-
-def test_files_left_half_written_are_written_anew(questions: Path, scratch: Path) -> None:
-    corpus = artifacts.load(str(questions), "corpus")
-    whole = training_pairs(corpus)
-    folder = next(scratch.rglob("source.words")).parent
-    words = np.array(whole.source.words)
-    folder.rename(folder.with_suffix(".partial"))
-    (folder.with_suffix(".partial") / "source.words").write_bytes(b"half")
-    assert np.array_equal(training_pairs(corpus).source.words, words)

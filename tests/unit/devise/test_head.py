@@ -61,14 +61,16 @@ def test_a_tie_counts_against_the_model() -> None:
     assert harmonic(found, hits(np.array([99])))["harmonic@1"] == 0
 
 
-def test_a_bonus_mends_a_head_that_leans_to_the_labels_it_was_given() -> None:
+def test_a_bonus_mends_a_head_that_leans_to_the_labels_it_was_given(tmp_path: Path) -> None:
     generator = np.random.default_rng(1)
     targets = unit(generator.normal(size=(12, 6)).astype("f4"))
     labels = np.repeat(np.arange(12), 20)
 
     def pictures(seed: int) -> Pictures:
         noise = np.random.default_rng(seed).normal(size=(len(labels), 6)).astype("f4") * 0.4
-        return Pictures(targets[labels] + noise, np.arange(len(labels)), labels)
+        names = [str(label) for label in labels]
+        place = write_features(tmp_path / str(seed), names, targets[labels] + noise)
+        return Pictures(FeatureTable.open(str(place)), np.arange(len(labels)), labels)
 
     def train_head(number: int, train: Pictures, valid: Pictures, kept: np.ndarray) -> Any:
         assert train.labels.max() < len(kept)
