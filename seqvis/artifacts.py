@@ -77,7 +77,8 @@ class Artifact:
         if not same:
             raise ArtifactError(
                 f"{self.location.uri}: was replaced or deleted while it was in use; put back what "
-                f"was there and run the same command again, or begin anew with what is there now"
+                f"was there and run the same command again, or begin anew with what is there now "
+                f"(a training: --restart)"
             )
 
     def local_copy(self, folder: Path) -> Path:

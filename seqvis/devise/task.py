@@ -39,7 +39,7 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def where(self, chosen: np.ndarray) -> "Pictures":
+    def where(self, chosen: np.ndarray | slice) -> "Pictures":
         """Return the pictures of the chosen places (numbers, or a bool for each)."""
         return Pictures(self.table, self.rows[chosen], self.labels[chosen])
 
@@ -118,28 +118,49 @@ class HeadTask:
                 workers.count / len(rows),
             )
 
+    def validation(self, workers: Workers) -> Iterator[Batch]:
+        """Yield this worker's share of the validation pictures."""
+        mine = self.valid.where(slice(workers.rank, None, workers.count))
+        for features, labels in mine.blocks():
+            yield Batch(
+                torch.from_numpy(features).to(workers.device),
+                torch.from_numpy(labels).to(workers.device),
+                1.0,
+            )
+
+    def project(self, model: nn.Module, features: Tensor) -> Tensor:
+        """Return the points of a batch's pictures, float32 [pictures, dimension]."""
+        with torch.autocast(features.device.type, enabled=False):
+            projected: Tensor = model(features)
+        return projected
+
     def loss(self, model: nn.Module, batch: Batch, epoch: float) -> StepLoss:
-        with torch.autocast(batch.features.device.type, enabled=False):
-            total = self._losses(model(batch.features), batch.labels).sum()
+        total = self._losses(self.project(model, batch.features), batch.labels).sum()
         return StepLoss(total * batch.weight, total.detach(), len(batch.labels))
 
     def evaluate(self, model: nn.Module, workers: Workers) -> dict[str, Any]:
-        """Measure loss and hit@k of the validation pictures among the labels of training."""
-        losses, ranks = [], []
-        for block, numbers in self.valid.blocks():
-            features = torch.from_numpy(block).to(workers.device)
-            labels = torch.from_numpy(numbers).to(workers.device)
-            with torch.autocast(workers.device.type, enabled=False):
-                projected = model(features)
-                losses.append(self._losses(projected, labels))
-                scores = F.normalize(projected) @ self._targets_on(projected.device).T
-            ranks.append((scores >= scores.gather(1, labels[:, None])).sum(1))
-        rank = torch.cat(ranks)
-        metrics = {"loss": float(torch.cat(losses).mean())}
-        metrics |= {f"hit@{k}": float((rank <= k).float().mean()) for k in SHOWN_HITS}
-        # Batch norm's statistics are each worker's own: the first one's count.
-        result: dict[str, Any] = workers.from_first(metrics)
-        return result
+        """Measure loss and hit@k of the validation pictures among the labels of training.
+
+        Each worker takes a share of them. Batch norm's statistics are those of the first worker's
+        share of the training, which are the ones that its checkpoint keeps: so all of them measure
+        the very model that is kept.
+
+        Raises ArtifactError if the features were replaced or deleted during the epoch.
+        """
+        for part in (self.train, self.valid):
+            part.table.artifact.check_unchanged()
+        workers.share_buffers(model)
+        sums = np.zeros(2 + len(SHOWN_HITS))
+        for batch in self.validation(workers):
+            projected = self.project(model, batch.features)
+            scores = F.normalize(projected) @ self._targets_on(projected.device).T
+            rank = (scores >= scores.gather(1, batch.labels[:, None])).sum(1)
+            sums[0] += len(batch.labels)
+            sums[1] += float(self._losses(projected, batch.labels).double().sum())
+            sums[2:] += [float((rank <= k).sum()) for k in SHOWN_HITS]
+        count, loss, *hits = np.sum(workers.gather(sums), axis=0)
+        metrics = {f"hit@{k}": float(n / count) for k, n in zip(SHOWN_HITS, hits, strict=True)}
+        return {"loss": float(loss / count), **metrics}
 
     def schedules(self, epoch: int) -> dict[str, float]:
         return {}

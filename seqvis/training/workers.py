@@ -148,6 +148,12 @@ class Workers:
         wrapped.register_comm_hook(Reduction.of(module), average)
         return wrapped
 
+    def share_buffers(self, module: nn.Module) -> None:
+        """Give all workers the first one's buffers, such as batch norm's statistics."""
+        if self.count > 1:
+            for buffer in module.buffers():
+                distributed.broadcast(buffer, src=0)
+
     def gather(self, value: Any) -> list[Any]:
         """Return the values of all workers, by rank; any picklable objects."""
         if self.count == 1:

@@ -4,15 +4,17 @@ import csv
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from jobs import evaluate_devise, train_devise
 from seqvis.devise.model import DeviseModel
-from seqvis.errors import SeqvisError
+from seqvis.devise.train import train
+from seqvis.errors import ArtifactError, ConfigError, SeqvisError
 from seqvis.vision.feature_table import FeatureTable
-from tests.support.devise import EACH, NOUNS, UNSEEN, train_flags
+from tests.support.devise import EACH, NOUNS, UNSEEN, settings_of, train_flags
 from tests.support.pictures import (
     write_features,
 )
@@ -74,6 +76,32 @@ def test_a_run_that_was_cut_off_ends_with_the_weights_of_one_that_was_not(
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_features_that_are_replaced_stop_a_training_that_goes_on_once_they_are_back(
+    data: Path, tmp_path: Path
+) -> None:
+    table = FeatureTable.open(str(data / "features"))
+    place, due, notes = tmp_path / "features", {3}, []
+
+    def write(features: np.ndarray) -> None:
+        write_features(place, table.labels, features)
+
+    def report(event: dict[str, Any]) -> None:
+        notes.append(event.get("text", ""))
+        if event["event"] == "progress" and event["epoch"] in due:
+            due.clear()
+            write(table.features[::-1])
+
+    write(table.features)
+    settings = settings_of(data, tmp_path, epochs=4, head={"hidden": 0})
+    with pytest.raises(ArtifactError, match=f"{place}: was replaced or deleted while it was in"):
+        train(settings, report)
+    with pytest.raises(ConfigError, match=r"is a checkpoint of other pictures.*--restart"):
+        train(settings, report)
+    write(table.features)
+    train(settings, report)
+    assert any("going on from" in text and "(epoch 3, batch 1)" in text for text in notes)
 
 
 def test_a_finished_model_is_given_more_epochs_with_its_calibration(
