@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from seqvis.cli.job import JobSettings, leave, run_job
 from seqvis.collection.collection import Collection
-from seqvis.collection.split import split
+from seqvis.collection.shards import split
 from seqvis.devise.model import DeviseModel
 from seqvis.errors import DataError
 from seqvis.search.build import PictureItems

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, Self
 from seqvis.artifacts import MANIFEST
 from seqvis.collection import manifest, writer
 from seqvis.collection.index import Backend, IndexSettings
-from seqvis.collection.items import Batch, Item, batches, check_ids, check_items
+from seqvis.collection.items import Batch, Item, batches, check_belongs, check_ids, check_items
 from seqvis.collection.journal import (
     HEADING_SIZE,
     Added,
@@ -40,7 +40,6 @@ from seqvis.collection.reader import (
     open_files,
 )
 from seqvis.collection.segments import SearchBy, Segment
-from seqvis.collection.shards import check_belongs
 from seqvis.collection.view import Part
 from seqvis.collection.writer import NewSegment
 from seqvis.disk import remove_quietly

@@ -5,6 +5,7 @@ metadata as JSON text. The checks are made here because nmslib makes none: it re
 another length out of bounds, and a NaN makes every later search wrong.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +22,7 @@ from seqvis.checks import check_several, has_control_characters
 from seqvis.errors import DataError
 
 LONGEST_ID = 4096  # bytes
+SHARD = "shard"  # the key of a shard's config that says which it is
 _JSON = json.JSONDecoder()
 
 
@@ -237,3 +239,30 @@ def _check_thumbnail(item: Item) -> bytes:
     if not isinstance(item.thumbnail, bytes | bytearray | memoryview):
         raise DataError(f"{item.id}: its thumbnail is {type(item.thumbnail).__name__}, not bytes")
     return bytes(item.thumbnail)
+
+
+def shard_of(name: str, shards: int) -> int:
+    """Return the number of the shard, 0 to `shards` - 1, that an item with this id is in."""
+    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") % shards
+
+
+def place_of(number: int, shards: int) -> dict[str, int]:
+    """Return what a shard's config says under the key `SHARD`."""
+    return {"number": number, "of": shards}
+
+
+def check_belongs(ids: Iterable[str], config: Mapping[str, Any]) -> None:
+    """Raise DataError if these are ids of another shard than the one that has this config.
+
+    There an item would never be deleted or replaced, since nobody looks for it in this one.
+    """
+    place = config.get(SHARD)
+    if not isinstance(place, Mapping) or place.keys() != {"number", "of"}:
+        return
+    for name in ids:
+        if shard_of(name, place["of"]) != place["number"]:
+            raise DataError(
+                f"{name}: belongs in shard {shard_of(name, place['of'])}, this is shard "
+                f"{place['number']} of {place['of']}; add it there"
+            )

@@ -1,4 +1,4 @@
-"""Sharded collections: describe them, find the shard of an id, and merge the shards' answers.
+"""Sharded collections: split one, describe them, and merge the shards' answers.
 
 A collection that is too large for the memory of one process is a directory of ordinary collections,
 its shards. A hash of an item's id decides which shard it is in:
@@ -10,23 +10,30 @@ its shards. A hash of an item's id decides which shard it is in:
 imports this module, so it must not import torch, Ray or nmslib.
 """
 
-import hashlib
 import heapq
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from seqvis.artifacts import FORMAT_VERSION, MANIFEST
+from seqvis.collection.collection import Collection
 from seqvis.collection.index import Backend
-from seqvis.collection.items import Match, best_first
-from seqvis.collection.manifest import SHARDED, kind_of, read_state
-from seqvis.errors import ArtifactError, DataError, UnknownFieldError
+from seqvis.collection.items import SHARD, Item, Match, best_first, place_of, shard_of
+from seqvis.collection.manifest import SHARDED, appearing, check_free, kind_of, read_state
+from seqvis.collection.reader import open_files
+from seqvis.collection.segments import SearchBy
+from seqvis.collection.view import Part, View
+from seqvis.disk import write_synced
+from seqvis.errors import ArtifactError, ConfigError, UnknownFieldError
 from seqvis.storage import local_path
 
-SHARD = "shard"  # the key of a shard's config that says which it is
+MOST_SHARDS = 1000
+_CHUNK = 2048
 
 
 @dataclass(frozen=True)
@@ -38,12 +45,6 @@ class Description:
     dimension: int
     backend: Backend
     shards: tuple[Path, ...]  # ordinary collections; of one that is not sharded, itself
-
-
-def shard_of(name: str, shards: int) -> int:
-    """Return the number of the shard, 0 to `shards` - 1, that an item with this id is in."""
-    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") % shards
 
 
 def merge(answers: Sequence[Sequence[Match] | UnknownFieldError], k: int) -> list[Match]:
@@ -106,22 +107,59 @@ def shard_paths(path: str | Path) -> list[Path]:
     return list(describe(path).shards)
 
 
-def place_of(number: int, shards: int) -> dict[str, int]:
-    """Return what a shard's config says under the key `SHARD`."""
-    return {"number": number, "of": shards}
+def split(collection: str | Path, count: int, out: str | Path) -> list[int]:
+    """Copy a collection to a new sharded one at `out`, which appears whole or not at all.
 
-
-def check_belongs(ids: Iterable[str], config: Mapping[str, Any]) -> None:
-    """Raise DataError if these are ids of another shard than the one that has this config.
-
-    There an item would never be deleted or replaced, since nobody looks for it in this one.
+    Returns how many items each shard holds. Raises ConfigError for a count that cannot be,
+    ArtifactError if `collection` is none or something stands at `out`, StorageError if the disk
+    does not take it.
     """
-    place = config.get(SHARD)
-    if not isinstance(place, Mapping) or place.keys() != {"number", "of"}:
-        return
-    for name in ids:
-        if shard_of(name, place["of"]) != place["number"]:
-            raise DataError(
-                f"{name}: belongs in shard {shard_of(name, place['of'])}, this is shard "
-                f"{place['number']} of {place['of']}; add it there"
-            )
+    source, target = local_path(collection), local_path(out)
+    if not 1 <= count <= MOST_SHARDS:
+        raise ConfigError(f"a collection has 1 to {MOST_SHARDS} shards, not {count}")
+    check_free(target, "sharded collection")
+    opened = open_files(source, {}, by=SearchBy(graphs=False))
+    state = opened.state
+    of_rows = [_shards(part, count) for part in opened.view.parts]
+    names = [f"shard-{number:03d}" for number in range(count)]
+    with appearing(target) as staging:
+        staging.mkdir(parents=True)
+        for number, name in enumerate(names):
+            Collection.build(
+                staging / name,
+                state.dimension,
+                _items(opened.view, of_rows, number),
+                state.backend,
+                {**state.config, SHARD: place_of(number, count)},
+                state.settings,
+            ).close()
+        manifest = {
+            "kind": SHARDED,
+            "format_version": FORMAT_VERSION,
+            "config": state.config,
+            "metrics": {"items": len(opened.view)},
+            "files": {},
+            "dimension": state.dimension,
+            "backend": state.backend,
+            "shards": names,
+        }
+        content = json.dumps(manifest, indent=1, ensure_ascii=False).encode()
+        write_synced(staging / MANIFEST, content)
+    return [sum(int((rows == number).sum()) for rows in of_rows) for number in range(count)]
+
+
+def _shards(part: Part, count: int) -> np.ndarray:
+    """Return the shard of each living row, uint16 (living rows)."""
+    found = (shard_of(part.store.id(row), count) for row in part.living_rows().tolist())
+    return np.fromiter(found, np.uint16, part.alive)
+
+
+def _items(view: View, of_rows: list[np.ndarray], number: int) -> Iterator[Item]:
+    for part, shards in zip(view.parts, of_rows, strict=True):
+        rows = part.living_rows()[shards == number].tolist()
+        for begin in range(0, len(rows), _CHUNK):
+            chunk = rows[begin : begin + _CHUNK]
+            vectors = part.vectors[chunk]
+            for row, vector in zip(chunk, vectors, strict=True):
+                store = part.store
+                yield Item(store.id(row), vector, store.metadata(row), store.thumbnail(row))

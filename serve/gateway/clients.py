@@ -25,8 +25,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from seqvis.collection.items import Item, Match
-from seqvis.collection.shards import shard_of
+from seqvis.collection.items import Item, Match, shard_of
 from seqvis.errors import BusyError, UnknownFieldError
 from seqvis.search.requests import EncodedImage, NameSet, SearchRequest
 from serve.common.http import UnavailableError

@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar
 
 from seqvis.collection.collection import Collection
-from seqvis.collection.items import Item
-from seqvis.collection.shards import shard_of, shard_paths
+from seqvis.collection.items import Item, shard_of
+from seqvis.collection.shards import shard_paths
 from seqvis.errors import StorageError
 from serve.common.http import UnavailableError
 from serve.common.metrics import cancelled_counter
