@@ -3,6 +3,8 @@
 `check_items` turns a caller's items into a `Batch`: the same data as columns, with unit vectors and
 metadata as JSON text. The checks are made here because nmslib makes none: it reads a vector of
 another length out of bounds, and a NaN makes every later search wrong.
+
+Of a collection that is split, a hash of an item's id says which shard it belongs in.
 """
 
 import hashlib

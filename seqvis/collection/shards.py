@@ -110,6 +110,10 @@ def shard_paths(path: str | Path) -> list[Path]:
 def split(collection: str | Path, count: int, out: str | Path) -> list[int]:
     """Copy a collection to a new sharded one at `out`, which appears whole or not at all.
 
+    The collection may be in use: its state at this moment is copied. Memory is bounded by the size
+    of one shard plus 2 bytes for each item, because the original's graphs are not loaded. The
+    original is read once for every shard.
+
     Returns how many items each shard holds. Raises ConfigError for a count that cannot be,
     ArtifactError if `collection` is none or something stands at `out`, StorageError if the disk
     does not take it.
