@@ -14,7 +14,7 @@ from seqvis.artifacts import check_destination
 from seqvis.cli.job import JobSettings, leave, run_job
 from seqvis.errors import ConfigError
 from seqvis.storage import locate
-from seqvis.text.languagecodes import LanguageCode
+from seqvis.text.spacy_languages import LanguageCode
 from seqvis.text.tokenizers import TokenizerSettings, load_tokenizer
 from seqvis.vectors.build import (
     MAX_BAD_SHARE,

@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from seqvis.config import Settings
-from seqvis.text.languagecodes import LanguageCode
+from seqvis.text.spacy_languages import LanguageCode
 from seqvis.text.tokenizers import TokenizerSettings
 from seqvis.text.vocabulary import LARGEST
 

@@ -32,7 +32,7 @@ from seqvis.corpus.settings import PrepareSettings
 from seqvis.corpus.spacing import in_sample
 from seqvis.errors import DataError
 from seqvis.storage import Location, storage_errors
-from seqvis.text.punctuation import clean_text, normalize_punctuation
+from seqvis.text.characters import clean_text, normalize_punctuation
 from seqvis.text.tokenizers import Tokenizer, TokenizerSettings, load_tokenizer, train_sentencepiece
 
 SIDES = ("source", "target")

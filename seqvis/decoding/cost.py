@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 
 from seqvis.errors import DataError
-from seqvis.text.splitting import HAN, SOUTHERN
+from seqvis.text.characters import HAN, SOUTHERN
 
 _SOURCE_BASE = 64
 """A row's step costs as much as attending to so many source tokens, without its attention.

@@ -24,7 +24,7 @@ from typing import Self
 import numpy as np
 
 from seqvis.checks import check_several
-from seqvis.text.punctuation import clean_text
+from seqvis.text.characters import clean_text
 from seqvis.vectors.store import WordVectors
 from seqvis.vision.layouts import wnid_at_start
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from seqvis.artifacts import Artifact
 from seqvis.config import settings_from
-from seqvis.text.punctuation import clean_text, is_pictograph, spellings, split_pictographs
+from seqvis.text.characters import clean_text, is_pictograph, spellings, split_pictographs
 from seqvis.text.spacing import CAPITALIZED, CASE_TOKENS, LearnedSpacing, upper_first
 from seqvis.text.tokenizers import CACHED_WORDS, Tokenizer, TokenizerSettings, load_tokenizer
 from seqvis.text.vocabulary import EOS, SPECIALS, UNK, Vocabulary

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from seqvis.text.splitting import HAN, SOUTHERN
+from seqvis.text.characters import HAN, SOUTHERN
 
 CAPITALIZED, UPPER = CASE_TOKENS = ("_cap_", "_up_")
 

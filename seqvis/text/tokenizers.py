@@ -18,8 +18,13 @@ from pydantic import AfterValidator
 
 from seqvis.config import Settings
 from seqvis.errors import ArtifactError, ConfigError
-from seqvis.text.languagecodes import canonical_or_same
-from seqvis.text.punctuation import clean_text, normalize_punctuation
+from seqvis.text.characters import (
+    by_character,
+    clean_text,
+    is_protected,
+    normalize_punctuation,
+    protecting,
+)
 from seqvis.text.spacing import (
     CAPITALIZED,
     CASE_TOKENS,
@@ -29,12 +34,10 @@ from seqvis.text.spacing import (
     restore_case,
     upper_first,
 )
-from seqvis.text.splitting import (
+from seqvis.text.spacy_languages import (
     add_lower_cased_exceptions,
-    by_character,
+    canonical_or_same,
     has_rules,
-    is_protected,
-    protecting,
     spacy_tokenizer,
 )
 

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from seqvis.seq2seq.losses import projected_cross_entropy
 from seqvis.seq2seq.model import Seq2Seq, argmax_words
-from seqvis.text.punctuation import clean_text
+from seqvis.text.characters import clean_text
 from seqvis.text.vocabulary import BOS, PAD
 from seqvis.translation.batches import Batch
 

@@ -30,7 +30,7 @@ from seqvis.checks import check_several
 from seqvis.errors import ArtifactError
 from seqvis.nodefiles import made_once
 from seqvis.storage import Location
-from seqvis.text.punctuation import clean_text, normalize_punctuation
+from seqvis.text.characters import clean_text, normalize_punctuation
 from seqvis.text.spacing import CAPITALIZED, UPPER
 from seqvis.text.vocabulary import PAD, SPECIALS, Vocabulary
 

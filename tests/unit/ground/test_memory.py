@@ -12,7 +12,7 @@ import torch
 
 from seqvis.decoding.linear import pack_linear, padded_rows
 from seqvis.text import tokenizers
-from seqvis.text.splitting import spacy_tokenizer
+from seqvis.text.spacy_languages import spacy_tokenizer
 from seqvis.text.tokenizers import FEW_WORDS, TokenizerSettings, load_tokenizer
 from seqvis.translation.translator import Translator
 from serve.environment import ENVIRONMENT

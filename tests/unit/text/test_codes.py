@@ -10,7 +10,7 @@ from seqvis.corpus.filters import Tally
 from seqvis.corpus.settings import PrepareSettings
 from seqvis.corpus.tokens import usable_pairs
 from seqvis.errors import ConfigError
-from seqvis.text.languagecodes import canonical_language
+from seqvis.text.spacy_languages import canonical_language
 from seqvis.text.tokenizers import TokenizerSettings, check_language, load_tokenizer
 
 FLAGS = ["--source", "a", "--target", "b", "--out", "c"]

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from seqvis.samples.questions import generate_pairs
+from seqvis.text.characters import is_protected
 from seqvis.text.spacing import RULED, separators
-from seqvis.text.splitting import add_lower_cased_exceptions, is_protected, spacy_tokenizer
+from seqvis.text.spacy_languages import add_lower_cased_exceptions, spacy_tokenizer
 from seqvis.text.tokenizers import Tokenizer, TokenizerSettings, load_tokenizer
 from tests.support.sentences import SENTENCES
 

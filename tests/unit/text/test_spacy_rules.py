@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from seqvis.samples.questions import generate_pairs
-from seqvis.text.splitting import share_endings
+from seqvis.text.spacy_languages import share_endings
 
 # Heads of spaCy's French alternatives, and what they are joined with.
 PREFIXES = ["anti-", "auto‑", "chef-d’", "contre-", "Demi-", "entr'", "faux-", "grand's", "MI-"]
@@ -19,11 +19,11 @@ PREFIXES += ["vice-", "vieux-", "zig-zag", "anti-z’", "vie-", "bourg-", "trou�
 # Of a process that has no French yet.
 LONG_EXPRESSIONS = """
 import json
-from seqvis.text import splitting
+from seqvis.text import spacy_languages
 
-seen, plain = [], splitting.share_endings
-splitting.share_endings = lambda pattern: seen.append(pattern) or plain(pattern)
-splitting.spacy_tokenizer("fr")
+seen, plain = [], spacy_languages.share_endings
+spacy_languages.share_endings = lambda pattern: seen.append(pattern) or plain(pattern)
+spacy_languages.spacy_tokenizer("fr")
 print(json.dumps(seen))
 """
 
