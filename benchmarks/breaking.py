@@ -114,7 +114,7 @@ class Faults:
         self._picture = a_picture(collection)
 
     def capacity(self, seconds: float) -> Figures:
-        """Answers a second: translations alone, heavy lists alone, and all kinds together."""
+        """Count answers a second: translations alone, heavy lists alone, all kinds together."""
         together = everyday(self._expected, QUERIES, Changes(_unique("capacity"), self._picture))
         together["translate"].clients = 16
         rates = {}
@@ -153,7 +153,7 @@ class Faults:
         }
 
     def overload(self, lists_per_second: float, seconds: float) -> Figures:
-        """Ten times the lists that it can bear, and searches.
+        """Send ten times the lists that it can bear, and searches.
 
         Of the lists a tenth are given up by their clients after 100 ms; as many clients again are
         slow, and as many send what must be refused.
@@ -209,7 +209,7 @@ class Faults:
         }
 
     def abandoned(self, deployment: str, requests: int = 40) -> Figures:
-        """Work for a deployment whose clients close their connections after 100 ms.
+        """Send work for a deployment and close the connections after 100 ms.
 
         The processor time is of a second before they come, and of the second that begins one
         second after the last has left.
@@ -237,7 +237,7 @@ class Faults:
         }
 
     def _busy(self, deployment: str) -> float:
-        """Seconds of processor time that a deployment's replicas use in a second."""
+        """Return the processor time that a deployment's replicas use in a second, in seconds."""
 
         def used() -> float:
             return sum(sum(each.cpu_times()[:2]) for each in self._server.replicas(deployment))
@@ -247,7 +247,7 @@ class Faults:
         return used() - before
 
     def _seconds_of_a_list(self) -> float:
-        """Median seconds of a heavy list that is translated alone."""
+        """Return the median seconds of a heavy list that is translated alone."""
         taken = []
         for _ in range(5):
             began = time.monotonic()
@@ -257,7 +257,7 @@ class Faults:
 
 
 def parser_of(doc: str | None) -> argparse.ArgumentParser:
-    """A parser with the flags of the artifacts to serve and of the results."""
+    """Return a parser with the flags of the artifacts to serve and of the results."""
     parser = argparse.ArgumentParser(description=(doc or "").split("\n\n")[0])
     parser.add_argument("--translator", type=Path)
     parser.add_argument("--collection", type=Path)
@@ -267,19 +267,19 @@ def parser_of(doc: str | None) -> argparse.ArgumentParser:
 
 @contextmanager
 def copy_of(collection: Path) -> Iterator[Path]:
-    """A copy of a collection, alone in a folder, for as long as the block runs."""
+    """Copy a collection, alone into a folder, for as long as the block runs."""
     with tempfile.TemporaryDirectory() as folder:
         yield shutil.copytree(collection, Path(folder) / "collection")
 
 
 def offline(path: str) -> dict[str, str]:
-    """A translator's own translations of TEXTS."""
+    """Return a translator's own translations of TEXTS."""
     translations = Translator.load(path).translate(TEXTS)
     return {text: made.text for text, made in zip(TEXTS, translations, strict=True)}
 
 
 def a_picture(collection: Path) -> bytes:
-    """The thumbnail of some picture of a collection."""
+    """Return the thumbnail of some picture of a collection."""
     with Collection.open(collection, read_only=True) as opened:
         content = opened.thumbnail(next(iter(opened.ids())))
     assert content
@@ -287,13 +287,13 @@ def a_picture(collection: Path) -> bytes:
 
 
 def figures_table(corner: str, rows: Mapping[str, Figures]) -> str:
-    """Figures in Markdown: a row for each name, a column for each figure."""
+    """Write figures in Markdown: a row for each name, a column for each figure."""
     heads = [corner, *next(iter(rows.values()))]
     return as_table(heads, *([name, *figures.values()] for name, figures in rows.items()))
 
 
 def seen_by_clients(server: RunningServer, kinds: Mapping[str, Kind], changes: Changes) -> Figures:
-    """What all clients together saw, and what became of their changes."""
+    """Return what all clients together saw, and what became of their changes."""
     outcomes = [kind.outcome for kind in kinds.values()]
     requests = sum(len(outcome.replies) for outcome in outcomes)
     return {
@@ -306,7 +306,7 @@ def seen_by_clients(server: RunningServer, kinds: Mapping[str, Kind], changes: C
 
 
 def errors(seen: Mapping[str, Any]) -> str:
-    """What `faults` saw, as a cell of a table."""
+    """Return what `faults` saw, as a cell of a table."""
     return listed(seen) or "none"
 
 
@@ -315,7 +315,7 @@ def listed(figures: Mapping[str, Any]) -> str:
 
 
 def largest(seconds: Mapping[str, float]) -> str:
-    """The largest of some seconds and what it belongs to, as a cell of a table."""
+    """Return the largest of some seconds and its owner, as a cell of a table."""
     name = max(seconds, key=lambda each: seconds[each], default="")
     return f"{seconds[name]:.1f} ({name})" if name else ""
 

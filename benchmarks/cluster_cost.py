@@ -40,7 +40,7 @@ class Rate(Settings):
     source: str
 
     def on(self, machine: Machine) -> float:
-        """Units a second of a whole machine."""
+        """Return the units a second of a whole machine."""
         parts = ((self.core, machine.cores), (self.gpu, machine.gpus))
         return min(rate * count for rate, count in parts if rate is not None)
 
@@ -94,7 +94,7 @@ def cost_of(stage: Stage, inputs: Inputs) -> Cost:
 
 
 def as_table(inputs: Inputs) -> str:
-    """The stages as a Markdown table, and the sources of the rates under it."""
+    """Write the stages as a Markdown table, and the sources of the rates under it."""
     lines = [
         "| stage | on | speed, units/s | minutes | $ on demand | $ spot |",
         "| --- | --- | --- | --- | --- | --- |",

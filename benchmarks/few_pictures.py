@@ -96,7 +96,7 @@ def _figures(model: DeviseModel, test: FeatureTable, vectors: str) -> list[str]:
 def _share_found(
     model: DeviseModel, test: FeatureTable, rows: np.ndarray, labels: list[str], points: np.ndarray
 ) -> float:
-    """The share of these labels for whose word one of the first five pictures has the label."""
+    """Return the share of labels whose word finds one of their pictures among the first five."""
     scores = points @ model.project_table(test, rows).T
     nearest = np.argsort(-scores, axis=1)[:, :FIRST]
     present = {test.labels[row] for row in rows}

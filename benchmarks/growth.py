@@ -70,7 +70,7 @@ class Point:
 
 
 def step(words: int, vocabulary: int) -> Point:
-    """Seconds of a training step of `all` in float32."""
+    """Measure a training step of `all` in float32."""
     import torch
 
     from benchmarks.scaling import forced_loss
@@ -93,7 +93,7 @@ def step(words: int, vocabulary: int) -> Point:
 
 
 def collection(vectors: int) -> Point:
-    """Seconds to build a collection of 50-d vectors."""
+    """Measure building a collection of 50-d vectors."""
     from benchmarks.stage_neighbours import as_items, glove
     from seqvis.collection.collection import Collection
 
@@ -110,14 +110,14 @@ def _peak() -> float:
 
 
 def corpus(pairs: int) -> Point:
-    """Seconds of preparing a corpus, and the memory of all the job's processes."""
+    """Measure preparing a corpus, and the memory of all the job's processes."""
     figures = preparing(pairs)
     memory = figures["object_store_mb"] + sum(figures["peak_mb"].values())
     return Point(figures["own_seconds"], memory)
 
 
 def preparing(pairs: int) -> dict[str, Any]:
-    """Prepare a generated corpus; figures of the job and of its processes."""
+    """Prepare a generated corpus; return figures of the job and of its processes."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_generated(folder, pairs)
@@ -175,7 +175,7 @@ def write_generated(folder: Path, pairs: int) -> None:
 
 
 def pictures(count: int) -> Point:
-    """Seconds of embedding pictures, and the memory of all the job's processes."""
+    """Measure embedding pictures, and the memory of all the job's processes."""
     from benchmarks.material import photograph, write_files
 
     with tempfile.TemporaryDirectory() as name:
@@ -214,7 +214,7 @@ def memory_of_job(name: str, *flags: object) -> tuple[dict[str, float], float]:
 
 
 def clients(translator: str, sentences: Path) -> dict[int, Point]:
-    """Seconds that a request takes, by the number of clients, and the replica's memory."""
+    """Measure a request by the number of clients, and the replica's memory."""
     from benchmarks.serving import batching_config, load
     from serve.testing.server import run_config
 
@@ -240,14 +240,14 @@ POINTS: dict[str, Callable[..., Point]] = {
 
 
 def exponent(points: dict[int, float]) -> float:
-    """The slope of the logarithms."""
+    """Return the slope of the logarithms."""
     sizes, values = zip(*sorted(points.items()), strict=True)
     slope = np.polyfit(np.log(sizes), np.log(np.maximum(values, 1e-9)), 1)[0]
     return round(float(slope), 2)
 
 
 def summary(points: dict[int, Point]) -> dict[str, Any]:
-    """The points, and the exponents of time and memory of the larger ones."""
+    """Return the points, and the exponents of time and memory of the larger ones."""
     larger = sorted(points)[-max(3, len(points) // 2) :]
     return {
         "points": {size: vars(point) for size, point in points.items()},

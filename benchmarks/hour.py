@@ -65,7 +65,7 @@ class Words:
         return "".join(self._random.choices(_LETTERS, k=self._random.randint(3, 12)))
 
     def text(self) -> str:
-        """One to forty words, every third of which was never seen."""
+        """Return one to forty words, every third of which was never seen."""
         words = self._random.choice(self._sentences).split() * 5
         count = min(self._random.randint(1, 40), len(words))
         return " ".join(
@@ -73,14 +73,14 @@ class Words:
         )
 
     def query(self) -> str:
-        """A known word with a weight, now and then an unknown word."""
+        """Return a known word with a weight, now and then an unknown word."""
         known = self._random.choice(("boat", "pizza", "flower + drink", "engine", "goblin - bell"))
         weight = self._random.random() * 3
         return f"{weight:.3f} * {known}" if self._random.random() < 0.8 else self.new()
 
 
 def mixed(picture: bytes, name: str, factor: float = 1.0) -> dict[str, Kind]:
-    """Clients of every part of the server, at `factor` times RATES.
+    """Return clients of every part of the server, at `factor` times RATES.
 
     `name` is the id of a stored picture.
     """
@@ -133,13 +133,13 @@ def mixed(picture: bytes, name: str, factor: float = 1.0) -> dict[str, Kind]:
 
 
 def stored(server: RunningServer, query: str) -> str:
-    """The id of a stored picture."""
+    """Return the id of a stored picture."""
     answer = send(server, Request("/v1/search/text", {"query": query, "k": 1})).json()
     return str(answer["matches"][0]["id"])
 
 
 def memory(server: RunningServer) -> dict[str, float]:
-    """MiB that the processes of the server have written themselves, by what they are."""
+    """Return the MiB that the server's processes have written themselves, by what they are."""
     sizes: Counter[str] = Counter()
     replicas = {
         process.pid: name for name, group in server.all_replicas().items() for process in group
@@ -156,20 +156,20 @@ def _named(command: str) -> str:
 
 
 def curves(samples: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """MiB by minute and process, the largest process first."""
+    """Return MiB by minute and process, the largest process first."""
     minutes = [sample["minute"] for sample in samples]
     frame = pd.DataFrame([sample["held"] for sample in samples], index=minutes).fillna(0.0)
     return frame.sort_values(minutes[-1], axis=1, ascending=False)
 
 
 def growth(curve: pd.Series) -> float:
-    """MiB a minute, fitted to the last half."""
+    """Return the MiB a minute, fitted to the last half."""
     last = curve[curve.index >= curve.index[-1] / 2]
     return float(np.polyfit(last.index, last, 1)[0])
 
 
 def table(frame: pd.DataFrame) -> str:
-    """The curves at some minutes, in Markdown."""
+    """Write the curves at some minutes in Markdown."""
     end = frame.index[-1]
     minutes = [*(minute for minute in MINUTES if minute < end - 0.5), end]
     places = frame.index.get_indexer(pd.Index(minutes), method="nearest")

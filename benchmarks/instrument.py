@@ -58,24 +58,24 @@ class Row:
         return statistics.median(self.rates[name])
 
     def spread(self, name: str) -> float:
-        """Half the range between the slowest and the quickest round, over the median."""
+        """Return half the range between the slowest and the quickest round, over the median."""
         rates = self.rates[name]
         return (max(rates) - min(rates)) / 2 / self.rate(name)
 
     def times(self, name: str) -> float:
-        """A side's rate over the reference's."""
+        """Return a side's rate over the reference's."""
         return self.rate(name) / self.rate(self.sides[0].name)
 
     def share(self, side: Side) -> float | None:
-        """A side's rate over its limit's."""
+        """Return a side's rate over its limit's."""
         return self.rate(side.name) / self.rate(side.limit) if side.limit else None
 
     def missed(self) -> list[str]:
-        """The sides that miss a goal."""
+        """Return the sides that miss a goal."""
         return [side.name for side in self.sides if "!" in "".join(self._goals(side))]
 
     def cells(self) -> Iterator[list[str]]:
-        """The cells of a table under HEADINGS, a line for each side."""
+        """Yield the cells of a table under HEADINGS, a line for each side."""
         for number, side in enumerate(self.sides):
             share = self.share(side)
             least, of_limit = self._goals(side)
@@ -104,7 +104,7 @@ class Row:
         return {"stage": self.stage, "unit": self.unit, "sides": sides, "checks": self.checks}
 
     def _goals(self, side: Side) -> tuple[str, str]:
-        """Both goals as text, with a mark if they are missed."""
+        """Return both goals as text, with a mark if they are missed."""
         least = of_limit = ""
         if side.at_least:
             least = f"{side.at_least:g}{'' if self.times(side.name) >= side.at_least else ' !'}"
@@ -137,12 +137,12 @@ def agreed(ours: float, theirs: float, tolerance: float) -> list[float]:
 
 
 def possible(goals: Mapping[Precision, float]) -> dict[Precision, float]:
-    """The goals of those precisions that this processor computes in."""
+    """Return the goals of those precisions that this processor computes in."""
     return {name: goal for name, goal in goals.items() if computes(name)}
 
 
 def rate(amount: float, work: Callable[[], Any]) -> float:
-    """Do the work once; the amount a second."""
+    """Do the work once; return the amount a second."""
     began = time.perf_counter()
     work()
     return amount / (time.perf_counter() - began)
@@ -155,7 +155,7 @@ def in_a_process(function: Callable[..., Result], *arguments: Any) -> Result:
 
 
 def rate_over(seconds: float, work: Callable[[], float]) -> float:
-    """Repeat work, which returns how much it did, for some seconds; the amount a second."""
+    """Repeat work, which returns how much it did, for some seconds; return the rate."""
     done, began = 0.0, time.perf_counter()
     while time.perf_counter() - began < seconds:
         done += work()
@@ -163,18 +163,18 @@ def rate_over(seconds: float, work: Callable[[], float]) -> float:
 
 
 def as_table(heads: Sequence[str], *rows: Sequence[object]) -> str:
-    """A table in Markdown."""
+    """Write a table in Markdown."""
     lines = (heads, ["---"] * len(heads), *rows)
     return "".join(f"| {' | '.join(map(str, cells))} |\n" for cells in lines)
 
 
 def as_markdown(rows: Sequence[Row]) -> str:
-    """The rows as a table for the docs."""
+    """Write the rows as a table for the docs."""
     return as_table(HEADINGS, *(cells for row in rows for cells in row.cells()))
 
 
 def chart(rows: Sequence[Row]) -> bytes:
-    """A PNG with a bar for each side: how many times the reference, and where it should be.
+    """Draw a PNG with a bar for each side: how many times the reference, and the goal.
 
     The scale is logarithmic, so bars begin at the reference and go to the side that they differ to.
     """

@@ -46,7 +46,7 @@ class Material:
 
     @cached_property
     def texts(self) -> dict[str, Path]:
-        """Files of sentences: train.fr, train.en, valid.fr, valid.en."""
+        """Return the files of sentences: train.fr, train.en, valid.fr, valid.en."""
         names = {"train": "train", "valid": "val" if self.data else "heldout"}
         folder = self.data / "multi30k" if self.data else self.work / "questions"
         if not self.data and not folder.exists():
@@ -85,7 +85,7 @@ class Material:
         return str(out)
 
     def task(self, variant: str, plain_seed: bool = False) -> TranslationTask:
-        """Training as the preset says, or, with `plain_seed`, with the lesson's settings."""
+        """Return the training of the preset or, with `plain_seed`, of the lesson's settings."""
         given = preset()
         chosen = TrainSettings(corpus="", out="") if plain_seed else given
         resolved = chosen.model_copy(update={"variant": variant}).resolved()
@@ -103,7 +103,7 @@ def preset() -> TrainSettings:
 
 
 def forever(task: TranslationTask, workers: Workers | None = None) -> Iterator[batches.Batch]:
-    """The training batches of one epoch after the other, or this worker's share of them."""
+    """Yield the training batches of one epoch after the other, or a worker's share of them."""
     epoch = 0
     while True:
         yield from task.batches(epoch, 0, workers or Workers())
@@ -111,7 +111,7 @@ def forever(task: TranslationTask, workers: Workers | None = None) -> Iterator[b
 
 
 def photograph(seed: int) -> bytes:
-    """A JPEG of 500 x 375 with edges and texture, about as large as ImageNet's."""
+    """Make a JPEG of 500 x 375 with edges and texture, about as large as ImageNet's."""
     draw = np.random.default_rng(seed)
     coarse = Image.fromarray(draw.integers(0, 256, (12, 16, 3), dtype=np.uint8))
     smooth = np.asarray(coarse.resize((500, 375), Image.Resampling.BICUBIC), dtype=np.int16)

@@ -105,7 +105,7 @@ class JoeyNMT:
 
 
 def _batch(source: Tensor, lengths: Tensor, target: Tensor | None) -> Any:
-    """A batch of JoeyNMT's."""
+    """Return a batch of JoeyNMT's."""
     from joeynmt.batch import Batch
 
     order = torch.argsort(lengths, descending=True, stable=True)

@@ -50,7 +50,7 @@ STEPS = 8
 
 
 def measure_jobs(workers: int, folder: Path) -> dict[str, float]:
-    """Rates of the three jobs in a Ray of `workers` processors; seconds hold all but its start."""
+    """Measure the three jobs in a Ray of `workers` processors, without its start."""
     text = PrepareSettings(
         source=str(folder / "text.fr"),
         target=str(folder / "text.en"),
@@ -95,7 +95,7 @@ def measure_jobs(workers: int, folder: Path) -> dict[str, float]:
 
 
 def measure_pictures(contents: list[bytes]) -> dict[str, float]:
-    """Photographs a second of one core: decoded and cut to size; and a view of each drawn."""
+    """Measure photographs a second of one core: decoded and cut to size; drawn as a view."""
     pictures: list[Any] = []
     transform = augmenter(AugmentSettings(), 224)
 
@@ -113,7 +113,7 @@ def measure_pictures(contents: list[bytes]) -> dict[str, float]:
 
 
 def forced_loss(model: Seq2Seq, source: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
-    """A translator's summed loss with all steps forced, of sentences without padding."""
+    """Sum a translator's loss with all steps forced, of sentences without padding."""
     batch = SourceBatch(source, torch.full((len(source),), source.shape[1]))
     output = model(batch, target, torch.ones(target.shape[1], dtype=torch.bool))
     projection = model.decoder.projection
@@ -139,7 +139,7 @@ class _Loss(nn.Module):
 
 
 def _reduce(rank: int, folder: Path) -> dict[str, dict[str, float]]:
-    """Train in one of two processes; bytes sent and seconds of a step, by kind of reduction."""
+    """Train in one of two processes; return a step's bytes sent and seconds by reduction."""
     torch.set_num_threads(1)
     store = f"file://{folder}/store"
     distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
@@ -179,7 +179,7 @@ def _reduce(rank: int, folder: Path) -> dict[str, dict[str, float]]:
 
 
 def measure(pairs: int, pictures: int, folder: Path) -> dict[str, Any]:
-    """All figures; each number of workers in a process of its own."""
+    """Measure everything, each number of workers in a process of its own."""
     write_pairs(folder, "text", generate_pairs(pairs, seed=1))
     contents = [photograph(number) for number in range(pictures)]
     write_files(folder / "images", contents)

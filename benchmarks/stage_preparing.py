@@ -30,7 +30,7 @@ BLOCKS = 8  # of the longer run; the shorter one has a quarter, one for each of 
 
 
 def measure(material: Material, rounds: int) -> Iterator[Row]:
-    """Rows for the job and for the question filter."""
+    """Yield rows for the job and for the question filter."""
     with tempfile.TemporaryDirectory() as folder:
         yield _job(material, Path(folder), rounds)
         yield _question_filter(Path(folder), rounds)
@@ -56,7 +56,7 @@ def _job(material: Material, folder: Path, rounds: int) -> Row:
     block = -(-len(pairs) // BLOCKS)
 
     def tokenizers() -> list[Any]:
-        """New ones, as a tokenizer keeps what it has made of a word."""
+        """Return new ones, as a tokenizer keeps what it has made of a word."""
         return [spacy.blank(language).tokenizer for language in ("fr", "en")]
 
     same = _same_tokens(pairs, tokenizers())
@@ -85,7 +85,7 @@ def _job(material: Material, folder: Path, rounds: int) -> Row:
 
 
 def _seconds_of_job(folder: Path, count: int, block: int) -> float:
-    """By its own account, for `count` pairs in blocks of `block`."""
+    """Return the job's own seconds for `count` pairs in blocks of `block`."""
     out = folder / "corpus"
     run_job(
         "prepare_corpus", "--source", folder / f"{count}.fr", "--target", folder / f"{count}.en",

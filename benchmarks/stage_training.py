@@ -154,7 +154,7 @@ def _product_limit(task: TranslationTask, precision: str) -> Callable[[], float]
 def _training_workers(
     material: Material, variant: Variant, precision: str
 ) -> Iterator[Callable[[], float]]:
-    """Processes that train together; a function that makes some steps and returns words a second.
+    """Start processes that train together; return a function of steps, to words a second.
 
     They are joined by gloo, and have one thread each.
     """

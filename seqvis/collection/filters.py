@@ -213,7 +213,7 @@ class _Entries:
 
 
 def check_where(where: Any) -> Where | None:
-    """`where`, or None if it admits everything. Raises DataError if it is no filter."""
+    """Return `where`, or None if it admits everything. Raises DataError if it is no filter."""
     if where is None or callable(where):
         return where
     if not isinstance(where, Mapping) or not all(isinstance(key, str) for key in where):

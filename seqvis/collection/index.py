@@ -201,7 +201,7 @@ class GraphIndex:
 
     @classmethod
     def build(cls, vectors: np.ndarray, path: Path, settings: IndexSettings) -> None:
-        """Build the graph of unit rows (n, d) and saves it, with its own copy of them, to `path`.
+        """Build the graph of unit rows (n, d) and save it, with its own copy of them, to `path`.
 
         60,000 rows of 50 numbers take about 20 s of processor time. Raises DataError if a row is
         not finite or there are none, OSError if the disk does not take it.

@@ -116,7 +116,7 @@ def check_ids(ids: Sequence[str]) -> list[str]:
 
 
 def check_new_ids(ids: Sequence[str]) -> list[str]:
-    """`check_ids`, and DataError for ids that do not arrive as they were sent.
+    """Check ids as `check_ids` does, and refuse those that do not arrive as they were sent.
 
     Clients and proxies resolve `.` and `..` in a path, so that a request for a/../b.jpg reaches
     b.jpg, and cut or refuse control characters. Collections of before may hold such ids; these can

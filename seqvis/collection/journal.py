@@ -162,7 +162,7 @@ class JournalWriter:
             self._cut()
 
     def append(self, record: bytes) -> None:
-        """Write a record and waits until it is on the disk.
+        """Write a record and wait until it is on the disk.
 
         Raises OSError if it is not; then the journal is as it was, or `broken` if not even that
         could be made sure of.

@@ -81,7 +81,7 @@ def french(clause: Clause, question: str, form: str, fronted: Phrase | None = No
 
 
 def with_pronoun(finite: str, subject: Phrase) -> str:
-    """ "travaille-t-elle", "vend-il", "vas-tu": the verb with the pronoun of its subject."""
+    """Return the verb with its subject's pronoun: "travaille-t-elle", "vend-il", "vas-tu"."""
     pronoun = subject.pronoun
     if not pronoun:
         pronoun = ("elle" if subject.feminine else "il") + ("s" if subject.plural else "")
@@ -110,7 +110,7 @@ def _negated(clause: Clause, finite: str) -> str:
 
 
 def elided(word: str, following: str) -> str:
-    """ "Que" or "est-ce que" before the next word."""
+    """Return "Que" or "est-ce que" as it stands before the next word."""
     aspirated = following.startswith("h")  # no subject or verb that can follow has a mute h
     if begins_with_vowel(following) and not aspirated:
         return word[:-1] + "'" + following
@@ -140,7 +140,7 @@ def english(clause: Clause, question: str, fronted: Phrase | None = None, gap: s
 
 
 def english_subject_question(clause: Clause, question: str) -> str:
-    """ "Who eats ...?", "Which doctors don't work ...?": the subject itself is asked for."""
+    """Ask for the subject itself: "Who eats ...?", "Which doctors don't work ...?"."""
     auxiliary, main = _english_verb(clause)
     if auxiliary in ("do", "does", "did"):
         auxiliary, main = "", _inflected(clause, auxiliary, main)

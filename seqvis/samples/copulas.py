@@ -176,7 +176,7 @@ def _who(rng: random.Random) -> Drawn:
 
 
 def _existence(rng: random.Random) -> Drawn:
-    """ "Pourquoi y a-t-il un chat dans la cuisine ?": il y a takes what is not known yet."""
+    """Draw "Pourquoi y a-t-il un chat dans la cuisine ?": il y a takes what is not known yet."""
     while True:
         subject = noun_phrase(rng, _THINGS | {"animal", "person"})
         if not subject.definite:

@@ -222,7 +222,7 @@ def _with_article(bare: Bare) -> str:
 
 
 def _indefinite(bare: Bare) -> Phrase:
-    """ "a red car", "red cars", "fresh milk"; before a plural adjective des becomes de."""
+    """Return "a red car", "red cars", "fresh milk"; before a plural adjective des becomes de."""
     if bare.plural:
         if not bare.has_adjective_before:
             return bare.phrase(f"des {bare.french}", bare.english, definite=False)

@@ -44,7 +44,7 @@ OTHER_SHARE = 0.03  # of the training lines: statements and "how", which a quest
 
 
 def generate_pairs(count: int, seed: int, held_out: bool = False) -> list[Pair]:
-    """`count` pairs (French, English), no French sentence twice, the same for the same seed.
+    """Return `count` pairs (French, English), no French sentence twice, the same for the same seed.
 
     With `held_out` each has a combination of words that no pair of the training part has.
     """
@@ -82,7 +82,7 @@ def write_sample(
 
 
 def typed_questions(held_out: Sequence[Pair]) -> dict[str, list[Pair]]:
-    """Questions of the held-out part as people type them, by what is different about them.
+    """Return questions of the held-out part as people type them, by what is different about them.
 
     Typographic apostrophes and spaces, capitals throughout, accents in two characters, and names
     that no training question has; the translation of a name is the name.
@@ -113,7 +113,7 @@ def typed_questions(held_out: Sequence[Pair]) -> dict[str, list[Pair]]:
 
 
 def _spread(pairs: Sequence[Pair]) -> list[Pair]:
-    """As many pairs as there are new names, from all parts of the list."""
+    """Return as many pairs as there are new names, from all parts of the list."""
     return list(pairs[:: max(1, len(pairs) // len(_NEW_NAMES))])[: len(_NEW_NAMES)]
 
 

@@ -274,12 +274,12 @@ def _operating(live: LiveModels) -> APIRouter:
 
     @router.get("/healthz", response_model=None, include_in_schema=False)
     async def healthz() -> Response:
-        """The gateway is alive."""
+        """Say that the gateway is alive."""
         return _json({"alive": True})
 
     @router.get("/readyz", response_model=None, include_in_schema=False)
     async def readyz() -> Response:
-        """Whether every application answers; 503 if not."""
+        """Tell whether every application answers; 503 if not."""
         parts = await live.ready()
         good = bool(parts) and all(parts.values())
         return _json({"ready": good, "parts": parts}, 200 if good else 503)

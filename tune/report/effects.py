@@ -214,7 +214,7 @@ def _without_others(design: Design, columns: list[int], settings: ForestSettings
 
 
 def _curves(members: Sequence[Setting]) -> Pipeline:
-    """Quadratic splines of each number, a step for each level of a category."""
+    """Return quadratic splines of each number, a step for each level of a category."""
     splines = SplineTransformer(n_knots=3, degree=2, extrapolation="linear")
     places = range(len(members))
     numbers = [place for place in places if members[place].kind != "category"]
