@@ -16,12 +16,13 @@ of 2,048 generated features, 4 KiB each on the disk and again in the folder for 
 
 import argparse
 import json
+import os
 import random
 import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -142,7 +143,7 @@ def preparing(pairs: int) -> dict[str, Any]:
 
 
 def training(rows: int) -> dict[str, Any]:
-    """Train a head for an epoch with two workers; the most memory of each of its processes."""
+    """Train a head for an epoch with two workers; the memory of its processes by role."""
     from benchmarks.material import write_features, write_vectors
 
     with tempfile.TemporaryDirectory() as name:
@@ -153,6 +154,7 @@ def training(rows: int) -> dict[str, Any]:
         peaks, store = memory_of_job(
             "train_devise", "--features", folder / "features", "--vectors", folder / "vectors",
             "--out", folder / "model", "--epochs", 1, "--num-workers", 2, "--cpus-per-worker", 1,
+            environment={"TMPDIR": name},
         )  # fmt: skip
         return {
             "seconds": round(time.monotonic() - began, 1),
@@ -191,26 +193,35 @@ def pictures(count: int) -> Point:
     return Point(seconds, store + sum(peaks.values()))
 
 
-def memory_of_job(name: str, *flags: object) -> tuple[dict[str, float], float]:
+def memory_of_job(
+    name: str, *flags: object, environment: Mapping[str, str] | None = None
+) -> tuple[dict[str, float], float]:
     """Run a job; the largest own memory of its processes by role, and its object store's, in MB."""
     from serve.testing.server import own_memory
 
     command = [sys.executable, "-m", f"jobs.{name}", *map(str, flags)]
-    job = psutil.Popen(command, stdout=sys.stderr)
-    peaks: dict[str, float] = {}
+    job = psutil.Popen(command, stdout=sys.stderr, env={**os.environ, **(environment or {})})
+    roles: dict[int, int] = {}  # of a process, whose name may change: the first of ROLES that fits
+    peaks: dict[int, float] = {}
     store = 0.0
     while job.poll() is None:
         for process in (job, *job.children(recursive=True)):
             with suppress(psutil.Error):  # it has ended
                 line = " ".join(process.cmdline())
-                role = next(role for part, role in ROLES if part in line)
-                peaks[role] = max(peaks.get(role, 0.0), own_memory(process) / 2**20)
-                if role == "raylet":
+                role = next(number for number, (part, _) in enumerate(ROLES) if part in line)
+                roles[process.pid] = min(role, roles.get(process.pid, role))
+                own = own_memory(process) / 2**20
+                peaks[process.pid] = max(own, peaks.get(process.pid, 0.0))
+                if ROLES[role][1] == "raylet":
                     store = max(store, process.memory_info().shared / 2**20)
         time.sleep(0.2)
     if job.returncode != 0:
         raise SystemExit(f"{name} failed with exit code {job.returncode}")
-    return peaks, store
+    largest: dict[str, float] = {}
+    for pid, peak in peaks.items():
+        role_name = ROLES[roles[pid]][1]
+        largest[role_name] = max(peak, largest.get(role_name, 0.0))
+    return largest, store
 
 
 def clients(translator: str, sentences: Path) -> dict[int, Point]:

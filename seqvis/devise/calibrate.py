@@ -10,15 +10,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 from seqvis.devise.metrics import harmonic, hits, ranks
 from seqvis.devise.settings import CalibrationSettings
 from seqvis.devise.task import Pictures
 from seqvis.errors import DataError
+from seqvis.training.workers import Workers
 
 BONUSES = np.round(np.arange(0.0, 0.6001, 0.01), 2)
 
-TrainHead = Callable[[int, Pictures, Pictures, np.ndarray], Callable[[np.ndarray], np.ndarray]]
+Project = Callable[[Tensor], np.ndarray]
+TrainHead = Callable[[int, Pictures, Pictures, np.ndarray], Project]
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,9 @@ def calibrate(
     settings: CalibrationSettings,
     seed: int,
     train_head: TrainHead,
+    workers: Workers,
 ) -> Calibration:
-    """Find the bonus.
+    """Find the bonus; each of the workers ranks the labels of a share of the pictures.
 
     Args:
         train, valid: pictures of seen labels; those of `valid` are never trained on.
@@ -64,8 +68,11 @@ def calibrate(
         project = train_head(number, part, check, targets[kept])
         # Held-out labels' pictures were not trained on, whichever part of the data they are from.
         held_out = [pictures.where(as_unseen[pictures.labels]) for pictures in (train, valid)]
-        unseen = [_ranked(project, pictures, targets, as_unseen) for pictures in held_out]
-        seen = _ranked(project, valid.where(~as_unseen[valid.labels]), targets, as_unseen)
+        others = valid.where(~as_unseen[valid.labels])
+        *unseen, seen = (
+            _ranked(project, pictures, targets, as_unseen, workers)
+            for pictures in (*held_out, others)
+        )
         among_unseen.append(hits(np.concatenate([ranked.alone for ranked in unseen])))
         of_unseen = np.concatenate([ranked.with_bonus for ranked in unseen], axis=1)
         curves.append(
@@ -85,30 +92,34 @@ def _mean(folds: list[dict[str, float]]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class _Ranked:
-    """The ranks of pictures' own labels."""
+    """The ranks of pictures' own labels, in any order."""
 
     with_bonus: np.ndarray  # int32 [bonuses, pictures], among all labels
     alone: np.ndarray  # int32 [pictures], among those held out; of others it means nothing
 
 
 def _ranked(
-    project: Callable[[np.ndarray], np.ndarray],
+    project: Project,
     pictures: Pictures,
     targets: np.ndarray,
     as_unseen: np.ndarray,
+    workers: Workers,
 ) -> _Ranked:
+    pictures = pictures.where(slice(workers.rank, None, workers.count))
     with_bonus = np.empty((len(BONUSES), len(pictures)), dtype=np.int32)
     alone = np.empty(len(pictures), dtype=np.int32)
     begin = 0
-    for features, truths in pictures.blocks():
+    for batch in pictures.blocks():
+        truths = batch.labels.numpy()
         block = slice(begin, begin + len(truths))
-        scores = project(features) @ targets.T
+        scores = project(batch.features) @ targets.T
         for place, bonus in enumerate(BONUSES):
             extra = (bonus * as_unseen).astype(np.float32)
             with_bonus[place, block] = ranks(scores + extra, truths)
         alone[block] = ranks(np.where(as_unseen, scores, -np.inf), truths)
         begin += len(truths)
-    return _Ranked(with_bonus, alone)
+    shares = workers.gather((with_bonus, alone))
+    return _Ranked(*(np.concatenate(parts, axis=-1) for parts in zip(*shares, strict=True)))
 
 
 def _renumbered(pictures: Pictures, kept: np.ndarray, labels: int) -> Pictures:

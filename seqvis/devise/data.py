@@ -161,7 +161,7 @@ class Splits:
 
     @classmethod
     def of(cls, table: FeatureTable) -> "Splits":
-        kinds = np.array([split_of(path) or "train" for path in table.paths], dtype=object)
+        kinds = np.array([split_of(path) or "train" for path in table.values("path")], dtype=object)
         train, valid, test = (np.flatnonzero(kinds == name) for name in ("train", "valid", "test"))
         none = np.array([], dtype=int)
         if not len(train):
@@ -176,18 +176,19 @@ class Splits:
         if len(rows):
             return rows
         rows = _rows_of(table, labels, self.train)
-        return rows[held_out_by_path([table.paths[row] for row in rows], share)]
+        return rows[held_out_by_path(table, share)[rows]]
 
 
 def _rows_of(table: FeatureTable, labels: Sequence[str], among: np.ndarray) -> np.ndarray:
     wanted = set(labels)
-    return np.array([row for row in among if table.labels[row] in wanted], dtype=int)
+    theirs = np.fromiter((label in wanted for label in table.labels), bool, len(table))
+    return among[theirs[among]]
 
 
 def _pictures(table: FeatureTable, rows: np.ndarray, labels: Sequence[str]) -> Pictures:
     number = {label: place for place, label in enumerate(labels)}
-    numbers = np.array([number[table.labels[row]] for row in rows], dtype=np.int64)
-    return Pictures(table, rows, numbers)
+    numbers = np.fromiter((number.get(label, -1) for label in table.labels), np.int64, len(table))
+    return Pictures(table, rows, numbers[rows])
 
 
 def _split(
@@ -216,9 +217,10 @@ def _split(
     return rows, other, valid_rows
 
 
-def held_out_by_path(paths: Sequence[str], share: float) -> np.ndarray:
-    """Return which pictures are held out if this share of them is, bool [paths]."""
-    return np.array([_hash_share(path) < share for path in paths], dtype=bool)
+def held_out_by_path(table: FeatureTable, share: float) -> np.ndarray:
+    """Return which pictures are held out if this share of them is, bool [pictures]."""
+    paths = table.values("path")
+    return np.fromiter((_hash_share(path) < share for path in paths), bool, len(table))
 
 
 def _hash_share(path: str) -> float:
@@ -258,9 +260,9 @@ def trained_on(model: DeviseModel, table: FeatureTable) -> np.ndarray | None:
     used = np.array([label in seen for label in table.labels], dtype=bool)
     if artifact.config["validation_features"] is not None:
         return used
-    return used & ~held_out_by_path(table.paths, float(artifact.config["validation_share"]))
+    return used & ~held_out_by_path(table, float(artifact.config["validation_share"]))
 
 
 def _content_numbers(table: FeatureTable) -> np.ndarray:
-    hashes = table.columns(["content_hash"])["content_hash"].to_pylist()
-    return np.frombuffer(b"".join(digest[:8] for digest in hashes), dtype="<u8")
+    numbers = (int.from_bytes(digest[:8], "little") for digest in table.values("content_hash"))
+    return np.fromiter(numbers, "<u8", len(table))

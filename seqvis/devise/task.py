@@ -25,7 +25,15 @@ from seqvis.training.workers import Workers
 from seqvis.vision.feature_table import FeatureTable
 
 SHOWN_HITS = (1, 5, 10)
-BLOCK = 8192  # pictures whose features are gathered at once
+BLOCK = 8192  # pictures that are read at once where all are
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Batch:
+    features: Tensor
+    labels: Tensor
+    weight: float  # of a picture's loss, so that the mean over workers is the mean over pictures
 
 
 @dataclass(frozen=True)
@@ -43,15 +51,18 @@ class Pictures:
         """Return the pictures of the chosen places (numbers, or a bool for each)."""
         return Pictures(self.table, self.rows[chosen], self.labels[chosen])
 
-    def features(self, places: np.ndarray | slice) -> np.ndarray:
+    def batch(
+        self, places: np.ndarray | slice, device: torch.device = CPU, weight: float = 1.0
+    ) -> Batch:
         """Read the features of the pictures at these places, float32 [places, dimension]."""
-        return np.asarray(self.table.features[self.rows[places]], dtype=np.float32)
+        stored = torch.from_numpy(self.table.features[self.rows[places]])
+        labels = torch.from_numpy(self.labels[places])
+        return Batch(stored.to(device).float(), labels.to(device), weight)
 
-    def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield features and labels of all, some thousands at a time."""
+    def blocks(self, device: torch.device = CPU) -> Iterator[Batch]:
+        """Read all pictures, some thousands at a time."""
         for begin in range(0, len(self), BLOCK):
-            block = slice(begin, begin + BLOCK)
-            yield self.features(block), self.labels[block]
+            yield self.batch(slice(begin, begin + BLOCK), device)
 
     def fingerprint(self) -> str:
         """Return a hash that changes with the table, the rows and the labels."""
@@ -59,13 +70,6 @@ class Pictures:
         for numbers in (self.rows, self.labels):
             digest.update(np.ascontiguousarray(numbers).data)
         return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class Batch:
-    features: Tensor
-    labels: Tensor
-    weight: float  # of a picture's loss, so that the mean over workers is the mean over pictures
 
 
 class HeadTask:
@@ -112,21 +116,11 @@ class HeadTask:
         # Batches of even size: none is so small that batch norm would learn from chance.
         for rows in np.array_split(order, steps)[first:]:
             share = rows[workers.rank :: workers.count]
-            yield Batch(
-                torch.from_numpy(self.train.features(share)).to(workers.device),
-                torch.from_numpy(self.train.labels[share]).to(workers.device),
-                workers.count / len(rows),
-            )
+            yield self.train.batch(share, workers.device, workers.count / len(rows))
 
     def validation(self, workers: Workers) -> Iterator[Batch]:
-        """Yield this worker's share of the validation pictures."""
-        mine = self.valid.where(slice(workers.rank, None, workers.count))
-        for features, labels in mine.blocks():
-            yield Batch(
-                torch.from_numpy(features).to(workers.device),
-                torch.from_numpy(labels).to(workers.device),
-                1.0,
-            )
+        """Return this worker's share of the validation pictures."""
+        return self.valid.where(slice(workers.rank, None, workers.count)).blocks(workers.device)
 
     def project(self, model: nn.Module, features: Tensor) -> Tensor:
         """Return the points of a batch's pictures, float32 [pictures, dimension]."""
@@ -153,7 +147,8 @@ class HeadTask:
         sums = np.zeros(2 + len(SHOWN_HITS))
         for batch in self.validation(workers):
             projected = self.project(model, batch.features)
-            scores = F.normalize(projected) @ self._targets_on(projected.device).T
+            with torch.autocast(projected.device.type, enabled=False):
+                scores = F.normalize(projected) @ self._targets_on(projected.device).T
             rank = (scores >= scores.gather(1, batch.labels[:, None])).sum(1)
             sums[0] += len(batch.labels)
             sums[1] += float(self._losses(projected, batch.labels).double().sum())

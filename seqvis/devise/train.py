@@ -8,7 +8,6 @@ stopped.
 
 import hashlib
 import json
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,7 +18,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from seqvis import artifacts
-from seqvis.devise.calibrate import Calibration, calibrate
+from seqvis.devise.calibrate import Calibration, Project, calibrate
 from seqvis.devise.data import TrainingData, load_data, write_trained_on
 from seqvis.devise.finetune import check_earlier, finetune
 from seqvis.devise.head import Head, class_points
@@ -42,8 +41,6 @@ if TYPE_CHECKING:
 
 DROPPED = "dropped_labels.json"
 BLEND_BELOW = 10_000  # pictures; measured in docs/results/pictures.md
-
-Project = Callable[[np.ndarray], np.ndarray]
 
 
 def train(
@@ -180,8 +177,9 @@ class _Training:
                 f"labels"
             )
         found = calibrate(
-            data.train, data.valid, data.targets, chosen, self.settings.fit.seed, self._train_fold
-        )
+            data.train, data.valid, data.targets, chosen, self.settings.fit.seed,
+            self._train_fold, self.workers,
+        )  # fmt: skip
         at = f"harmonic@{chosen.at}"
         self._note(
             f"bonus of unseen labels {found.bonus:.2f}: {at} on held-out seen labels "
@@ -243,9 +241,9 @@ class _Training:
         head = Head(settings.head, self.data.table.dimension, self.data.space.dimension).eval()
         head.load_state_dict(result.tensors)
 
-        def project(features: np.ndarray) -> np.ndarray:
+        def project(features: Tensor) -> np.ndarray:
             with torch.inference_mode():
-                return unit(head(torch.from_numpy(np.ascontiguousarray(features))).numpy())
+                return unit(head(features).numpy())
 
         return project
 

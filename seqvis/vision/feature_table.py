@@ -107,13 +107,12 @@ class FeatureTable:
     @cached_property
     def labels(self) -> list[str]:
         """Each picture's label, for ImageNet's pictures the synset's id; "" where unknown."""
-        chunks = self.columns(["label"])["label"].chunks
-        return [sys.intern(label) for chunk in chunks for label in chunk.to_pylist()]
+        return list(map(sys.intern, self.values("label")))
 
     @cached_property
     def paths(self) -> list[str]:
         """Each picture's path below the folder of images, or its URI: a stable id, ascending."""
-        return list(self.columns(["path"])["path"].to_pylist())
+        return list(self.values("path"))
 
     @cached_property
     def top_classes(self) -> np.ndarray | None:
@@ -135,6 +134,12 @@ class FeatureTable:
         found = self.take(np.asarray(rows, np.int64)[order], ["thumbnail"])["thumbnail"].to_pylist()
         back = np.argsort(order)
         return [found[place] for place in back]
+
+    def values(self, name: str) -> Iterator[Any]:
+        """Yield a column's values without holding them: a million paths take 100 MB as a list."""
+        for file in self._files:
+            for rows in file.iter_batches(MOST_ROWS, columns=[name]):
+                yield from rows[name].to_pylist()
 
     def columns(self, names: Sequence[str]) -> pa.Table:
         """Return whole columns by name. Raises ArtifactError if one is not there."""

@@ -1,20 +1,57 @@
 """Training a head on two Ray workers."""
 
-import json
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
-from jobs import train_devise
-from tests.support.devise import make_data, train_flags
+from seqvis.devise.train import train
+from seqvis.training.workers import Resources
+from tests.support.devise import make_data, settings_of
 
 
-def test_two_ray_workers_train_together(
-    tmp_path: Path, ray_cluster: None, capsys: pytest.CaptureFixture[str]
+def test_a_worker_that_is_killed_in_mid_epoch_changes_nothing(
+    tmp_path: Path, ray_cluster: None
 ) -> None:
-    data = make_data(tmp_path)
-    more = ["--epochs", 10, "--calibration.folds", 0, "--num-workers", 2, "--cpus-per-worker", 1]
-    code = train_devise.main([str(flag) for flag in train_flags(data, tmp_path / "model", *more)])
-    printed = capsys.readouterr()
-    assert code == 0, printed.err
-    assert json.loads(printed.out.splitlines()[-1])["hit@5"] > 0.8
+    data = make_data(tmp_path, each=200)
+    histories: dict[str, list[dict[str, Any]]] = {}
+    told: list[str] = []
+
+    def report_of(name: str, killing: bool) -> Any:
+        due = {2} if killing else set()
+
+        def report(event: dict[str, Any]) -> None:
+            if event["event"] == "epoch":
+                histories[name] = event["history"]
+            told.append(event.get("text", event["event"]))
+            if event["event"] == "progress" and event["epoch"] in due and event["position"] > 1:
+                due.clear()
+                told.append("killed")
+                kill_a_worker()
+
+        return report
+
+    # Without batch norm and dropout the number of workers makes no difference.
+    still = {"hidden": 0, "dropout": 0.0, "batch_norm": False}
+    chosen = {"epochs": 3, "batch_size": 16, "method": "devise", "head": still}
+    places = {"features": str(data / "features")}
+    for name, resources in (("one", Resources()), ("two", Resources(2, cpus_per_worker=1))):
+        settings = settings_of(data, tmp_path / name, **chosen, **places)
+        metrics = train(settings, report_of(name, name == "two"), resources, stoppable=True)
+    assert metrics["hit@5"] > 0.8
+    after = told[told.index("killed") :]
+    assert any("going on from" in text and "(epoch 2, batch 1)" in text for text in after)
+    for ours, theirs in zip(histories["two"], histories["one"], strict=True):
+        for key in ("step", "train_loss", "loss", "hit@5"):
+            assert ours[key] == pytest.approx(theirs[key], rel=1e-5), key
+
+
+def kill_a_worker() -> None:
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if process.cmdline()[:1] and process.cmdline()[0].startswith("ray::RayTrainWorker"):
+                process.kill()
+                return
+    raise AssertionError("no worker is running")

@@ -28,14 +28,14 @@ UNSEEN = list(NOUNS)[3::5]
 EACH = 24
 
 
-def make_data(folder: Path) -> Path:
-    """Vectors, features of 20 labels with 24 pictures each, and the list of unseen labels."""
+def make_data(folder: Path, each: int = EACH) -> Path:
+    """Vectors, features of 20 labels with so many pictures each, and the list of unseen labels."""
     words = [*NOUNS.values(), *(f"other{number}" for number in range(100))]
     vectors = word_vectors(words)
     file = write_vec_file(folder / "words.vec", vectors)
     build_store(open_source("vec", str(file)), str(folder / "vectors"), {})
     by_label = {wnid: vectors[name] for wnid, name in NOUNS.items()}
-    labels = [wnid for wnid in NOUNS for _ in range(EACH)]
+    labels = [wnid for wnid in NOUNS for _ in range(each)]
     write_features(folder / "features", labels, picture_features(labels, by_label))
     (folder / "unseen.txt").write_text("# kept from training\n" + "\n".join(UNSEEN) + "\n")
     return folder

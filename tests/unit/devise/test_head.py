@@ -18,6 +18,7 @@ from seqvis.devise.settings import CalibrationSettings
 from seqvis.devise.space import unit
 from seqvis.devise.task import Pictures
 from seqvis.errors import SeqvisError
+from seqvis.training.workers import Workers
 from seqvis.vision.feature_table import FeatureTable
 from tests.support.devise import UNSEEN
 from tests.support.pictures import (
@@ -74,11 +75,12 @@ def test_a_bonus_mends_a_head_that_leans_to_the_labels_it_was_given(tmp_path: Pa
 
     def train_head(number: int, train: Pictures, valid: Pictures, kept: np.ndarray) -> Any:
         assert train.labels.max() < len(kept)
-        return lambda features: unit(features + 0.7 * kept.mean(0))  # leans to what it was given
+        return lambda features: unit(
+            features.numpy() + 0.7 * kept.mean(0)
+        )  # leans to what it was given
 
-    found = calibrate(
-        pictures(1), pictures(2), targets, CalibrationSettings(folds=3, at=1), 0, train_head
-    )
+    chosen = CalibrationSettings(folds=3, at=1)
+    found = calibrate(pictures(1), pictures(2), targets, chosen, 0, train_head, Workers())
     assert found.bonus > 0
     assert found.harmonic["harmonic@1"] > found.without["harmonic@1"]
 
