@@ -3,8 +3,8 @@
     python -m serve.app --translator runs/translator --collection runs/collection
     serve deploy serve/config/gpu.yaml
 
-A YAML names the functions `translator`, `search` and `gateway` of this module; their `args` are the
-settings they take.
+A YAML finds here the functions `translator`, `search` and `gateway` (serve/applications.py); their
+`args` are the settings they take.
 """
 
 import contextlib
@@ -20,87 +20,39 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import requests
 from pydantic import Field, model_validator
 from ray import serve
 from ray.serve.api import RunTarget
-from ray.serve.config import BackpressureConfig, HTTPOptions
+from ray.serve.config import HTTPOptions
 
 from seqvis import artifacts
 from seqvis.cli.job import JobSettings, leave, run_job
-from seqvis.cluster import ray_session
+from seqvis.cluster import amount, can_grow, ray_session
 from seqvis.collection.shards import describe, shard_paths
 from seqvis.errors import ConfigError, ServingError
 from seqvis.process import usable_processors
 from seqvis.ray_internals import hide_controllers_end
+from serve.applications import (
+    build_gateway,
+    build_search,
+    build_translator,
+    gateway,
+    search,
+    translator,
+)
 from serve.common.keys import keys_for
-from serve.common.settings import GatewaySettings, ImageSearchSettings
+from serve.common.settings import GatewaySettings, ImageSearchSettings, Replicas
 from serve.common.versions import Store
 from serve.environment import server_environment
-from serve.gateway.deployment import GatewayReplica
-from serve.replicas.encoder import EncoderReplica
-from serve.replicas.index import IndexReplica
-from serve.replicas.translator import TranslatorReplica, TranslatorSettings
-from serve.replicas.writer import WriterReplica
+from serve.replicas.translator import TranslatorSettings
 
-END_WITHIN = 60.0  # seconds for the requests of a replica that is replaced or no longer needed
+__all__ = ["Serve", "gateway", "run", "search", "serving", "translator"]
+
 _LAST_BYTES = 0.5  # seconds for what a gateway has answered to pass the proxy
 _NO_GATEWAY = 2.0  # seconds without an answer after which there is no gateway
 _LOGGING = {"enable_access_log": False, "encoding": "JSON"}  # the gateway writes its own
-
-
-def translator(settings: TranslatorSettings) -> serve.Application:
-    """Build the application `translator`, for a Serve YAML."""
-    deployment = _deployment(
-        TranslatorReplica, "Translator", 256, gpu=settings.use_gpu, max_queued_requests=256
-    )
-    return deployment.bind(settings)
-
-
-def search(settings: ImageSearchSettings) -> serve.Application:
-    """Build the application `search`, with a deployment `Index-N` for each shard."""
-    parts = [
-        _deployment(IndexReplica, f"Index-{shard}", 128, gpu=settings.index_on_gpu).bind(
-            settings, shard
-        )
-        for shard in range(settings.shards)
-    ]
-    parts.append(_deployment(WriterReplica, "Writer", 64, num_replicas=1).bind(settings))
-    encoder = _deployment(EncoderReplica, "Encoder", 128, gpu=settings.encoder_on_gpu)
-    return encoder.bind(settings, parts)
-
-
-def gateway(settings: GatewaySettings) -> serve.Application:
-    """Build the application `gateway`, for a Serve YAML."""
-    deployment = _deployment(
-        serve.ingress()(GatewayReplica),
-        "Gateway",
-        320,  # more than all that may be under way: settings.UnderWay
-        max_queued_requests=512,  # a burst that is not yet assigned; the gateway refuses itself
-        backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1),
-    )
-    return deployment.bind(settings)
-
-
-def _deployment(
-    replica: type, name: str, most: int, *, gpu: bool = False, **options: Any
-) -> serve.Deployment:
-    """Declare a deployment whose replicas take `most` requests at once."""
-    actor = {"num_cpus": 0.1, **({"num_gpus": 1.0} if gpu else {})}
-    declare = serve.deployment(
-        name=name,
-        max_ongoing_requests=most,
-        health_check_period_s=2,
-        health_check_timeout_s=3,
-        graceful_shutdown_timeout_s=END_WITHIN,
-        graceful_shutdown_wait_loop_s=0.5,
-        ray_actor_options=actor,
-        **options,
-    )
-    deployment: serve.Deployment = declare(replica)
-    return deployment
 
 
 class Serve(JobSettings):
@@ -126,6 +78,15 @@ class Serve(JobSettings):
     is served."""
     attribution: str | None = None
     """Whose pictures these are, shown by the page."""
+    use_gpu: bool = False
+    """Translate, embed pictures and search on GPUs; searches are exact there."""
+    gpus_per_replica: float = Field(0.25, gt=0, le=1)
+    """Share of a GPU that each replica of the translator, the encoder and the index takes, with
+    --use-gpu."""
+    translator_replicas: Replicas = Replicas(target=24)
+    encoder_replicas: Replicas = Replicas(target=4)
+    index_replicas: Replicas = Replicas(target=16)
+    gateway_replicas: Replicas = Replicas(target=32)
     drain_s: float = Field(30.0, ge=0, le=3600)
     """Seconds that requests under way have to end after Ctrl-C or SIGTERM."""
 
@@ -183,6 +144,7 @@ def _served(settings: Serve) -> Iterator[str]:
     with ExitStack() as end:
         end.enter_context(hide_controllers_end())
         end.enter_context(ray_session(num_cpus=max(4, usable_processors())))
+        _check_gpus(settings)
         Store().announce_draining(False)
         end.callback(serve.shutdown)
         serve.start(http_options=HTTPOptions(host=settings.host, port=settings.port))
@@ -260,18 +222,31 @@ def _start(targets: list[RunTarget]) -> None:
 
 
 def _applications(settings: Serve) -> Iterator[RunTarget]:
+    gpus = settings.gpus_per_replica
     if settings.translator:
         model = _absolute(settings.translator)
-        app = translator(TranslatorSettings(model=model))
+        app = build_translator(
+            TranslatorSettings(model=model, use_gpu=settings.use_gpu),
+            settings.translator_replicas,
+            gpus,
+        )
         yield RunTarget(app, "translator", None, _LOGGING)
     if settings.collection:
         path = _absolute(settings.collection)
-        shards = len(shard_paths(path))
-        app = search(
-            ImageSearchSettings(collection=path, shards=shards, attribution=settings.attribution)
+        app = build_search(
+            ImageSearchSettings(
+                collection=path,
+                shards=len(shard_paths(path)),
+                attribution=settings.attribution,
+                encoder_on_gpu=settings.use_gpu,
+                index_on_gpu=settings.use_gpu,
+            ),
+            settings.encoder_replicas,
+            settings.index_replicas,
+            gpus,
         )
         yield RunTarget(app, "search", None, _LOGGING)
-    app = gateway(
+    app = build_gateway(
         GatewaySettings(
             translator=bool(settings.translator),
             search=bool(settings.collection),
@@ -279,9 +254,28 @@ def _applications(settings: Serve) -> Iterator[RunTarget]:
             legacy_keys=settings.legacy_keys,
             model_roots=tuple(map(_absolute, settings.model_roots)),
             host=settings.host,
-        )
+            replicas=settings.gateway_replicas.most,
+        ),
+        settings.gateway_replicas,
     )
     yield RunTarget(app, "gateway", "/", _LOGGING)
+
+
+def _check_gpus(settings: Serve) -> None:
+    """Raise ConfigError if this Ray has not the GPUs that the replicas need at the start."""
+    if not settings.use_gpu or can_grow():
+        return
+    replicas = settings.translator_replicas.min if settings.translator else 0
+    if settings.collection:
+        shards = len(shard_paths(_absolute(settings.collection)))
+        replicas += settings.encoder_replicas.min + shards * settings.index_replicas.min
+    there, on_each = amount("GPU"), int(1 / settings.gpus_per_replica)
+    if replicas > there * on_each:
+        raise ConfigError(
+            f"--use-gpu: {replicas} replicas, {on_each} on a GPU, do not fit on the {there} GPUs "
+            f"that Ray finds here; give each a smaller share (--gpus-per-replica), or leave "
+            f"--use-gpu out"
+        )
 
 
 def _check_port(host: str, port: int) -> None:

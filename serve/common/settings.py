@@ -88,6 +88,27 @@ class ImageSearchSettings(Settings):
     """Whose pictures these are, shown by the page."""
 
 
+class Replicas(Settings):
+    """How many replicas run of a deployment: of the index, for each shard of the collection."""
+
+    min: int = Field(1, ge=1, le=1000)
+    """Replicas that always run."""
+    max: int | None = Field(None, ge=1, le=1000)
+    """Most replicas; above `min` their number follows the load."""
+    target: float = Field(gt=0, allow_inf_nan=False)
+    """Requests under way in a replica that are normal: with more of them, more replicas run."""
+
+    @property
+    def most(self) -> int:
+        return self.max or self.min
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.most < self.min:
+            raise ValueError(f"max is {self.max}, less than min, {self.min}")
+        return self
+
+
 class Limits(Settings):
     """What a request may ask for."""
 

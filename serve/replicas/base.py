@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -26,6 +27,14 @@ KEEP_FOR = 30.0  # seconds that a version stays loaded after it was last live
 REPORT_EVERY = 1.0  # seconds
 
 _log = logging.getLogger("ray.serve")
+
+
+def device_of(gpu: bool) -> str:
+    """Return the torch device that a replica computes on: the GPU that Ray gave it, or "cpu".
+
+    SEQVIS_GPU_DEVICE names another device for the GPU, for tests on machines without one.
+    """
+    return os.environ.get("SEQVIS_GPU_DEVICE", "cuda") if gpu else "cpu"
 
 
 class Replica(Generic[Model]):

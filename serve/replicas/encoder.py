@@ -22,7 +22,7 @@ from serve.common.metrics import EncoderMetrics
 from serve.common.services import EncoderService
 from serve.common.settings import Application, ImageSearchSettings, Version
 from serve.common.versions import Store
-from serve.replicas.base import REPORT_EVERY, CallThreads, Replica
+from serve.replicas.base import REPORT_EVERY, CallThreads, Replica, device_of
 
 MOST_NAMINGS = 16  # classifications under way
 
@@ -82,7 +82,7 @@ class EncoderReplica(Replica[ImageEncoder], EncoderService):
         ]
 
     def load(self, version: Version) -> ImageEncoder:
-        device = "cuda" if self._settings.encoder_on_gpu else "cpu"
+        device = device_of(self._settings.encoder_on_gpu)
         model = ImageEncoder.open(
             version.path, self._settings.model, self._settings.vectors, device
         )

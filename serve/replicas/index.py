@@ -23,7 +23,7 @@ from serve.common.metrics import IndexMetrics
 from serve.common.services import IndexService
 from serve.common.settings import Application, ImageSearchSettings, Version
 from serve.common.versions import Store
-from serve.replicas.base import REPORT_EVERY, CallThreads, Replica
+from serve.replicas.base import REPORT_EVERY, CallThreads, Replica, device_of
 
 REFRESH_EVERY = 0.25  # seconds
 # Searches under way. Those that take long are so few that a gateway still has places for plain ones
@@ -88,7 +88,7 @@ class IndexReplica(Replica[LoadedShard], IndexService):
                 f"served; split it into as many (jobs.collection --split), or change `shards`"
             )
         path = paths[self._shard]
-        device = "cuda" if self._settings.index_on_gpu else None
+        device = device_of(gpu=True) if self._settings.index_on_gpu else None
         collection = Collection.open(path, read_only=True, device=device)
         try:
             words = WordEncoder.open(path, self._settings.model, self._settings.vectors)

@@ -24,7 +24,7 @@ from serve.common.metrics import TranslatorMetrics
 from serve.common.services import TranslatorService
 from serve.common.settings import Application, TranslateOptions, Version
 from serve.common.versions import Store
-from serve.replicas.base import REPORT_EVERY, Replica
+from serve.replicas.base import REPORT_EVERY, Replica, device_of
 
 _TRIAL = "Où est le chat ?"  # any sentence: the words may be unknown
 
@@ -96,7 +96,7 @@ class TranslatorReplica(Replica[InflightTranslator], TranslatorService):
             raise RuntimeError("a decoder's thread has died")
 
     def load(self, version: Version) -> InflightTranslator:
-        device = "cuda" if self._settings.use_gpu else "cpu"
+        device = device_of(self._settings.use_gpu)
         translator = Translator.load(version.path, device, self._settings.precision)
         translator.translate([_TRIAL])
         return InflightTranslator(translator, self._settings.batching)

@@ -31,7 +31,7 @@ FLOORS = (
 
 SERVING = (
     ("serve.app", "serve.config_check", "serve.make_key"),
-    ("serve.environment",),
+    ("serve.applications", "serve.environment"),
     ("serve.gateway", "serve.replicas", "serve.proxy"),
     ("serve.common",),
 )

@@ -26,7 +26,7 @@ from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingReque
 from ray.autoscaler.v2.utils import ResourceRequestUtil
 from ray.scripts.scripts import drain_node
 
-from serve.app import END_WITHIN
+from serve.applications import END_WITHIN
 from serve.config_check import check
 
 ROOT = Path(__file__).parents[3]
