@@ -1,4 +1,4 @@
-"""Turn a folder of images, or a table of URIs, into features for train_devise and search."""
+"""Turn pictures in folders, in tars or named by a table into features for train_devise."""
 
 from functools import partial
 from typing import Any
@@ -10,7 +10,7 @@ from seqvis.vision.embed import EmbedSettings, embed_images
 
 
 class EmbedImages(JobSettings, EmbedSettings):  # type: ignore[misc]  # two kinds of config
-    """Turns a folder of images, or a table of URIs, into features for train_devise and search.
+    """Turns pictures in folders, in tars or named by a table into features for train_devise.
 
     Files that cannot be used are listed with the reason in OUT/rejected.parquet.
     """

@@ -1,4 +1,4 @@
-"""Turn a folder of images, or a table of URIs, into a table of features, on Ray Data.
+"""Turn pictures in folders, in tars or named by a table into a table of features, on Ray Data.
 
 The result is the features artifact (`seqvis.vision.feature_table`). The stages are:
 
@@ -55,8 +55,8 @@ class EmbedSettings(Settings):
     """Which images become features, and by which network."""
 
     images: str
-    """Folder of images (DIR/<label>/file, DIR/train/<label>/..., or flat), or a CSV or Parquet
-    table with a column uri and perhaps label and others."""
+    """Folder of images (DIR/<label>/file, DIR/train/<label>/..., or flat), of webdataset tars, a
+    tar, or a CSV or Parquet table with a column uri and perhaps label and others."""
     out: str
     """Directory or URI for the features; what is unchanged since the last run is kept."""
     backbone: str = "resnet50"

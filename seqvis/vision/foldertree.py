@@ -25,6 +25,7 @@ LINK_UPWARD = "link to a folder that it is in"
 NO_FILE = "no such file"
 UNREADABLE = "cannot be read"
 NOT_A_FILE = "not a regular file"
+COMPRESSED = "compressed tar"
 
 REMEDIES = {
     NOT_UTF8: "rename it: its name must be UTF-8",
@@ -36,19 +37,22 @@ REMEDIES = {
     NO_FILE: "correct the table, or put the file there",
     UNREADABLE: "grant the right to read it, or check its disk",
     NOT_A_FILE: "nothing to do: it holds no picture",
+    COMPRESSED: "unpack it to a tar, whose pictures can be read one by one",
 }
 
 _Identity = tuple[int, int] | str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FoundFile:
-    """A file below a folder."""
+    """A file below a folder, or a part of one."""
 
     path: str  # below the folder
-    place: str  # on the file system
+    place: str  # the file on the file system
     size: int  # bytes
-    modified: int  # ns since 1970
+    modified: int  # the file's time, ns since 1970
+    first_byte: int = 0  # in the file, of a part
+    label: str = ""  # of a part that has one beside it
 
 
 @dataclass
@@ -157,7 +161,7 @@ class _LocalTree:
 
     def _add(self, path: str, state: os.stat_result | None, listed: set[_Identity]) -> None:
         place = self._place(path)
-        if not _is_utf8(path):
+        if not is_utf8(path):
             self._set_aside(path, NOT_UTF8)
             return
         if has_control_characters(path):
@@ -191,7 +195,8 @@ def _identity(state: os.stat_result, place: str) -> _Identity:
     return (state.st_dev, state.st_ino) if state.st_ino else os.path.realpath(place)
 
 
-def _is_utf8(path: str) -> bool:
+def is_utf8(path: str) -> bool:
+    """Tell whether a name that the system gave can be written as UTF-8."""
     try:
         path.encode()
     except UnicodeEncodeError:

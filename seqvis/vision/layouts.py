@@ -5,6 +5,7 @@
     DIR/val/images/file, val_annotations.txt   Tiny ImageNet, as it is published
     DIR/Data/CLS-LOC/val/file                  ILSVRC, with LOC_val_solution.csv or Annotations/
     DIR/train/file, train_labels.csv           Kaggle and others: a table of files and labels
+    DIR/train-0012.tar/file, DIR/<wnid>.tar/file   tars, which are folders here
 
 A folder's name comes first. Tables label the pictures that have none from their folder. A table
 whose name says `train`, `val` or `test` labels no picture in a folder of another of these.
@@ -33,7 +34,9 @@ _SPLIT = re.compile(
     r"(?:\d{4}|[_-]?set|[_-](?:images?|imgs?|pictures|photos|data))?",
     re.IGNORECASE,
 )
-_CONTAINER = re.compile(r"images?|imgs?|jpegimages|cls-loc|data|ilsvrc.*", re.IGNORECASE)
+_CONTAINER = re.compile(
+    r"images?|imgs?|jpegimages|cls-loc|data|ilsvrc.*|(?!n\d{8}\.).*\.tar", re.IGNORECASE
+)
 _TABLE = re.compile(
     r"(?:.*(?:label|annotation|solution).*|metadata|train(?:ing)?|val(?:id(?:ation)?)?|test)"
     r"\.(?:csv|tsv|txt)",
@@ -62,7 +65,8 @@ def split_of(path: str) -> Split | None:
     folders = path.split("/")[:-1]
     label = _label_folder(folders)
     for folder in reversed(folders if label is None else folders[:label]):
-        found = _SPLIT.fullmatch(folder)
+        is_tar = folder.lower().endswith(".tar")
+        found = _split_in_words(folder) if is_tar else _SPLIT.fullmatch(folder)
         if found:
             return _split_name(found)
     return None
@@ -89,9 +93,14 @@ def _label_folder(folders: Sequence[str]) -> int | None:
     return None
 
 
+def is_label_column(name: str) -> bool:
+    """Tell whether a table's column, or an entry of a JSON file, holds labels by its name."""
+    return _plain(name) in _LABEL_COLUMNS
+
+
 def labels_of(folder: Location, files: Sequence[FoundFile]) -> list[str]:
-    """Return each file's label, from its folders or from what lies in or above `folder`."""
-    labels = [folder_label(file.path) for file in files]
+    """Return each file's label: its own, its folders', or that of a table in or above `folder`."""
+    labels = [file.label or folder_label(file.path) for file in files]
     rest = [number for number, label in enumerate(labels) if not label]
     if not rest:
         return labels
@@ -105,6 +114,12 @@ def labels_of(folder: Location, files: Sequence[FoundFile]) -> list[str]:
     for number, label in zip(missing, _annotated(folder, files, missing), strict=True):
         labels[number] = label
     return labels
+
+
+def _split_in_words(name: str) -> re.Match[str] | None:
+    """Find the split in a name that has other words, too: `imagenet-train-0012`."""
+    words = (_SPLIT.fullmatch(word) for word in re.split(r"[^a-zA-Z]+", name))
+    return next(filter(None, words), None)
 
 
 def _split_name(found: re.Match[str]) -> Split:
@@ -137,7 +152,9 @@ def _tables(
     places = [
         (prefix + file.path, Location(folder.filesystem, file.place, file.place))
         for file in files
-        if _TABLE.fullmatch(file.path.rsplit("/", 1)[-1]) and file.size <= _MOST_TABLE_BYTES
+        if _TABLE.fullmatch(file.path.rsplit("/", 1)[-1])
+        and file.size <= _MOST_TABLE_BYTES
+        and not file.first_byte
     ]
     above, path = top, ""
     for name in prefix.split("/")[:-1]:
@@ -165,16 +182,19 @@ def _read_table(path: str, location: Location) -> _Table:
     first = lines[0] if lines else ""
     separator = next((mark for mark in ("\t", ",", ";") if mark in first), ",")
     rows = [row for row in csv.reader(lines, delimiter=separator) if len(row) > 1]
-    words = re.split(r"[^a-zA-Z]+", PurePosixPath(path).stem)
-    splits = [_split_name(found) for word in words if (found := _SPLIT.fullmatch(word))]
+    split = _split_in_words(PurePosixPath(path).stem)
     labels = _as_labels(rows)
-    return _Table(path[: path.rfind("/") + 1], splits[0] if splits else None, labels)
+    return _Table(path[: path.rfind("/") + 1], _split_name(split) if split else None, labels)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]+", " ", name).strip().lower()
 
 
 def _as_labels(rows: list[list[str]]) -> dict[str, str]:
     if not rows:
         return {}
-    header = [re.sub(r"[\W_]+", " ", cell).strip().lower() for cell in rows[0]]
+    header = [_plain(cell) for cell in rows[0]]
     file = next((place for place, name in enumerate(header) if name in _FILE_COLUMNS), None)
     label = next((place for place, name in enumerate(header) if name in _LABEL_COLUMNS), None)
     if label is not None and file is None:

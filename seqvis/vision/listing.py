@@ -1,4 +1,4 @@
-"""List the pictures of a tree of folders, a flat folder, or a table of URIs.
+"""List the pictures of a tree of folders, a flat folder, tar archives, or a table of URIs.
 
 `list_images` returns a `Listing`, whose table has one row for each picture, sorted by path:
 
@@ -26,8 +26,16 @@ from seqvis.checks import has_control_characters
 from seqvis.errors import DataError
 from seqvis.storage import Location, locate
 from seqvis.text.lines import read_text
-from seqvis.vision.foldertree import CONTROLS, REMEDIES, read_tree
+from seqvis.vision.foldertree import (
+    COMPRESSED,
+    CONTROLS,
+    REMEDIES,
+    FolderTree,
+    FoundFile,
+    read_tree,
+)
 from seqvis.vision.layouts import labels_of, wnid_at_start
+from seqvis.vision.tars import is_packed_tar, is_tar, open_tars
 
 LabelFrom = Literal["folder", "name", "none"]
 _SCHEMA = pa.schema(
@@ -58,15 +66,21 @@ class Listing:
 
 
 def list_images(images: Location, label_from: LabelFrom = "folder") -> Listing:
-    """List a folder, or the files that a CSV or Parquet table names.
+    """List a folder and the tars in it, one tar, or the files that a CSV or Parquet table names.
 
-    Raises DataError for a folder without files, a table without a column `uri`, with the same
-    file twice, or whose files are on several file systems, and labels that cannot be had.
+    Raises DataError for a folder without files, a damaged tar, a table without a column `uri`, with
+    the same file twice, or whose files are on several file systems, and labels that cannot be had.
     """
     if not images.exists():
-        raise DataError(f"{images.uri}: no such folder or table of images")
+        raise DataError(f"{images.uri}: no such folder, tar or table of images")
     if images.is_directory():
-        return _list_folder(images, label_from)
+        return _list_tree(images.uri, images, read_tree(images), label_from)
+    if is_packed_tar(images.path):
+        raise DataError(f"{images.uri}: {COMPRESSED}; {REMEDIES[COMPRESSED]}")
+    if is_tar(images.path):
+        size, modified = _state(images.filesystem.get_file_info(images.path))
+        tar = FoundFile(images.name, images.path, size, modified)
+        return _list_tree(images.uri, images.parent(), FolderTree([tar]), label_from)
     return _list_table(images)
 
 
@@ -86,13 +100,13 @@ def read_picture(
         return bytes(file.read_at(size, first_byte))
 
 
-def _list_folder(folder: Location, label_from: LabelFrom) -> Listing:
+def _list_tree(uri: str, folder: Location, tree: FolderTree, label_from: LabelFrom) -> Listing:
     # Every file counts, whatever its name, because only its content tells whether it is a picture.
     # Hidden files and folders do not.
-    tree = read_tree(folder)
+    tree = open_tars(tree, folder.filesystem, label_from == "folder")
     files = tree.files
     if not files and not tree.aside:
-        raise DataError(f"{folder.uri}: holds no images; give the folder that they are in or below")
+        raise DataError(f"{uri}: holds no images; give the folder that they are in or below")
     labels = [""] * len(files)
     if label_from == "name":
         labels = [wnid_at_start(file.path.rsplit("/", 1)[-1]) or "" for file in files]
@@ -100,19 +114,19 @@ def _list_folder(folder: Location, label_from: LabelFrom) -> Listing:
         labels = labels_of(folder, files)
     if label_from == "name" and not any(labels):
         raise DataError(
-            f"{folder.uri}: no file's name starts with a WordNet id such as n01440764_; "
+            f"{uri}: no file's name starts with a WordNet id such as n01440764_; "
             f"use --label-from folder or none"
         )
     columns = (
         [file.path for file in files],
         [file.place for file in files],
         labels,
-        [0] * len(files),
+        [file.first_byte for file in files],
         [file.size for file in files],
         [file.modified for file in files],
     )
     table = pa.table(dict(zip(OWN_COLUMNS, columns, strict=True)), _SCHEMA)
-    return Listing(folder.uri, folder.filesystem, table, (), tuple(tree.aside))
+    return Listing(uri, folder.filesystem, table, (), tuple(tree.aside))
 
 
 def _list_table(location: Location) -> Listing:

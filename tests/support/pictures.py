@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,17 @@ def encoded(seed: int, kind: str = "PNG", **options: Any) -> bytes:
     stream = io.BytesIO()
     picture = Image.fromarray(coarse).resize((70, 60), Image.Resampling.BICUBIC)
     picture.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def tar_of(members: Mapping[str, bytes]) -> bytes:
+    """A tar archive of these files."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as tar:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
     return stream.getvalue()
 
 

@@ -305,5 +305,8 @@ def test_a_paths_innermost_split_counts() -> None:
         "trainers/1.jpg": None,
         "valid/train/1.jpg": "valid",
         "train/test/images/1.jpg": "train",
+        "imagenet-val-0012.tar/1.jpg": "valid",
+        "train.tar/dog/1.jpg": "train",
+        "trainers.tar/1.jpg": None,
     }
     assert {path: split_of(path) for path in cases} == cases
