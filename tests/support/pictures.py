@@ -14,6 +14,7 @@ from PIL import Image
 
 from seqvis import artifacts
 from seqvis.vision.feature_table import KIND
+from seqvis.vision.listing import WHERE, Listing, read_picture
 
 DIMENSION = 12  # of word vectors
 FEATURES = 24
@@ -44,6 +45,18 @@ def tar_of(members: Mapping[str, bytes]) -> bytes:
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
     return stream.getvalue()
+
+
+def labels(listing: Listing) -> dict[str, str]:
+    """The label of each listed picture, by path."""
+    return dict(zip(*(listing.table[name].to_pylist() for name in ("path", "label")), strict=True))
+
+
+def contents(listing: Listing) -> dict[str, bytes]:
+    """The bytes of each listed picture, by path, in the order of the listing."""
+    rows = listing.table.select(WHERE).to_pylist()
+    read = [read_picture(listing.filesystem, **row) for row in rows]
+    return dict(zip(listing.table["path"].to_pylist(), read, strict=True))
 
 
 def word_vectors(words: Sequence[str], seed: int = 0) -> dict[str, np.ndarray]:

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 
@@ -22,13 +23,16 @@ from seqvis.vision.feature_writer import (
     EMBEDDED,
     NOT_FINITE,
     SAME,
+    DecodePictures,
     Known,
     keep_results,
     result_schema,
     write_features,
 )
-from seqvis.vision.listing import Listing, list_images
+from seqvis.vision.images import DAMAGED
+from seqvis.vision.listing import Listing, list_images, list_table
 from tests.support.objectstore import Bucket
+from tests.support.pictures import encoded, tar_of
 
 DIMENSION = 4
 CONFIG = {"backbone": {"name": "x", "sha256": "1"}, "dimension": DIMENSION, "images": "here"}
@@ -92,6 +96,39 @@ class Work:
             assert features.tolist() == picture(path)[1]
         assert table.thumbnails(range(len(table))) == [path.encode() for path in table.paths]
         return table
+
+
+def test_the_same_pictures_in_any_form_are_decoded_to_the_same(tmp_path: Path) -> None:
+    names = ["cat", "dog"]
+    datasets = pytest.importorskip("datasets")
+    pictures = [encoded(1), encoded(2, "JPEG"), encoded(3)[:300], encoded(4)]
+    for number, content in enumerate(pictures):
+        path = tmp_path / "folder" / names[number // 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    samples = {f"{number}.png": content for number, content in enumerate(pictures)}
+    samples |= {f"{number}.cls": str(number // 2).encode() for number in range(4)}
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "0.tar").write_bytes(tar_of(samples))
+    (tmp_path / "shards" / "classes.txt").write_text("cat\ndog\n")
+    rows = {
+        "image": [{"bytes": content, "path": None} for content in pictures],
+        "label": [0, 0, 1, 1],
+    }
+    columns = {"image": datasets.Image(), "label": datasets.ClassLabel(names=names)}
+    saved = datasets.Dataset.from_dict(rows, datasets.Features(columns))
+    saved.save_to_disk(tmp_path / "dataset")
+    uris = [f"folder/{names[number // 2]}/{number}.png" for number in range(4)]
+    frame = pd.DataFrame({"uri": uris, "label": ["cat", "cat", "dog", "dog"]})
+    listings = [list_images(str(tmp_path / name)) for name in ("folder", "shards/0.tar", "dataset")]
+    decoded = []
+    for listing in [*listings, list_table(frame, locate(str(tmp_path)), "frame")]:
+        assert listing.table["label"].to_pylist() == ["cat", "cat", "dog", "dog"]
+        decode = DecodePictures(listing.filesystem, 32, "crop", 10**6)
+        unknown = pa.nulls(len(listing), pa.binary())
+        decoded.append(decode(listing.table.append_column("known_hash", unknown)))
+    assert decoded[0]["status"].to_pylist() == [EMBEDDED, EMBEDDED, DAMAGED, EMBEDDED]
+    assert all(table.equals(decoded[0]) for table in decoded)
 
 
 @pytest.fixture

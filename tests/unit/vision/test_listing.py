@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+import pandas as pd
+import pyarrow as pa
 import pytest
 from pyarrow import fs
 
@@ -19,7 +21,7 @@ from seqvis.vision.foldertree import (
     UNREADABLE,
 )
 from seqvis.vision.layouts import split_of
-from seqvis.vision.listing import WHERE, Listing, list_images, read_picture
+from seqvis.vision.listing import WHERE, Listing, list_images, list_table, read_picture
 from tests.support.objectstore import Bucket
 
 WNID, OTHER = "n01443537", "n02085620"
@@ -90,6 +92,36 @@ def test_a_tables_uris_are_named_without_dots(tmp_path: Path) -> None:
     table.write_text('uri\n"two\nlines.jpg"\n')
     with pytest.raises(DataError, match=r"row 1: .*control character; rename it"):
         listed(table)
+
+
+def test_a_data_frame_is_listed_like_the_same_table_in_a_file(tmp_path: Path) -> None:
+    write(tmp_path, "a/1.jpg", "2.jpg", content=b"picture")
+    frame = pd.DataFrame({"uri": ["a/1.jpg", "2.jpg", "gone.jpg"], "year": [1999, 2001, 2020]})
+    frame["label"] = pd.Categorical(["dog", None, "motor boat"])
+    frame.to_parquet(tmp_path / "list.parquet")
+    folder = locate(str(tmp_path))
+    expected = listed(tmp_path / "list.parquet").table
+    assert list_table(frame[frame.year > 0], folder, "frame").table.equals(expected)
+    assert list_table(pa.Table.from_pandas(frame), folder, "frame").table.equals(expected)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"file": ["1.jpg"]}, r"frame: has no column uri \(it has file\); a table of images needs"),
+        ({"uri": []}, "frame: names no images"),
+        ({"uri": ["1.jpg", None]}, "frame: row 2 has no uri"),
+        ({"uri": ["1.jpg", "1.jpg"]}, r"frame: row 2 names 1\.jpg again; name each file once"),
+        ({"uri": ["1.jpg"], "size": [1]}, "frame: rename its column size, seqvis writes one"),
+        ({"uri": ["1.jpg"], "x": [Path("x")]}, r"frame: .*; each column needs .* of one kind, uri"),
+        ({"uri": ["1.jpg", "s3://b/2.jpg"]}, "are not in the same place; make a table for each"),
+    ],
+)
+def test_a_bad_data_frame_is_refused(
+    tmp_path: Path, columns: dict[str, list[object]], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        list_table(pd.DataFrame(columns), locate(str(tmp_path)), "frame")
 
 
 def test_a_folder_whose_own_name_is_not_utf8_has_a_remedy(

@@ -12,9 +12,9 @@ import pytest
 from seqvis.errors import DataError
 from seqvis.storage import locate
 from seqvis.vision.foldertree import COMPRESSED, CONTROLS, NOT_A_FILE, NOT_UTF8
-from seqvis.vision.listing import WHERE, LabelFrom, Listing, list_images, read_picture
+from seqvis.vision.listing import LabelFrom, Listing, list_images
 from tests.support.objectstore import Bucket
-from tests.support.pictures import tar_of
+from tests.support.pictures import contents, labels, tar_of
 
 WNID, OTHER = "n01443537", "n02085620"
 
@@ -26,17 +26,6 @@ def write_tar(path: Path, members: Mapping[str, bytes]) -> None:
 
 def listed(path: Path, label_from: LabelFrom = "folder") -> Listing:
     return list_images(locate(str(path)), label_from)
-
-
-def labels(listing: Listing) -> dict[str, str]:
-    columns = (listing.table[name].to_pylist() for name in ("path", "label"))
-    return dict(zip(*columns, strict=True))
-
-
-def contents(listing: Listing) -> dict[str, bytes]:
-    rows = listing.table.select(WHERE).to_pylist()
-    read = [read_picture(listing.filesystem, **row) for row in rows]
-    return dict(zip(listing.table["path"].to_pylist(), read, strict=True))
 
 
 def test_members_are_listed_like_files_in_a_folder(tmp_path: Path) -> None:
