@@ -1,25 +1,27 @@
-"""An hour of light load of every kind, and the memory of each process of the server meanwhile.
+"""Hours of light load of every kind, and the memory of each process meanwhile.
 
     python -m benchmarks.hour --translator runs/demo/translator --collection runs/demo/collection \\
         --minutes 60 --out hour
-    python -m benchmarks.hour --draw hour/memory.json --out hour
+    python -m benchmarks.hour --draw hour/memory.csv --out hour
 
-writes memory.json and memory.png into `out` and a table in Markdown to standard output. No text is
-sent twice, and most words are new, so that whatever a process keeps of its requests shows. The
-collection is copied and stays as it is.
+With `--corpus runs/multi30k-en-fr` two workers train a translator all the while. Writes memory.csv
+as it goes, memory.png and a table in Markdown, to standard output. No text is sent twice, most
+words are new and pictures have many sizes, so that whatever a process keeps of its requests shows.
+The collection is copied and stays as it is.
 """
 
 import argparse
 import json
+import os
 import random
 import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -29,19 +31,22 @@ import psutil
 from benchmarks.breaking import a_picture, copy_of, parser_of
 from benchmarks.faults import ONE_EACH
 from benchmarks.instrument import as_table
+from benchmarks.material import photograph
 from seqvis.plots.style import draw_title, new_figure, save, style
 from seqvis.samples.questions import generate_pairs
 from serve.app import free_port
 from serve.testing.clients import Kind, Request, Traffic
 from serve.testing.server import RunningServer, local_config, own_memory, run_config
-from serve.testing.traffic import RETRIES, searching_by_picture, send
+from serve.testing.traffic import RETRIES, send
 
 RATES = {
     "translate": 2.0, "stream": 0.5, "words": 1.0, "picture": 0.5, "classify": 0.2,
     "change": 0.4, "thumbnail": 0.5, "wrong": 0.3, "left": 0.2,
 }  # fmt: skip
 """Requests a second of each kind."""
-MINUTES = (0, 5, 15, 30, 60)  # columns of the table
+MINUTES = (0, 1, 5, 15, 30, 60)  # columns of the table
+SIZES = tuple((160 + 97 * n % 900, 120 + 61 * n % 700) for n in range(24))  # of pictures
+PRESET = Path("jobs/presets/multi30k-en-fr.yaml")
 _LETTERS = "aaabcdeeeéèfghiijklmnoopqrstuvwxyz"
 _PROCESSES = {
     "HAProxy": r"\S*haproxy\b",
@@ -79,12 +84,15 @@ class Words:
         return f"{weight:.3f} * {known}" if self._random.random() < 0.8 else self.new()
 
 
-def mixed(picture: bytes, name: str, factor: float = 1.0) -> dict[str, Kind]:
+def mixed(pictures: Sequence[bytes], name: str, factor: float = 1.0) -> dict[str, Kind]:
     """Return clients of every part of the server, at `factor` times RATES.
 
-    `name` is the id of a stored picture.
+    `pictures` are sent in turn; `name` is the id of a stored one.
     """
     words = Words(0)
+
+    def picture(number: int) -> bytes:
+        return pictures[number % len(pictures)]
 
     def translate(number: int) -> Request:
         return Request("/v1/translate", {"text": words.text(), "beam": 4 if number % 4 == 0 else 1})
@@ -99,7 +107,9 @@ def mixed(picture: bytes, name: str, factor: float = 1.0) -> dict[str, Kind]:
         if number % 2:
             return Request(f"/v1/images/{quote(added)}", method="DELETE")
         metadata = json.dumps({"title": words.new(), "number": number})
-        return Request("/v1/images", form={"file": picture, "id": added, "metadata": metadata})
+        return Request(
+            "/v1/images", form={"file": picture(number), "id": added, "metadata": metadata}
+        )
 
     def wrong(number: int) -> Request:
         return (
@@ -113,13 +123,18 @@ def mixed(picture: bytes, name: str, factor: float = 1.0) -> dict[str, Kind]:
         "translate": translate,
         "stream": stream,
         "words": lambda number: Request("/v1/search/text", {"query": words.query(), "k": 10}),
-        "classify": lambda number: Request("/v1/classify", form={"file": picture, "k": "5"}),
+        "picture": lambda number: Request(
+            "/v1/search/image", form={"file": picture(number), "k": "3"}
+        ),
+        "classify": lambda number: Request(
+            "/v1/classify", form={"file": picture(number), "k": "5"}
+        ),
         "change": change,
         "thumbnail": lambda number: Request(f"/v1/images/{quote(name)}", method="GET"),
         "wrong": wrong,
         "left": lambda number: Request("/v1/translate", {"text": [words.text() for _ in range(8)]}),
     }
-    kinds = {
+    return {
         kind: Kind(
             request,
             1 if kind == "change" else 4,
@@ -129,7 +144,6 @@ def mixed(picture: bytes, name: str, factor: float = 1.0) -> dict[str, Kind]:
         )
         for kind, request in requests.items()
     }
-    return kinds | {"picture": searching_by_picture(picture, RATES["picture"] * factor)}
 
 
 def stored(server: RunningServer, query: str) -> str:
@@ -151,15 +165,59 @@ def memory(server: RunningServer) -> dict[str, float]:
     return {name: round(size / 2**20, 2) for name, size in sizes.items()}
 
 
+@dataclass
+class Training:
+    """A training with Ray Train that runs in processes of its own."""
+
+    process: psutil.Popen
+    log: Path
+
+    def memory(self) -> dict[str, float]:
+        """Return MiB that its workers have written themselves."""
+        workers = [
+            process
+            for process in self.process.children(recursive=True)
+            if process.cmdline()[:1] == ["ray::RayTrainWorker"]
+        ]
+        return {
+            f"training worker {number}": round(own_memory(worker) / 2**20, 2)
+            for number, worker in enumerate(workers, 1)
+        }
+
+    def batches(self) -> int:
+        """Return how many batches are trained, as last shown."""
+        shown = re.findall(r"epoch (\d+)/\d+  (\d+)/(\d+)", self.log.read_text())
+        epoch, position, steps = map(int, shown[-1]) if shown else (1, 0, 0)
+        return (epoch - 1) * steps + position
+
+
+@contextmanager
+def training(corpus: Path, out: Path) -> Iterator[Training]:
+    """Run two workers that train PRESET on a corpus for the length of the block."""
+    command = [
+        sys.executable, "-m", "jobs.train_translator", "--config", str(PRESET),
+        "--corpus", str(corpus), "--out", str(out / "translator"), "--restart",
+        "--epochs", "1000", "--num-workers", "2",
+    ]  # fmt: skip
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    log = out / "training.log"
+    with log.open("wb") as stream:
+        process = psutil.Popen(command, env=environment, stdout=stream, stderr=stream)
+    try:
+        yield Training(process, log)
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
 def _named(command: str) -> str:
     return next((name for name, begin in _PROCESSES.items() if re.match(begin, command)), "others")
 
 
-def curves(samples: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Return MiB by minute and process, the largest process first."""
-    minutes = [sample["minute"] for sample in samples]
-    frame = pd.DataFrame([sample["held"] for sample in samples], index=minutes).fillna(0.0)
-    return frame.sort_values(minutes[-1], axis=1, ascending=False)
+def curves(measured: Path) -> pd.DataFrame:
+    """Return MiB by minute and process of a memory.csv, the largest process first."""
+    frame = pd.read_csv(measured).pivot_table("MiB", "minute", "process").ffill()
+    return frame.sort_values(frame.index[-1], axis=1, ascending=False)
 
 
 def growth(curve: pd.Series) -> float:
@@ -185,7 +243,7 @@ def draw(frame: pd.DataFrame, path: Path) -> None:
     """Draw the curves: replicas above, the other processes below."""
     others = [name for name in frame if name in _PROCESSES or name == "others"]
     figure = new_figure(10, 8)
-    panels = {"replicas": frame.drop(columns=others), "other processes": frame[others]}
+    panels = {"replicas and workers": frame.drop(columns=others), "other processes": frame[others]}
     for axes, (title, panel) in zip(figure.subplots(2), panels.items(), strict=True):
         for number, (name, curve) in enumerate(panel.items()):
             label = f"{name}: {curve.iloc[-1]:.0f} MiB, {growth(curve):+.2f} a minute"
@@ -200,22 +258,32 @@ def draw(frame: pd.DataFrame, path: Path) -> None:
 
 
 def measure(flags: argparse.Namespace) -> None:
-    """Serve, load and sample; memory.json is written anew with each sample."""
+    """Serve, train, load and sample; memory.csv grows with each sample."""
+    trained = training(flags.corpus, flags.out) if flags.corpus else nullcontext()
     with copy_of(flags.collection) as collection:
         config = local_config(flags.translator, collection, free_port(), deployments=ONE_EACH)
-        picture = a_picture(collection)
-        samples: list[dict[str, Any]] = []
-        found = {"minutes": flags.minutes, "samples": samples}
-        with run_config(config, flags.out / "logs") as server:
-            kinds = mixed(picture, stored(server, "boat"))
+        pictures = [a_picture(collection), *(photograph(n, size) for n, size in enumerate(SIZES))]
+        with run_config(config, flags.out / "logs") as server, trained as job:
+            kinds = mixed(pictures, stored(server, "boat"))
             with Traffic(server.address, kinds) as traffic:
-                while traffic.now() < flags.minutes * 60 + 1:
-                    minute = round(traffic.now() / 60, 3)
-                    samples.append({"minute": minute, "held": memory(server)})
-                    (flags.out / "memory.json").write_text(json.dumps(found))
-                    time.sleep(max(0.0, len(samples) * flags.every - traffic.now()))
-        found["kinds"] = {name: kind.outcome.summary() for name, kind in kinds.items()}
-        (flags.out / "memory.json").write_text(json.dumps(found))
+                sample(server, job, traffic, flags)
+        summary = {name: kind.outcome.summary() for name, kind in kinds.items()}
+        (flags.out / "answers.json").write_text(json.dumps(summary, indent=1))
+
+
+def sample(
+    server: RunningServer, job: Training | None, traffic: Traffic, flags: argparse.Namespace
+) -> None:
+    """Write a line for each process of the server and of the training, now and then."""
+    with (flags.out / "memory.csv").open("w", buffering=1) as lines:
+        lines.write("minute,batches,process,MiB\n")
+        number = 0
+        while traffic.now() < flags.minutes * 60 + 1:
+            minute, batches = traffic.now() / 60, job.batches() if job else 0
+            for name, size in {**memory(server), **(job.memory() if job else {})}.items():
+                lines.write(f"{minute:.3f},{batches},{name},{size}\n")
+            number += 1
+            time.sleep(max(0.0, number * flags.every - traffic.now()))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -223,13 +291,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = parser_of(__doc__)
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--every", type=float, default=10.0, help="seconds between samples")
-    parser.add_argument("--draw", type=Path, help="a memory.json to draw; nothing is measured")
+    parser.add_argument("--draw", type=Path, help="a memory.csv to draw; nothing is measured")
+    parser.add_argument("--corpus", type=Path, help="train a translator on it all the while")
     flags = parser.parse_args(arguments)
     flags.out.mkdir(parents=True, exist_ok=True)
     if not flags.draw:
         measure(flags)
-    measured = flags.draw or flags.out / "memory.json"
-    frame = curves(json.loads(measured.read_text())["samples"])
+    frame = curves(flags.draw or flags.out / "memory.csv")
     draw(frame, flags.out / "memory.png")
     print(table(frame))
     return 0

@@ -110,11 +110,11 @@ def forever(task: TranslationTask, workers: Workers | None = None) -> Iterator[b
         epoch += 1
 
 
-def photograph(seed: int) -> bytes:
-    """Make a JPEG of 500 x 375 with edges and texture, about as large as ImageNet's."""
+def photograph(seed: int, size: tuple[int, int] = (500, 375)) -> bytes:
+    """Make a JPEG of width x height with edges and texture, by default as large as ImageNet's."""
     draw = np.random.default_rng(seed)
     coarse = Image.fromarray(draw.integers(0, 256, (12, 16, 3), dtype=np.uint8))
-    smooth = np.asarray(coarse.resize((500, 375), Image.Resampling.BICUBIC), dtype=np.int16)
+    smooth = np.asarray(coarse.resize(size, Image.Resampling.BICUBIC), dtype=np.int16)
     grain = draw.normal(0, 20, smooth.shape).astype(np.int16)
     stream = io.BytesIO()
     Image.fromarray(np.clip(smooth + grain, 0, 255).astype(np.uint8)).save(

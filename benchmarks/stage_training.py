@@ -44,7 +44,7 @@ from benchmarks.instrument import (
 from benchmarks.material import PRESET, SEED, Material, forever
 from benchmarks.peers import JoeyNMT, SeedTraining
 from seqvis.decoding.linear import Precision
-from seqvis.process import keep_freed_memory, usable_processors
+from seqvis.process import keep_few_kernels, keep_freed_memory, usable_processors
 from seqvis.seq2seq.model import Seq2Seq
 from seqvis.seq2seq.settings import Variant
 from seqvis.seq2seq.state import SourceBatch
@@ -198,6 +198,7 @@ def _work(
 ) -> None:
     torch.set_num_threads(1)
     keep_freed_memory()
+    keep_few_kernels()
     distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=count)
     workers = Workers(rank, count)
     task = material.task(variant, plain_seed=variant != "all")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import save as save_tensors
 
 from seqvis import artifacts
+from seqvis.process import keep_few_kernels
 from seqvis.storage import Location, absolute, locate
 from seqvis.text.languages import LANGUAGE_FILES
 from seqvis.training.checkpoints import CheckpointStore
@@ -66,6 +67,7 @@ def find_rate(settings: TrainSettings, use_gpu: bool, report: Report) -> dict[st
 
 def train_worker(settings: TrainSettings, workers: Workers, report: Report) -> None:
     """Train as one of the workers; the first one writes the translator."""
+    keep_few_kernels()
     out = locate(settings.out)
     task = TranslationTask(settings)
     result = fit(

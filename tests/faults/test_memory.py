@@ -38,7 +38,7 @@ def test_replicas_keep_little_of_what_they_were_asked(
 ) -> None:
     server.wait_ready()
     persist(server, Request("/v1/search/image", form={"file": collections.picture}))
-    others = mixed(collections.picture, stored(server, "dog"), factor=4)
+    others = mixed([collections.picture], stored(server, "dog"), factor=4)
     with Traffic(server.address, others):
         translate_new_words(server, WARM)
         time.sleep(3)

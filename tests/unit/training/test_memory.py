@@ -1,0 +1,66 @@
+"""A training keeps what it needs, and nothing for each new shape of a batch."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.corpora import write_corpus
+
+pytestmark = pytest.mark.slow
+
+_PROGRAM = """
+import re, sys
+from pathlib import Path
+import torch
+from seqvis.process import keep_freed_memory
+from seqvis.training.workers import Workers
+from seqvis.translation.task import TrainSettings
+from seqvis.translation.train import train_worker
+
+def written():
+    return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) >> 10
+
+def report(event):
+    if event["event"] == "progress":
+        sizes.append(written())
+
+sizes = []
+torch.set_num_threads(1)
+keep_freed_memory()
+train_worker(TrainSettings.model_validate_json(sys.argv[1]).resolved(), Workers(), report)
+print(sizes)
+"""
+"""Train, and print the MiB that the process has written itself after each ten batches."""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_memory_stays_flat_over_batches_of_ever_new_shapes(tmp_path: Path) -> None:
+    draw = random.Random(1)
+    words = [f"word{number}" for number in range(500)]
+    pairs = [
+        tuple(" ".join(draw.choices(words, k=draw.randint(2, 24))) for _ in range(2))
+        for _ in range(700)
+    ]
+    settings = {
+        "corpus": str(write_corpus(tmp_path / "corpus", pairs[8:], pairs[:8])),
+        "out": str(tmp_path / "translator"),
+        "epochs": 3,
+        "batches": {"unit": "tokens", "size": 250},
+        "model": {"embedding_size": 64, "hidden_size": 64},
+    }
+    kept = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"}
+    done = subprocess.run(
+        [sys.executable, "-c", _PROGRAM, json.dumps(settings)],
+        env={name: value for name, value in os.environ.items() if name not in kept},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    sizes = json.loads(done.stdout)
+    assert len(sizes) > 9
+    assert sizes[-1] < 1.05 * sizes[len(sizes) // 4], sizes
