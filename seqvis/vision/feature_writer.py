@@ -11,7 +11,7 @@ function: this one does not need PyTorch, which takes seconds and half a gigabyt
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +29,7 @@ from seqvis.vision import images
 from seqvis.vision.feature_table import PARTS, REJECTED, FeatureTable, Pieces
 from seqvis.vision.foldertree import NO_FILE, REMEDIES, UNREADABLE
 from seqvis.vision.images import BadImage, Fit, enough
-from seqvis.vision.listing import WHERE, Listing, read_picture
+from seqvis.vision.listing import WHERE, Listing, PictureReader
 
 EMBEDDED, SAME, NOT_FINITE = "embedded", "same", "not finite"  # any other status is a reason
 
@@ -57,17 +57,23 @@ class DecodePictures:
 
     def __call__(self, files: pa.Table) -> pa.Table:
         listed = files.select([*WHERE, "known_hash"]).to_pylist()
-        return pa.Table.from_pylist([self._decode(**file) for file in listed], _DECODED)
+        read = PictureReader(self.filesystem).read
+        return pa.Table.from_pylist([self._decode(read, **file) for file in listed], _DECODED)
 
     def _decode(
-        self, place: str, first_byte: int, size: int, known_hash: bytes | None
+        self,
+        read: Callable[..., bytes],
+        place: str,
+        first_byte: int,
+        size: int,
+        known_hash: bytes | None,
     ) -> dict[str, Any]:
         if size < 0:
             return _rejected(NO_FILE)
         try:
             images.check_bytes(size, self.max_pixels)
             most = images.BYTES_A_PIXEL * self.max_pixels + 1
-            content = read_picture(self.filesystem, place, first_byte, size, most)
+            content = read(place, first_byte, size, most)
             content_hash = hashlib.blake2b(content, digest_size=16).digest()
             if content_hash == known_hash:
                 return {"status": SAME}

@@ -51,7 +51,8 @@ _NO_PICTURES = {  # fields that webdataset decodes as something else
     "jsn", "npy", "npz", "pt", "pth", "pyd", "pickle", "ten", "tb", "mp", "msg", "cbor",
 }  # fmt: skip
 _MOST_LABEL_BYTES = 1 << 20
-_BUFFER = 64 << 10  # read at once, from an object store too
+_BUFFER = 8 << 10  # bytes that are read at once
+_BUFFER_REMOTE = 1 << 20  # takes an object store as long as asking it again
 
 
 def is_tar(path: str) -> bool:
@@ -76,9 +77,11 @@ def open_tars(tree: FolderTree, filesystem: fs.FileSystem, with_labels: bool) ->
     if not tars and not packed:
         return tree
 
+    buffer = _BUFFER if isinstance(filesystem, fs.LocalFileSystem) else _BUFFER_REMOTE
+
     def read(tar: FoundFile) -> _Tar:
         with storage_errors(tar.place, "read"), filesystem.open_input_file(tar.place) as file:
-            return _Tar(tar, io.BufferedReader(file, _BUFFER), with_labels)
+            return _Tar(tar, io.BufferedReader(file, buffer), with_labels)
 
     with ThreadPoolExecutor(TARS_AT_ONCE) as pool:
         opened = list(pool.map(read, tars))
@@ -120,7 +123,7 @@ class _Tar:
                     if member.isreg() and member.offset_data + member.size > end:
                         raise tarfile.ReadError
                     self._add(member, path, shown)
-        except tarfile.TarError as error:
+        except (tarfile.TarError, ValueError) as error:  # both of what may stand in a header
             raise _damaged(shown, last, self._stream.tell()) from error
         if member is None:  # for tarfile anything that is no header ends the archive
             self._stream.seek(tar.offset)
@@ -130,7 +133,7 @@ class _Tar:
     def _add(self, member: tarfile.TarInfo, path: str, shown: str) -> None:
         name = posixpath.normpath(f"/{member.name}").lstrip("/")
         path, shown = f"{path}/{name}", f"{shown}/{printable(name)}"
-        if member.isdir() or f"/{name}".count("/."):
+        if member.isdir() or "/." in f"/{name}":
             return
         reason = _why_not(member, name)
         if reason:
@@ -179,14 +182,15 @@ def _class_in(content: bytes, shown: str) -> int | str:
         text = content.decode()
         if shown.lower().endswith(".json"):
             text = _label_entry(json.loads(text))
-    except ValueError as error:
+        text = text.strip()
+        number = int(text) if re.fullmatch(r"-?\d+", text) else None
+    except (ValueError, RecursionError) as error:
         raise DataError(
             f"{shown}: its label cannot be read ({error}); correct it, or use --label-from none"
         ) from error
-    text = text.strip()
-    if not re.fullmatch(r"-?\d+", text):
+    if number is None:
         return text
-    return "" if text.startswith("-") else int(text)  # -1 is for none
+    return number if number >= 0 else ""  # -1 is for none
 
 
 def _label_entry(entries: Any) -> str:

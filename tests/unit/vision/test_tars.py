@@ -6,13 +6,15 @@ import os
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pyarrow import fs
 
 from seqvis.errors import DataError
 from seqvis.storage import locate
 from seqvis.vision.foldertree import COMPRESSED, CONTROLS, NOT_A_FILE, NOT_UTF8
-from seqvis.vision.listing import LabelFrom, Listing, list_images
+from seqvis.vision.listing import WHERE, LabelFrom, Listing, PictureReader, list_images
 from tests.support.objectstore import Bucket
 from tests.support.pictures import contents, labels, tar_of
 
@@ -68,6 +70,15 @@ def test_a_samples_label_is_its_cls_or_json(tmp_path: Path, place: str) -> None:
         "5.v2.jpg": "",
     }  # fmt: skip
     assert set(labels(listed(tmp_path / place, "none")).values()) == {""}
+
+
+def test_a_table_beside_the_tars_labels_what_has_no_label_of_its_own(tmp_path: Path) -> None:
+    write_tar(tmp_path / "x.tar", {"1.jpg": b"", "2.jpg": b"", "2.cls": b"cat", "dog/3.jpg": b""})
+    (tmp_path / "labels.csv").write_text("file,label\n1.jpg,sea lion\n2.jpg,sea lion\n")
+    found = labels(listed(tmp_path))
+    assert found == {
+        "labels.csv": "", "x.tar/1.jpg": "sea lion", "x.tar/2.jpg": "cat", "x.tar/dog/3.jpg": "dog",
+    }  # fmt: skip
 
 
 def test_imagenets_tar_of_tars_has_the_label_of_each_inner_one(tmp_path: Path) -> None:
@@ -165,3 +176,29 @@ def test_tars_in_a_bucket_are_listed_and_read_in_place(bucket: Bucket) -> None:
         pictures = {name: content for name, content in contents(found).items() if ".tar/" in name}
         assert pictures == {"val-0.tar/0.jpg": b"x" * 100_000, "val-0.tar/1.jpg": b"y"}
         assert labels(found)["val-0.tar/0.jpg"] == "dog"
+
+
+class CountingFilesystem:
+    """The local file system; it remembers which files were opened."""
+
+    def __init__(self) -> None:
+        self.opened: list[str] = []
+
+    def open_input_file(self, place: str) -> Any:
+        self.opened.append(Path(place).name)
+        return fs.LocalFileSystem().open_input_file(place)
+
+    open_input_stream = open_input_file
+
+
+def test_a_tar_is_opened_once_for_neighbours(tmp_path: Path) -> None:
+    for tar in ("0.tar", "1.tar"):
+        write_tar(tmp_path / tar, {f"{n}.jpg": f"{tar} {n}".encode() * 9 for n in range(50)})
+    (tmp_path / "2.jpg").write_bytes(b"a file of its own")
+    found = listed(tmp_path)
+    filesystem = CountingFilesystem()
+    reader = PictureReader(filesystem)
+    rows = found.table.select(WHERE).to_pylist()
+    assert [reader.read(**row) for row in rows] == list(contents(found).values())
+    assert filesystem.opened == ["0.tar", "1.tar", "2.jpg"]
+    assert reader.read(**rows[3]) == contents(found)["0.tar/11.jpg"]  # in any order
