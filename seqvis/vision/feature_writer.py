@@ -239,10 +239,12 @@ def write_features(
         rejected.append((paths[int(file)].as_py(), str(status[file]), kind, remedy))
     reasons = Counter(reason for _, reason, _, _ in rejected)
     if not is_new.any() and not is_old.any():
-        listed = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        counts = reasons.most_common()
+        listed = ", ".join(f"{count} {reason}" for reason, count in counts)
+        remedy = next(remedy for _, reason, _, remedy in rejected if reason == counts[0][0])
         raise DataError(
             f"{listing.uri}: none of its {reasons.total()} files is a picture that can be used "
-            f"({listed})"
+            f"({listed}); {remedy}"
         )
 
     def groups() -> Iterator[pa.Table]:

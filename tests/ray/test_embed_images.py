@@ -280,6 +280,7 @@ def test_what_cannot_be_embedded_is_one_clear_message_and_earlier_features_stay(
     (place.images / "a.png").write_bytes(b"spoilt")
     assert place.run() == 1
     assert "images: none of its 1 files is a picture that can be used (1 not an" in place.error
+    assert "give a picture, such as a JPEG or PNG" in place.error
     assert place.run("--use-gpu") == 2
     assert "Ray has 0 GPUs" in place.error
     assert place.run("--backbone", "resnet51") == 2
