@@ -162,16 +162,14 @@ class _Columns:
     def labels(self, batch: pa.RecordBatch) -> list[str]:
         """Return the label of each row, "" where it has none."""
         if self.from_name:
-            names = [
-                posixpath.basename(p or "")
-                for p in pc.struct_field(batch[self.picture], "path").to_pylist()
-            ]
-            return [wnid_at_start(name) or "" for name in names]
+            paths = pc.struct_field(batch[self.picture], "path").to_pylist()
+            return [wnid_at_start(posixpath.basename(path or "")) or "" for path in paths]
         if self.label is None:
             return [""] * batch.num_rows
         found = batch[self.label].to_pylist()
         if self.classes is not None:
-            found = [self.classes[n] if n is not None and n >= 0 else "" for n in found]
+            names = dict(enumerate(self.classes))
+            found = [names.get(number) for number in found]  # -1 is for none
         return [wnid_at_start(label or "") or label or "" for label in found]
 
     def places(
@@ -205,6 +203,8 @@ def _only(names: Sequence[str], preferred: str, what: str, remedy: str) -> str |
 
 def _spans(stored: pa.Array, content: pa.Buffer, uri: str) -> tuple[list[int], list[int]]:
     """Return where in the file each row's bytes begin, and how many they are."""
+    if not len(stored):
+        return [], []
     _, offsets, data = stored.buffers()
     width = np.int64 if pa.types.is_large_binary(stored.type) else np.int32
     ends = np.frombuffer(offsets, width)[stored.offset : stored.offset + len(stored) + 1]

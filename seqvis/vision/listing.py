@@ -156,11 +156,7 @@ def _list_tree(uri: str, folder: Location, tree: FolderTree, label_from: LabelFr
         labels = [wnid_at_start(file.path.rsplit("/", 1)[-1]) or "" for file in files]
     elif label_from == "folder":
         labels = labels_of(folder, files)
-    if label_from == "name" and not any(labels):
-        raise DataError(
-            f"{uri}: no file's name starts with a WordNet id such as n01440764_; "
-            f"use --label-from folder or none"
-        )
+    _check_labels(uri, label_from, labels)
     return _as_listing(uri, folder.filesystem, files, labels, tree.aside)
 
 
@@ -173,7 +169,16 @@ def _list_dataset(uri: str, splits: Sequence[Split], label_from: LabelFrom, spli
     if not files:
         raise DataError(f"{uri}: holds no images; give a dataset or split that has rows")
     labels = [file.label for file in files]
+    _check_labels(uri, label_from, labels)
     return _as_listing(uri, chosen[0].filesystem, files, labels, ())
+
+
+def _check_labels(uri: str, label_from: LabelFrom, labels: Sequence[str]) -> None:
+    if label_from == "name" and not any(labels):
+        raise DataError(
+            f"{uri}: no file's name starts with a WordNet id such as n01440764_; "
+            f"use --label-from folder or none"
+        )
 
 
 def _as_listing(
@@ -252,7 +257,7 @@ def _read_table(location: Location) -> pa.Table:
         return pa_csv.read_csv(content, convert_options=pa_csv.ConvertOptions(column_types=as_text))
     except pa.ArrowInvalid as error:
         raise DataError(
-            f"{location.uri}: is neither a folder nor a table of images in CSV or Parquet "
+            f"{location.uri}: is neither a folder, a tar nor a table of images in CSV or Parquet "
             f"({str(error).splitlines()[0]})"
         ) from error
 

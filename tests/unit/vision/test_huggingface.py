@@ -33,6 +33,7 @@ def save(folder: Path, features: dict[str, Any], **columns: list[Any]) -> Path:
     )
     with pa.ipc.new_stream(folder / "data.arrow", table.schema) as writer:
         writer.write_table(table, max_chunksize=2)
+        writer.write_batch(pa.RecordBatch.from_pylist([], table.schema))
     state = {"_data_files": [{"filename": "data.arrow"}], "_split": None}
     (folder / "state.json").write_text(json.dumps(state))
     (folder / "dataset_info.json").write_text("{}")
@@ -92,6 +93,8 @@ def test_rows_without_a_picture_or_a_label_stay_in_their_places(tmp_path: Path) 
     assert found.table["size"].to_pylist() == [1, -1, -1, 0, -1]
     assert found.table["path"].to_pylist() == [f"{n:08d}" for n in range(5)]
     assert list(labels(found).values()) == [WNID, "motor boat", "", "", "motor boat"]
+    with pytest.raises(DataError, match="no file's name starts with a WordNet id"):
+        list_images(str(place), "name")
 
 
 def test_a_dataset_in_a_bucket_is_read_in_place(tmp_path: Path, bucket: Bucket) -> None:
@@ -131,7 +134,7 @@ def test_a_damaged_dataset_is_named_with_the_row(tmp_path: Path) -> None:
     place = save(tmp_path / "set", {"image": IMAGE}, image=[picture(b"x" * 999)] * 5)
     arrow = place / "data.arrow"
     whole = arrow.read_bytes()
-    arrow.write_bytes(whole[:-1500])
+    arrow.write_bytes(whole[:3000])
     with pytest.raises(DataError, match=r"data\.arrow: is cut off or damaged after row 2 of its"):
         list_images(str(place))
     arrow.write_bytes(b"no arrow file")
