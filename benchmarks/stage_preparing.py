@@ -15,8 +15,8 @@ from typing import Any
 
 from benchmarks.instrument import Row, Side, WrongResultError, compare, rate
 from benchmarks.material import Material, run_job, write_pairs
-from seqvis.corpus.aligned import read_pairs
 from seqvis.corpus.filters import Tally, question_pair
+from seqvis.corpus.inputs.aligned import read_pairs
 from seqvis.corpus.settings import PrepareSettings
 from seqvis.corpus.tokens import usable_pairs
 from seqvis.process import usable_processors

@@ -21,9 +21,15 @@ from seqvis import artifacts
 from seqvis.artifacts import ArtifactWriter
 from seqvis.cluster import Progress, Session, ignore_progress
 from seqvis.corpus import counts, report
-from seqvis.corpus.aligned import AlignedFiles, index_files, read_aligned, run_blocks, run_items
 from seqvis.corpus.counts import PartCounts, WrittenPart
 from seqvis.corpus.filters import Tally
+from seqvis.corpus.inputs.aligned import (
+    AlignedFiles,
+    index_files,
+    read_aligned,
+    run_blocks,
+    run_items,
+)
 from seqvis.corpus.settings import PrepareSettings
 from seqvis.corpus.spacing import (
     KEPT,

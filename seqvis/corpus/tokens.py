@@ -25,9 +25,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from seqvis.cluster import Progress
-from seqvis.corpus.aligned import AlignedFiles, read_aligned, run_blocks, run_items
 from seqvis.corpus.columns import tokenize_column, write_partitions, write_whole
 from seqvis.corpus.filters import EXAMPLES, Tally, lengths_too_unequal, question_pairs
+from seqvis.corpus.inputs.aligned import AlignedFiles, read_aligned, run_blocks, run_items
 from seqvis.corpus.settings import PrepareSettings
 from seqvis.corpus.spacing import in_sample
 from seqvis.errors import DataError

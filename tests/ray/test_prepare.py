@@ -13,7 +13,8 @@ import pytest
 
 from jobs.prepare_corpus import main
 from seqvis.artifacts import load
-from seqvis.corpus import aligned, prepare
+from seqvis.corpus import prepare
+from seqvis.corpus.inputs import aligned
 from seqvis.text.tokenizers import TokenizerSettings, load_tokenizer
 from seqvis.text.vocabulary import EOS, UNK, Vocabulary
 

@@ -38,7 +38,12 @@ SERVING = (
 """The floors inside `serve`, to which all of it but `serve.testing` belongs."""
 
 RAY = (
-    *("seqvis.cluster", "seqvis.ray_internals", "seqvis.corpus.aligned", "seqvis.vision.embed"),
+    *(
+        "seqvis.cluster",
+        "seqvis.ray_internals",
+        "seqvis.corpus.inputs.aligned",
+        "seqvis.vision.embed",
+    ),
     *("seqvis.training.ray_train", "serve", "tune.study", "jobs", "benchmarks"),
 )
 """What may import Ray."""

@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from seqvis.corpus.aligned import read_pairs
 from seqvis.corpus.columns import read_partition, write_partitions
 from seqvis.corpus.counts import percentile_length
 from seqvis.corpus.filters import Tally, lengths_too_unequal, question_pair, question_pairs
+from seqvis.corpus.inputs.aligned import read_pairs
 from seqvis.corpus.tokens import (
     hash_pairs,
     hash_sources,

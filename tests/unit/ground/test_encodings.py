@@ -15,7 +15,7 @@ import pytest
 
 from seqvis import encodings
 from seqvis.config import load_yaml, read_yaml
-from seqvis.corpus.aligned import index_files, read_pairs
+from seqvis.corpus.inputs.aligned import index_files, read_pairs
 from seqvis.devise.data import read_labels
 from seqvis.errors import ConfigError, DataError
 from seqvis.storage import locate
