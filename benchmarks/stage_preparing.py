@@ -129,7 +129,7 @@ def _question_filter(folder: Path, rounds: int) -> Row:
         kept["with reading"] = sum(
             usable_pairs(table, settings, Tally()).num_rows
             for table in read_pairs(
-                places[0], start, places[1], start, 0, FILTERED, settings.max_line_bytes
+                (places[0], start), (places[1], start), range(FILTERED), settings.max_line_bytes
             )
         )
 

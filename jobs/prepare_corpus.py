@@ -1,4 +1,4 @@
-"""Make a corpus for training a translator from two aligned text files."""
+"""Make a corpus for training a translator from sentence pairs."""
 
 import json
 import sys
@@ -15,7 +15,7 @@ from seqvis.corpus.settings import PrepareSettings
 
 
 class PrepareCorpus(JobSettings, PrepareSettings):  # type: ignore[misc]  # two kinds of config
-    """Makes a corpus for training a translator out of two aligned text files."""
+    """Makes a corpus for training a translator out of sentence pairs."""
 
 
 def run(settings: PrepareCorpus) -> dict[str, Any]:

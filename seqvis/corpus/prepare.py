@@ -1,4 +1,4 @@
-"""Turn two aligned text files into a corpus on which a translator can be trained.
+"""Turn sentence pairs into a corpus on which a translator can be trained.
 
 The result is a corpus artifact (docs/extend/formats.md): ids in Parquet, vocabularies, tokenizers,
 a report and a plot of the lengths. The stages, each in parallel over all blocks, are:
@@ -21,15 +21,11 @@ from seqvis import artifacts
 from seqvis.artifacts import ArtifactWriter
 from seqvis.cluster import Progress, Session, ignore_progress
 from seqvis.corpus import counts, report
+from seqvis.corpus.blocks import run_blocks, run_items
 from seqvis.corpus.counts import PartCounts, WrittenPart
 from seqvis.corpus.filters import Tally
-from seqvis.corpus.inputs.aligned import (
-    AlignedFiles,
-    index_files,
-    read_aligned,
-    run_blocks,
-    run_items,
-)
+from seqvis.corpus.inputs.opening import Index, open_input
+from seqvis.corpus.inputs.source import PairSource
 from seqvis.corpus.settings import PrepareSettings
 from seqvis.corpus.spacing import (
     KEPT,
@@ -40,7 +36,6 @@ from seqvis.corpus.spacing import (
 )
 from seqvis.corpus.tokens import SIDES, Staged, TokenizeBlock, train_models
 from seqvis.storage import Location, locate
-from seqvis.text.lines import check_text_file
 from seqvis.text.tokenizers import SentencePieceTokenizer, check_language
 from seqvis.text.vocabulary import Vocabulary
 
@@ -69,9 +64,8 @@ def prepare(
         for side in SIDES:
             check_language(settings.tokenizer_settings(side))
     artifacts.check_destination(locate(settings.out), "corpus")
-    given = settings.source, settings.target, settings.valid_source, settings.valid_target
-    for uri in filter(None, given):
-        check_text_file(locate(uri))
+    train = open_input(settings, "train")
+    valid = None if settings.holds_out else open_input(settings, "valid")
     config = settings.model_dump(mode="json")
     config["tokenizer_settings"] = {
         side: settings.tokenizer_settings(side).model_dump() for side in SIDES
@@ -79,7 +73,7 @@ def prepare(
     with session(), artifacts.create(settings.out, "corpus", config) as writer:
         scratch = _folder(writer, "scratch")
         build = _Build(settings, writer, scratch, progress)
-        summary = build.run(started)
+        summary = build.run(train, valid, started)
         scratch.delete()
         writer.metrics.update(summary)
     return summary
@@ -107,22 +101,20 @@ class _Build:
     scratch: Location
     progress: Progress
 
-    def run(self, started: float) -> dict[str, Any]:
+    def run(self, open_train: Index, open_valid: Index | None, started: float) -> dict[str, Any]:
         settings = self.settings
-        files = self._index(settings.source, settings.target, "train")
-        valid_files = None
-        if settings.valid_source is not None and settings.valid_target is not None:
-            valid_files = self._index(settings.valid_source, settings.valid_target, "valid")
-        models = train_models(settings, files, self.scratch, self.progress)
-        partitions = 1 + files.pairs // PARTITION_PAIRS
-        train = self._tokenize(files, "train", partitions, models)
+        pairs = self._index(open_train, "train")
+        valid_pairs = self._index(open_valid, "valid") if open_valid else None
+        models = train_models(settings, pairs, self.scratch, self.progress)
+        partitions = 1 + len(pairs.rows) // PARTITION_PAIRS
+        train = self._tokenize(pairs, "train", partitions, models)
         valid = None
-        if valid_files is not None:
-            valid = self._tokenize(valid_files, "valid", partitions, models)
+        if valid_pairs is not None:
+            valid = self._tokenize(valid_pairs, "valid", partitions, models)
         self._find_drops(train, valid, partitions)
         total = self._count_words(train, partitions)
-        valid_pairs = sum(part.rows for part in valid.parts) if valid else total.valid_pairs
-        report.check_not_empty(settings, train.tally, valid, total.train_pairs, valid_pairs)
+        held_out = sum(part.rows for part in valid.parts) if valid else total.valid_pairs
+        report.check_not_empty(train, valid, total.train_pairs, held_out)
         vocabularies, spacing = self._build_vocabularies(train, partitions, models, total.sampled)
         shares = {"source": settings.source_percentile, "target": settings.target_percentile}
         limits = {
@@ -138,33 +130,28 @@ class _Build:
         )  # fmt: skip
         return report.write(self.writer, result)
 
-    def _index(self, source: str, target: str, name: str) -> AlignedFiles:
-        scratch = _folder(self.writer, f"scratch/{name}-plain")
-        return index_files(
-            locate(source), locate(target), scratch, self.settings.allow_unequal, self.progress
-        )
+    def _index(self, index: Index, name: str) -> PairSource:
+        return index(_folder(self.writer, f"scratch/{name}-plain"), self.progress)
 
-    def _tokenize(
-        self, files: AlignedFiles, prefix: str, partitions: int, models: Models
-    ) -> Staged:
-        learns = prefix == "train" and self.settings.tokenizer != "sentencepiece"
+    def _tokenize(self, pairs: PairSource, prefix: str, partitions: int, models: Models) -> Staged:
+        settings = self.settings
+        learns = prefix == "train" and settings.tokenizer != "sentencepiece"
         work = TokenizeBlock(
-            self.settings, self.scratch, prefix, partitions, models["source"], models["target"],
-            min(1.0, KEPT / files.pairs) if learns else 0.0,
+            settings, self.scratch, prefix, partitions, models["source"], models["target"],
+            min(1.0, KEPT / len(pairs.rows)) if learns else 0.0,
         )  # fmt: skip
-        dataset = read_aligned(files, self.settings.lines_per_block, self.settings.max_line_bytes)
-        parts = list(run_blocks(dataset, work, "tokenising", files.pairs, self.progress))
+        parts = list(
+            run_blocks(
+                pairs, work, settings.lines_per_block, settings.max_line_bytes, "tokenising",
+                self.progress,
+            )
+        )  # fmt: skip
         parts.sort(key=lambda part: part.first_row)
         tally = Tally()
         for part in parts:
             tally.merge(part.tally)
-        source, target = (
-            (self.settings.source, self.settings.target)
-            if prefix == "train"
-            else (self.settings.valid_source, self.settings.valid_target)
-        )
-        report.check_bad_lines(tally, files.pairs, self.settings, str(source), str(target))
-        return Staged(files, tuple(parts), tally)
+        report.check_bad_lines(tally, pairs, settings)
+        return Staged(pairs, tuple(parts), tally)
 
     def _find_drops(self, train: Staged, valid: Staged | None, partitions: int) -> None:
         """Add duplicates, and sources that are in the validation files, to `train.tally`."""

@@ -12,12 +12,11 @@ import numpy as np
 from seqvis.artifacts import ArtifactWriter
 from seqvis.corpus.counts import PartCounts, WrittenPart, percentile_length
 from seqvis.corpus.filters import Tally
+from seqvis.corpus.inputs.source import PairSource
 from seqvis.corpus.settings import PrepareSettings
 from seqvis.corpus.spacing import Spacing
 from seqvis.corpus.tokens import SIDES, Staged
 from seqvis.errors import DataError
-from seqvis.storage import locate
-from seqvis.text.lines import undecodable_lines
 from seqvis.text.vocabulary import SPECIALS, Vocabulary
 
 BAD_LINES = (
@@ -25,11 +24,11 @@ BAD_LINES = (
     ("target_not_utf8", "target_line_too_long"),
 )
 REMEDIES = {
-    "blank": "both files need text on the same lines",
+    "blank": "both sides of a pair need text",
     "not_a_question": "drop --filter questions, or check --source-lang and --target-lang",
     "target_too_long": "raise --max-target-length",
     "length_ratio": "raise --max-length-ratio, or check that the lines belong together",
-    "source_in_validation": "give another --valid-source",
+    "source_in_validation": "give other validation text",
     "source_line_too_long": "raise --max-line-bytes",
     "target_line_too_long": "raise --max-line-bytes",
 }
@@ -50,55 +49,48 @@ class Result:
     seconds: float
 
 
-def check_bad_lines(
-    tally: Tally, pairs: int, settings: PrepareSettings, source: str, target: str
-) -> None:
-    """Raise DataError if too many lines of a file are not UTF-8 or too long."""
-    for name, reasons in zip((source, target), BAD_LINES, strict=True):
+def check_bad_lines(tally: Tally, pairs: PairSource, settings: PrepareSettings) -> None:
+    """Raise DataError if too many texts of one side are not UTF-8 or too long."""
+    for side, reasons in enumerate(BAD_LINES):
         bad = sum(tally.counts.get(reason, 0) for reason in reasons)
-        if bad > settings.max_bad_share * pairs:
+        if bad > settings.max_bad_share * len(pairs.rows):
             worst = max(reasons, key=lambda reason: tally.counts.get(reason, 0))
             what, remedy = (
-                ("valid UTF-8", undecodable_lines(locate(name)).advice())
+                ("valid UTF-8", pairs.encoding_advice(side))
                 if worst.endswith("utf8")
                 else (f"at most {settings.max_line_bytes} bytes", "raise --max-line-bytes")
             )
             first = ", ".join(str(line) for line in tally.examples[worst])
             raise DataError(
-                f"{name}: {tally.counts[worst]} of {pairs} lines are not {what}, the first are "
-                f"line {first}; {remedy}, or raise --max-bad-share to drop such lines"
+                f"{pairs.names[side]}: {tally.counts[worst]} of {len(pairs.rows)} lines are not "
+                f"{what}, the first are line {first}; {remedy}, or raise --max-bad-share to drop "
+                f"such lines"
             )
 
 
 def check_not_empty(
-    settings: PrepareSettings,
-    tally: Tally,
-    valid: Staged | None,
-    train_pairs: int,
-    valid_pairs: int,
+    train: Staged, valid: Staged | None, train_pairs: int, valid_pairs: int
 ) -> None:
     """Raise DataError, naming what dropped the pairs, if a part of the corpus has none."""
     if train_pairs and valid_pairs:
         return
     if not train_pairs and (valid is not None or not valid_pairs):
-        raise DataError(_nothing_left(settings.source, settings.target, tally))
+        raise DataError(_nothing_left(train))
     if valid is not None:
-        raise DataError(
-            _nothing_left(str(settings.valid_source), str(settings.valid_target), valid.tally)
-        )
+        raise DataError(_nothing_left(valid))
     part, change = ("training", "lower") if not train_pairs else ("validation", "raise")
     raise DataError(
-        f"{settings.source}, {settings.target}: only {train_pairs + valid_pairs} pairs are left "
-        f"and none of them is in the {part} part; {change} --valid-share, or give "
-        "--valid-source and --valid-target"
+        f"{', '.join(train.pairs.lines)}: only {train_pairs + valid_pairs} pairs are left and none "
+        f"of them is in the {part} part; {change} --valid-share, or give validation text: "
+        f"--valid-source and --valid-target, or --valid-pairs"
     )
 
 
-def _nothing_left(source: str, target: str, tally: Tally) -> str:
-    dropped = tally.as_dict()
+def _nothing_left(staged: Staged) -> str:
+    dropped = staged.tally.as_dict()
     reasons = ", ".join(f"{name} dropped {entry['pairs']}" for name, entry in dropped.items())
     remedy = REMEDIES.get(next(iter(dropped), ""), "check the files")
-    return f"{source}, {target}: no pair is left ({reasons}); {remedy}"
+    return f"{', '.join(staged.pairs.lines)}: no pair is left ({reasons}); {remedy}"
 
 
 def write(writer: ArtifactWriter, result: Result) -> dict[str, Any]:
@@ -125,11 +117,11 @@ def write(writer: ArtifactWriter, result: Result) -> dict[str, Any]:
 
 def as_dict(result: Result, metrics: dict[str, Any]) -> dict[str, Any]:
     """Return the content of report.json."""
-    files, settings = result.train.files, result.settings
+    pairs = result.train.pairs
     report: dict[str, Any] = {
-        "lines": {settings.source: files.source.lines, settings.target: files.target.lines},
-        "pairs_read": files.pairs,
-        "lines_without_counterpart": abs(files.source.lines - files.target.lines),
+        "lines": dict(pairs.lines),
+        "pairs_read": len(pairs.rows),
+        "lines_without_counterpart": max(pairs.lines.values()) - len(pairs.rows),
         "kept": metrics["train_pairs"] + metrics["valid_pairs"],
         "dropped": result.train.tally.as_dict(),
         **metrics,
@@ -145,7 +137,7 @@ def as_dict(result: Result, metrics: dict[str, Any]) -> dict[str, Any]:
             for side, lengths in result.counts.lengths.items()
         },
         "seconds": round(result.seconds, 2),
-        "pairs_per_second": round(files.pairs / max(result.seconds, 1e-9), 1),
+        "pairs_per_second": round(len(pairs.rows) / max(result.seconds, 1e-9), 1),
     }
     if result.spacing is not None:
         report["put_back"] = {
@@ -155,7 +147,7 @@ def as_dict(result: Result, metrics: dict[str, Any]) -> dict[str, Any]:
         }
     if result.valid is not None:
         report["kept"] = metrics["train_pairs"]
-        report["valid_pairs_read"] = result.valid.files.pairs
+        report["valid_pairs_read"] = len(result.valid.pairs.rows)
         report["valid_dropped"] = result.valid.tally.as_dict()
     return report
 

@@ -1,5 +1,6 @@
 """Settings of `prepare_corpus`: languages, filters, tokens, vocabularies, the split."""
 
+import re
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -11,12 +12,17 @@ from seqvis.text.vocabulary import LARGEST
 
 
 class PrepareSettings(Settings):
-    """Two aligned text files in, a corpus for training a translator out."""
+    """Sentence pairs in, a corpus for training a translator out."""
 
-    source: str
+    source: str | None = None
     """text file in the language to translate from, one sentence per line; path or URI, .gz too"""
-    target: str
+    target: str | None = None
     """its translation: line n of both files belong together"""
+    pairs: str | None = None
+    """instead of both, one file that has both sides: TSV or JSON lines; path or URI, .gz too"""
+    columns: str | None = None
+    """of --pairs and --valid-pairs: the columns of source and target by number, by the names in a
+    header, or by path in JSON: 2,4 or fr,en or translation.fr,translation.en"""
     source_lang: LanguageCode
     """language code of the source: ISO 639 or BCP 47, such as fr, fra or fr-CA (stored as fr)"""
     target_lang: LanguageCode
@@ -27,6 +33,8 @@ class PrepareSettings(Settings):
     """validation text in the source language; without it a part of the corpus is split off"""
     valid_target: str | None = None
     """validation text in the target language"""
+    valid_pairs: str | None = None
+    """instead of both, one file of validation pairs"""
 
     filter: Literal["none", "questions"] = "none"
     """questions: keep pairs that start with a question, wh-questions on the English side"""
@@ -83,11 +91,24 @@ class PrepareSettings(Settings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if (self.valid_source is None) != (self.valid_target is None):
-            raise ValueError("--valid-source and --valid-target must be given together")
+        for flag, source, target, pairs in (
+            ("--", self.source, self.target, self.pairs),
+            ("--valid-", self.valid_source, self.valid_target, self.valid_pairs),
+        ):
+            if (source is None) != (target is None):
+                raise ValueError(f"{flag}source and {flag}target must be given together")
+            if source is not None and pairs is not None:
+                raise ValueError(f"give {flag}source and {flag}target, or {flag}pairs alone")
+        if self.columns is not None and not re.fullmatch("[^,]+,[^,]+", self.columns):
+            raise ValueError("--columns needs two names or numbers with a comma between them")
         if self.tokenizer == "sentencepiece" and self.sentencepiece_size > self.max_vocabulary:
             raise ValueError("--sentencepiece-size must not be above --max-vocabulary")
         return self
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether a part of the pairs is split off for validation, since none is given."""
+        return self.valid_source is None and self.valid_pairs is None
 
     def tokenizer_settings(self, side: str) -> TokenizerSettings:
         """Return the tokenizer settings of the `source` or the `target`."""

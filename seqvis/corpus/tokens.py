@@ -1,6 +1,6 @@
 """The first pass over each block of pairs: filter, tokenise, hash, and store on disk.
 
-Each block, a table of `aligned.PAIR_SCHEMA`, becomes two scratch files, its tokens and its hashes
+Each block, a table of `source.PAIR_SCHEMA`, becomes two scratch files, its tokens and its hashes
 (partitioned), and a small summary. Both the split and the search for validation sources hash the
 source without its white space, case and typographic punctuation: sentences that differ only in
 these can become the same tokens, and the same sentence would then be on both sides.
@@ -25,9 +25,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from seqvis.cluster import Progress
+from seqvis.corpus.blocks import run_blocks, run_items
 from seqvis.corpus.columns import tokenize_column, write_partitions, write_whole
 from seqvis.corpus.filters import EXAMPLES, Tally, lengths_too_unequal, question_pairs
-from seqvis.corpus.inputs.aligned import AlignedFiles, read_aligned, run_blocks, run_items
+from seqvis.corpus.inputs.source import PairSource
 from seqvis.corpus.settings import PrepareSettings
 from seqvis.corpus.spacing import in_sample
 from seqvis.errors import DataError
@@ -50,9 +51,9 @@ class StagedPart:
 
 @dataclass(frozen=True)
 class Staged:
-    """A pair of input files after the first pass over its text."""
+    """An input after the first pass over its text."""
 
-    files: AlignedFiles
+    pairs: PairSource
     parts: tuple[StagedPart, ...]
     tally: Tally
 
@@ -63,7 +64,7 @@ class TokenizeBlock:
 
     settings: PrepareSettings
     scratch: Location
-    prefix: str  # train or valid: which pair of input files this is
+    prefix: str  # train or valid: which input this is
     partitions: int
     source_model: bytes | None = None
     target_model: bytes | None = None
@@ -140,9 +141,9 @@ class TokenizeBlock:
         return pa.table(columns)
 
     def _is_valid(self, source_hashes: np.ndarray) -> np.ndarray:
-        if self.settings.valid_source is not None:
-            return np.full(len(source_hashes), self.prefix == "valid")
-        return in_validation_split(source_hashes, self.settings.valid_share)
+        if self.settings.holds_out:
+            return in_validation_split(source_hashes, self.settings.valid_share)
+        return np.full(len(source_hashes), self.prefix == "valid")
 
 
 def usable_pairs(table: pa.Table, settings: PrepareSettings, tally: Tally) -> pa.Table:
@@ -214,18 +215,16 @@ def _tokenizer(settings: TokenizerSettings, model: bytes | None) -> Tokenizer:
 
 
 def train_models(
-    settings: PrepareSettings, files: AlignedFiles, scratch: Location, progress: Progress
+    settings: PrepareSettings, pairs: PairSource, scratch: Location, progress: Progress
 ) -> dict[str, bytes | None]:
     """Return the SentencePiece model of each side; None for both with any other tokenizer."""
     if settings.tokenizer != "sentencepiece":
         return dict.fromkeys(SIDES)
-    usable = sum(_scan(settings, files, None, 0.0, "counting sentences", progress))
+    usable = sum(_scan(settings, pairs, None, 0.0, "counting sentences", progress))
     if usable == 0:
-        raise DataError(
-            f"{settings.source}, {settings.target}: no pair is left to train SentencePiece on"
-        )
+        raise DataError(f"{', '.join(pairs.lines)}: no pair is left to train SentencePiece on")
     share = settings.sentencepiece_sample / usable
-    names = sorted(_scan(settings, files, scratch, share, "sampling sentences", progress))
+    names = sorted(_scan(settings, pairs, scratch, share, "sampling sentences", progress))
     groups = [SIDES] if settings.sentencepiece_joint else [(side,) for side in SIDES]
     work = _Train(settings, scratch, tuple(names))
     models: dict[str, bytes | None] = {}
@@ -236,15 +235,16 @@ def train_models(
 
 def _scan(
     settings: PrepareSettings,
-    files: AlignedFiles,
+    pairs: PairSource,
     scratch: Location | None,
     share: float,
     stage: str,
     progress: Progress,
 ) -> Iterator[Any]:
-    dataset = read_aligned(files, settings.lines_per_block, settings.max_line_bytes)
     work = _Sample(settings, scratch, share)
-    return run_blocks(dataset, work, stage, files.pairs, progress)
+    return run_blocks(
+        pairs, work, settings.lines_per_block, settings.max_line_bytes, stage, progress
+    )
 
 
 @dataclass(frozen=True)
@@ -257,7 +257,7 @@ class _Sample:
 
     def __call__(self, table: pa.Table) -> int | str:
         pairs = usable_pairs(table, self.settings, Tally()).select(SIDES)
-        if self.settings.valid_source is None:
+        if self.settings.holds_out:
             hashes = hash_sources(pairs["source"].to_pylist(), self.settings.seed)
             pairs = pairs.filter(pa.array(~in_validation_split(hashes, self.settings.valid_share)))
         if self.scratch is None:

@@ -14,7 +14,7 @@ import pytest
 from jobs.prepare_corpus import main
 from seqvis.artifacts import load
 from seqvis.corpus import prepare
-from seqvis.corpus.inputs import aligned
+from seqvis.corpus.inputs import textindex
 from seqvis.text.tokenizers import TokenizerSettings, load_tokenizer
 from seqvis.text.vocabulary import EOS, UNK, Vocabulary
 
@@ -125,7 +125,7 @@ def test_block_sizes_and_gzip_change_nothing(
     place.write(source, target)
     assert place.run(out="one") == 0
     monkeypatch.setattr(prepare, "PARTITION_PAIRS", 80)
-    monkeypatch.setattr(aligned, "COUNT_BLOCK_BYTES", 1000)
+    monkeypatch.setattr(textindex, "COUNT_BLOCK_BYTES", 1000)
     assert place.run("--lines-per-block", "37", out="many") == 0
     monkeypatch.undo()
     place.names = ("text.fr.gz", "text.en.gz")

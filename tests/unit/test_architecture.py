@@ -41,7 +41,7 @@ RAY = (
     *(
         "seqvis.cluster",
         "seqvis.ray_internals",
-        "seqvis.corpus.inputs.aligned",
+        "seqvis.corpus.blocks",
         "seqvis.vision.embed",
     ),
     *("seqvis.training.ray_train", "serve", "tune.study", "jobs", "benchmarks"),

@@ -177,7 +177,7 @@ def test_pairs_of_odd_lines_are_those_that_are_decoded_one_by_one(
         (tmp_path / f"{number}").write_bytes(b"\n".join(side) + b"\n")
         places.append(locate(tmp_path / f"{number}"))
     start = lines.Start(0, 0)
-    tables = list(read_pairs(places[0], start, places[1], start, 7, 599, 15))
+    tables = list(read_pairs((places[0], start), (places[1], start), range(7, 606), 15))
     bodies = [[line.removesuffix(b"\r") for line in side] for side in sides]
     bodies[0][0] = bodies[0][0].removeprefix(lines.BYTE_ORDER_MARK)
     bodies[1][0] = bodies[1][0].removeprefix(lines.BYTE_ORDER_MARK)

@@ -230,7 +230,7 @@ def test_nul_bytes_within_text_are_bad_lines(tmp_path: Path) -> None:
     place, start = locate(tmp_path / "a"), Start(0, 0)
     found = refusal(lambda: list(read_sentences(place)))
     assert "line 2 is not valid UTF-8; it holds NUL bytes" in found
-    [table] = read_pairs(place, start, locate(tmp_path / "b"), start, 0, 3, 100)
+    [table] = read_pairs((place, start), (locate(tmp_path / "b"), start), range(3), 100)
     assert table["problem"].to_pylist() == [None, "source_not_utf8", None]
 
 
