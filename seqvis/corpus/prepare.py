@@ -16,16 +16,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from seqvis import artifacts
 from seqvis.artifacts import ArtifactWriter
 from seqvis.cluster import Progress, Session, ignore_progress
+from seqvis.config import settings_from
 from seqvis.corpus import counts, report
 from seqvis.corpus.blocks import run_blocks, run_items
 from seqvis.corpus.counts import PartCounts, WrittenPart
 from seqvis.corpus.filters import Tally
-from seqvis.corpus.inputs.opening import Index, open_input
-from seqvis.corpus.inputs.source import PairSource
+from seqvis.corpus.inputs import frames
+from seqvis.corpus.inputs.opening import open_input
+from seqvis.corpus.inputs.source import Index, PairSource
 from seqvis.corpus.settings import PrepareSettings
 from seqvis.corpus.spacing import (
     KEPT,
@@ -35,6 +38,7 @@ from seqvis.corpus.spacing import (
     SpacingSample,
 )
 from seqvis.corpus.tokens import SIDES, Staged, TokenizeBlock, train_models
+from seqvis.errors import ConfigError
 from seqvis.storage import Location, locate
 from seqvis.text.tokenizers import SentencePieceTokenizer, check_language
 from seqvis.text.vocabulary import Vocabulary
@@ -52,9 +56,13 @@ def prepare(
     settings: PrepareSettings,
     progress: Progress = ignore_progress,
     session: Session = nullcontext,
+    *,
+    frame: pd.DataFrame | None = None,
+    valid_frame: pd.DataFrame | None = None,
 ) -> dict[str, Any]:
     """Make the corpus at `settings.out` and return its metrics.
 
+    The pairs are those that the settings name, or the rows of a DataFrame, with `settings.columns`.
     Needs an initialised Ray, or a `session` that starts one. Raises DataError for input that cannot
     be used, ConfigError for a language that has no tokenizer, StorageError if `out` cannot be
     written; then what stood at `out` before is still there.
@@ -64,8 +72,14 @@ def prepare(
         for side in SIDES:
             check_language(settings.tokenizer_settings(side))
     artifacts.check_destination(locate(settings.out), "corpus")
-    train = open_input(settings, "train")
-    valid = None if settings.holds_out else open_input(settings, "valid")
+    for key, given in (("pairs", frame), ("valid_pairs", valid_frame)):
+        if given is not None and getattr(settings, key) is not None:
+            raise ConfigError(f"give a DataFrame or {key}, not both")
+        if given is not None:
+            named = settings.model_dump() | {key: frames.NAME}
+            settings = settings_from(PrepareSettings, named, frames.NAME)
+    train = open_input(settings, "train", frame)
+    valid = None if settings.holds_out else open_input(settings, "valid", valid_frame)
     config = settings.model_dump(mode="json")
     config["tokenizer_settings"] = {
         side: settings.tokenizer_settings(side).model_dump() for side in SIDES

@@ -19,10 +19,13 @@ class PrepareSettings(Settings):
     target: str | None = None
     """its translation: line n of both files belong together"""
     pairs: str | None = None
-    """instead of both, one file that has both sides: TSV or JSON lines; path or URI, .gz too"""
+    """instead of both, a file or dataset that has both sides: TSV, JSON lines, TMX or Parquet; a
+    folder of Hugging Face's save_to_disk, or hf:NAME or hf:NAME:CONFIGURATION from its hub"""
     columns: str | None = None
-    """of --pairs and --valid-pairs: the columns of source and target by number, by the names in a
-    header, or by path in JSON: 2,4 or fr,en or translation.fr,translation.en"""
+    """of --pairs and --valid-pairs: the columns of source and target, by number, by name or by
+    path, such as 2,4 or fr,en or translation.fr,translation.en; of TMX, languages: fr-CA,en-US"""
+    split: str | None = None
+    """the split of a Hugging Face dataset; without it, train"""
     source_lang: LanguageCode
     """language code of the source: ISO 639 or BCP 47, such as fr, fra or fr-CA (stored as fr)"""
     target_lang: LanguageCode
@@ -34,7 +37,9 @@ class PrepareSettings(Settings):
     valid_target: str | None = None
     """validation text in the target language"""
     valid_pairs: str | None = None
-    """instead of both, one file of validation pairs"""
+    """instead of both, a file or dataset of validation pairs"""
+    valid_split: str | None = None
+    """the split of a Hugging Face dataset in --valid-pairs; without it, validation"""
 
     filter: Literal["none", "questions"] = "none"
     """questions: keep pairs that start with a question, wh-questions on the English side"""

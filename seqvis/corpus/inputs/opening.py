@@ -1,39 +1,46 @@
 """Recognise what a user gave as pairs, and check all of it that can be checked without Ray."""
 
 import re
-from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
-from seqvis.cluster import Progress
+import pandas as pd
+
 from seqvis.corpus.inputs.aligned import index_files
-from seqvis.corpus.inputs.source import Columns, PairSource
+from seqvis.corpus.inputs.frames import open_frame
+from seqvis.corpus.inputs.huggingface import BY_NAME, open_dataset
+from seqvis.corpus.inputs.parquet import open_parquet
+from seqvis.corpus.inputs.source import Columns, Index
 from seqvis.corpus.inputs.tables import (
     LINE_BYTES,
     index_table,
     open_json_lines,
     open_tab_separated,
 )
+from seqvis.corpus.inputs.tmx import index_memory
 from seqvis.corpus.settings import PrepareSettings
+from seqvis.encodings import HEAD_BYTES
 from seqvis.errors import ConfigError, DataError
-from seqvis.storage import Location, locate
-from seqvis.text.lines import check_text_file, open_text
-
-Index = Callable[[Location, Progress], PairSource]
-"""Counts the pairs of an input, on Ray, with a folder for scratch files: the first pass over it."""
+from seqvis.storage import locate
+from seqvis.text.lines import check_text_file, is_packed, open_text, open_unpacked
 
 
-def open_input(settings: PrepareSettings, part: Literal["train", "valid"]) -> Index:
-    """Check the pairs that are given for a part.
+def open_input(
+    settings: PrepareSettings, part: Literal["train", "valid"], frame: pd.DataFrame | None = None
+) -> Index:
+    """Check the pairs that are given for a part, or in a DataFrame.
 
     Raises ConfigError if none are, or no columns where they are needed, and DataError if they
     cannot be used.
     """
-    source, target, pairs = (
-        (settings.source, settings.target, settings.pairs)
+    source, target, pairs, split, usual_split = (
+        (settings.source, settings.target, settings.pairs, settings.split, "train")
         if part == "train"
-        else (settings.valid_source, settings.valid_target, settings.valid_pairs)
-    )
+        else (
+            settings.valid_source, settings.valid_target, settings.valid_pairs,
+            settings.valid_split, "validation",
+        )
+    )  # fmt: skip
     if source is not None and target is not None:
         files = locate(source), locate(target)
         for file in files:
@@ -44,12 +51,35 @@ def open_input(settings: PrepareSettings, part: Literal["train", "valid"]) -> In
     if pairs is None:
         raise ConfigError("give the pairs: --source and --target, or --pairs")
     first, comma, second = (settings.columns or "").partition(",")
-    return _open_file(pairs, (first, second) if comma else None)
+    columns = (first, second) if comma else None
+    if frame is not None:
+        return open_frame(frame, columns)
+    if pairs.startswith(BY_NAME) or locate(pairs).is_directory():
+        return open_dataset(pairs, columns, split, usual_split)
+    return _open_file(pairs, columns, (settings.source_lang, settings.target_lang))
 
 
-def _open_file(uri: str, columns: Columns | None) -> Index:
+def _open_file(uri: str, columns: Columns | None, languages: Columns) -> Index:
     """Check a file that holds both sides of its pairs; its content says of which kind it is."""
-    with open_text(locate(uri)) as stream:
+    location = locate(uri)
+    with open_unpacked(location) as unpacked:
+        head = unpacked.peek(HEAD_BYTES)
+    if head.startswith(b"PAR1"):
+        if is_packed(location):
+            raise DataError(f"{uri}: is a compressed Parquet file; unpack it first")
+        table = open_parquet(location, uri, columns)
+        return lambda scratch, progress: table
+    narrow = head.replace(b"\0", b"").lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n")  # as in UTF-16
+    if re.match(rb"<(\?xml|!DOCTYPE|!--|tmx)", narrow):
+        if not re.search(rb"<tmx[\s>]", narrow):
+            raise DataError(f"{uri}: is XML, but no TMX; export it as TMX, or as TSV")
+        if columns is None and languages[0] == languages[1]:
+            raise ConfigError(
+                f"{uri}: both sides are {languages[0]}; name the variants by --columns, such as "
+                f"pt-BR,pt-PT"
+            )
+        return partial(index_memory, uri, columns or languages)
+    with open_text(location) as stream:
         first_line = stream.readline(LINE_BYTES).rstrip(b"\r\n")
     if re.match(rb"\s*\[\s*(\{|$)", first_line):
         raise DataError(

@@ -13,8 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from seqvis.cluster import Progress
 from seqvis.config import suggestion
 from seqvis.errors import ConfigError, DataError
+from seqvis.storage import Location
 
 TABLE_BYTES = 16 << 20  # a reader hands on what it has when it reaches this much text
 SHOWN = 20  # columns that a message lists
@@ -54,6 +56,10 @@ class PairSource(Protocol):
 
     def encoding_advice(self, side: int) -> str:
         """Return how to repair texts that are not UTF-8."""
+
+
+Index = Callable[[Location, Progress], PairSource]
+"""Counts the pairs of an input, on Ray, with a folder for scratch files: the first pass over it."""
 
 
 @dataclass(frozen=True)
