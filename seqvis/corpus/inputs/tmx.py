@@ -19,8 +19,8 @@ from seqvis.corpus.inputs.parquet import ParquetPairs, open_parquet, write_pairs
 from seqvis.corpus.inputs.source import SHOWN, Columns
 from seqvis.errors import DataError
 from seqvis.storage import Location, locate
-from seqvis.text.languagecodes import canonical_or_same
 from seqvis.text.lines import open_unpacked
+from seqvis.text.spacy_languages import canonical_or_same
 
 COPIED_UNITS = 20_000  # at a time
 TEXT_BYTES = 1 << 20  # a longer text is cut, so that none fills the memory
