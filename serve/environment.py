@@ -1,4 +1,4 @@
-"""The environment that Ray's processes of a server need, on every node and from their start.
+"""The environment that Ray's processes need for servers and jobs, on every node from their start.
 
     eval "$(python -m serve.environment)" && ray start …
 
@@ -31,6 +31,7 @@ ENVIRONMENT = {
     "RAY_SERVE_QUEUE_LENGTH_CACHE_TIMEOUT_S": "0.5",
     # Ray lowers its workers' priority; a page should answer while something else computes.
     "RAY_worker_niceness": "0",
+    "RAY_JOB_STOP_WAIT_TIME_S": "60",  # a stopped job may finish writing; by default it has 3 s
     # By default each of a replica's forty threads keeps the memory that it has freed for itself.
     "MALLOC_ARENA_MAX": "1",
 }
@@ -45,7 +46,7 @@ def server_environment(folder: Path | None = None) -> dict[str, str]:
 
 
 class Environment(JobSettings):
-    """Prints the environment that Ray's processes need for serving, as commands of a shell.
+    """Prints the environment that Ray's processes need, as commands of a shell.
 
     What is set already stays as it is.
     """

@@ -125,6 +125,13 @@ def test_the_image_has_the_environment_of_serving() -> None:
     assert there == {**ENVIRONMENT, **SWITCHES, BINARY: f"{PYTHON}/{SCRIPT}"}
 
 
+def test_the_document_has_the_environment_with_its_values() -> None:
+    text = (ROOT / "docs" / "operate" / "server.md").read_text(encoding="utf-8")
+    for name, value in ENVIRONMENT.items():
+        assert f"`{name}" in text
+        assert set(re.findall(rf"`{name}=([^`]*)`", text)) <= {value}
+
+
 def test_the_environment_is_printed_for_a_shell(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
