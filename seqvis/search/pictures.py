@@ -138,13 +138,18 @@ class ImageEncoder:
         trained = load_model_for(DeviseModel, describe(collection), model)
         return cls(trained, open_vectors(trained, vectors), device)
 
-    def warm_up(self, candidates: Sequence[NameSet] = ("labels", "classes")) -> None:
+    def warm_up(
+        self, candidates: Sequence[NameSet] = ("labels", "classes"), together: int = 1
+    ) -> None:
         """Load the backbone and these candidates now, so that no query waits for them.
 
-        Raises ArtifactError if the backbone's weights are gone or are others.
+        The backbone runs for each number of pictures up to `together`, for which a processor needs
+        kernels and memory. Raises ArtifactError if its weights are gone or are others.
         """
         check_several(candidates, "sets of candidates")
-        _ = self._backbone
+        size = self._backbone.image_size
+        for count in range(1, together + 1):
+            self._project([np.zeros((size, size, 3), np.uint8)] * count)
         for among in candidates:
             self._names(among)
 

@@ -82,11 +82,11 @@ class EncoderReplica(Replica[ImageEncoder], EncoderService):
         ]
 
     def load(self, version: Version) -> ImageEncoder:
-        device = device_of(self._settings.encoder_on_gpu)
+        on_gpu = self._settings.encoder_on_gpu
         model = ImageEncoder.open(
-            version.path, self._settings.model, self._settings.vectors, device
+            version.path, self._settings.model, self._settings.vectors, device_of(on_gpu)
         )
-        model.warm_up()
+        model.warm_up(together=1 if on_gpu else self._settings.most_at_once())
         return model
 
     def _report(self) -> None:
@@ -109,7 +109,7 @@ class EncoderReplica(Replica[ImageEncoder], EncoderService):
             return []
         model = self._waiting[0].model
         alike = [picture for picture in self._waiting if picture.model is model]
-        together = alike[: self._settings.encode_at_once]
+        together = alike[: self._settings.most_at_once()]
         self._waiting = [picture for picture in self._waiting if picture not in together]
         return together
 

@@ -31,7 +31,7 @@ from seqvis.search.requests import EncodedImage, NameSet
 from seqvis.vectors.build import build_store
 from seqvis.vectors.sources import open_source
 from seqvis.vectors.store import WordVectors
-from seqvis.vision.backbones import load_recorded
+from seqvis.vision.backbones import Embedded, load_recorded
 from seqvis.vision.feature_table import FeatureTable
 from tests.support.pictures import write_vec_file
 from tests.support.searching import NAMES, UNSEEN, World, draw, train_small
@@ -138,6 +138,22 @@ def test_what_is_no_bytes_of_a_picture_says_what_to_pass(
         with pytest.raises(TypeError, match="bytes of its file"):
             several([str(file)])
     assert engine.image(bytearray(file.read_bytes()), k=1)
+
+
+def test_warming_up_runs_the_network_for_each_number_of_pictures(
+    engine: SearchEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = engine.pictures._backbone
+    embed = backbone.embed
+    numbers: list[int] = []
+
+    def noting(pictures: np.ndarray) -> Embedded:
+        numbers.append(len(pictures))
+        return embed(pictures)
+
+    monkeypatch.setattr(backbone, "embed", noting)
+    engine.pictures.warm_up((), together=3)
+    assert numbers == [1, 2, 3]
 
 
 def test_one_text_where_several_belong_is_refused(world: World, engine: SearchEngine) -> None:

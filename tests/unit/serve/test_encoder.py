@@ -81,6 +81,21 @@ def test_pictures_whose_callers_have_gone_never_reach_the_network(encoder: Encod
     assert encoder.images.runs == [[b"first"], [b"6", b"7", b"8"]]
 
 
+def test_a_processor_embeds_four_pictures_at_once_and_a_gpu_more(encoder: Encoder) -> None:
+    async def ask() -> None:
+        first = asyncio.create_task(encoder.encode(KEY, b"first"))
+        await asyncio.to_thread(encoder.images.begun.wait)
+        others = [asyncio.create_task(encoder.encode(KEY, b"%d" % number)) for number in range(6)]
+        await asyncio.sleep(0.01)
+        encoder.images.go_on.set()
+        await asyncio.gather(first, *others)
+
+    asyncio.run(ask())
+    assert [len(run) for run in encoder.images.runs] == [1, 4, 2]
+    assert ImageSearchSettings(collection="c", encoder_on_gpu=True).most_at_once() == 64
+    assert ImageSearchSettings(collection="c", encode_at_once=9).most_at_once() == 9
+
+
 def test_a_classification_that_takes_too_long_is_ended_and_pictures_go_on(encoder: Encoder) -> None:
     async def ask() -> None:
         naming = [
