@@ -42,7 +42,7 @@ from seqvis.vision.feature_writer import (
     result_schema,
     write_features,
 )
-from seqvis.vision.huggingface import SCHEME
+from seqvis.vision.huggingface import BY_NAME
 from seqvis.vision.images import MAX_PIXELS, Fit
 from seqvis.vision.listing import WHERE, LabelFrom, Listing, list_images, list_table
 
@@ -60,7 +60,7 @@ class EmbedSettings(Settings):
 
     images: str
     """Folder of images (DIR/<label>/file, DIR/train/<label>/..., or flat), of webdataset tars, a
-    tar, a Hugging Face dataset (a folder of save_to_disk, or hf://NAME), or a CSV or Parquet table
+    tar, a Hugging Face dataset (a folder of save_to_disk, or hf:NAME), or a CSV or Parquet table
     with a column uri and perhaps label and others."""
     out: str
     """Directory or URI for the features; what is unchanged since the last run is kept."""
@@ -136,8 +136,9 @@ def embed_images(
     that cannot be used, ConfigError for a backbone or size that does not exist, StorageError if
     `out` cannot be written; then what stood at `out` before is still there.
     """
-    out = locate(settings.out)
-    _check_places(settings.images, out)
+    out, by_name = locate(settings.out), settings.images.startswith(BY_NAME)
+    if not by_name:
+        _check_places(locate(settings.images), out)
     artifacts.check_destination(out, KIND)
     backbone = load_backbone(settings.backbone, settings.weights, settings.image_size, settings.fit)
     progress("listing files", 0, 1)
@@ -147,7 +148,7 @@ def embed_images(
         listing = list_table(table, locate(settings.images), "the table of images")
     progress("listing files", 1, 1)
     config = {
-        "images": absolute(settings.images),
+        "images": settings.images if by_name else absolute(settings.images),
         "label_from": settings.label_from,
         "backbone": backbone.recorded,
         "dimension": backbone.dimension,
@@ -245,10 +246,7 @@ def _earlier(out: Location, config: dict[str, Any]) -> FeatureTable | None:
         return None
 
 
-def _check_places(images: str, out: Location) -> None:
-    if images.startswith(SCHEME):
-        return
-    source = locate(images)
+def _check_places(source: Location, out: Location) -> None:
     inside = out.path == source.path or out.path.startswith(source.path.rstrip("/") + "/")
     if inside and out.filesystem == source.filesystem:
         raise ConfigError(f"--out {out.uri}: is inside --images; choose a place beside it")
