@@ -143,7 +143,7 @@ def preparing(pairs: int) -> dict[str, Any]:
 
 
 def training(rows: int) -> dict[str, Any]:
-    """Train a head for an epoch with two workers; the memory of its processes by role."""
+    """Train a linear head for an epoch with two workers; the memory of its processes by role."""
     from benchmarks.material import write_features, write_vectors
 
     with tempfile.TemporaryDirectory() as name:
@@ -153,8 +153,8 @@ def training(rows: int) -> dict[str, Any]:
         began = time.monotonic()
         peaks, store = memory_of_job(
             "train_devise", "--features", folder / "features", "--vectors", folder / "vectors",
-            "--out", folder / "model", "--epochs", 1, "--num-workers", 2, "--cpus-per-worker", 1,
-            environment={"TMPDIR": name},
+            "--out", folder / "model", "--epochs", 1, "--head.hidden", 0, "--num-workers", 2,
+            "--cpus-per-worker", 1, environment={"TMPDIR": name},
         )  # fmt: skip
         return {
             "seconds": round(time.monotonic() - began, 1),

@@ -149,7 +149,9 @@ def write_features(out: Path, rows: int) -> None:
         for part, first in enumerate(range(0, rows, PART_GROUPS * GROUP_ROWS)):
             end = min(first + PART_GROUPS * GROUP_ROWS, rows)
             path = writer.path(f"{feature_table.PARTS}/part-{part:05d}.parquet").path
-            with pq.ParquetWriter(path, schema, compression="zstd") as file:
+            with pq.ParquetWriter(
+                path, schema, compression="zstd", use_dictionary=["label"]
+            ) as file:
                 for begin in range(first, end, GROUP_ROWS):
                     numbers = range(begin, min(begin + GROUP_ROWS, end))
                     noise = np.abs(draw.standard_normal((len(numbers), FEATURES), np.float32))

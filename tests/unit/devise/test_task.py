@@ -10,7 +10,8 @@ import pytest
 from jobs import train_devise
 from seqvis.devise.data import load_data
 from seqvis.devise.model import DeviseModel
-from seqvis.errors import DataError
+from seqvis.errors import ArtifactError, DataError
+from seqvis.vision.feature_table import FeatureTable
 from tests.support.devise import labelled, settings_of
 from tests.support.pictures import (
     write_features,
@@ -54,6 +55,14 @@ def test_without_two_splits_a_share_is_held_out(
     assert not set(found.train.rows) & set(found.valid.rows)
     used = [found.table.paths[row] for row in (*found.train.rows, *found.valid.rows)]
     assert all(path.startswith(names[0]) for path in used)
+
+
+def test_checking_the_data_before_training_reads_no_features(data: Path, tmp_path: Path) -> None:
+    place = tmp_path / "features"
+    write_features(place, ["dog", "cat"] * 20, np.full((40, 24), np.nan))
+    assert len(load_data(settings_of(data, tmp_path)).train) > 30
+    with pytest.raises(ArtifactError, match="are not finite"):
+        _ = FeatureTable.open(str(place)).features
 
 
 def test_the_model_lists_each_label_that_was_dropped(data: Path, tmp_path: Path, job: Job) -> None:

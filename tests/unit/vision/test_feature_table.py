@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pyarrow import fs
 
 from seqvis.errors import ArtifactError
+from seqvis.storage import Location, locate
 from seqvis.vision import feature_table
 from seqvis.vision.feature_table import FeatureTable
 from tests.support.pictures import write_features
@@ -27,10 +29,15 @@ def written(place: Path, seed: int = 0) -> np.ndarray:
     return features
 
 
-def test_mapped_features_are_those_that_were_stored(mapped: Path) -> None:
+@pytest.mark.parametrize("remote", [False, True])
+def test_mapped_features_are_those_that_were_stored(mapped: Path, remote: bool) -> None:
     stored = written(mapped / "features")
+    place = locate(mapped / "features")
+    if remote:
+        bucket = fs.SubTreeFileSystem(str(mapped), fs.LocalFileSystem())
+        place = Location(bucket, "features", "s3://bucket/features")
     for _ in range(2):
-        features = FeatureTable.open(str(mapped / "features")).features
+        features = FeatureTable.open(place).features
         assert features.dtype == np.float16
         assert np.array_equal(features, stored)
         assert not features.flags.writeable
