@@ -8,6 +8,8 @@
 #   make bench   measures each stage beside its reference (docs/results/speed.md);
 #                BENCH_ARGS="--only training --only head --data DIR" and so on
 #   make lock    pins anew, with hashes, what pyproject.toml asks for
+#   make ray     starts a Ray that jobs join by --address auto, until Ctrl-C (docs/start.md);
+#                RAY_ARGS="--num-cpus=2 --include-dashboard=true" and so on
 #   make submit JOB="train_translator --corpus s3://… --out s3://… --num-workers 4 --use-gpu"
 #                sends a job to a cluster and shows its log (docs/operate/cluster.md)
 #
@@ -21,6 +23,7 @@ SERVE ?= 1
 BENCH_ARGS ?=
 JOB ?=
 SUBMIT_ARGS ?=
+RAY_ARGS ?=
 LOCK_ARGS ?=
 LOCK = UV_CUSTOM_COMPILE_COMMAND="make lock" $(VENV)/bin/uv pip compile --quiet --universal \
 	--python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url $(LOCK_ARGS)
@@ -30,7 +33,7 @@ export OMP_WAIT_POLICY := PASSIVE
 # Tests and jobs start many processes; without bytecode each would compile every file again.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo unit test count bench lint setup lock submit clean
+.PHONY: demo unit test count bench lint setup lock ray submit clean
 
 demo: $(VENV)/installed
 	$(RUN) -m jobs.demo --out $(DEMO_OUT) $(if $(filter 0,$(SERVE)),--no-serve)
@@ -69,6 +72,12 @@ lock: $(VENV)/installed
 	$(LOCK) pyproject.toml --extra cluster --extra hf --extra samples --extra tune --output-file requirements.lock
 	$(LOCK) --group dev --constraint requirements.lock --output-file dev.lock
 	$(LOCK) build.in --constraint requirements.lock --output-file build.lock
+
+# On the loopback interface alone (docs/operate/security.md), with the token that the jobs use.
+ray: $(VENV)/installed
+	$(RUN) -m jobs.ray_token
+	RAY_AUTH_MODE=token RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 $(VENV)/bin/ray start --head --block \
+		--include-dashboard=false --object-store-memory=1000000000 --disable-usage-stats $(RAY_ARGS)
 
 # To RAY_API_SERVER_ADDRESS, or to where `ray dashboard cluster.yaml` leads: http://localhost:8265.
 # The token: ~/.ray/auth_token or RAY_AUTH_TOKEN. SUBMIT_ARGS: more flags of `ray job submit`.

@@ -7,15 +7,23 @@ decide how long translating takes, quality does not.
 
 import io
 import json
+import os
+import secrets
+import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
@@ -187,3 +195,47 @@ def run_job(name: str, *flags: object) -> dict[str, Any]:
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
+
+
+@dataclass(frozen=True)
+class StandingRay:
+    """A Ray that `make ray` started."""
+
+    address: str
+    environment: Mapping[str, str]  # of a process that finds it and has its token
+    process: psutil.Process  # of `make`; Ray's and its workers' are below it
+
+
+@contextmanager
+def standing_ray(*flags: str) -> Iterator[StandingRay]:
+    """Run `make ray` for the length of the block, with its own port, token and folder."""
+    with socket.socket() as probe, tempfile.TemporaryDirectory(prefix="sq-", dir="/tmp") as folder:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        probe.close()
+        token, log = Path(folder, "token"), Path(folder, "log")
+        token.write_text(secrets.token_hex(32))
+        token.chmod(0o600)
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        environment = kept | {"RAY_TMPDIR": folder, "RAY_AUTH_TOKEN_PATH": str(token)}
+        venv = Path(sys.executable).parents[1]
+        command = ["make", "-o", f"{venv}/installed", "ray", f"VENV={venv}"]
+        command.append(f"RAY_ARGS=--port={port} {' '.join(flags)}")
+        with (
+            log.open("wb") as output,
+            subprocess.Popen(
+                command, env=environment, stdout=output, stderr=output, start_new_session=True
+            ) as make,
+        ):
+            try:
+                while "Ray runtime started" not in log.read_text():
+                    if make.poll() is not None:
+                        raise RuntimeError(log.read_text())
+                    time.sleep(0.1)
+                yield StandingRay(f"127.0.0.1:{port}", environment, psutil.Process(make.pid))
+            finally:
+                os.killpg(make.pid, signal.SIGINT)
+                with suppress(subprocess.TimeoutExpired):
+                    make.wait(20)
+                with suppress(ProcessLookupError):
+                    os.killpg(make.pid, signal.SIGKILL)

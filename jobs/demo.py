@@ -18,8 +18,7 @@ from pydantic import Field
 
 from seqvis.checks import require_extra
 from seqvis.cli.console import stage_progress, training_console
-from seqvis.cli.job import JobSettings, leave, run_job
-from seqvis.cluster import ray_session
+from seqvis.cli.job import RayJobSettings, leave, run_job
 from seqvis.config import read_yaml
 from seqvis.corpus.prepare import prepare
 from seqvis.corpus.settings import PrepareSettings
@@ -65,7 +64,7 @@ QUERIES = ("boat", "vegetable", "engine + boat", "flower + drink")  # no drawing
 T = TypeVar("T")
 
 
-class Demo(JobSettings):
+class Demo(RayJobSettings):
     """Trains a small translator on generated questions and a search of drawings, serves both."""
 
     out: str = "runs/demo"
@@ -91,7 +90,7 @@ def run(settings: Demo) -> dict[str, Any]:
     folder = local_path(settings.out)
     _say(f"1  {settings.pairs:,} French and English questions from a grammar: {folder}/questions")
     write_sample(folder / "questions", settings.pairs)
-    with ray_session():
+    with settings.ray_session():
         _train_translator(settings, folder)
         result = _show_translations(folder)
         model, table = _train_search(settings, folder)

@@ -6,13 +6,13 @@ from typing import Any
 from pydantic import Field
 
 from seqvis.cli.console import training_console
-from seqvis.cli.job import JobSettings, leave, ray_on_demand, run_job
+from seqvis.cli.job import RayJobSettings, leave, run_job
 from seqvis.devise.settings import DeviseSettings
 from seqvis.devise.train import find_rate, train
 from seqvis.training.workers import Resources
 
 
-class TrainDevise(JobSettings, DeviseSettings):  # type: ignore[misc]
+class TrainDevise(RayJobSettings, DeviseSettings):  # type: ignore[misc]
     """Trains a DeViSE head that projects pictures' features into the space of word vectors.
 
     Interrupted, the same command goes on where it was; finished, one with more epochs does.
@@ -41,7 +41,7 @@ def run(settings: TrainDevise) -> dict[str, Any]:
         resources = Resources(
             settings.num_workers, settings.min_workers, settings.use_gpu, settings.cpus_per_worker
         )
-        metrics = train(choices, report, resources, settings.restart, session=ray_on_demand)
+        metrics = train(choices, report, resources, settings.restart, session=settings.ray_session)
     return {**metrics, "out": settings.out}
 
 

@@ -6,13 +6,13 @@ from typing import Any
 from pydantic import Field
 
 from seqvis.cli.console import training_console
-from seqvis.cli.job import JobSettings, leave, ray_on_demand, run_job
+from seqvis.cli.job import RayJobSettings, leave, run_job
 from seqvis.training.workers import Resources
 from seqvis.translation.task import TrainSettings
 from seqvis.translation.train import find_rate, train
 
 
-class TrainTranslator(JobSettings, TrainSettings):  # type: ignore[misc]
+class TrainTranslator(RayJobSettings, TrainSettings):  # type: ignore[misc]
     """Trains a translator on a prepared corpus, on one or many workers.
 
     Interrupted, the same command goes on where it was; finished, one with more epochs does.
@@ -41,7 +41,7 @@ def run(settings: TrainTranslator) -> dict[str, Any]:
         resources = Resources(
             settings.num_workers, settings.min_workers, settings.use_gpu, settings.cpus_per_worker
         )
-        metrics = train(choices, report, resources, settings.restart, session=ray_on_demand)
+        metrics = train(choices, report, resources, settings.restart, session=settings.ray_session)
     return {**metrics, "out": settings.out}
 
 

@@ -1,8 +1,9 @@
 """The Ray cluster that a job runs on: join or start it, its token, and its resources.
 
-Under `ray job submit`, or with RAY_ADDRESS set, a job uses that cluster. A Ray that is already
-running in the process (in a test, say) is used and left running. Otherwise a local one is started,
-without a dashboard and on the loopback interface only, and stopped at the end.
+Under `ray job submit`, with RAY_ADDRESS set, or with an address given, a job joins that Ray and
+leaves it running. So does a job in a process that has joined one already, as in tests. Otherwise a
+local Ray is started, without a dashboard and on the loopback interface only, and stopped at the
+end.
 """
 
 import contextlib
@@ -15,13 +16,13 @@ import stat
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import ray
 
 from seqvis.errors import ConfigError, TrainingError
-from seqvis.ray_internals import node_on_loopback
+from seqvis.ray_internals import node_on_loopback, standing_address
 
 # What starts or joins a Ray when it is entered. Whoever takes one enters it once everything that a
 # user gave has been checked, since starting takes ten seconds.
@@ -52,8 +53,13 @@ def can_grow() -> bool:
 
 
 @contextmanager
-def ray_session(num_cpus: int | None = None) -> Iterator[None]:
-    """Start or join Ray for the length of the block; a local Ray gets `num_cpus` (None: all).
+def ray_session(num_cpus: int | None = None, address: str | None = None) -> Iterator[None]:
+    """Start or join Ray for the length of the block.
+
+    Args:
+        num_cpus: processors of a Ray that is started; None: all.
+        address: of a Ray to join, HOST:PORT, or "auto" for the one that stands on this machine.
+            RAY_ADDRESS says what None and "auto" mean, if it is set.
 
     Starting Ray replaces the process's SIGTERM handler; it is put back, so that a stopped job still
     cleans up after itself.
@@ -64,8 +70,11 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    if os.environ.get("RAY_ADDRESS"):
-        _connect(os.environ["RAY_ADDRESS"])
+    named = os.environ.get("RAY_ADDRESS")
+    if address and not (address == "auto" and named):
+        _connect(address, f"--address {address}")
+    elif named:
+        _connect(named, f"RAY_ADDRESS={named}")
     else:
         _start_here(num_cpus)
     if threading.current_thread() is threading.main_thread():
@@ -86,10 +95,8 @@ def _start_here(num_cpus: int | None) -> None:
     token.
     """
     keep_token_private()
-    # Nobody gives notice that this node will be taken away; each training would watch for it.
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     try:
-        with node_on_loopback():
+        with _on_loopback():
             ray.init(
                 address="local",
                 num_cpus=num_cpus,
@@ -106,24 +113,50 @@ def _start_here(num_cpus: int | None) -> None:
         ) from error
 
 
-def _connect(address: str) -> None:
-    """Join a running cluster. Raises ConfigError if it does not answer or refuses."""
-    remedy = "start it, or unset RAY_ADDRESS to run on this machine alone"
-    host, _, port = address.rpartition(":")
+def _connect(address: str, given: str) -> None:
+    """Join a running Ray; `given` says in messages how the user named it.
+
+    Raises ConfigError if it does not answer or refuses.
+    """
+    remedy = "start it, or leave this out to run on this machine alone"
+    found = standing_address() if address == "auto" else address
+    if found is None:
+        raise ConfigError(f"{given}: no Ray was started on this machine; `make ray` starts one")
+    host, _, port = found.rpartition(":")
+    on_loopback = False
     if host and port.isdigit() and "/" not in host:  # Ray itself would try for many minutes
-        try:
-            socket.create_connection((host, int(port)), timeout=10).close()
-        except OSError as error:
-            raise ConfigError(
-                f"RAY_ADDRESS={address}: no Ray answers ({error}); {remedy}"
-            ) from error
+        if refusal := _refusal(host, int(port)):
+            raise ConfigError(f"{given}: no Ray answers ({refusal}); {remedy}") from refusal
+        local = host in ("127.0.0.1", "localhost")
+        on_loopback = local and bool(_refusal(ray.util.get_node_ip_address(), int(port)))
     try:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        with _on_loopback() if on_loopback else nullcontext():
+            # For "auto", but for no other address, Ray finds out whether there is a token.
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
         raise ConfigError(
-            f"RAY_ADDRESS={address}: this Ray cluster cannot be joined; set RAY_AUTH_MODE=token "
-            f"if it asks for a token; else {remedy}"
+            f"{given}: this Ray cannot be joined ({reason}); it must be of the same version of Ray "
+            f"and Python; set RAY_AUTH_MODE=token if it asks for a token; else {remedy}"
         ) from error
+
+
+def _refusal(host: str, port: int) -> OSError | None:
+    """Return why nobody answers at this port, None if somebody does."""
+    try:
+        socket.create_connection((host, port), timeout=10).close()
+    except OSError as error:
+        return error
+    return None
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Start or join in the block a Ray at 127.0.0.1, to which no other node can be added."""
+    # Nobody gives notice that its node will be taken away; each training would watch for it.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    with node_on_loopback():
+        yield
 
 
 def keep_token_private() -> None:

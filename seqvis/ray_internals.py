@@ -4,11 +4,14 @@ The private modules are imported where they are used, so that a change of Ray br
 function. `tests/unit/test_architecture.py` ensures that no other file imports any of them.
 """
 
+import asyncio
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from operator import attrgetter
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -26,8 +29,9 @@ def node_on_loopback() -> Iterator[None]:
 
     Ray listens on all interfaces wherever its node has an address that others can reach. A node at
     127.0.0.1 is Ray's own way on macOS and Windows, where clusters are not supported. On Linux
-    there is no setting for it, and `ray.init` replaces a loopback address by that of the machine.
-    Watched by tests/faults/test_app.py, which lists the sockets of a whole server.
+    there is no setting for it, and `ray.init` replaces a loopback address by that of the machine,
+    also where it joins such a node. Watched by tests/faults/test_app.py, which lists the sockets of
+    a whole server.
     """
     from ray._private import ray_constants
 
@@ -42,6 +46,18 @@ def node_on_loopback() -> Iterator[None]:
         os.environ.pop(variable)
         if value is not None:
             os.environ[variable] = value
+
+
+def standing_address() -> str | None:
+    """Return the address of the Ray that `ray start` began last on this machine, if there was one.
+
+    Where it no longer runs, Ray's own "auto" takes any other Ray that it finds here, such as one
+    that another job has started and will end. Watched by tests/ray/test_standing.py.
+    """
+    from ray._private.services import find_bootstrap_address
+
+    address: str | None = find_bootstrap_address(None)
+    return address
 
 
 def keep_replica_local() -> None:
@@ -76,13 +92,34 @@ def asha_rungs(scheduler: Any) -> dict[str, dict[str, float]]:
     return {f"{epoch:g}": dict(recorded) for epoch, recorded in scheduler._brackets[0]._rungs}
 
 
-def started_here() -> bool:
-    """Tell whether this process started its Ray, as a job does where there is no cluster.
+async def run_controller(arguments: dict[str, Any], stop: Event) -> Any:
+    """Run Ray Train's controller in this process, until the training ends or `stop` is set.
 
-    Ray does not say. Watched by tests/unit/ground/test_cluster.py.
+    Ray would start an actor for it, whose process loads PyTorch and Ray Train again before the
+    workers may begin. Raises CancelledError if it was stopped, when the workers have ended. Watched
+    by tests/ray/test_train_translator.py.
     """
-    node = ray._private.worker._global_node
-    return node is not None and bool(node.is_head())
+    from ray.runtime_context import RuntimeContext
+    from ray.train.v2._internal.execution.controller import TrainController
+
+    # In an actor these go into its log; here they would be printed.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING", "0")
+    logging.getLogger("ray.train").setLevel(logging.CRITICAL)
+    # The workers are told of the controller's actor, for calls that none of them makes.
+    no_actor = property(lambda _: None)
+    RuntimeContext.current_actor = no_actor  # type: ignore[method-assign, assignment]
+    controller = TrainController(**arguments)
+    running = asyncio.ensure_future(controller.run())
+    try:
+        while not running.done():
+            await asyncio.wait([running], timeout=0.2)
+            if stop.is_set():
+                running.cancel()
+        await running
+    finally:
+        if (group := controller.get_worker_group()) is not None:
+            group.abort()
+    return controller.get_result()
 
 
 def node_is_drained() -> bool:

@@ -3,7 +3,7 @@
 from functools import partial
 from typing import Any
 
-from seqvis.cli.job import JobSettings, leave, run_job
+from seqvis.cli.job import RayJobSettings, leave, run_job
 from seqvis.devise.data import load_data
 from seqvis.devise.settings import DeviseSettings
 from seqvis.errors import ConfigError
@@ -11,7 +11,7 @@ from tune.study.run import run_study
 from tune.study.settings import DEVISE, StudySettings
 
 
-class TuneDevise(JobSettings, DeviseSettings, StudySettings):  # type: ignore[misc]
+class TuneDevise(RayJobSettings, DeviseSettings, StudySettings):  # type: ignore[misc]
     """Search for the settings of a DeViSE head; each trial trains on the same features.
 
     Settings that the space does not name are those of train_devise. If it was interrupted or

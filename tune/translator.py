@@ -3,14 +3,14 @@
 from functools import partial
 from typing import Any
 
-from seqvis.cli.job import JobSettings, leave, run_job
+from seqvis.cli.job import RayJobSettings, leave, run_job
 from seqvis.translation.task import TrainSettings
 from seqvis.translation.train import check_inputs
 from tune.study.run import run_study
 from tune.study.settings import TRANSLATOR, StudySettings
 
 
-class TuneTranslator(JobSettings, TrainSettings, StudySettings):  # type: ignore[misc]
+class TuneTranslator(RayJobSettings, TrainSettings, StudySettings):  # type: ignore[misc]
     """Search for the settings of a translator; each trial trains on the same corpus.
 
     Settings that the space does not name are those of train_translator. If it was interrupted or

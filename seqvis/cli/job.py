@@ -94,6 +94,22 @@ class JobSettings(BaseSettings):
         return settings
 
 
+class RayJobSettings(JobSettings):
+    """Base of the settings of a job that uses Ray."""
+
+    address: str | None = None
+    """Ray to join, HOST:PORT, or auto for the one that was started on this machine, as by `make
+    ray`. Default: that of RAY_ADDRESS, else one is started for this job."""
+
+    @contextmanager
+    def ray_session(self) -> Iterator[None]:
+        """Start or join Ray for the block; Ray is imported only when it begins."""
+        from seqvis.cluster import ray_session
+
+        with ray_session(address=self.address):
+            yield
+
+
 S = TypeVar("S", bound=JobSettings)
 
 
@@ -140,15 +156,6 @@ def run_job(
     finally:
         if previous is not None:
             signal.signal(signal.SIGTERM, previous)
-
-
-@contextmanager
-def ray_on_demand() -> Iterator[None]:
-    """Start or join Ray as `ray_session` does, which is imported only when the block begins."""
-    from seqvis.cluster import ray_session
-
-    with ray_session():
-        yield
 
 
 def leave(code: int) -> NoReturn:

@@ -7,6 +7,7 @@ resumes from the last one, with any number of workers. When a node is drained, t
 it through `Workers.leaving`, and at the drain's deadline the group is restarted without the node.
 """
 
+import asyncio
 import os
 import threading
 import time
@@ -25,7 +26,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from seqvis.cluster import amount, can_grow
 from seqvis.errors import ConfigError, SeqvisError, TrainingError
 from seqvis.process import keep_freed_memory
-from seqvis.ray_internals import node_is_drained, started_here
+from seqvis.ray_internals import node_is_drained, run_controller
 from seqvis.storage import Location
 from seqvis.training.events import EPOCH_EVENTS, EventQueue, Report, StopTraining
 from seqvis.training.workers import Resources, Workers, this_worker
@@ -35,6 +36,7 @@ WORKER_ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads take the processor from each other
     "MALLOC_ARENA_MAX": "1",  # Ray's training thread would get a second, slower arena of glibc's
 }
+_STOP_SECONDS = 10  # that the workers of a run that failed have to end
 MAX_FAILURES = 3  # after which dead workers are not replaced; those of drained nodes do not count
 # Seconds that an elastic group waits for its processors. For some seconds Ray counts those of a
 # lost node, and waits for them a minute before it counts again.
@@ -102,13 +104,17 @@ def run_workers(
         ),
     )
     outcome: list[BaseException] = []
-    # Not in the main thread: there Ray Train would take over Ctrl-C.
+    # The main thread passes on events, and gets Ctrl-C.
     thread = threading.Thread(target=_fit, args=(trainer, outcome), daemon=True)
     thread.start()
     try:
         while thread.is_alive():
             _pass_on(events, report)
         _pass_on(events, report)
+    except Exception:
+        trainer.stop.set()
+        thread.join(_STOP_SECONDS)  # a Ray that is used further is left without these workers
+        raise
     finally:
         ray.kill(events)
     if outcome:
@@ -119,19 +125,25 @@ def run_workers(
 
 
 class _Trainer(TorchTrainer):
-    """A TorchTrainer without the actors that would do nothing here.
+    """A TorchTrainer that starts no processes but its workers, and that can be stopped.
 
-    Each is a process that imports Ray Train before the workers may begin: one distributes Ray's
-    datasets, of which there are none, and one cleans up on a cluster after a controller that was
-    killed. A later Ray without this method or these names starts them again.
+    Ray Train would start three more, each of which imports Ray Train before the workers may begin:
+    one for its controller; one to distribute Ray's datasets, of which there are none; and one to
+    clean up after a controller that was killed, which here is the process that owns it all. A later
+    Ray without these methods or names starts them again.
     """
 
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.stop = threading.Event()
+
     def _create_default_callbacks(self) -> list[Any]:
-        idle = {"DatasetsCallback"}
-        if started_here():
-            idle.add("PlacementGroupCleanerCallback")
+        idle = ("DatasetsCallback", "PlacementGroupCleanerCallback")
         callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
         return [callback for callback in callbacks if type(callback).__name__ not in idle]
+
+    def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+        return asyncio.run(run_controller(arguments, self.stop))
 
 
 def _enter_worker(config: dict[str, Any]) -> None:

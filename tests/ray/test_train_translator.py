@@ -44,6 +44,13 @@ def _processes(name: str = "RayTrainWorker") -> list[int]:
     return sorted(found)
 
 
+def _await_workers_end() -> None:
+    deadline = time.monotonic() + 30
+    while _processes():
+        assert time.monotonic() < deadline, "a worker goes on"
+        time.sleep(0.2)
+
+
 def test_two_workers_see_the_losses_that_one_sees_also_after_one_was_killed(
     corpus: Path, tmp_path: Path
 ) -> None:
@@ -54,7 +61,8 @@ def test_two_workers_see_the_losses_that_one_sees_also_after_one_was_killed(
     def report(event: dict[str, Any]) -> None:
         events.append(event)
         if event["event"] == "epoch" and not killed:
-            idle.extend(_processes("DatasetManager") + _processes("PlacementGroupCleaner"))
+            for name in ("TrainController", "DatasetManager", "PlacementGroupCleaner"):
+                idle.extend(_processes(name))
             killed.append(_processes()[-1])
             os.kill(killed[0], signal.SIGKILL)
 
@@ -74,7 +82,7 @@ def test_two_workers_see_the_losses_that_one_sees_also_after_one_was_killed(
 
     train(settings("two"), report, Resources(2, cpus_per_worker=1))
     assert killed
-    assert not idle  # what Ray Train would start for datasets, and for a Ray that outlives the job
+    assert not idle  # what Ray Train would start besides the workers
     notes = [event["text"] for event in events if event["event"] == "note"]
     assert any("going on from" in note for note in notes)
     found = [event["history"] for event in events if event["event"] == "epoch"][-1]
@@ -125,10 +133,7 @@ def test_a_run_that_is_stopped_leaves_what_was_and_goes_on_later(
         assert "Traceback" not in told
         assert ("going on from" in told) == (not more)
         assert artifacts.load(str(out), "translator").fingerprint() == earlier
-        deadline = time.monotonic() + 30
-        while _processes():
-            assert time.monotonic() < deadline, "a worker goes on"
-            time.sleep(0.2)
+        _await_workers_end()
     capsys.readouterr()
     assert main([*flags, *here]) == 0
     assert "going on from" in capsys.readouterr().err
@@ -143,6 +148,7 @@ def test_an_error_in_a_worker_is_told_in_one_line(
     error = capsys.readouterr().err
     assert "error: --fit.monitor: blue is not a validation metric" in error
     assert "Traceback" not in error
+    _await_workers_end()  # in a Ray that goes on
 
 
 def test_more_workers_than_the_machine_has_are_refused_at_once(

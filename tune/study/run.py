@@ -18,8 +18,7 @@ from rich.table import Table
 
 from seqvis import artifacts
 from seqvis.checks import require_extra
-from seqvis.cli.job import JobSettings
-from seqvis.cluster import ray_session
+from seqvis.cli.job import RayJobSettings
 from seqvis.disk import take_lock
 from seqvis.errors import ConfigError, TrainingError
 from seqvis.storage import Location, absolute, locate
@@ -34,7 +33,7 @@ from tune.study.study import Study
 _SHOWN = 12  # trials in the live table
 
 
-def run_study(model: TunableModel, flags: JobSettings) -> dict[str, Any]:
+def run_study(model: TunableModel, flags: RayJobSettings) -> dict[str, Any]:
     """Run the study that a job's flags describe, or continue it, and return the job's result."""
     values = flags.model_dump()
     settings = flags.part(StudySettings)
@@ -51,7 +50,7 @@ def run_study(model: TunableModel, flags: JobSettings) -> dict[str, Any]:
         study = Study(settings, space, model, out)
         sweep(study)
         prepare_environment()
-        with ray_session(), _display(study) as update:
+        with flags.ray_session(), _display(study) as update:
 
             def notify() -> None:
                 update()

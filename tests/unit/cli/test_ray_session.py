@@ -15,6 +15,7 @@ PROJECT = Path(__file__).parents[3]
     [
         ({"RAY_TMPDIR": "/proc/nowhere"}, "Ray did not start on this machine"),
         ({"RAY_ADDRESS": "127.0.0.1:1"}, "RAY_ADDRESS=127.0.0.1:1: no Ray answers"),
+        ({"RAY_ADDRESS": "auto", "RAY_TMPDIR": "/proc"}, "RAY_ADDRESS=auto: no Ray was started"),
     ],
 )
 def test_a_job_without_a_ray_ends_with_one_message(

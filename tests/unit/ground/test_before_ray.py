@@ -10,7 +10,6 @@ from jobs import embed_images, prepare_corpus, train_devise, train_translator
 from seqvis.samples.drawings import TABLE
 from serve import app
 from tune import devise, translator
-from tune.study import run as study_run
 
 Main = Callable[[Sequence[str]], int]
 
@@ -27,8 +26,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         entries.append("Ray")
         raise AssertionError("Ray was started")
 
-    for module in (prepare_corpus, embed_images, study_run, app):
-        monkeypatch.setattr(module, "ray_session", start)
+    monkeypatch.setattr(app, "ray_session", start)
     monkeypatch.setattr("seqvis.cluster.ray_session", start)
     return entries
 

@@ -7,7 +7,6 @@ import ray
 
 from seqvis import cluster
 from seqvis.errors import ConfigError
-from seqvis.ray_internals import started_here
 from seqvis.training.ray_train import _check_resources
 from seqvis.vision.embed import EmbedSettings, _check_gpus
 
@@ -54,11 +53,3 @@ def test_embedding_needs_a_number_where_there_is_no_gpu_to_count(nodes: Any) -> 
     nodes(1, CPU=8.0)
     with pytest.raises(ConfigError, match="Ray has 0 GPUs"):
         _check_gpus(settings)
-
-
-@pytest.mark.ray
-def test_a_job_knows_that_it_started_its_ray_and_a_worker_that_it_did_not(
-    ray_cluster: None,
-) -> None:
-    assert started_here()
-    assert ray.get(ray.remote(started_here).remote()) is False

@@ -23,7 +23,7 @@ def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("seqvis.artifacts.load", lambda *_: None)
     monkeypatch.setattr("tune.devise.load_data", lambda *_: None)
     monkeypatch.setattr(study_run, "load_space", reached)
-    monkeypatch.setattr(demo, "ray_session", reached)
+    monkeypatch.setattr("seqvis.cluster.ray_session", reached)
     monkeypatch.setattr(demo, "write_sample", reached)
 
 
