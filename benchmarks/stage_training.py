@@ -8,8 +8,9 @@ too. The limit is the rate at which the processor multiplies large matrices in t
 the multiplications that the model needs for a word. First our loss is compared with the lesson's,
 for equal weights.
 
-Also how long a training job takes from the shell to the end of its first step, in one process and
-with a Ray worker; the limit is Python that imports PyTorch and nothing else.
+Also how long a training job takes from the shell to the end of its first step: in one process, and
+with two Ray workers, on a Ray of its own and on one that stands. The limit is Python that imports
+PyTorch and nothing else.
 """
 
 import fcntl
@@ -28,6 +29,7 @@ from functools import partial
 from itertools import islice
 from multiprocessing.connection import Connection
 
+import psutil
 import torch
 from torch import distributed, multiprocessing
 
@@ -41,7 +43,7 @@ from benchmarks.instrument import (
     rate,
     rate_over,
 )
-from benchmarks.material import PRESET, SEED, Material, forever
+from benchmarks.material import PRESET, SEED, Material, StandingRay, forever, standing_ray
 from benchmarks.peers import JoeyNMT, SeedTraining
 from seqvis.decoding.linear import Precision
 from seqvis.process import keep_few_kernels, keep_freed_memory, usable_processors
@@ -216,27 +218,47 @@ def _work(
 
 
 def measure_start(material: Material, rounds: int) -> Iterator[Row]:
-    """How often a second a training job could be started, to the end of its first step."""
+    """How often a second a training job could be started, to the end of its first step.
+
+    The checks are the seconds of processor time that each start took, in all its processes.
+    """
     command = [
         sys.executable, "-m", "jobs.train_translator", "--config", str(PRESET),
         "--corpus", str(material.corpus.location.uri), "--out", str(material.work / "started"),
-        "--restart", "--num-workers",
+        "--restart", "--cpus-per-worker", "1",
     ]  # fmt: skip
     imported = [sys.executable, "-c", "import torch"]
-    sides = [
-        Side("python -c 'import torch'", lambda: rate(1, lambda: subprocess.check_call(imported))),
-        Side("train_translator, in this process", lambda: 1 / _first_step([*command, "0"])),
-        Side("train_translator, a Ray worker", lambda: 1 / _first_step([*command, "1"])),
-    ]
-    yield compare("start to first step", "starts/s", sides, rounds)
+    spent: dict[str, list[float]] = {}
+    with standing_ray("--num-cpus=2") as ray:
+
+        def side(where: str, *flags: str, standing: StandingRay | None = None) -> Side:
+            used = spent.setdefault(f"processor seconds, {where}", [])
+            job = partial(_first_step, [*command, *flags], used, standing)
+            return Side(f"train_translator, {where}", lambda: 1 / job())
+
+        sides = [
+            Side(
+                "python -c 'import torch'", lambda: rate(1, lambda: subprocess.check_call(imported))
+            ),
+            side("this process", "--num-workers", "0"),
+            side("two workers", "--num-workers", "2"),
+            side(
+                "two workers, standing Ray", "--num-workers", "2", "--address", "auto", standing=ray
+            ),
+        ]
+        yield compare("start to first step", "starts/s", sides, rounds, spent)
 
 
-def _first_step(command: list[str]) -> float:
-    """Seconds until a job shows progress on its terminal; then it is stopped."""
+def _first_step(command: list[str], used: list[float], standing: StandingRay | None) -> float:
+    """Seconds until a job shows progress on its terminal; then it is stopped.
+
+    Adds to `used` the processor time of its processes, and of a standing Ray's meanwhile.
+    """
     screen, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, _WIDE)
     shown, began = "", time.perf_counter()
-    environment = {**os.environ, "TERM": "xterm"}
+    environment = {**(standing.environment if standing else os.environ), "TERM": "xterm"}
+    before = _processor_seconds(standing.process) if standing else 0.0
     with subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=terminal, env=environment
     ) as job:
@@ -247,6 +269,8 @@ def _first_step(command: list[str]) -> float:
             except OSError as error:  # the job has ended
                 raise WrongResultError(shown) from error
         seconds = time.perf_counter() - began
+        after = _processor_seconds(standing.process) if standing else 0.0
+        used.append(round(_processor_seconds(psutil.Process(job.pid)) + after - before, 1))
         job.terminate()
         with suppress(OSError):  # it would wait for a terminal that nobody reads
             while job.poll() is None:
@@ -254,3 +278,12 @@ def _first_step(command: list[str]) -> float:
                     os.read(screen, 1 << 16)
     os.close(screen)
     return seconds
+
+
+def _processor_seconds(process: psutil.Process) -> float:
+    """Seconds that a process and its descendants have used, the ended ones included."""
+    total = 0.0
+    for one in (process, *process.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            total += sum(one.cpu_times()[:4])
+    return total
