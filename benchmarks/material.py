@@ -209,10 +209,10 @@ class StandingRay:
 @contextmanager
 def standing_ray(*flags: str) -> Iterator[StandingRay]:
     """Run `make ray` for the length of the block, with its own port, token and folder."""
-    with socket.socket() as probe, tempfile.TemporaryDirectory(prefix="sq-", dir="/tmp") as folder:
+    with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-        probe.close()
+    with tempfile.TemporaryDirectory(prefix="sq-", dir="/tmp") as folder:  # sockets: a short path
         token, log = Path(folder, "token"), Path(folder, "log")
         token.write_text(secrets.token_hex(32))
         token.chmod(0o600)
@@ -234,8 +234,8 @@ def standing_ray(*flags: str) -> Iterator[StandingRay]:
                     time.sleep(0.1)
                 yield StandingRay(f"127.0.0.1:{port}", environment, psutil.Process(make.pid))
             finally:
-                os.killpg(make.pid, signal.SIGINT)
-                with suppress(subprocess.TimeoutExpired):
-                    make.wait(20)
-                with suppress(ProcessLookupError):
+                with suppress(ProcessLookupError):  # it has ended
+                    os.killpg(make.pid, signal.SIGINT)
+                    with suppress(subprocess.TimeoutExpired):
+                        make.wait(20)
                     os.killpg(make.pid, signal.SIGKILL)
