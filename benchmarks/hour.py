@@ -44,7 +44,8 @@ RATES = {
     "change": 0.4, "thumbnail": 0.5, "wrong": 0.3, "left": 0.2,
 }  # fmt: skip
 """Requests a second of each kind."""
-MINUTES = (0, 1, 5, 15, 30, 60)  # columns of the table
+_WARM = 5  # minutes after which memory should stay what it is
+MINUTES = (0, 1, _WARM, 15, 30, 60)  # columns of the table
 SIZES = tuple((160 + 97 * n % 900, 120 + 61 * n % 700) for n in range(24))  # of pictures
 PRESET = Path("jobs/presets/multi30k-en-fr.yaml")
 _LETTERS = "aaabcdeeeéèfghiijklmnoopqrstuvwxyz"
@@ -214,10 +215,12 @@ def _named(command: str) -> str:
     return next((name for name, begin in _PROCESSES.items() if re.match(begin, command)), "others")
 
 
-def curves(measured: Path) -> pd.DataFrame:
-    """Return MiB by minute and process of a memory.csv, the largest process first."""
-    frame = pd.read_csv(measured).pivot_table("MiB", "minute", "process").ffill()
-    return frame.sort_values(frame.index[-1], axis=1, ascending=False)
+def curves(measured: Path) -> tuple[pd.DataFrame, pd.Series]:
+    """Read a memory.csv: MiB by minute and process, the largest first, and batches by minute."""
+    lines = pd.read_csv(measured)
+    frame = lines.pivot_table("MiB", "minute", "process").ffill()
+    frame = frame.sort_values(frame.index[-1], axis=1, ascending=False)
+    return frame, lines.groupby("minute")["batches"].max()
 
 
 def growth(curve: pd.Series) -> float:
@@ -226,17 +229,28 @@ def growth(curve: pd.Series) -> float:
     return float(np.polyfit(last.index, last, 1)[0])
 
 
-def table(frame: pd.DataFrame) -> str:
-    """Write the curves at some minutes in Markdown."""
+def table(frame: pd.DataFrame, batches: pd.Series) -> str:
+    """Write the curves at some minutes in Markdown, and the batches trained until then."""
     end = frame.index[-1]
     minutes = [*(minute for minute in MINUTES if minute < end - 0.5), end]
     places = frame.index.get_indexer(pd.Index(minutes), method="nearest")
+    early = frame.index.get_indexer(pd.Index([_WARM]), method="nearest")[0]
     rows = (
-        [name, *(f"{size:.0f}" for size in curve.iloc[places]), f"{growth(curve):+.2f}"]
+        [
+            name,
+            *(f"{size:.0f}" for size in curve.iloc[places]),
+            f"{curve.iloc[-1] / curve.iloc[early]:.2f}",
+            f"{growth(curve):+.2f}",
+        ]
         for name, curve in frame.items()
     )
-    heads = ["MiB", *(f"{minute:.0f} min" for minute in minutes), "MiB a minute in the last half"]
-    return as_table(heads, *rows)
+    heads = [
+        "MiB",
+        *(f"{minute:.0f} min" for minute in minutes),
+        f"end, times that at {_WARM} min",
+        "a minute, in the last half",
+    ]
+    return as_table(heads, *rows, ["batches trained", *batches.iloc[places], "", ""])
 
 
 def draw(frame: pd.DataFrame, path: Path) -> None:
@@ -297,9 +311,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags.out.mkdir(parents=True, exist_ok=True)
     if not flags.draw:
         measure(flags)
-    frame = curves(flags.draw or flags.out / "memory.csv")
+    frame, batches = curves(flags.draw or flags.out / "memory.csv")
     draw(frame, flags.out / "memory.png")
-    print(table(frame))
+    print(table(frame, batches))
     return 0
 
 

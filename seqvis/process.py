@@ -18,12 +18,21 @@ _NEVER = 1 << 30
 
 def keep_freed_memory() -> None:
     """Let this process keep freed memory for what it needs next, if its C library is glibc."""
-    if sys.platform != "linux":
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_MMAP_THRESHOLD, _NEVER)
-        mallopt(_TRIM_THRESHOLD, _NEVER)
+    _of_glibc("mallopt", _MMAP_THRESHOLD, _NEVER)
+    _of_glibc("mallopt", _TRIM_THRESHOLD, _NEVER)
+
+
+def release_freed_memory() -> None:
+    """Give back what is free now, after work that needed more than what follows will."""
+    _of_glibc("malloc_trim", 0)
+
+
+def _of_glibc(name: str, *arguments: int) -> None:
+    """Call a function of glibc's malloc; other C libraries do not have it."""
+    if sys.platform == "linux":
+        function = getattr(ctypes.CDLL(None), name, None)
+        if function is not None:
+            function(*arguments)
 
 
 def keep_few_kernels() -> None:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from seqvis import artifacts
 from seqvis.artifacts import MANIFEST
 from seqvis.errors import ArtifactError, ConfigError
+from seqvis.process import release_freed_memory
 from seqvis.storage import Location
 
 _NAME = re.compile(r"step-(\d+)$")
@@ -48,6 +49,8 @@ class CheckpointStore:
         """Write in the background, after the previous one is done. Raises its error, if any."""
         self.wait()
         self._pending = self._executor.submit(self._write, snapshot, step, best_step)
+        # The copies and the file that was made of them are twice as large as model and moments.
+        self._executor.submit(release_freed_memory)
 
     def wait(self) -> None:
         """Wait until nothing is being written. Raises StorageError if the last write failed."""

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from seqvis.config import Settings
 from seqvis.errors import TrainingError
+from seqvis.process import release_freed_memory
 from seqvis.training.checkpoints import (
     CheckpointStore,
     Snapshot,
@@ -233,6 +234,7 @@ class _Run(Generic[B]):
         progress.position = 0
         progress.epoch_total = progress.epoch_tokens = 0.0
         self._save()
+        release_freed_memory()  # what validation left, and the holes between what is in use
         self._announce("epoch", shown)
 
     def _announce(self, event: str, shown: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from seqvis.process import usable_processors
 
 _PROGRAM = """
 import resource, torch
-from seqvis.process import keep_freed_memory
+from seqvis.process import keep_freed_memory, release_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -23,17 +23,20 @@ def faults():
 usual = faults()
 keep_freed_memory()
 faults()
-print(usual, faults())
+kept = faults()
+release_freed_memory()
+print(usual, kept, faults())
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc is tuned")
-def test_freed_memory_is_used_again() -> None:
+def test_freed_memory_is_used_again_until_it_is_released() -> None:
     done = subprocess.run(
         [sys.executable, "-c", _PROGRAM], capture_output=True, text=True, check=True
     )
-    usual, kept = map(int, done.stdout.split())
+    usual, kept, released = map(int, done.stdout.split())
     assert kept < usual / 10
+    assert released > 10 * kept
 
 
 def test_a_system_without_affinities_uses_all_processors(monkeypatch: pytest.MonkeyPatch) -> None:
