@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from seqvis.collection.collection import Collection
+    from seqvis.corpus.prepare import prepare as prepare_corpus
     from seqvis.devise.model import DeviseModel
     from seqvis.devise.train import train as train_devise
     from seqvis.errors import SeqvisError
@@ -24,6 +25,7 @@ _PLACES = {
     "SearchEngine": ("seqvis.search.engine", "SearchEngine"),
     "SeqvisError": ("seqvis.errors", "SeqvisError"),
     "Translator": ("seqvis.translation.translator", "Translator"),
+    "prepare_corpus": ("seqvis.corpus.prepare", "prepare"),
     "train_devise": ("seqvis.devise.train", "train"),
     "train_translator": ("seqvis.translation.train", "train"),
 }
@@ -34,6 +36,7 @@ __all__ = [
     "SearchEngine",
     "SeqvisError",
     "Translator",
+    "prepare_corpus",
     "train_devise",
     "train_translator",
 ]

@@ -20,7 +20,7 @@ class PrepareSettings(Settings):
     """its translation: line n of both files belong together"""
     pairs: str | None = None
     """instead of both, a file or dataset that has both sides: TSV, JSON lines, TMX or Parquet; a
-    folder of Hugging Face's save_to_disk, or hf:NAME or hf:NAME:CONFIGURATION from its hub"""
+    folder of Hugging Face's save_to_disk, or hf://NAME or hf://NAME:CONFIGURATION from its hub"""
     columns: str | None = None
     """of --pairs and --valid-pairs: the columns of source and target, by number, by name or by
     path, such as 2,4 or fr,en or translation.fr,translation.en; of TMX, languages: fr-CA,en-US"""

@@ -2,19 +2,24 @@
 
 import gzip
 import json
+import lzma
 import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from datasets import Dataset
 
 from jobs.prepare_corpus import main
+from seqvis import prepare_corpus
 from seqvis.artifacts import load
 from seqvis.corpus import prepare
 from seqvis.corpus.inputs import textindex
+from seqvis.corpus.settings import PrepareSettings
 from seqvis.text.tokenizers import TokenizerSettings, load_tokenizer
 from seqvis.text.vocabulary import EOS, UNK, Vocabulary
 
@@ -52,6 +57,11 @@ class Workplace:
         paths = [str(self.folder / name) for name in self.names]
         files = ["--source", paths[0], "--target", paths[1], "--out", str(self.folder / out)]
         return main([*files, "--source-lang", langs[0], "--target-lang", langs[1], *flags])
+
+    def run_pairs(self, name: str, columns: str | None, out: str) -> int:
+        flags = ["--pairs", str(self.folder / name), *(("--columns", columns) if columns else ())]
+        langs = ("--source-lang", "fr", "--target-lang", "en")
+        return main([*flags, *langs, "--out", str(self.folder / out)])
 
     def rows(self, part: str, out: str = "corpus") -> list[dict[str, Any]]:
         found = load(str(self.folder / out), "corpus")
@@ -147,6 +157,44 @@ def test_block_sizes_and_gzip_change_nothing(
     assert reports[0]["put_back"]["exact"] == reports[0]["put_back"]["sentences"] > 10
     assert reports[0]["dropped"] == reports[1]["dropped"] == reports[2]["dropped"]
     assert reports[0]["dropped"] == {"duplicate": {"pairs": 10, "first_lines": [101, 102, 103]}}
+
+
+def test_the_same_pairs_make_the_same_corpus_whatever_they_come_in(
+    place: Workplace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, target = sentences(60)
+    place.write(source, target)
+    assert place.run(out="aligned") == 0
+    lines = "".join(map("{}\t{}\n".format, source, target))
+    (place.folder / "pairs.tsv.xz").write_bytes(lzma.compress(lines.encode()))
+    unit = '<tu><tuv lang="fr"><seg>{}</seg></tuv><tuv lang="en"><seg>{}</seg></tuv></tu>'
+    units = "".join(map(unit.format, source, target))
+    (place.folder / "pairs.tmx").write_text(f"<tmx><body>{units}</body></tmx>")
+    frame = pd.DataFrame({"fr": source, "en": target})
+    frame.to_parquet(place.folder / "pairs.parquet")
+    Dataset.from_pandas(frame).save_to_disk(place.folder / "pairs")
+    assert place.run_pairs("pairs.tsv.xz", "1,2", "TSV") == 0
+    assert place.run_pairs("pairs.tmx", None, "TMX") == 0
+    assert place.run_pairs("pairs.parquet", "fr,en", "Parquet") == 0
+    assert place.run_pairs("pairs", "fr,en", "dataset") == 0
+    settings = PrepareSettings(
+        source_lang="fr", target_lang="en", columns="fr,en", out=str(place.folder / "frame")
+    )
+    prepare_corpus(settings, frame=frame)
+    expected = load(str(place.folder / "aligned"), "corpus")
+    made = [name for name in expected.files if name not in ("report.json", "lengths.png")]
+    assert len(made) > 5
+    for out in ("TSV", "TMX", "Parquet", "dataset", "frame"):
+        corpus = load(str(place.folder / out), "corpus")
+        assert {name: corpus.files[name] for name in made} == {n: expected.files[n] for n in made}
+        assert place.report(out)["dropped"] == place.report("aligned")["dropped"]
+    capsys.readouterr()
+    (place.folder / "bad.tsv").write_text(f"{lines}un\n")
+    assert place.run_pairs("bad.tsv", "1,2", "bad") == 1
+    printed = capsys.readouterr().err
+    assert "bad.tsv: line 61 has 1 columns, the first line 2; repair it" in printed
+    assert printed.count("error: ") == 1
+    assert "Traceback" not in printed
 
 
 def test_the_split_shares_no_source_sentence_not_even_in_other_case_or_spacing(

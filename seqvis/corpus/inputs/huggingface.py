@@ -14,7 +14,7 @@ from seqvis.corpus.inputs.source import Columns, Index
 from seqvis.errors import DataError
 from seqvis.storage import Location, local_path
 
-BY_NAME = "hf:"  # before a name; after it, a colon and the name of a configuration may follow
+BY_NAME = "hf://"  # before a name, after which a colon and a configuration may follow
 COPIED_ROWS = 50_000  # at a time
 
 

@@ -42,6 +42,8 @@ def open_input(
         )
     )  # fmt: skip
     if source is not None and target is not None:
+        if split or (settings.columns and not (settings.pairs or settings.valid_pairs)):
+            raise ConfigError("--columns, --split and --valid-split go with pairs in one file")
         files = locate(source), locate(target)
         for file in files:
             check_text_file(file)
@@ -56,6 +58,8 @@ def open_input(
         return open_frame(frame, columns)
     if pairs.startswith(BY_NAME) or locate(pairs).is_directory():
         return open_dataset(pairs, columns, split, usual_split)
+    if split is not None:
+        raise ConfigError(f"{pairs}: is one file, of which there are no splits; leave them out")
     return _open_file(pairs, columns, (settings.source_lang, settings.target_lang))
 
 
@@ -71,7 +75,7 @@ def _open_file(uri: str, columns: Columns | None, languages: Columns) -> Index:
         return lambda scratch, progress: table
     narrow = head.replace(b"\0", b"").lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n")  # as in UTF-16
     if re.match(rb"<(\?xml|!DOCTYPE|!--|tmx)", narrow):
-        if not re.search(rb"<tmx[\s>]", narrow):
+        if not re.search(rb"<tmx[\s/>]", narrow):
             raise DataError(f"{uri}: is XML, but no TMX; export it as TMX, or as TSV")
         if columns is None and languages[0] == languages[1]:
             raise ConfigError(

@@ -146,7 +146,7 @@ def _opened(location: Location) -> Iterator[pq.ParquetFile]:
             # Without buffering ahead, a row group of any size takes little memory.
             with pq.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20) as file:
                 yield file
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowException) as error:
         raise DataError(
             f"{location.uri}: damaged or cut off Parquet file ({error}); fetch it again"
         ) from error

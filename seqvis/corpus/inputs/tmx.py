@@ -72,6 +72,11 @@ def read_units(location: Location, languages: Columns) -> Iterator[pa.Table]:
             f"({expat.ErrorString(error.code)}); repair it, or correct the encoding that the "
             f"first line names"
         ) from error
+    except (ValueError, LookupError) as error:  # of Python's handler of encodings
+        raise DataError(
+            f"{location.uri}: its encoding cannot be read ({error}); convert it to UTF-8, in the "
+            f"first line too"
+        ) from error
     except _EntityError as error:
         raise DataError(f"{location.uri}: line {parser.CurrentLineNumber} {error}") from None
     units.check(location.uri)

@@ -310,6 +310,7 @@ BOMB = '<!DOCTYPE tmx [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]>\
         (memory(ENGLISH, FRENCH % "un")[:-9], None, "a: line 5, .* not XML .unclosed token"),
         (memory(ENGLISH), None, "a: no unit is in both fr and en, the languages are fr, en-GB; "),
         (memory(ENGLISH, FRENCH % "un"), "fr,en-US", "no unit is in both fr and en-US"),
+        (b'<?xml version="1.0" encoding="big5"?><tmx/>', None, "a: its encoding cannot be read"),
         (b'<?xml version="1.0"?><tmx><body/></tmx>', None, "a: holds no translation unit"),
         (b'<?xml version="1.0"?><xliff/>', None, "a: is XML, but no TMX"),
         (b"PAR1 and so on", "fr,en", "a: damaged or cut off Parquet file .*; fetch it again"),
@@ -403,11 +404,11 @@ def test_a_dataset_is_loaded_by_its_name(
     Path("corpus").mkdir()
     as_parquet(Path("corpus/train.parquet"))
     expected = write_aligned()
-    assert read(opened(pairs="hf:./corpus", columns="fr,en"), rows_per_task=7) == expected
+    assert read(opened(pairs="hf://./corpus", columns="fr,en"), rows_per_task=7) == expected
     with pytest.raises(
-        DataError, match=r"^hf:\./corpus: cannot be loaded with the split dev .*train"
+        DataError, match=r"^hf://\./corpus: cannot be loaded with the split dev .*train"
     ):
-        opened(pairs="hf:./corpus", columns="fr,en", split="dev")
+        opened(pairs="hf://./corpus", columns="fr,en", split="dev")
 
 
 def test_a_data_frame_gives_the_same(opened: Callable[..., PairSource]) -> None:
@@ -443,6 +444,9 @@ def test_a_file_that_is_not_there_is_named(opened: Callable[..., PairSource]) ->
         ({}, "give the pairs: --source and --target, or --pairs"),
         ({"source": "a"}, "--source and --target must be given together"),
         ({"source": "a", "target": "b", "pairs": "c"}, "or --pairs alone"),
+        ({"source": "a", "target": "b", "columns": "1,2"}, "go with pairs in one file"),
+        ({"source": "a", "target": "b", "split": "train"}, "go with pairs in one file"),
+        ({"pairs": "a", "split": "train"}, "a: is one file, of which there are no splits"),
         ({"valid_source": "a"}, "--valid-source and --valid-target must be given together"),
         ({"valid_source": "a", "valid_target": "b", "valid_pairs": "c"}, "or --valid-pairs alone"),
         *(({"pairs": "a", "columns": bad}, "two names or numbers") for bad in ("1", "1,2,3", ",2")),
