@@ -31,8 +31,6 @@ from benchmarks.scaling_model import translator
 from seqvis.cluster import ray_session
 from seqvis.corpus.prepare import prepare
 from seqvis.corpus.settings import PrepareSettings
-from seqvis.devise.finetune import augment, augmenter
-from seqvis.devise.settings import AugmentSettings
 from seqvis.samples.questions import generate_pairs
 from seqvis.seq2seq.losses import projected_cross_entropy
 from seqvis.seq2seq.model import Seq2Seq
@@ -40,6 +38,7 @@ from seqvis.seq2seq.state import SourceBatch
 from seqvis.training.workers import BUCKET_MB, Reduction, Resources, average
 from seqvis.translation.task import TrainSettings
 from seqvis.translation.train import train
+from seqvis.vision.augment import AugmentSettings, view
 from seqvis.vision.embed import EmbedSettings, embed_images
 from seqvis.vision.images import decode, enough, square
 
@@ -97,7 +96,7 @@ def measure_jobs(workers: int, folder: Path) -> dict[str, float]:
 def measure_pictures(contents: list[bytes]) -> dict[str, float]:
     """Measure photographs a second of one core: decoded and cut to size; drawn as a view."""
     pictures: list[Any] = []
-    transform = augmenter(AugmentSettings(), 224)
+    settings = AugmentSettings()
 
     def decode_all() -> None:
         pictures.extend(decode(content, enough(224)).picture for content in contents)
@@ -106,7 +105,7 @@ def measure_pictures(contents: list[bytes]) -> dict[str, float]:
 
     def draw_views() -> None:
         for number, picture in enumerate(pictures):
-            augment(picture, transform, number)
+            view(picture, settings, 224, number)
 
     decoded = rate(len(contents), decode_all)
     return {"decoded_per_s": decoded, "views_per_s": rate(len(contents), draw_views)}

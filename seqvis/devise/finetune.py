@@ -9,23 +9,24 @@ from the old backbone do not fit it: embed the pictures again, with
 
 import hashlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.transforms import v2
 
 from seqvis.devise.data import TrainingData
 from seqvis.devise.head import Head
-from seqvis.devise.settings import AugmentSettings, DeviseSettings
+from seqvis.devise.settings import DeviseSettings
 from seqvis.devise.task import SHOWN_HITS, Batch, HeadTask
+from seqvis.devise.views import MakeViews, Plan, Step, ViewReader, Views
 from seqvis.errors import DataError
-from seqvis.storage import Location, locate
+from seqvis.storage import locate
 from seqvis.training.checkpoints import CheckpointStore, check_identity
 from seqvis.training.events import Report
 from seqvis.training.fit import FitResult, fit
@@ -35,12 +36,10 @@ from seqvis.training.step import StepLoss
 from seqvis.training.workers import Workers
 from seqvis.vision.backbones import FeatureExtractor, load_recorded
 from seqvis.vision.feature_table import FeatureTable
-from seqvis.vision.images import BadImage, decode, enough, square
-from seqvis.vision.listing import list_images
+from seqvis.vision.listing import Listing, list_images
 
 FACTORS = (1 / 1000, 1 / 100, 1.0)  # early half, late half, head
 NAMES = Names("finetune.epochs", "finetune.learning_rate")
-READERS = 4  # least number of threads that read and decode files ahead of the network
 
 
 @dataclass(frozen=True)
@@ -61,22 +60,22 @@ def finetune(
 ) -> Tuned:
     """Train backbone and head together, from the pretrained backbone and the given head.
 
-    Raises DataError if the pictures are no longer where the features say.
+    Raises DataError if the pictures are no longer where the features say, or too many of them
+    turn out to be damaged.
     """
-    checkpoints = _checkpoints(settings)
-    task = _FinetuneTask(settings, data, head)
     rates = settings.optimizer.model_copy(update={"learning_rate": settings.finetune.learning_rate})
-    result = fit(
-        task,
-        settings.finetune.epochs,
-        settings.fit,
-        rates,
-        checkpoints,
-        workers,
-        report,
-        _identity(settings),
-        NAMES,
-    )
+    with closing(_FinetuneTask(settings, data, head, workers, report)) as task:
+        result = fit(
+            task,
+            settings.finetune.epochs,
+            settings.fit,
+            rates,
+            _checkpoints(settings),
+            workers,
+            report,
+            _identity(settings),
+            NAMES,
+        )
     parts: dict[str, dict[str, Tensor]] = {"head": {}, "network": {}}
     for name, tensor in result.tensors.items():
         part, _, rest = name.partition(".")
@@ -101,7 +100,9 @@ def _checkpoints(settings: DeviseSettings) -> CheckpointStore:
 
 
 def _identity(settings: DeviseSettings) -> dict[str, Any]:
-    return settings.identity() | {"finetune": settings.finetune.model_dump(exclude={"images"})}
+    return settings.identity() | {
+        "finetune": settings.finetune.model_dump(exclude={"images", "unreadable_share"})
+    }
 
 
 class _Together(FeatureExtractor):
@@ -127,15 +128,35 @@ class _Together(FeatureExtractor):
 class _FinetuneTask(HeadTask):
     """Brings backbone and head, batches of augmented pictures and their loss to `training.fit`."""
 
-    def __init__(self, settings: DeviseSettings, data: TrainingData, head: dict[str, Tensor]):
+    def __init__(
+        self,
+        settings: DeviseSettings,
+        data: TrainingData,
+        head: dict[str, Tensor],
+        workers: Workers,
+        report: Report,
+    ):
         super().__init__(data.train, data.valid, data.targets, settings)
-        self.table, self.head = data.table, head
+        self.table, self.head, self.report = data.table, head, report
         where = data.table.artifact.location.uri
         self.backbone = load_recorded(data.table.artifact.config["backbone"], where)
-        self.train_files = _files(settings, data.table, data.train.rows)
-        self.valid_files = _files(settings, data.valid_table, data.valid.rows)
-        self._transform = augmenter(settings.finetune.augment, self.backbone.image_size)
         self._groups = self.backbone.layer_groups()
+        chosen, size = settings.finetune, self.backbone.image_size
+        train = _listed(settings, data.table, data.train.rows)
+        valid = _listed(settings, data.valid_table, data.valid.rows)
+        self.plan = Plan(
+            train.table, valid.table, chosen.batch_size, chosen.epochs, settings.fit.seed,
+            workers.rank, workers.count,
+        )  # fmt: skip
+        make = MakeViews(
+            train.filesystem, valid.filesystem, size, self.backbone.fit, chosen.augment
+        )
+        self._reader = ViewReader(self.plan, make, workers.ahead)
+        self._told: set[str] = set()  # files that could not be read
+
+    def close(self) -> None:
+        """Stop reading pictures."""
+        self._reader.close()
 
     def build_model(self) -> nn.Module:
         head = Head(self.settings.head, self.backbone.dimension, self.targets.shape[1])
@@ -156,34 +177,20 @@ class _FinetuneTask(HeadTask):
         return digest.hexdigest()[:16]
 
     def steps_in_epoch(self, epoch: int) -> int:
-        return max(1, len(self.train) // self.settings.finetune.batch_size)
+        return self.plan.steps
 
     def batches(self, epoch: int, first: int, workers: Workers) -> Iterator[Batch]:
-        seed = self.settings.fit.seed
-        order = np.random.default_rng((seed, epoch)).permutation(len(self.train))
-        size = self.settings.finetune.batch_size
-        numbers = range(first, self.steps_in_epoch(epoch))
-        shares = [
-            order[number * size : (number + 1) * size][workers.rank :: workers.count]
-            for number in numbers
-        ]
-        # On a GPU machine the worker's processors decode more slowly than the network learns.
-        with ThreadPoolExecutor(max(READERS, torch.get_num_threads())) as pool:
-            ahead = [pool.submit(self._read, row) for row in shares[0]] if shares else []
-            for place, rows in enumerate(shares):
-                waiting, ahead = ahead, []
-                if place + 1 < len(shares):
-                    ahead = [pool.submit(self._read, row) for row in shares[place + 1]]
-                views = [
-                    augment(picture.result(), self._transform, _view_seed(seed, epoch, int(row)))
-                    for picture, row in zip(waiting, rows, strict=True)
-                ]
-                together = min(size, len(order) - numbers[place] * size)
-                yield Batch(
-                    _as_tensor(views).to(workers.device),
-                    torch.from_numpy(self.train.labels[rows]).to(workers.device),
-                    workers.count / together,
-                )
+        self._epoch, self._unreadable = epoch, 0
+        self._reader.start(epoch, first)
+        size = self.plan.batch_size
+        for step in self.plan.training(epoch, first):
+            views = self._take(step)
+            together = min(size, len(self.train) - step.number * size)
+            yield Batch(
+                _to_device(views.pictures, workers.device),
+                torch.from_numpy(self.train.labels[views.rows]).to(workers.device),
+                workers.count / together,
+            )
 
     def loss(self, model: nn.Module, batch: Batch, epoch: float) -> StepLoss:
         total = self._losses(model(batch.features), batch.labels).sum()
@@ -191,17 +198,14 @@ class _FinetuneTask(HeadTask):
 
     def evaluate(self, model: nn.Module, workers: Workers) -> dict[str, Any]:
         """Measure loss and hit@k of the validation pictures; each worker takes a share of them."""
-        rows = np.arange(len(self.valid))[workers.rank :: workers.count]
-        size = self.settings.finetune.batch_size
         sums = np.zeros(2 + len(SHOWN_HITS))
-        for start in range(0, len(rows), size):
-            part = rows[start : start + size]
-            pictures = [self._square(self.valid_files[row]) for row in part]
-            labels = torch.from_numpy(self.valid.labels[part]).to(workers.device)
-            projected = model(_as_tensor(pictures).to(workers.device)).float()
+        for step in self.plan.validation(self._epoch):
+            views = self._take(step)
+            labels = torch.from_numpy(self.valid.labels[views.rows]).to(workers.device)
+            projected = model(_to_device(views.pictures, workers.device)).float()
             scores = F.normalize(projected) @ self._targets_on(projected.device).T
             rank = (scores >= scores.gather(1, labels[:, None])).sum(1)
-            sums[0] += len(part)
+            sums[0] += len(labels)
             sums[1] += float(self._losses(projected, labels).sum())
             sums[2:] += [float((rank <= k).sum()) for k in SHOWN_HITS]
         total = np.sum(workers.gather(sums), axis=0)
@@ -213,69 +217,47 @@ class _FinetuneTask(HeadTask):
         # A convolution's weight is used at every position: this counts what is certain, once.
         return 6.0 * weights * len(batch.labels)
 
-    def _read(self, row: int) -> Any:
-        return _decoded(self.train_files[row], self.backbone.image_size)
+    def _take(self, step: Step) -> Views:
+        """Return the views of the next step. Raises DataError if too many could not be read."""
+        views, share = self._reader.take(step), self.settings.finetune.unreadable_share
+        self._unreadable += len(views.failures)
+        for path, reason in views.failures.items():
+            if self._unreadable > share * self.plan.pictures:
+                raise DataError(
+                    f"{path}: {reason}; {self._unreadable} of the {self.plan.pictures} pictures "
+                    f"that a worker sees in an epoch could not be read, more than "
+                    f"--finetune.unreadable-share {share:g}: put them back, or embed the images "
+                    f"anew"
+                )
+            if path not in self._told:
+                self._told.add(path)
+                self.report({"event": "note", "text": f"{path}: {reason}; it is skipped"})
+        return views
 
-    def _square(self, file: Location) -> np.ndarray:
-        size = self.backbone.image_size
-        return square(_decoded(file, size), size, self.backbone.fit)
 
-
-def _files(settings: DeviseSettings, table: FeatureTable, rows: np.ndarray) -> list[Location]:
+def _listed(settings: DeviseSettings, table: FeatureTable, rows: np.ndarray) -> Listing:
     """Return where the pictures of these rows lie. Raises DataError if one is not there."""
     config = table.artifact.config
     images = locate(settings.finetune.images or str(config["images"]))
     listing = list_images(images, config["label_from"])
-    paths = listing.table["path"].to_pylist()
-    places = dict(zip(paths, listing.table["place"].to_pylist(), strict=True))
-    missing = [table.paths[row] for row in rows if table.paths[row] not in places]
-    if missing:
+    there = listing.table.filter(pc.greater_equal(listing.table["size"], 0))
+    wanted = pa.array([table.paths[row] for row in rows], pa.string())
+    found = pc.index_in(wanted, there["path"].combine_chunks())
+    if found.null_count:
+        missing = wanted.filter(found.is_null())
         raise DataError(
             f"{images.uri}: does not hold {missing[0]} ({len(missing)} such pictures), which "
             f"{table.artifact.location.uri} was made from; give --finetune.images"
         )
-    return [
-        Location(listing.filesystem, places[table.paths[row]], table.paths[row]) for row in rows
-    ]
+    return replace(listing, table=there.take(found).combine_chunks())
 
 
-def _decoded(file: Location, image_size: int) -> Any:
-    try:
-        return decode(file.read_bytes(), enough(image_size), max_pixels=None).picture
-    except BadImage as error:
-        raise DataError(
-            f"{file.uri}: {error}, though it was sound when its features were made; put it "
-            f"back, or embed the images anew"
-        ) from error
+def _to_device(pictures: np.ndarray, device: torch.device) -> Tensor:
+    """Return uint8 [n, 3, size, size] over channels-last memory.
 
-
-def _as_tensor(pictures: list[np.ndarray]) -> Tensor:
-    """Return uint8 [n, 3, size, size] over channels-last memory."""
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
-
-
-def _view_seed(seed: int, epoch: int, row: int) -> int:
-    return ((seed * 1_000_003 + epoch) * 1_000_003 + row) % (1 << 62)
-
-
-def augmenter(settings: AugmentSettings, size: int) -> v2.Transform:
-    """Return the transform of `augment`, made once for many pictures."""
-    steps: list[v2.Transform] = [
-        v2.RandomResizedCrop(size, scale=(settings.smallest_share, 1.0), ratio=(3 / 4, 4 / 3))
-    ]
-    if settings.mirror:
-        steps.append(v2.RandomHorizontalFlip())
-    if settings.lighting:
-        steps.append(v2.ColorJitter(brightness=settings.lighting, contrast=settings.lighting))
-    return v2.Compose(steps)
-
-
-def augment(picture: Image.Image, transform: v2.Transform, seed: int) -> np.ndarray:
-    """Return a view of an RGB picture, uint8 [size, size, 3].
-
-    torchvision draws from torch's global generator: it is seeded for the call and put back, so
-    that the views depend on nothing else and change nothing else. Not for several threads at once.
+    A GPU copies from pinned memory while this process prepares the next batch.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return np.asarray(transform(picture))
+    tensor = torch.from_numpy(pictures)
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True).permute(0, 3, 1, 2)

@@ -9,6 +9,7 @@ from seqvis.devise.head import HeadSettings, LossName, LossSettings
 from seqvis.devise.metrics import HIT_AT
 from seqvis.training.fit import FitSettings
 from seqvis.training.schedules import OptimizerSettings
+from seqvis.vision.augment import AugmentSettings
 
 
 class CalibrationSettings(Settings):
@@ -27,17 +28,6 @@ class CalibrationSettings(Settings):
         return at
 
 
-class AugmentSettings(Settings):
-    """How different the views of one picture are."""
-
-    smallest_share: float = Field(0.5, gt=0, le=1)
-    """Least share of the picture's area that a view shows."""
-    lighting: float = Field(0.1, ge=0, lt=1)
-    """Brightness and contrast change by up to this share."""
-    mirror: bool = True
-    """Half of the views are mirrored, left to right."""
-
-
 class FinetuneSettings(Settings):
     """Training the backbone on, together with the head, after the head alone."""
 
@@ -51,6 +41,8 @@ class FinetuneSettings(Settings):
     learning_rate: float = Field(1e-3, gt=0)
     """Highest rate of the head; the backbone's late half has a hundredth of it, its early half a
     thousandth, as lesson 11's lr/1000, lr/100, lr."""
+    unreadable_share: float = Field(0.01, ge=0, le=1)
+    """Share of an epoch's pictures that may turn out damaged or gone; more of them end the run."""
     augment: AugmentSettings = AugmentSettings()
 
 

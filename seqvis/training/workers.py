@@ -21,6 +21,8 @@ from torch import Tensor, distributed, nn
 from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
+from seqvis.training.ahead import Ahead, in_threads
+
 MOST_TOUCHED = 0.9  # share of a table's rows from which packing them saves too little
 LEAST_BYTES = 1 << 20  # of a table's gradient; below, a second message costs more than it saves
 
@@ -130,6 +132,8 @@ class Workers:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     leaving: Callable[[], bool] = lambda: False
     """Whether the node of one of the workers is about to be taken away; costs nothing to ask."""
+    ahead: Ahead = in_threads
+    """Makes what comes next while the model learns."""
 
     @property
     def is_first(self) -> bool:

@@ -11,11 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from jobs import evaluate_devise, train_devise
-from seqvis.devise.finetune import augment, augmenter
 from seqvis.devise.model import DeviseModel, same_backbone
-from seqvis.devise.settings import AugmentSettings
 from seqvis.vision.backbones import load_backbone, load_recorded
-from seqvis.vision.images import decode
 from tests.support.searching import draw, embed_to, make_vectors
 from tests.unit.conftest import Job
 
@@ -94,14 +91,15 @@ def test_fine_tuning_that_was_cut_off_ends_alike_and_is_given_more_epochs(
         nonlocal saved
         original(self, *arguments)
         saved += 1
-        if saved == 3:  # after the first epoch of fine-tuning
+        if saved == 9:  # 4 of the head, 3 of the first epoch: between two steps of the second
             self.wait()
             raise SeqvisError("cut off")
 
     monkeypatch.setattr(CheckpointStore, "save", save_and_break)
-    assert run(*train_flags(data, out))[0] == 1
+    assert run(*train_flags(data, out, "--fit.checkpoint-minutes", 1e-9))[0] == 1
     code, _, error = run(*train_flags(data, out))
     assert code == 0, error
+    assert "(epoch 2, batch 3)" in error
     for name in ("model.safetensors", "backbone.safetensors"):
         one, other = (load_file(place / name) for place in (tuned, out))
         assert all(torch.equal(one[key], other[key]) for key in one)
@@ -125,14 +123,25 @@ def test_pictures_that_are_gone_are_named(data: Path, tmp_path: Path, job: Job) 
     assert "Traceback" not in error
 
 
-def test_views_differ_by_seed_alone() -> None:
-    picture = decode(draw(2, 3)).picture
-    transform = augmenter(AugmentSettings(), 48)
-    torch.manual_seed(1)
-    state = torch.get_rng_state()
-    one, same, other = (augment(picture, transform, seed) for seed in (5, 5, 6))
-    assert torch.equal(torch.get_rng_state(), state)
-    assert one.shape == (48, 48, 3)
-    assert one.dtype == np.uint8
-    np.testing.assert_array_equal(one, same)
-    assert (one != other).any()
+def test_files_that_are_damaged_meanwhile_are_skipped_up_to_a_share(
+    data: Path, tmp_path: Path, job: Job
+) -> None:
+    images = shutil.copytree(data / "images", tmp_path / "images")
+    (images / "000003.jpg").write_bytes(b"no picture")
+    short = ["--epochs", 1, "--finetune.epochs", 1, "--finetune.images", images]
+    flags = train_flags(data, tmp_path / "model", *short)
+    code, _, error = job(train_devise.main, *flags)
+    assert code == 1
+    message = (
+        "000003.jpg: not an image; give a picture, such as a JPEG or PNG; 1 of the 27 pictures"
+    )
+    assert message in error
+    assert "--finetune.unreadable-share 0.01: put them back, or embed the images anew" in error
+    weights = []
+    for _ in range(2):
+        code, _, error = job(train_devise.main, *flags, "--finetune.unreadable-share", 0.1)
+        assert code == 0, error
+        assert error.count("000003.jpg: not an image") == 1
+        weights.append(load_file(tmp_path / "model" / "backbone.safetensors"))
+        flags.append("--restart")
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
