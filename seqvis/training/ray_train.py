@@ -29,6 +29,7 @@ from seqvis.process import keep_freed_memory
 from seqvis.ray_internals import node_is_drained, run_controller
 from seqvis.storage import Location
 from seqvis.training.events import EPOCH_EVENTS, EventQueue, Report, StopTraining
+from seqvis.training.stream import Stream
 from seqvis.training.workers import Resources, Workers, this_worker
 
 # Settings of libraries that are read when a process starts; docs/train/translators.md, "On a CPU".
@@ -150,7 +151,6 @@ def _enter_worker(config: dict[str, Any]) -> None:
     torch.set_num_threads(config["threads"])
     keep_freed_memory()
     events = config["events"]
-    workers = replace(this_worker(config["gpu"]), leaving=node_is_drained)
 
     def report(event: dict[str, Any]) -> None:
         if not (config["stoppable"] and event["event"] in EPOCH_EVENTS):
@@ -158,6 +158,9 @@ def _enter_worker(config: dict[str, Any]) -> None:
         elif not ray.get(events.put_and_wait.remote(event)):
             raise StopTraining
 
+    workers = this_worker(config["gpu"])
+    stream = Stream(workers.count * config["threads"], report)
+    workers = replace(workers, leaving=node_is_drained, ahead=stream)
     try:
         with suppress(StopTraining):
             config["function"](config["settings"], workers, report)

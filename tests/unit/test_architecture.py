@@ -38,13 +38,9 @@ SERVING = (
 """The floors inside `serve`, to which all of it but `serve.testing` belongs."""
 
 RAY = (
-    *(
-        "seqvis.cluster",
-        "seqvis.ray_internals",
-        "seqvis.corpus.blocks",
-        "seqvis.vision.embed",
-    ),
-    *("seqvis.training.ray_train", "serve", "tune.study", "jobs", "benchmarks"),
+    *("seqvis.cluster", "seqvis.ray_internals", "seqvis.corpus.blocks", "seqvis.vision.embed"),
+    *("seqvis.training.ray_train", "seqvis.training.stream"),
+    *("serve", "tune.study", "jobs", "benchmarks"),
 )
 """What may import Ray."""
 
