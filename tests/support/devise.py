@@ -1,4 +1,4 @@
-"""Small trainings of DeViSE's head for tests: pictures of 20 labels, and the job's flags."""
+"""Small trainings of DeViSE for tests: heads on features of 20 labels, pictures to fine-tune on."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ import numpy as np
 from seqvis.devise.settings import DeviseSettings
 from seqvis.vectors.build import build_store
 from seqvis.vectors.sources import open_source
+from seqvis.vision.backbones import Backbone
 from tests.support.pictures import (
     FEATURES,
     picture_features,
@@ -14,6 +15,7 @@ from tests.support.pictures import (
     write_features,
     write_vec_file,
 )
+from tests.support.searching import draw, embed_to, make_vectors
 
 # Nouns with one reading here: the first name of a synset each.
 NOUNS = {
@@ -26,6 +28,8 @@ NOUNS = {
 }  # fmt: skip
 UNSEEN = list(NOUNS)[3::5]
 EACH = 24
+DRAWN = ("n02084071", "n02121620", "n02858304")  # of the pictures to fine-tune on
+DRAWN_EACH = 10
 
 
 def make_data(folder: Path, each: int = EACH) -> Path:
@@ -57,3 +61,21 @@ def labelled(folder: Path, by_path: dict[str, str]) -> None:
     order = sorted(by_path)
     noise = np.random.default_rng(0).normal(size=(len(order), FEATURES)).astype("f4")
     write_features(folder / "features", [by_path[path] for path in order], noise, paths=order)
+
+
+def make_drawings(folder: Path, backbone: Backbone) -> Path:
+    """A flat folder of thirty pictures, their features, and word vectors."""
+    make_vectors(folder)
+    labels = [label for label in DRAWN for _ in range(DRAWN_EACH)]
+    contents = [draw(DRAWN.index(label), number) for number, label in enumerate(labels)]
+    (folder / "images").mkdir()
+    for number, content in enumerate(contents):
+        (folder / "images" / f"{number:06d}.jpg").write_bytes(content)
+    embed_to(folder / "features", backbone, labels, contents, str(folder / "images"))
+    return folder
+
+
+def tuning_flags(data: Path, out: Path, *more: object) -> list[object]:
+    given = ["--features", data / "features", "--vectors", data / "vectors", "--out", out]
+    sizes = ["--batch-size", 16, "--epochs", 2, "--head.hidden", 0]
+    return [*given, *sizes, "--finetune.epochs", 2, "--finetune.batch-size", 8, *more]

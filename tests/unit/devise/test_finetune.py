@@ -13,26 +13,15 @@ from safetensors.torch import load_file
 from jobs import evaluate_devise, train_devise
 from seqvis.devise.model import DeviseModel, same_backbone
 from seqvis.vision.backbones import load_backbone, load_recorded
-from tests.support.searching import draw, embed_to, make_vectors
+from tests.support.devise import make_drawings, tuning_flags
+from tests.support.searching import draw
 from tests.unit.conftest import Job
-
-LABELS = ["n02084071", "n02121620", "n02858304"]
-EACH = 10
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A flat folder of pictures, their features, and word vectors."""
-    folder = tmp_path_factory.mktemp("finetune")
-    make_vectors(folder)
-    (folder / "images").mkdir()
-    labels = [label for label in LABELS for _ in range(EACH)]
-    contents = [draw(LABELS.index(label), number) for number, label in enumerate(labels)]
-    for number, content in enumerate(contents):
-        (folder / "images" / f"{number:06d}.jpg").write_bytes(content)
     backbone = load_backbone("efficientnet_lite0", image_size=64)
-    embed_to(folder / "features", backbone, labels, contents, str(folder / "images"))
-    return folder
+    return make_drawings(tmp_path_factory.mktemp("finetune"), backbone)
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +32,7 @@ def tuned(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train_flags(data: Path, out: Path, *more: object) -> list[object]:
-    given = ["--features", data / "features", "--vectors", data / "vectors", "--out", out]
-    sizes = ["--batch-size", 16, "--epochs", 2, "--head.hidden", 0]
-    return [*given, *sizes, "--finetune.epochs", 2, "--finetune.batch-size", 8, *more]
+    return tuning_flags(data, out, "--num-workers", 0, *more)
 
 
 def test_the_early_half_moves_least_and_statistics_stay(tuned: Path) -> None:
