@@ -18,13 +18,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from seqvis.devise.data import TrainingData
 from seqvis.devise.head import Head
 from seqvis.devise.settings import DeviseSettings
-from seqvis.devise.task import SHOWN_HITS, Batch, HeadTask
-from seqvis.devise.views import MakeViews, Plan, Step, ViewReader, Views
+from seqvis.devise.task import Batch, HeadTask, Pictures
+from seqvis.devise.views import MakeViews, Plan, Step, ViewReader
 from seqvis.errors import DataError
 from seqvis.storage import locate
 from seqvis.training.checkpoints import CheckpointStore, check_identity
@@ -32,7 +31,6 @@ from seqvis.training.events import Report
 from seqvis.training.fit import FitResult, fit
 from seqvis.training.launch import run_directory
 from seqvis.training.progress import Names
-from seqvis.training.step import StepLoss
 from seqvis.training.workers import Workers
 from seqvis.vision.backbones import FeatureExtractor, load_recorded
 from seqvis.vision.feature_table import FeatureTable
@@ -184,41 +182,24 @@ class _FinetuneTask(HeadTask):
         self._reader.start(epoch, first)
         size = self.plan.batch_size
         for step in self.plan.training(epoch, first):
-            views = self._take(step)
             together = min(size, len(self.train) - step.number * size)
-            yield Batch(
-                _to_device(views.pictures, workers.device),
-                torch.from_numpy(self.train.labels[views.rows]).to(workers.device),
-                workers.count / together,
-            )
+            yield self._batch(step, self.train, workers, workers.count / together)
 
-    def loss(self, model: nn.Module, batch: Batch, epoch: float) -> StepLoss:
-        total = self._losses(model(batch.features), batch.labels).sum()
-        return StepLoss(total * batch.weight, total.detach(), len(batch.labels))
-
-    def evaluate(self, model: nn.Module, workers: Workers) -> dict[str, Any]:
-        """Measure loss and hit@k of the validation pictures; each worker takes a share of them."""
-        sums = np.zeros(2 + len(SHOWN_HITS))
+    def validation(self, workers: Workers) -> Iterator[Batch]:
         for step in self.plan.validation(self._epoch):
-            views = self._take(step)
-            labels = torch.from_numpy(self.valid.labels[views.rows]).to(workers.device)
-            projected = model(_to_device(views.pictures, workers.device)).float()
-            scores = F.normalize(projected) @ self._targets_on(projected.device).T
-            rank = (scores >= scores.gather(1, labels[:, None])).sum(1)
-            sums[0] += len(labels)
-            sums[1] += float(self._losses(projected, labels).sum())
-            sums[2:] += [float((rank <= k).sum()) for k in SHOWN_HITS]
-        total = np.sum(workers.gather(sums), axis=0)
-        hits = {f"hit@{k}": float(n / total[0]) for k, n in zip(SHOWN_HITS, total[2:], strict=True)}
-        return {"loss": float(total[1] / total[0]), **hits}
+            yield self._batch(step, self.valid, workers, 1.0)
+
+    def project(self, model: nn.Module, features: Tensor) -> Tensor:
+        projected: Tensor = model(features)  # in mixed precision
+        return projected
 
     def flops(self, model: nn.Module, batch: Batch) -> float:
         weights = sum(parameter.numel() for parameter in model.parameters())
         # A convolution's weight is used at every position: this counts what is certain, once.
         return 6.0 * weights * len(batch.labels)
 
-    def _take(self, step: Step) -> Views:
-        """Return the views of the next step. Raises DataError if too many could not be read."""
+    def _batch(self, step: Step, pictures: Pictures, workers: Workers, weight: float) -> Batch:
+        """Return the next step's batch. Raises DataError if too many pictures cannot be read."""
         views, share = self._reader.take(step), self.settings.finetune.unreadable_share
         self._unreadable += len(views.failures)
         for path, reason in views.failures.items():
@@ -232,7 +213,12 @@ class _FinetuneTask(HeadTask):
             if path not in self._told:
                 self._told.add(path)
                 self.report({"event": "note", "text": f"{path}: {reason}; it is skipped"})
-        return views
+        features = torch.from_numpy(views.pictures)
+        if workers.device.type == "cuda":
+            features = features.pin_memory()  # copied while this process goes on
+        features = features.to(workers.device, non_blocking=True).permute(0, 3, 1, 2)
+        labels = torch.from_numpy(pictures.labels[views.rows]).to(workers.device)
+        return Batch(features, labels, weight)
 
 
 def _listed(settings: DeviseSettings, table: FeatureTable, rows: np.ndarray) -> Listing:
@@ -241,7 +227,7 @@ def _listed(settings: DeviseSettings, table: FeatureTable, rows: np.ndarray) -> 
     images = locate(settings.finetune.images or str(config["images"]))
     listing = list_images(images, config["label_from"])
     there = listing.table.filter(pc.greater_equal(listing.table["size"], 0))
-    wanted = pa.array([table.paths[row] for row in rows], pa.string())
+    wanted = table.columns(["path"])["path"].combine_chunks().take(pa.array(rows))
     found = pc.index_in(wanted, there["path"].combine_chunks())
     if found.null_count:
         missing = wanted.filter(found.is_null())
@@ -250,14 +236,3 @@ def _listed(settings: DeviseSettings, table: FeatureTable, rows: np.ndarray) -> 
             f"{table.artifact.location.uri} was made from; give --finetune.images"
         )
     return replace(listing, table=there.take(found).combine_chunks())
-
-
-def _to_device(pictures: np.ndarray, device: torch.device) -> Tensor:
-    """Return uint8 [n, 3, size, size] over channels-last memory.
-
-    A GPU copies from pinned memory while this process prepares the next batch.
-    """
-    tensor = torch.from_numpy(pictures)
-    if device.type == "cuda":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True).permute(0, 3, 1, 2)
