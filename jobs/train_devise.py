@@ -18,14 +18,17 @@ class TrainDevise(RayJobSettings, DeviseSettings):  # type: ignore[misc]
     Interrupted, the same command goes on where it was; finished, one with more epochs does.
     """
 
-    num_workers: int = Field(0, ge=0)
-    """Ray Train workers; 0 trains in this process, without Ray."""
+    num_workers: int | None = Field(None, ge=0)
+    """Ray Train workers; 0 trains in this process, without Ray. Default: 0 for a head alone, which
+    takes seconds; for fine-tuning one for each GPU with --use-gpu, else for each processor, up to
+    four."""
     min_workers: int = Field(0, ge=0)
     """Fewest workers to go on with when nodes are lost; 0: wait for room for all."""
     use_gpu: bool = False
     """One GPU for each worker."""
     cpus_per_worker: int = Field(0, ge=0)
-    """Processors of each worker; 0: an equal share of all."""
+    """Processors of each worker; 0: an equal share of all, for fine-tuning on GPUs one. Those that
+    are left read the pictures of fine-tuning."""
     restart: bool = False
     """Begin anew, deleting the checkpoints in OUT.run."""
     find_lr: bool = False
@@ -38,8 +41,11 @@ def run(settings: TrainDevise) -> dict[str, Any]:
     with training_console() as report:
         if settings.find_lr:
             return find_rate(choices, settings.use_gpu, report)
+        workers = settings.num_workers
+        if workers is None and not choices.finetune.epochs:
+            workers = 0
         resources = Resources(
-            settings.num_workers, settings.min_workers, settings.use_gpu, settings.cpus_per_worker
+            workers, settings.min_workers, settings.use_gpu, settings.cpus_per_worker
         )
         metrics = train(choices, report, resources, settings.restart, session=settings.ray_session)
     return {**metrics, "out": settings.out}

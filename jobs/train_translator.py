@@ -18,8 +18,9 @@ class TrainTranslator(RayJobSettings, TrainSettings):  # type: ignore[misc]
     Interrupted, the same command goes on where it was; finished, one with more epochs does.
     """
 
-    num_workers: int = Field(1, ge=0)
-    """Worker processes; 0 trains in this process, without Ray."""
+    num_workers: int | None = Field(None, ge=0)
+    """Ray Train workers; 0 trains in this process, without Ray. Default: one for each GPU with
+    --use-gpu, else for each processor, up to four."""
     min_workers: int = Field(0, ge=0)
     """Fewest workers to go on with when nodes are lost; 0: wait for room for all."""
     use_gpu: bool = False

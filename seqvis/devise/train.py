@@ -9,7 +9,7 @@ stopped.
 import hashlib
 import json
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -74,6 +74,8 @@ def train(
             "--unseen: the bonus of unseen labels is measured for a head alone; take --method "
             "devise, or conse, which has none"
         )
+    if settings.finetune.epochs and resources.gpu and not resources.cpus_per_worker:
+        resources = replace(resources, cpus_per_worker=1)  # the other processors read pictures
     settings = _with_absolute_paths(settings)
     return launch(train_worker, settings, out, report, resources, restart, stoppable, session)
 

@@ -25,7 +25,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from seqvis.cluster import amount, can_grow
 from seqvis.errors import ConfigError, SeqvisError, TrainingError
-from seqvis.process import keep_freed_memory
+from seqvis.process import keep_freed_memory, usable_processors
 from seqvis.ray_internals import node_is_drained, run_controller
 from seqvis.storage import Location
 from seqvis.training.events import EPOCH_EVENTS, EventQueue, Report, StopTraining
@@ -38,6 +38,7 @@ WORKER_ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "1",  # Ray's training thread would get a second, slower arena of glibc's
 }
 _STOP_SECONDS = 10  # that the workers of a run that failed have to end
+MOST_UNASKED = 4  # workers on processors where none are asked for; each needs a gigabyte
 MAX_FAILURES = 3  # after which dead workers are not replaced; those of drained nodes do not count
 # Seconds that an elastic group waits for its processors. For some seconds Ray counts those of a
 # lost node, and waits for them a minute before it counts again.
@@ -70,6 +71,8 @@ def run_workers(
         SeqvisError: what a worker raised; TrainingError if workers died too often.
     """
     workers, least = resources.workers, resources.min_workers
+    if workers is None:
+        workers = workers_that_fit(resources)
     threads = resources.cpus_per_worker or max(1, amount("CPU") // workers)
     gpus = resources.gpus_per_worker if resources.gpu else 0
     if least > workers:
@@ -123,6 +126,18 @@ def run_workers(
             f"the workers died {MAX_FAILURES + 1} times and were not started again; the last "
             f"error: {outcome[0]}"
         ) from outcome[0]
+
+
+def workers_that_fit(resources: Resources) -> int:
+    """Return one worker for each GPU that the cluster has or, without, for each processor.
+
+    On processors no more than `MOST_UNASKED`, and on one machine no more than it has for itself,
+    whatever its Ray was told. At least one, for which an empty cluster grows.
+    """
+    if resources.gpu:
+        return max(1, int(amount("GPU") / resources.gpus_per_worker))
+    cpus = amount("CPU") if can_grow() else min(amount("CPU"), usable_processors())
+    return max(1, min(cpus // max(1, resources.cpus_per_worker), MOST_UNASKED))
 
 
 class _Trainer(TorchTrainer):

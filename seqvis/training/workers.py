@@ -113,7 +113,7 @@ BUCKET_MB = 4
 class Resources:
     """How many processes train together, and what each of them gets of the machine."""
 
-    workers: int = 0  # processes that Ray Train starts; 0: this process trains, without Ray
+    workers: int | None = 0  # processes of Ray Train; 0: this process, without Ray; None: as fits
     min_workers: int = 0  # fewest to go on with when nodes are lost; 0: wait for room for all
     gpu: bool = False  # one GPU, or a share of one, for each worker
     cpus_per_worker: int = 0  # 0: an equal share of the processors that the cluster has now

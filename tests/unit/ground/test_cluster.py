@@ -7,7 +7,9 @@ import ray
 
 from seqvis import cluster
 from seqvis.errors import ConfigError
+from seqvis.training import ray_train
 from seqvis.training.ray_train import _check_resources
+from seqvis.training.workers import Resources
 from seqvis.vision.embed import EmbedSettings, _check_gpus
 
 
@@ -42,6 +44,22 @@ def test_a_trainer_waits_for_nodes_that_may_come_and_says_so(nodes: Any) -> None
     nodes(1, CPU=8.0)
     with pytest.raises(ConfigError, match="needs 4 GPUs, this Ray has 0"):
         _check_resources(4, 2, True, said.append)
+
+
+def test_where_no_number_is_asked_for_there_are_as_many_workers_as_fit(
+    nodes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_train, "usable_processors", lambda: 3)
+    nodes(1, CPU=64.0, GPU=8.0)
+    assert ray_train.workers_that_fit(Resources(None, gpu=True)) == 8
+    assert ray_train.workers_that_fit(Resources(None, gpu=True, gpus_per_worker=0.5)) == 16
+    assert ray_train.workers_that_fit(Resources(None)) == 3  # of this machine's own
+    nodes(2, CPU=64.0)
+    assert ray_train.workers_that_fit(Resources(None)) == 4
+    assert ray_train.workers_that_fit(Resources(None, cpus_per_worker=32)) == 2
+    nodes(1, memory=1.0)
+    assert ray_train.workers_that_fit(Resources(None, gpu=True)) == 1
+    assert ray_train.workers_that_fit(Resources(None)) == 1
 
 
 def test_embedding_needs_a_number_where_there_is_no_gpu_to_count(nodes: Any) -> None:
