@@ -48,7 +48,7 @@ class Machines:
     hop_far: float = 25e-6
     cores: int = 24  # for each GPU: 192 in a node, as the large clouds have
     decoding: float = 82.0  # photographs a second of a core: measured on a busy two-core EPYC
-    views: float = 214.0  # augmented views a second of a worker, one by one: the same
+    views: float = 214.0  # augmented views a second of a core: the same
     storage: float = 5e9  # assumed: what a node reads from an object store
 
 
@@ -146,8 +146,8 @@ def predict(
     nodes = -(-gpus // machines.gpus)
     reading = units * gpus * job.read_bytes / (nodes * machines.storage)
     decoding = units / (machines.cores * machines.decoding) if job.decoded else 0.0
-    drawing = units / machines.views if job.drawn else 0.0
-    seconds = max(computing + waited, reading, decoding, drawing)
+    drawing = units / (machines.cores * machines.views) if job.drawn else 0.0
+    seconds = max(computing + waited, reading, decoding + drawing)
     parts = {
         "arithmetic": arithmetic,
         "starting operations": starts,

@@ -59,6 +59,8 @@ def test_pictures_wait_for_decoding_or_for_storage() -> None:
     pictures = replace(JOB, dense_bytes=0.0, decoded=True)
     assert predict(pictures, 8, MACHINES).seconds == pytest.approx(1000 / 400)
     assert predict(pictures, 8, MACHINES).bottleneck == "decoding JPEGs"
+    drawn = predict(replace(pictures, drawn=True), 8, replace(MACHINES, views=50.0))
+    assert drawn.seconds == pytest.approx(1000 / 400 + 1000 / 200)  # by the same processors
     read = replace(pictures, read_bytes=10_000.0)
     # Two GPUs share a node's megabyte a second.
     assert predict(read, 8, MACHINES).seconds == pytest.approx(2 * 1000 * 10_000 / 1e6)
