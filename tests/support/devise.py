@@ -1,13 +1,17 @@
 """Small trainings of DeViSE for tests: heads on features of 20 labels, pictures to fine-tune on."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import nn
+from torchvision.models import shufflenet_v2_x0_5
 
 from seqvis.devise.settings import DeviseSettings
 from seqvis.vectors.build import build_store
 from seqvis.vectors.sources import open_source
-from seqvis.vision.backbones import Backbone
+from seqvis.vision.backbones import Backbone, load_backbone
 from tests.support.pictures import (
     FEATURES,
     picture_features,
@@ -79,3 +83,35 @@ def tuning_flags(data: Path, out: Path, *more: object) -> list[object]:
     given = ["--features", data / "features", "--vectors", data / "vectors", "--out", out]
     sizes = ["--batch-size", 16, "--epochs", 2, "--head.hidden", 0]
     return [*given, *sizes, "--finetune.epochs", 2, "--finetune.batch-size", 8, *more]
+
+
+def backbone_without_dropout(folder: Path) -> Backbone:
+    """A small network that knows nothing; any number of workers fine-tune it alike."""
+    torch.manual_seed(0)
+    network = shufflenet_v2_x0_5()
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out")
+    torch.save(network.state_dict(), folder / "weights.pth")
+    return load_backbone("shufflenet_v2_x0_5", str(folder / "weights.pth"), image_size=48)
+
+
+def tuning_settings(data: Path, out: str, epochs: int) -> DeviseSettings:
+    """Settings of three steps an epoch, with a checkpoint after each."""
+    return DeviseSettings.model_validate(
+        {
+            **{name: str(data / name) for name in ("features", "vectors")},
+            "out": str(data / out),
+            "epochs": 1,
+            "batch_size": 16,
+            "head": {"hidden": 0, "dropout": 0.0},
+            "fit": {"precision": "float32", "checkpoint_minutes": 1e-9, "monitor": "loss"},
+            "finetune": {"epochs": epochs, "batch_size": 9},
+        }
+    )
+
+
+def same_head(data: Path, out: str, other: str) -> None:
+    """Let the run of `out` begin with the trained head of another: a head's batch norm differs."""
+    head = Path("checkpoints") / "head"
+    shutil.copytree(data / f"{other}.run" / head, data / f"{out}.run" / head)
