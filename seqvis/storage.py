@@ -19,6 +19,7 @@ from pyarrow import fs
 
 from seqvis.errors import DataError, StorageError
 
+HUGGING_FACE = "hf://"  # before a dataset's name, and a colon and its configuration after it
 _COPY_BYTES = 4 << 20
 _DENIED = ("ACCESS_DENIED", "InvalidAccessKeyId", "SignatureDoesNotMatch", "PERMISSION_DENIED")
 

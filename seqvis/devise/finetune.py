@@ -224,7 +224,7 @@ class _FinetuneTask(HeadTask):
 def _listed(settings: DeviseSettings, table: FeatureTable, rows: np.ndarray) -> Listing:
     """Return where the pictures of these rows lie. Raises DataError if one is not there."""
     config = table.artifact.config
-    images = locate(settings.finetune.images or str(config["images"]))
+    images = settings.finetune.images or str(config["images"])
     listing = list_images(images, config["label_from"])
     there = listing.table.filter(pc.greater_equal(listing.table["size"], 0))
     wanted = table.columns(["path"])["path"].combine_chunks().take(pa.array(rows))
@@ -232,7 +232,7 @@ def _listed(settings: DeviseSettings, table: FeatureTable, rows: np.ndarray) -> 
     if found.null_count:
         missing = wanted.filter(found.is_null())
         raise DataError(
-            f"{images.uri}: does not hold {missing[0]} ({len(missing)} such pictures), which "
+            f"{images}: does not hold {missing[0]} ({len(missing)} such pictures), which "
             f"{table.artifact.location.uri} was made from; give --finetune.images"
         )
     return replace(listing, table=there.take(found).combine_chunks())

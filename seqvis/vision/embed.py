@@ -30,7 +30,7 @@ from seqvis.config import Settings
 from seqvis.errors import ArtifactError, ConfigError
 from seqvis.process import keep_freed_memory
 from seqvis.ray_internals import actors_by_value
-from seqvis.storage import Location, absolute, locate
+from seqvis.storage import HUGGING_FACE, Location, absolute, locate
 from seqvis.vision.backbones import Backbone, load_backbone
 from seqvis.vision.feature_table import KIND, FeatureTable, Pieces
 from seqvis.vision.feature_writer import (
@@ -42,7 +42,6 @@ from seqvis.vision.feature_writer import (
     result_schema,
     write_features,
 )
-from seqvis.vision.huggingface import BY_NAME
 from seqvis.vision.images import MAX_PIXELS, Fit
 from seqvis.vision.listing import WHERE, LabelFrom, Listing, list_images, list_table
 
@@ -60,7 +59,7 @@ class EmbedSettings(Settings):
 
     images: str
     """Folder of images (DIR/<label>/file, DIR/train/<label>/..., or flat), of webdataset tars, a
-    tar, a Hugging Face dataset (a folder of save_to_disk, or hf:NAME), or a CSV or Parquet table
+    tar, a Hugging Face dataset (a folder of save_to_disk, or hf://NAME), or a CSV or Parquet table
     with a column uri and perhaps label and others."""
     out: str
     """Directory or URI for the features; what is unchanged since the last run is kept."""
@@ -136,8 +135,8 @@ def embed_images(
     that cannot be used, ConfigError for a backbone or size that does not exist, StorageError if
     `out` cannot be written; then what stood at `out` before is still there.
     """
-    out, by_name = locate(settings.out), settings.images.startswith(BY_NAME)
-    if not by_name:
+    out = locate(settings.out)
+    if not settings.images.startswith(HUGGING_FACE):
         _check_places(locate(settings.images), out)
     artifacts.check_destination(out, KIND)
     backbone = load_backbone(settings.backbone, settings.weights, settings.image_size, settings.fit)
@@ -148,7 +147,7 @@ def embed_images(
         listing = list_table(table, locate(settings.images), "the table of images")
     progress("listing files", 1, 1)
     config = {
-        "images": settings.images if by_name else absolute(settings.images),
+        "images": absolute(settings.images),
         "label_from": settings.label_from,
         "backbone": backbone.recorded,
         "dimension": backbone.dimension,

@@ -1,6 +1,6 @@
 """List the pictures in Hugging Face datasets: the rows of uncompressed Arrow files.
 
-A dataset is a folder that `save_to_disk` wrote, or `hf:NAME`, which `datasets.load_dataset`
+A dataset is a folder that `save_to_disk` wrote, or `hf://NAME`, which `datasets.load_dataset`
 finds or downloads. Row 12 of the split `train` has the path `train/00000012`. A picture's bytes lie
 in the Arrow file as they are, so a row is listed by where they begin; rows without bytes name a
 file.
@@ -18,11 +18,10 @@ from pyarrow import fs
 
 from seqvis.checks import require_extra
 from seqvis.errors import DataError
-from seqvis.storage import Location, storage_errors
+from seqvis.storage import HUGGING_FACE, Location, storage_errors
 from seqvis.vision.foldertree import FoundFile, size_and_time
 from seqvis.vision.layouts import is_label_column, wnid_at_start
 
-BY_NAME = "hf:"  # before a name; a colon and the name of a configuration may follow it
 _SEVERAL, _ONE, _INFO = "dataset_dict.json", "state.json", "dataset_info.json"  # of save_to_disk
 
 
@@ -59,21 +58,21 @@ def saved_splits(folder: Location) -> list[Split]:
 
 
 def named_splits(uri: str) -> list[Split]:
-    """Load the dataset `hf:NAME` or `hf:NAME:CONFIGURATION`, named as for `datasets.load_dataset`.
+    """Load `hf://NAME` or `hf://NAME:CONFIGURATION`, named as for `datasets.load_dataset`.
 
     Raises ConfigError without the extra `hf`, DataError if the dataset cannot be loaded.
     """
     require_extra("hf", "datasets")
     from datasets import load_dataset
 
-    name, _, configuration = uri.removeprefix(BY_NAME).partition(":")
+    name, _, configuration = uri.removeprefix(HUGGING_FACE).partition(":")
     try:
         splits = load_dataset(name, configuration or None)
     except Exception as error:  # of many kinds: no network, no such name, several configurations
         raise DataError(
             f"{uri}: datasets.load_dataset cannot load it ({str(error).strip()}); check the "
-            f"name, its configuration ({BY_NAME}NAME:CONFIGURATION) and the network, or give a "
-            f"folder that save_to_disk wrote"
+            f"name, its configuration ({HUGGING_FACE}NAME:CONFIGURATION) and the network, or give "
+            f"a folder that save_to_disk wrote"
         ) from error
     local = fs.LocalFileSystem()
     found = []

@@ -26,7 +26,7 @@ from pyarrow import fs
 
 from seqvis.checks import has_control_characters
 from seqvis.errors import ConfigError, DataError
-from seqvis.storage import Location, locate
+from seqvis.storage import HUGGING_FACE, Location, locate
 from seqvis.text.lines import read_text
 from seqvis.vision.foldertree import (
     COMPRESSED,
@@ -37,7 +37,7 @@ from seqvis.vision.foldertree import (
     read_tree,
     size_and_time,
 )
-from seqvis.vision.huggingface import BY_NAME, Split, dataset_pictures, named_splits, saved_splits
+from seqvis.vision.huggingface import Split, dataset_pictures, named_splits, saved_splits
 from seqvis.vision.layouts import labels_of, wnid_at_start
 from seqvis.vision.tars import is_packed_tar, is_tar, open_tars
 
@@ -78,18 +78,18 @@ def list_images(
 ) -> Listing:
     """List the pictures of a folder and the tars in it, of a tar, a dataset, or a table's file.
 
-    A Hugging Face dataset is a folder, or `hf:` and a name; of one with several splits `split`
+    A Hugging Face dataset is a folder, or `hf://` and a name; of one with several splits `split`
     chooses one. Raises DataError for a place without pictures, for labels that cannot be had, for a
     damaged tar or dataset, and for what `list_table` refuses.
     """
     if isinstance(images, str):
-        if images.startswith(BY_NAME):
+        if images.startswith(HUGGING_FACE):
             return _list_dataset(images, named_splits(images), label_from, split)
         images = locate(images)
     if not images.exists():
         raise DataError(
             f"{images.uri}: no such folder, tar or table of images (a Hugging Face dataset that is "
-            f"not on disk is {BY_NAME}NAME)"
+            f"not on disk is {HUGGING_FACE}NAME)"
         )
     if images.is_directory() and (splits := saved_splits(images)):
         return _list_dataset(images.uri, splits, label_from, split)

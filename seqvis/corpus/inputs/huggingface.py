@@ -12,9 +12,8 @@ from seqvis.config import suggestion
 from seqvis.corpus.inputs.parquet import ParquetPairs, check_schema, open_parquet, write_pairs
 from seqvis.corpus.inputs.source import Columns, Index
 from seqvis.errors import DataError
-from seqvis.storage import Location, local_path
+from seqvis.storage import HUGGING_FACE, Location, local_path
 
-BY_NAME = "hf://"  # before a name, after which a colon and a configuration may follow
 COPIED_ROWS = 50_000  # at a time
 
 
@@ -24,7 +23,7 @@ def open_dataset(name: str, columns: Columns | None, split: str | None, usual_sp
     Raises DataError if it cannot be loaded, lacks the split, or as `check_schema` does.
     """
     require_extra("hf", "datasets")
-    load = _load_by_name if name.startswith(BY_NAME) else _load_folder
+    load = _load_by_name if name.startswith(HUGGING_FACE) else _load_folder
     dataset = load(name, split, usual_split)
     columns = check_schema(name, dataset.features.arrow_schema, columns)
     if not len(dataset):
@@ -35,13 +34,13 @@ def open_dataset(name: str, columns: Columns | None, split: str | None, usual_sp
 def _load_by_name(name: str, split: str | None, usual_split: str) -> Any:
     import datasets
 
-    path, _, configuration = name.removeprefix(BY_NAME).partition(":")
+    path, _, configuration = name.removeprefix(HUGGING_FACE).partition(":")
     try:
         return datasets.load_dataset(path, configuration or None, split=split or usual_split)
     except Exception as error:  # of many kinds, of several packages
         raise DataError(
             f"{name}: cannot be loaded with the split {split or usual_split} ({error}); check the "
-            f"name, its configuration ({BY_NAME}NAME:CONFIGURATION), the split and the network"
+            f"name, its configuration ({HUGGING_FACE}NAME:CONFIGURATION), the split and the network"
         ) from error
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from seqvis.corpus.inputs.aligned import index_files
 from seqvis.corpus.inputs.frames import open_frame
-from seqvis.corpus.inputs.huggingface import BY_NAME, open_dataset
+from seqvis.corpus.inputs.huggingface import open_dataset
 from seqvis.corpus.inputs.parquet import open_parquet
 from seqvis.corpus.inputs.source import Columns, Index
 from seqvis.corpus.inputs.tables import (
@@ -21,7 +21,7 @@ from seqvis.corpus.inputs.tmx import index_memory
 from seqvis.corpus.settings import PrepareSettings
 from seqvis.encodings import HEAD_BYTES
 from seqvis.errors import ConfigError, DataError
-from seqvis.storage import locate
+from seqvis.storage import HUGGING_FACE, locate
 from seqvis.text.lines import check_text_file, is_packed, open_text, open_unpacked
 
 
@@ -56,7 +56,7 @@ def open_input(
     columns = (first, second) if comma else None
     if frame is not None:
         return open_frame(frame, columns)
-    if pairs.startswith(BY_NAME) or locate(pairs).is_directory():
+    if pairs.startswith(HUGGING_FACE) or locate(pairs).is_directory():
         return open_dataset(pairs, columns, split, usual_split)
     if split is not None:
         raise ConfigError(f"{pairs}: is one file, of which there are no splits; leave them out")

@@ -14,7 +14,7 @@ from seqvis.training.ahead import in_threads
 from seqvis.vision.augment import AugmentSettings, view
 from seqvis.vision.images import decode, enough, square
 from seqvis.vision.listing import list_images
-from tests.support.pictures import encoded
+from tests.support.pictures import encoded, tar_of
 
 SIZE = 24
 HERE = fs.LocalFileSystem()
@@ -82,6 +82,18 @@ def check(plan: Plan, step: Step, views: Views) -> None:
         if step.seeds is not None:
             expected = view(shown, AugmentSettings(), SIZE, int(step.seeds[number]))
         np.testing.assert_array_equal(picture, expected)
+
+
+def test_views_of_pictures_in_a_tar_are_those_of_the_files(plan: Plan, tmp_path: Path) -> None:
+    members = {
+        Path(place).name: Path(place).read_bytes() for place in plan.train["place"].to_pylist()
+    }
+    (tmp_path / "pictures.tar").write_bytes(tar_of(members))
+    in_tar = list_images(str(tmp_path / "pictures.tar"), "none").table
+    (step,) = plan.training(0, first=2)
+    (part,), (same,) = step.parts(plan.train), step.parts(in_tar)
+    assert part["place"] != same["place"]
+    assert MAKE(part)["view"] == MAKE(same)["view"]
 
 
 def test_views_of_another_step_are_refused(plan: Plan) -> None:

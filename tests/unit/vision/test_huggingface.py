@@ -74,14 +74,14 @@ def test_a_dataset_by_name_may_keep_its_pictures_in_files(
     for name in ("train/cat/1.png", "train/dog/2.png"):
         (tmp_path / "set" / name).parent.mkdir(parents=True)
         (tmp_path / "set" / name).write_bytes(name.encode())
-    found = list_images(f"hf:{tmp_path}/set", split="train")
+    found = list_images(f"hf://{tmp_path}/set", split="train")
     assert contents(found) == {
         "train/00000000": b"train/cat/1.png",
         "train/00000001": b"train/dog/2.png",
     }
     assert list(labels(found).values()) == ["cat", "dog"]
-    with pytest.raises(DataError, match=r"hf:no/such/set: .*cannot load it .*save_to_disk"):
-        list_images("hf:no/such/set")
+    with pytest.raises(DataError, match=r"hf://no/such/set: .*cannot load it .*save_to_disk"):
+        list_images("hf://no/such/set")
 
 
 def test_rows_without_a_picture_or_a_label_stay_in_their_places(tmp_path: Path) -> None:
