@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from seqvis.artifacts import load
 from seqvis.samples.questions import generate_pairs
@@ -37,6 +38,17 @@ def head(bucket: Any) -> Iterator[Head]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def corpus(head: Head) -> str:
+    """The questions as a corpus in the bucket, made by a job."""
+    texts = "--source s3://cluster/my.fr --target s3://cluster/my.en"
+    flags = f"{texts} --source-lang fr --target-lang en --out s3://cluster/corpus"
+    prepared = submit(head, f"prepare_corpus {flags}", "prepare")
+    assert prepared.returncode == 0, prepared.stdout + prepared.stderr
+    assert result_of(head, "prepare")["train_pairs"] > 500
+    return "s3://cluster/corpus"
+
+
 def submit(head: Head, job: str, name: str, *flags: str) -> subprocess.CompletedProcess[str]:
     """`make submit`, in the environment that these tests run in."""
     venv = BIN.parent
@@ -51,10 +63,17 @@ def run(command: list[str], environment: Mapping[str, str]) -> subprocess.Comple
     )
 
 
-def ray_job(head: Head, *words: str) -> str:
-    done = run([str(BIN / "ray"), "job", *words], head.environment)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+def stop(head: Head, name: str) -> None:
+    """What `ray job stop` asks for; it takes seconds to start, and the job would have ended."""
+    token = Path(head.environment["HOME"], ".ray", "auth_token").read_text().strip()
+    jobs, who = f"{head.address}/api/jobs/{name}", {"Authorization": f"Bearer {token}"}
+    assert requests.post(f"{jobs}/stop", headers=who, timeout=60).json() == {"stopped": True}
+
+    def ended() -> bool:
+        status = requests.get(jobs, headers=who, timeout=60).json()["status"]
+        return status not in ("PENDING", "RUNNING")
+
+    wait_until(ended, "it goes on")
 
 
 def result_of(head: Head, name: str) -> dict[str, Any]:
@@ -85,15 +104,9 @@ def test_without_the_token_nothing_is_told_and_nothing_runs(head: Head) -> None:
 
 
 def test_preparation_training_and_evaluation_run_on_the_cluster(
-    head: Head, bucket: Any, monkeypatch: pytest.MonkeyPatch
+    head: Head, bucket: Any, corpus: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    corpus, out = "s3://cluster/corpus", "s3://cluster/translator"
-    texts = "--source s3://cluster/my.fr --target s3://cluster/my.en"
-    flags = f"{texts} --source-lang fr --target-lang en --out {corpus}"
-    prepared = submit(head, f"prepare_corpus {flags}", "prepare")
-    assert prepared.returncode == 0, prepared.stdout + prepared.stderr
-    assert result_of(head, "prepare")["train_pairs"] > 500
-
+    out = "s3://cluster/translator"
     training = (
         f"train_translator --corpus {corpus} --out {out} --epochs 4 --batches.size 16 {SMALL}"
     )
@@ -101,7 +114,7 @@ def test_preparation_training_and_evaluation_run_on_the_cluster(
     assert submit(head, training, "first", "--no-wait").returncode == 0
     row = re.compile(r"^ +1 ", re.MULTILINE)  # of the table of epochs
     wait_until(lambda: bool(row.search(log_files(head).get("first", ""))), "no epoch ends")
-    ray_job(head, "stop", "first")
+    stop(head, "first")
     assert "error: stopped; earlier results are intact" in log_files(head)["first"]
     assert "Traceback" not in log_files(head)["first"]
     wait_until(lambda: not head.processes_named("RayTrainWorker"), "a worker goes on", 30)
@@ -116,6 +129,19 @@ def test_preparation_training_and_evaluation_run_on_the_cluster(
     evaluation = submit(head, f"evaluate_translator --model {out} --corpus {corpus}", "evaluate")
     assert evaluation.returncode == 0
     assert 0 <= result_of(head, "evaluate")["bleu"] <= 100
+
+
+def test_a_search_runs_on_the_cluster_and_ends_with_its_report(
+    head: Head, bucket: Any, corpus: str
+) -> None:
+    search = f"tune.translator --corpus {corpus} --space tune/spaces/multi30k.yaml {SMALL}"
+    search += " --out s3://cluster/search --algorithm tpe --trials 2 --epochs 1 --num-workers 0"
+    done = submit(head, search, "search")
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = result_of(head, "search")
+    assert (result["finished"], result["failed"]) == (2, 0)
+    assert result["report"] == "s3://cluster/search/report.html"
+    assert b"<html" in bucket.get("search/report.html")
 
 
 def test_a_job_that_fails_says_so_to_who_submitted_it(head: Head) -> None:
