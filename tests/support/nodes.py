@@ -22,12 +22,19 @@ from ray.cluster_utils import Cluster
 from seqvis.artifacts import load
 from seqvis.corpus.prepare import prepare
 from seqvis.corpus.settings import PrepareSettings
+from seqvis.devise.train import train as train_devise
 from seqvis.samples.questions import generate_pairs
 from seqvis.training.workers import Resources
 from seqvis.translation.task import TrainSettings
 from seqvis.translation.train import train
 from seqvis.vision.embed import EmbedSettings, embed_images
 from tests.support.corpora import write_corpus
+from tests.support.devise import (
+    backbone_without_dropout,
+    make_drawings,
+    same_head,
+    tuning_settings,
+)
 from tests.support.pictures import encoded
 
 DRAIN_SECONDS = 4
@@ -164,7 +171,37 @@ def data(folder: Path) -> dict[str, Any]:
             )
             embed_images(pictures, progress_of("embedding images" if lost else None))
             found[f"features-{name}"] = _hashes(folder / f"features-{name}", "features")
+        nodes.replace()
+        found["tuning"] = _tuning(folder / "tuning", nodes)
     return found
+
+
+def _tuning(folder: Path, nodes: Nodes) -> dict[str, Any]:
+    """Fine-tuning in this process; then three workers, of which one is lost."""
+    folder.mkdir()
+    make_drawings(folder, backbone_without_dropout(folder))
+    histories: dict[str, Any] = {}
+    notes: list[str] = []
+
+    def report_of(name: str, losing: bool) -> Any:
+        due = [nodes.lose] if losing else []
+
+        def report(event: dict[str, Any]) -> None:
+            if event["event"] == "epoch":
+                histories[name] = event["history"]
+            if event["event"] == "note":
+                notes.append(event["text"])
+            second = event["event"] == "progress" and event["epoch"] == 2
+            if second and event["epochs"] == EPOCHS and due:
+                due.pop()()
+
+        return report
+
+    train_devise(tuning_settings(folder, "one", EPOCHS), report_of("one", False))
+    same_head(folder, "three", "one")
+    resources = Resources(3, min_workers=1, cpus_per_worker=1)
+    train_devise(tuning_settings(folder, "three", EPOCHS), report_of("three", True), resources)
+    return {"histories": histories, "notes": notes}
 
 
 def _hashes(place: Path, kind: str) -> dict[str, str]:
