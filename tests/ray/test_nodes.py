@@ -29,7 +29,11 @@ ROUNDING = 1e-5
 def run(scenario: str, folder: Path) -> dict[str, Any]:
     """What the scenario prints. Its Ray's sockets need a short path."""
     rays = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
-    changes = {"RAY_TMPDIR": rays, "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.5"}
+    changes = {
+        "RAY_TMPDIR": rays,
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "1",  # off in this process, once it has a local Ray
+        "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.5",
+    }
     kept = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     command = [sys.executable, "-m", "tests.support.nodes", scenario, str(folder)]
     pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
