@@ -24,6 +24,7 @@ from tests.support.devise import (
     same_head,
     tuning_settings,
 )
+from tests.support.waiting import checkpoints, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -77,7 +78,14 @@ def test_one_worker_ends_with_the_weights_of_this_process(data: Path, alone: Run
 def test_three_workers_have_the_losses_of_one_also_after_one_was_killed(
     data: Path, alone: Run
 ) -> None:
-    run = Run(lambda: os.kill(_processes()[-1], signal.SIGKILL))
+    def in_mid_epoch() -> bool:
+        return int(checkpoints(data / "three.run")[-1].removeprefix("step-")) % STEPS != 0
+
+    def kill_a_worker() -> None:
+        wait_until(in_mid_epoch, "no step is saved")
+        os.kill(_processes()[-1], signal.SIGKILL)
+
+    run = Run(kill_a_worker)
     same_head(data, "three", "alone")
     train(tuning_settings(data, "three", EPOCHS), run, Resources(3, cpus_per_worker=1))
     (resumed,) = (note for note in run.notes if "finetune" in note and "going on from" in note)

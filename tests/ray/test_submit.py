@@ -1,20 +1,19 @@
 """Jobs sent to a cluster as the documents say: `make submit`, a token, files in a bucket."""
 
 import json
-import re
 import subprocess
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 
-from seqvis.artifacts import load
+from seqvis.artifacts import MANIFEST, load
 from seqvis.samples.questions import generate_pairs
 from tests.support.objectstore import make_bucket
 from tests.support.rayhead import BIN, Head, ray_head
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -81,13 +80,6 @@ def result_of(head: Head, name: str) -> dict[str, Any]:
     return dict(json.loads(log_files(head)[name].strip().splitlines()[-1]))
 
 
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.5)
-
-
 def log_files(head: Head) -> dict[str, str]:
     """The logs of all jobs as they grow, by their names."""
     logs = Path(head.environment["HOME"], "ray", "session_latest", "logs").glob("job-driver-*.log")
@@ -112,8 +104,12 @@ def test_preparation_training_and_evaluation_run_on_the_cluster(
     )
     training += " --num-workers 1 --cpus-per-worker 1"
     assert submit(head, training, "first", "--no-wait").returncode == 0
-    row = re.compile(r"^ +1 ", re.MULTILINE)  # of the table of epochs
-    wait_until(lambda: bool(row.search(log_files(head).get("first", ""))), "no epoch ends")
+
+    def saved() -> bool:
+        paths = bucket.paths()
+        return any("/checkpoints/" in path and path.endswith(MANIFEST) for path in paths)
+
+    wait_until(saved, "it saves no checkpoint", 120)
     stop(head, "first")
     assert "error: stopped; earlier results are intact" in log_files(head)["first"]
     assert "Traceback" not in log_files(head)["first"]

@@ -10,6 +10,7 @@ import pytest
 from seqvis.devise.train import train
 from seqvis.training.workers import Resources
 from tests.support.devise import make_data, settings_of
+from tests.support.waiting import checkpoints, wait_until
 
 
 def test_a_worker_that_is_killed_in_mid_epoch_changes_nothing(
@@ -29,6 +30,8 @@ def test_a_worker_that_is_killed_in_mid_epoch_changes_nothing(
             if event["event"] == "progress" and event["epoch"] in due and event["position"] > 1:
                 due.clear()
                 told.append("killed")
+                run = tmp_path / name / "out.run"
+                wait_until(lambda: bool(checkpoints(run)), "no checkpoint is saved")
                 kill_a_worker()
 
         return report

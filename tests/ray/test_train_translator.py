@@ -2,10 +2,10 @@
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from seqvis.translation.task import TrainSettings
 from seqvis.translation.train import train
 from seqvis.translation.translator import Translator
 from tests.support.corpora import write_corpus
+from tests.support.waiting import checkpoints, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -45,10 +46,7 @@ def _processes(name: str = "RayTrainWorker") -> list[int]:
 
 
 def _await_workers_end() -> None:
-    deadline = time.monotonic() + 30
-    while _processes():
-        assert time.monotonic() < deadline, "a worker goes on"
-        time.sleep(0.2)
+    wait_until(lambda: not _processes(), "a worker goes on", 30)
 
 
 def test_two_workers_see_the_losses_that_one_sees_also_after_one_was_killed(
@@ -63,6 +61,7 @@ def test_two_workers_see_the_losses_that_one_sees_also_after_one_was_killed(
         if event["event"] == "epoch" and not killed:
             for name in ("TrainController", "DatasetManager", "PlacementGroupCleaner"):
                 idle.extend(_processes(name))
+            wait_until(lambda: bool(checkpoints(tmp_path / "two.run")), "no checkpoint is saved")
             killed.append(_processes()[-1])
             os.kill(killed[0], signal.SIGKILL)
 
@@ -99,7 +98,8 @@ def test_two_workers_see_the_losses_that_one_sees_also_after_one_was_killed(
 def test_a_run_that_is_stopped_leaves_what_was_and_goes_on_later(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Stopped by Ctrl-C after an epoch, by SIGTERM after the next, and then let be."""
+    """Stopped by Ctrl-C after two rows of the table of epochs, by SIGTERM after one more; then let
+    be. A row is shown before its checkpoint is written, but after the one of the row before."""
     out = tmp_path / "out"
     flags = ["--corpus", str(corpus), "--out", str(out), *SMALL, "--batches.size", "16"]
     here = ["--num-workers", "0"]
@@ -108,9 +108,9 @@ def test_a_run_that_is_stopped_leaves_what_was_and_goes_on_later(
     flags += ["--epochs", "5", "--cpus-per-worker", "1"]
     command = [sys.executable, "-m", "jobs.train_translator", *flags, "--num-workers", "1"]
     address = {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
-    for more, epoch, sent, code, message in (
-        (["--restart"], "1", signal.SIGINT, 130, "error: interrupted;"),
-        ([], "2", signal.SIGTERM, 143, "error: stopped;"),
+    for more, rows, sent, code, message in (
+        (["--restart"], 2, signal.SIGINT, 130, "error: interrupted;"),
+        ([], 1, signal.SIGTERM, 143, "error: stopped;"),
     ):
         process = subprocess.Popen(
             [*command, *more],
@@ -124,7 +124,7 @@ def test_a_run_that_is_stopped_leaves_what_was_and_goes_on_later(
         told = ""
         for line in process.stderr:
             told += line
-            if line.split()[:1] == [epoch]:  # the table's row of this epoch
+            if len(re.findall(r"^ +\d", told, re.MULTILINE)) == rows:
                 break
         process.send_signal(sent)
         told += process.stderr.read()

@@ -15,9 +15,8 @@ from seqvis.devise.train import train
 from seqvis.errors import ArtifactError, ConfigError, SeqvisError
 from seqvis.vision.feature_table import FeatureTable
 from tests.support.devise import EACH, NOUNS, UNSEEN, settings_of, train_flags
-from tests.support.pictures import (
-    write_features,
-)
+from tests.support.pictures import write_features
+from tests.support.waiting import checkpoints, wait_until
 from tests.unit.conftest import Job
 
 
@@ -91,6 +90,7 @@ def test_features_that_are_replaced_stop_a_training_that_goes_on_once_they_are_b
         notes.append(event.get("text", ""))
         if event["event"] == "progress" and event["epoch"] in due:
             due.clear()
+            wait_until(lambda: len(checkpoints(tmp_path / "out.run")) == 2, "they are not saved")
             write(table.features[::-1])
 
     write(table.features)

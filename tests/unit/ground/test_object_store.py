@@ -103,11 +103,11 @@ def test_a_translator_is_trained_resumed_and_used_in_a_bucket(
 ) -> None:
     corpus, out = upload(bucket, few_questions, "corpus"), bucket.uri("translator")
     settings = TrainSettings.model_validate(
-        SMALL | {"corpus": corpus, "out": out, "epochs": 2, "variant": "bidir"}
+        SMALL | {"corpus": corpus, "out": out, "epochs": 3, "variant": "bidir"}
     )
 
     def stop(event: dict[str, Any]) -> None:
-        if event["event"] == "progress" and event["epoch"] == 2:
+        if event["event"] == "progress" and event["epoch"] == 3:  # the first epoch is saved
             raise Stopped
 
     with pytest.raises(Stopped):
@@ -115,7 +115,7 @@ def test_a_translator_is_trained_resumed_and_used_in_a_bucket(
     events: list[dict[str, Any]] = []
     metrics = train(settings, events.append)
     assert any("going on from" in event.get("text", "") for event in events)
-    assert metrics["epoch"] in (1, 2)
+    assert metrics["epoch"] in (1, 2, 3)
     assert "translator.run/metrics.csv" in bucket.paths()
     bucket.put("questions.fr", "Où est le chat ?\nQui chante ?\n".encode())
     flags = ["--model", out, "--input", bucket.uri("questions.fr")]
