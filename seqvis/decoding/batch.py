@@ -11,24 +11,32 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from seqvis.decoding.ahead import Ahead, Group, decode_ahead, replay_ahead
 from seqvis.decoding.beam import Extensions, SentenceDecoding
 from seqvis.decoding.linear import padded_rows
-from seqvis.seq2seq.model import argmax_words
 from seqvis.seq2seq.state import DecoderState, Memory, StepModel
 from seqvis.text.vocabulary import BOS
 
 _SPARE = 1.5  # how much more memory is allocated than is needed at the moment
-_BLOCK = 128  # words whose maximum is compared before the words themselves
+_AHEAD = 8  # steps that a GPU makes between looks at what it found
+_LENGTHS = 8  # sources are padded to multiples of this where steps are made ahead: few shapes
+
+_ByWidth = dict[int, list[tuple[SentenceDecoding, int]]]  # sentences with their first rows
 
 
 class RunningBatch:
     """Sentences that are decoded together. Do not share it between threads."""
 
-    def __init__(self, model: StepModel):
+    def __init__(self, model: StepModel, ahead: int | None = None):
+        """`ahead`: words by which `step` extends a sentence; by default 8 on a GPU, which one word
+        at a time would keep waiting for the host, and 1 elsewhere."""
         self._model = model
+        self._ahead = ahead
         self._running: list[SentenceDecoding] = []  # in the order of their rows
         self._buffer: StateBuffer | None = None
         self._words: list[int] = []  # the last word of each row
+        self.steps = 0  # of the model, so far
+        self.extended = 0  # rows in these steps
 
     @property
     def rows(self) -> int:
@@ -38,7 +46,8 @@ class RunningBatch:
     def join(self, decodings: Sequence[SentenceDecoding], state: DecoderState) -> None:
         """Add sentences, with the state in which the model encoded them."""
         if self._buffer is None:
-            self._buffer = StateBuffer(state)
+            self._ahead = self._ahead or (_AHEAD if state.hidden.is_cuda else 1)
+            self._buffer = StateBuffer(state, 1 if self._ahead == 1 else _LENGTHS)
         widths = [decoding.width for decoding in decodings]
         self._buffer.append(state, widths)
         self._running += decodings
@@ -56,22 +65,34 @@ class RunningBatch:
         self._advance(places, self._buffer.state.hidden)
 
     def step(self) -> list[SentenceDecoding]:
-        """Extend each sentence by one word; return those that ended and so left the batch."""
+        """Extend each sentence by one word, or by several if they are decoded ahead; return those
+        that ended and so left the batch."""
         assert self._buffer is not None
-        state = self._buffer.state
-        unused = [BOS] * (state.hidden.shape[1] - self.rows)
-        words = torch.tensor(self._words + unused, device=state.hidden.device)
-        output = self._model.step(words, state)
+        assert self._ahead is not None
+        steps, state = self._ahead, self._buffer.state
+        device, rows = state.hidden.device, state.hidden.shape[1]
+        words = torch.tensor(self._words + [BOS] * (rows - self.rows), device=device)
+        by_width: _ByWidth = {}
+        for decoding, begin in self._begins():
+            by_width.setdefault(decoding.width, []).append((decoding, begin))
+        found = self._decode(words, state, by_width, steps)
         # Cutting each sentence's rows out of it takes NumPy a tenth of the time.
-        attention = None if output.attention is None else output.attention.float().cpu().numpy()
-        extensions = self._extensions(output.scores[: self.rows])
+        attention = None if found.attention is None else found.attention.cpu().numpy()
+        extensions = self._extensions(found, by_width)
+        self.steps += steps
+        self.extended += steps * self.rows
         places = []
         for decoding, begin in self._begins():
-            weights = None if attention is None else attention[begin : begin + decoding.width]
-            extended = decoding.extend(extensions[decoding], weights)
+            extended = None
+            for step, best in enumerate(extensions[decoding]):
+                weights = None if attention is None else attention[step]
+                rows_of = slice(begin, begin + decoding.width)
+                extended = decoding.extend(best, None if weights is None else weights[rows_of])
+                if extended is None:
+                    break
             staying = None if extended is None else [(begin + row, word) for row, word in extended]
             places.append(_Place(decoding, begin, staying))
-        self._advance(places, output.state.hidden)
+        self._advance(places, found.hidden)
         return [place.decoding for place in places if place.staying is None]
 
     def _begins(self) -> Iterator[tuple[SentenceDecoding, int]]:
@@ -104,30 +125,33 @@ class RunningBatch:
                 begin += width
             self._buffer.move(origins, targets, max(place.decoding.length for place in kept))
 
-    def _extensions(self, scores: Tensor) -> dict[SentenceDecoding, Extensions]:
-        """Return each sentence's best extensions, computed for all sentences of a width at once."""
-        probabilities = torch.log_softmax(scores, -1)
-        by_width: dict[int, list[tuple[SentenceDecoding, int]]] = {}
-        for decoding, begin in self._begins():
-            by_width.setdefault(decoding.width, []).append((decoding, begin))
-        extensions: dict[SentenceDecoding, Extensions] = {}
+    def _decode(self, words: Tensor, state: DecoderState, by_width: _ByWidth, steps: int) -> Ahead:
+        """Run `steps` steps of all sentences, as a CUDA graph if their rows are equally many."""
+        groups = []
         for width, alike in by_width.items():
-            own = probabilities
+            rows: Tensor | slice = slice(self.rows)
             if len(by_width) > 1:
-                rows = [begin + place for _, begin in alike for place in range(width)]
-                own = probabilities[torch.tensor(rows, device=own.device)]
-            if width == 1:
-                places = argmax_words(own).unsqueeze(1)
-                values = own.gather(1, places)
-            else:
-                before = torch.tensor([decoding.scores for decoding, _ in alike], device=own.device)
-                # Of 2 * width extensions at most width end here, so width continue.
-                values, places = highest(own.unflatten(0, before.shape), before, 2 * width)
-            origins, words = places // own.shape[1], places % own.shape[1]
-            for (decoding, _), *columns in zip(
-                alike, values.tolist(), origins.tolist(), words.tolist(), strict=True
-            ):
-                extensions[decoding] = list(zip(*columns, strict=True))
+                numbers = [begin + place for _, begin in alike for place in range(width)]
+                rows = torch.tensor(numbers, device=words.device)
+            scores = [decoding.scores for decoding, _ in alike]
+            groups.append(Group(rows, torch.tensor(scores, device=words.device)))
+        if self._model.graphs is None or len(groups) > 1:
+            return decode_ahead(self._model, words, state, groups, steps)
+        return replay_ahead(self._model, self._model.graphs, words, state, groups[0].before, steps)
+
+    def _extensions(
+        self, found: Ahead, by_width: _ByWidth
+    ) -> dict[SentenceDecoding, list[Extensions]]:
+        """Return the best extensions of each sentence in each step."""
+        extensions: dict[SentenceDecoding, list[Extensions]] = {}
+        for alike, best in zip(by_width.values(), found.best, strict=True):
+            columns = [part.tolist() for part in best]
+            by_step = [
+                [list(zip(*one, strict=True)) for one in zip(*step, strict=True)]
+                for step in zip(*columns, strict=True)
+            ]
+            for number, (decoding, _) in enumerate(alike):
+                extensions[decoding] = [step[number] for step in by_step]
         return extensions
 
 
@@ -155,12 +179,14 @@ class StateBuffer:
     """Preallocated decoder state for a batch whose sentences join and leave.
 
     Updates happen in place: new sentences are appended, and when one leaves, only the sentence that
-    takes its place is copied. On a CPU `state` has as many rows as the products compute anyway
+    takes its place is copied. `state` has as many rows as a CPU's products compute anyway
     (linear.py); rows beyond those in use contain stale data.
     """
 
-    def __init__(self, like: DecoderState):
-        """Allocate nothing yet, for sentences whose state has the sizes of `like`."""
+    def __init__(self, like: DecoderState, multiple: int = 1):
+        """Allocate nothing yet, for sentences whose state has the sizes of `like`. The memory of
+        `state` is as wide as a multiple of `multiple`."""
+        self._multiple = multiple
         self._rows = 0  # in use
         self._length = 0  # of the longest source in use
         self._hidden = like.hidden[:, :0]
@@ -171,16 +197,17 @@ class StateBuffer:
     @property
     def state(self) -> DecoderState:
         """The state of all rows; its memory is as wide as the longest source in use."""
-        rows, memory = self._computed(self._rows), None
+        rows, memory = padded_rows(self._rows), None
         if self._memory is not None:
-            memory = Memory(*(part[:rows, : self._length] for part in _parts(self._memory)))
+            width = self._padded(self._length)
+            memory = Memory(*(part[:rows, :width] for part in _parts(self._memory)))
         return DecoderState(self._hidden[:, :rows], memory)
 
     def append(self, state: DecoderState, widths: list[int]) -> None:
         """Add sentences, each with as many equal rows as its width."""
         begin, end = self._rows, self._rows + sum(widths)
         length = 0 if state.memory is None else state.memory.mask.shape[1]
-        self._reserve(self._computed(end), max(length, self._length))
+        self._reserve(padded_rows(end), self._padded(max(length, self._length)))
         self._rows, self._length = end, max(length, self._length)
         repeats = torch.tensor(widths, device=state.hidden.device)
 
@@ -215,11 +242,11 @@ class StateBuffer:
             for part in _parts(self._memory):
                 part[into, : self._length] = part[out_of, : self._length]
         self._length = length
-        if 2 * length < self._memory.mask.shape[1]:  # a very long sentence has left
-            self._allocate(self._hidden.shape[1], length)
+        if 2 * self._padded(length) < self._memory.mask.shape[1]:  # a very long sentence has left
+            self._allocate(self._hidden.shape[1], self._padded(length))
 
-    def _computed(self, rows: int) -> int:
-        return rows if self._hidden.is_cuda else padded_rows(rows)
+    def _padded(self, length: int) -> int:
+        return -(-length // self._multiple) * self._multiple
 
     def _reserve(self, rows: int, length: int) -> None:
         allocated = self._hidden.shape[1]
@@ -227,7 +254,7 @@ class StateBuffer:
         if rows > allocated or length > wide:
             self._allocate(
                 int(rows * _SPARE) if rows > allocated else allocated,
-                int(length * _SPARE) if length > wide else wide,
+                self._padded(int(length * _SPARE)) if length > wide else wide,
             )
 
     def _allocate(self, rows: int, length: int) -> None:
@@ -248,34 +275,3 @@ class StateBuffer:
 
 def _parts(memory: Memory) -> tuple[Tensor, Tensor, Tensor]:
     return memory.keys, memory.values, memory.mask
-
-
-def highest(probabilities: Tensor, before: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return the highest of each sentence's `before + probabilities`, and where they are.
-
-    On a CPU only the blocks of words with the highest maxima are sorted, which takes a quarter of
-    the time of PyTorch's `topk` of everything (docs/results/speed.md).
-
-    Args:
-        probabilities: (sentences, width, vocabulary). before: (sentences, width).
-        count: how many; fewer if there are fewer.
-
-    Returns:
-        Values and places in (width, vocabulary), flattened: (sentences, count) each, highest first.
-    """
-    _, width, words = probabilities.shape
-    blocks = words // _BLOCK
-    if probabilities.is_cuda or blocks < count:
-        totals = (before.unsqueeze(2) + probabilities).flatten(1)
-        values, places = totals.topk(min(count, totals.shape[1]))
-        return values, places
-    whole = blocks * _BLOCK
-    maxima = probabilities[..., :whole].unflatten(2, (blocks, _BLOCK)).amax(3)
-    chosen = (before.unsqueeze(2) + maxima).flatten(1).topk(count).indices
-    begins = chosen // blocks * words + chosen % blocks * _BLOCK
-    inside = (begins.unsqueeze(2) + torch.arange(_BLOCK)).flatten(1)
-    outside = (torch.arange(width).unsqueeze(1) * words + torch.arange(whole, words)).flatten()
-    places = torch.cat([inside, outside.expand(len(inside), -1)], 1)
-    totals = before.gather(1, places // words) + probabilities.flatten(1).gather(1, places)
-    values, order = totals.topk(count)
-    return values, places.gather(1, order)

@@ -14,6 +14,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from seqvis.decoding.linear import Precision, pack_linear
+from seqvis.graphs import Graphs
 from seqvis.seq2seq.attention import attention_weights
 from seqvis.seq2seq.gru import GRULayer, gru_step, tanh_
 from seqvis.seq2seq.model import Encoder, Seq2Seq
@@ -33,6 +34,7 @@ class PackedSeq2Seq:
     def __init__(self, model: Seq2Seq, precision: Precision = "float32"):
         decoder, settings = model.decoder, model.settings
         self.device = decoder.projection.weight.device
+        self.graphs = Graphs()
         on_cpu = self.device.type == "cpu"
         self._encoder = PackedEncoder(model.encoder, precision) if on_cpu else model.encoder
         self._table = decoder.embedding.weight.detach()  # (vocabulary, embedding_size)

@@ -223,6 +223,8 @@ class Seq2Seq(nn.Module):
         source_vocabulary, target_vocabulary: numbers of words, the four specials included.
     """
 
+    graphs: None = None  # it is the reference, and runs step by step
+
     def __init__(self, settings: ModelSettings, source_vocabulary: int, target_vocabulary: int):
         super().__init__()
         self.settings = settings

@@ -11,6 +11,7 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
+from seqvis.graphs import Graphs
 from seqvis.text.vocabulary import BOS, PAD
 
 NEVER_GENERATED = [BOS, PAD]
@@ -75,6 +76,10 @@ class StepOutput:
 
 class StepModel(Protocol):
     """A model that can be searched: `Seq2Seq` is the reference, `PackedSeq2Seq` is faster."""
+
+    @property
+    def graphs(self) -> Graphs | None:
+        """Recordings of its steps, if they may be recorded."""
 
     def encode(self, source: SourceBatch) -> DecoderState:
         """Return the state before the first word."""

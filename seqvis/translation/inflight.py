@@ -64,7 +64,7 @@ class InflightTranslator:
         self._encoded: deque[tuple[list[ActiveSentence], DecoderState]] = deque()
         self._reading: list[Request] = []  # one for each of their sentences that is being read
         self._rows = 0  # of what runs, was read or is being read
-        self._steps = self._words = self._cancelled = 0
+        self._cancelled = 0
         self._pace = 0.0  # seconds from the end of one sentence to that of the next, smoothed
         self._last_end = 0.0
         self._step_seconds = 0.0  # of one step, smoothed
@@ -123,8 +123,8 @@ class InflightTranslator:
             self._batch.rows,
             self._queue.sentences,
             self.settings.max_rows,
-            self._steps,
-            self._words,
+            self._batch.steps,
+            self._batch.extended,
             self._cancelled,
         )
 
@@ -277,8 +277,6 @@ class InflightTranslator:
             self._changed.notify_all()
 
     def _step(self) -> None:
-        self._words += self._batch.rows
-        self._steps += 1
         began = time.monotonic()
         ended = self._batch.step()
         if ended:

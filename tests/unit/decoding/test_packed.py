@@ -14,31 +14,17 @@ from seqvis.decoding.packed import PackedSeq2Seq
 from seqvis.decoding.search import search
 from seqvis.errors import ConfigError
 from seqvis.samples.questions import generate_pairs
-from seqvis.seq2seq.model import Seq2Seq
-from seqvis.seq2seq.settings import ForcingSettings, ModelSettings, Variant, resolve_variant
+from seqvis.seq2seq.settings import Variant
 from seqvis.seq2seq.state import NEVER_GENERATED, SourceBatch
 from seqvis.text.vocabulary import BOS, PAD
 from seqvis.translation.translator import Translator
+from tests.support.models import build, sources
 
 ROWS = (2, 3, 5, 16, 33)
 NEEDS_BFLOAT16, NEEDS_FLOAT16, NEEDS_INT8 = (
     pytest.mark.skipif(not computes(name), reason=f"this processor has no {name} products")
     for name in ("bfloat16", "float16", "int8")
 )
-
-
-def build(variant: Variant, **options: Any) -> Seq2Seq:
-    torch.manual_seed(0)
-    settings = ModelSettings(embedding_size=12, hidden_size=10, **options)
-    model = Seq2Seq(resolve_variant(variant, settings, ForcingSettings())[0], 40, 30)
-    with torch.no_grad():
-        model.decoder.projection.bias.normal_()
-    return model.eval()
-
-
-def sources(*lengths: int) -> list[list[int]]:
-    generator = torch.Generator().manual_seed(1)
-    return [[*torch.randint(4, 40, (n - 1,), generator=generator).tolist(), 2] for n in lengths]
 
 
 @pytest.mark.parametrize(

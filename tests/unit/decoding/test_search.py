@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from seqvis.decoding.batch import highest
+from seqvis.decoding.ahead import highest
 from seqvis.decoding.beam import DecodingSettings
 from seqvis.decoding.packed import PackedSeq2Seq
 from seqvis.decoding.search import search

@@ -1,0 +1,120 @@
+"""Steps that are made ahead of the host give what it finds word by word."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from seqvis.decoding.ahead import Group, decode_ahead
+from seqvis.decoding.batch import RunningBatch
+from seqvis.decoding.beam import DecodingSettings, Hypothesis, start_decoding
+from seqvis.decoding.packed import PackedSeq2Seq
+from seqvis.graphs import Function, Graphs, Tensors
+from seqvis.seq2seq.settings import Variant
+from seqvis.seq2seq.state import DecoderState, Memory, SourceBatch
+from seqvis.text.vocabulary import EOS
+from tests.support.fakecuda import fake_cuda
+from tests.support.models import build, sources
+
+TEXTS = sources(*(3 + (7 * n) % 11 for n in range(18)), 60, *(4 + n % 5 for n in range(12)))
+
+
+def model(variant: Variant) -> PackedSeq2Seq:
+    """One with which some translations end and others are cut."""
+    made = build(variant)
+    with torch.no_grad():
+        made.decoder.projection.weight.mul_(3)
+        made.decoder.projection.bias[EOS] += variant == "all"
+    return PackedSeq2Seq(made)
+
+
+def decode(packed: PackedSeq2Seq, beams: tuple[int, ...], ahead: int) -> list[list[Hypothesis]]:
+    """Sentences join two by two."""
+    batch = RunningBatch(packed, ahead)
+    decodings = []
+    for number in range(0, len(TEXTS), 2):
+        group = TEXTS[number : number + 2]
+        joining = [
+            start_decoding(len(ids), DecodingSettings(beam=beam, n_best=beam))
+            for ids, beam in zip(group, beams * 2, strict=False)
+        ]
+        batch.join(joining, packed.encode(SourceBatch.of(group)))
+        decodings += joining
+        batch.step()
+    while batch.rows:
+        batch.step()
+    return [decoding.hypotheses for decoding in decodings]
+
+
+def assert_same(found: list[list[Hypothesis]], expected: list[list[Hypothesis]]) -> None:
+    for one, other in zip(found, expected, strict=True):
+        assert [best.ids for best in one] == [best.ids for best in other]
+        for ours, theirs in zip(one, other, strict=True):
+            assert ours.score == pytest.approx(theirs.score, abs=1e-4)
+            assert ours.finished == theirs.finished
+            torch.testing.assert_close(ours.attention, theirs.attention)
+
+
+@pytest.mark.parametrize("variant", ["plain", "all"])
+@pytest.mark.parametrize("beams", [(1,), (3,), (1, 4)])
+def test_sentences_are_translated_the_same_however_far_ahead(
+    beams: tuple[int, ...], variant: Variant
+) -> None:
+    packed = model(variant)
+    expected = decode(packed, beams, 1)
+    assert True in [best.finished for hypotheses in expected for best in hypotheses]
+    for ahead in (2, 8):
+        assert_same(decode(packed, beams, ahead), expected)
+
+
+@pytest.mark.parametrize("beams", [(1,), (3,), (1, 4)])
+def test_recorded_steps_give_the_same(beams: tuple[int, ...]) -> None:
+    """The stand-in for CUDA reads the recording's own tensors, and writes where it did at first."""
+    replays = 0
+
+    def record(function: Function, inputs: Tensors) -> Any:
+        results = function(*inputs)
+
+        def replay() -> None:
+            nonlocal replays
+            replays += 1
+            for to, new in zip(results, function(*inputs), strict=True):
+                to.copy_(new)
+
+        return replay, results
+
+    packed = model("all")
+    expected = decode(packed, beams, 1)
+    packed.graphs = Graphs(record)
+    for _ in range(2):
+        assert_same(decode(packed, beams, 8), expected)
+    assert replays > 3 or len(beams) > 1
+
+
+def test_functions_run_as_they_are_where_they_cannot_be_recorded() -> None:
+    def record(function: Function, inputs: Tensors) -> Any:
+        raise RuntimeError("operation not permitted")
+
+    def double(values: Tensor) -> Tensors:
+        return (2 * values,)
+
+    graphs = Graphs(record)
+    ones = torch.ones(3)
+    assert graphs.run(double, [ones])[0].tolist() == [2, 2, 2]
+    with pytest.warns(UserWarning, match="not permitted"):
+        assert graphs.run(double, [ones])[0].tolist() == [2, 2, 2]
+    assert not graphs.on
+    assert graphs.run(double, [ones])[0].tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize("beam", [1, 3])
+def test_no_step_waits_for_a_gpu(beam: int) -> None:
+    with fake_cuda():
+        packed = PackedSeq2Seq(build("all"))
+        memory = Memory(torch.zeros(12, 8, 12), torch.zeros(12, 8, 12), torch.zeros(12, 8))
+        state = DecoderState(torch.zeros(2, 12, 12), memory)
+        group = Group(slice(9), torch.zeros(9 // beam, beam))
+        found = decode_ahead(packed, torch.zeros(12, dtype=torch.long), state, [group], 3)
+        assert found.hidden.is_cuda
+        assert [part.shape for part in found.best[0]] == [(3, 9 // beam, 1 if beam == 1 else 6)] * 3
