@@ -49,10 +49,8 @@ class TrainingData:
     space: Space
     labels: LabelSpace  # seen labels first, then the unseen ones
     vectors: WordVectors
-    table: FeatureTable  # whose rows `train` holds
-    valid_table: FeatureTable
     without_vector: list[DroppedLabel]
-    kept_out: int  # pictures of the table below folders for tests, which are neither
+    kept_out: int  # pictures of the features below folders for tests, which are neither
 
     @property
     def targets(self) -> np.ndarray:
@@ -111,8 +109,6 @@ def load_data(settings: DeviseSettings) -> TrainingData:
         space,
         labels,
         vectors,
-        table,
-        valid_table,
         dropped,
         len(splits.test),
     )
@@ -236,10 +232,10 @@ def _some(labels: Sequence[str]) -> str:
 TRAINED_ON = "trained_on.npy"
 
 
-def write_trained_on(writer: ArtifactWriter, table: FeatureTable, rows: np.ndarray) -> None:
-    """Record the pictures of these rows in a model's artifact: 8 bytes each."""
+def write_trained_on(writer: ArtifactWriter, pictures: Pictures) -> None:
+    """Record these pictures in a model's artifact: 8 bytes each."""
     content = io.BytesIO()
-    np.save(content, np.unique(_content_numbers(table)[rows]))
+    np.save(content, np.unique(_content_numbers(pictures.table)[pictures.rows]))
     writer.path(TRAINED_ON).write_bytes(content.getvalue())
 
 

@@ -13,7 +13,6 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
@@ -33,11 +32,18 @@ from seqvis.training.launch import run_directory
 from seqvis.training.progress import Names
 from seqvis.training.workers import Workers
 from seqvis.vision.backbones import FeatureExtractor, load_recorded
-from seqvis.vision.feature_table import FeatureTable
-from seqvis.vision.listing import Listing, list_images
+from seqvis.vision.listing import WHERE, Listing, list_images
 
 FACTORS = (1 / 1000, 1 / 100, 1.0)  # early half, late half, head
 NAMES = Names("finetune.epochs", "finetune.learning_rate")
+
+
+@dataclass(frozen=True)
+class PictureFiles:
+    """Where the pictures lie that fine-tuning reads; rows as of `TrainingData`."""
+
+    train: Listing
+    valid: Listing
 
 
 @dataclass(frozen=True)
@@ -52,17 +58,17 @@ class Tuned:
 def finetune(
     settings: DeviseSettings,
     data: TrainingData,
+    files: PictureFiles,
     head: dict[str, Tensor],
     workers: Workers,
     report: Report,
 ) -> Tuned:
     """Train backbone and head together, from the pretrained backbone and the given head.
 
-    Raises DataError if the pictures are no longer where the features say, or too many of them
-    turn out to be damaged.
+    Raises DataError if too many pictures turn out to be damaged or gone.
     """
     rates = settings.optimizer.model_copy(update={"learning_rate": settings.finetune.learning_rate})
-    with closing(_FinetuneTask(settings, data, head, workers, report)) as task:
+    with closing(_FinetuneTask(settings, data, files, head, workers, report)) as task:
         result = fit(
             task,
             settings.finetune.epochs,
@@ -80,6 +86,17 @@ def finetune(
         if rest:  # not the colours' mean and deviation, which the backbone brings itself
             parts[part][rest] = tensor
     return Tuned(result, parts["head"], parts["network"])
+
+
+def find_pictures(settings: DeviseSettings, data: TrainingData) -> PictureFiles:
+    """List the pictures to fine-tune on. Raises DataError if one is not where the features say."""
+    given, parts = settings.finetune.images, (data.train, data.valid)
+    places = [given or str(part.table.artifact.config["images"]) for part in parts]
+    listings = {place: list_images(place, "none") for place in set(places)}
+    train, valid = (
+        _found(listings[place], part) for place, part in zip(places, parts, strict=True)
+    )
+    return PictureFiles(train, valid)
 
 
 def check_earlier(settings: DeviseSettings) -> None:
@@ -130,24 +147,23 @@ class _FinetuneTask(HeadTask):
         self,
         settings: DeviseSettings,
         data: TrainingData,
+        files: PictureFiles,
         head: dict[str, Tensor],
         workers: Workers,
         report: Report,
     ):
         super().__init__(data.train, data.valid, data.targets, settings)
-        self.table, self.head, self.report = data.table, head, report
-        where = data.table.artifact.location.uri
-        self.backbone = load_recorded(data.table.artifact.config["backbone"], where)
+        self.head, self.report = head, report
+        features = data.train.table.artifact
+        self.backbone = load_recorded(features.config["backbone"], features.location.uri)
         self._groups = self.backbone.layer_groups()
         chosen, size = settings.finetune, self.backbone.image_size
-        train = _listed(settings, data.table, data.train.rows)
-        valid = _listed(settings, data.valid_table, data.valid.rows)
         self.plan = Plan(
-            train.table, valid.table, chosen.batch_size, chosen.epochs, settings.fit.seed,
-            workers.rank, workers.count,
+            files.train.table, files.valid.table, chosen.batch_size, chosen.epochs,
+            settings.fit.seed, workers.rank, workers.count,
         )  # fmt: skip
         make = MakeViews(
-            train.filesystem, valid.filesystem, size, self.backbone.fit, chosen.augment
+            files.train.filesystem, files.valid.filesystem, size, self.backbone.fit, chosen.augment
         )
         self._reader = ViewReader(self.plan, make, workers.ahead)
         self._told: set[str] = set()  # files that could not be read
@@ -169,7 +185,7 @@ class _FinetuneTask(HeadTask):
         return list(zip(groups, FACTORS, strict=True))
 
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(self.table.artifact.fingerprint().encode())
+        digest = hashlib.sha256(self.train.table.artifact.fingerprint().encode())
         for _, tensor in sorted(self.head.items()):  # safetensors loads them in any order
             digest.update(tensor.numpy().tobytes())
         return digest.hexdigest()[:16]
@@ -221,18 +237,16 @@ class _FinetuneTask(HeadTask):
         return Batch(features, labels, weight)
 
 
-def _listed(settings: DeviseSettings, table: FeatureTable, rows: np.ndarray) -> Listing:
-    """Return where the pictures of these rows lie. Raises DataError if one is not there."""
-    config = table.artifact.config
-    images = settings.finetune.images or str(config["images"])
-    listing = list_images(images, config["label_from"])
+def _found(listing: Listing, pictures: Pictures) -> Listing:
+    """Return the rows of these pictures in their order. Raises DataError if one is not there."""
     there = listing.table.filter(pc.greater_equal(listing.table["size"], 0))
-    wanted = table.columns(["path"])["path"].combine_chunks().take(pa.array(rows))
+    paths = pictures.table.columns(["path"])["path"].combine_chunks()
+    wanted = paths.take(pa.array(pictures.rows))
     found = pc.index_in(wanted, there["path"].combine_chunks())
     if found.null_count:
         missing = wanted.filter(found.is_null())
         raise DataError(
-            f"{images}: does not hold {missing[0]} ({len(missing)} such pictures), which "
-            f"{table.artifact.location.uri} was made from; give --finetune.images"
+            f"{listing.uri}: does not hold {missing[0]} ({len(missing)} such pictures), which "
+            f"{pictures.table.artifact.location.uri} was made from; give --finetune.images"
         )
-    return replace(listing, table=there.take(found).combine_chunks())
+    return replace(listing, table=there.select(["path", *WHERE]).take(found).combine_chunks())

@@ -10,6 +10,7 @@ import hashlib
 import json
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -20,7 +21,7 @@ from torch import Tensor
 from seqvis import artifacts
 from seqvis.devise.calibrate import Calibration, Project, calibrate
 from seqvis.devise.data import TrainingData, load_data, write_trained_on
-from seqvis.devise.finetune import check_earlier, finetune
+from seqvis.devise.finetune import PictureFiles, check_earlier, find_pictures, finetune
 from seqvis.devise.head import Head, class_points
 from seqvis.devise.labels import WordNet
 from seqvis.devise.model import BACKBONE, write_model
@@ -63,7 +64,6 @@ def train(
     settings = resolve_method(settings, data, report)
     for text in _left_out(data):
         report({"event": "note", "text": text})
-    del data  # the workers read it themselves
     if settings.method in ("conse", "blend") and settings.finetune.epochs:
         raise ConfigError(
             f"--finetune.epochs: {settings.method} takes the classes of the backbone as it was; "
@@ -77,7 +77,10 @@ def train(
     if settings.finetune.epochs and resources.gpu and not resources.cpus_per_worker:
         resources = replace(resources, cpus_per_worker=1)  # the other processors read pictures
     settings = _with_absolute_paths(settings)
-    return launch(train_worker, settings, out, report, resources, restart, stoppable, session)
+    files = find_pictures(settings, data) if settings.finetune.epochs else None
+    del data  # the workers read it themselves
+    work = partial(train_worker, files=files)
+    return launch(work, settings, out, report, resources, restart, stoppable, session)
 
 
 def find_rate(settings: DeviseSettings, use_gpu: bool, report: Report) -> dict[str, Any]:
@@ -103,7 +106,7 @@ def resolve_method(settings: DeviseSettings, data: TrainingData, report: Report)
             f"{count:,} pictures of {len(data.seen):,} labels are few: a head trained on them "
             f"finds little for words that are no label; "
         )
-        if "top_classes" in data.table.column_names:
+        if "top_classes" in data.train.table.column_names:
             method = "blend"
             text += "it is blended with the backbone's classes (--method devise: the head alone)"
         else:
@@ -112,8 +115,13 @@ def resolve_method(settings: DeviseSettings, data: TrainingData, report: Report)
     return settings.model_copy(update={"method": method})
 
 
-def train_worker(settings: DeviseSettings, workers: Workers, report: Report) -> None:
-    """Train as one of the workers. The first one writes the model."""
+def train_worker(
+    settings: DeviseSettings, workers: Workers, report: Report, files: PictureFiles | None = None
+) -> None:
+    """Train as one of the workers. The first one writes the model.
+
+    `files`: the pictures to fine-tune on; None: the backbone stays as it is.
+    """
     data = load_data(settings)
     training = _Training(settings, data, workers, report)
     classes: dict[str, Tensor] = {}
@@ -125,14 +133,14 @@ def train_worker(settings: DeviseSettings, workers: Workers, report: Report) -> 
         known = {"method": "conse", "unseen_bonus": 0.0, "seen_labels": len(data.seen)}
         training.save(classes, known)
         return
-    if settings.finetune.epochs:
+    if files:
         check_earlier(settings)
     calibration = training.calibrate()
     task = HeadTask(data.train, data.valid, data.targets, settings)
     result = training.fit(task, "head", settings.identity(), report)
     head, backbone = result.tensors, None
-    if settings.finetune.epochs:
-        tuned = finetune(settings, data, head, workers, report)
+    if files:
+        tuned = finetune(settings, data, files, head, workers, report)
         result, head, backbone = tuned.result, tuned.head, tuned.backbone
     metrics: dict[str, Any] = {k: value for k, value in result.best.items() if k != "step"}
     metrics |= {
@@ -200,15 +208,15 @@ class _Training:
         if not self.workers.is_first:
             return
         settings, data = self.settings, self.data
-        recorded = dict(data.table.artifact.config["backbone"])
+        recorded = dict(data.train.table.artifact.config["backbone"])
         content = save_tensors(backbone) if backbone is not None else None
         if content is not None:
             recorded |= {"weights": BACKBONE, "sha256": hashlib.sha256(content).hexdigest()}
         config = settings.model_dump() | {
-            "feature_dimension": data.table.dimension,
+            "feature_dimension": data.train.table.dimension,
             "backbone": recorded,
             "vectors_fingerprint": data.vectors.fingerprint(),
-            "features_fingerprint": data.table.artifact.fingerprint(),
+            "features_fingerprint": data.train.table.artifact.fingerprint(),
         }
         from seqvis.plots.figures import plot_curves  # matplotlib takes a second to load
 
@@ -217,7 +225,7 @@ class _Training:
             write_model(writer, data.labels, tensors, data.space.centre)
             writer.write_json(DROPPED, [asdict(label) for label in data.without_vector])
             if settings.method != "conse":
-                write_trained_on(writer, data.table, data.train.rows)
+                write_trained_on(writer, data.train)
             if content is not None:
                 writer.path(BACKBONE).write_bytes(content)
             if result is not None:
@@ -240,7 +248,9 @@ class _Training:
         identity = settings.identity() | {"calibration": {"folds": folds}}
         task = HeadTask(train, valid, targets, settings)
         result = self.fit(task, f"fold-{number + 1}", identity, quiet)
-        head = Head(settings.head, self.data.table.dimension, self.data.space.dimension).eval()
+        head = Head(
+            settings.head, self.data.train.table.dimension, self.data.space.dimension
+        ).eval()
         head.load_state_dict(result.tensors)
 
         def project(features: Tensor) -> np.ndarray:

@@ -59,7 +59,7 @@ def run_workers(
     there is room for, and grows again within a minute or so of a node's coming back.
 
     Args:
-        function: module-level; called in each worker. What it saves must be on storage that all
+        function: picklable; called in each worker. What it saves must be on storage that all
             workers reach.
         settings: its first argument, picklable.
         report: called in this process, from its main thread, with each event.

@@ -100,7 +100,9 @@ def test_fine_tuning_that_was_cut_off_ends_alike_and_is_given_more_epochs(
     assert len((out / "metrics.csv").read_text().splitlines()) == 4
 
 
-def test_pictures_that_are_gone_are_named(data: Path, tmp_path: Path, job: Job) -> None:
+def test_pictures_that_are_gone_are_named_before_the_head_is_trained(
+    data: Path, tmp_path: Path, job: Job
+) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "000001.jpg").write_bytes(draw(0, 1))
     flags = train_flags(data, tmp_path / "model", "--finetune.images", tmp_path / "empty")
@@ -108,6 +110,7 @@ def test_pictures_that_are_gone_are_named(data: Path, tmp_path: Path, job: Job) 
     assert code == 1
     assert "does not hold 000000.jpg" in error or "does not hold 000002.jpg" in error
     assert "Traceback" not in error
+    assert not (tmp_path / "model.run").exists()  # no head was trained for it
 
 
 def test_files_that_are_damaged_meanwhile_are_skipped_up_to_a_share(

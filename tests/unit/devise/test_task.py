@@ -30,12 +30,12 @@ def test_folders_named_train_and_valid_are_never_mixed(
     found = load_data(settings_of(data, tmp_path))
     assert found.seen == ["cat", "dog"]
     assert found.kept_out == 80
-    trained = {found.table.paths[row] for row in found.train.rows}
-    held_out = {found.valid_table.paths[row] for row in found.valid.rows}
+    trained = {found.train.table.paths[row] for row in found.train.rows}
+    held_out = {found.valid.table.paths[row] for row in found.valid.rows}
     assert trained == {path for path in paths if path.startswith("sub/train/")}
     assert held_out == {path for path in paths if f"{valid}/dog" in path or f"{valid}/cat" in path}
     other = load_data(settings_of(data, tmp_path, validation_features=str(tmp_path / "features")))
-    assert {other.table.paths[row] for row in other.train.rows} == trained
+    assert {other.train.table.paths[row] for row in other.train.rows} == trained
 
 
 @pytest.mark.parametrize("names", [("test",), ("valid",), ("train",), ("",), ("valid", "test")])
@@ -53,7 +53,7 @@ def test_without_two_splits_a_share_is_held_out(
     assert len(found.train.rows) + len(found.valid.rows) == 80
     assert 0 < len(found.valid.rows) < 20
     assert not set(found.train.rows) & set(found.valid.rows)
-    used = [found.table.paths[row] for row in (*found.train.rows, *found.valid.rows)]
+    used = [found.train.table.paths[row] for row in (*found.train.rows, *found.valid.rows)]
     assert all(path.startswith(names[0]) for path in used)
 
 
