@@ -14,9 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pyarrow import fs
 
+from seqvis.checks import require_extra
 from seqvis.errors import DataError, StorageError
 
 HUGGING_FACE = "hf://"  # before a dataset's name, and a colon and its configuration after it
@@ -190,6 +192,27 @@ def local_path(uri: str | os.PathLike[str]) -> Path:
     if "://" in text and not text.startswith("file://"):
         raise DataError(f"{text}: must be on a local disk, not in an object store")
     return Path(locate(text).path)
+
+
+def load_named_dataset(uri: str, split: str | None = None) -> Any:
+    """Find or download the Hugging Face dataset `hf://NAME` or `hf://NAME:CONFIGURATION`.
+
+    Return one split, or all by name. Raises ConfigError without the extra `hf`, DataError if the
+    dataset cannot be loaded.
+    """
+    require_extra("hf", "datasets")
+    from datasets import load_dataset
+
+    name, _, configuration = uri.removeprefix(HUGGING_FACE).partition(":")
+    try:
+        return load_dataset(name, configuration or None, split=split)
+    except Exception as error:  # of many kinds: no network, no such name, several configurations
+        chosen = f" with the split {split}" if split else ""
+        raise DataError(
+            f"{uri}: datasets.load_dataset cannot load it{chosen} ({str(error).strip()}); check "
+            f"the name, its configuration ({HUGGING_FACE}NAME:CONFIGURATION), its splits and the "
+            f"network, or give a folder that save_to_disk wrote"
+        ) from error
 
 
 def absolute(uri: str) -> str:

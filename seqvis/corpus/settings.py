@@ -1,6 +1,5 @@
 """Settings of `prepare_corpus`: languages, filters, tokens, vocabularies, the split."""
 
-import re
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -104,8 +103,12 @@ class PrepareSettings(Settings):
                 raise ValueError(f"{flag}source and {flag}target must be given together")
             if source is not None and pairs is not None:
                 raise ValueError(f"give {flag}source and {flag}target, or {flag}pairs alone")
-        if self.columns is not None and not re.fullmatch("[^,]+,[^,]+", self.columns):
-            raise ValueError("--columns needs two names or numbers with a comma between them")
+        if self.columns is not None:
+            names = [name.strip() for name in self.columns.split(",")]
+            if len(names) != 2 or not all(names) or names[0] == names[1]:
+                raise ValueError(
+                    "--columns needs two names or numbers, of two columns, with a comma between"
+                )
         if self.tokenizer == "sentencepiece" and self.sentencepiece_size > self.max_vocabulary:
             raise ValueError("--sentencepiece-size must not be above --max-vocabulary")
         return self

@@ -16,9 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import fs
 
-from seqvis.checks import require_extra
 from seqvis.errors import DataError
-from seqvis.storage import HUGGING_FACE, Location, storage_errors
+from seqvis.storage import Location, load_named_dataset, storage_errors
 from seqvis.vision.foldertree import FoundFile, size_and_time
 from seqvis.vision.layouts import is_label_column, wnid_at_start
 
@@ -58,25 +57,10 @@ def saved_splits(folder: Location) -> list[Split]:
 
 
 def named_splits(uri: str) -> list[Split]:
-    """Load `hf://NAME` or `hf://NAME:CONFIGURATION`, named as for `datasets.load_dataset`.
-
-    Raises ConfigError without the extra `hf`, DataError if the dataset cannot be loaded.
-    """
-    require_extra("hf", "datasets")
-    from datasets import load_dataset
-
-    name, _, configuration = uri.removeprefix(HUGGING_FACE).partition(":")
-    try:
-        splits = load_dataset(name, configuration or None)
-    except Exception as error:  # of many kinds: no network, no such name, several configurations
-        raise DataError(
-            f"{uri}: datasets.load_dataset cannot load it ({str(error).strip()}); check the "
-            f"name, its configuration ({HUGGING_FACE}NAME:CONFIGURATION) and the network, or give "
-            f"a folder that save_to_disk wrote"
-        ) from error
+    """Return the splits of a dataset by its name, as `load_named_dataset` loads it."""
     local = fs.LocalFileSystem()
     found = []
-    for name, split in splits.items():
+    for name, split in load_named_dataset(uri).items():
         paths = [file["filename"] for file in split.cache_files]
         found.append(Split(name, local, tuple(Location(local, path, path) for path in paths)))
     return found

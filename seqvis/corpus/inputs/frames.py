@@ -21,8 +21,9 @@ def open_frame(frame: pd.DataFrame, columns: Columns | None) -> Index:
 
     Raises ConfigError without `columns`, DataError if one is missing or holds something else.
     """
+    frame = frame.rename(columns=str)
     if columns is None:
-        raise no_columns(NAME, map(str, frame.columns))
+        raise no_columns(NAME, frame.columns)
     check_columns(NAME, columns, list(frame.columns))
     if not len(frame):
         raise DataError(f"{NAME}: has no rows; give a table with pairs")

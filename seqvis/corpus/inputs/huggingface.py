@@ -12,7 +12,7 @@ from seqvis.config import suggestion
 from seqvis.corpus.inputs.parquet import ParquetPairs, check_schema, open_parquet, write_pairs
 from seqvis.corpus.inputs.source import Columns, Index
 from seqvis.errors import DataError
-from seqvis.storage import HUGGING_FACE, Location, local_path
+from seqvis.storage import HUGGING_FACE, Location, load_named_dataset, local_path
 
 COPIED_ROWS = 50_000  # at a time
 
@@ -22,41 +22,32 @@ def open_dataset(name: str, columns: Columns | None, split: str | None, usual_sp
 
     Raises DataError if it cannot be loaded, lacks the split, or as `check_schema` does.
     """
-    require_extra("hf", "datasets")
-    load = _load_by_name if name.startswith(HUGGING_FACE) else _load_folder
-    dataset = load(name, split, usual_split)
+    if name.startswith(HUGGING_FACE):
+        dataset = load_named_dataset(name, split or usual_split)
+    else:
+        dataset = _load_folder(name, split, usual_split)
     columns = check_schema(name, dataset.features.arrow_schema, columns)
     if not len(dataset):
         raise DataError(f"{name}: has no rows; give a dataset with pairs")
     return partial(_copy, name, dataset, columns)
 
 
-def _load_by_name(name: str, split: str | None, usual_split: str) -> Any:
-    import datasets
-
-    path, _, configuration = name.removeprefix(HUGGING_FACE).partition(":")
-    try:
-        return datasets.load_dataset(path, configuration or None, split=split or usual_split)
-    except Exception as error:  # of many kinds, of several packages
-        raise DataError(
-            f"{name}: cannot be loaded with the split {split or usual_split} ({error}); check the "
-            f"name, its configuration ({HUGGING_FACE}NAME:CONFIGURATION), the split and the network"
-        ) from error
-
-
 def _load_folder(name: str, split: str | None, usual_split: str) -> Any:
+    require_extra("hf", "datasets")
     import datasets
 
     try:
         found = datasets.load_from_disk(str(local_path(name)))
     except Exception as error:  # of many kinds; an IndexError if there are no rows
         raise DataError(
-            f"{name}: is a folder without a dataset, or with an empty one ({error}); give one that "
-            f"save_to_disk wrote"
+            f"{name}: is a folder without a dataset, or with an empty or damaged one ({error}); "
+            f"give one that save_to_disk wrote"
         ) from error
-    splits = found if isinstance(found, dict) else {str(found.split): found}
-    wanted = split or (usual_split if isinstance(found, dict) else str(found.split))
+    splits = found if isinstance(found, dict) else {str(found.split or ""): found}
+    wanted = split or (usual_split if isinstance(found, dict) else str(found.split or ""))
     if wanted not in splits:
+        if "" in splits:
+            raise DataError(f"{name}: is one dataset without splits; leave out the split {wanted}")
         hint = suggestion(wanted, list(splits))
         raise DataError(
             f"{name}: has no split {wanted}, it has {', '.join(splits)}{hint}; name it by --split "

@@ -52,7 +52,7 @@ def open_input(
         )
     if pairs is None:
         raise ConfigError("give the pairs: --source and --target, or --pairs")
-    first, comma, second = (settings.columns or "").partition(",")
+    first, comma, second = map(str.strip, (settings.columns or "").partition(","))
     columns = (first, second) if comma else None
     if frame is not None:
         return open_frame(frame, columns)
@@ -95,5 +95,6 @@ def _open_file(uri: str, columns: Columns | None, languages: Columns) -> Index:
         return partial(index_table, open_tab_separated(uri, first_line, columns))
     raise DataError(
         f"{uri}: is not known as a file of pairs: its first line has no tab, and it is no JSON; "
-        f"two files that are aligned line by line are given by --source and --target"
+        f"two files that are aligned line by line are given by --source and --target, and of a CSV "
+        f"pandas.read_csv('in.csv').to_parquet('out.parquet') makes a table"
     )

@@ -116,15 +116,14 @@ def check_schema(uri: str, schema: pa.Schema, columns: Columns | None) -> Column
 
     Raises ConfigError without `columns`, DataError if one is missing or holds no text.
     """
-    known = {field.name: field.type for field in _flat(schema.empty_table()).schema}
+    flat = _flat(schema.empty_table()).schema
     if columns is None:
-        raise no_columns(uri, known)
-    check_columns(uri, columns, known)
+        raise no_columns(uri, flat.names)
+    check_columns(uri, columns, flat.names)
     for column in columns:
-        if not _is_text(known[column]):
-            raise DataError(
-                f"{uri}: column {column} holds {known[column]}, not text; name other --columns"
-            )
+        kind = flat.field(column).type
+        if not _is_text(kind):
+            raise DataError(f"{uri}: column {column} holds {kind}, not text; name other --columns")
     return columns
 
 

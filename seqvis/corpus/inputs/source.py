@@ -4,7 +4,7 @@ A reader hands over raw bytes. This module decodes them, and says for each pair 
 it, if anything. So the same pairs make the same corpus, whatever they came in.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
@@ -81,12 +81,14 @@ _PROBLEMS = (
 _WHITE_SPACE = "".join(filter(str.isspace, map(chr, range(0x3001))))  # what str.strip takes away
 
 
-def check_columns(where: str, columns: Columns, known: Collection[str]) -> None:
-    """Raise DataError, listing the columns that are known, if one is missing."""
+def check_columns(where: str, columns: Columns, known: Sequence[str]) -> None:
+    """Raise DataError, listing the columns that are known, if one is missing or there twice."""
     for column in columns:
         if column not in known:
-            hint = suggestion(column, list(known))
-            raise DataError(f"{where} has no column {column}, it has {_listed(known)}{hint}")
+            remedy = suggestion(column, known) or "; add it, or name other --columns"
+            raise DataError(f"{where} has no column {column}, it has {_listed(known)}{remedy}")
+        if known.count(column) > 1:
+            raise DataError(f"{where} has several columns {column}; rename all but one of them")
 
 
 def no_columns(uri: str, known: Iterable[str]) -> ConfigError:

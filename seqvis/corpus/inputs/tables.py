@@ -174,14 +174,16 @@ class JsonLines:
 
     def _pair(self, line: bytes, where: str) -> list[bytes]:
         record = _record(line, where)
-        check_columns(where, self.columns, record)
         texts = []
         for column in self.columns:
-            text = "" if record[column] is None else record[column]
+            if column not in record and not _is_within_null(column, record):
+                check_columns(where, self.columns, list(record))
+            text = record.get(column)
+            text = "" if text is None else text
             if not isinstance(text, str):
                 raise DataError(
-                    f"{where} has {json.dumps(text)[:40]} as {column}, which is no text; "
-                    f"repair it, or name other --columns"
+                    f"{where} has {json.dumps(text, ensure_ascii=False)[:40]} as {column}, which "
+                    f"is no text; repair it, or name other --columns"
                 )
             try:
                 texts.append(text.encode("utf-8", "surrogateescape"))
@@ -195,7 +197,7 @@ def open_json_lines(uri: str, first_line: bytes, columns: Columns | None) -> Jso
     record = _record(first_line, f"{uri}: line 1")
     if columns is None:
         raise no_columns(uri, record)
-    check_columns(uri, columns, record)
+    check_columns(uri, columns, list(record))
     return JsonLines(uri, columns)
 
 
@@ -206,8 +208,17 @@ def _record(line: bytes, where: str) -> dict[str, Any]:
         if isinstance(record, dict):
             return dict(_by_path(record))
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{where} is not JSON ({error}); each line must be an object") from error
+        reason = str(error)
+        if isinstance(error, json.JSONDecodeError):  # which counts lines itself
+            reason = f"{error.msg}, character {error.pos + 1}"
+        raise DataError(f"{where} is not JSON ({reason}); each line must be an object") from error
     raise DataError(f"{where} is no JSON object; each line must be one, with names")
+
+
+def _is_within_null(column: str, record: dict[str, Any]) -> bool:
+    """Tell whether a path leads into an object that is null here."""
+    parts = column.split(".")
+    return any(record.get(".".join(parts[:end]), "") is None for end in range(1, len(parts)))
 
 
 def _by_path(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -250,16 +250,22 @@ GOOD_JSON = '{"fr": "un", "en": "one"}\n'
     ("content", "columns", "message"),
     [
         (GOOD_TSV, None, r"a: give --columns .*; it has 1 'fr', 2 'en'$"),
-        (GOOD_TSV, "1,3", "a has no column 3, it has 1, 2$"),
+        (GOOD_TSV, "1,3", "a has no column 3, it has 1, 2; add it, or name other --columns$"),
         (GOOD_TSV, "0,1", "a has no column 0"),
         (GOOD_TSV, "fra,en", "a has no column fra, it has fr, en, did you mean fr"),
+        ("fr\ten\ten\n", "fr,en", "a has several columns en; rename all but one"),
         (f"{GOOD_TSV}deux\n", "1,2", "a: line 3 has 1 columns, the first line 2; .*NF == 2"),
         (f"{GOOD_TSV}\nà\tb\tc\n", "fr,en", "a: line 4 has 3 columns, the first line 2; repair"),
         ("fr\ten\n", "fr,en", "a: has no lines below its header"),
         (GOOD_JSON, None, "a: give --columns .*; it has fr, en$"),
         (GOOD_JSON, "fr,translation.en", "a has no column translation.en, it has fr, en"),
         (f'{GOOD_JSON}{{"fr": "un"}}\n', "fr,en", "a: line 2 has no column en, it has fr"),
-        (f'{GOOD_JSON}{{"fr": "u\n', "fr,en", r"a: line 2 is not JSON \(Unterminated string"),
+        (
+            f'{GOOD_JSON}{{"fr": "u\n',
+            "fr,en",
+            r"a: line 2 is not JSON \(Unterminated string .*, char",
+        ),
+        (f'{GOOD_JSON}{{"fr": ["ça"], "en": "x"}}\n', "fr,en", r'a: line 2 has \["ça"\] as fr, wh'),
         (f"{GOOD_JSON}[1]\n", "fr,en", "a: line 2 is no JSON object"),
         (f'{GOOD_JSON}{{"fr": 5, "en": "x"}}\n', "fr,en", "a: line 2 has 5 as fr, which is no"),
         (f'{GOOD_JSON}{{"fr": 0, "en": "x"}}\n', "fr,en", "a: line 2 has 0 as fr, which is no"),
@@ -267,7 +273,11 @@ GOOD_JSON = '{"fr": "un", "en": "one"}\n'
         ('[{"fr": "un"}]\n', "fr,en", "a: is one JSON array; .*jq -c"),
         ("[\n", "fr,en", "a: is one JSON array"),
         ("{\n", "fr,en", "a: line 1 is not JSON .*each line must be an object"),
-        ("un,one\n", "1,2", "a: is not known as a file of pairs: .*--source and --target"),
+        (
+            "un,one\n",
+            "1,2",
+            "a: is not known as a file of pairs: .*--source and --target.* of a CSV",
+        ),
         ("", "1,2", "a: is empty"),
         ("un\tone\n".encode("utf-16"), "1,2", "a: is UTF-16; convert it"),
         (b"PK\x03\x04" + bytes(50), "1,2", "a: is a zip archive"),
@@ -280,6 +290,17 @@ def test_what_does_not_fit_is_refused_with_file_line_and_remedy(
     Path("a").write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises((DataError, ConfigError), match=message):
         read(opened(pairs="a", columns=columns))
+
+
+def test_a_null_in_the_place_of_an_object_is_a_blank_pair(
+    opened: Callable[..., PairSource],
+) -> None:
+    rows: list[Any] = [{"fr": "un", "en": "one"}, None, {"fr": None, "en": "x"}]
+    Path("a").write_text("".join(json.dumps({"translation": row}) + "\n" for row in rows))
+    pq.write_table(pa.table({"translation": rows}), "b")
+    for name in ("a", "b"):
+        pairs = opened(pairs=name, columns="translation.fr, translation.en")
+        assert [row["problem"] for row in read(pairs)] == [None, "blank", "blank"]
 
 
 def memory(*segments: str, doctype: str = "") -> bytes:
@@ -352,7 +373,11 @@ def tables_that_do_not_fit() -> dict[str, tuple[pa.Table, str | None, str]]:
         "a missing path": (good, "t.fr,t.en", r"has no column t\.en, it has fr, en, n, t\.fr"),
         "numbers": (good, "fr,n", "column n holds int64, not text; name other --columns"),
         "a struct": (good, "fr,t", "has no column t, it has"),
-        "no rows": (good.slice(1), "fr,en", "(has no rows|.* or with an empty one .*); give "),
+        "no rows": (
+            good.slice(1),
+            "fr,en",
+            "(has no rows|.* or with an empty or damaged one .*); give ",
+        ),
     }
 
 
@@ -368,6 +393,12 @@ def test_a_table_that_does_not_fit_is_refused(
         Dataset(table).save_to_disk("pairs")
     with pytest.raises((DataError, ConfigError), match=f"^pairs:? {message}"):
         opened(pairs="pairs", columns=columns)
+
+
+def test_a_name_that_a_table_has_twice_is_refused(opened: Callable[..., PairSource]) -> None:
+    pq.write_table(pa.table([["un"], ["one"], ["two"]], ["fr", "en", "en"]), "a")
+    with pytest.raises(DataError, match=r"^a has several columns en; rename all but one of them"):
+        opened(pairs="a", columns="fr,en")
 
 
 def test_texts_that_are_no_utf8_are_found_in_parquet(opened: Callable[..., PairSource]) -> None:
@@ -389,6 +420,9 @@ def test_a_dataset_without_the_split_says_which_it_has(
     as_dataset(Path("one"))
     with pytest.raises(DataError, match=r"^one: has no split test, it has train; name it by"):
         opened(pairs="one", columns="translation.fr,translation.en", split="test")
+    Dataset.from_dict({"fr": ["un"], "en": ["one"]}).save_to_disk("unnamed")
+    with pytest.raises(DataError, match=r"^unnamed: is one dataset without splits; leave out"):
+        opened(pairs="unnamed", columns="fr,en", split="test")
     Path("folder").mkdir()
     with pytest.raises(DataError, match=r"^folder: is a folder without a dataset"):
         opened(pairs="folder", columns="fr,en")
@@ -406,7 +440,7 @@ def test_a_dataset_is_loaded_by_its_name(
     expected = write_aligned()
     assert read(opened(pairs="hf://./corpus", columns="fr,en"), rows_per_task=7) == expected
     with pytest.raises(
-        DataError, match=r"^hf://\./corpus: cannot be loaded with the split dev .*train"
+        DataError, match=r"^hf://\./corpus: .*cannot load it with the split dev .*train"
     ):
         opened(pairs="hf://./corpus", columns="fr,en", split="dev")
 
@@ -427,6 +461,12 @@ def test_a_data_frame_gives_the_same(opened: Callable[..., PairSource]) -> None:
         DataError, match=r"^DataFrame has no column fra, it has id, fr, en, did you"
     ):
         open_frame(frame, ("fra", "en"))
+    numbered = frame[["fr", "en"]].set_axis([0, 1], axis=1)
+    with pytest.raises(DataError, match=r"^DataFrame has no column 2, it has 0, 1; add it"):
+        open_frame(numbered, ("0", "2"))
+    assert open_frame(numbered, ("0", "1"))
+    with pytest.raises(DataError, match=r"^DataFrame has several columns fr; rename all but one"):
+        open_frame(frame[["fr", "fr", "en"]], ("fr", "en"))
     with pytest.raises(ConfigError, match=r"^DataFrame: give --columns .* it has id, fr, en$"):
         open_frame(frame, None)
     with pytest.raises(DataError, match=r"^DataFrame: has no rows"):
@@ -449,7 +489,10 @@ def test_a_file_that_is_not_there_is_named(opened: Callable[..., PairSource]) ->
         ({"pairs": "a", "split": "train"}, "a: is one file, of which there are no splits"),
         ({"valid_source": "a"}, "--valid-source and --valid-target must be given together"),
         ({"valid_source": "a", "valid_target": "b", "valid_pairs": "c"}, "or --valid-pairs alone"),
-        *(({"pairs": "a", "columns": bad}, "two names or numbers") for bad in ("1", "1,2,3", ",2")),
+        *(
+            ({"pairs": "a", "columns": bad}, "two names or numbers")
+            for bad in ("1", "1,2,3", ",2", "2, 2")
+        ),
     ],
 )
 def test_settings_that_name_no_input_or_two_are_refused(
