@@ -17,6 +17,8 @@ from seqvis.seq2seq.model import argmax_words
 from seqvis.text.vocabulary import PAD
 
 _TOKENS_AT_ONCE = 256
+# On a GPU scores need not fit into a cache: so many tokens, or numbers if that is less.
+_TOKENS_AT_ONCE_GPU, _NUMBERS_AT_ONCE_GPU = 4096, 1 << 27
 # Gradients of scores are kept for so many tokens, or so many numbers if that is less, before they
 # are added to the weight's gradient, since each such product reads and writes all of it.
 _TOKENS_KEPT, _NUMBERS_KEPT = 1024, 10_000_000
@@ -44,26 +46,31 @@ class ProjectedCrossEntropy:
         self._smooth = self._bias.new_zeros(())
         self._of_outputs: list[Tensor] = []
         words, size = weight.shape
+        self._at_once = _TOKENS_AT_ONCE
+        if weight.is_cuda:
+            fitting = min(_TOKENS_AT_ONCE_GPU, _NUMBERS_AT_ONCE_GPU // words)
+            self._at_once = max(_TOKENS_AT_ONCE, fitting)
         self._of_weight = self._bias.new_zeros(size, words)  # transposed
         self._of_bias = torch.zeros_like(self._bias)
-        kept = max(2 * _TOKENS_AT_ONCE, min(_TOKENS_KEPT, _NUMBERS_KEPT // words))
+        kept = max(2 * self._at_once, min(_TOKENS_KEPT, _NUMBERS_KEPT // words))
         self._outputs = self._weight.new_empty(kept, size)
         self._gradients = self._weight.new_empty(kept, words)
         self._kept = 0
 
     @torch.no_grad()
-    def add(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Add outputs (tokens, size) with targets (tokens,); return the words with the highest
-        scores (tokens,)."""
+    def add(self, outputs: Tensor, targets: Tensor, counted: Tensor | None = None) -> Tensor:
+        """Add outputs (tokens, size) with targets (tokens,), or those that are `counted`
+        (tokens,); return the words with the highest scores (tokens,)."""
         words = []
-        for begin in range(0, len(outputs), _TOKENS_AT_ONCE):
-            part = slice(begin, begin + _TOKENS_AT_ONCE)
-            words.append(self._add(outputs[part], targets[part].unsqueeze(1)))
+        for begin in range(0, len(outputs), self._at_once):
+            part = slice(begin, begin + self._at_once)
+            chosen = None if counted is None else counted[part].unsqueeze(1)
+            words.append(self._add(outputs[part], targets[part].unsqueeze(1), chosen))
         return torch.cat(words) if words else targets
 
-    def _add(self, outputs: Tensor, right: Tensor) -> Tensor:
+    def _add(self, outputs: Tensor, right: Tensor, counted: Tensor | None) -> Tensor:
         rows = len(outputs)
-        if self._kept + _TOKENS_AT_ONCE > len(self._outputs):
+        if self._kept + self._at_once > len(self._outputs):
             self._differentiate_weight()
         part = slice(self._kept, self._kept + rows + -rows % _ROWS)
         padded = self._outputs[part]
@@ -73,14 +80,17 @@ class ProjectedCrossEntropy:
         best = argmax_words(scores).unsqueeze(1)
         probabilities = torch.softmax(scores, -1)
         normaliser = scores.gather(1, best) - probabilities.gather(1, best).log()
-        self._plain += (normaliser - scores.gather(1, right)).sum()
+        self._plain += _only(normaliser - scores.gather(1, right), counted).sum()
         if self._smoothing:
-            self._smooth += (normaliser.squeeze(1) - scores.mean(-1)).sum()
+            mean = scores.mean(-1, keepdim=True)
+            self._smooth += _only(normaliser - mean, counted).sum()
         if self._differentiates:
-            self._differentiate(probabilities, right, part)
+            self._differentiate(probabilities, right, counted, part)
         return best.squeeze(1)
 
-    def _differentiate(self, probabilities: Tensor, right: Tensor, part: slice) -> None:
+    def _differentiate(
+        self, probabilities: Tensor, right: Tensor, counted: Tensor | None, part: slice
+    ) -> None:
         gradient = probabilities
         if self._weight.dtype == torch.float32:
             # Products with numbers below float32's normal range are many times slower.
@@ -89,6 +99,7 @@ class ProjectedCrossEntropy:
             gradient -= self._smoothing / len(self._weight)
         less = torch.full_like(right, self._smoothing - 1, dtype=torch.float32)
         gradient.scatter_add_(1, right, less)
+        gradient = _only(gradient, counted)
         self._of_bias += gradient.sum(0)
         rows = len(gradient)
         kept = self._gradients[part]
@@ -143,6 +154,11 @@ class _KnownGradients(torch.autograd.Function):
         return None, None, None, None, *(gradient.to(kind) for gradient, kind in by_input)
 
 
+def _only(values: Tensor, counted: Tensor | None) -> Tensor:
+    """Return values (tokens, …) with zeros where they are not counted (tokens, 1)."""
+    return values if counted is None else values.masked_fill_(~counted, 0.0)
+
+
 def _multiply(left: Tensor, right: Tensor) -> Tensor:
     """Return left (rows, inner) @ right (inner, columns).
 
@@ -174,6 +190,8 @@ class SequenceLoss:
         counted: (steps, batch) bool: where the loss is taken, in each sentence up to some step.
         mask: dropout of the outputs, (steps or 1, batch, size).
         smoothing: label smoothing.
+        pack: leave out at once where no loss is taken. By default on a CPU: a GPU is quick, but the
+            host would have to wait until it knows how many tokens are left.
     """
 
     def __init__(
@@ -183,9 +201,11 @@ class SequenceLoss:
         counted: Tensor,
         mask: Tensor | None,
         smoothing: float,
+        pack: bool | None = None,
     ):
         self._sum = ProjectedCrossEntropy(projection.weight, projection.bias, smoothing)
         self._targets, self._counted, self._mask = targets, counted, mask
+        self._pack = not targets.is_cuda if pack is None else pack
         self._step = 0
 
     def choose(self, outputs: Tensor) -> Tensor:
@@ -194,15 +214,9 @@ class SequenceLoss:
         These are `_pad_` for sentences whose loss is not taken there: what they are fed does not
         matter.
         """
-        begin, end = self._step, self._step + len(outputs)
-        self._step = end
-        counted = self._counted[begin:end]
-        dropped = self._dropped(outputs, begin)
-        best = self._sum.add(dropped[counted], self._targets[begin:end][counted])
-        words = torch.full_like(self._targets[0], PAD)
-        last = counted[-1]
-        words[last] = best[len(best) - int(last.sum()) :]
-        return words
+        begin = self._step
+        self._step += len(outputs)
+        return self._add(self._dropped(outputs, begin), begin)[-1]
 
     def of(self, outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the loss with gradients, the plain sum without, and the outputs after dropout.
@@ -210,10 +224,20 @@ class SequenceLoss:
         `outputs` (steps, batch, size) are those of all steps, including what `choose` added.
         """
         dropped = self._dropped(outputs, 0)
-        counted = self._counted[self._step :]
-        rest = dropped.detach()[self._step :][counted]
-        self._sum.add(rest, self._targets[self._step :][counted])
-        return *self._sum.of(dropped[self._counted]), dropped
+        self._add(dropped.detach()[self._step :], self._step)
+        added = dropped[self._counted] if self._pack else dropped.flatten(0, 1)
+        return *self._sum.of(added), dropped
+
+    def _add(self, dropped: Tensor, begin: int) -> Tensor:
+        """Add the outputs from a step on; return the likeliest words (steps, batch)."""
+        steps = slice(begin, begin + len(dropped))
+        targets, counted = self._targets[steps], self._counted[steps]
+        if not self._pack:
+            flat = self._sum.add(dropped.flatten(0, 1), targets.flatten(), counted.flatten())
+            return flat.view(targets.shape).masked_fill(~counted, PAD)
+        words = torch.full_like(targets, PAD)
+        words[counted] = self._sum.add(dropped[counted], targets[counted])
+        return words
 
     def _dropped(self, outputs: Tensor, begin: int) -> Tensor:
         if self._mask is None:

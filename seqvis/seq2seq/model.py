@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from seqvis.seq2seq.attention import AdditiveAttention, attend_and_step
 from seqvis.seq2seq.dropout import DropoutMasks, drop_weight, drop_words, dropout, mask_like
-from seqvis.seq2seq.gru import GRULayer, product_type
+from seqvis.seq2seq.gru import GRULayer, product_type, run_directions
 from seqvis.seq2seq.settings import ModelSettings
 from seqvis.seq2seq.state import (
     NEVER_GENERATED,
@@ -69,22 +69,18 @@ class Encoder(nn.Module):
         table = drop_words(self.embedding.weight, rates.embedding, self.training)
         states = functional.embedding(source.ids.t(), table, padding_idx=PAD)
         states = dropout(states, rates.input, self.training, rates.variational)
-        lengths = source.lengths.to(source.ids.device)
+        lengths = source.counted
         finals: list[Tensor] = []
         for depth, directions in enumerate(self.layers):
             assert isinstance(directions, nn.ModuleList)
             if depth:
                 states = dropout(states, rates.encoder, self.training, rates.variational)
-            start = states.new_zeros(states.shape[1], self.settings.hidden_size)
-            outputs, lasts = [], []
-            for reverse, layer in enumerate(directions):
-                assert isinstance(layer, GRULayer)
-                weight = drop_weight(layer.weight_hh, rates.weight, self.training)
-                output, last = layer(states, start, lengths, bool(reverse), weight)
-                outputs.append(output)
-                lasts.append(last)
-            states = torch.cat(outputs, -1)
-            finals.append(torch.cat(lasts, -1))
+            layers = [layer for layer in directions if isinstance(layer, GRULayer)]
+            weights = [
+                drop_weight(layer.weight_hh, rates.weight, self.training) for layer in layers
+            ]
+            states, final = run_directions(layers, weights, states, lengths)
+            finals.append(final)
         rate = rates.bridge if self.settings.bidirectional != "none" else 0.0
         dropped = [dropout(final, rate, self.training) for final in finals[-self.bridge_layers :]]
         hidden = torch.stack([self.bridges[str(final.shape[-1])](final) for final in dropped])

@@ -33,6 +33,11 @@ class SourceBatch:
         return SourceBatch(self.ids.to(device, non_blocking=True), self.lengths)
 
     @property
+    def counted(self) -> Tensor:
+        """(rows,) the lengths, where the ids are: to send them there would take longer."""
+        return (self.ids != PAD).sum(1)
+
+    @property
     def mask(self) -> Tensor:
         """(rows, source): 0 where there is a word, -inf where there is padding."""
         zeros = torch.zeros(self.ids.shape, device=self.ids.device)

@@ -8,6 +8,7 @@ device, so there are no gradients, and recurrent layers need a stand-in.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from unittest.mock import patch
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -15,6 +16,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 @contextmanager
 def fake_cuda() -> Iterator[None]:
-    """Make tensors and modules on the GPU by default; index with them what is on the CPU."""
-    with FakeTensorMode(), torch.no_grad(), torch.device("cuda"):
+    """Pretend that there is a GPU; what is made under `torch.device("cuda")` is on it."""
+    supported = (
+        patch("torch.cuda.amp.common.amp_definitely_not_available", return_value=False),
+        patch("torch.cuda.is_bf16_supported", return_value=True),
+    )
+    with supported[0], supported[1], FakeTensorMode(), torch.no_grad():
         yield

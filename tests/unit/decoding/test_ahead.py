@@ -16,6 +16,7 @@ from seqvis.seq2seq.state import DecoderState, Memory, SourceBatch
 from seqvis.text.vocabulary import EOS
 from tests.support.fakecuda import fake_cuda
 from tests.support.models import build, sources
+from tests.support.recording import record
 
 TEXTS = sources(*(3 + (7 * n) % 11 for n in range(18)), 60, *(4 + n % 5 for n in range(12)))
 
@@ -70,36 +71,22 @@ def test_sentences_are_translated_the_same_however_far_ahead(
 
 @pytest.mark.parametrize("beams", [(1,), (3,), (1, 4)])
 def test_recorded_steps_give_the_same(beams: tuple[int, ...]) -> None:
-    """The stand-in for CUDA reads the recording's own tensors, and writes where it did at first."""
-    replays = 0
-
-    def record(function: Function, inputs: Tensors) -> Any:
-        results = function(*inputs)
-
-        def replay() -> None:
-            nonlocal replays
-            replays += 1
-            for to, new in zip(results, function(*inputs), strict=True):
-                to.copy_(new)
-
-        return replay, results
-
     packed = model("all")
     expected = decode(packed, beams, 1)
-    packed.graphs = Graphs(record)
+    packed.graphs, replays = record()
     for _ in range(2):
         assert_same(decode(packed, beams, 8), expected)
-    assert replays > 3 or len(beams) > 1
+    assert replays() > 3 or len(beams) > 1
 
 
 def test_functions_run_as_they_are_where_they_cannot_be_recorded() -> None:
-    def record(function: Function, inputs: Tensors) -> Any:
+    def refuse(function: Function, inputs: Tensors) -> Any:
         raise RuntimeError("operation not permitted")
 
     def double(values: Tensor) -> Tensors:
         return (2 * values,)
 
-    graphs = Graphs(record)
+    graphs = Graphs(refuse)
     ones = torch.ones(3)
     assert graphs.run(double, [ones])[0].tolist() == [2, 2, 2]
     with pytest.warns(UserWarning, match="not permitted"):
@@ -110,7 +97,7 @@ def test_functions_run_as_they_are_where_they_cannot_be_recorded() -> None:
 
 @pytest.mark.parametrize("beam", [1, 3])
 def test_no_step_waits_for_a_gpu(beam: int) -> None:
-    with fake_cuda():
+    with fake_cuda(), torch.device("cuda"):
         packed = PackedSeq2Seq(build("all"))
         memory = Memory(torch.zeros(12, 8, 12), torch.zeros(12, 8, 12), torch.zeros(12, 8))
         state = DecoderState(torch.zeros(2, 12, 12), memory)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from seqvis.seq2seq.attention import AdditiveAttention, attend_and_step
-from seqvis.seq2seq.gru import GRULayer, tanh_
+from seqvis.seq2seq.gru import GRULayer, run_directions, run_in_one_call, tanh_
 from seqvis.seq2seq.state import Memory
 
 
@@ -49,6 +49,29 @@ def test_a_layer_equals_pytorchs_gru_on_each_sentence_alone(reverse: bool) -> No
     expected = [reference_inputs.grad, reference_hidden.grad, gru.weight_ih_l0.grad]
     expected += [gru.weight_hh_l0.grad, gru.bias_ih_l0.grad, gru.bias_hh_l0.grad]
     for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("directions", [1, 2])
+def test_one_call_for_a_gpu_gives_what_a_cpu_computes(directions: int) -> None:
+    """Also of padded steps the last states and all gradients; there is no sorting or reversing."""
+    torch.manual_seed(1)
+    layers = [GRULayer(5, 7) for _ in range(directions)]
+    weights = [layer.weight_hh * 1.5 for layer in layers]
+    lengths = torch.tensor([4, 1, 6, 6])
+    real = (torch.arange(6)[:, None] < lengths).unsqueeze(-1)
+    upstream, inputs = torch.randn(6, 4, 7 * directions), torch.randn(6, 4, 5)
+    given = [inputs.requires_grad_(), *(one for layer in layers for one in layer.parameters())]
+
+    def gradients(states: Tensor, last: Tensor) -> tuple[Tensor, ...]:
+        total = (states * upstream * real).sum() + (last * upstream[0]).sum()
+        return torch.autograd.grad(total, given, retain_graph=True)
+
+    expected = run_directions(layers, weights, inputs, lengths)
+    found = run_in_one_call(layers, weights, inputs, torch.zeros(directions, 4, 7), lengths)
+    torch.testing.assert_close(found[0] * real, expected[0] * real)
+    torch.testing.assert_close(found[1], expected[1])
+    for one, other in zip(gradients(*found), gradients(*expected), strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 

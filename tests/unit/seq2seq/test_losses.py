@@ -79,10 +79,11 @@ def test_bfloat16_gives_nearly_the_same() -> None:
         assert float((one - other).norm()) < 0.02 * float(other.norm())
 
 
+@pytest.mark.parametrize("pack", [True, False], ids=["as on a CPU", "as on a GPU"])
 @pytest.mark.parametrize("variant", ["plain", "all"])
 @pytest.mark.parametrize("count_padding", [False, True])
 def test_a_decoder_that_feeds_on_its_own_words_learns_as_in_a_plain_loop(
-    variant: str, count_padding: bool
+    variant: str, count_padding: bool, pack: bool
 ) -> None:
     """Same words, loss and gradients, with dropout everywhere, if each step is run once, with
     gradients, and scored by PyTorch."""
@@ -118,7 +119,7 @@ def test_a_decoder_that_feeds_on_its_own_words_learns_as_in_a_plain_loop(
     expected = plain()
     wanted = torch.autograd.grad(expected, parameters)
     torch.manual_seed(4)
-    losses = SequenceLoss(projection, by_step, counted, mask, 0.1)
+    losses = SequenceLoss(projection, by_step, counted, mask, 0.1, pack)
     loss, _, _ = losses.of(model(source, target, coins, losses.choose).features)
     torch.testing.assert_close(loss, expected)
     found = torch.autograd.grad(loss, parameters)
