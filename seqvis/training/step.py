@@ -11,8 +11,8 @@ machine in the same type. On a CPU that peak is measured; for known GPUs it is t
 """
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from seqvis.errors import ConfigError
+from seqvis.graphs import Graphs, Tensors
 from seqvis.training.schedules import OptimizerSettings
 from seqvis.training.workers import Workers
 
@@ -90,6 +91,16 @@ class StepLoss:
     tokens: int  # this worker's tokens (of devise: pictures)
 
 
+@dataclass(frozen=True)
+class Recordable:
+    """A step that depends on nothing but these inputs, their shapes and the key."""
+
+    inputs: tuple[Tensor, ...]
+    batch: Callable[..., Any]  # returns the batch of other inputs
+    tokens: int  # of this batch, as StepLoss has them
+    key: Hashable = ()
+
+
 class Task(Protocol[B]):
     """What a model brings to be trained."""
 
@@ -111,6 +122,10 @@ class Task(Protocol[B]):
         """Yield this worker's share of the batches of an epoch, from number `first` on."""
 
     def loss(self, model: nn.Module, batch: B, epoch: float) -> StepLoss: ...
+
+    def recordable(self, batch: B, epoch: float) -> Recordable | None:
+        """Return what a CUDA graph of the step on the batch reads; None if it cannot be recorded.
+        Asked only where graphs are on."""
 
     def evaluate(self, model: nn.Module, workers: Workers) -> dict[str, Any]:
         """Return validation metrics, floats; strings and lists (samples) go to the report."""
@@ -147,6 +162,7 @@ class TrainingStep(Generic[B]):
         )
         self.product_type = product_type(precision, workers.device)
         self._wrapped = workers.wrap(_TaskLoss(task, self.model))
+        self.graphs = Graphs()
 
     def step(self, batch: B, number: int, epoch: float, rate: float, beta1: float) -> StepLoss:
         """Make an optimiser step. `number` seeds it; `epoch` may be fractional."""
@@ -155,14 +171,35 @@ class TrainingStep(Generic[B]):
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
             group["betas"] = (beta1, group["betas"][1])
-        self.optimizer.zero_grad(set_to_none=True)
-        with self.autocast():
-            loss: StepLoss = self._wrapped(batch, epoch)
-        loss.loss.backward()
+        loss = self._differentiate(batch, epoch)
         if self.settings.clip_norm:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
         self.optimizer.step()
         return loss
+
+    def _differentiate(self, batch: B, epoch: float) -> StepLoss:
+        """Return the loss; its gradients are those of the parameters."""
+        recordable = None
+        if self.graphs.on and self.workers.count == 1:
+            recordable = self.task.recordable(batch, epoch)
+        if recordable is None:
+            return self._run(batch, epoch)
+        again = recordable.batch
+
+        def run(*inputs: Tensor) -> Tensors:
+            found = self._run(again(*inputs), epoch)
+            return found.loss, found.total
+
+        loss, total = self.graphs.run(run, recordable.inputs, recordable.key)
+        return StepLoss(loss, total, recordable.tokens)
+
+    def _run(self, batch: B, epoch: float) -> StepLoss:
+        # Recordings add to the gradients that were there when they were made.
+        self.optimizer.zero_grad(set_to_none=not self.graphs.on)
+        with self.autocast():
+            loss: StepLoss = self._wrapped(batch, epoch)
+        loss.loss.backward()
+        return replace(loss, loss=loss.loss.detach())
 
     def autocast(self) -> torch.autocast:
         device = self.workers.device.type

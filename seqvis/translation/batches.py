@@ -40,10 +40,22 @@ class Batch:
     target_words: int  # real target words in the batch of all workers
     positions: int  # the same with padding
     workers: int = 1  # that share the batch
+    own_words: int | None = None  # real target words of this worker; None: it has all
+    scale: Tensor | None = None  # of the loss, where a recording reads it; None: `share` says it
 
     def to(self, device: torch.device) -> "Batch":
         target = self.target.to(device, non_blocking=True)
         return replace(self, source=self.source.to(device), target=target)
+
+    def pinned(self) -> "Batch":
+        """Return it in memory from which a GPU copies while the host goes on."""
+        source = replace(self.source, ids=self.source.ids.pin_memory())
+        return replace(self, source=source, target=self.target.pin_memory())
+
+    def share(self, count_padding: bool) -> float:
+        """Return what a worker's sum of losses is multiplied by, so that the mean over workers is
+        the mean over all their words, or positions."""
+        return self.workers / (self.positions if count_padding else self.target_words)
 
 
 def plan_epoch(
@@ -78,11 +90,16 @@ def plan_validation(table: PairTable, size: int) -> list[NDArray[np.int64]]:
 
 
 def make_batch(
-    table: PairTable, rows: NDArray[np.int64], worker: int = 0, workers: int = 1
+    table: PairTable,
+    rows: NDArray[np.int64],
+    worker: int = 0,
+    workers: int = 1,
+    multiple: int = 1,
 ) -> Batch:
     """Return this worker's share of a batch: every `workers`-th row.
 
-    A worker without a row gets one whose target is padding, so that all take part in each step.
+    Both sides are padded to a multiple of `multiple`; `positions` does not count what that adds. A
+    worker without a row gets one whose target is padding, so that all take part in each step.
     """
     own = rows[worker::workers]
     target_lengths = table.target.lengths_of(rows)
@@ -90,12 +107,14 @@ def make_batch(
     if len(own) == 0:
         own = rows[:1]
     source_lengths = table.source.lengths_of(own)
-    source = _pad(table.source, own, int(source_lengths.max()))
-    target = _pad(table.target, own, width)
+    wide = int(source_lengths.max())
+    source = _pad(table.source, own, wide + -wide % multiple)
+    target = _pad(table.target, own, width + -width % multiple)
+    own_words = int(target_lengths[worker::workers].sum())
     if worker >= len(rows):
         target = torch.full_like(target, PAD)
     source_batch = SourceBatch(source, torch.from_numpy(source_lengths))
-    return Batch(source_batch, target, words, width * len(rows), workers)
+    return Batch(source_batch, target, words, width * len(rows), workers, own_words)
 
 
 def _cut(

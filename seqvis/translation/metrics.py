@@ -13,9 +13,10 @@ from typing import Any, Literal
 
 import torch
 from sacrebleu.metrics import BLEU, CHRF
+from torch import Tensor
 from torch.nn import functional
 
-from seqvis.seq2seq.losses import projected_cross_entropy
+from seqvis.seq2seq.losses import SequenceLoss
 from seqvis.seq2seq.model import Seq2Seq, argmax_words
 from seqvis.text.characters import clean_text
 from seqvis.text.vocabulary import BOS, PAD
@@ -139,6 +140,30 @@ def validation_losses(model: Seq2Seq, batch: Batch) -> LossSums:
     on after `_eos_`, and stops where every sentence of the batch predicts `_pad_`; all words then
     score zero at the positions that are left, which costs log(vocabulary) each.
     """
+    losses, predicted = (part.cpu() for part in _own_steps(model, batch))
+    target = batch.target.cpu()
+    ended = (predicted == PAD).all(1).nonzero()
+    if len(ended):
+        rest = slice(int(ended[0]) + 1, None)
+        losses[rest] = torch.log(torch.tensor(float(model.decoder.projection.out_features)))
+        predicted[rest] = BOS  # the arg-max of equal scores
+    losses, predicted = losses.t(), predicted.t()
+    real = target != PAD
+    return LossSums(
+        float(losses[real].double().sum()),
+        float(losses.double().sum()),
+        int(((predicted == target) & real).sum()),
+        int(real.sum()),
+        target.numel(),
+        float(_forced_loss(model, batch)),
+    )
+
+
+def _own_steps(model: Seq2Seq, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return losses and predicted words (steps, rows) of a decoder that is fed its own words.
+
+    On a CPU they are left out after the step where all are `_pad_`.
+    """
     state = model.encode(batch.source)
     words = torch.full_like(batch.target[:, 0], BOS)
     target = batch.target.t()
@@ -149,29 +174,14 @@ def validation_losses(model: Seq2Seq, batch: Batch) -> LossSums:
         scores = model.decoder.projection(output.features[0]).float()
         losses[step] = functional.cross_entropy(scores, right, reduction="none")
         words = predicted[step] = argmax_words(scores)
-        if bool((words == PAD).all()):
-            losses[step + 1 :] = torch.log(torch.tensor(float(scores.shape[-1])))
-            predicted[step + 1 :] = BOS  # the arg-max of equal scores
+        if not words.is_cuda and bool((words == PAD).all()):
             break
-    losses, predicted = losses.t(), predicted.t()
-    real = batch.target != PAD
-    return LossSums(
-        float(losses[real].double().sum()),
-        float(losses.double().sum()),
-        int(((predicted == batch.target) & real).sum()),
-        int(real.sum()),
-        batch.target.numel(),
-        _forced_loss(model, batch),
-    )
+    return losses, predicted
 
 
-def _forced_loss(model: Seq2Seq, batch: Batch) -> float:
+def _forced_loss(model: Seq2Seq, batch: Batch) -> Tensor:
     """Sum the negative log-likelihood of the real words, each given the right ones before it."""
     by_step = batch.target.t()
     output = model(batch.source, batch.target, torch.ones(len(by_step), dtype=torch.bool))
-    real = by_step != PAD
-    projection = model.decoder.projection
-    _, plain = projected_cross_entropy(
-        output.features[real], projection.weight, projection.bias, by_step[real]
-    )
-    return float(plain)
+    losses = SequenceLoss(model.decoder.projection, by_step, by_step != PAD, None, 0.0)
+    return losses.of(output.features)[1]

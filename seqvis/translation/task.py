@@ -1,7 +1,7 @@
 """What the training loop needs to train a translator: settings, model, loss and validation."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -19,6 +19,7 @@ from seqvis.decoding.beam import DecodingSettings, Hypothesis
 from seqvis.decoding.packed import PackedSeq2Seq
 from seqvis.decoding.search import search
 from seqvis.errors import ConfigError, DataError
+from seqvis.graphs import Graphs
 from seqvis.seq2seq.dropout import mask_like
 from seqvis.seq2seq.losses import SequenceLoss
 from seqvis.seq2seq.model import Seq2Seq, draw_coins
@@ -32,15 +33,17 @@ from seqvis.seq2seq.settings import (
 )
 from seqvis.text.languages import Languages, SourceSentence, load_languages
 from seqvis.text.vocabulary import PAD, UNK, Vocabulary
+from seqvis.training.ahead import in_threads
 from seqvis.training.fit import FitSettings
 from seqvis.training.schedules import OptimizerSettings
-from seqvis.training.step import StepLoss
+from seqvis.training.step import Recordable, StepLoss
 from seqvis.training.workers import Workers
 from seqvis.translation.batches import Batch, BatchSettings, make_batch, plan_epoch, plan_validation
 from seqvis.translation.metrics import LossSums, Scoring, TextScores, score_texts, validation_losses
 from seqvis.vectors.store import WordVectors, embedding_matrix, is_marker, words_without_vector
 
 VALIDATION_BATCH = 200  # sentences; the seed's 125 * 1.6, on which its loss with padding depends
+RECORDED_LENGTHS = 8  # what lengths are multiples of where steps are recorded: few shapes
 
 
 class LossSettings(Settings):
@@ -170,8 +173,16 @@ class TranslationTask:
         return len(self._plan(epoch))
 
     def batches(self, epoch: int, first: int, workers: Workers) -> Iterator[Batch]:
-        for rows in self._plan(epoch)[first:]:
-            batch = make_batch(self.train, rows, workers.rank, workers.count)
+        on_gpu = workers.device.type == "cuda"
+        padded_alike = Graphs().on and not self.settings.loss.count_padding
+        multiple = RECORDED_LENGTHS if padded_alike else 1
+
+        def make(rows: NDArray[np.int64]) -> Batch:
+            batch = make_batch(self.train, rows, workers.rank, workers.count, multiple)
+            return batch.pinned() if on_gpu else batch
+
+        plan = self._plan(epoch)[first:]
+        for batch in in_threads(plan, make) if on_gpu else map(make, plan):
             yield batch.to(workers.device)
 
     def _plan(self, epoch: int) -> list[NDArray[np.int64]]:
@@ -206,11 +217,27 @@ class TranslationTask:
         losses = SequenceLoss(projection, by_step, counted, mask, settings.label_smoothing)
         output = model(batch.source, batch.target, coins, losses.choose)
         total, plain, dropped = losses.of(output.features)
-        everyone = batch.positions if settings.count_padding else batch.target_words
-        # Gradients are averaged over workers; this makes that the mean over all their words.
-        loss = total * (batch.workers / everyone)
-        loss = loss + _activation_penalty(dropped, output.hidden, real, rates)
-        return StepLoss(loss, plain, int(counted.sum()))
+        scale = batch.share(settings.count_padding) if batch.scale is None else batch.scale
+        loss = total * scale + _activation_penalty(dropped, output.hidden, real, rates)
+        return StepLoss(loss, plain, self._tokens(batch))
+
+    def _tokens(self, batch: Batch) -> int:
+        if self.settings.loss.count_padding:
+            return batch.target.numel()
+        return batch.target_words if batch.own_words is None else batch.own_words
+
+    def recordable(self, batch: Batch, epoch: float) -> Recordable | None:
+        if forcing_probability(self.settings.forcing, float(int(epoch))) < 1:
+            return None  # each batch has its own coins
+        share = batch.share(self.settings.loss.count_padding)
+        scale = torch.full((), share, device=batch.target.device)
+
+        def again(ids: Tensor, target: Tensor, scale: Tensor) -> Batch:
+            source = replace(batch.source, ids=ids)
+            return replace(batch, source=source, target=target, scale=scale)
+
+        inputs = (batch.source.ids, batch.target, scale)
+        return Recordable(inputs, again, self._tokens(batch))
 
     def schedules(self, epoch: int) -> dict[str, float]:
         return {"teacher_forcing": forcing_probability(self.settings.forcing, float(epoch))}
@@ -284,11 +311,22 @@ def _activation_penalty(
     """Return AR and TAR (Merity et al. 2017, section 4.6), over real positions only."""
     penalty: Tensor | float = 0.0
     if rates.activation:
-        penalty = penalty + rates.activation * dropped[real].float().pow(2).mean()
+        penalty = penalty + rates.activation * _mean_square(dropped, real)
     if rates.temporal_activation and len(states) > 1:
-        change = (states[1:] - states[:-1])[real[1:]]
-        penalty = penalty + rates.temporal_activation * change.float().pow(2).mean()
+        change = _mean_square(states[1:] - states[:-1], real[1:])
+        penalty = penalty + rates.temporal_activation * change
     return penalty
+
+
+def _mean_square(values: Tensor, real: Tensor, pack: bool | None = None) -> Tensor:
+    """Return the mean square of values (steps, batch, size) where they are real (steps, batch).
+
+    `pack`: as in SequenceLoss.
+    """
+    if not values.is_cuda if pack is None else pack:
+        return values[real].float().pow(2).mean()
+    squares = values.float().pow(2).masked_fill(~real.unsqueeze(2), 0.0)
+    return squares.sum() / (real.sum() * values.shape[2])
 
 
 def _fill(

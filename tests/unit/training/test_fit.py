@@ -55,6 +55,9 @@ class OneWeight:
         loss = model(batch).square().mean()
         return StepLoss(loss, loss.detach() * 4, 4)
 
+    def recordable(self, batch: Tensor, epoch: float) -> None:
+        return None
+
     def evaluate(self, model: nn.Module, workers: Workers) -> dict[str, Any]:
         return self.validation[self.epoch]
 
