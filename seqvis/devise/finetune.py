@@ -15,13 +15,12 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 from torch import Tensor, nn
 
 from seqvis.devise.data import TrainingData
 from seqvis.devise.head import Head
 from seqvis.devise.settings import DeviseSettings
-from seqvis.devise.task import Batch, HeadTask, Pictures
+from seqvis.devise.task import Batch, HeadTask, Pictures, send
 from seqvis.devise.views import MakeViews, Plan, Step, ViewReader
 from seqvis.errors import DataError
 from seqvis.storage import locate
@@ -209,6 +208,9 @@ class _FinetuneTask(HeadTask):
         projected: Tensor = model(features)  # in mixed precision
         return projected
 
+    def recordable(self, batch: Batch, epoch: float) -> None:
+        return None  # the network's operations are large: to start them costs little
+
     def flops(self, model: nn.Module, batch: Batch) -> float:
         weights = sum(parameter.numel() for parameter in model.parameters())
         # A convolution's weight is used at every position: this counts what is certain, once.
@@ -229,12 +231,8 @@ class _FinetuneTask(HeadTask):
             if path not in self._told:
                 self._told.add(path)
                 self.report({"event": "note", "text": f"{path}: {reason}; it is skipped"})
-        features = torch.from_numpy(views.pictures)
-        if workers.device.type == "cuda":
-            features = features.pin_memory()  # copied while this process goes on
-        features = features.to(workers.device, non_blocking=True).permute(0, 3, 1, 2)
-        labels = torch.from_numpy(pictures.labels[views.rows]).to(workers.device)
-        return Batch(features, labels, weight)
+        features = send(views.pictures, workers.device).permute(0, 3, 1, 2)
+        return Batch(features, send(pictures.labels[views.rows], workers.device), weight)
 
 
 def _found(listing: Listing, pictures: Pictures) -> Listing:

@@ -3,12 +3,13 @@
 A batch consists of rows of stored features and the numbers of their labels. The features are
 float16, mapped into memory and shared by all processes of a node (`FeatureTable.features`), and a
 batch reads its own rows alone. So the features are stored once, however many parts of them are used
-for training and validation; so is the vector of a label, however many pictures have it.
+for training and validation; so is the vector of a label, however many pictures have it. A GPU that
+has room for all of them gets them before the first batch, and then only numbers of rows.
 """
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch.nn import functional as F
 from seqvis.devise.head import Head, rowwise_loss
 from seqvis.devise.settings import DeviseSettings
 from seqvis.errors import DataError
-from seqvis.training.step import StepLoss
+from seqvis.training.step import Recordable, StepLoss
 from seqvis.training.workers import Workers
 from seqvis.vision.feature_table import FeatureTable
 
@@ -55,9 +56,8 @@ class Pictures:
         self, places: np.ndarray | slice, device: torch.device = CPU, weight: float = 1.0
     ) -> Batch:
         """Read the features of the pictures at these places, float32 [places, dimension]."""
-        stored = torch.from_numpy(self.table.features[self.rows[places]])
-        labels = torch.from_numpy(self.labels[places])
-        return Batch(stored.to(device).float(), labels.to(device), weight)
+        stored = send(self.table.features[self.rows[places]], device)
+        return Batch(stored.float(), send(self.labels[places], device), weight)
 
     def blocks(self, device: torch.device = CPU) -> Iterator[Batch]:
         """Read all pictures, some thousands at a time."""
@@ -72,6 +72,19 @@ class Pictures:
         return digest.hexdigest()
 
 
+def send(array: np.ndarray, device: torch.device) -> Tensor:
+    """Copy to a device; a GPU copies while this process goes on."""
+    tensor = torch.from_numpy(array)
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+def free_memory(device: torch.device) -> int:
+    """Return how many bytes a GPU has left; 0 for a CPU, which reads features where they lie."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+
+
 class HeadTask:
     """Brings a head, its batches and its loss to `training.fit`."""
 
@@ -84,6 +97,7 @@ class HeadTask:
         self.train, self.valid, self.targets = train, valid, targets
         self.settings = settings
         self._targets: dict[torch.device, Tensor] = {}
+        self._resident: dict[FeatureTable, Tensor | None] = {}
 
     def build_model(self) -> nn.Module:
         return Head(self.settings.head, self.train.table.dimension, self.targets.shape[1])
@@ -116,11 +130,13 @@ class HeadTask:
         # Batches of even size: none is so small that batch norm would learn from chance.
         for rows in np.array_split(order, steps)[first:]:
             share = rows[workers.rank :: workers.count]
-            yield self.train.batch(share, workers.device, workers.count / len(rows))
+            yield self._read(self.train, share, workers.device, workers.count / len(rows))
 
     def validation(self, workers: Workers) -> Iterator[Batch]:
         """Return this worker's share of the validation pictures."""
-        return self.valid.where(slice(workers.rank, None, workers.count)).blocks(workers.device)
+        own = self.valid.where(slice(workers.rank, None, workers.count))
+        for begin in range(0, len(own), BLOCK):
+            yield self._read(own, slice(begin, begin + BLOCK), workers.device, 1.0)
 
     def project(self, model: nn.Module, features: Tensor) -> Tensor:
         """Return the points of a batch's pictures, float32 [pictures, dimension]."""
@@ -131,6 +147,13 @@ class HeadTask:
     def loss(self, model: nn.Module, batch: Batch, epoch: float) -> StepLoss:
         total = self._losses(self.project(model, batch.features), batch.labels).sum()
         return StepLoss(total * batch.weight, total.detach(), len(batch.labels))
+
+    def recordable(self, batch: Batch, epoch: float) -> Recordable | None:
+        def again(features: Tensor, labels: Tensor) -> Batch:
+            return replace(batch, features=features, labels=labels)
+
+        inputs = (batch.features, batch.labels)
+        return Recordable(inputs, again, len(batch.labels), batch.weight)
 
     def evaluate(self, model: nn.Module, workers: Workers) -> dict[str, Any]:
         """Measure loss and hit@k of the validation pictures among the labels of training.
@@ -144,17 +167,20 @@ class HeadTask:
         for part in (self.train, self.valid):
             part.table.artifact.check_unchanged()
         workers.share_buffers(model)
-        sums = np.zeros(2 + len(SHOWN_HITS))
+        sums = torch.zeros(1 + len(SHOWN_HITS), dtype=torch.float64, device=workers.device)
+        pictures = 0
         for batch in self.validation(workers):
             projected = self.project(model, batch.features)
             with torch.autocast(projected.device.type, enabled=False):
                 scores = F.normalize(projected) @ self._targets_on(projected.device).T
             rank = (scores >= scores.gather(1, batch.labels[:, None])).sum(1)
-            sums[0] += len(batch.labels)
-            sums[1] += float(self._losses(projected, batch.labels).double().sum())
-            sums[2:] += [float((rank <= k).sum()) for k in SHOWN_HITS]
-        count, loss, *hits = np.sum(workers.gather(sums), axis=0)
-        metrics = {f"hit@{k}": float(n / count) for k, n in zip(SHOWN_HITS, hits, strict=True)}
+            losses = self._losses(projected, batch.labels).double()
+            hits = [(rank <= k).double().sum() for k in SHOWN_HITS]
+            sums += torch.stack([losses.sum(), *hits])
+            pictures += len(batch.labels)
+        found = workers.gather(np.array([pictures, *sums.tolist()]))
+        count, loss, *hits_at = np.sum(found, axis=0)
+        metrics = {f"hit@{k}": float(n / count) for k, n in zip(SHOWN_HITS, hits_at, strict=True)}
         return {"loss": float(loss / count), **metrics}
 
     def schedules(self, epoch: int) -> dict[str, float]:
@@ -164,6 +190,21 @@ class HeadTask:
         weights = sum(parameter.numel() for parameter in model.parameters())
         scores = self.targets.size if self.settings.loss != "cosine" else 0
         return 6.0 * (weights + scores) * len(batch.labels)
+
+    def _read(
+        self, pictures: Pictures, places: np.ndarray | slice, device: torch.device, weight: float
+    ) -> Batch:
+        """Return the batch of these places, of features that are on the device if it has room."""
+        table = pictures.table
+        if table not in self._resident:
+            size = 2 * len(table) * table.dimension
+            fits = size < free_memory(device) / 2
+            self._resident[table] = send(np.array(table.features), device) if fits else None
+        resident = self._resident[table]
+        if resident is None:
+            return pictures.batch(places, device, weight)
+        stored = resident[send(pictures.rows[places], device)]
+        return Batch(stored.float(), send(pictures.labels[places], device), weight)
 
     def _losses(self, projected: Tensor, labels: Tensor) -> Tensor:
         targets, settings = self._targets_on(projected.device), self.settings
