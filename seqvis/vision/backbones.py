@@ -150,7 +150,7 @@ class Backbone:
         channels_last = batch.permute(0, 3, 1, 2)  # what torch calls so: NHWC, permuted
         if self._folded is None:
             noise = torch.rand(3, *pictures.shape[1:3], generator=torch.Generator().manual_seed(0))
-            self._folded = folded(self.module, 255 * noise.unsqueeze(0).to(self.device))
+            self._folded = folded(self.module, 255 * noise.unsqueeze(0))
         with torch.inference_mode():
             with fast:
                 features = self._folded(channels_last).float()
