@@ -1,0 +1,31 @@
+"""The benchmark for a GPU, with a little of everything, on the CPU and without Ray."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RUN = "import sys; sys.modules['ray'] = None; from benchmarks.gpu import main; sys.exit(main())"
+
+
+@pytest.mark.slow
+def test_all_stages_run_where_ray_cannot_be_imported(tmp_path: Path) -> None:
+    out = tmp_path / "results"
+    arguments = ["--device", "cpu", "--small", "--out", str(out)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, *arguments], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.with_suffix(".json").read_text())
+    assert not found["failed"]
+    stages = [row["stage"] for row in found["rows"]]
+    wanted = ("training", "greedy", "beam 5", "ResNet-50", "exact search")
+    assert all(any(stage.startswith(name) for stage in stages) for name in wanted)
+    assert all(row["rate"] > 0 for row in found["rows"])
+    table = out.with_suffix(".md").read_text()
+    assert "seqvis (all), float32" in table
+    assert "0 texts other than the CPU's" in table
