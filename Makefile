@@ -4,6 +4,7 @@
 #                until Ctrl-C (make demo SERVE=0 ends after training)
 #   make unit    runs the tests that need no Ray and no more than a few seconds each
 #   make test    runs all tests, two at a time where they do not measure
+#   make native  builds the C++ of seqvis/native anew, after a change (docs/extend/native.md)
 #   make count   counts files with code and lines of each package
 #   make bench   measures each stage beside its reference (docs/results/speed.md);
 #                BENCH_ARGS="--only training --only head --data DIR" and so on
@@ -33,7 +34,7 @@ export OMP_WAIT_POLICY := PASSIVE
 # Tests and jobs start many processes; without bytecode each would compile every file again.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo unit test count bench lint setup lock ray submit clean
+.PHONY: demo unit test native count bench lint setup lock ray submit clean
 
 demo: $(VENV)/installed
 	$(RUN) -m jobs.demo --out $(DEMO_OUT) $(if $(filter 0,$(SERVE)),--no-serve)
@@ -47,6 +48,9 @@ test: $(VENV)/installed
 		tests/ray tests/browser tests/unit tests/faults/test_crashes.py \
 		--numprocesses auto --maxprocesses 2 --dist loadfile --no-loadscope-reorder --durations 10
 	$(RUN) -m pytest tests/faults --ignore=tests/faults/test_crashes.py --durations 10
+
+native: $(VENV)/installed
+	$(RUN) setup.py --quiet build_ext --inplace
 
 count:
 	@for package in seqvis jobs serve tune benchmarks; do \
@@ -87,7 +91,7 @@ submit: $(VENV)/installed
 		--runtime-env jobs/runtime_env.yaml $(SUBMIT_ARGS) \
 		-- python -m $(if $(findstring .,$(firstword $(JOB))),,jobs.)$(JOB)
 
-$(VENV)/installed: pyproject.toml install.sh build.lock requirements.lock dev.lock
+$(VENV)/installed: pyproject.toml setup.py install.sh build.lock requirements.lock dev.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "error: $(PYTHON) is older than 3.11; set PYTHON=python3.11 or newer"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
@@ -102,4 +106,4 @@ $(VENV)/peers: $(VENV)/installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info
+	rm -rf $(VENV) runs build *.egg-info seqvis/native/*.so

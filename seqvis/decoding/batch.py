@@ -7,6 +7,7 @@ So a batch costs what its sentences cost, and not their number times the length 
 import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -24,8 +25,38 @@ _LENGTHS = 8  # sources are padded to multiples of this where steps are made ahe
 _ByWidth = dict[int, list[tuple[SentenceDecoding, int]]]  # sentences with their first rows
 
 
+class Batch(Protocol):
+    """Sentences that are decoded together.
+
+    One thread uses it. Others may look at the numbers, and call `interrupt`.
+    """
+
+    steps: int  # of the model, so far
+    extended: int  # rows in these steps
+
+    @property
+    def rows(self) -> int:
+        """Rows that the next step computes: a sentence has as many as its beam is wide."""
+
+    def join(self, decodings: Sequence[SentenceDecoding], state: Any) -> None:
+        """Add sentences, with the state in which the model encoded them."""
+
+    def drop(self, decodings: Collection[SentenceDecoding]) -> None:
+        """Take sentences out of the batch that nobody waits for any more."""
+
+    def step(self, most: int = 1) -> list[SentenceDecoding]:
+        """Extend each sentence by a word, or by several; return those that ended and so left.
+
+        `NativeBatch` goes on until a sentence ends, `interrupt` is called, or there are `most`
+        words. Only where `most` is one are the `ids` of the sentences that stay up to date.
+        """
+
+    def interrupt(self) -> None:
+        """Let the step that another thread runs, or the next one, end after a word."""
+
+
 class RunningBatch:
-    """Sentences that are decoded together. Do not share it between threads."""
+    """A `Batch` for any model."""
 
     def __init__(self, model: StepModel, ahead: int | None = None):
         """`ahead`: words by which `step` extends a sentence; by default 8 on a GPU, which one word
@@ -35,16 +66,13 @@ class RunningBatch:
         self._running: list[SentenceDecoding] = []  # in the order of their rows
         self._buffer: StateBuffer | None = None
         self._words: list[int] = []  # the last word of each row
-        self.steps = 0  # of the model, so far
-        self.extended = 0  # rows in these steps
+        self.steps = self.extended = 0
 
     @property
     def rows(self) -> int:
-        """Rows that the next step computes: a sentence has as many as its beam is wide."""
         return len(self._words)
 
     def join(self, decodings: Sequence[SentenceDecoding], state: DecoderState) -> None:
-        """Add sentences, with the state in which the model encoded them."""
         if self._buffer is None:
             self._ahead = self._ahead or (_AHEAD if state.hidden.is_cuda else 1)
             self._buffer = StateBuffer(state, 1 if self._ahead == 1 else _LENGTHS)
@@ -54,7 +82,6 @@ class RunningBatch:
         self._words += [BOS] * sum(widths)
 
     def drop(self, decodings: Collection[SentenceDecoding]) -> None:
-        """Take sentences out of the batch that nobody waits for any more."""
         if self._buffer is None:
             return
         places = []
@@ -64,9 +91,7 @@ class RunningBatch:
             places.append(_Place(decoding, begin, staying))
         self._advance(places, self._buffer.state.hidden)
 
-    def step(self) -> list[SentenceDecoding]:
-        """Extend each sentence by one word, or by several if they are decoded ahead; return those
-        that ended and so left the batch."""
+    def step(self, most: int = 1) -> list[SentenceDecoding]:
         assert self._buffer is not None
         assert self._ahead is not None
         steps, state = self._ahead, self._buffer.state
@@ -94,6 +119,9 @@ class RunningBatch:
             places.append(_Place(decoding, begin, staying))
         self._advance(places, found.hidden)
         return [place.decoding for place in places if place.staying is None]
+
+    def interrupt(self) -> None:
+        pass  # a step is short
 
     def _begins(self) -> Iterator[tuple[SentenceDecoding, int]]:
         """Yield each sentence with its first row."""

@@ -10,28 +10,29 @@ from typing import TypeVar
 
 import torch
 
-from seqvis.decoding.batch import RunningBatch
 from seqvis.decoding.beam import DecodingSettings, Hypothesis, start_decoding
+from seqvis.decoding.native import NativeSeq2Seq, start_batch
 from seqvis.decoding.packed import PackedSeq2Seq
 from seqvis.seq2seq.state import SourceBatch, StepModel
 
 _FEWEST = 16  # sentences that are worth a thread of their own
+_ANY = 1 << 30  # words at a time
 
 
 def search(
-    model: StepModel, source: SourceBatch, settings: DecodingSettings
+    model: StepModel | NativeSeq2Seq, source: SourceBatch, settings: DecodingSettings
 ) -> list[list[Hypothesis]]:
     """Return at most `n_best` hypotheses for each sentence of a batch, best first."""
     decodings = [start_decoding(length, settings) for length in source.lengths.tolist()]
-    batch = RunningBatch(model)
+    batch = start_batch(model)
     batch.join(decodings, model.encode(source))
     while batch.rows:
-        batch.step()
+        batch.step(most=_ANY)
     return [decoding.hypotheses for decoding in decodings]
 
 
 def search_many(
-    model: PackedSeq2Seq,
+    model: PackedSeq2Seq | NativeSeq2Seq,
     sentences: Sequence[Sequence[int]],
     settings: DecodingSettings,
     batch_size: int,

@@ -9,15 +9,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
 from pydantic import Field
 
 from seqvis.config import Settings
-from seqvis.decoding.batch import RunningBatch
 from seqvis.decoding.beam import DecodingSettings, SentenceDecoding, start_decoding
 from seqvis.decoding.cost import Cost
+from seqvis.decoding.native import start_batch
 from seqvis.errors import BusyError
-from seqvis.seq2seq.state import DecoderState, SourceBatch
+from seqvis.seq2seq.state import SourceBatch
 from seqvis.text.languages import SourceSentence
 from seqvis.translation.requests import (
     ActiveSentence,
@@ -32,6 +33,7 @@ from seqvis.translation.translator import Translator
 
 _TOGETHER = 8  # sentences that are worth waiting for, to read them at once
 _PATIENCE = 8  # steps that the reader waits for them
+_AT_ONCE = 32  # words that a batch may be extended by while nobody waits for them
 _MANY = 8  # rows in hand; with fewer, the reader waits for nothing
 _READING_SECONDS = 0.02  # that texts are tokenised for until those that are ready go on
 
@@ -56,12 +58,12 @@ class InflightTranslator:
     def __init__(self, translator: Translator, settings: InflightSettings | None = None):
         self.translator = translator
         self.settings = settings or InflightSettings()
-        self._batch = RunningBatch(translator.packed)
+        self._batch = start_batch(translator.packed)
         self._running: dict[SentenceDecoding, ActiveSentence] = {}
         self._queue = FairQueue(self.settings.max_waiting)
         self._changed = threading.Condition()
         # To join before the next step:
-        self._encoded: deque[tuple[list[ActiveSentence], DecoderState]] = deque()
+        self._encoded: deque[tuple[list[ActiveSentence], Any]] = deque()
         self._reading: list[Request] = []  # one for each of their sentences that is being read
         self._rows = 0  # of what runs, was read or is being read
         self._cancelled = 0
@@ -114,6 +116,7 @@ class InflightTranslator:
             request.cancelled = True
             cancelled = self._queue.remove(request) + request.running
             self._cancelled += cancelled
+            self._batch.interrupt()
             self._changed.notify_all()
             return cancelled
 
@@ -228,6 +231,7 @@ class InflightTranslator:
         with self._changed:
             self._encoded.append((sentences, state))
             self._reading = []
+            self._batch.interrupt()
             self._changed.notify_all()
 
     def _decode(self) -> None:
@@ -277,13 +281,16 @@ class InflightTranslator:
             self._changed.notify_all()
 
     def _step(self) -> None:
-        began = time.monotonic()
-        ended = self._batch.step()
+        running = self._running.values()
+        watched = any(one.request.partial or not one.first_word for one in running)
+        steps, began = self._batch.steps, time.monotonic()
+        ended = self._batch.step(1 if watched else _AT_ONCE)
         if ended:
             self._leave([self._running[decoding].request for decoding in ended])
         now = time.monotonic()
-        self._step_seconds += (now - began - self._step_seconds) * 0.1
-        for sentence in self._running.values():
+        seconds = (now - began) / (self._batch.steps - steps)
+        self._step_seconds += (seconds - self._step_seconds) * 0.1
+        for sentence in running:
             if not sentence.first_word:
                 sentence.first_word = now - sentence.request.arrived
             if sentence.sends_partial:

@@ -14,7 +14,7 @@ from seqvis.artifacts import Artifact
 from seqvis.config import settings_from
 from seqvis.decoding.beam import DecodingSettings, Hypothesis
 from seqvis.decoding.linear import Precision
-from seqvis.decoding.packed import PackedSeq2Seq
+from seqvis.decoding.native import pack_model
 from seqvis.decoding.search import search_many
 from seqvis.errors import ConfigError
 from seqvis.seq2seq.model import Seq2Seq
@@ -62,7 +62,7 @@ class Translator:
         precision: Precision = "float32",
     ):
         self.model = model.eval()
-        self.packed = PackedSeq2Seq(model, precision)
+        self.packed = pack_model(model, precision)
         self.languages = languages
         self.artifact = artifact
 

@@ -51,7 +51,7 @@ def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def translator(questions: Path, tmp_path_factory: pytest.TempPathFactory) -> Translator:
+def trained_translator(questions: Path, tmp_path_factory: pytest.TempPathFactory) -> Translator:
     """A small `all`, trained for a few epochs: it makes mistakes, but of every length."""
     from seqvis.translation.task import TrainSettings
     from seqvis.translation.train import train
@@ -62,6 +62,27 @@ def translator(questions: Path, tmp_path_factory: pytest.TempPathFactory) -> Tra
     settings = TrainSettings(corpus=str(questions), out=out, **SMALL, **choices)
     train(settings, lambda event: None)
     return Translator.load(out)
+
+
+@pytest.fixture(scope="session")
+def translator(trained_translator: Translator) -> Translator:
+    return trained_translator
+
+
+@pytest.fixture(scope="session", params=["native", "PyTorch"])
+def either_translator(trained_translator: Translator, request: pytest.FixtureRequest) -> Translator:
+    """The translator as it decodes with the extension, and without it."""
+    from seqvis.decoding.native import NativeSeq2Seq
+    from seqvis.translation.translator import Translator
+
+    trained = trained_translator
+    if request.param == "native":
+        if not isinstance(trained.packed, NativeSeq2Seq):
+            pytest.skip("seqvis/native was not built, or is switched off: make native")
+        return trained
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SEQVIS_NATIVE", "0")
+        return Translator(trained.model, trained.languages, trained.artifact)
 
 
 @pytest.fixture(scope="session", autouse=True)

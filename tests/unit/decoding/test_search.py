@@ -34,6 +34,11 @@ CAPTIONS: dict[str, Any] = {
 TIE = 1e-4  # nats; float32 rounds sums of some hundred products to about this
 
 
+@pytest.fixture
+def translator(either_translator: Translator) -> Translator:
+    return either_translator
+
+
 def tiny_model(words: int = 7) -> Seq2Seq:
     torch.manual_seed(1)
     sizes = ModelSettings(embedding_size=6, hidden_size=5)

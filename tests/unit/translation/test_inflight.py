@@ -11,7 +11,6 @@ import pytest
 
 from seqvis.decoding.beam import DecodingSettings
 from seqvis.decoding.cost import Cost
-from seqvis.decoding.packed import PackedSeq2Seq
 from seqvis.errors import BusyError, DataError
 from seqvis.samples.questions import generate_pairs
 from seqvis.seq2seq.state import SourceBatch
@@ -48,6 +47,11 @@ class Heard(Listener):
     def wait(self, count: int) -> None:
         for _ in range(count):
             self.changed.get(timeout=60)
+
+
+@pytest.fixture
+def translator(either_translator: Translator) -> Translator:
+    return either_translator
 
 
 @pytest.fixture
@@ -157,7 +161,7 @@ def test_a_decoder_that_breaks_tells_everyone(
     translator: Translator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with closing(InflightTranslator(translator, InflightSettings(max_rows=1))) as inflight:
-        monkeypatch.setattr(inflight._batch, "step", lambda: 1 / 0)
+        monkeypatch.setattr(inflight._batch, "step", lambda most: 1 / 0)
         one = Heard()
         request = inflight.submit(TEXTS[:3], GREEDY, one)
         one.wait(1)
@@ -176,9 +180,11 @@ def test_sentences_are_read_together_while_many_run_and_at_once_while_few_do(
     """Steps are taken for a second long, so waiting for company would last eight."""
     readings: list[int] = []
 
+    read = translator.packed.encode
+
     def encode(source: SourceBatch) -> Any:
         readings.append(len(source.lengths))
-        return PackedSeq2Seq.encode(translator.packed, source)
+        return read(source)
 
     def wait_until(condition: Callable[[], bool], seconds: float) -> None:
         deadline = time.monotonic() + seconds
@@ -189,7 +195,7 @@ def test_sentences_are_read_together_while_many_run_and_at_once_while_few_do(
     monkeypatch.setattr(translator.packed, "encode", encode)
     with closing(InflightTranslator(translator)) as inflight:
         step = inflight._batch.step
-        monkeypatch.setattr(inflight._batch, "step", lambda: time.sleep(0.2) or step())
+        monkeypatch.setattr(inflight._batch, "step", lambda most: time.sleep(0.2) or step())
         if running:
             inflight.submit(TEXTS[:running], GREEDY, Heard())
             wait_until(lambda: inflight.load().rows == running, 30)
@@ -231,7 +237,7 @@ def test_one_that_gives_up_leaves_at_the_next_step_and_is_counted(
     steps: list[int] = []
     step = inflight._batch.step
     monkeypatch.setattr(
-        inflight._batch, "step", lambda: steps.append(1) or time.sleep(0.02) or step()
+        inflight._batch, "step", lambda most: steps.append(1) or time.sleep(0.02) or step()
     )
     one = Heard()
     request = inflight.submit(TEXTS[:40], GREEDY, one)

@@ -1,0 +1,150 @@
+#include "kernels.h"
+
+#include <bit>
+#include <cmath>
+#include <limits>
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define FOR_EACH_PROCESSOR \
+  __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define FOR_EACH_PROCESSOR
+#endif
+#define INLINE static inline __attribute__((always_inline))
+
+namespace seqvis {
+
+// exp within two units of the last place, without branches, so that loops over it are vectorised.
+// Arguments below -87 give exp(-87): none of the sums here notices.
+INLINE float exponential(float x) {
+  x = x < -87.0f ? -87.0f : x;
+  x = x > 88.0f ? 88.0f : x;
+  const float shifted = x * 1.44269504f + 12582912.0f;  // its last bits are the whole number
+  const float whole = shifted - 12582912.0f;
+  const float rest = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
+  float power = 1.9875691500e-4f;
+  power = power * rest + 1.3981999507e-3f;
+  power = power * rest + 8.3334519073e-3f;
+  power = power * rest + 4.1665795894e-2f;
+  power = power * rest + 1.6666665459e-1f;
+  power = power * rest + 5.0000001201e-1f;
+  power = power * rest * rest + rest + 1.0f;
+  return std::bit_cast<float>(std::bit_cast<int32_t>(power) +
+                              static_cast<int32_t>(std::bit_cast<uint32_t>(shifted) << 23));
+}
+
+INLINE float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
+
+INLINE float hyperbolic_tangent(float x) { return 1.0f - 2.0f / (1.0f + exponential(2.0f * x)); }
+
+FOR_EACH_PROCESSOR
+void add_bias(float* tile, int rows, int width, const float* bias) {
+  for (int row = 0; row < rows; ++row)
+    for (int column = 0; column < width; ++column) tile[row * width + column] += bias[column];
+}
+
+FOR_EACH_PROCESSOR
+void quantise(const float* row, int size, uint8_t* rounded, float* step) {
+  float largest = 1e-12f;
+#pragma omp simd reduction(max : largest)
+  for (int i = 0; i < size; ++i) {
+    const float value = std::fabs(row[i]);
+    largest = value > largest ? value : largest;
+  }
+  *step = largest / 127;
+  const float scale = 127 / largest;
+  for (int i = 0; i < size; ++i) {
+    const float shifted = row[i] * scale + (12582912.0f + 128.0f);  // rounds to a whole number
+    rounded[i] = static_cast<uint8_t>(std::bit_cast<uint32_t>(shifted));
+  }
+}
+
+FOR_EACH_PROCESSOR
+void dequantise(const int32_t* sums, float* tile, int rows, int width, const int32_t* offsets,
+                const float* scales, const float* steps, const float* bias) {
+  for (int row = 0; row < rows; ++row)
+    for (int column = 0; column < width; ++column) {
+      const int32_t sum = sums[row * width + column] - offsets[column];
+      tile[row * width + column] =
+          static_cast<float>(sum) * (steps[row] * scales[column]) + bias[column];
+    }
+}
+
+FOR_EACH_PROCESSOR
+void round_bfloat16(const float* row, int size, uint16_t* rounded) {
+  for (int i = 0; i < size; ++i) {
+    const uint32_t bits = std::bit_cast<uint32_t>(row[i]);
+    rounded[i] = static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+  }
+}
+
+FOR_EACH_PROCESSOR
+void tanh(float* values, int size) {
+  for (int i = 0; i < size; ++i) values[i] = hyperbolic_tangent(values[i]);
+}
+
+FOR_EACH_PROCESSOR
+void gates(const float* from_input, const float* from_hidden, const float* hidden, float* next) {
+#pragma omp simd
+  for (int i = 0; i < kUnits; ++i) {
+    const float reset = sigmoid(from_input[i] + from_hidden[i]);
+    const float update = sigmoid(from_input[kUnits + i] + from_hidden[kUnits + i]);
+    const float fresh = hyperbolic_tangent(from_input[2 * kUnits + i] +
+                                           reset * from_hidden[2 * kUnits + i]);
+    next[i] = fresh + update * (hidden[i] - fresh);
+  }
+}
+
+FOR_EACH_PROCESSOR
+void attend(const float* keys, int64_t key_stride, const float* values, int64_t value_stride,
+            int length, const float* query, const float* scorer, int size, bool rectify,
+            float* weights, float* context, int width) {
+  float largest = -std::numeric_limits<float>::infinity();
+  for (int word = 0; word < length; ++word) {
+    const float* key = keys + word * key_stride;
+    float score = 0.0f;
+    if (rectify) {
+#pragma omp simd reduction(+ : score)
+      for (int i = 0; i < size; ++i) {
+        const float sum = key[i] + query[i];
+        score += scorer[i] * (sum > 0.0f ? sum : 0.0f);
+      }
+    } else {
+#pragma omp simd reduction(+ : score)
+      for (int i = 0; i < size; ++i) score += scorer[i] * hyperbolic_tangent(key[i] + query[i]);
+    }
+    weights[word] = score;
+    largest = score > largest ? score : largest;
+  }
+  float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+  for (int word = 0; word < length; ++word) {
+    weights[word] = exponential(weights[word] - largest);
+    sum += weights[word];
+  }
+  for (int word = 0; word < length; ++word) {
+    const float weight = weights[word] /= sum;
+    const float* value = values + word * value_stride;
+#pragma omp simd
+    for (int i = 0; i < width; ++i) context[i] += weight * value[i];
+  }
+}
+
+FOR_EACH_PROCESSOR
+float log_sum(const float* scores, int size, float* maximum, float* sum) {
+  float largest = scores[0];
+#pragma omp simd reduction(max : largest)
+  for (int i = 1; i < size; ++i) largest = scores[i] > largest ? scores[i] : largest;
+  if (largest > *maximum) {
+    *sum *= exponential(*maximum - largest);
+    *maximum = largest;
+  }
+  const float base = *maximum;
+  float added = 0.0f;
+#pragma omp simd reduction(+ : added)
+  for (int i = 0; i < size; ++i) added += exponential(scores[i] - base);
+  *sum += added;
+  return largest;
+}
+
+}  // namespace seqvis

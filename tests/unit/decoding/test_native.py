@@ -1,0 +1,178 @@
+"""The extension finds what PyTorch finds; where it may differ is said here."""
+
+import threading
+import time
+from itertools import chain
+from typing import Any
+
+import pytest
+import torch
+
+from seqvis.decoding.batch import RunningBatch
+from seqvis.decoding.beam import DecodingSettings, Hypothesis, start_decoding
+from seqvis.decoding.linear import Precision
+from seqvis.decoding.native import NativeBatch, NativeSeq2Seq, has_native, pack_model, start_batch
+from seqvis.decoding.packed import PackedSeq2Seq
+from seqvis.decoding.search import search
+from seqvis.seq2seq.state import SourceBatch
+from tests.unit.decoding.test_packed import build, sources
+
+pytestmark = pytest.mark.skipif(
+    not has_native("float32"), reason="seqvis/native was not built, or is switched off: make native"
+)
+NEEDS_BFLOAT16, NEEDS_INT8 = (
+    pytest.mark.skipif(not has_native(name), reason=f"this processor has no {name} products")
+    for name in ("bfloat16", "int8")
+)
+PRECISIONS = [
+    "float32",
+    pytest.param("bfloat16", marks=NEEDS_BFLOAT16),
+    pytest.param("int8", marks=NEEDS_INT8),
+]
+SOURCE = SourceBatch.of(sources(4, 9, 1, 9, 17))
+SHORT = SourceBatch.of(sources(1))
+
+
+def compare(found: list[list[Hypothesis]], expected: list[list[Hypothesis]], nats: float) -> int:
+    """Count the hypotheses that have other words than expected; check that the others have the
+    same score, up to so many nats a word, and the same attention."""
+    assert [len(one) for one in found] == [len(one) for one in expected]
+    others = 0
+    for one, other in zip(chain(*found), chain(*expected), strict=True):
+        if one.ids != other.ids:
+            others += 1
+            continue
+        assert one.score == pytest.approx(other.score, abs=nats * (len(one.ids) + 1))
+        assert one.finished == other.finished
+        assert (one.attention is None) == (other.attention is None)
+        if one.attention is not None and other.attention is not None:
+            torch.testing.assert_close(one.attention, other.attention, atol=1e-3, rtol=0)
+    return others
+
+
+@pytest.mark.parametrize(
+    ("variant", "options", "precision"),
+    [
+        ("plain", {}, "float32"),
+        ("bidir", {"readout": "context"}, "float32"),
+        ("force", {"decoder_size": 14}, "float32"),
+        ("attn", {"attention_activation": "relu", "tie_output": False}, "float32"),
+        ("all", {"readout": "context", "decoder_size": 14, "attention_size": 9}, "float32"),
+        ("all", {"bidirectional": "first", "layers": 3, "decoder_layers": 2}, "float32"),
+        pytest.param("all", {"readout": "context"}, "bfloat16", marks=NEEDS_BFLOAT16),
+        pytest.param("all", {"readout": "context"}, "int8", marks=NEEDS_INT8),
+    ],
+)
+def test_it_finds_what_pytorch_finds(
+    variant: Any, options: dict[str, Any], precision: Precision
+) -> None:
+    """In float32 and int8 all hypotheses; but if two are equally likely up to rounding, their order
+    may differ. PyTorch's bfloat16 rounds the results of its products, which the extension does not,
+    so there many more are equally likely."""
+    model = build(variant, **options)
+    plain, native = PackedSeq2Seq(model, precision), NativeSeq2Seq(model, precision)
+    nats = 0.02 if precision == "bfloat16" else 1e-5
+    for source, settings in (
+        (SOURCE, DecodingSettings()),
+        (SOURCE, DecodingSettings(beam=3, n_best=2)),
+        (SHORT, DecodingSettings(beam=20, n_best=20, length_penalty=0.0)),  # 30 words in all
+    ):
+        found, expected = search(native, source, settings), search(plain, source, settings)
+        count = sum(map(len, expected))
+        most = count // 2 if precision == "bfloat16" else min(2, count - 1)
+        assert compare(found, expected, nats) <= most
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_sentence_is_the_same_to_the_last_bit_in_whatever_company(precision: Precision) -> None:
+    """Alone, or among others that join and leave, greedily and with beams of several widths."""
+    model = NativeSeq2Seq(build("all"), precision)
+    texts = sources(4, 9, 1, 9, 6, 17, 30, *range(2, 30))
+    kinds = [DecodingSettings(beam=beam, n_best=beam) for beam in (1, 4, 2)]
+    chosen = [kinds[number % 3] for number in range(len(texts))]
+    alone = [
+        search(model, SourceBatch.of([text]), settings)[0]
+        for text, settings in zip(texts, chosen, strict=True)
+    ]
+    batch = start_batch(model)
+    decodings = [start_decoding(len(text), one) for text, one in zip(texts, chosen, strict=True)]
+    for begin in range(0, len(texts), 15):
+        group = slice(begin, begin + 15)
+        batch.join(decodings[group], model.encode(SourceBatch.of(texts[group])))
+        batch.step(3)
+    while batch.rows:
+        batch.step()
+    for decoding, expected in zip(decodings, alone, strict=True):
+        for one, other in zip(decoding.hypotheses, expected, strict=True):
+            assert (one.ids, one.score) == (other.ids, other.score)
+            assert (
+                one.attention is None
+                or other.attention is None
+                or torch.equal(one.attention, other.attention)
+            )
+
+
+def test_dropped_sentences_leave_and_the_others_go_on() -> None:
+    model = NativeSeq2Seq(build("all"))
+    settings = DecodingSettings(beam=2)
+    expected = search(model, SOURCE, settings)
+    batch = start_batch(model)
+    decodings = [start_decoding(length, settings) for length in SOURCE.lengths.tolist()]
+    batch.join(decodings, model.encode(SOURCE))
+    batch.step()
+    assert batch.rows == 10
+    batch.drop({decodings[0], decodings[3]})
+    assert batch.rows == 6
+    while batch.rows:
+        batch.step()
+    for place, decoding in enumerate(decodings):
+        assert [one.ids for one in decoding.hypotheses] == (
+            [] if place in (0, 3) else [expected[place][0].ids]
+        )
+
+
+def test_step_by_step_the_best_words_so_far_are_told() -> None:
+    model = build("all")
+    settings = DecodingSettings(beam=3)
+    told = []
+    for packed in (PackedSeq2Seq(model), NativeSeq2Seq(model)):
+        batch = start_batch(packed)
+        decoding = start_decoding(9, settings)
+        batch.join([decoding], packed.encode(SourceBatch.of(sources(9))))
+        words = []
+        while batch.rows:
+            batch.step()
+            words.append(list(decoding.ids))
+        assert batch.steps == len(words)
+        assert batch.extended == 3 * len(words)
+        told.append(words[:-1])
+    assert told[0] == told[1]
+
+
+def test_it_holds_no_lock_and_can_be_interrupted() -> None:
+    """A sentence that would take minutes is stopped by another thread."""
+    model = NativeSeq2Seq(build("all"))
+    batch = start_batch(model)
+    settings = DecodingSettings(max_length_factor=1e8)
+    decoding = start_decoding(9, settings)
+    with torch.no_grad():
+        batch.join([decoding], model.encode(SourceBatch.of(sources(9))))
+    thread = threading.Thread(target=batch.step, args=(1 << 30,))
+    thread.start()
+    time.sleep(0.05)
+    assert thread.is_alive()
+    batch.interrupt()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert batch.rows == 1
+    assert batch.steps > 1
+
+
+def test_a_switch_turns_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build("all")
+    assert isinstance(pack_model(model), NativeSeq2Seq)
+    assert isinstance(start_batch(pack_model(model)), NativeBatch)
+    assert isinstance(pack_model(model, "float16"), PackedSeq2Seq)  # it has no such products
+    monkeypatch.setenv("SEQVIS_NATIVE", "0")
+    assert isinstance(pack_model(model), PackedSeq2Seq)
+    assert isinstance(start_batch(pack_model(model)), RunningBatch)
