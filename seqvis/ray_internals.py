@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from operator import attrgetter
 from pathlib import Path
 from threading import Event
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -96,12 +97,19 @@ async def run_controller(arguments: dict[str, Any], stop: Event) -> Any:
     """Run Ray Train's controller in this process, until the training ends or `stop` is set.
 
     Ray would start an actor for it, whose process loads PyTorch and Ray Train again before the
-    workers may begin. Raises CancelledError if it was stopped, when the workers have ended. Watched
-    by tests/ray/test_train_translator.py.
+    workers may begin, and on a cluster another one for the watcher of drained nodes, which here is
+    a thread. Raises CancelledError if it was stopped, when the workers have ended. Watched by
+    tests/ray/test_train_translator.py, and the watcher by tests/ray/test_nodes.py.
     """
     from ray.runtime_context import RuntimeContext
+    from ray.train.v2._internal.callbacks import preemption_callback
     from ray.train.v2._internal.execution.controller import TrainController
 
+    # For an actor that is started from here, Ray prints an error about its arguments (issue 53727).
+    preemption_callback.ray = SimpleNamespace(  # type: ignore[assignment]
+        remote=lambda **_: lambda watcher: SimpleNamespace(remote=watcher),
+        kill=lambda watcher: watcher._stop_event.set(),
+    )
     # In an actor these go into its log; here they would be printed.
     os.environ.setdefault("RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING", "0")
     logging.getLogger("ray.train").setLevel(logging.CRITICAL)

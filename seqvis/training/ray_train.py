@@ -19,6 +19,7 @@ from typing import Any
 
 import ray
 import torch
+from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -68,7 +69,7 @@ def run_workers(
             then wait at each epoch's end until `report` has returned.
 
     Raises:
-        SeqvisError: what a worker raised; TrainingError if workers died too often.
+        SeqvisError: what a worker raised; TrainingError if workers died too often, or if Ray ended.
     """
     workers, least = resources.workers, resources.min_workers
     if workers is None:
@@ -196,7 +197,13 @@ def _pass_on(events: Any, report: Report) -> None:
     """Wait up to half a second for events and pass on those that came."""
     deadline = time.monotonic() + 0.5
     while time.monotonic() < deadline:
-        taken = ray.get(events.get.remote(0.2))
+        try:
+            taken = ray.get(events.get.remote(0.2))
+        except RayError as error:  # it is on this node, so a lost worker is no reason
+            raise TrainingError(
+                "Ray ended in the middle of the training; results so far are intact: when a Ray "
+                "runs again, the same command goes on from the last checkpoint"
+            ) from error
         if taken is None:
             return
         number, event = taken

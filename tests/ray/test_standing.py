@@ -35,10 +35,11 @@ def test_jobs_join_it_and_leave_it_running(standing: StandingRay, tmp_path: Path
     texts = f"--source {tmp_path}/fr --target {tmp_path}/en --source-lang fr --target-lang en"
     training = f"--corpus {tmp_path}/corpus --out {tmp_path}/out {SMALL} --epochs 1 --num-workers 2"
     explicit = {"RAY_AUTH_MODE": "token"}
+    watched = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "1"}  # as on a cluster
     before = processes(standing)
     for job, more in (
         (f"jobs.prepare_corpus {texts} --out {tmp_path}/corpus --address auto", {}),
-        (f"jobs.train_translator {training} --address {standing.address}", explicit),
+        (f"jobs.train_translator {training} --address {standing.address}", explicit | watched),
     ):
         done = subprocess.run(
             [sys.executable, "-m", *job.split()],
@@ -51,6 +52,7 @@ def test_jobs_join_it_and_leave_it_running(standing: StandingRay, tmp_path: Path
         )
         assert done.returncode == 0, done.stderr
         assert "Traceback" not in done.stderr
+        assert "PreemptionWatcher" not in done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["out"] == f"{tmp_path}/out"
     assert before.keys() <= processes(standing).keys()
 

@@ -15,7 +15,10 @@ import ray
 
 from jobs.train_translator import main
 from seqvis import artifacts
+from seqvis.errors import TrainingError
 from seqvis.samples.questions import generate_pairs
+from seqvis.training.events import EventQueue
+from seqvis.training.ray_train import _pass_on
 from seqvis.training.workers import Resources
 from seqvis.translation.task import TrainSettings
 from seqvis.translation.train import train
@@ -149,6 +152,16 @@ def test_an_error_in_a_worker_is_told_in_one_line(
     assert "error: --fit.monitor: blue is not a validation metric" in error
     assert "Traceback" not in error
     _await_workers_end()  # in a Ray that goes on
+
+
+def test_a_ray_that_ends_under_a_training_is_told_in_one_line() -> None:
+    """The job asks an actor on its own node for events, so that this is gone means Ray is."""
+    events: Any = ray.remote(EventQueue).options(num_cpus=0).remote()
+    ray.kill(events)
+    with pytest.raises(
+        TrainingError, match=r"^Ray ended .* the same command goes on from the last"
+    ):
+        _pass_on(events, lambda event: None)
 
 
 def test_more_workers_than_the_machine_has_are_refused_at_once(
