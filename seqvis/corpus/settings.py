@@ -38,7 +38,8 @@ class PrepareSettings(Settings):
     valid_pairs: str | None = None
     """instead of both, a file or dataset of validation pairs"""
     valid_split: str | None = None
-    """the split of a Hugging Face dataset in --valid-pairs; without it, validation"""
+    """the split of a Hugging Face dataset in --valid-pairs or, without these, in --pairs; of
+    --valid-pairs validation is the default"""
 
     filter: Literal["none", "questions"] = "none"
     """questions: keep pairs that start with a question, wh-questions on the English side"""
@@ -116,7 +117,7 @@ class PrepareSettings(Settings):
     @property
     def holds_out(self) -> bool:
         """Whether a part of the pairs is split off for validation, since none is given."""
-        return self.valid_source is None and self.valid_pairs is None
+        return self.valid_source is None and self.valid_pairs is None and self.valid_split is None
 
     def tokenizer_settings(self, side: str) -> TokenizerSettings:
         """Return the tokenizer settings of the `source` or the `target`."""

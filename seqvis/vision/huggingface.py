@@ -44,8 +44,13 @@ def saved_splits(folder: Location) -> list[Split]:
             names = json.loads(several.read_bytes())["splits"]
             found = {name: saved_splits(folder / name) for name in names}
             return [replace(found[name][0], name=name) for name in names]
-        if not one.exists() or not (folder / _INFO).exists():
+        if not (folder / _INFO).exists():
             return []
+        if not one.exists():
+            raise DataError(
+                f"{folder.uri}: has {_INFO} but no {_ONE}, as a dataset that is not whole; give "
+                f"one that save_to_disk wrote"
+            )
         state = json.loads(one.read_bytes())
         files = [folder / file["filename"] for file in state["_data_files"]]
         return [Split(state["_split"] or "", folder.filesystem, tuple(files))]

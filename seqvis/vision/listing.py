@@ -163,8 +163,11 @@ def _list_tree(uri: str, folder: Location, tree: FolderTree, label_from: LabelFr
 def _list_dataset(uri: str, splits: Sequence[Split], label_from: LabelFrom, split: str) -> Listing:
     chosen = [each for each in splits if split in ("", each.name)]
     if not chosen:
-        names = ", ".join(each.name for each in splits)
-        raise DataError(f"{uri}: has no split {split} (it has {names}); give one of these")
+        names = ", ".join(each.name for each in splits if each.name)
+        remedy = (
+            f"(it has {names}); give one of these" if names else "(nor any other); leave it out"
+        )
+        raise DataError(f"{uri}: has no split {split} {remedy}")
     files = sorted(dataset_pictures(chosen, label_from), key=lambda file: file.path)
     if not files:
         raise DataError(f"{uri}: holds no images; give a dataset or split that has rows")
@@ -211,7 +214,8 @@ def list_table(rows: "pa.Table | pd.DataFrame", folder: Location, name: str) -> 
     if "uri" not in table.column_names:
         raise DataError(
             f"{name}: has no column uri (it has {', '.join(table.column_names)}); "
-            f"a table of images needs uri and may have label and others"
+            f"a table of images needs uri and may have label and others; a Hugging Face dataset in "
+            f"Parquet is {HUGGING_FACE} and its folder"
         )
     extra = tuple(column for column in table.column_names if column not in ("uri", "label"))
     reserved = set(extra) & {*OWN_COLUMNS, *RESERVED}

@@ -37,13 +37,14 @@ def open_input(
         (settings.source, settings.target, settings.pairs, settings.split, "train")
         if part == "train"
         else (
-            settings.valid_source, settings.valid_target, settings.valid_pairs,
+            settings.valid_source, settings.valid_target, settings.valid_pairs or settings.pairs,
             settings.valid_split, "validation",
         )
     )  # fmt: skip
+    misplaced = split or (settings.columns and not (settings.pairs or settings.valid_pairs))
+    if misplaced and (source is not None or pairs is None):
+        raise ConfigError("--columns, --split and --valid-split go with pairs in one file")
     if source is not None and target is not None:
-        if split or (settings.columns and not (settings.pairs or settings.valid_pairs)):
-            raise ConfigError("--columns, --split and --valid-split go with pairs in one file")
         files = locate(source), locate(target)
         for file in files:
             check_text_file(file)

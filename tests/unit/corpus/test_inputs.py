@@ -413,6 +413,13 @@ def test_a_dataset_without_the_split_says_which_it_has(
 ) -> None:
     as_splits(Path("splits"))
     assert len(opened(pairs="splits", columns="fr,en", split="test").rows) == 1
+    languages = {"source_lang": "fr", "target_lang": "en", "out": "out"}
+    alone = PrepareSettings(pairs="splits", columns="fr,en", valid_split="test", **languages)
+    assert not alone.holds_out
+    assert len(open_input(alone, "valid")(locate("scratch"), ignore_progress).rows) == 1
+    files = PrepareSettings(source="a", target="b", valid_split="test", **languages)
+    with pytest.raises(ConfigError, match="--valid-split go with pairs in one file"):
+        open_input(files, "valid")
     with pytest.raises(
         DataError, match=r"^splits: has no split tests, it has train, test, did you"
     ):

@@ -146,9 +146,17 @@ def test_a_damaged_dataset_is_named_with_the_row(tmp_path: Path) -> None:
     (place / "state.json").write_text("{")
     with pytest.raises(DataError, match=r"state\.json is damaged.*; save the dataset again"):
         list_images(str(place))
+    (place / "state.json").unlink()
+    with pytest.raises(
+        DataError, match=r"set: has dataset_info\.json but no state\.json, .*; give"
+    ):
+        list_images(str(place))
 
 
 def test_a_split_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    alone = save(tmp_path / "one", {"image": IMAGE}, image=ONE)
+    with pytest.raises(DataError, match=r"one: has no split train \(nor any other\); leave it out"):
+        list_images(str(alone), split="train")
     for name in ("train", "test"):
         save(tmp_path / "set" / name, {"image": IMAGE}, image=ONE)
     (tmp_path / "set" / "dataset_dict.json").write_text('{"splits": ["train", "test", "dev"]}')
