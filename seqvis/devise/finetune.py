@@ -91,7 +91,10 @@ def find_pictures(settings: DeviseSettings, data: TrainingData) -> PictureFiles:
     """List the pictures to fine-tune on. Raises DataError if one is not where the features say."""
     given, parts = settings.finetune.images, (data.train, data.valid)
     places = [given or str(part.table.artifact.config["images"]) for part in parts]
-    listings = {place: list_images(place, "none") for place in set(places)}
+    try:
+        listings = {place: list_images(place, "none") for place in set(places)}
+    except DataError as error:
+        raise DataError(f"{error}; if the pictures have moved, give --finetune.images") from error
     train, valid = (
         _found(listings[place], part) for place, part in zip(places, parts, strict=True)
     )

@@ -110,6 +110,10 @@ def test_pictures_that_are_gone_are_named_before_the_head_is_trained(
     assert code == 1
     assert "does not hold 000000.jpg" in error or "does not hold 000002.jpg" in error
     assert "Traceback" not in error
+    code, _, error = job(train_devise.main, *flags[:-1], tmp_path / "nowhere")
+    assert code == 1
+    assert "nowhere: no such folder" in error
+    assert "if the pictures have moved, give --finetune.images" in error
     assert not (tmp_path / "model.run").exists()  # no head was trained for it
 
 
