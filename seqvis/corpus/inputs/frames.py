@@ -21,13 +21,14 @@ def open_frame(frame: pd.DataFrame, columns: Columns | None) -> Index:
 
     Raises ConfigError without `columns`, DataError if one is missing or holds something else.
     """
-    frame = frame.rename(columns=str)
+    names = [str(name) for name in frame.columns]
     if columns is None:
-        raise no_columns(NAME, frame.columns)
-    check_columns(NAME, columns, list(frame.columns))
+        raise no_columns(NAME, names)
+    check_columns(NAME, columns, names)
     if not len(frame):
         raise DataError(f"{NAME}: has no rows; give a table with pairs")
-    return partial(_copy, frame, columns)
+    sides = frame.iloc[:, [names.index(column) for column in columns]]
+    return partial(_copy, sides.set_axis(columns, axis=1), columns)
 
 
 def _copy(
