@@ -44,6 +44,9 @@ MAX_FAILURES = 3  # after which dead workers are not replaced; those of drained 
 # Seconds that an elastic group waits for its processors. For some seconds Ray counts those of a
 # lost node, and waits for them a minute before it counts again.
 _START_TIMEOUT = ("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "10")
+# Seconds between Ray's looks at its workers: a training ends that much later than they do.
+_LOOKS = ("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+SECONDS_BETWEEN_COUNTS = 60.0  # of the processors that an elastic group may grow on
 
 
 def run_workers(
@@ -79,6 +82,7 @@ def run_workers(
     if least > workers:
         raise ConfigError(f"--min-workers {least}: is more than --num-workers {workers}")
     _check_resources(least or workers, threads, gpus, report)
+    os.environ.setdefault(*_LOOKS)
     if least:
         os.environ.setdefault(*_START_TIMEOUT)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -99,6 +103,7 @@ def run_workers(
             num_workers=(least, workers) if least else workers,  # type: ignore[arg-type]
             use_gpu=resources.gpu,
             resources_per_worker={"CPU": threads, **({"GPU": gpus} if gpus else {})},
+            elastic_resize_monitor_interval_s=SECONDS_BETWEEN_COUNTS,  # type: ignore[call-arg]
         ),
         run_config=RunConfig(
             name=f"train-{uuid.uuid4().hex[:8]}",

@@ -5,8 +5,6 @@ frozen in fine-tuning. Then the loss is the same on any number of workers, save 
 sums. The head is trained once for all runs.
 """
 
-import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,13 +15,13 @@ from safetensors.torch import load_file
 
 from seqvis.devise.train import train
 from seqvis.training.workers import Resources
-from tests.ray.test_train_translator import _processes
 from tests.support.devise import (
     backbone_without_dropout,
     make_drawings,
     same_head,
     tuning_settings,
 )
+from tests.support.processes import children_named
 from tests.support.waiting import checkpoints, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
@@ -83,7 +81,7 @@ def test_three_workers_have_the_losses_of_one_also_after_one_was_killed(
 
     def kill_a_worker() -> None:
         wait_until(in_mid_epoch, "no step is saved")
-        os.kill(_processes()[-1], signal.SIGKILL)
+        children_named("RayTrainWorker")[-1].kill()
 
     run = Run(kill_a_worker)
     same_head(data, "three", "alone")

@@ -12,6 +12,7 @@ import requests
 from seqvis.artifacts import MANIFEST, load
 from seqvis.samples.questions import generate_pairs
 from tests.support.objectstore import make_bucket
+from tests.support.processes import children_named
 from tests.support.rayhead import BIN, Head, ray_head
 from tests.support.waiting import wait_until
 
@@ -113,7 +114,7 @@ def test_preparation_training_and_evaluation_run_on_the_cluster(
     stop(head, "first")
     assert "error: stopped; earlier results are intact" in log_files(head)["first"]
     assert "Traceback" not in log_files(head)["first"]
-    wait_until(lambda: not head.processes_named("RayTrainWorker"), "a worker goes on", 30)
+    wait_until(lambda: not children_named("RayTrainWorker", head.process), "a worker goes on", 30)
 
     assert submit(head, training, "second").returncode == 0
     assert f"going on from {out}.run/checkpoints/" in log_files(head)["second"]

@@ -1,15 +1,14 @@
 """Training a head on two Ray workers."""
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from seqvis.devise.train import train
 from seqvis.training.workers import Resources
 from tests.support.devise import make_data, settings_of
+from tests.support.processes import children_named
 from tests.support.waiting import checkpoints, wait_until
 
 
@@ -32,7 +31,7 @@ def test_a_worker_that_is_killed_in_mid_epoch_changes_nothing(
                 told.append("killed")
                 run = tmp_path / name / "out.run"
                 wait_until(lambda: bool(checkpoints(run)), "no checkpoint is saved")
-                kill_a_worker()
+                children_named("RayTrainWorker")[0].kill()
 
         return report
 
@@ -49,12 +48,3 @@ def test_a_worker_that_is_killed_in_mid_epoch_changes_nothing(
     for ours, theirs in zip(histories["two"], histories["one"], strict=True):
         for key in ("step", "train_loss", "loss", "hit@5"):
             assert ours[key] == pytest.approx(theirs[key], rel=1e-5), key
-
-
-def kill_a_worker() -> None:
-    for process in psutil.Process().children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            if process.cmdline()[:1] and process.cmdline()[0].startswith("ray::RayTrainWorker"):
-                process.kill()
-                return
-    raise AssertionError("no worker is running")

@@ -1,6 +1,5 @@
 """train_translator through its own main, on a real Ray with two workers."""
 
-import contextlib
 import os
 import re
 import signal
@@ -24,6 +23,7 @@ from seqvis.translation.task import TrainSettings
 from seqvis.translation.train import train
 from seqvis.translation.translator import Translator
 from tests.support.corpora import write_corpus
+from tests.support.processes import children_named
 from tests.support.waiting import checkpoints, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
@@ -38,35 +38,25 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_corpus(tmp_path_factory.mktemp("corpus") / "corpus", pairs[100:], pairs[:100])
 
 
-def _processes(name: str = "RayTrainWorker") -> list[int]:
-    """Of this test session's Ray; other trainings on the machine are left in peace."""
-    found = []
-    for one in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):  # it ended meanwhile, or is a zombie
-            if name in " ".join(one.cmdline()):
-                found.append(one.pid)
-    return sorted(found)
-
-
 def _await_workers_end() -> None:
-    wait_until(lambda: not _processes(), "a worker goes on", 30)
+    wait_until(lambda: not children_named("RayTrainWorker"), "a worker goes on", 30)
 
 
 def test_two_workers_see_the_losses_that_one_sees_also_after_one_was_killed(
     corpus: Path, tmp_path: Path
 ) -> None:
     events: list[dict[str, Any]] = []
-    killed: list[int] = []
-    idle: list[int] = []
+    killed: list[psutil.Process] = []
+    idle: list[psutil.Process] = []
 
     def report(event: dict[str, Any]) -> None:
         events.append(event)
         if event["event"] == "epoch" and not killed:
             for name in ("TrainController", "DatasetManager", "PlacementGroupCleaner"):
-                idle.extend(_processes(name))
+                idle.extend(children_named(name))
             wait_until(lambda: bool(checkpoints(tmp_path / "two.run")), "no checkpoint is saved")
-            killed.append(_processes()[-1])
-            os.kill(killed[0], signal.SIGKILL)
+            killed.append(children_named("RayTrainWorker")[-1])
+            killed[0].kill()
 
     def settings(name: str) -> TrainSettings:
         return TrainSettings.model_validate(

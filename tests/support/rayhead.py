@@ -3,12 +3,10 @@
 import contextlib
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +14,9 @@ from pathlib import Path
 
 import psutil
 import requests
+
+from tests.support.processes import end_family
+from tests.support.waiting import wait_until
 
 BIN = Path(sys.executable).parent
 PORTS = (
@@ -39,15 +40,6 @@ class Head:
         strange = {k: v for k, v in self.environment.items() if not k.startswith("RAY_AUTH")}
         return strange | {"HOME": f"{self.environment['HOME']}/nobody", "RAY_AUTH_MODE": "disabled"}
 
-    def processes_named(self, name: str) -> list[int]:
-        """Of this node; those of other Rays on the machine are not looked at."""
-        found = []
-        for one in self.process.children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if name in " ".join(one.cmdline()):
-                    found.append(one.pid)
-        return found
-
 
 @contextmanager
 def ray_head(environment: Mapping[str, str]) -> Iterator[Head]:
@@ -61,12 +53,12 @@ def ray_head(environment: Mapping[str, str]) -> Iterator[Head]:
         "PATH": f"{BIN}:{kept.get('PATH', '')}",
         "RAY_AUTH_MODE": "token",
     }
-    ports = free_ports(len(PORTS))
-    address = f"http://127.0.0.1:{ports[1]}"
+    ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
+    address = f"http://127.0.0.1:{ports['dashboard-port']}"
     subprocess.run(
         [BIN / "ray", "get-auth-token", "--generate"], env=own, check=True, capture_output=True
     )
-    flags = [f"--{name}={port}" for name, port in zip(PORTS, ports, strict=True)]
+    flags = [f"--{name}={port}" for name, port in ports.items()]
     flags += ["--min-worker-port=0", "--max-worker-port=0", "--dashboard-host=127.0.0.1"]
     flags += ["--node-ip-address=127.0.0.1", "--num-cpus=4", f"--object-store-memory={200 << 20}"]
     flags += [f"--temp-dir={folder}/ray", "--disable-usage-stats", "--block"]
@@ -78,10 +70,13 @@ def ray_head(environment: Mapping[str, str]) -> Iterator[Head]:
         start_new_session=True,
     )
     try:
-        _wait_for(address, process)
+        _wait_for(f"{address}/api/jobs/", process)
+        agent = f"http://127.0.0.1:{ports['dashboard-agent-listen-port']}"
+        _wait_for(f"{agent}/api/job_agent/jobs/", process)  # without it no job is taken
         yield Head(own | {"RAY_API_SERVER_ADDRESS": address}, address, psutil.Process(process.pid))
     finally:
-        _end(process)
+        end_family(process.pid)
+        process.wait()
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -95,26 +90,12 @@ def free_ports(count: int) -> list[int]:
 
 
 def _wait_for(address: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 240
-    while time.monotonic() < deadline:
+    """Wait until strangers are refused there."""
+
+    def refuses() -> bool:
         assert process.poll() is None, "ray start ended"
         with contextlib.suppress(requests.ConnectionError):
-            if requests.get(f"{address}/api/jobs/", timeout=10).status_code == 401:
-                return
-        time.sleep(0.3)
-    raise AssertionError("the head node does not come up")
+            return requests.get(address, timeout=10).status_code == 401
+        return False
 
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends `ray start --block`, which ends its node, and what of it is left after that."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        everything = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=20)
-        for one in everything:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                one.kill()
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    wait_until(refuses, f"nothing answers at {address}", 240)
