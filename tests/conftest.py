@@ -23,7 +23,10 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """A local Ray with four logical CPUs, started by the first test that asks for it."""
+    """A local Ray, started by the first test that asks for it.
+
+    With three logical CPUs: work that takes a process for each starts no more of them.
+    """
     import logging
 
     import ray
@@ -33,7 +36,7 @@ def ray_cluster() -> Iterator[None]:
     os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # as in a job's own local Ray
     ray.init(
         address="local",
-        num_cpus=4,
+        num_cpus=3,
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,

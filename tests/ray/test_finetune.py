@@ -26,7 +26,7 @@ from tests.support.waiting import checkpoints, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
-EPOCHS, STEPS = 6, 3
+EPOCHS, STEPS = 4, 3
 
 
 @pytest.fixture(scope="module")
@@ -73,19 +73,21 @@ def test_one_worker_ends_with_the_weights_of_this_process(data: Path, alone: Run
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
-def test_three_workers_have_the_losses_of_one_also_after_one_was_killed(
+def test_two_workers_have_the_losses_of_one_also_after_one_was_killed(
     data: Path, alone: Run
 ) -> None:
+    saved = data / "two.run" / "checkpoints" / "finetune"
+
     def in_mid_epoch() -> bool:
-        return int(checkpoints(data / "three.run")[-1].removeprefix("step-")) % STEPS != 0
+        return any(int(name.removeprefix("step-")) % STEPS for name in checkpoints(saved)[-1:])
 
     def kill_a_worker() -> None:
         wait_until(in_mid_epoch, "no step is saved")
         children_named("RayTrainWorker")[-1].kill()
 
     run = Run(kill_a_worker)
-    same_head(data, "three", "alone")
-    train(tuning_settings(data, "three", EPOCHS), run, Resources(3, cpus_per_worker=1))
+    same_head(data, "two", "alone")
+    train(tuning_settings(data, "two", EPOCHS), run, Resources(2, cpus_per_worker=1))
     (resumed,) = (note for note in run.notes if "finetune" in note and "going on from" in note)
     assert "batch 1)" not in resumed  # in the middle of an epoch
     assert [row["step"] for row in run.history] == [STEPS * n for n in range(1, EPOCHS + 1)]

@@ -101,9 +101,9 @@ def test_a_worker_goes_on_by_itself_where_the_cluster_has_no_room(
         assert os.getpid() == here
         return part
 
-    assert run(where, 6, taken=4) == list(range(6))  # the workers hold all four processors
+    assert run(where, 6, taken=3) == list(range(6))  # the workers hold all three processors
 
-    other = ray.remote(num_cpus=4)(Other).remote()  # now somebody else does
+    other = ray.remote(num_cpus=3)(Other).remote()  # now somebody else does
     ray.get(other.hold.remote())
     monkeypatch.setattr(stream, "PATIENCE", 1.0)
     told: list[dict[str, Any]] = []

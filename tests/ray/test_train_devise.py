@@ -29,8 +29,8 @@ def test_a_worker_that_is_killed_in_mid_epoch_changes_nothing(
             if event["event"] == "progress" and event["epoch"] in due and event["position"] > 1:
                 due.clear()
                 told.append("killed")
-                run = tmp_path / name / "out.run"
-                wait_until(lambda: bool(checkpoints(run)), "no checkpoint is saved")
+                saved = tmp_path / name / "out.run" / "checkpoints" / "head"
+                wait_until(lambda: bool(checkpoints(saved)), "no checkpoint is saved")
                 children_named("RayTrainWorker")[0].kill()
 
         return report

@@ -40,7 +40,7 @@ TRIALS, EPOCHS = 5, 3
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pairs = generate_pairs(600, seed=3)
+    pairs = generate_pairs(400, seed=3)
     return write_corpus(tmp_path_factory.mktemp("corpus") / "corpus", pairs[60:], pairs[:60])
 
 

@@ -212,7 +212,8 @@ def training(folder: Path, nodes: Nodes) -> dict[str, Any]:
         )
 
     def lose() -> None:
-        wait_until(lambda: bool(checkpoints(folder / "three.run")), "no checkpoint is saved")
+        saved = folder / "three.run" / "checkpoints"
+        wait_until(lambda: bool(checkpoints(saved)), "no checkpoint is saved")
         nodes.lose()
         three.notes.append("lose")
 

@@ -90,7 +90,8 @@ def test_features_that_are_replaced_stop_a_training_that_goes_on_once_they_are_b
         notes.append(event.get("text", ""))
         if event["event"] == "progress" and event["epoch"] in due:
             due.clear()
-            wait_until(lambda: len(checkpoints(tmp_path / "out.run")) == 2, "they are not saved")
+            saved = tmp_path / "out.run" / "checkpoints" / "head"
+            wait_until(lambda: len(checkpoints(saved)) == 2, "two epochs are not saved")
             write(table.features[::-1])
 
     write(table.features)
