@@ -17,7 +17,7 @@ import pytest
 from tests.support.nodes import STEPS
 from tests.support.processes import end_family
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200)]  # on a busy machine; else a minute
 
 # The shares of a batch are summed in another order than the whole, and float32 rounds each sum by
 # up to 6e-8 of it; over some hundred steps these roundings add up, and nothing else differs.
@@ -38,7 +38,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         text=True,
     )
     try:
-        output, error = process.communicate(timeout=560)
+        output, error = process.communicate(timeout=1100)
     finally:
         if process.poll() is None:  # its Ray's processes would go on without it
             end_family(process.pid)
