@@ -22,7 +22,7 @@ PACKAGES = (
     *("typing_extensions", "safetensors", "sacrebleu", "portalocker", "colorama", "tabulate"),
     "lxml",
 )
-_LEFT_OUT = re.compile(r"__pycache__|/tests/|/include/|flight|substrait|\.(pyx|pxd|pyi|h|a)$")
+_LEFT_OUT = re.compile(r"__pycache__|/tests/|/include/|flight|\.(pyx|pxd|pyi|h|a)$")
 
 
 def pack(folder: Path) -> Path:
