@@ -242,7 +242,7 @@ class StateBuffer:
         def repeated(part: Tensor, dimension: int) -> Tensor:
             if end - begin == len(widths):
                 return part
-            return part.repeat_interleave(repeats, dimension)
+            return part.repeat_interleave(repeats, dimension, output_size=end - begin)
 
         self._hidden[:, begin:end] = repeated(state.hidden, 1)
         if self._memory is not None and state.memory is not None:

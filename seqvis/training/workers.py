@@ -8,9 +8,11 @@ that were touched. A batch of 1,600 words touches a few hundred rows of a table 
 and the gradient of the others is zero in all workers. So the workers first exchange which rows they
 touched, one byte a row, and then average those. The sum is the same to the last bit if the sum over
 the whole table is. A table whose weights are tied to the output projection is averaged whole,
-because a softmax over the vocabulary touches every row.
+because a softmax over the vocabulary touches every row. So is every table among the GPUs of one
+node: they have exchanged it sooner than the host has learnt which rows were touched.
 """
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -149,7 +151,8 @@ class Workers:
             gradient_as_bucket_view=True,
             bucket_cap_mb=BUCKET_MB,
         )
-        wrapped.register_comm_hook(Reduction.of(module), average)
+        if self.device.type != "cuda" or not _on_one_node(self.count):
+            wrapped.register_comm_hook(Reduction.of(module), average)
         return wrapped
 
     def share_buffers(self, module: nn.Module) -> None:
@@ -173,6 +176,11 @@ class Workers:
         values = [value]
         distributed.broadcast_object_list(values, src=0)
         return values[0]
+
+
+def _on_one_node(count: int) -> bool:
+    """Return whether all processes of the group are on this node, as Ray Train and torchrun say."""
+    return os.environ.get("LOCAL_WORLD_SIZE") == str(count)
 
 
 def this_worker(use_gpu: bool) -> Workers:

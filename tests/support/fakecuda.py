@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from unittest.mock import patch
 
 import torch
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 
@@ -23,3 +24,19 @@ def fake_cuda() -> Iterator[None]:
     )
     with supported[0], supported[1], FakeTensorMode(), torch.no_grad():
         yield
+
+
+class CudnnGRU:
+    """Stands for cuDNN's GRU, which takes one type and one device."""
+
+    def __init__(self) -> None:
+        self.types: set[torch.dtype] = set()
+
+    def __call__(
+        self, inputs: Tensor, hidden: Tensor, parameters: list[Tensor], both: bool
+    ) -> tuple[Tensor, Tensor]:
+        self.types |= {one.dtype for one in (inputs, hidden, *parameters)}
+        assert all(one.is_cuda for one in (inputs, hidden, *parameters))
+        steps, batch, _ = inputs.shape
+        states = inputs.new_zeros(steps, batch, (1 + both) * hidden.shape[2])
+        return states, torch.zeros_like(hidden)

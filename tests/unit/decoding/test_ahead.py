@@ -11,10 +11,11 @@ from seqvis.decoding.batch import RunningBatch
 from seqvis.decoding.beam import DecodingSettings, Hypothesis, start_decoding
 from seqvis.decoding.packed import PackedSeq2Seq
 from seqvis.graphs import Function, Graphs, Tensors
+from seqvis.seq2seq import gru
 from seqvis.seq2seq.settings import Variant
-from seqvis.seq2seq.state import DecoderState, Memory, SourceBatch
+from seqvis.seq2seq.state import SourceBatch
 from seqvis.text.vocabulary import EOS
-from tests.support.fakecuda import fake_cuda
+from tests.support.fakecuda import CudnnGRU, fake_cuda
 from tests.support.models import build, sources
 from tests.support.recording import record
 
@@ -96,11 +97,12 @@ def test_functions_run_as_they_are_where_they_cannot_be_recorded() -> None:
 
 
 @pytest.mark.parametrize("beam", [1, 3])
-def test_no_step_waits_for_a_gpu(beam: int) -> None:
+def test_no_step_waits_for_a_gpu(beam: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gru, "_gru", CudnnGRU())
     with fake_cuda(), torch.device("cuda"):
         packed = PackedSeq2Seq(build("all"))
-        memory = Memory(torch.zeros(12, 8, 12), torch.zeros(12, 8, 12), torch.zeros(12, 8))
-        state = DecoderState(torch.zeros(2, 12, 12), memory)
+        ids = torch.zeros(12, 8, dtype=torch.long)
+        state = packed.encode(SourceBatch(ids, torch.zeros(12)))
         group = Group(slice(9), torch.zeros(9 // beam, beam))
         found = decode_ahead(packed, torch.zeros(12, dtype=torch.long), state, [group], 3)
         assert found.hidden.is_cuda

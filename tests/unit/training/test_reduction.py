@@ -2,11 +2,14 @@
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
+import pytest
 import torch
 from torch import Tensor, distributed, multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from seqvis.training import workers
 from seqvis.training.workers import Reduction, average
 
 WORDS, SIZE, WORKERS = 2000, 160, 2  # a table of 1.3 MB
@@ -80,3 +83,21 @@ def test_small_and_tied_tables_are_reduced_whole() -> None:
     module = Sides()
     assert Reduction.of(module).tables == {id(module.source.weight)}
     assert not Reduction.of(nn.Embedding(100, 64)).tables
+
+
+@pytest.mark.parametrize(
+    ("device", "local", "hooked"),
+    [
+        ("cpu", "2", True),
+        ("cuda", "2", False),
+        ("cuda", "1", True),
+    ],
+)
+def test_gpus_of_one_node_average_tables_whole(
+    device: str, local: str, hooked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrapped = Mock()
+    monkeypatch.setattr(workers, "DistributedDataParallel", Mock(return_value=wrapped))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", local)
+    workers.Workers(0, 2, torch.device(device)).wrap(Sides())
+    assert wrapped.register_comm_hook.called == hooked

@@ -20,7 +20,7 @@ from seqvis.translation import metrics, task
 from seqvis.translation.batches import Batch
 from seqvis.translation.task import LossSettings, TrainSettings, TranslationTask
 from tests.support.corpora import write_corpus
-from tests.support.fakecuda import fake_cuda
+from tests.support.fakecuda import CudnnGRU, fake_cuda
 from tests.support.models import build
 from tests.support.recording import record
 
@@ -33,22 +33,6 @@ def translation_task(variant: Variant, corpus: str = "", **more: Any) -> Transla
     sizes = ModelSettings(embedding_size=12, hidden_size=10, dropout=RATES)
     settings = TrainSettings(corpus=corpus, out="", variant=variant, model=sizes, **more)
     return TranslationTask(settings.resolved())
-
-
-class CudnnGRU:
-    """Stands for cuDNN's GRU, which takes one type and one device."""
-
-    def __init__(self) -> None:
-        self.types: set[torch.dtype] = set()
-
-    def __call__(
-        self, inputs: Tensor, hidden: Tensor, parameters: list[Tensor], both: bool
-    ) -> tuple[Tensor, Tensor]:
-        self.types |= {one.dtype for one in (inputs, hidden, *parameters)}
-        assert all(one.is_cuda for one in (inputs, hidden, *parameters))
-        steps, batch, _ = inputs.shape
-        states = inputs.new_zeros(steps, batch, (1 + both) * hidden.shape[2])
-        return states, torch.zeros_like(hidden)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
