@@ -13,6 +13,7 @@ import secrets
 import signal
 import socket
 import stat
+import subprocess
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -79,13 +80,32 @@ def ray_session(num_cpus: int | None = None, address: str | None = None) -> Iter
         _start_here(num_cpus)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)
-    try:
-        yield
-    except Exception:
+    with _last_word() if address or named else nullcontext():
+        try:
+            yield
+        except Exception:
+            ray.shutdown()
+            raise
+        # After an interruption it stays as it is until the process ends: see runner.leave.
         ray.shutdown()
-        raise
-    # After an interruption it stays as it is until the process ends: see runner.leave.
-    ray.shutdown()
+
+
+@contextmanager
+def _last_word() -> Iterator[None]:
+    """Say so if this process is ended within the block, as Ray does with it when it ends itself.
+
+    Nothing in this process could: Ray's library leaves it at once. So a shell waits beside it, and
+    speaks if its input ends without a line.
+    """
+    text = (
+        "error: Ray, or this job, was ended; earlier results are intact, the same command goes on"
+    )
+    waiting = ["sh", "-c", 'read -r line || echo "$0" >&2', text]
+    with subprocess.Popen(waiting, stdin=subprocess.PIPE, start_new_session=True) as shell:
+        try:
+            yield
+        finally:
+            shell.communicate(b"\n")
 
 
 def _start_here(num_cpus: int | None) -> None:

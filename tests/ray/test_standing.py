@@ -53,6 +53,7 @@ def test_jobs_join_it_and_leave_it_running(standing: StandingRay, tmp_path: Path
         assert done.returncode == 0, done.stderr
         assert "Traceback" not in done.stderr
         assert "PreemptionWatcher" not in done.stderr
+        assert "error:" not in done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["out"] == f"{tmp_path}/out"
     assert before.keys() <= processes(standing).keys()
 
@@ -66,3 +67,26 @@ def test_it_listens_on_the_loopback_interface_alone(standing: StandingRay) -> No
     }
     assert ("127.0.0.1", int(standing.address.rpartition(":")[2])) in ports
     assert {host for host, _ in ports} <= {"127.0.0.1", "::1"}
+
+
+ENDED = """
+import os, sys
+from seqvis.cluster import ray_session
+with ray_session(address=sys.argv[1]):
+    os._exit(1)
+"""
+
+
+def test_a_job_that_ray_ends_has_a_last_word(standing: StandingRay) -> None:
+    """After Ctrl-C at `make ray`, Ray's library leaves the processes that joined it like this."""
+    done = subprocess.run(
+        [sys.executable, "-c", ENDED, standing.address],
+        cwd=ROOT,
+        env={**standing.environment, "RAY_AUTH_MODE": "token"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "error: Ray, or this job, was ended; earlier results are intact" in done.stderr
