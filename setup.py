@@ -25,9 +25,10 @@ def extensions() -> list[Extension]:
             library_dirs=cpp_extension.library_paths(),
             libraries=["torch_cpu", "c10"],
             language="c++",
-            # No -march: loops are compiled for several processors (kernels.cpp).
+            # No -march: loops are compiled for several processors (kernels.cpp). Python's own
+            # flags have -fwrapv, which keeps loops from being vectorised.
             extra_compile_args=[
-                *("-std=c++20", "-O3", "-g0", "-fvisibility=hidden"),
+                *("-std=c++20", "-O3", "-g0", "-fvisibility=hidden", "-fno-wrapv"),
                 *("-fopenmp-simd", "-ffp-contract=fast", "-mprefer-vector-width=512"),
             ],
             optional=True,

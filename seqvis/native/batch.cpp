@@ -13,7 +13,7 @@ constexpr double kImpossible = -std::numeric_limits<double>::infinity();
 
 }  // namespace
 
-Sentence::Sentence(std::shared_ptr<Source> source, int width, int limit, int n_best,
+Sentence::Sentence(std::shared_ptr<Source> source, int width, int64_t limit, int n_best,
                    double exponent)
     : source_(std::move(source)),
       width_(width),
@@ -72,7 +72,7 @@ bool Sentence::end_step(const Best* best, std::vector<int>& origins) {
 }
 
 bool Sentence::is_done(const std::vector<Candidate>& extended) const {
-  if (extended.empty() || steps_.size() >= static_cast<size_t>(limit_)) return true;
+  if (extended.empty() || static_cast<int64_t>(steps_.size()) >= limit_) return true;
   if (ends_.size() < n_best_) return false;
   // A longer hypothesis can only lose probability, but a length penalty may make up for it.
   const double bound = extended[0].score / penalty(exponent_ ? limit_ : 1);
@@ -81,7 +81,7 @@ bool Sentence::is_done(const std::vector<Candidate>& extended) const {
   return static_cast<size_t>(better) >= n_best_;
 }
 
-double Sentence::penalty(size_t words) const { return std::pow((5.0 + words) / 6.0, exponent_); }
+double Sentence::penalty(int64_t words) const { return std::pow((5.0 + words) / 6.0, exponent_); }
 
 Hypothesis Sentence::follow(size_t steps, int row) const {
   Hypothesis hypothesis{std::vector<int>(steps), 0.0, finished_, {}};

@@ -19,7 +19,8 @@ struct Hypothesis {
 // A sentence in a batch, with all that its hypotheses have been made of.
 class Sentence {
  public:
-  Sentence(std::shared_ptr<Source> source, int width, int limit, int n_best, double exponent);
+  // `limit`: the words at which it is cut. `exponent`: of the length penalty.
+  Sentence(std::shared_ptr<Source> source, int width, int64_t limit, int n_best, double exponent);
 
   // Of an ended sentence: at most `n_best`, the best first.
   std::vector<Hypothesis> hypotheses() const;
@@ -50,11 +51,12 @@ class Sentence {
   };
 
   Hypothesis follow(size_t steps, int row) const;
-  double penalty(size_t words) const;
+  double penalty(int64_t words) const;
   bool is_done(const std::vector<Candidate>& extended) const;
 
   std::shared_ptr<Source> source_;
-  int width_, limit_;
+  int width_;
+  int64_t limit_;
   size_t n_best_;
   double exponent_;
   std::vector<double> scores_;

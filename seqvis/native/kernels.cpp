@@ -39,8 +39,10 @@ INLINE float hyperbolic_tangent(float x) { return 1.0f - 2.0f / (1.0f + exponent
 
 FOR_EACH_PROCESSOR
 void add_bias(float* tile, int rows, int width, const float* bias) {
-  for (int row = 0; row < rows; ++row)
-    for (int column = 0; column < width; ++column) tile[row * width + column] += bias[column];
+  for (int row = 0; row < rows; ++row, tile += width) {
+#pragma omp simd
+    for (int column = 0; column < width; ++column) tile[column] += bias[column];
+  }
 }
 
 FOR_EACH_PROCESSOR
@@ -53,6 +55,7 @@ void quantise(const float* row, int size, uint8_t* rounded, float* step) {
   }
   *step = largest / 127;
   const float scale = 127 / largest;
+#pragma omp simd
   for (int i = 0; i < size; ++i) {
     const float shifted = row[i] * scale + (12582912.0f + 128.0f);  // rounds to a whole number
     rounded[i] = static_cast<uint8_t>(std::bit_cast<uint32_t>(shifted));
@@ -62,16 +65,18 @@ void quantise(const float* row, int size, uint8_t* rounded, float* step) {
 FOR_EACH_PROCESSOR
 void dequantise(const int32_t* sums, float* tile, int rows, int width, const int32_t* offsets,
                 const float* scales, const float* steps, const float* bias) {
-  for (int row = 0; row < rows; ++row)
+  for (int row = 0; row < rows; ++row, tile += width, sums += width) {
+#pragma omp simd
     for (int column = 0; column < width; ++column) {
-      const int32_t sum = sums[row * width + column] - offsets[column];
-      tile[row * width + column] =
-          static_cast<float>(sum) * (steps[row] * scales[column]) + bias[column];
+      const float sum = static_cast<float>(sums[column] - offsets[column]);
+      tile[column] = sum * (steps[row] * scales[column]) + bias[column];
     }
+  }
 }
 
 FOR_EACH_PROCESSOR
 void round_bfloat16(const float* row, int size, uint16_t* rounded) {
+#pragma omp simd
   for (int i = 0; i < size; ++i) {
     const uint32_t bits = std::bit_cast<uint32_t>(row[i]);
     rounded[i] = static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
@@ -80,6 +85,7 @@ void round_bfloat16(const float* row, int size, uint16_t* rounded) {
 
 FOR_EACH_PROCESSOR
 void tanh(float* values, int size) {
+#pragma omp simd
   for (int i = 0; i < size; ++i) values[i] = hyperbolic_tangent(values[i]);
 }
 

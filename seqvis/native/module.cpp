@@ -60,7 +60,7 @@ PYBIND11_MODULE(library, module) {
            py::keep_alive<1, 2>())
       .def("read", &Network::read, Release());
   py::class_<Sentence, std::shared_ptr<Sentence>>(module, "Sentence")
-      .def(py::init<std::shared_ptr<Source>, int, int, int, double>())
+      .def(py::init<std::shared_ptr<Source>, int, int64_t, int, double>())
       .def("best_so_far", &Sentence::best_so_far)
       .def("hypotheses", &results);
   py::class_<Batch>(module, "Batch")

@@ -9,6 +9,8 @@ namespace seqvis {
 
 namespace {
 
+constexpr float kImpossible = -std::numeric_limits<float>::infinity();
+
 const Weight& find(const Weights& weights, const std::string& name) {
   const auto found = weights.find(name);
   if (found == weights.end()) throw std::out_of_range("the weight is missing: " + name);
@@ -35,11 +37,11 @@ void choose(const Tile& tile, const std::vector<Row>& rows, std::vector<Best>& b
     const float* scores = tile[index];
     const float largest = log_sum(scores, tile.width, &own.maximum, &own.sum);
     const size_t count = rows[tile.row + index].count;
-    if (own.scores.size() == count && largest <= own.scores.back()) continue;
+    float least = own.scores.size() < count ? kImpossible : own.scores.back();
+    if (largest <= least) continue;
     for (int column = 0; column < tile.width; ++column) {
       const float score = scores[column];
-      if (own.scores.size() == count && score <= own.scores.back()) continue;
-      if (score == -std::numeric_limits<float>::infinity()) continue;
+      if (score <= least) continue;
       const auto place =
           std::upper_bound(own.scores.begin(), own.scores.end(), score, std::greater<>());
       own.words.insert(own.words.begin() + (place - own.scores.begin()),
@@ -49,6 +51,7 @@ void choose(const Tile& tile, const std::vector<Row>& rows, std::vector<Best>& b
         own.scores.pop_back();
         own.words.pop_back();
       }
+      if (own.scores.size() == count) least = own.scores.back();
     }
   }
 }
@@ -86,7 +89,7 @@ Network::Network(const Weights& weights, Precision precision, bool rectify, bool
       rectify_(rectify),
       reads_context_(reads_context),
       projection_(product(weights, "projection.weight", "projection.bias", precision, 1,
-                          -std::numeric_limits<float>::infinity())) {
+                          kImpossible)) {
   const auto has = [&](const std::string& name) { return weights.count(name + ".weight_ih") > 0; };
   for (std::string layer = "encoder.0"; has(layer + ".0");
        layer = "encoder." + std::to_string(encoder_.size())) {
@@ -226,7 +229,7 @@ void Network::step(const std::vector<Row>& rows, std::vector<Matrix>& hidden,
     features = readout[0];
     stride = readout.stride();
   }
-  best.assign(count, {-std::numeric_limits<float>::infinity(), 0.0f, {}, {}});
+  best.assign(count, {kImpossible, 0.0f, {}, {}});
   projection_.multiply(features, stride, count,
                        [&](const Tile& tile) { choose(tile, rows, best); });
   release_unit();
