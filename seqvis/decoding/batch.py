@@ -59,8 +59,8 @@ class RunningBatch:
     """A `Batch` for any model."""
 
     def __init__(self, model: StepModel, ahead: int | None = None):
-        """`ahead`: words by which `step` extends a sentence; by default 8 on a GPU, which one word
-        at a time would keep waiting for the host, and 1 elsewhere."""
+        """`ahead`: most words by which `step` extends a sentence; by default 8 on a GPU, which one
+        word at a time would keep waiting for the host, and 1 elsewhere."""
         self._model = model
         self._ahead = ahead
         self._running: list[SentenceDecoding] = []  # in the order of their rows
@@ -94,7 +94,7 @@ class RunningBatch:
     def step(self, most: int = 1) -> list[SentenceDecoding]:
         assert self._buffer is not None
         assert self._ahead is not None
-        steps, state = self._ahead, self._buffer.state
+        steps, state = min(self._ahead, most), self._buffer.state
         device, rows = state.hidden.device, state.hidden.shape[1]
         words = torch.tensor(self._words + [BOS] * (rows - self.rows), device=device)
         by_width: _ByWidth = {}

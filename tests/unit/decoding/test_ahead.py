@@ -43,9 +43,9 @@ def decode(packed: PackedSeq2Seq, beams: tuple[int, ...], ahead: int) -> list[li
         ]
         batch.join(joining, packed.encode(SourceBatch.of(group)))
         decodings += joining
-        batch.step()
+        batch.step(ahead)
     while batch.rows:
-        batch.step()
+        batch.step(ahead)
     return [decoding.hypotheses for decoding in decodings]
 
 
