@@ -21,6 +21,7 @@ Record = Callable[[Function, Tensors], tuple[Callable[[], None], Tensors]]
 """Records a function of these tensors; returns what replays it, and where the results are then."""
 
 SWITCH = "SEQVIS_CUDA_GRAPHS"
+MOST = 64  # shapes that are recorded; each keeps a copy of its inputs, and others run as they are
 
 
 class Graphs:
@@ -51,7 +52,8 @@ class Graphs:
         full = (key, *((tensor.shape, tensor.dtype) for tensor in inputs))
         with self._lock:
             if full not in self._recordings:
-                self._recordings[full] = None
+                if len(self._recordings) < MOST:
+                    self._recordings[full] = None
                 return function(*inputs)
             recording = self._recordings[full]
             if recording is None:

@@ -1,16 +1,12 @@
 """Steps that are made ahead of the host give what it finds word by word."""
 
-from typing import Any
-
 import pytest
 import torch
-from torch import Tensor
 
 from seqvis.decoding.ahead import Group, decode_ahead
 from seqvis.decoding.batch import RunningBatch
 from seqvis.decoding.beam import DecodingSettings, Hypothesis, start_decoding
 from seqvis.decoding.packed import PackedSeq2Seq
-from seqvis.graphs import Function, Graphs, Tensors
 from seqvis.seq2seq import gru
 from seqvis.seq2seq.settings import Variant
 from seqvis.seq2seq.state import SourceBatch
@@ -78,22 +74,6 @@ def test_recorded_steps_give_the_same(beams: tuple[int, ...]) -> None:
     for _ in range(2):
         assert_same(decode(packed, beams, 8), expected)
     assert replays() > 3 or len(beams) > 1
-
-
-def test_functions_run_as_they_are_where_they_cannot_be_recorded() -> None:
-    def refuse(function: Function, inputs: Tensors) -> Any:
-        raise RuntimeError("operation not permitted")
-
-    def double(values: Tensor) -> Tensors:
-        return (2 * values,)
-
-    graphs = Graphs(refuse)
-    ones = torch.ones(3)
-    assert graphs.run(double, [ones])[0].tolist() == [2, 2, 2]
-    with pytest.warns(UserWarning, match="not permitted"):
-        assert graphs.run(double, [ones])[0].tolist() == [2, 2, 2]
-    assert not graphs.on
-    assert graphs.run(double, [ones])[0].tolist() == [2, 2, 2]
 
 
 @pytest.mark.parametrize("beam", [1, 3])
