@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shlex
+import shutil
 import subprocess
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -12,8 +13,10 @@ from typing import Any
 
 import pytest
 
+from jobs.demo import PRESETS
 from jobs.demo import main as demo
 from seqvis.samples.questions import generate_pairs
+from seqvis.training import lr_finder
 from tests.support.searching import draw
 
 ROOT = Path(__file__).parents[2]
@@ -31,7 +34,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cl
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the README's reader has: my.fr and my.en, photos/LABEL/FILE and photo.jpg."""
     place = tmp_path_factory.mktemp("readme")
-    pairs = sorted(generate_pairs(1200, seed=1), key=lambda pair: len(pair[0]))[:400]
+    pairs = sorted(generate_pairs(1200, seed=1), key=lambda pair: len(pair[0]))[:200]
     for side, language in enumerate(("fr", "en")):
         lines = "".join(pair[side] + "\n" for pair in pairs)
         (place / f"my.{language}").write_text(lines, encoding="utf-8")
@@ -49,6 +52,7 @@ def test_the_commands_for_data_of_ones_own_run_in_their_order(
     commands = [line for line in COMMANDS if line.startswith("python -m jobs.")]
     assert len(commands) >= 16
     monkeypatch.chdir(folder)
+    monkeypatch.setattr(lr_finder, "_STEPS", 30)  # of the full-size model that --find-lr tries
     for command in commands:
         words = shlex.split(command)
         job = importlib.import_module(words[2])
@@ -56,7 +60,7 @@ def test_the_commands_for_data_of_ones_own_run_in_their_order(
         last = capsys.readouterr().out.splitlines()[-1]
         if words[2] != "jobs.translate":
             assert json.loads(last), command
-    assert len((folder / "runs/translations.en").read_text().splitlines()) == 400
+    assert len((folder / "runs/translations.en").read_text().splitlines()) == 200
     for picture in ("attention.png", "found.png", "page.html"):
         assert (folder / "runs" / picture).exists()
 
@@ -76,11 +80,17 @@ def test_make_runs_what_the_readme_says() -> None:
 def demo_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], str]:
     """Where a demo left its work, its result, and what it told. Small, so it learns little:
     `make demo` is checked by hand to translate and to find well. Its training is in one process;
-    the README's command above trains on Ray's workers."""
+    the README's command above trains on Ray's workers. The head has fewer epochs than its preset
+    says."""
     out, told, printed = tmp_path_factory.mktemp("demo"), io.StringIO(), io.StringIO()
+    presets = Path(shutil.copytree(PRESETS, tmp_path_factory.mktemp("presets") / "copy"))
+    head = presets / "demo-devise.yaml"
+    head.write_text(head.read_text().replace("epochs: 40\n", "epochs: 8\n"))
     flags = ["--out", str(out), "--pairs", "1500", "--epochs", "1", "--num-workers", "0"]
-    with redirect_stdout(printed), redirect_stderr(told):
-        assert demo([*flags, "--image-size", "48", "--no-serve"]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jobs.demo.PRESETS", presets)
+        with redirect_stdout(printed), redirect_stderr(told):
+            assert demo([*flags, "--image-size", "48", "--no-serve"]) == 0
     return out, json.loads(printed.getvalue().splitlines()[-1]), told.getvalue()
 
 

@@ -133,7 +133,7 @@ def test_a_search_runs_on_the_cluster_and_ends_with_its_report(
 ) -> None:
     search = f"tune.translator --corpus {corpus} --space tune/spaces/multi30k.yaml {SMALL}"
     search += " --out s3://cluster/search --algorithm tpe --trials 2 --epochs 1 --num-workers 0"
-    search += " --max-concurrent 1"  # both in one process, which takes seconds to start
+    search += " --max-concurrent 1 --cpus-per-worker 1"  # in one process: each starts for seconds
     done = submit(head, search, "search")
     assert done.returncode == 0, done.stdout + done.stderr
     result = result_of(head, "search")
