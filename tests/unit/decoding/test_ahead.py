@@ -15,7 +15,7 @@ from tests.support.fakecuda import CudnnGRU, fake_cuda
 from tests.support.models import build, sources
 from tests.support.recording import record
 
-TEXTS = sources(*(3 + (7 * n) % 11 for n in range(18)), 60, *(4 + n % 5 for n in range(12)))
+TEXTS = sources(*(3 + (7 * n) % 11 for n in range(8)), 30, *(4 + n % 5 for n in range(5)))
 
 
 def model(variant: Variant) -> PackedSeq2Seq:
