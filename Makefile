@@ -3,7 +3,7 @@
 #   make demo    trains a translator of generated questions and a search of drawings, serves both
 #                until Ctrl-C (make demo SERVE=0 ends after training)
 #   make unit    runs the tests that need no Ray and no more than a few seconds each
-#   make test    runs all tests, three at a time where they do not measure
+#   make test    runs all tests, two at a time where they do not measure
 #   make native  builds the C++ of seqvis/native anew, after a change (docs/extend/native.md)
 #   make count   counts files with code and lines of each package
 #   make bench   measures each stage beside its reference (docs/results/speed.md);
@@ -46,7 +46,7 @@ unit: $(VENV)/installed
 test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(RUN) -m pytest \
 		tests/ray tests/browser tests/unit tests/faults/test_crashes.py \
-		--numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 10
+		--numprocesses auto --maxprocesses 2 --dist loadfile --no-loadscope-reorder --durations 10
 	$(RUN) -m pytest tests/faults --ignore=tests/faults/test_crashes.py --durations 10
 
 native: $(VENV)/installed
