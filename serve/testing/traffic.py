@@ -16,18 +16,25 @@ RETRIES = 100  # of a request that is refused with Retry-After
 
 
 def translating(
-    expected: Mapping[str, str], clients: int = 4, per_second: float | None = None
+    expected: Mapping[str, str],
+    clients: int = 4,
+    per_second: float | None = None,
+    texts_each: int = 1,
+    beam: int = 1,
 ) -> Kind:
-    """Return clients that translate one text a request; answers must be the expected ones."""
+    """Return clients that translate `texts_each` texts a request; answers must be the expected."""
     texts = list(expected)
 
     def done(request: Request, reply: Reply) -> None:
         if reply.status in GOOD:
-            (answer,) = json.loads(reply.body)["translations"]
-            assert answer["text"] == expected[answer["source"]], answer
+            answers = json.loads(reply.body)["translations"]
+            assert len(answers) == texts_each
+            for answer in answers:
+                assert answer["text"] == expected[answer["source"]], answer
 
     def request(number: int) -> Request:
-        return Request("/v1/translate", {"text": texts[number % len(texts)]})
+        chosen = [texts[(number + place) % len(texts)] for place in range(texts_each)]
+        return Request("/v1/translate", {"text": chosen, "beam": beam})
 
     return Kind(request, clients, per_second, RETRIES, done=done)
 

@@ -19,6 +19,8 @@ import pytest
 import requests
 from PIL import Image
 
+from seqvis.decoding.beam import DecodingSettings
+from seqvis.translation.translator import Translator
 from serve.proxy import haproxy
 from serve.testing.clients import Kind, Request, Traffic
 from serve.testing.server import RunningServer
@@ -252,7 +254,11 @@ def test_replicas_come_under_load_and_go_without_losing_a_request(
     persist(server, Request("/v1/search/image", form={"file": collections.picture}))
     assert server.replicas("Encoder")
     expected = translators.offline[translators.first]
-    heavy = translating(expected, clients=24)
+    # With one word after another, the gateway would have more to do than the translator.
+    wide = DecodingSettings(beam=8)
+    best = Translator.load(translators.first).translate(TEXTS, wide)
+    by_beam = {text: one.text for text, one in zip(TEXTS, best, strict=True)}
+    heavy = translating(by_beam, clients=15, texts_each=4, beam=8)
     with Traffic(server.address, {"heavy": heavy}):
         server.wait_replicas("Translator", 2)
     kinds = {"translate": translating(expected, 2, 20), "search": searching(QUERIES, 1, 10)}
