@@ -1,4 +1,4 @@
-"""Training a head on two Ray workers."""
+"""Training a head on three Ray workers."""
 
 from pathlib import Path
 from typing import Any
@@ -39,12 +39,12 @@ def test_a_worker_that_is_killed_in_mid_epoch_changes_nothing(
     still = {"hidden": 0, "dropout": 0.0, "batch_norm": False}
     chosen = {"epochs": 3, "batch_size": 16, "method": "devise", "head": still}
     places = {"features": str(data / "features")}
-    for name, resources in (("one", Resources()), ("two", Resources(2, cpus_per_worker=1))):
+    for name, resources in (("one", Resources()), ("three", Resources(3, cpus_per_worker=1))):
         settings = settings_of(data, tmp_path / name, **chosen, **places)
-        metrics = train(settings, report_of(name, name == "two"), resources, stoppable=True)
+        metrics = train(settings, report_of(name, name == "three"), resources, stoppable=True)
     assert metrics["hit@5"] > 0.8
     after = told[told.index("killed") :]
     assert any("going on from" in text and "(epoch 2, batch 1)" in text for text in after)
-    for ours, theirs in zip(histories["two"], histories["one"], strict=True):
+    for ours, theirs in zip(histories["three"], histories["one"], strict=True):
         for key in ("step", "train_loss", "loss", "hit@5"):
             assert ours[key] == pytest.approx(theirs[key], rel=1e-5), key
