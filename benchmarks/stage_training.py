@@ -28,6 +28,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from itertools import islice
 from multiprocessing.connection import Connection
+from unittest.mock import patch
 
 import psutil
 import torch
@@ -46,7 +47,7 @@ from benchmarks.instrument import (
 from benchmarks.material import PRESET, SEED, Material, StandingRay, forever, standing_ray
 from benchmarks.peers import JoeyNMT, SeedTraining
 from seqvis.decoding.linear import Precision
-from seqvis.process import keep_few_kernels, keep_freed_memory, usable_processors
+from seqvis.process import keep_few_kernels, usable_processors
 from seqvis.seq2seq.model import Seq2Seq
 from seqvis.seq2seq.settings import Variant
 from seqvis.seq2seq.state import SourceBatch
@@ -160,7 +161,6 @@ def _training_workers(
 
     They are joined by gloo, and have one thread each.
     """
-    os.environ.update(WORKER_ENVIRONMENT)
     context = multiprocessing.get_context("spawn")
     count = usable_processors()
     with tempfile.TemporaryDirectory() as folder:
@@ -169,7 +169,8 @@ def _training_workers(
             here, there = context.Pipe()
             given = (there, material, variant, precision, rank, count, f"file://{folder}/meeting")
             process = context.Process(target=_work, args=given, daemon=True)
-            process.start()
+            with patch.dict(os.environ, WORKER_ENVIRONMENT):
+                process.start()
             pipes.append(here)
             processes.append(process)
         for pipe in pipes:
@@ -199,7 +200,6 @@ def _work(
     meeting: str,
 ) -> None:
     torch.set_num_threads(1)
-    keep_freed_memory()
     keep_few_kernels()
     distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=count)
     workers = Workers(rank, count)

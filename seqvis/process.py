@@ -2,7 +2,9 @@
 
 PyTorch takes a large tensor's memory from the C library. glibc returns it to the system as soon as
 the tensor is freed, so the next tensor of the same size costs a page fault for every 4 KiB: up to a
-seventh of the time of a training step.
+seventh of the time of a training step. Kept by glibc, freed memory falls into pieces of which ever
+fewer fit what is wanted next: a process that trains on batches of ever new shapes grows for hours.
+jemalloc, which has few sizes of blocks, does not (`seqvis/training/ray_train.py`).
 
 oneDNN makes a kernel for each shape of a product that it meets, some 0.3 MiB, and PyTorch keeps a
 thousand of them, and oneDNN a thousand more.
@@ -18,17 +20,18 @@ _NEVER = 1 << 30
 
 def keep_freed_memory() -> None:
     """Let this process keep freed memory for what it needs next, if its C library is glibc."""
-    _of_glibc("mallopt", _MMAP_THRESHOLD, _NEVER)
-    _of_glibc("mallopt", _TRIM_THRESHOLD, _NEVER)
+    _of_the_allocator("mallopt", _MMAP_THRESHOLD, _NEVER)
+    _of_the_allocator("mallopt", _TRIM_THRESHOLD, _NEVER)
 
 
 def release_freed_memory() -> None:
     """Give back what is free now, after work that needed more than what follows will."""
-    _of_glibc("malloc_trim", 0)
+    _of_the_allocator("malloc_trim", 0)
+    _of_the_allocator("mallctl", b"arena.4096.purge", None, None, None, 0)  # 4096: of all arenas
 
 
-def _of_glibc(name: str, *arguments: int) -> None:
-    """Call a function of glibc's malloc; other C libraries do not have it."""
+def _of_the_allocator(name: str, *arguments: int | bytes | None) -> None:
+    """Call a function of glibc's malloc, or of jemalloc, if this process has it."""
     if sys.platform == "linux":
         function = getattr(ctypes.CDLL(None), name, None)
         if function is not None:

@@ -49,6 +49,17 @@ def node_on_loopback() -> Iterator[None]:
             os.environ[variable] = value
 
 
+def jemalloc() -> str:
+    """Return the path of the allocator that Ray's package brings, "" if it brings none.
+
+    Ray has settings to start its own processes with it, but not the workers of one training.
+    Watched by tests/ray/test_train_devise.py.
+    """
+    from ray._private import services
+
+    return services.JEMALLOC_SO or ""
+
+
 def standing_address() -> str | None:
     """Return the address of the Ray that `ray start` began last on this machine, if there was one.
 

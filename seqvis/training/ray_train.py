@@ -26,8 +26,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from seqvis.cluster import amount, can_grow
 from seqvis.errors import ConfigError, SeqvisError, TrainingError
-from seqvis.process import keep_freed_memory, usable_processors
-from seqvis.ray_internals import node_is_drained, run_controller
+from seqvis.process import usable_processors
+from seqvis.ray_internals import jemalloc, node_is_drained, run_controller
 from seqvis.storage import Location
 from seqvis.training.events import EPOCH_EVENTS, EventQueue, Report, StopTraining
 from seqvis.training.stream import Stream
@@ -36,7 +36,9 @@ from seqvis.training.workers import Resources, Workers, this_worker
 # Settings of libraries that are read when a process starts; docs/train/translators.md, "On a CPU".
 WORKER_ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads take the processor from each other
-    "MALLOC_ARENA_MAX": "1",  # Ray's training thread would get a second, slower arena of glibc's
+    "LD_PRELOAD": jemalloc(),
+    # One arena for all threads, which keeps what is freed, large blocks like others.
+    "MALLOC_CONF": "narenas:1,oversize_threshold:0,dirty_decay_ms:-1,muzzy_decay_ms:-1",
 }
 _STOP_SECONDS = 10  # that the workers of a run that failed have to end
 MOST_UNASKED = 4  # workers on processors where none are asked for; each needs a gigabyte
@@ -170,7 +172,6 @@ class _Trainer(TorchTrainer):
 
 def _enter_worker(config: dict[str, Any]) -> None:
     torch.set_num_threads(config["threads"])
-    keep_freed_memory()
     events = config["events"]
 
     def report(event: dict[str, Any]) -> None:

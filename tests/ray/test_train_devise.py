@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from seqvis.devise.train import train
+from seqvis.ray_internals import jemalloc
 from seqvis.training.workers import Resources
 from tests.support.devise import make_data, settings_of
 from tests.support.processes import children_named
@@ -18,6 +19,7 @@ def test_a_worker_that_is_killed_in_mid_epoch_changes_nothing(
     data = make_data(tmp_path, each=200)
     histories: dict[str, list[dict[str, Any]]] = {}
     told: list[str] = []
+    loaded: set[str] = set()
 
     def report_of(name: str, killing: bool) -> Any:
         due = {2} if killing else set()
@@ -31,7 +33,9 @@ def test_a_worker_that_is_killed_in_mid_epoch_changes_nothing(
                 told.append("killed")
                 saved = tmp_path / name / "out.run" / "checkpoints" / "head"
                 wait_until(lambda: bool(checkpoints(saved)), "no checkpoint is saved")
-                children_named("RayTrainWorker")[0].kill()
+                worker = children_named("RayTrainWorker")[0]
+                loaded.update(mapped.path for mapped in worker.memory_maps())
+                worker.kill()
 
         return report
 
@@ -43,6 +47,7 @@ def test_a_worker_that_is_killed_in_mid_epoch_changes_nothing(
         settings = settings_of(data, tmp_path / name, **chosen, **places)
         metrics = train(settings, report_of(name, name == "three"), resources, stoppable=True)
     assert metrics["hit@5"] > 0.8
+    assert jemalloc() in loaded
     after = told[told.index("killed") :]
     assert any("going on from" in text and "(epoch 2, batch 1)" in text for text in after)
     for ours, theirs in zip(histories["three"], histories["one"], strict=True):

@@ -9,21 +9,25 @@ from pathlib import Path
 
 import pytest
 
+from seqvis.training.ray_train import WORKER_ENVIRONMENT
 from tests.support.corpora import write_corpus
 
 pytestmark = pytest.mark.slow
 
-_PROGRAM = """
+_WRITTEN = """
 import re, sys
 from pathlib import Path
-import torch
-from seqvis.process import keep_freed_memory
-from seqvis.training.workers import Workers
-from seqvis.translation.task import TrainSettings
-from seqvis.translation.train import train_worker
 
 def written():
     return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) >> 10
+"""
+_PROGRAM = (
+    _WRITTEN
+    + """
+import torch
+from seqvis.training.workers import Workers
+from seqvis.translation.task import TrainSettings
+from seqvis.translation.train import train_worker
 
 def report(event):
     if event["event"] == "progress":
@@ -31,11 +35,29 @@ def report(event):
 
 sizes = []
 torch.set_num_threads(1)
-keep_freed_memory()
 train_worker(TrainSettings.model_validate_json(sys.argv[1]).resolved(), Workers(), report)
 print(sizes)
 """
+)
 """Train, and print the MiB that the process has written itself after each ten batches."""
+
+
+_RELEASING = (
+    _WRITTEN
+    + """
+from seqvis.process import release_freed_memory
+
+before = written()
+sizes = []
+blocks = [b"x" * (n << 20) for n in range(1, 15)]
+sizes.append(written() - before)
+del blocks
+sizes.append(written() - before)
+release_freed_memory()
+print([*sizes, written() - before])
+"""
+)
+"""Take 105 MiB in large blocks, and print the MiB of the process with them, without and at last."""
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
@@ -56,7 +78,8 @@ def test_memory_stays_flat_over_batches_of_ever_new_shapes(tmp_path: Path) -> No
     kept = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"}
     done = subprocess.run(
         [sys.executable, "-c", _PROGRAM, json.dumps(settings)],
-        env={name: value for name, value in os.environ.items() if name not in kept},
+        env={name: value for name, value in os.environ.items() if name not in kept}
+        | WORKER_ENVIRONMENT,
         capture_output=True,
         text=True,
         check=True,
@@ -64,3 +87,17 @@ def test_memory_stays_flat_over_batches_of_ever_new_shapes(tmp_path: Path) -> No
     sizes = json.loads(done.stdout)
     assert len(sizes) > 9
     assert sizes[-1] < 1.05 * sizes[len(sizes) // 4], sizes
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_a_worker_keeps_what_is_freed_until_it_gives_it_back() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _RELEASING],
+        env=os.environ | WORKER_ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    used, freed, released = json.loads(done.stdout)
+    assert freed > 0.9 * used > 90
+    assert released < 0.2 * used
