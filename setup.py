@@ -23,7 +23,7 @@ def extensions() -> list[Extension]:
             depends=sorted(map(str, SOURCES.glob("*.h"))),
             include_dirs=cpp_extension.include_paths(),  # pybind11's headers are there as well
             library_dirs=cpp_extension.library_paths(),
-            libraries=["torch_cpu", "c10"],
+            libraries=["torch_python", "torch", "torch_cpu", "c10"],
             language="c++",
             # No -march: loops are compiled for several processors (kernels.cpp). Python's own
             # flags have -fwrapv, which keeps loops from being vectorised.

@@ -5,9 +5,7 @@ a list of sentences, and extends a batch by any number of words, in one call eac
 hold Python's lock.
 """
 
-import os
 from collections.abc import Collection, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -16,25 +14,14 @@ from seqvis.decoding.batch import Batch, RunningBatch
 from seqvis.decoding.beam import Hypothesis, SentenceDecoding
 from seqvis.decoding.linear import Precision, computes
 from seqvis.decoding.packed import PackedSeq2Seq
+from seqvis.native import is_native, library
 from seqvis.seq2seq.model import Seq2Seq
 from seqvis.seq2seq.state import NEVER_GENERATED, SourceBatch, StepModel
 
-if TYPE_CHECKING:
-    from seqvis.native import library
-else:
-    try:
-        from seqvis.native import library  # after PyTorch, whose libraries it needs
-    except ImportError:
-        library = None
-
 
 def has_native(precision: Precision) -> bool:
-    """Return whether the extension was built, has such products for this processor, and is not
-    switched off by SEQVIS_NATIVE=0 in the environment."""
-    if library is None or os.environ.get("SEQVIS_NATIVE") == "0" or not computes(precision):
-        return False
-    kind = getattr(library.Precision, precision, None)
-    return kind is not None and library.supports(kind)
+    """Return whether the extension decodes in this precision here."""
+    return computes(precision) and is_native(precision)
 
 
 def pack_model(model: Seq2Seq, precision: Precision = "float32") -> "PackedSeq2Seq | NativeSeq2Seq":

@@ -172,7 +172,7 @@ void Batch::keep(const std::vector<int>& origins,
   int more = 0;
   for (const auto& sentence : joining) more += sentence->width();
   for (size_t layer = 0; layer < hidden_.size(); ++layer) {
-    kept_.reshape(count + more + kRows, size);
+    kept_.reshape(count + more, size);
     int row = 0;
     for (int origin : origins) std::copy_n(hidden_[layer][origin], size, kept_[row++]);
     for (const auto& sentence : joining)

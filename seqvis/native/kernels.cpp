@@ -84,20 +84,46 @@ void round_bfloat16(const float* row, int size, uint16_t* rounded) {
 }
 
 FOR_EACH_PROCESSOR
+void expand_bfloat16(const uint16_t* row, int size, float* expanded) {
+#pragma omp simd
+  for (int i = 0; i < size; ++i)
+    expanded[i] = std::bit_cast<float>(static_cast<uint32_t>(row[i]) << 16);
+}
+
+FOR_EACH_PROCESSOR
 void tanh(float* values, int size) {
 #pragma omp simd
   for (int i = 0; i < size; ++i) values[i] = hyperbolic_tangent(values[i]);
 }
 
 FOR_EACH_PROCESSOR
-void gates(const float* from_input, const float* from_hidden, const float* hidden, float* next) {
+void gates(const float* from_input, const float* from_hidden, const float* hidden, float* next,
+           float* kept) {
 #pragma omp simd
   for (int i = 0; i < kUnits; ++i) {
     const float reset = sigmoid(from_input[i] + from_hidden[i]);
     const float update = sigmoid(from_input[kUnits + i] + from_hidden[kUnits + i]);
-    const float fresh = hyperbolic_tangent(from_input[2 * kUnits + i] +
-                                           reset * from_hidden[2 * kUnits + i]);
+    const float recurrent = from_hidden[2 * kUnits + i];
+    const float fresh = hyperbolic_tangent(from_input[2 * kUnits + i] + reset * recurrent);
     next[i] = fresh + update * (hidden[i] - fresh);
+    kept[i] = reset;
+    kept[kUnits + i] = update;
+    kept[2 * kUnits + i] = fresh;
+    kept[3 * kUnits + i] = recurrent;
+  }
+}
+
+FOR_EACH_PROCESSOR
+void gates_backward(const float* kept, const float* hidden, float* gradient, float* of_gates) {
+#pragma omp simd
+  for (int i = 0; i < kUnits; ++i) {
+    const float reset = kept[i], update = kept[kUnits + i], fresh = kept[2 * kUnits + i];
+    const float of_fresh = gradient[i] * (1.0f - update) * (1.0f - fresh * fresh);
+    of_gates[i] = of_fresh;
+    of_gates[kUnits + i] = of_fresh * kept[3 * kUnits + i] * reset * (1.0f - reset);
+    of_gates[2 * kUnits + i] = gradient[i] * (hidden[i] - fresh) * update * (1.0f - update);
+    of_gates[3 * kUnits + i] = of_fresh * reset;
+    gradient[i] *= update;
   }
 }
 
@@ -136,6 +162,48 @@ void attend(const float* keys, int64_t key_stride, const float* values, int64_t 
   }
 }
 
+template <bool rectify>
+INLINE void attend_backward_to(const float* key, const float* query, const float* scorer, int size,
+                               float gradient, float* of_key, float* of_query, float* of_scorer) {
+#pragma omp simd
+  for (int i = 0; i < size; ++i) {
+    const float sum = key[i] + query[i];
+    const float active = rectify ? (sum > 0.0f ? sum : 0.0f) : hyperbolic_tangent(sum);
+    const float slope = rectify ? (sum > 0.0f ? 1.0f : 0.0f) : 1.0f - active * active;
+    const float of_sum = gradient * scorer[i] * slope;
+    of_scorer[i] += gradient * active;
+    of_key[i] += of_sum;
+    of_query[i] += of_sum;
+  }
+}
+
+FOR_EACH_PROCESSOR
+void attend_backward(const float* keys, const float* values, int length, const float* query,
+                     const float* scorer, int size, bool rectify, const float* weights,
+                     const float* of_context, int width, float* of_weights, float* of_keys,
+                     float* of_query, float* of_scorer) {
+  float mean = 0.0f;
+  for (int word = 0; word < length; ++word) {
+    const float* value = values + static_cast<int64_t>(word) * width;
+    float gradient = 0.0f;
+#pragma omp simd reduction(+ : gradient)
+    for (int i = 0; i < width; ++i) gradient += value[i] * of_context[i];
+    of_weights[word] = gradient;
+    mean += weights[word] * gradient;
+  }
+  for (int word = 0; word < length; ++word) {
+    const float gradient = weights[word] * (of_weights[word] - mean);
+    const int64_t begin = static_cast<int64_t>(word) * size;
+    if (rectify) {
+      attend_backward_to<true>(keys + begin, query, scorer, size, gradient, of_keys + begin,
+                               of_query, of_scorer);
+    } else {
+      attend_backward_to<false>(keys + begin, query, scorer, size, gradient, of_keys + begin,
+                                of_query, of_scorer);
+    }
+  }
+}
+
 FOR_EACH_PROCESSOR
 float log_sum(const float* scores, int size, float* maximum, float* sum) {
   float largest = scores[0];
@@ -151,6 +219,26 @@ float log_sum(const float* scores, int size, float* maximum, float* sum) {
   for (int i = 0; i < size; ++i) added += exponential(scores[i] - base);
   *sum += added;
   return largest;
+}
+
+FOR_EACH_PROCESSOR
+void probabilities(float* scores, int size, float log_sum, float smoothing, float* total) {
+#pragma omp simd
+  for (int i = 0; i < size; ++i) {
+    float value = exponential(scores[i] - log_sum);
+    // Products with numbers below float's normal range are many times slower.
+    value = (value < 1e-14f ? 0.0f : value) - smoothing;
+    total[i] += value;
+    scores[i] = value;
+  }
+}
+
+FOR_EACH_PROCESSOR
+float sum(const float* values, int size) {
+  float total = 0.0f;
+#pragma omp simd reduction(+ : total)
+  for (int i = 0; i < size; ++i) total += values[i];
+  return total;
 }
 
 }  // namespace seqvis

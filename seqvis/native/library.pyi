@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
+from torch import Tensor
 
 class Precision:
     float32: Precision
@@ -43,3 +44,64 @@ class Batch:
     def drop(self, sentence: Sentence, /) -> None: ...
     def run(self, most: int, /) -> list[Sentence]: ...
     def interrupt(self) -> None: ...
+
+class Attention:
+    def __init__(
+        self,
+        keys: Tensor,
+        values: Tensor,
+        lengths: Tensor,
+        query_weight: Tensor,
+        query_bias: Tensor,
+        scorer: Tensor,
+        rectify: bool,
+        /,
+    ) -> None: ...
+
+# What these take and return says training.h.
+def run_gru(
+    inputs: Tensor,
+    hidden: Tensor,
+    lengths: Tensor,
+    weights: Sequence[Tensor],
+    precision: Precision,
+    /,
+) -> list[Tensor]: ...
+def run_gru_backward(
+    of_states: Tensor,
+    of_last: Tensor,
+    lengths: Tensor,
+    weights: Sequence[Tensor],
+    results: Sequence[Tensor],
+    precision: Precision,
+    /,
+) -> list[Tensor]: ...
+def run_attending(
+    embedded: Tensor,
+    hidden: Tensor,
+    attention: Attention,
+    masks: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    precision: Precision,
+    /,
+) -> list[Tensor]: ...
+def run_attending_backward(
+    of_states: Tensor,
+    of_mixed: Tensor,
+    of_last: Tensor,
+    attention: Attention,
+    masks: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    results: Sequence[Tensor],
+    precision: Precision,
+    /,
+) -> list[Tensor]: ...
+def cross_entropy(
+    scores: Tensor,
+    bias: Tensor,
+    right: Tensor,
+    smoothing: float,
+    gradients: Tensor,
+    of_bias: Tensor,
+    /,
+) -> list[Tensor]: ...

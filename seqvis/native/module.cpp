@@ -1,10 +1,12 @@
-// What Python sees: `Network`, `Batch`, `Source` and `Sentence`. Reading and decoding release
-// Python's lock.
+// What Python sees: `Network`, `Batch`, `Source` and `Sentence` for decoding, and training's
+// functions. What takes long releases Python's lock.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#include <torch/csrc/utils/pybind.h>
 
 #include "batch.h"
+#include "training.h"
 
 namespace py = pybind11;
 using namespace seqvis;
@@ -72,4 +74,11 @@ PYBIND11_MODULE(library, module) {
       .def("drop", &Batch::drop)
       .def("run", &Batch::run, Release())
       .def("interrupt", &Batch::interrupt);
+  py::class_<Attention>(module, "Attention")
+      .def(py::init<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, bool>());
+  module.def("run_gru", &run_gru, Release());
+  module.def("run_gru_backward", &run_gru_backward, Release());
+  module.def("run_attending", &run_attending, Release());
+  module.def("run_attending_backward", &run_attending_backward, Release());
+  module.def("cross_entropy", &cross_entropy, Release());
 }

@@ -24,10 +24,9 @@ Product product(const Weights& weights, const std::string& weight, const std::st
   return {matrix.data, added, matrix.rows, matrix.columns, precision, groups, filling};
 }
 
-void copy_rows(const float* from, int64_t from_stride, int rows, int size, float* into,
-               int64_t into_stride) {
-  for (int row = 0; row < rows; ++row)
-    std::copy_n(from + row * from_stride, size, into + row * into_stride);
+GRU gru(const Weights& weights, const std::string& name, Precision precision) {
+  return {find(weights, name + ".weight_ih"), find(weights, name + ".weight_hh"),
+          find(weights, name + ".bias_ih").data, find(weights, name + ".bias_hh").data, precision};
 }
 
 // Adds the scores of a tile to what is known of their rows.
@@ -57,27 +56,46 @@ void choose(const Tile& tile, const std::vector<Row>& rows, std::vector<Best>& b
 }
 
 struct Workspace {
-  Matrix mixed, query, gates, next, readout;
+  Matrix mixed, query, gates, readout;
 };
 
 thread_local Workspace workspace;
 
 }  // namespace
 
-GRU::GRU(const Weights& weights, const std::string& name, Precision precision)
-    : from_input_(product(weights, name + ".weight_ih", name + ".bias_ih", precision, 3)),
-      from_hidden_(product(weights, name + ".weight_hh", name + ".bias_hh", precision, 3)) {}
+void copy_rows(const float* from, int64_t from_stride, int rows, int size, float* into,
+               int64_t into_stride) {
+  for (int row = 0; row < rows; ++row)
+    std::copy_n(from + row * from_stride, size, into + row * into_stride);
+}
 
-void GRU::step(const float* gates, int64_t gates_stride, const float* hidden,
-               int64_t hidden_stride, int rows, float* next, int64_t next_stride) const {
+Packing::Packing(const std::vector<int>& lengths) : order(lengths.size()), begins(1) {
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int left, int right) { return lengths[left] > lengths[right]; });
+  for (int step = 0; !order.empty() && step < lengths[order[0]]; ++step) {
+    rows.push_back(static_cast<int>(
+        std::count_if(lengths.begin(), lengths.end(), [&](int length) { return length > step; })));
+    begins.push_back(begins.back() + rows.back());
+  }
+}
+
+GRU::GRU(const Weight& input, const Weight& hidden, const float* input_bias,
+         const float* hidden_bias, Precision precision)
+    : from_input_(input.data, input_bias, input.rows, input.columns, precision, 3),
+      from_hidden_(hidden.data, hidden_bias, hidden.rows, hidden.columns, precision, 3) {}
+
+void GRU::step(const float* gates, int64_t gates_stride, float* hidden, int64_t hidden_stride,
+               int rows, float* kept) const {
   from_hidden_.multiply(hidden, hidden_stride, rows, [&](const Tile& tile) {
-    const int first = tile.panel * kUnits, units = std::min(kUnits, size() - first);
+    const int first = tile.panel * kUnits;
     for (int index = 0; index < tile.rows; ++index) {
       const int64_t row = tile.row + index;
-      float result[kUnits];
-      seqvis::gates(gates + row * gates_stride + tile.panel * tile.width, tile[index],
-                    hidden + row * hidden_stride + first, result);
-      std::copy_n(result, units, next + row * next_stride + first);
+      float next[kUnits], unused[4 * kUnits];
+      float* own = hidden + row * hidden_stride + first;
+      seqvis::gates(gates + row * gates_stride + tile.panel * tile.width, tile[index], own, next,
+                    kept ? kept + 4 * (row * padded_size() + first) : unused);
+      std::copy_n(next, std::min(kUnits, size() - first), own);
     }
   });
 }
@@ -94,8 +112,8 @@ Network::Network(const Weights& weights, Precision precision, bool rectify, bool
   for (std::string layer = "encoder.0"; has(layer + ".0");
        layer = "encoder." + std::to_string(encoder_.size())) {
     encoder_.emplace_back();
-    encoder_.back().emplace_back(weights, layer + ".0", precision);
-    if (has(layer + ".1")) encoder_.back().emplace_back(weights, layer + ".1", precision);
+    encoder_.back().push_back(gru(weights, layer + ".0", precision));
+    if (has(layer + ".1")) encoder_.back().push_back(gru(weights, layer + ".1", precision));
     const int size = encoder_.back().size() * encoder_.back().front().size();
     const std::string bridge = "bridge." + std::to_string(size);
     if (weights.count(bridge + ".weight"))
@@ -103,7 +121,7 @@ Network::Network(const Weights& weights, Precision precision, bool rectify, bool
   }
   for (std::string layer = "decoder.0"; has(layer);
        layer = "decoder." + std::to_string(decoder_.size()))
-    decoder_.emplace_back(weights, layer, precision);
+    decoder_.push_back(gru(weights, layer, precision));
   if (weights.count("attention.keys")) {
     keys_.emplace(product(weights, "attention.keys", "", precision));
     values_.emplace(product(weights, "attention.values", "", precision));
@@ -117,20 +135,12 @@ Network::Network(const Weights& weights, Precision precision, bool rectify, bool
 std::vector<std::shared_ptr<Source>> Network::read(
     const std::vector<std::vector<int>>& sentences) const {
   const int count = static_cast<int>(sentences.size());
-  std::vector<int> order(count);
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](int left, int right) {
-    return sentences[left].size() > sentences[right].size();
-  });
-  // The first words of all sentences, the second words of those that have one, and so on.
-  const int steps = count ? static_cast<int>(sentences[order[0]].size()) : 0;
-  std::vector<int> begins(steps + 1), rows(steps);
-  for (int step = 0; step < steps; ++step) {
-    for (const auto& sentence : sentences) rows[step] += static_cast<int>(sentence.size()) > step;
-    begins[step + 1] = begins[step] + rows[step];
-  }
-  const int total = begins[steps];
-  Matrix states(total + kRows, source_table_.columns);
+  std::vector<int> lengths;
+  for (const auto& sentence : sentences) lengths.push_back(static_cast<int>(sentence.size()));
+  const Packing packing(lengths);
+  const auto& [order, begins, rows] = packing;
+  const int steps = packing.steps(), total = packing.total();
+  Matrix states(total, source_table_.columns);
   for (int step = 0; step < steps; ++step)
     for (int row = 0; row < rows[step]; ++row) {
       const int64_t word = sentences[order[row]][step];
@@ -148,18 +158,17 @@ std::vector<std::shared_ptr<Source>> Network::read(
   for (size_t depth = 0; depth < encoder_.size(); ++depth) {
     const auto& directions = encoder_[depth];
     const int size = directions.front().size(), width = size * static_cast<int>(directions.size());
-    Matrix outputs(total + kRows, width), finals(count + kRows, width);
+    Matrix outputs(total, width), finals(count, width);
     for (size_t reverse = 0; reverse < directions.size(); ++reverse) {
       const GRU& layer = directions[reverse];
       layer.read(states[0], states.stride(), total, gates);
-      hidden.reshape(count + kRows, size);
-      hidden.zero(count + kRows);
+      hidden.reshape(count, size);
+      hidden.zero(count);
       for (int at = 0; at < steps; ++at) {
         const int step = reverse ? steps - 1 - at : at;
-        float* next = outputs[begins[step]] + reverse * size;
-        layer.step(gates[begins[step]], gates.stride(), hidden[0], hidden.stride(), rows[step],
-                   next, outputs.stride());
-        copy_rows(next, outputs.stride(), rows[step], size, hidden[0], hidden.stride());
+        layer.step(gates[begins[step]], gates.stride(), hidden[0], hidden.stride(), rows[step]);
+        copy_rows(hidden[0], hidden.stride(), rows[step], size,
+                  outputs[begins[step]] + reverse * size, outputs.stride());
       }
       copy_rows(hidden[0], hidden.stride(), count, size, finals[0] + reverse * size,
                 finals.stride());
@@ -189,11 +198,11 @@ std::vector<std::shared_ptr<Source>> Network::read(
 
 void Network::step(const std::vector<Row>& rows, std::vector<Matrix>& hidden,
                    std::vector<Best>& best) const {
-  auto& [mixed, query, gates, next, readout] = workspace;
+  auto& [mixed, query, gates, readout] = workspace;
   const int count = static_cast<int>(rows.size()), width = target_table_.columns;
   const int state = size();
   // The previous word and the context stand behind the last layer's states, for the readout.
-  mixed.reshape(count + kRows, state + width);
+  mixed.reshape(count, state + width);
   for (int row = 0; row < count; ++row)
     std::copy_n(target_table_.data + static_cast<int64_t>(rows[row].word) * width, width,
                 mixed[row] + state);
@@ -212,9 +221,7 @@ void Network::step(const std::vector<Row>& rows, std::vector<Matrix>& hidden,
     const GRU& layer = decoder_[depth];
     Matrix& own = hidden[depth];
     layer.read(features, stride, count, gates);
-    next.reshape(count + kRows, state);
-    layer.step(gates[0], gates.stride(), own[0], own.stride(), count, next[0], next.stride());
-    std::swap(own, next);
+    layer.step(gates[0], gates.stride(), own[0], own.stride(), count);
     features = own[0];
     stride = own.stride();
   }

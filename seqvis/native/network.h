@@ -15,19 +15,35 @@ struct Weight {
   const float* data;
   int rows, columns;
 };
+void copy_rows(const float* from, int64_t from_stride, int rows, int size, float* into,
+               int64_t into_stride);
+
 using Weights = std::map<std::string, Weight>;
+
+// Sentences as a GRU reads them: the first words of all, the second words of those that have one,
+// and so on; the longest sentences first.
+struct Packing {
+  explicit Packing(const std::vector<int>& lengths);
+  int steps() const { return static_cast<int>(rows.size()); }
+  int total() const { return begins.back(); }
+  std::vector<int> order;         // of the sentences
+  std::vector<int> begins, rows;  // of each step
+};
 
 // One direction of a GRU layer.
 class GRU {
  public:
-  GRU(const Weights& weights, const std::string& name, Precision precision);
+  GRU(const Weight& input, const Weight& hidden, const float* input_bias, const float* hidden_bias,
+      Precision precision);
   int size() const { return from_hidden_.inputs(); }
+  int padded_size() const { return from_hidden_.columns() / 3; }
   void read(const float* input, int64_t stride, int rows, Matrix& gates) const {
     from_input_.multiply(input, stride, rows, gates);
   }
-  // The states after `hidden`, given the rows of `gates` that `read` made of the input.
-  void step(const float* gates, int64_t gates_stride, const float* hidden, int64_t hidden_stride,
-            int rows, float* next, int64_t next_stride) const;
+  // Replaces `hidden` by the states after it, given the rows of `gates` that `read` made of the
+  // input. `kept` is null or receives 4 * padded_size() numbers a row for the backward pass.
+  void step(const float* gates, int64_t gates_stride, float* hidden, int64_t hidden_stride,
+            int rows, float* kept = nullptr) const;
 
  private:
   Product from_input_, from_hidden_;

@@ -3,9 +3,8 @@
 #include <ATen/native/CPUBlas.h>
 
 #include <cmath>
+#include <cstring>
 #include <vector>
-
-#include "kernels.h"
 
 namespace seqvis {
 
@@ -39,45 +38,46 @@ Product::Product(const float* weight, const float* bias, int outputs, int inputs
                  Precision precision, int groups, float filling)
     : precision_(precision), inputs_(inputs) {
   const int units = groups == 1 ? kPanel : kUnits, pair = paired(precision);
-  const int part = outputs / groups;
+  const int part = outputs / groups, words = (inputs + pair - 1) / pair;
   width_ = units * groups;
   panels_ = (part + units - 1) / units;
-  depth_ = (inputs + pair - 1) / pair * pair;
-  char* packed = packed_.reserve(static_cast<int64_t>(columns()) * depth_ * bytes_of(precision));
+  depth_ = words * pair;
+  // Four bytes, which are one, two or four inputs, of each column of a panel stand together.
+  uint32_t* packed = packed_.reserve(static_cast<int64_t>(columns()) * words);
+  std::vector<uint32_t> column_words(words);
   for (int column = 0; column < columns(); ++column) {
     const int within = column % width_, unit = column / width_ * units + within % units;
     const int64_t from = unit < part ? within / units * part + unit : -1;
-    std::vector<float> row(depth_);
-    if (from >= 0) std::copy_n(weight + from * inputs, inputs, row.begin());
-    float largest = 1e-12f;
-    for (float value : row) largest = std::max(largest, std::fabs(value));
-    const float scale = largest / 127;
+    const float* row = weight + from * inputs;
     int32_t sum = 0;
-    for (int i = 0; i < depth_; ++i) {
-      const int64_t place = static_cast<int64_t>(column - within) * depth_ +
-                            (i / pair * width_ + within) * pair + i % pair;
-      if (precision == Precision::float32) {
-        reinterpret_cast<float*>(packed)[place] = row[i];
-      } else if (precision == Precision::bfloat16) {
-        round_bfloat16(&row[i], 1, reinterpret_cast<uint16_t*>(packed) + place);
-      } else {
-        const auto rounded = static_cast<signed char>(std::nearbyint(row[i] / scale));
-        reinterpret_cast<signed char*>(packed)[place] = rounded;
-        sum += rounded;
-      }
+    float scale = 1.0f;
+    std::fill(column_words.begin(), column_words.end(), 0);
+    if (from < 0) {
+    } else if (precision == Precision::float32) {
+      std::memcpy(column_words.data(), row, inputs * sizeof(float));
+    } else if (precision == Precision::bfloat16) {
+      round_bfloat16(row, inputs, reinterpret_cast<uint16_t*>(column_words.data()));
+    } else {
+      float largest = 1e-12f;
+      for (int i = 0; i < inputs; ++i) largest = std::max(largest, std::fabs(row[i]));
+      scale = largest / 127;
+      auto* rounded = reinterpret_cast<signed char*>(column_words.data());
+      for (int i = 0; i < inputs; ++i)
+        sum += rounded[i] = static_cast<signed char>(std::nearbyint(row[i] / scale));
     }
+    uint32_t* into = packed + static_cast<int64_t>(column - within) * words + within;
+    for (int word = 0; word < words; ++word) into[word * width_] = column_words[word];
     bias_.reserve(columns())[column] = from < 0 ? filling : bias ? bias[from] : 0.0f;
     scales_.reserve(columns())[column] = scale;
     offsets_.reserve(columns())[column] = 128 * sum;
   }
 }
 
-void Product::compute(const char* input, int64_t stride, const float* steps,
-                      const Tile& tile) const {
+void Product::compute(const char* input, const float* steps, const Tile& tile) const {
   const int rows = computed_rows(tile.rows), first = tile.panel * width_;
-  const char* weight = packed_.get() + static_cast<int64_t>(first) * depth_ * bytes_of(precision_);
+  const uint32_t* weight = packed_.get() + static_cast<int64_t>(first) * depth_ / paired(precision_);
   const auto product = [&]<class Input, class Weight, class Sum>(Input, Weight, Sum* sums) {
-    brgemm(rows, width_, depth_, stride, width_, width_, false,
+    brgemm(rows, width_, depth_, depth_, width_, width_, false,
            reinterpret_cast<const Input*>(input), reinterpret_cast<const Weight*>(weight), sums,
            precision_ != Precision::float32);
   };
@@ -98,31 +98,30 @@ void Product::compute(const char* input, int64_t stride, const float* steps,
 
 void Product::multiply(const float* input, int64_t stride, int rows,
                        const std::function<void(const Tile&)>& use) const {
-  const bool converts = precision_ != Precision::float32;
   float* values = scratch.tile.reserve(kRows * kPanel);
   float* steps = scratch.steps.reserve(kBlock);
-  char* converted = scratch.converted.reserve(static_cast<int64_t>(kBlock + kRows) * depth_ * 2);
-  const int64_t step = (converts ? depth_ : stride) * bytes_of(precision_);
+  const int64_t row_bytes = depth_ * bytes_of(precision_);
+  char* converted = scratch.converted.reserve((kBlock + kRows) * row_bytes);
   for (int block = 0; block < rows; block += kBlock) {
     const int many = std::min(kBlock, rows - block);
     const int tiles = (many + kRows - 1) / kRows;
     const int each = computed_rows((many + tiles - 1) / tiles);
-    const float* begin = input + block * stride;
-    for (int row = 0; converts && row < many; ++row) {
-      const float* from = begin + row * stride;
-      char* into = converted + row * step;
-      if (precision_ == Precision::bfloat16) {
-        std::fill_n(reinterpret_cast<uint16_t*>(into) + inputs_, depth_ - inputs_, 0);
+    for (int row = 0; row < many; ++row) {
+      const float* from = input + (block + row) * stride;
+      char* into = converted + row * row_bytes;
+      std::memset(into + inputs_ * bytes_of(precision_), 0, row_bytes - inputs_ * bytes_of(precision_));
+      if (precision_ == Precision::float32) {
+        std::memcpy(into, from, row_bytes);
+      } else if (precision_ == Precision::bfloat16) {
         round_bfloat16(from, inputs_, reinterpret_cast<uint16_t*>(into));
       } else {
         quantise(from, inputs_, reinterpret_cast<uint8_t*>(into), steps + row);
       }
     }
-    const char* rounded = converts ? converted : reinterpret_cast<const char*>(begin);
     for (int panel = 0; panel < panels_; ++panel)
       for (int row = 0; row < many; row += each) {
         Tile tile{values, row, std::min(each, many - row), panel, width_};
-        compute(rounded + row * step, step / bytes_of(precision_), steps + row, tile);
+        compute(converted + row * row_bytes, steps + row, tile);
         tile.row += block;
         use(tile);
       }
@@ -130,19 +129,15 @@ void Product::multiply(const float* input, int64_t stride, int rows,
 }
 
 void Product::multiply(const float* input, int64_t stride, int rows, Matrix& output) const {
-  output.reshape(rows + kRows, columns());
-  multiply(input, stride, rows, [&](const Tile& tile) {
-    for (int row = 0; row < tile.rows; ++row)
-      std::copy_n(tile[row], width_, output[tile.row + row] + tile.panel * width_);
-  });
+  output.reshape(rows, columns());
+  multiply(input, stride, rows,
+           [&](const Tile& tile) { tile.copy(output[0], output.stride(), columns()); });
 }
 
 bool supports(Precision precision) {
   try {
     const float weight[] = {1, 1, 1, 1};
-    Matrix input(kRows, 4);
-    input.zero(kRows);
-    Product(weight, nullptr, 1, 4, precision).multiply(input[0], input.stride(), 2, [](auto&) {});
+    Product(weight, nullptr, 1, 4, precision).multiply(weight, 0, 2, [](auto&) {});
     release_unit();
     return true;
   } catch (const std::exception&) {

@@ -3,6 +3,7 @@
 #pragma once
 #include <functional>
 
+#include "kernels.h"
 #include "matrix.h"
 
 namespace seqvis {
@@ -16,6 +17,17 @@ struct Tile {
   float* values;  // (rows, width)
   int row, rows, panel, width;
   const float* operator[](int index) const { return values + index * width; }
+
+  // Writes it where it belongs in a matrix of so many columns, or adds it to what is there.
+  void copy(float* into, int64_t stride, int columns) const {
+    for (int index = 0; index < rows; ++index)
+      std::copy_n((*this)[index], valid(columns), into + (row + index) * stride + panel * width);
+  }
+  void add(float* into, int64_t stride, int columns) const {
+    for (int index = 0; index < rows; ++index)
+      add_bias(into + (row + index) * stride + panel * width, 1, valid(columns), (*this)[index]);
+  }
+  int valid(int columns) const { return std::min(width, columns - panel * width); }
 };
 
 class Product {
@@ -26,8 +38,8 @@ class Product {
   Product(const float* weight, const float* bias, int outputs, int inputs, Precision precision,
           int groups = 1, float filling = 0.0f);
 
-  // Calls `use` with each tile of the product, panel by panel. After the last row of the input as
-  // many as a tile has must be readable. A row's result does not depend on the others.
+  // Calls `use` with each tile of the product, panel by panel. A row's result does not depend on
+  // the others.
   void multiply(const float* input, int64_t stride, int rows,
                 const std::function<void(const Tile&)>& use) const;
 
@@ -38,11 +50,11 @@ class Product {
   int columns() const { return panels_ * width_; }
 
  private:
-  void compute(const char* input, int64_t stride, const float* steps, const Tile& tile) const;
+  void compute(const char* input, const float* steps, const Tile& tile) const;
 
   Precision precision_;
   int inputs_, depth_, width_, panels_;  // depth: the inputs and zeros that fill them up
-  Buffer<char> packed_;
+  Buffer<uint32_t> packed_;
   Buffer<float> bias_, scales_;
   Buffer<int32_t> offsets_;
 };

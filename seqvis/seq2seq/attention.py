@@ -3,12 +3,12 @@
 The previous hidden state gives each source word a weight; the weighted sum of the source's values
 is the context vector, which joins the previous word on its way through the GRU layers.
 
-In training all steps of the attending decoder are one autograd function. Autograd would record some
-thirty small operations and add to every weight gradient in each step; here the backward pass is
-written by hand and each weight gradient is one matrix product over all steps. On one CPU core at
-batch 64 that saves 3 to 15 % of the forward and backward pass against autograd over
-`torch.gru_cell`. The backward pass recomputes the activations of the attention network: keeping
-them would take memory in proportion to the product of both lengths.
+In training all steps of the attending decoder are one autograd function: the extension's
+(`seqvis/native/training.cpp`), or `_AttendingSteps` on a GPU and where it was not built. Autograd
+would record some thirty small operations and add to every weight gradient in each step; here each
+weight gradient is one matrix product over all steps. The backward pass recomputes the activations
+of the attention network: keeping them would take memory in proportion to the product of both
+lengths.
 """
 
 import math
@@ -18,7 +18,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seqvis.seq2seq.gru import GRULayer, gru_step, gru_step_backward, product_type, tanh_
+from seqvis.native import library
+from seqvis.seq2seq.gru import (
+    GRULayer,
+    gru_step,
+    gru_step_backward,
+    layer_gradients,
+    native_precision,
+    product_type,
+    tanh_,
+)
 from seqvis.seq2seq.state import Memory
 
 
@@ -79,6 +88,21 @@ def attend_and_step(
         The last layer's states (steps, batch, size); the first layer's inputs (steps, batch,
         input_size); attention weights (steps, batch, source); all layers' last states.
     """
+    precision = native_precision(embedded)
+    if precision is not None:
+        parts = [part for layer, weight in layers for part in layer.weights(weight)]
+        given = (embedded, hidden, memory.keys, memory.values)
+        return _NativeSteps.apply(
+            precision,
+            attention.rectify,
+            (memory.mask == 0).sum(1),
+            [mask.float() for mask in masks],
+            *(one.float().contiguous() for one in given),
+            attention.query.weight,
+            attention.query.bias,
+            attention.score_weight,
+            *parts,
+        )
     product = product_type(embedded)
     weights = []
     for layer, weight_hh in layers:
@@ -97,6 +121,70 @@ def attend_and_step(
         masks,
         *weights,
     )
+
+
+class _NativeSteps(torch.autograd.Function):
+    """The extension's loop over the words."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        precision: "library.Precision",
+        rectify: bool,
+        lengths: Tensor,
+        masks: list[Tensor],
+        embedded: Tensor,
+        hidden: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        query_weight: Tensor,
+        query_bias: Tensor,
+        scorer: Tensor,
+        *weights: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        attention = library.Attention(
+            keys, values, lengths, query_weight, query_bias, scorer, rectify
+        )
+        results = library.run_attending(embedded, hidden, attention, masks, weights, precision)
+        states, mixed, attended, _, _ = results
+        ctx.save_for_backward(*results, *weights)
+        ctx.attention, ctx.masks, ctx.precision = attention, masks, precision
+        ctx.product = product_type(embedded)
+        ctx.mark_non_differentiable(attended)
+        return states[-1, 1:], mixed, attended, states[:, -1].clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        results, weights = ctx.saved_tensors[:5], ctx.saved_tensors[5:]
+        states, mixed, attended, _, _ = results
+        of_states, of_mixed, _, of_last = (gradient.contiguous() for gradient in gradients)
+        of_context, of_hidden, of_keys, of_scorer, of_queries, *of_gates = (
+            library.run_attending_backward(
+                of_states, of_mixed, of_last, ctx.attention, ctx.masks, weights, results,
+                ctx.precision,
+            )
+        )  # fmt: skip
+        of_weights = []
+        for depth, own in enumerate(of_gates):
+            inputs = states[depth - 1, 1:] if depth else mixed
+            if depth and ctx.masks:
+                inputs = inputs * ctx.masks[depth - 1]
+            before = states[depth, :-1].flatten(0, 1)
+            of_weights += layer_gradients(own, inputs.flatten(0, 1), before, ctx.product)
+        return (
+            None,
+            None,
+            None,
+            None,
+            of_context,
+            of_hidden,
+            of_keys,
+            torch.bmm(attended.permute(1, 2, 0), of_context.transpose(0, 1)),
+            _weight_gradient(of_queries, states[-1, :-1], ctx.product),
+            of_queries.sum((0, 1)),
+            of_scorer.sum(0),
+            *of_weights,
+        )
 
 
 class _AttendingSteps(torch.autograd.Function):

@@ -1,12 +1,12 @@
-"""A gated recurrent unit layer that skips padding, with a backward pass written for CPUs.
+"""A gated recurrent unit layer that skips padding.
 
 A padded step leaves the hidden state as it was, so that in either direction a sentence's states do
 not depend on how much padding its batch has.
 
-In training on a CPU the layer is a hand-written autograd function. It keeps the gates of all steps
-and computes each weight gradient as one matrix product over all steps, where autograd would add up
-one small product per step. Where no gradient is needed, PyTorch's own GRU runs instead. On a GPU
-cuDNN's does, both directions in one call.
+On a CPU the loop over the steps is the extension's (`seqvis/native/training.cpp`). It keeps the
+gates of all steps, so that each weight gradient is one matrix product over all steps, where
+autograd would add up one small product a step. Without the extension PyTorch's own GRU runs, and
+on a GPU cuDNN's, both directions in one call.
 """
 
 import math
@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+
+from seqvis.native import is_native, library
 
 
 def tanh_(values: Tensor) -> Tensor:
@@ -49,82 +50,40 @@ class GRULayer(nn.Module):
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
 
-    def forward(
-        self,
-        inputs: Tensor,
-        hidden: Tensor,
-        lengths: Tensor | None = None,
-        reverse: bool = False,
-        weight_hh: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Run the layer over a whole sequence.
-
-        Args:
-            inputs: (time, batch, input_size).
-            hidden: (batch, hidden_size), the state before the first step.
-            lengths: (batch,), real steps of each sequence; None if there is no padding.
-            reverse: from the last real step to the first.
-            weight_hh: recurrent weights to use instead of the layer's own (weight drop).
-
-        Returns:
-            States after each step (time, batch, hidden_size), and the last real state
-            (batch, hidden_size). States at padded steps repeat a neighbour's.
-        """
-        weight = self.weight_hh if weight_hh is None else weight_hh
-        if inputs.is_cuda and not reverse:
-            return run_in_one_call([self], [weight], inputs, hidden.unsqueeze(0), lengths)
-        if _only_forward(inputs):
-            return self._run_whole(inputs, hidden, lengths, reverse, weight)
-        gates = functional.linear(inputs, self.weight_ih, self.bias_ih)
-        mask = None
-        if lengths is not None and int(lengths.min()) < inputs.shape[0]:
-            steps = torch.arange(inputs.shape[0], device=inputs.device)
-            mask = (steps[:, None] < lengths[None, :]).unsqueeze(-1)  # (time, batch, 1)
-        weight = weight.to(product_type(inputs))
-        states, last = _RecurrentSteps.apply(gates, hidden, weight, self.bias_hh, mask, reverse)
-        return states, last
-
-    def _run_whole(
-        self, inputs: Tensor, hidden: Tensor, lengths: Tensor | None, reverse: bool, weight: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        if reverse:
-            inputs = _reverse_sequences(inputs, lengths)
-        parameters = [self.weight_ih, weight, self.bias_ih, self.bias_hh]
-        # It gets no mask: padding comes last, so no real step sees it.
-        states, (last,) = _gru(inputs, hidden.unsqueeze(0).to(inputs.dtype), parameters, False)
-        if lengths is not None:
-            rows = torch.arange(inputs.shape[1], device=inputs.device)
-            last = states[lengths - 1, rows]
-        if reverse:
-            states = _reverse_sequences(states, lengths)
-        return states, last
+    def weights(self, weight_hh: Tensor) -> list[Tensor]:
+        """Return what the extension takes of a layer, with the recurrent weights to use."""
+        return [self.weight_ih, weight_hh, self.bias_ih, self.bias_hh]
 
 
 def run_directions(
-    layers: Sequence[GRULayer], weights: Sequence[Tensor], inputs: Tensor, lengths: Tensor
+    layers: Sequence[GRULayer],
+    weights: Sequence[Tensor],
+    inputs: Tensor,
+    hidden: Tensor,
+    lengths: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Run a layer forwards and, if there is a second one, that one backwards, from zeros.
+    """Run a layer forwards and, if there is a second one, that one backwards.
 
     Args:
         layers, weights: one for each direction, with the recurrent weights to use.
         inputs: (time, batch, input_size).
-        lengths: (batch,), where the inputs are.
+        hidden: (directions, batch, hidden_size), the states before the first step.
+        lengths: (batch,), real steps of each sequence, where the inputs are; None if there is no
+            padding.
 
     Returns:
-        States of all directions side by side (time, batch, size), and the last real ones
-        (batch, size).
+        States of all directions side by side (time, batch, size), of any content at padded steps,
+        and the last real ones (batch, size).
     """
-    batch, size = inputs.shape[1], layers[0].hidden_size
-    if inputs.is_cuda:
-        start = inputs.new_zeros(len(layers), batch, size)
-        return run_in_one_call(layers, weights, inputs, start, lengths)
-    start = inputs.new_zeros(batch, size)
-    runs = [
-        layer(inputs, start, lengths, bool(reverse), weight)
-        for reverse, (layer, weight) in enumerate(zip(layers, weights, strict=True))
-    ]
-    states, lasts = zip(*runs, strict=True)
-    return torch.cat(states, -1), torch.cat(lasts, -1)
+    precision = native_precision(inputs)
+    if precision is None:
+        return run_in_one_call(layers, weights, inputs, hidden, lengths)
+    if lengths is None:
+        lengths = torch.full((inputs.shape[1],), len(inputs))
+    pairs = zip(layers, weights, strict=True)
+    parts = [part for layer, weight in pairs for part in layer.weights(weight)]
+    given = (inputs.float().contiguous(), hidden.float().contiguous())
+    return _NativeGRU.apply(precision, lengths, *given, *parts)
 
 
 _KEEP = 1e4  # an update gate that is given this keeps the state: its sigmoid is exactly 1
@@ -137,7 +96,7 @@ def run_in_one_call(
     hidden: Tensor,
     lengths: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """Do on a GPU what `run_directions` does, from the states `hidden` (directions, batch, size).
+    """Do what `run_directions` does by PyTorch's own GRU, on a GPU cuDNN's.
 
     The inputs get one more feature, which is 1 at padded steps and there makes each update gate
     keep the state. So sentences need neither be sorted nor reversed, and shapes do not depend on
@@ -182,17 +141,33 @@ def _gru(
     return torch.gru(inputs, hidden, parameters, True, 1, 0.0, training, both, False)
 
 
-def _only_forward(inputs: Tensor) -> bool:
-    """Return whether there will be no backward pass, and all is float32."""
-    return not torch.is_grad_enabled() and product_type(inputs) == inputs.dtype == torch.float32
-
-
 def product_type(like: Tensor) -> torch.dtype:
     """Return the type in which matrix products run here: autocast's, or float32."""
     device = like.device.type
     if torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
     return torch.float32
+
+
+def native_precision(like: Tensor) -> "library.Precision | None":
+    """Return the precision in which the extension computes here, None if PyTorch must."""
+    name = str(product_type(like)).removeprefix("torch.")
+    if like.device.type != "cpu" or not is_native(name):
+        return None
+    precision: library.Precision = getattr(library.Precision, name)
+    return precision
+
+
+def multiply(left: Tensor, right: Tensor) -> Tensor:
+    """Return left (rows, inner) @ right (inner, columns).
+
+    For float32 PyTorch would use MKL, which on AMD's processors is slower than oneDNN, by up to a
+    half where `left` is transposed (docs/results/speed.md).
+    """
+    if left.dtype != torch.float32 or left.is_cuda or not torch.backends.mkldnn.is_available():
+        return left @ right
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(left, right.t(), None, "none", [], "")
+    return product
 
 
 def gru_step(
@@ -242,73 +217,57 @@ def gru_step_backward(
     return gradient * update
 
 
-class _RecurrentSteps(torch.autograd.Function):
-    """All steps of one GRU layer, given the input's half of the gates."""
+class _NativeGRU(torch.autograd.Function):
+    """The extension's loop over the steps of a layer."""
 
     @staticmethod
     def forward(
         ctx: Any,
-        gates: Tensor,  # (time, batch, 3 * hidden_size), any float type
-        hidden: Tensor,  # (batch, hidden_size)
-        weight: Tensor,  # (3 * hidden_size, hidden_size); products run in its type
-        bias: Tensor,  # (3 * hidden_size,)
-        mask: Tensor | None,  # (time, batch, 1) bool, None if nothing is padded
-        reverse: bool,
+        precision: "library.Precision",
+        lengths: Tensor,
+        inputs: Tensor,
+        hidden: Tensor,
+        *weights: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        steps, batch, _ = gates.shape
-        size = weight.shape[1]
-        states = gates.new_empty(steps, batch, size, dtype=torch.float32)
-        kept = gates.new_empty(steps, batch, 4 * size, dtype=torch.float32)
-        transposed = weight.t()
-        state = hidden.float()
-        for step in range(steps - 1, -1, -1) if reverse else range(steps):
-            from_hidden = (state.to(weight.dtype) @ transposed).float().add_(bias)
-            following = gru_step(gates[step], from_hidden, state, kept[step])
-            if mask is not None:
-                following = torch.where(mask[step], following, state)
-            states[step] = following
-            state = following
-        ctx.save_for_backward(hidden, weight, states, kept, mask)
-        ctx.reverse = reverse
-        ctx.gates_type = gates.dtype
-        return states, state
+        states, last, *kept = library.run_gru(inputs, hidden, lengths, weights, precision)
+        ctx.save_for_backward(lengths, *weights, *kept)
+        ctx.precision, ctx.product = precision, product_type(inputs)
+        return states, last
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        from_states, from_last = gradients
-        hidden, weight, states, kept, mask = ctx.saved_tensors
-        hidden = hidden.float()
-        steps, batch, size = states.shape
-        of_input = states.new_empty(steps, batch, 3 * size)
-        of_hidden = states.new_empty(steps, batch, 3 * size)
-        gradient = from_last.float()
-        for step in range(steps) if ctx.reverse else range(steps - 1, -1, -1):
-            before = step + 1 if ctx.reverse else step - 1
-            previous = states[before] if 0 <= before < steps else hidden
-            gradient = gradient + from_states[step]
-            passed = None
-            if mask is not None:
-                passed = gradient.masked_fill(mask[step], 0.0)
-                gradient = gradient.masked_fill(~mask[step], 0.0)
-            direct = gru_step_backward(
-                gradient, previous, kept[step], of_input[step], of_hidden[step]
-            )
-            gradient = direct.add_(of_hidden[step].to(weight.dtype) @ weight)
-            if passed is not None:
-                gradient.add_(passed)
-        if ctx.reverse:
-            previous_states = torch.cat([states[1:], hidden.unsqueeze(0)])
-        else:
-            previous_states = torch.cat([hidden.unsqueeze(0), states[:-1]])
-        flat = of_hidden.view(-1, 3 * size)
-        of_weight = flat.to(weight.dtype).t() @ previous_states.view(-1, size).to(weight.dtype)
-        return of_input.to(ctx.gates_type), gradient, of_weight, flat.sum(0), None, None
+        lengths, *rest = ctx.saved_tensors
+        count = 4 * ((len(rest) - 1) // 6)
+        weights, kept = rest[:count], rest[count:]
+        of_states, of_last = (gradient.contiguous() for gradient in gradients)
+        of_inputs, of_hidden, *of_gates = library.run_gru_backward(
+            of_states, of_last, lengths, weights, kept, ctx.precision
+        )
+        of_weights = [
+            gradient
+            for own, before in zip(of_gates, kept[1::2], strict=True)
+            for gradient in layer_gradients(own, kept[0], before, ctx.product)
+        ]
+        return None, None, of_inputs, of_hidden, *of_weights
 
 
-def _reverse_sequences(sequences: Tensor, lengths: Tensor | None) -> Tensor:
-    """Reverse the real steps of each sequence (time, batch, features); padding stays in place."""
-    if lengths is None:
-        return sequences.flip(0)
-    steps = torch.arange(sequences.shape[0], device=sequences.device)[:, None]
-    index = torch.where(steps < lengths, lengths - 1 - steps, steps)  # (time, batch)
-    return sequences.gather(0, index.unsqueeze(-1).expand_as(sequences))
+def layer_gradients(
+    of_gates: Tensor, inputs: Tensor, before: Tensor, product: torch.dtype
+) -> list[Tensor]:
+    """Return the gradients of weight_ih, weight_hh, bias_ih and bias_hh.
+
+    Args:
+        of_gates: (words, 4 * hidden_size), as the extension returns them.
+        inputs: (words, input_size).
+        before: (words, hidden_size), the states before these words.
+        product: the type of the products.
+    """
+    size = before.shape[1]
+    of_biases = of_gates.sum(0)
+    gates = of_gates.to(product).t()
+    return [
+        multiply(gates[: 3 * size], inputs.to(product)).roll(-size, 0),
+        multiply(gates[size:], before.to(product).contiguous()),
+        of_biases[: 3 * size].roll(-size),
+        of_biases[size:],
+    ]

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seqvis.seq2seq.gru import product_type
+from seqvis.native import library
+from seqvis.seq2seq.gru import multiply, native_precision, product_type
 from seqvis.seq2seq.model import argmax_words
 from seqvis.text.vocabulary import PAD
 
@@ -76,7 +77,10 @@ class ProjectedCrossEntropy:
         padded = self._outputs[part]
         padded[:rows] = outputs
         padded[rows:] = 0
-        scores = _multiply(padded, self._weight.t()).float().add_(self._bias)[:rows]
+        scores = multiply(padded, self._weight.t())[:rows]
+        if counted is None and native_precision(scores):
+            return self._add_natively(scores, right.squeeze(1), part)
+        scores = scores.float().add_(self._bias)
         best = argmax_words(scores).unsqueeze(1)
         probabilities = torch.softmax(scores, -1)
         normaliser = scores.gather(1, best) - probabilities.gather(1, best).log()
@@ -87,6 +91,18 @@ class ProjectedCrossEntropy:
         if self._differentiates:
             self._differentiate(probabilities, right, counted, part)
         return best.squeeze(1)
+
+    def _add_natively(self, scores: Tensor, right: Tensor, part: slice) -> Tensor:
+        kept = self._gradients[part][: len(scores) if self._differentiates else 0]
+        found = library.cross_entropy(
+            scores, self._bias, right.contiguous(), self._smoothing, kept, self._of_bias
+        )
+        best, losses, means = found
+        self._plain += losses.sum()
+        self._smooth += means.sum()
+        if self._differentiates:
+            self._differentiate_outputs(part, len(scores))
+        return best
 
     def _differentiate(
         self, probabilities: Tensor, right: Tensor, counted: Tensor | None, part: slice
@@ -101,16 +117,19 @@ class ProjectedCrossEntropy:
         gradient.scatter_add_(1, right, less)
         gradient = _only(gradient, counted)
         self._of_bias += gradient.sum(0)
-        rows = len(gradient)
+        self._gradients[part][: len(gradient)] = gradient
+        self._differentiate_outputs(part, len(gradient))
+
+    def _differentiate_outputs(self, part: slice, rows: int) -> None:
+        """Use the gradients of so many scores, which stand in `part`."""
         kept = self._gradients[part]
-        kept[:rows] = gradient
         kept[rows:] = 0
-        self._of_outputs.append(_multiply(kept, self._weight)[:rows])
+        self._of_outputs.append(multiply(kept, self._weight)[:rows])
         self._kept = part.stop
 
     def _differentiate_weight(self) -> None:
         outputs, gradients = self._outputs[: self._kept], self._gradients[: self._kept]
-        self._of_weight += _multiply(outputs.t(), gradients)
+        self._of_weight += multiply(outputs.t(), gradients)
         self._kept = 0
 
     def of(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -157,18 +176,6 @@ class _KnownGradients(torch.autograd.Function):
 def _only(values: Tensor, counted: Tensor | None) -> Tensor:
     """Return values (tokens, …) with zeros where they are not counted (tokens, 1)."""
     return values if counted is None else values.masked_fill_(~counted, 0.0)
-
-
-def _multiply(left: Tensor, right: Tensor) -> Tensor:
-    """Return left (rows, inner) @ right (inner, columns).
-
-    For float32 PyTorch would use MKL, which on AMD's processors is slower than oneDNN, by up to a
-    half where `left` is transposed (docs/results/speed.md).
-    """
-    if left.dtype != torch.float32 or left.is_cuda or not torch.backends.mkldnn.is_available():
-        return left @ right
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(left, right.t(), None, "none", [], "")
-    return product
 
 
 def projected_cross_entropy(

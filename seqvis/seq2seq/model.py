@@ -79,7 +79,9 @@ class Encoder(nn.Module):
             weights = [
                 drop_weight(layer.weight_hh, rates.weight, self.training) for layer in layers
             ]
-            states, final = run_directions(layers, weights, states, lengths)
+            rows, size = states.shape[1], layers[0].hidden_size
+            start = states.new_zeros(len(layers), rows, size)
+            states, final = run_directions(layers, weights, states, start, lengths)
             finals.append(final)
         rate = rates.bridge if self.settings.bidirectional != "none" else 0.0
         dropped = [dropout(final, rate, self.training) for final in finals[-self.bridge_layers :]]
@@ -150,7 +152,8 @@ class Decoder(nn.Module):
             for depth, (layer, weight) in enumerate(layers):
                 if depth and between:
                     states = states * between[depth - 1]
-                states, last = layer(states, state.hidden[depth], weight_hh=weight)
+                before = state.hidden[depth : depth + 1]
+                states, last = run_directions([layer], [weight], states, before)
                 hidden.append(last)
             after = torch.stack(hidden)
         else:  # step by step, since the first layer reads what the last one attends to

@@ -1,77 +1,52 @@
-"""The hand-written backward passes and the tangent against plain PyTorch."""
+"""The recurrent steps, in C++ and without, and the tangent against plain PyTorch."""
 
 import pytest
 import torch
 from torch import Tensor
 
 from seqvis.seq2seq.attention import AdditiveAttention, attend_and_step
-from seqvis.seq2seq.gru import GRULayer, run_directions, run_in_one_call, tanh_
+from seqvis.seq2seq.gru import GRULayer, run_directions, tanh_
 from seqvis.seq2seq.state import Memory
 
 
-def _torch_gru(layer: GRULayer, reverse: bool = False) -> torch.nn.GRU:
-    """PyTorch's own GRU with the layer's weights."""
-    gru = torch.nn.GRU(layer.input_size, layer.hidden_size)
-    for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
-        setattr(gru, f"{name}_l0", getattr(layer, name))
+def _torch_gru(layers: list[GRULayer]) -> torch.nn.GRU:
+    """PyTorch's own GRU with the layers' weights, one for each direction."""
+    sizes = layers[0].input_size, layers[0].hidden_size
+    gru = torch.nn.GRU(*sizes, bidirectional=len(layers) == 2)
+    for layer, suffix in zip(layers, ("", "_reverse"), strict=False):
+        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+            setattr(gru, f"{name}_l0{suffix}", getattr(layer, name))
     return gru
 
 
-@pytest.mark.parametrize("reverse", [False, True])
-def test_a_layer_equals_pytorchs_gru_on_each_sentence_alone(reverse: bool) -> None:
-    torch.manual_seed(0)
-    layer = GRULayer(5, 7)
-    lengths = torch.tensor([4, 1, 6])
-    inputs = torch.randn(6, 3, 5, requires_grad=True)
-    hidden = torch.randn(3, 7, requires_grad=True)
-    upstream = torch.randn(6, 3, 7)
-    states, last = layer(inputs, hidden, lengths, reverse)
-    real = (torch.arange(6)[:, None] < lengths).unsqueeze(-1)
-    ((states * upstream * real).sum() + (last * upstream[0]).sum()).backward()
-    found = [inputs.grad, hidden.grad, layer.weight_ih.grad, layer.weight_hh.grad]
-    found += [layer.bias_ih.grad, layer.bias_hh.grad]
-
-    reference_inputs = inputs.detach().clone().requires_grad_()
-    reference_hidden = hidden.detach().clone().requires_grad_()
-    layer.zero_grad()
-    gru = _torch_gru(layer)
-    total = torch.zeros(())
-    for row, length in enumerate(lengths.tolist()):
-        sentence = reference_inputs[:length, row]
-        output, end = gru(
-            sentence.flip(0) if reverse else sentence, reference_hidden[row : row + 1]
-        )
-        output = output.flip(0) if reverse else output
-        torch.testing.assert_close(states[:length, row], output)
-        torch.testing.assert_close(last[row], end[0])
-        total = total + (output * upstream[:length, row]).sum() + (end[0] * upstream[0, row]).sum()
-    total.backward()
-    expected = [reference_inputs.grad, reference_hidden.grad, gru.weight_ih_l0.grad]
-    expected += [gru.weight_hh_l0.grad, gru.bias_ih_l0.grad, gru.bias_hh_l0.grad]
-    for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
-
-
+@pytest.mark.usefixtures("either_way")
+@pytest.mark.parametrize("padded", [True, False])
 @pytest.mark.parametrize("directions", [1, 2])
-def test_one_call_for_a_gpu_gives_what_a_cpu_computes(directions: int) -> None:
-    """Also of padded steps the last states and all gradients; there is no sorting or reversing."""
-    torch.manual_seed(1)
-    layers = [GRULayer(5, 7) for _ in range(directions)]
-    weights = [layer.weight_hh * 1.5 for layer in layers]
-    lengths = torch.tensor([4, 1, 6, 6])
+def test_a_layer_equals_pytorchs_gru_on_each_sentence_alone(directions: int, padded: bool) -> None:
+    torch.manual_seed(0)
+    layers = [GRULayer(5, 18) for _ in range(directions)]
+    lengths = torch.tensor([4, 1, 6] if padded else [6, 6, 6])
+    inputs = torch.randn(6, 3, 5, requires_grad=True)
+    hidden = torch.randn(directions, 3, 18, requires_grad=True)
+    weights = [parameter for layer in layers for parameter in layer.parameters()]
+    recurrent = [layer.weight_hh for layer in layers]
+    of_states, of_last = torch.randn(6, 3, 18 * directions), torch.randn(3, 18 * directions)
+
+    given = lengths if padded else None
+    states, last = run_directions(layers, recurrent, inputs, hidden, given)
     real = (torch.arange(6)[:, None] < lengths).unsqueeze(-1)
-    upstream, inputs = torch.randn(6, 4, 7 * directions), torch.randn(6, 4, 5)
-    given = [inputs.requires_grad_(), *(one for layer in layers for one in layer.parameters())]
+    total = (states * of_states * real).sum() + (last * of_last).sum()
+    found = torch.autograd.grad(total, [inputs, hidden, *weights])
 
-    def gradients(states: Tensor, last: Tensor) -> tuple[Tensor, ...]:
-        total = (states * upstream * real).sum() + (last * upstream[0]).sum()
-        return torch.autograd.grad(total, given, retain_graph=True)
-
-    expected = run_directions(layers, weights, inputs, lengths)
-    found = run_in_one_call(layers, weights, inputs, torch.zeros(directions, 4, 7), lengths)
-    torch.testing.assert_close(found[0] * real, expected[0] * real)
-    torch.testing.assert_close(found[1], expected[1])
-    for one, other in zip(gradients(*found), gradients(*expected), strict=True):
+    gru, total = _torch_gru(layers), torch.zeros(())
+    for row, length in enumerate(lengths.tolist()):
+        output, end = gru(inputs[:length, row], hidden[:, row])
+        torch.testing.assert_close(states[:length, row], output)
+        torch.testing.assert_close(last[row], end.flatten())
+        total = total + (output * of_states[:length, row]).sum()
+        total = total + (end.flatten() * of_last[row]).sum()
+    expected = torch.autograd.grad(total, [inputs, hidden, *weights])
+    for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
@@ -103,6 +78,7 @@ def _attend_in_plain_pytorch(
     return torch.stack(states), torch.stack(mixes), torch.stack(attentions), torch.stack(state)
 
 
+@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
 def test_the_attending_decoder_equals_autograd_in_values_and_gradients(activation: str) -> None:
     torch.manual_seed(1)

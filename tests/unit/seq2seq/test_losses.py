@@ -17,6 +17,7 @@ from seqvis.seq2seq.state import SourceBatch, pad_ids
 from seqvis.text.vocabulary import BOS, PAD
 
 
+@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_loss_and_gradients_equal_pytorchs_over_several_chunks(smoothing: float) -> None:
     torch.manual_seed(0)
@@ -39,6 +40,7 @@ def test_loss_and_gradients_equal_pytorchs_over_several_chunks(smoothing: float)
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.usefixtures("either_way")
 def test_tokens_given_in_uneven_parts_give_the_same() -> None:
     """More than are kept at once, in parts that are no multiples of the rows multiplied."""
     torch.manual_seed(1)
@@ -63,6 +65,7 @@ def test_tokens_given_in_uneven_parts_give_the_same() -> None:
     assert torch.equal(torch.cat(words), scores.argmax(1))
 
 
+@pytest.mark.usefixtures("either_way")
 def test_bfloat16_gives_nearly_the_same() -> None:
     torch.manual_seed(2)
     outputs, weight, bias = torch.randn(300, 16), torch.randn(50, 16), torch.randn(50)
