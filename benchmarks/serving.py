@@ -22,14 +22,21 @@ from pathlib import Path
 from typing import Any
 
 import requests
+import torch
 from fastapi import FastAPI
 from pydantic import BaseModel
 from ray import serve
 
+from benchmarks.instrument import in_a_process, rate
 from seqvis.config import Settings
+from seqvis.decoding.beam import DecodingSettings
+from seqvis.decoding.search import search_many
+from seqvis.translation.translator import Translator
 from serve.app import free_port
+from serve.common.services import TranslatorService
 from serve.common.settings import TranslateOptions, Version
 from serve.common.versions import Store, configure, version_key
+from serve.gateway.front import PublishedFront, front_of
 from serve.testing.clients import Kind, Request, Traffic
 from serve.testing.server import RunningServer, local_config, run_config
 from serve.testing.traffic import send
@@ -70,11 +77,15 @@ class NoSettings(Settings):
     """The stubs have no settings."""
 
 
-class StubTranslator:
+class StubTranslator(TranslatorService):
     """Answers like a translator's replica, at once."""
 
     def __init__(self) -> None:
-        configure(Store(), "translator", [_VERSION])
+        self._store = Store()
+        configure(self._store, "translator", [_VERSION])
+
+    def __serve_build_asgi_app__(self) -> PublishedFront:
+        return front_of(self, self._store)
 
     async def translate(
         self, version: str, texts: Sequence[str], options: TranslateOptions
@@ -103,7 +114,7 @@ class Empty:
 
 def stub_translator(settings: NoSettings) -> serve.Application:
     """Build the application `translator` with a stub in it."""
-    return _deployed("Translator", StubTranslator)
+    return _deployed("Translator", serve.ingress()(StubTranslator))
 
 
 def stub_empty(settings: NoSettings) -> serve.Application:
@@ -156,12 +167,15 @@ def measure_batching(
 ) -> Figures:
     """Measure requests a second in flight at 32 clients, beside one sentence at a time at 4.
 
-    Only one of both servers runs at any time: an idle one would take its part of the processors
-    from the other, whose share the busier side would miss more.
+    Greedily also beside one core without a server. Only one side runs at any time: an idle server
+    would take its part of the processors from the other, whose share the busier side would miss
+    more.
     """
     loads: dict[int, dict[str, list[Figures]]] = {beam: defaultdict(list) for beam in beams}
     written: dict[int, dict[str, list[str]]] = {beam: {} for beam in beams}
+    offline: list[float] = []
     for _ in range(rounds):
+        offline.append(in_a_process(translate_offline, translator, sentences[:1000]))
         for side, rows in (("one at a time", 1), ("in flight", 256)):
             with (
                 tempfile.TemporaryDirectory() as folder,
@@ -178,10 +192,24 @@ def measure_batching(
         base, best = row["one at a time, 4 clients"], row["in flight, 32 clients"]
         row["times as many"] = round(best["per_second"] / base["per_second"], 2)
         row["p99 of both"] = [best["p99_ms"], base["p99_ms"]]
+        if beam == 1:
+            row["offline, one core"] = round(statistics.median(offline), 1)
+            row["of offline"] = round(best["per_second"] / row["offline, one core"], 2)
+            row["p99 over 32 / rate"] = round(best["p99_ms"] * best["per_second"] / 32_000, 2)
         both = zip(*written[beam].values(), strict=True)
         row["different translations of 200"] = sum(first != second for first, second in both)
         table[f"beam {beam}"] = row
     return table
+
+
+def translate_offline(translator: str, sentences: Sequence[str]) -> float:
+    """Return the sentences a second that one core translates greedily in batches of 100."""
+    torch.set_num_threads(1)
+    model = Translator.load(translator)
+    sources = sorted((list(source.ids) for source in model.read(sentences)), key=len)
+    search = partial(search_many, model.packed, sources, DecodingSettings(), 100)
+    search()  # the first run loads kernels
+    return rate(len(sources), search)
 
 
 def _stub_config() -> Figures:

@@ -201,7 +201,7 @@ def hide_controllers_end() -> Iterator[None]:
 def head_get(key: str) -> bytes | None:
     """Return the value of a key in the store of the cluster's head node.
 
-    Ray has no public key-value store; this one lives as long as the node. Watched, as are the two
+    Ray has no public key-value store; this one lives as long as the node. Watched, as are the three
     below, by tests/faults/test_switching.py.
     """
     from ray.experimental.internal_kv import _internal_kv_get
@@ -222,6 +222,13 @@ def head_delete(key: str) -> None:
     from ray.experimental.internal_kv import _internal_kv_del
 
     _internal_kv_del(key, namespace=_NAMESPACE)
+
+
+def head_keys(prefix: str) -> list[str]:
+    """Return the keys with a prefix in the store of the cluster's head node."""
+    from ray.experimental.internal_kv import _internal_kv_list
+
+    return [key.decode() for key in _internal_kv_list(prefix, namespace=_NAMESPACE)]
 
 
 def serve_logs_folder() -> Path:

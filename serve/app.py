@@ -21,7 +21,6 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
-import requests
 from pydantic import Field, model_validator
 from ray import serve
 from ray.serve.api import RunTarget
@@ -35,6 +34,7 @@ from seqvis.errors import ConfigError, ServingError
 from seqvis.process import usable_processors
 from seqvis.ray_internals import hide_controllers_end
 from serve.applications import (
+    TRANSLATE_ROUTE,
     build_gateway,
     build_search,
     build_translator,
@@ -46,12 +46,13 @@ from serve.common.keys import keys_for
 from serve.common.settings import GatewaySettings, ImageSearchSettings, Replicas
 from serve.common.versions import Store
 from serve.environment import server_environment
+from serve.gateway.live import FOLLOW_EVERY
 from serve.replicas.translator import TranslatorSettings
 
 __all__ = ["Serve", "gateway", "run", "search", "serving", "translator"]
 
 _LAST_BYTES = 0.5  # seconds for what a gateway has answered to pass the proxy
-_NO_GATEWAY = 2.0  # seconds without an answer after which there is no gateway
+_NOTICED = 3 * FOLLOW_EVERY  # seconds in which all that take requests notice it and say so
 _LOGGING = {"enable_access_log": False, "encoding": "JSON"}  # the gateway writes its own
 
 
@@ -148,46 +149,27 @@ def _served(settings: Serve) -> Iterator[str]:
         Store().announce_draining(False)
         end.callback(serve.shutdown)
         serve.start(http_options=HTTPOptions(host=settings.host, port=settings.port))
-        end.callback(drain, address, settings.drain_s)
+        end.callback(drain, settings.drain_s)
         _start(list(_applications(settings)))
         yield address
 
 
-def drain(address: str, seconds: float) -> None:
+def drain(seconds: float) -> None:
     """Refuse new requests, and wait for those under way as long as they may take.
 
-    Gateways refuse with 503 `draining`, and say how many other requests are still under way.
-    Without a gateway, as when a server is stopped while it starts, there are none.
+    Everything that takes requests refuses them with 503 `draining`, and reports how many it still
+    works on. Without a gateway, as when a server is stopped while it starts, there are none.
     """
-    Store().announce_draining(True)
-    until = time.monotonic() + seconds
-    answered = time.monotonic()
-    client = requests.Session()
-    client.trust_env = False  # the environment's proxy cannot reach this server
-    while time.monotonic() < min(until, answered + _NO_GATEWAY):
-        code, under_way = _state(client, address)
-        if (code, under_way) == ("draining", 0):
-            time.sleep(_LAST_BYTES)
+    store, began = Store(), time.time()
+    store.announce_draining(True)
+    until = began + seconds
+    time.sleep(min(seconds, _NOTICED))
+    while any(one.under_way for one in store.told().values() if one.draining and one.at > began):
+        if time.time() > until:
+            print("not all of it ended in time", file=sys.stderr, flush=True)
             return
-        if code != "unavailable":
-            answered = time.monotonic()
         time.sleep(0.1)
-    if time.monotonic() >= until:
-        print("not all of it ended in time", file=sys.stderr, flush=True)
-
-
-def _state(client: requests.Session, address: str) -> tuple[str, int]:
-    """Return the code of the server's refusal, and how many requests are under way."""
-    try:
-        answer = client.get(f"{address}/readyz", timeout=_NO_GATEWAY)
-        if answer.ok:
-            return "ready", 0
-        problem = answer.json()["error"]
-        return problem["code"], problem.get("under_way", 0)
-    except requests.Timeout:
-        return "busy", 0
-    except (requests.RequestException, ValueError, KeyError):
-        return "unavailable", 0
+    time.sleep(_LAST_BYTES)
 
 
 def wait_for_signal() -> None:
@@ -230,7 +212,7 @@ def _applications(settings: Serve) -> Iterator[RunTarget]:
             settings.translator_replicas,
             gpus,
         )
-        yield RunTarget(app, "translator", None, _LOGGING)
+        yield RunTarget(app, "translator", TRANSLATE_ROUTE, _LOGGING)
     if settings.collection:
         path = _absolute(settings.collection)
         app = build_search(
@@ -254,7 +236,6 @@ def _applications(settings: Serve) -> Iterator[RunTarget]:
             legacy_keys=settings.legacy_keys,
             model_roots=tuple(map(_absolute, settings.model_roots)),
             host=settings.host,
-            replicas=settings.gateway_replicas.most,
         ),
         settings.gateway_replicas,
     )

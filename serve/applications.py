@@ -16,6 +16,8 @@ from serve.replicas.index import IndexReplica
 from serve.replicas.translator import TranslatorReplica, TranslatorSettings
 from serve.replicas.writer import WriterReplica
 
+TRANSLATE_ROUTE = "/v1/translate"
+"""Of the application `translator`, so that its replicas take these requests themselves."""
 END_WITHIN = 60.0  # seconds for the requests of a replica that is replaced or no longer needed
 _UPSCALE_DELAY, _DOWNSCALE_DELAY = 5, 60  # seconds that a load must hold
 
@@ -40,9 +42,9 @@ def build_translator(
 ) -> serve.Application:
     """Build the application `translator`; each replica takes `gpus` if it decodes on a GPU."""
     deployment = _deployment(
-        TranslatorReplica,
+        serve.ingress()(TranslatorReplica),
         "Translator",
-        256,
+        256,  # more than may be under way: settings.UnderWay
         replicas,
         gpus if settings.use_gpu else 0,
         max_queued_requests=256,

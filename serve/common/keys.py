@@ -6,7 +6,7 @@ import ipaddress
 import math
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from pydantic import Field, ValidationError, field_validator
@@ -29,7 +29,7 @@ class KeyHolder(Settings):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", repr=False)
     """SHA-256 of the key in hexadecimal; the key itself is stored nowhere."""
     requests_per_minute: float | None = Field(None, gt=0, allow_inf_nan=False)
-    """Requests a minute over all replicas of the gateway; unlimited if left out."""
+    """Requests a minute, wherever they arrive; unlimited if left out."""
     burst: float | None = Field(None, ge=1, allow_inf_nan=False)
     """Requests that may come at once after a rest; by default what a minute allows."""
     scopes: tuple[KeyScope, ...]
@@ -146,15 +146,21 @@ def presented_key(authorization: str | None, api_key: str | None) -> str | None:
 class RateLimiter:
     """A token bucket for each key that has a limit. Use it from a single thread.
 
-    Each replica of the gateway counts for itself and grants an equal share: the limit divided by
-    `replicas`. Serve spreads requests about evenly, so the shares add up to the limit; a client
-    whose requests all reach one of several replicas gets only that replica's share.
+    Every process that takes requests has one. It counts what it has `granted`, and is told now and
+    then what the others have, so that a limit holds for all of them together. Until it is told, a
+    burst may be granted by several; their requests are then a debt, which the next ones wait for.
     """
 
-    def __init__(self, holders: Iterable[KeyHolder], replicas: int = 1):
+    def __init__(self, holders: Iterable[KeyHolder]):
         self._limits = {holder.name: holder for holder in holders if holder.requests_per_minute}
         self._buckets: dict[str, tuple[float, float]] = {}  # name -> (tokens, at that time)
-        self._replicas = replicas
+        self._told: dict[str, Mapping[str, float]] | None = None
+        self.granted: dict[str, float] = {}
+        """Requests granted here since the start, by the name of the key."""
+
+    @property
+    def has_limits(self) -> bool:
+        return bool(self._limits)
 
     def take(
         self, name: str, cost: float = 1.0, now: float | None = None, paid: float = 0.0
@@ -172,15 +178,30 @@ class RateLimiter:
         if limit is None or limit.requests_per_minute is None:
             return 0.0
         moment = time.monotonic() if now is None else now
-        rate = limit.requests_per_minute / 60 / self._replicas
-        capacity = max(1.0, (limit.burst or limit.requests_per_minute) / self._replicas)
+        rate = limit.requests_per_minute / 60
+        capacity = max(1.0, limit.burst or limit.requests_per_minute)
         tokens, since = self._buckets.get(name, (capacity, moment))
         tokens = min(capacity, tokens + rate * max(0.0, moment - since))
         missing = min(cost, capacity) - tokens
         granted = missing <= paid + 1e-9  # rounding must not make a client wait a nanosecond
-        left = tokens + paid - cost if granted else tokens
-        self._buckets[name] = (left, max(moment, since))
+        if granted:
+            tokens -= cost - paid
+            self.granted[name] = self.granted.get(name, 0.0) + cost - paid
+        self._buckets[name] = (tokens, max(moment, since))
         return 0.0 if granted else missing / rate
+
+    def note(self, others: Mapping[str, Mapping[str, float]], now: float | None = None) -> None:
+        """Count what the other processes have granted since their start, by process and key."""
+        before = others if self._told is None else self._told
+        moment = time.monotonic() if now is None else now
+        for process, granted in others.items():
+            for name, cost in granted.items():
+                new = cost - before.get(process, {}).get(name, 0.0)
+                if new > 0 and name in self._limits:
+                    self.take(name, 0.0, moment)  # up to this moment
+                    tokens, since = self._buckets[name]
+                    self._buckets[name] = (tokens - new, since)
+        self._told = {**before, **others}
 
 
 def check_local(

@@ -4,13 +4,26 @@ Serve adds the tags deployment, replica and application. A metric can be made on
 each deployment makes those that it fills.
 """
 
+from dataclasses import dataclass
+
 from ray.serve.metrics import Counter, Gauge, Histogram
 
+REJECTED = (401, 403, 413, 422, 429, 503)
 _SECONDS = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0]
 
 
-class GatewayMetrics:
-    """Metrics of the gateway."""
+@dataclass(frozen=True)
+class RequestRecord:
+    """A request and how it was answered."""
+
+    route: str
+    status: int
+    seconds: float
+    reject: str | None  # why it was refused, in a word
+
+
+class RequestMetrics:
+    """Metrics of requests, of every deployment that takes HTTP."""
 
     def __init__(self) -> None:
         self.requests = Counter(
@@ -27,6 +40,13 @@ class GatewayMetrics:
             boundaries=_SECONDS,
             tag_keys=("route",),
         )
+
+    def count(self, record: RequestRecord) -> None:
+        """Count a request and its answer."""
+        self.requests.inc(1, tags={"route": record.route, "status": str(record.status)})
+        self.seconds.observe(record.seconds, tags={"route": record.route})
+        if record.status in REJECTED:
+            self.rejects.inc(1, tags={"reason": record.reject or str(record.status)})
 
 
 def cancelled_counter() -> Counter:

@@ -145,9 +145,10 @@ class Limits(Settings):
 
 
 class UnderWay(Settings):
-    """Calls of one replica of the gateway that a deployment may have at once.
+    """Calls of one replica that takes HTTP which a deployment may have at once.
 
-    Their sum is to stay below the gateway's `max_ongoing_requests`.
+    Their sum is to stay below the gateway's `max_ongoing_requests`, those of the translator below
+    that of Translator too.
     """
 
     translator: int = Field(128, ge=1)
@@ -180,7 +181,7 @@ class GatewaySettings(Settings):
     host: str = "127.0.0.1"
     """Address at which Serve's proxy listens; any but a loopback one needs `keys`."""
     replicas: int = Field(1, ge=1)
-    """Replicas among which each key's limit is divided: the deployment's max_replicas."""
+    """Has no effect any more: a key's limit holds over all replicas, however many there are."""
     timeout_s: float = Field(30.0, gt=0)
     """Seconds after which a request is given up and answered with 503."""
     limits: Limits = Limits()

@@ -8,16 +8,20 @@ gateway asks for the previous version. So replicas need not switch at the same m
 request waits for a model to load.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 
 from pydantic import Field
 
 from seqvis.config import Settings
 from seqvis.errors import SeqvisError
-from seqvis.ray_internals import head_delete, head_get, head_put
+from seqvis.ray_internals import head_delete, head_get, head_keys, head_put
 from serve.common.settings import Application, Version
 
 _DRAINING = "draining"
+_GATEWAY = "gateway"
+_FRONTS = "front/"
+_GONE_AFTER = 60.0  # seconds without a report after which a front is taken for ended
 
 
 class VersionMissingError(SeqvisError):
@@ -42,6 +46,18 @@ class LiveVersions(Settings):
         by_key = {version_key(version): version for version in (*self.previous, *self.versions)}
         live = {version_key(version): version for version in self.versions}
         return tuple((live | by_key).values())
+
+
+class FrontReport(Settings):
+    """What a replica that takes HTTP says of itself (serve/gateway/front.py)."""
+
+    at: float = Field(default_factory=time.time)
+    """Seconds since the epoch."""
+    granted: Mapping[str, float] = {}
+    """Requests granted since its start, by the name of the key."""
+    under_way: int = 0
+    draining: bool = False
+    """Whether it refuses new requests."""
 
 
 def version_key(version: Version) -> str:
@@ -69,6 +85,32 @@ class Store:
     def draining(self) -> bool:
         """Tell whether the server is being stopped."""
         return head_get(_DRAINING) is not None
+
+    def publish_gateway(self, settings: str) -> None:
+        """Store the gateway's settings and keys, for replicas that take HTTP themselves."""
+        head_put(_GATEWAY, settings)
+
+    def gateway(self) -> str | None:
+        """Return what the gateway that started last has published."""
+        stored = head_get(_GATEWAY)
+        return None if stored is None else stored.decode()
+
+    def tell(self, front: str, report: FrontReport) -> None:
+        """Store what a front says of itself."""
+        head_put(_FRONTS + front, report.model_dump_json())
+
+    def told(self) -> dict[str, FrontReport]:
+        """Return what fronts have said within the last minute, by their names."""
+        reports = {}
+        for key in head_keys(_FRONTS):
+            if (stored := head_get(key)) is None:
+                continue
+            report = FrontReport.model_validate_json(stored)
+            if report.at > time.time() - _GONE_AFTER:
+                reports[key.removeprefix(_FRONTS)] = report
+            else:
+                head_delete(key)
+        return reports
 
 
 def configure(store: Store, application: Application, versions: Sequence[Version]) -> LiveVersions:

@@ -44,6 +44,41 @@ _NO_METADATA = "Unexpected error (StatusCode."  # how Ray's RuntimeError for a b
 _log = logging.getLogger("ray.serve")
 
 
+class Places:
+    """Places for the calls of a deployment; once it is full, they are refused for a moment."""
+
+    def __init__(self, name: str, most: int):
+        """
+        Args:
+            name: of the deployment.
+            most: calls under way at once. More are refused at once, so that a deployment that is
+                slow or dead does not take a front's places from the others.
+        """
+        self._name = name
+        self._most = most
+        self._under_way = 0
+        self._full_until = 0.0
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Hold a place for the length of the block. Raises BusyError if there is none."""
+        # A refusal counts for a moment, so that a full deployment is not asked again and again.
+        if self._under_way >= self._most or time.monotonic() < self._full_until:
+            raise self.full()
+        self._under_way += 1
+        try:
+            yield
+        except BusyError:
+            self._full_until = time.monotonic() + _FULL_FOR
+            raise
+        finally:
+            self._under_way -= 1
+
+    def full(self) -> BusyError:
+        # Spread over seconds, so that they do not all come back at once.
+        return BusyError(f"{self._name} has all the requests it can take", random.choice((1, 2, 3)))
+
+
 class RemoteReplica:
     """Calls whichever replica of a deployment is there."""
 
@@ -57,15 +92,12 @@ class RemoteReplica:
                 `handle` did, each question would count as news of a frozen replica's load, and
                 Serve would send the repeated call there again.
             timeout: seconds after which a call is given up.
-            most: calls under way at once. More are refused at once, so that a deployment that is
-                slow or dead does not take the gateway's places from the others.
+            most: as in `Places`.
         """
         self._handle = handle
         self._control = control
         self._timeout = timeout
-        self._most = most
-        self._under_way = 0
-        self._full_until = 0.0
+        self._places = Places(handle.deployment_name, most)
         self._asking: asyncio.Task[bool] | None = None
         self.name = handle.deployment_name
 
@@ -78,32 +110,14 @@ class RemoteReplica:
 
     async def _ask(self, method: str, *arguments: Any) -> Any:
         """Raise what the method raises, BusyError, or UnavailableError if nothing answers."""
-        with self._place():
+        with self._places.taken():
             return await self._call(method, *arguments)
 
     async def _stream(self, method: str, *arguments: Any) -> AsyncIterator[Any]:
         """Yield what a generator yields. Nothing is repeated after the first item."""
-        with self._place():
+        with self._places.taken():
             async for item in self._items(method, *arguments):
                 yield item
-
-    @contextmanager
-    def _place(self) -> Iterator[None]:
-        # A refusal counts for a moment, so that a full deployment is not asked again and again.
-        if self._under_way >= self._most or time.monotonic() < self._full_until:
-            raise self._full()
-        self._under_way += 1
-        try:
-            yield
-        except BusyError:
-            self._full_until = time.monotonic() + _FULL_FOR
-            raise
-        finally:
-            self._under_way -= 1
-
-    def _full(self) -> BusyError:
-        # Spread over seconds, so that they do not all come back at once.
-        return BusyError(f"{self.name} has all the requests it can take", random.choice((1, 2, 3)))
 
     def _raise_answer(self, error: Exception) -> None:
         """Raise what the replica raised; return if it was lost, so that the call is repeated.
@@ -112,7 +126,7 @@ class RemoteReplica:
         rebuilding it raises.
         """
         if isinstance(error, BackPressureError):
-            raise self._full() from error
+            raise self._places.full() from error
         if isinstance(error, RayTaskError):
             raise (error.cause if isinstance(error.cause, Exception) else error) from None
         if not _is_lost(error):

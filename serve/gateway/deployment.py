@@ -19,7 +19,7 @@ from seqvis.errors import SeqvisError
 from seqvis.ray_internals import keep_replica_local, serve_logs_folder
 from serve.common.http import ApiError
 from serve.common.keys import keys_for
-from serve.common.metrics import GatewayMetrics
+from serve.common.metrics import RequestMetrics
 from serve.common.settings import Application, GatewaySettings, GatewayUserConfig, Roots, Versions
 from serve.common.versions import Store, change, refuse
 from serve.gateway.access import changing_models, write_audit_to
@@ -31,13 +31,11 @@ from serve.gateway.clients import (
     RemoteWriter,
     SearchServices,
 )
+from serve.gateway.front import Front, FrontSettings
 from serve.gateway.live import LiveModels
-from serve.gateway.middleware import RequestRecord
-from serve.gateway.routes import build_api
 
 R = TypeVar("R", bound=RemoteReplica)
 
-REJECTED = (401, 403, 413, 422, 429, 503)
 _RETRY_CONFIG = 5.0  # seconds until a configured switch is tried again while replicas start
 
 _log = logging.getLogger("ray.serve")
@@ -50,11 +48,8 @@ class GatewayReplica:
 
     def __init__(self, settings: GatewaySettings):
         keep_replica_local()
-        self._settings = settings
         replica = serve.get_replica_context().replica_id.unique_id
         write_audit_to(serve_logs_folder() / f"audit_gateway_{replica}.log")
-        self._keys = keys_for(settings.keys, settings.host, legacy=settings.legacy_keys)
-        self._metrics = GatewayMetrics()
         most = settings.under_way
 
         def remote(client: type[R], name: str, application: Application, most: int) -> R:
@@ -73,21 +68,16 @@ class GatewayReplica:
             )
         self._store = Store()
         self._live = LiveModels(self._store, translator, search, Roots(settings.model_roots))
+        keys = keys_for(settings.keys, settings.host, legacy=settings.legacy_keys)
+        about = FrontSettings(gateway=settings, holders=keys and keys.holders)
+        self._store.publish_gateway(about.model_dump_json())
+        self._front = Front(about, self._live, self._store, RequestMetrics(), replica)
         self._tasks: set[asyncio.Task[None]] = set()
         self._configured: dict[str, Any] = {}
 
     def __serve_build_asgi_app__(self) -> Any:
         """Return the application that Serve runs for this replica."""
-        api = build_api(self._live, self._settings, self._keys, self._count)
-        following: list[asyncio.Task[None]] = []
-
-        async def with_following(scope: Any, receive: Any, send: Any) -> None:
-            if not following:
-                following.append(asyncio.get_running_loop().create_task(self._live.follow()))
-            await self._live.wait_until_ready()
-            await api(scope, receive, send)
-
-        return with_following
+        return self._front
 
     async def reconfigure(self, config: dict[str, Any]) -> None:
         """Carry out a `user_config`. It never raises: Serve would restart the replica."""
@@ -128,9 +118,3 @@ class GatewayReplica:
                 return
             except SeqvisError:
                 await asyncio.sleep(_RETRY_CONFIG)
-
-    def _count(self, record: RequestRecord) -> None:
-        self._metrics.requests.inc(1, tags={"route": record.route, "status": str(record.status)})
-        self._metrics.seconds.observe(record.seconds, tags={"route": record.route})
-        if record.status in REJECTED:
-            self._metrics.rejects.inc(1, tags={"reason": record.reject or str(record.status)})

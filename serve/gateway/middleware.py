@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from seqvis.errors import SeqvisError
 from serve.common.http import ANSWERED, REQUEST_ID, ApiError, Bodies, Body, as_api_error, response
 from serve.common.keys import SCOPES, Keys, KeyScope, RateLimiter, check_local, presented_key
+from serve.common.metrics import RequestRecord
 from serve.common.settings import GatewaySettings
 
 _GOOD_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -54,16 +55,6 @@ class Caller:
     scopes: tuple[KeyScope, ...]
 
 
-@dataclass(frozen=True)
-class RequestRecord:
-    """A request and how it was answered."""
-
-    route: str
-    status: int
-    seconds: float
-    reject: str | None  # why it was refused, in a word
-
-
 class RequestMiddleware:
     """The ASGI middleware around the API. It is plain ASGI, since every request pays for it."""
 
@@ -81,9 +72,9 @@ class RequestMiddleware:
         self._keys = keys
         self._draining = draining
         self._record = record
-        self._limiter = RateLimiter(keys.holders, settings.replicas) if keys else None
+        self.limiter = RateLimiter(keys.holders if keys else ())
         self._bodies = Bodies(settings.under_way.bodies)
-        self._under_way = 0
+        self.under_way = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -119,7 +110,7 @@ class RequestMiddleware:
                     await refuse(scope, error, request_id)(scope, receive, send_marked)
         finally:
             body.close()
-            self._under_way -= "counted" in scope["state"]
+            self.under_way -= "counted" in scope["state"]
             code = scope["state"].get("code")
             record = RequestRecord(_route(scope), status, time.perf_counter() - began, code)
             self._record(record)
@@ -134,9 +125,9 @@ class RequestMiddleware:
                 "the server is being stopped",
                 "draining",
                 retry_after=_RETRY_DRAINING,
-                under_way=self._under_way,
+                under_way=self.under_way,
             )
-        self._under_way += 1
+        self.under_way += 1
         scope["state"]["counted"] = True
         if self._keys is None:
             client = scope.get("client")
@@ -157,8 +148,7 @@ class RequestMiddleware:
         )
         if holder is None:
             raise ApiError(401, "give a valid API key: Authorization: Bearer KEY")
-        assert self._limiter is not None
-        wait = self._limiter.take(holder.name)
+        wait = self.limiter.take(holder.name)
         if wait > 0:
             raise ApiError(429, "this key has used up its requests", retry_after=wait)
         return Caller(holder.name, holder.scopes)
@@ -169,9 +159,9 @@ class RequestMiddleware:
         Raises ApiError (429) if its key has fewer left. See `RateLimiter.take` for a cost above
         all that a key can have left.
         """
-        if self._limiter is None or cost <= 1:
+        if cost <= 1:
             return
-        wait = self._limiter.take(caller.name, cost, paid=1.0)
+        wait = self.limiter.take(caller.name, cost, paid=1.0)
         if wait > 0:
             message = f"this request counts as {cost:.0f}, and this key has fewer left"
             raise ApiError(429, message, retry_after=wait)

@@ -24,6 +24,7 @@ from seqvis.search.requests import (
 )
 from serve.common.http import ApiError, as_api_error
 from serve.common.keys import Keys
+from serve.common.metrics import RequestRecord
 from serve.common.settings import Application, GatewaySettings, Limits, TranslateOptions
 from serve.gateway import schema
 from serve.gateway.access import asker, audited, changing_models
@@ -40,7 +41,7 @@ from serve.gateway.checks import (
     most_cost,
 )
 from serve.gateway.live import LiveModels
-from serve.gateway.middleware import RequestMiddleware, RequestRecord, add_error_handlers
+from serve.gateway.middleware import RequestMiddleware, add_error_handlers
 from serve.gateway.pages import add_pages
 from serve.gateway.router import Router, id_of_upload, image_path
 
@@ -73,7 +74,7 @@ def build_api(
     settings: GatewaySettings,
     keys: Keys | None,
     record: Callable[[RequestRecord], None],
-) -> Any:
+) -> RequestMiddleware:
     """Build the whole interface as an ASGI application; `record` is called with every request."""
     register_url_convertor("path", _WholePath())
     api = FastAPI(

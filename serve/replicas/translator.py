@@ -24,6 +24,7 @@ from serve.common.metrics import TranslatorMetrics
 from serve.common.services import TranslatorService
 from serve.common.settings import Application, TranslateOptions, Version
 from serve.common.versions import Store
+from serve.gateway.front import PublishedFront, front_of
 from serve.replicas.base import REPORT_EVERY, Replica, device_of
 
 _TRIAL = "Où est le chat ?"  # any sentence: the words may be unknown
@@ -47,7 +48,8 @@ class TranslatorSettings(Settings):
 class TranslatorReplica(Replica[InflightTranslator], TranslatorService):
     """One decoder for each live version.
 
-    Ray Serve batches nothing here. Requests meet in the decoder itself
+    It takes HTTP itself, and calls of gateways where it has no route. Ray Serve batches nothing
+    here. Requests meet in the decoder itself
     (seqvis/translation/inflight.py), where they join and leave between any two words.
     """
 
@@ -60,6 +62,10 @@ class TranslatorReplica(Replica[InflightTranslator], TranslatorService):
         self._metrics = TranslatorMetrics()
         super().__init__(settings.model, store)
         self.repeat(REPORT_EVERY, self._report)
+
+    def __serve_build_asgi_app__(self) -> PublishedFront:
+        """Return the application that Serve runs for this replica, if it has a route."""
+        return front_of(self, self._store)
 
     async def translate(
         self, version: str, texts: Sequence[str], options: TranslateOptions

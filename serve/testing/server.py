@@ -117,8 +117,8 @@ class RunningServer:
         return dict(+values)
 
     def audit_lines(self) -> list[dict[str, Any]]:
-        """Return all lines of the gateways' audit logs."""
-        files = self.folder.glob("**/session_2*/logs/serve/audit_gateway_*.log")
+        """Return all lines of the audit logs."""
+        files = self.folder.glob("**/session_2*/logs/serve/audit_*.log")
         return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
     def _metrics_addresses(self) -> list[str]:
@@ -225,7 +225,10 @@ def local_config(
     left = dict(deployments or {})
     for application in config["applications"]:
         name = application["name"]
-        application["args"] |= {**given[name], **(args or {}).get(name, {})}
+        application["args"] = application.get("args", {}) | {
+            **given[name],
+            **(args or {}).get(name, {}),
+        }
         settings = {each["name"]: each for each in application["deployments"]}
         if name == "search":
             settings.setdefault("Writer", {"name": "Writer"})

@@ -66,11 +66,11 @@ def listening(server: RunningServer) -> list[tuple[int, str, str]]:
     return sockets
 
 
-def refused_while_draining(address: str) -> Mapping[str, Any]:
-    """The refusal of the first request after the server noticed that it ends."""
+def refused_while_draining(address: str, path: str) -> Mapping[str, Any]:
+    """The refusal of the first request there after the server noticed that it ends."""
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
-        answer = requests.get(f"{address}/readyz", timeout=5)
+        answer = requests.get(address + path, timeout=5)
         if answer.status_code == 503:
             assert int(answer.headers["retry-after"]) >= 1
             problem: Mapping[str, Any] = answer.json()["error"]
@@ -179,13 +179,15 @@ def test_a_server_that_is_stopped_ends_what_is_under_way(local: RunningServer) -
             first = next(lines)
             at = time.monotonic()
             local.process.send_signal(signal.SIGTERM)
-            refused = refused_while_draining(local.address)
+            refusals = [
+                refused_while_draining(local.address, path) for path in ("/readyz", "/v1/translate")
+            ]
             last = [first, *lines][-1]
             assert json.loads(last) == {"done": True, "count": 40 * len(TEXTS), "model": "default"}
         assert other.result(60).status_code == 200
         assert len(other.result().json()["translations"]) == 2 * len(TEXTS)
-    assert refused["code"] == "draining"
-    assert refused["under_way"] >= 1
+    assert [refused["code"] for refused in refusals] == 2 * ["draining"]
+    assert refusals[1]["under_way"] >= 1
     assert exit_code(local.process) == 0
     assert time.monotonic() - at < DRAIN_S + 20
     assert not local.proxies()

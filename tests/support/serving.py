@@ -13,11 +13,11 @@ from starlette.testclient import TestClient
 
 from seqvis.collection.shards import shard_paths
 from serve.common.keys import Keys
+from serve.common.metrics import RequestRecord
 from serve.common.settings import Application, GatewaySettings, ImageSearchSettings, Roots
-from serve.common.versions import LiveVersions, Store
+from serve.common.versions import FrontReport, LiveVersions, Store
 from serve.gateway.clients import SearchServices
 from serve.gateway.live import LiveModels
-from serve.gateway.middleware import RequestRecord
 from serve.gateway.routes import build_api
 from serve.replicas.encoder import EncoderReplica
 from serve.replicas.index import IndexReplica
@@ -32,6 +32,8 @@ class MemoryStore(Store):
 
     def __init__(self) -> None:
         self._kept: dict[str, LiveVersions] = {}
+        self._published: str | None = None
+        self.reports: dict[str, FrontReport] = {}
         self.ends = False
 
     def read(self, application: Application) -> LiveVersions | None:
@@ -42,6 +44,21 @@ class MemoryStore(Store):
 
     def draining(self) -> bool:
         return self.ends
+
+    def publish_gateway(self, settings: str) -> None:
+        self._published = settings
+
+    def gateway(self) -> str | None:
+        return self._published
+
+    def announce_draining(self, draining: bool) -> None:
+        self.ends = draining
+
+    def tell(self, front: str, report: FrontReport) -> None:
+        self.reports[front] = report
+
+    def told(self) -> dict[str, FrontReport]:
+        return dict(self.reports)
 
 
 @dataclass

@@ -32,7 +32,8 @@ FLOORS = (
 SERVING = (
     ("serve.app", "serve.config_check", "serve.make_key"),
     ("serve.applications", "serve.environment"),
-    ("serve.gateway", "serve.replicas", "serve.proxy"),
+    ("serve.replicas", "serve.proxy"),
+    ("serve.gateway",),
     ("serve.common",),
 )
 """The floors inside `serve`, to which all of it but `serve.testing` belongs."""

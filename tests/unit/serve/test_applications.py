@@ -52,13 +52,6 @@ def test_flags_say_how_many_replicas_run_and_on_what(flags: list[str]) -> None:
     }
 
 
-def test_a_keys_limit_is_divided_among_the_most_gateways(flags: list[str]) -> None:
-    settings = app.Serve.from_command_line([*flags, "--gateway-replicas.max", "3"])
-    *_, gateway = app._applications(settings)
-    (deployment,) = build_app(gateway.target, name="gateway").deployments
-    assert deployment.init_args[0].replicas == 3
-
-
 def test_bounds_in_the_wrong_order_are_refused(
     flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

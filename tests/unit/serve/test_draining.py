@@ -5,57 +5,75 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import requests
 
 from serve import app
-from serve.common.settings import GatewaySettings
-from serve.gateway.middleware import RequestMiddleware
-from tests.support.serving import listening
+from serve.common.metrics import RequestMetrics
+from serve.common.services import TranslatorService
+from serve.common.settings import GatewaySettings, TranslateOptions, Version
+from serve.common.versions import configure
+from serve.gateway.front import Front, FrontSettings, PublishedFront
+from serve.gateway.live import LiveModels
+from tests.support.serving import MemoryStore, listening
 
 
-class Gateway:
-    """A gateway whose requests end when a test says so; `ends` stands for the store's entry."""
+class Slow(TranslatorService):
+    """Answers when a test says so."""
 
     def __init__(self) -> None:
-        self.ends = False
         self.asked, self.may_end = threading.Event(), threading.Event()
-        settings = GatewaySettings(access_log=False)
-        self.middleware = RequestMiddleware(
-            self._answer, settings, None, lambda: self.ends, lambda _: None
-        )
 
-    async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
+    async def translate(
+        self, version: str, texts: Sequence[str], options: TranslateOptions
+    ) -> list[dict[str, Any]]:
         self.asked.set()
-        while scope["path"] == "/slow" and not self.may_end.is_set():
+        while not self.may_end.is_set():
             await asyncio.sleep(0.01)
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"whole"})
+        return [{"text": "whole"}]
+
+
+@dataclass
+class Served:
+    """A gateway and a translator that takes HTTP itself; `slow` is behind both."""
+
+    slow: Slow
+    store: MemoryStore
+    gateway: str
+    translator: str
+
+    def translate(self, address: str) -> requests.Response:
+        return requests.post(f"{address}/v1/translate", json={"text": "x"}, timeout=30)
 
 
 @pytest.fixture
-def gateway(monkeypatch: pytest.MonkeyPatch) -> Gateway:
-    one = Gateway()
-    monkeypatch.setattr(app.Store, "announce_draining", lambda _, ends: setattr(one, "ends", ends))
-    return one
+def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    slow, store = Slow(), MemoryStore()
+    monkeypatch.setattr(app, "Store", lambda: store)
+    configure(store, "translator", [Version(name="default", path="m")])
+    settings = FrontSettings(gateway=GatewaySettings(access_log=False), holders=None)
+    store.publish_gateway(settings.model_dump_json())
+    live = LiveModels(store, slow, None)
+    gateway = Front(settings, live, store, RequestMetrics(), "gateway")
+    with listening(gateway) as one, listening(PublishedFront(slow, store, "other")) as two:
+        yield Served(slow, store, one, two)
 
 
-@pytest.fixture
-def address(gateway: Gateway) -> Iterator[str]:
-    with listening(gateway.middleware) as found:
-        yield found
-
-
-def test_what_is_under_way_ends_and_what_is_new_is_refused(gateway: Gateway, address: str) -> None:
+@pytest.mark.parametrize("where", ["gateway", "translator"])
+def test_what_is_under_way_ends_and_what_is_new_is_refused(served: Served, where: str) -> None:
+    address = getattr(served, where)
+    for each in (served.gateway, served.translator):
+        assert requests.get(f"{each}/healthz", timeout=10).status_code == 200
     with ThreadPoolExecutor(2) as pool:
-        slow = pool.submit(requests.get, f"{address}/slow", timeout=30)
-        assert gateway.asked.wait(10)
-        ended = pool.submit(app.drain, address, 30)
-        while not gateway.ends:
+        slow = pool.submit(served.translate, address)
+        assert served.slow.asked.wait(10)
+        ended = pool.submit(app.drain, 30)
+        while not served.store.reports:
             time.sleep(0.01)
         for path in ("/readyz", "/v1/models"):
             answer = requests.get(address + path, timeout=10)
@@ -64,35 +82,37 @@ def test_what_is_under_way_ends_and_what_is_new_is_refused(gateway: Gateway, add
             assert answer.json()["error"]["code"] == "draining"
             assert answer.json()["error"]["under_way"] == 1
         assert requests.get(f"{address}/healthz", timeout=10).status_code == 200
+        time.sleep(2)
         assert not ended.done()
-        gateway.may_end.set()
+        served.slow.may_end.set()
         ended.result(10)
-        assert slow.result(10).content == b"whole"
+        assert slow.result(10).json()["translations"] == [{"text": "whole"}]
 
 
 def test_what_does_not_end_in_time_is_waited_for_no_longer(
-    gateway: Gateway, address: str, capsys: pytest.CaptureFixture[str]
+    served: Served, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with ThreadPoolExecutor(1) as pool:
-        slow = pool.submit(requests.get, f"{address}/slow", timeout=30)
-        assert gateway.asked.wait(10)
+        slow = pool.submit(served.translate, served.translator)
+        assert served.slow.asked.wait(10)
         began = time.monotonic()
-        app.drain(address, 0.5)
-        assert time.monotonic() - began < 2
+        app.drain(1.8)
+        assert time.monotonic() - began < 3
         assert "not all of it ended in time" in capsys.readouterr().err
-        gateway.may_end.set()
+        served.slow.may_end.set()
         slow.result(10)
 
 
-def test_a_server_that_has_nothing_to_do_ends_at_once(gateway: Gateway, address: str) -> None:
+def test_a_server_that_has_nothing_to_do_ends_at_once(served: Served) -> None:
+    assert requests.get(f"{served.gateway}/healthz", timeout=10).status_code == 200
     began = time.monotonic()
-    app.drain(address, 30)
+    app.drain(30)
     assert time.monotonic() - began < 3
 
 
-def test_where_no_gateway_answers_nothing_is_waited_for(gateway: Gateway) -> None:
-    began = time.monotonic()
-    app.drain("http://127.0.0.1:1", 30)
+def test_where_no_gateway_answers_nothing_is_waited_for(served: Served) -> None:
+    began = time.monotonic()  # neither has been asked anything yet, so neither follows the store
+    app.drain(30)
     assert time.monotonic() - began < 4
 
 

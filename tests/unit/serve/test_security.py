@@ -170,9 +170,9 @@ class TestKeys:
         assert presented_key(authorization, api_key) == key
 
 
-def limited(rate: float | None, burst: float | None = None, replicas: int = 1) -> RateLimiter:
+def limited(rate: float | None, burst: float | None = None) -> RateLimiter:
     holder = KeyHolder.model_validate(entry_of("a", "a", requests_per_minute=rate, burst=burst))
-    return RateLimiter([holder], replicas)
+    return RateLimiter([holder])
 
 
 class TestRateLimiter:
@@ -211,10 +211,26 @@ class TestRateLimiter:
         assert limiter.take("a", now=0.0) == pytest.approx(9)  # 8 of debt, and 1
         assert limiter.take("a", now=9.0) == 0
 
-    def test_replicas_share_the_limit(self) -> None:
-        limiter = limited(60, burst=4, replicas=2)
-        assert [limiter.take("a", now=0.0) > 0 for _ in range(3)] == [False, False, True]
-        assert limiter.take("a", now=0.0) == pytest.approx(2.0)
+    def test_what_others_granted_counts_too(self) -> None:
+        limiter = limited(60, burst=4)
+        limiter.note({"old": {"a": 100.0}}, now=0.0)  # before this one began
+        assert limiter.take("a", now=0.0) == 0
+        limiter.note({"old": {"a": 101.0}, "new": {"a": 1.0, "gone": 5.0}}, now=0.0)
+        assert limiter.take("a", now=0.0) == 0
+        assert limiter.take("a", now=0.0) == pytest.approx(1.0)
+        limiter.note({"new": {"a": 1.0}}, now=0.0)  # nothing new, and one has ended
+        assert limiter.take("a", now=1.0) == 0
+
+    def test_processes_that_exchange_what_they_grant_keep_to_the_limit_together(self) -> None:
+        limiters = {name: limited(120, burst=5) for name in ("x", "y", "z")}
+        granted = 0
+        for step in range(60 * 100):
+            if step % 50 == 0:  # twice a second
+                for name, limiter in limiters.items():
+                    others = {n: dict(o.granted) for n, o in limiters.items() if n != name}
+                    limiter.note(others, now=step / 100)
+            granted += sum(one.take("a", now=step / 100) == 0 for one in limiters.values())
+        assert granted == pytest.approx(120, abs=3 * 5)
 
     def test_a_key_without_a_limit_and_an_unknown_name_always_pass_and_use_no_memory(self) -> None:
         limiter = limited(None)
