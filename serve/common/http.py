@@ -11,6 +11,7 @@ import contextlib
 import json
 import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -139,6 +140,12 @@ def response(error: ApiError, request_id: str) -> Response:
     # A lone surrogate, which a client may have sent, stays the escape that JSON writes for it.
     body = json.dumps(content, ensure_ascii=False).encode(errors="backslashreplace")
     return Response(body, error.status, headers, media_type="application/json")
+
+
+def json_response(content: Mapping[str, Any], status: int = 200) -> Response:
+    """Return an answer as JSON."""
+    body = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+    return Response(body, status, media_type="application/json")
 
 
 _LINGER = 10.0  # seconds in which the body of a refused request is read

@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, NoReturn
 from urllib.parse import unquote_to_bytes
 
-from fastapi import Request, UploadFile
+from fastapi import Request
 from fastapi.routing import APIRoute
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData
@@ -218,14 +218,6 @@ def given_id(request: Request, id: str) -> str:  # noqa: A002
         except UnicodeDecodeError:
             raise ApiError(422, "the id is not UTF-8, percent-encoded") from None
     return check_ids([id])[0]
-
-
-async def content_of(file: UploadFile, limits: Limits) -> bytes:
-    """Return the bytes of an uploaded picture. Raises ApiError (413) if there are too many."""
-    content = await file.read(limits.image_bytes + 1)
-    if len(content) > limits.image_bytes:
-        raise ApiError(413, f"a picture may have {limits.image_bytes:,} bytes at most")
-    return content
 
 
 def mapping_of(field: str, text: str | None) -> dict[str, Any] | None:

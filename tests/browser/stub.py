@@ -23,7 +23,7 @@ from PIL import Image
 
 from serve.common.keys import SCOPES
 from serve.gateway.access import lacking
-from serve.gateway.router import image_path
+from serve.gateway.pictures import image_path
 
 PAGE = Path(__file__).parents[2] / "serve" / "page"
 POLICY = (

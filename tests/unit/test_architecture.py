@@ -45,7 +45,7 @@ RAY = (
 )
 """What may import Ray."""
 
-LIGHT = ("seqvis", "seqvis.collection.shards", "seqvis.search.requests", "serve.gateway.router")
+LIGHT = ("seqvis", "seqvis.collection.shards", "seqvis.search.requests", "serve.gateway.deployment")
 """What a process imports that must start fast and stay small."""
 HEAVY = ("torch", "nmslib", "ray.data")
 

@@ -24,7 +24,7 @@ from serve.common.settings import GatewaySettings, Version
 from serve.common.versions import configure
 from serve.gateway.clients import SearchServices
 from serve.gateway.live import LiveModels
-from serve.gateway.router import image_path
+from serve.gateway.pictures import image_path
 from serve.gateway.routes import build_api
 from serve.proxy import Resend, haproxy
 from tests.support.serving import MemoryStore, listening

@@ -19,7 +19,6 @@ from serve.common.versions import (
     version_key,
 )
 from serve.gateway.live import LiveModels
-from serve.gateway.router import Router
 from serve.replicas import base
 from serve.replicas.base import Replica
 from tests.support.serving import MemoryStore
@@ -190,11 +189,14 @@ def test_a_gateway_that_has_just_come_waits_until_it_has_looked_what_is_live(
             return [version, *texts]
 
     async def first_request() -> tuple[str, list[Any]]:
-        live = LiveModels(store, Echo(), None)  # type: ignore[arg-type]
+        echo = Echo()
+        live = LiveModels(store, echo, None)  # type: ignore[arg-type]
         following = asyncio.create_task(live.follow())
         await asyncio.wait_for(live.wait_until_ready(), 10)
         try:
-            return await Router(live).translate(["x"], TranslateOptions(), None)
+            return await live.ask(
+                "translator", None, lambda key: echo.translate(key, ["x"], TranslateOptions())
+            )
         finally:
             following.cancel()
 
