@@ -11,10 +11,9 @@ from ray.serve.config import BackpressureConfig
 
 from serve.common.settings import GatewaySettings, ImageSearchSettings, Replicas
 from serve.gateway.deployment import GatewayReplica
+from serve.replicas.collection import IndexReplica, WriterReplica
 from serve.replicas.encoder import EncoderReplica
-from serve.replicas.index import IndexReplica
 from serve.replicas.translator import TranslatorReplica, TranslatorSettings
-from serve.replicas.writer import WriterReplica
 
 TRANSLATE_ROUTE = "/v1/translate"
 """Of the application `translator`, so that its replicas take these requests themselves."""

@@ -1,6 +1,6 @@
 """Search requests: what is looked for and how much of it, without importing torch.
 
-`SearchEngine` runs a request in one process, the server's router over shards.
+`SearchEngine` runs a request in one process, the server's gateway over shards.
 """
 
 from collections.abc import Sequence

@@ -19,10 +19,9 @@ from serve.common.versions import FrontReport, LiveVersions, Store
 from serve.gateway.clients import SearchServices
 from serve.gateway.live import LiveModels
 from serve.gateway.routes import build_api
+from serve.replicas.collection import IndexReplica, WriterReplica
 from serve.replicas.encoder import EncoderReplica
-from serve.replicas.index import IndexReplica
 from serve.replicas.translator import TranslatorReplica, TranslatorSettings
-from serve.replicas.writer import WriterReplica
 
 LOCAL = "http://127.0.0.1:8000"
 

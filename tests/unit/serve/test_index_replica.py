@@ -16,7 +16,7 @@ from seqvis.deadline import Deadline
 from seqvis.errors import SearchTimeoutError, UnknownWordError
 from seqvis.search.requests import SearchRequest, TextQuery, VectorQuery
 from serve.common.settings import ImageSearchSettings, Version
-from serve.replicas.index import MOST_READING, MOST_SUGGESTING, IndexReplica, LoadedShard
+from serve.replicas.collection import MOST_READING, MOST_SUGGESTING, IndexReplica, LoadedShard
 from tests.support.serving import MemoryStore
 from tests.unit.serve.test_encoder import Counted
 

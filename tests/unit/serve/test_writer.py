@@ -14,7 +14,7 @@ from seqvis.collection.collection import Collection
 from seqvis.collection.items import Item
 from serve.common.http import UnavailableError, as_api_error
 from serve.common.settings import ImageSearchSettings
-from serve.replicas.writer import WriterReplica
+from serve.replicas.collection import WriterReplica
 from tests.support.serving import MemoryStore
 from tests.unit.serve.test_encoder import Counted
 

@@ -1,11 +1,17 @@
-"""The deployments Index-0, Index-1, …: each replica searches one shard of the collection.
+"""The deployments of a collection: Index-0, Index-1, … search a shard each, and Writer changes it.
 
-The gateway merges the answers of all shards. Replicas only read; four times a second they load the
-writer's changes.
+The gateway merges the answers of all shards. Their replicas only read; four times a second they
+load the writer's changes. A change is on the disk before it is acknowledged. There is always one
+writer, because a collection has one: if it dies, its replacement continues from what is on the
+disk. Until then the gateway answers 503 to changes, while searches continue.
 """
 
+import asyncio
+import json
+import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, ClassVar
@@ -13,14 +19,15 @@ from typing import Any, ClassVar
 import numpy as np
 
 from seqvis.collection.collection import Collection
-from seqvis.collection.items import Match
+from seqvis.collection.items import Item, Match, shard_of
 from seqvis.collection.shards import shard_paths
 from seqvis.deadline import Deadline
-from seqvis.errors import ArtifactError, SearchTimeoutError, UnknownWordError
+from seqvis.errors import ArtifactError, SearchTimeoutError, StorageError, UnknownWordError
 from seqvis.search.requests import SearchRequest, TextQuery, VectorQuery
 from seqvis.search.words import WordEncoder
-from serve.common.metrics import IndexMetrics
-from serve.common.services import IndexService
+from serve.common.http import UnavailableError
+from serve.common.metrics import IndexMetrics, cancelled_counter
+from serve.common.services import IndexService, WriterService
 from serve.common.settings import Application, ImageSearchSettings, Version
 from serve.common.versions import Store
 from serve.replicas.base import REPORT_EVERY, CallThreads, Replica, device_of
@@ -29,6 +36,10 @@ REFRESH_EVERY = 0.25  # seconds
 # Searches under way. Those that take long are so few that a gateway still has places for plain ones
 # if two replicas are full of them.
 MOST_PLAIN, MOST_READING, MOST_SUGGESTING = 128, 16, 8
+LOCK_WAIT = 20.0  # seconds: a writer that is being replaced needs some to let go
+COMPACT_EVERY = 5.0  # seconds between looks at whether a compaction is due
+
+_log = logging.getLogger("ray.serve")
 
 
 @dataclass(frozen=True)
@@ -151,3 +162,66 @@ class IndexReplica(Replica[LoadedShard], IndexService):
             statistics = shard.collection.statistics()
             self._metrics.items.set(statistics["items"], tags=self._tags)
             self._metrics.tail.set(statistics["tail"], tags=self._tags)
+
+
+class WriterReplica(Replica[list[Collection]], WriterService):
+    """Every shard of every live version, opened for writing."""
+
+    application: ClassVar[Application] = "search"
+
+    def __init__(self, settings: ImageSearchSettings, store: Store | None = None):
+        self._pool = ThreadPoolExecutor(8, thread_name_prefix="writer")
+        self._cancelled = cancelled_counter()
+        super().__init__(settings.collection, store)
+        self.repeat(COMPACT_EVERY, self._compact)
+
+    async def add(self, version: str, item: Item) -> bool:
+        def add(collection: Collection) -> bool:
+            replaced = item.id in collection
+            collection.add([item])
+            return replaced
+
+        return await self._change(version, item.id, add)
+
+    async def delete(self, version: str, name: str) -> bool:
+        return await self._change(version, name, lambda collection: collection.delete([name]) > 0)
+
+    def load(self, version: Version) -> list[Collection]:
+        opened: list[Collection] = []
+        try:
+            for path in shard_paths(version.path):
+                opened.append(Collection.open(path, wait=LOCK_WAIT))
+        except BaseException:
+            self.release(opened)
+            raise
+        return opened
+
+    def release(self, model: list[Collection]) -> None:
+        for collection in model:
+            collection.close()
+
+    async def _change(self, version: str, name: str, change: Callable[[Collection], bool]) -> bool:
+        shards = self.get(version)
+        changing = self._pool.submit(change, shards[shard_of(name, len(shards))])
+        try:
+            return await asyncio.wrap_future(changing)
+        except asyncio.CancelledError:
+            if changing.cancel():  # it had not begun
+                self._cancelled.inc()
+            raise
+        except StorageError as error:
+            cause = error.__cause__
+            reason = cause.strerror if isinstance(cause, OSError) else None
+            _log.error(json.dumps({"change": "refused", "reason": str(error)}))
+            raise UnavailableError(
+                f"the disk does not take changes now: {reason or 'see the log of the writer'}"
+            ) from error
+
+    def _compact(self) -> None:
+        for shards in self.models():
+            for collection in shards:
+                try:
+                    if collection.compaction_due():
+                        collection.compact()
+                except StorageError:  # a full disk: tried again, adds still work
+                    continue
