@@ -60,9 +60,9 @@ class Attention:
 
 # What these take and return says training.h.
 def run_gru(
-    inputs: Tensor,
+    words: Tensor,
     hidden: Tensor,
-    lengths: Tensor,
+    rows: Sequence[int],
     weights: Sequence[Tensor],
     precision: Precision,
     /,
@@ -70,9 +70,9 @@ def run_gru(
 def run_gru_backward(
     of_states: Tensor,
     of_last: Tensor,
-    lengths: Tensor,
+    rows: Sequence[int],
     weights: Sequence[Tensor],
-    results: Sequence[Tensor],
+    kept: Sequence[Tensor],
     precision: Precision,
     /,
 ) -> list[Tensor]: ...

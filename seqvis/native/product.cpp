@@ -131,7 +131,7 @@ void Product::multiply(const float* input, int64_t stride, int rows,
 void Product::multiply(const float* input, int64_t stride, int rows, Matrix& output) const {
   output.reshape(rows, columns());
   multiply(input, stride, rows,
-           [&](const Tile& tile) { tile.copy(output[0], output.stride(), columns()); });
+           [&](const Tile& tile) { tile.copy(columns(), [&](int row) { return output[row]; }); });
 }
 
 bool supports(Precision precision) {

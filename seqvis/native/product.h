@@ -16,16 +16,20 @@ constexpr int kRows = 32;  // of a tile, at most
 struct Tile {
   float* values;  // (rows, width)
   int row, rows, panel, width;
-  const float* operator[](int index) const { return values + index * width; }
+  float* row_of(int index) const { return values + index * width; }
+  const float* operator[](int index) const { return row_of(index); }
 
-  // Writes it where it belongs in a matrix of so many columns, or adds it to what is there.
-  void copy(float* into, int64_t stride, int columns) const {
+  // Writes its rows where they belong in rows of so many columns, or adds them to what is there.
+  // `into` returns the beginning of a row.
+  template <class Into>
+  void copy(int columns, Into into) const {
     for (int index = 0; index < rows; ++index)
-      std::copy_n((*this)[index], valid(columns), into + (row + index) * stride + panel * width);
+      std::copy_n(row_of(index), valid(columns), into(row + index) + panel * width);
   }
-  void add(float* into, int64_t stride, int columns) const {
+  template <class Into>
+  void add(int columns, Into into) const {
     for (int index = 0; index < rows; ++index)
-      add_bias(into + (row + index) * stride + panel * width, 1, valid(columns), (*this)[index]);
+      add_bias(into(row + index) + panel * width, 1, valid(columns), row_of(index));
   }
   int valid(int columns) const { return std::min(width, columns - panel * width); }
 };

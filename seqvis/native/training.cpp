@@ -3,44 +3,47 @@
 #include <ATen/Parallel.h>
 
 #include <cmath>
-#include <functional>
 #include <future>
+#include <numeric>
 
-#include "kernels.h"
 #include "network.h"
 
 namespace seqvis {
 
 namespace {
 
-float* data(const Tensor& tensor) { return tensor.data_ptr<float>(); }
+template <int dimensions>
+auto floats(const Tensor& tensor) {
+  return tensor.accessor<float, dimensions>();
+}
 
 Weight weight(const Tensor& tensor) {
-  return {data(tensor), static_cast<int>(tensor.size(0)), static_cast<int>(tensor.size(1))};
+  return {tensor.data_ptr<float>(), static_cast<int>(tensor.size(0)),
+          static_cast<int>(tensor.size(1))};
 }
 
 Product product(const Tensor& matrix, const float* bias, Precision precision) {
   const Tensor rows = matrix.contiguous();
-  return {data(rows), bias, static_cast<int>(rows.size(0)), static_cast<int>(rows.size(1)),
-          precision};
+  return {weight(rows).data, bias, weight(rows).rows, weight(rows).columns, precision};
 }
 
-std::vector<GRU> layers(const Tensors& weights, Precision precision) {
-  std::vector<GRU> found;
+std::vector<GRU> forward(const Tensors& weights, Precision precision) {
+  std::vector<GRU> layers;
   for (auto own = weights.begin(); own != weights.end(); own += 4)
-    found.emplace_back(weight(own[0]), weight(own[1]), data(own[2]), data(own[3]), precision);
-  return found;
+    layers.emplace_back(weight(own[0]), weight(own[1]), own[2].data_ptr<float>(),
+                        own[3].data_ptr<float>(), precision);
+  return layers;
 }
 
 // A layer's backward pass.
 struct Backward {
   Backward(const Tensor* weights, Precision precision)
       : size(static_cast<int>(weights[1].size(1))),
-        // In the order of the gates' gradients.
-        inputs(product(weights[0].roll(size, 0).t(), nullptr, precision)),
+        inputs(product(weights[0].roll(size, 0).t(), nullptr, precision)),  // new, reset, update
         hidden(product(weights[1].t(), nullptr, precision)) {}
 
-  // `gradient`, of the states after a step, becomes that of the states `before` it.
+  // `gradient`, of the states after a step, becomes that of the states `before` it. The rows of
+  // `kept` and `before` have what GRU::step had.
   void step(const float* kept, const float* before, int64_t stride, int rows, Matrix& gradient,
             float* of_gates) const {
     for (int64_t row = 0; row < rows; ++row)
@@ -53,7 +56,7 @@ struct Backward {
                       of_gates + (row * 4 + part) * size + first);
       }
     hidden.multiply(of_gates + size, 4 * size, rows, [&](const Tile& tile) {
-      tile.add(gradient[0], gradient.stride(), size);
+      tile.add(size, [&](int row) { return gradient[row]; });
     });
   }
 
@@ -62,16 +65,18 @@ struct Backward {
 };
 
 std::vector<Backward> backward(const Tensors& weights, Precision precision) {
-  std::vector<Backward> found;
-  for (size_t layer = 0; layer < weights.size(); layer += 4)
-    found.emplace_back(&weights[layer], precision);
-  return found;
+  std::vector<Backward> layers;
+  for (auto own = weights.begin(); own != weights.end(); own += 4)
+    layers.emplace_back(&*own, precision);
+  return layers;
 }
 
-int shares(int rows) { return std::clamp(rows / kRows, 1, at::get_num_threads()); }
+int shares(int64_t rows) {
+  return std::clamp(static_cast<int>(rows / kRows), 1, at::get_num_threads());
+}
 
-// Calls `work` with the number, the first row and the end of each share.
-void in_shares(int rows, const std::function<void(int, int, int)>& work) {
+// Calls `work` with the number, the first row and the end of each share of the rows.
+void in_shares(int64_t rows, const std::function<void(int, int, int)>& work) {
   const int count = shares(rows);
   const auto run = [&](int share) {
     work(share, rows * share / count, rows * (share + 1) / count);
@@ -84,112 +89,93 @@ void in_shares(int rows, const std::function<void(int, int, int)>& work) {
   for (auto& other : others) other.get();
 }
 
-// The sentences of a share: their words follow each other step by step, after those of the shares
-// before it.
-struct Words {
-  Words(const Tensor& lengths, int begin, int end)
-      : packing({lengths.data_ptr<int64_t>() + begin, lengths.data_ptr<int64_t>() + end}) {
-    for (int row = 0; row < begin; ++row) first += lengths.data_ptr<int64_t>()[row];
-    for (int step = 0; step < packing.steps(); ++step)
-      for (int row = 0; row < packing.rows[step]; ++row)
-        places.push_back(step * lengths.size(0) + begin + packing.order[row]);
-    for (int row : packing.order) rows.push_back(begin + row);
+// Calls `work` with the first word and the number of words of each step in which a share of the
+// rows has words: from the first step on or, backwards, from the last.
+void each_step(const std::vector<int64_t>& rows, int begin, int end, bool backwards,
+               const std::function<void(int64_t, int)>& work) {
+  const int steps = static_cast<int>(rows.size());
+  std::vector<int64_t> first(steps + 1);
+  std::partial_sum(rows.begin(), rows.end(), first.begin() + 1);
+  for (int at = 0; at < steps; ++at) {
+    const int step = backwards ? steps - 1 - at : at;
+    const int count = std::min<int>(rows[step], end) - begin;
+    if (count > 0) work(first[step] + begin, count);
   }
-  // Calls `work` with each step, in the order in which they are read, or the other way round.
-  void each(bool reverse, const std::function<void(int64_t, int)>& work) const {
-    for (int at = 0; at < packing.steps(); ++at) {
-      const int step = reverse ? packing.steps() - 1 - at : at;
-      work(packing.begins[step], packing.rows[step]);
-    }
-  }
+}
 
-  Packing packing;
-  int64_t first = 0;
-  std::vector<int64_t> places;  // of each word, among steps and rows
-  std::vector<int64_t> rows;    // of the sentences, the longest first
-};
+// What a row of a layer's input is multiplied by at a step, or null.
+const float* dropout(const Tensors& masks, int64_t layer, int64_t step, int64_t row) {
+  if (layer == 0 || masks.empty()) return nullptr;
+  const auto mask = floats<3>(masks[layer - 1]);
+  return mask[mask.size(0) > 1 ? step : 0][row].data();
+}
 
 }  // namespace
 
-Tensors run_gru(const Tensor& inputs, const Tensor& hidden, const Tensor& lengths,
+Tensors run_gru(const Tensor& words, const Tensor& hidden, const std::vector<int64_t>& rows,
                 const Tensors& weights, Precision precision) {
-  const std::vector<GRU> directions = layers(weights, precision);
-  const int64_t total = lengths.sum().item<int64_t>(), rows = inputs.size(1);
-  const int64_t width = inputs.size(2), size = hidden.size(2), all = size * hidden.size(0);
-  const int64_t padded = directions[0].padded_size();
-  Tensor states = at::zeros({inputs.size(0), rows, all}), last = at::empty({rows, all});
-  Tensor words = at::empty({total, width});
-  Tensors results{words};
-  for (size_t direction = 0; direction < directions.size(); ++direction) {
+  const std::vector<GRU> layers = forward(weights, precision);
+  const int64_t total = words.size(0), width = words.size(1);
+  const int64_t directions = hidden.size(0), sentences = hidden.size(1), size = hidden.size(2);
+  const int64_t all = directions * size, padded = layers[0].padded_size();
+  const Tensor states = at::empty({total, all}), last = at::empty({sentences, all});
+  Tensors results{states, last};
+  for (int64_t direction = 0; direction < directions; ++direction) {
     results.push_back(at::empty({total, padded}).narrow(1, 0, size));
     results.push_back(at::empty({total, 4 * padded}));
   }
-  in_shares(rows, [&](int, int begin, int end) {
-    const Words own(lengths, begin, end);
+  in_shares(sentences, [&](int, int begin, int end) {
     Matrix gates, state(end - begin, size);
-    float* read = data(words) + own.first * width;
-    for (size_t word = 0; word < own.places.size(); ++word)
-      std::copy_n(data(inputs) + own.places[word] * width, width, read + word * width);
-    for (size_t direction = 0; direction < directions.size(); ++direction) {
-      const GRU& layer = directions[direction];
-      float* before = data(results[1 + 2 * direction]) + own.first * padded;
-      float* kept = data(results[2 + 2 * direction]) + own.first * 4 * padded;
-      layer.read(read, width, own.packing.total(), gates);
-      for (size_t row = 0; row < own.rows.size(); ++row)
-        std::copy_n(data(hidden) + (direction * rows + own.rows[row]) * size, size, state[row]);
-      own.each(direction, [&](int64_t word, int count) {
-        copy_rows(state[0], state.stride(), count, size, before + word * padded, padded);
-        layer.step(gates[word], gates.stride(), state[0], state.stride(), count,
-                   kept + word * 4 * padded);
-        for (int row = 0; row < count; ++row)
-          std::copy_n(state[row], size,
-                      data(states) + own.places[word + row] * all + direction * size);
+    for (int64_t direction = 0; direction < directions; ++direction) {
+      const auto before = floats<2>(results[2 + 2 * direction]);
+      const auto kept = floats<2>(results[3 + 2 * direction]);
+      copy_rows(floats<3>(hidden)[direction][begin].data(), size, end - begin, size, state[0],
+                state.stride());
+      each_step(rows, begin, end, direction, [&](int64_t word, int count) {
+        copy_rows(state[0], state.stride(), count, size, before[word].data(), padded);
+        layers[direction].read(floats<2>(words)[word].data(), width, count, gates);
+        layers[direction].step(gates[0], gates.stride(), state[0], state.stride(), count,
+                               kept[word].data());
+        copy_rows(state[0], state.stride(), count, size,
+                  floats<2>(states)[word].data() + direction * size, all);
       });
-      for (size_t row = 0; row < own.rows.size(); ++row)
-        std::copy_n(state[row], size, data(last) + own.rows[row] * all + direction * size);
+      copy_rows(state[0], state.stride(), end - begin, size,
+                floats<2>(last)[begin].data() + direction * size, all);
     }
   });
-  results.insert(results.begin(), {states, last});
   return results;
 }
 
-Tensors run_gru_backward(const Tensor& of_states, const Tensor& of_last, const Tensor& lengths,
-                         const Tensors& weights, const Tensors& results, Precision precision) {
-  const std::vector<Backward> directions = backward(weights, precision);
-  const int64_t total = results[0].size(0), width = results[0].size(1), rows = of_last.size(0);
-  const int64_t size = directions[0].size, all = of_last.size(1);
-  const int64_t padded = results[1].stride(0);
-  Tensor of_inputs = at::zeros({of_states.size(0), rows, width});
-  Tensor of_hidden = at::empty({all / size, rows, size});
-  Tensors gradients{of_inputs, of_hidden};
-  for (size_t direction = 0; direction < directions.size(); ++direction)
+Tensors run_gru_backward(const Tensor& of_states, const Tensor& of_last,
+                         const std::vector<int64_t>& rows, const Tensors& weights,
+                         const Tensors& kept, Precision precision) {
+  const std::vector<Backward> layers = backward(weights, precision);
+  const int64_t total = of_states.size(0), all = of_states.size(1), sentences = of_last.size(0);
+  const int64_t size = layers[0].size, width = weights[0].size(1), directions = layers.size();
+  const Tensor of_words = at::zeros({total, width});
+  const Tensor of_hidden = at::empty({directions, sentences, size});
+  Tensors gradients{of_words, of_hidden};
+  for (int64_t direction = 0; direction < directions; ++direction)
     gradients.push_back(at::empty({total, 4 * size}));
-  in_shares(rows, [&](int, int begin, int end) {
-    const Words own(lengths, begin, end);
+  in_shares(sentences, [&](int, int begin, int end) {
     Matrix gradient(end - begin, size);
-    for (size_t direction = 0; direction < directions.size(); ++direction) {
-      const float* before = data(results[1 + 2 * direction]) + own.first * padded;
-      const float* kept = data(results[2 + 2 * direction]) + own.first * 4 * padded;
-      float* of_gates = data(gradients[2 + direction]) + own.first * 4 * size;
-      for (size_t row = 0; row < own.rows.size(); ++row)
-        std::copy_n(data(of_last) + own.rows[row] * all + direction * size, size, gradient[row]);
-      own.each(!direction, [&](int64_t word, int count) {
+    for (int64_t direction = 0; direction < directions; ++direction) {
+      const auto before = floats<2>(kept[2 * direction]);
+      copy_rows(floats<2>(of_last)[begin].data() + direction * size, all, end - begin, size,
+                gradient[0], gradient.stride());
+      each_step(rows, begin, end, !direction, [&](int64_t word, int count) {
         for (int row = 0; row < count; ++row)
           add_bias(gradient[row], 1, size,
-                   data(of_states) + own.places[word + row] * all + direction * size);
-        directions[direction].step(kept + word * 4 * padded, before + word * padded, padded, count,
-                                   gradient, of_gates + word * 4 * size);
+                   floats<2>(of_states)[word + row].data() + direction * size);
+        float* of_gates = floats<2>(gradients[2 + direction])[word].data();
+        layers[direction].step(floats<2>(kept[2 * direction + 1])[word].data(),
+                               before[word].data(), before.stride(0), count, gradient, of_gates);
+        layers[direction].inputs.multiply(of_gates, 4 * size, count, [&](const Tile& tile) {
+          tile.add(width, [&](int row) { return floats<2>(of_words)[word + row].data(); });
+        });
       });
-      for (size_t row = 0; row < own.rows.size(); ++row)
-        std::copy_n(gradient[row], size,
-                    data(of_hidden) + (direction * rows + own.rows[row]) * size);
-      directions[direction].inputs.multiply(
-          of_gates, 4 * size, own.packing.total(), [&](const Tile& tile) {
-            for (int index = 0; index < tile.rows; ++index)
-              add_bias(data(of_inputs) + own.places[tile.row + index] * width +
-                           tile.panel * tile.width,
-                       1, tile.valid(width), tile[index]);
-          });
+      copy_rows(gradient[0], gradient.stride(), end - begin, size,
+                floats<3>(of_hidden)[direction][begin].data(), size);
     }
   });
   return gradients;
@@ -197,52 +183,50 @@ Tensors run_gru_backward(const Tensor& of_states, const Tensor& of_last, const T
 
 Tensors run_attending(const Tensor& embedded, const Tensor& hidden, const Attention& attention,
                       const Tensors& masks, const Tensors& weights, Precision precision) {
-  const std::vector<GRU> decoder = layers(weights, precision);
-  const Product to_query = product(attention.query_weight, data(attention.query_bias), precision);
+  const std::vector<GRU> layers = forward(weights, precision);
+  const Product to_query =
+      product(attention.query_weight, attention.query_bias.data_ptr<float>(), precision);
   const int64_t steps = embedded.size(0), rows = embedded.size(1), width = embedded.size(2);
-  const int64_t depth = hidden.size(0), size = hidden.size(2), padded = decoder[0].padded_size();
-  const int64_t source = attention.keys.size(1), inner = attention.keys.size(2);
-  Tensor states = at::empty({depth, steps + 1, rows, padded}), mixed = embedded.clone();
-  Tensor attended = at::zeros({steps, rows, source}), queries = at::empty({steps, rows, inner});
-  Tensor kept = at::empty({depth, steps, rows, 4 * padded});
+  const int64_t depth = hidden.size(0), size = hidden.size(2), padded = layers[0].padded_size();
+  const int64_t inner = attention.keys.size(2);
+  const Tensor states = at::empty({depth, steps + 1, rows, padded}), mixed = embedded.clone();
+  const Tensor attended = at::zeros({steps, rows, attention.keys.size(1)});
+  const Tensor queries = at::empty({steps, rows, inner});
+  const Tensor kept = at::empty({depth, steps, rows, 4 * padded});
   in_shares(rows, [&](int, int begin, int end) {
     const int count = end - begin;
+    const auto state = floats<4>(states);
+    const auto query = floats<3>(queries), input = floats<3>(mixed);
     Matrix gates, dropped(count, size);
-    const auto state = [&](int64_t layer, int64_t step) {
-      return data(states) + ((layer * (steps + 1) + step) * rows + begin) * padded;
-    };
     for (int64_t layer = 0; layer < depth; ++layer)
-      copy_rows(data(hidden) + (layer * rows + begin) * size, size, count, size, state(layer, 0),
-                padded);
+      copy_rows(floats<3>(hidden)[layer][begin].data(), size, count, size,
+                state[layer][0][begin].data(), padded);
     for (int64_t step = 0; step < steps; ++step) {
-      const int64_t first = step * rows + begin;
-      to_query.multiply(state(depth - 1, step), padded, count, [&](const Tile& tile) {
-        tile.copy(data(queries) + first * inner, inner, inner);
-      });
-      for (int64_t row = begin; row < end; ++row)
-        seqvis::attend(data(attention.keys) + row * source * inner, inner,
-                       data(attention.values) + row * source * width, width,
-                       attention.lengths.data_ptr<int64_t>()[row],
-                       data(queries) + (step * rows + row) * inner, data(attention.scorer), inner,
-                       attention.rectify, data(attended) + (step * rows + row) * source,
-                       data(mixed) + (step * rows + row) * width, width);
-      const float* features = data(mixed) + first * width;
+      to_query.multiply(
+          state[depth - 1][step][begin].data(), padded, count, [&](const Tile& tile) {
+            tile.copy(inner, [&](int row) { return query[step][begin + row].data(); });
+          });
+      for (int row = begin; row < end; ++row)
+        attend(floats<3>(attention.keys)[row].data(), inner,
+               floats<3>(attention.values)[row].data(), width,
+               attention.lengths.data_ptr<int64_t>()[row], query[step][row].data(),
+               attention.scorer.data_ptr<float>(), inner, attention.rectify,
+               floats<3>(attended)[step][row].data(), input[step][row].data(), width);
+      const float* features = input[step][begin].data();
       int64_t stride = width;
       for (int64_t layer = 0; layer < depth; ++layer) {
-        if (layer && !masks.empty()) {
-          const Tensor& mask = masks[layer - 1];
-          const float* factors = data(mask) + (mask.size(0) > 1 ? first : begin) * size;
-          for (int row = 0; row < count; ++row)
-            for (int64_t unit = 0; unit < size; ++unit)
-              dropped[row][unit] = features[row * stride + unit] * factors[row * size + unit];
-          features = dropped[0];
-          stride = dropped.stride();
-        }
-        float* own = state(layer, step + 1);
-        copy_rows(state(layer, step), padded, count, size, own, padded);
-        decoder[layer].read(features, stride, count, gates);
-        decoder[layer].step(gates[0], gates.stride(), own, padded, count,
-                            data(kept) + (layer * steps * rows + first) * 4 * padded);
+        for (int row = 0; row < count; ++row)
+          if (const float* factors = dropout(masks, layer, step, begin + row)) {
+            for (int unit = 0; unit < size; ++unit)
+              dropped[row][unit] = state[layer - 1][step + 1][begin + row][unit] * factors[unit];
+            features = dropped[0];
+            stride = dropped.stride();
+          }
+        float* own = state[layer][step + 1][begin].data();
+        copy_rows(state[layer][step][begin].data(), padded, count, size, own, padded);
+        layers[layer].read(features, stride, count, gates);
+        layers[layer].step(gates[0], gates.stride(), own, padded, count,
+                           floats<4>(kept)[layer][step][begin].data());
         features = own;
         stride = padded;
       }
@@ -255,74 +239,62 @@ Tensors run_attending_backward(const Tensor& of_states, const Tensor& of_mixed,
                                const Tensor& of_last, const Attention& attention,
                                const Tensors& masks, const Tensors& weights,
                                const Tensors& results, Precision precision) {
-  const std::vector<Backward> decoder = backward(weights, precision);
-  const Product of_query = product(attention.query_weight.t(), nullptr, precision);
-  const Tensor &states = results[0], &attended = results[2], &queries = results[3];
-  const Tensor& kept = results[4];
-  const int64_t steps = of_states.size(0), rows = of_states.size(1), width = of_mixed.size(2);
-  const int64_t depth = of_last.size(0), size = of_last.size(2), padded = states.stride(2);
-  const int64_t source = attention.keys.size(1), inner = attention.keys.size(2);
-  Tensor of_context = of_mixed.clone(), of_hidden = at::empty_like(of_last);
-  Tensor of_keys = at::zeros_like(attention.keys), of_scorer = at::zeros({rows, inner});
-  Tensor of_queries = at::zeros_like(queries);
+  const std::vector<Backward> layers = backward(weights, precision);
+  const Product to_hidden = product(attention.query_weight.t(), nullptr, precision);
+  const int64_t steps = of_mixed.size(0), rows = of_mixed.size(1), width = of_mixed.size(2);
+  const int64_t depth = of_last.size(0), size = of_last.size(2);
+  const int64_t inner = attention.keys.size(2), source = attention.keys.size(1);
+  const Tensor of_context = of_mixed.clone(), of_hidden = at::empty_like(of_last);
+  const Tensor of_keys = at::zeros_like(attention.keys), of_scorer = at::zeros({rows, inner});
+  const Tensor of_queries = at::zeros({steps, rows, inner});
   Tensors gradients{of_context, of_hidden, of_keys, of_scorer, of_queries};
   for (int64_t layer = 0; layer < depth; ++layer)
     gradients.push_back(at::empty({steps * rows, 4 * size}));
   in_shares(rows, [&](int, int begin, int end) {
     const int count = end - begin;
-    Matrix below(count, size);
+    const auto state = floats<4>(results[0]), kept = floats<4>(results[4]);
+    const auto of_query = floats<3>(of_queries), of_input = floats<3>(of_context);
     std::vector<float> of_weights(source);
     std::vector<Matrix> gradient(depth);
     for (int64_t layer = 0; layer < depth; ++layer) {
       gradient[layer].reshape(count, size);
-      copy_rows(data(of_last) + (layer * rows + begin) * size, size, count, size,
-                gradient[layer][0], gradient[layer].stride());
+      copy_rows(floats<3>(of_last)[layer][begin].data(), size, count, size, gradient[layer][0],
+                gradient[layer].stride());
     }
-    Matrix& top = gradient[depth - 1];
     for (int64_t step = steps - 1; step >= 0; --step) {
-      const int64_t first = step * rows + begin;
       for (int row = 0; row < count; ++row)
-        add_bias(top[row], 1, size, data(of_states) + (first + row) * size);
+        add_bias(gradient[depth - 1][row], 1, size,
+                 floats<3>(of_states)[step][begin + row].data());
       for (int64_t layer = depth - 1; layer >= 0; --layer) {
-        float* of_gates = data(gradients[5 + layer]) + first * 4 * size;
-        decoder[layer].step(data(kept) + (layer * steps * rows + first) * 4 * padded,
-                            data(states) + ((layer * (steps + 1) + step) * rows + begin) * padded,
-                            padded, count, gradient[layer], of_gates);
-        decoder[layer].inputs.multiply(of_gates, 4 * size, count, [&](const Tile& tile) {
-          if (layer) {
-            tile.copy(below[0], below.stride(), size);
-          } else {
-            tile.add(data(of_context) + first * width, width, width);
-          }
+        float* of_gates = floats<2>(gradients[5 + layer])[step * rows + begin].data();
+        layers[layer].step(kept[layer][step][begin].data(), state[layer][step][begin].data(),
+                           state.stride(2), count, gradient[layer], of_gates);
+        layers[layer].inputs.multiply(of_gates, 4 * size, count, [&](const Tile& tile) {
+          for (int row = 0; row < tile.rows; ++row)
+            if (const float* factors = dropout(masks, layer, step, begin + tile.row + row))
+              for (int column = 0; column < tile.valid(size); ++column)
+                tile.row_of(row)[column] *= factors[tile.panel * tile.width + column];
+          tile.add(layer ? size : width, [&](int row) {
+            return layer ? gradient[layer - 1][row] : of_input[step][begin + row].data();
+          });
         });
-        for (int row = 0; layer && row < count; ++row) {
-          float* into = gradient[layer - 1][row];
-          if (masks.empty()) {
-            add_bias(into, 1, size, below[row]);
-          } else {
-            const Tensor& mask = masks[layer - 1];
-            const float* factors = data(mask) + ((mask.size(0) > 1 ? first : begin) + row) * size;
-            for (int64_t unit = 0; unit < size; ++unit) into[unit] += below[row][unit] * factors[unit];
-          }
-        }
       }
-      for (int64_t row = begin; row < end; ++row) {
-        const int64_t place = step * rows + row;
-        attend_backward(data(attention.keys) + row * source * inner,
-                        data(attention.values) + row * source * width,
-                        attention.lengths.data_ptr<int64_t>()[row], data(queries) + place * inner,
-                        data(attention.scorer), inner, attention.rectify,
-                        data(attended) + place * source, data(of_context) + place * width, width,
-                        of_weights.data(), data(of_keys) + row * source * inner,
-                        data(of_queries) + place * inner, data(of_scorer) + row * inner);
-      }
-      of_query.multiply(data(of_queries) + first * inner, inner, count, [&](const Tile& tile) {
-        tile.add(top[0], top.stride(), size);
+      for (int row = begin; row < end; ++row)
+        attend_backward(floats<3>(attention.keys)[row].data(),
+                        floats<3>(attention.values)[row].data(),
+                        attention.lengths.data_ptr<int64_t>()[row],
+                        floats<3>(results[3])[step][row].data(),
+                        attention.scorer.data_ptr<float>(), inner, attention.rectify,
+                        floats<3>(results[2])[step][row].data(), of_input[step][row].data(), width,
+                        of_weights.data(), floats<3>(of_keys)[row].data(),
+                        of_query[step][row].data(), floats<2>(of_scorer)[row].data());
+      to_hidden.multiply(of_query[step][begin].data(), inner, count, [&](const Tile& tile) {
+        tile.add(size, [&](int row) { return gradient[depth - 1][row]; });
       });
     }
     for (int64_t layer = 0; layer < depth; ++layer)
       copy_rows(gradient[layer][0], gradient[layer].stride(), count, size,
-                data(of_hidden) + (layer * rows + begin) * size, size);
+                floats<3>(of_hidden)[layer][begin].data(), size);
   });
   return gradients;
 }
@@ -331,35 +303,38 @@ Tensors cross_entropy(const Tensor& scores, const Tensor& bias, const Tensor& ri
                       double smoothing, const Tensor& gradients, const Tensor& of_bias) {
   const int64_t rows = scores.size(0), words = scores.size(1);
   const bool reduced = scores.scalar_type() == at::kBFloat16, differentiates = gradients.numel();
-  Tensor best = at::empty({rows}, at::kLong), losses = at::empty({rows}), means = at::empty({rows});
-  Tensor totals = at::zeros({shares(rows), words});
+  const auto row_of = [&](const Tensor& tensor, int64_t row) {
+    return static_cast<char*>(tensor.data_ptr()) + row * words * tensor.element_size();
+  };
+  const Tensor best = at::empty({rows}, at::kLong), losses = at::empty({rows});
+  const Tensor means = at::empty({rows}), totals = at::zeros({shares(rows), words});
   in_shares(rows, [&](int share, int begin, int end) {
     std::vector<float> own(words);
-    for (int64_t row = begin; row < end; ++row) {
+    float* total = floats<2>(totals)[share].data();
+    for (int row = begin; row < end; ++row) {
+      const char* given = row_of(scores, row);
       if (reduced) {
-        expand_bfloat16(static_cast<const uint16_t*>(scores.const_data_ptr()) + row * words, words,
-                        own.data());
+        expand_bfloat16(reinterpret_cast<const uint16_t*>(given), words, own.data());
       } else {
-        std::copy_n(data(scores) + row * words, words, own.data());
+        std::copy_n(reinterpret_cast<const float*>(given), words, own.data());
       }
-      add_bias(own.data(), 1, words, data(bias));
+      add_bias(own.data(), 1, words, bias.data_ptr<float>());
       float largest = -INFINITY, exponentials = 0.0f;
       log_sum(own.data(), words, &largest, &exponentials);
       const float normaliser = largest + std::log(exponentials);
       const int64_t target = right.data_ptr<int64_t>()[row];
       best.data_ptr<int64_t>()[row] = std::find(own.begin(), own.end(), largest) - own.begin();
-      data(losses)[row] = normaliser - own[target];
-      data(means)[row] = smoothing ? normaliser - sum(own.data(), words) / words : 0.0f;
+      losses.data_ptr<float>()[row] = normaliser - own[target];
+      means.data_ptr<float>()[row] = normaliser - sum(own.data(), words) / words;
       if (!differentiates) continue;
-      float* total = data(totals) + share * words;
       probabilities(own.data(), words, normaliser, static_cast<float>(smoothing / words), total);
       own[target] -= static_cast<float>(1 - smoothing);
       total[target] -= static_cast<float>(1 - smoothing);
+      char* into = row_of(gradients, row);
       if (reduced) {
-        round_bfloat16(own.data(), words,
-                       static_cast<uint16_t*>(gradients.data_ptr()) + row * words);
+        round_bfloat16(own.data(), words, reinterpret_cast<uint16_t*>(into));
       } else {
-        std::copy_n(own.data(), words, data(gradients) + row * words);
+        std::copy_n(own.data(), words, reinterpret_cast<float*>(into));
       }
     }
   });

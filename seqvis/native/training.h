@@ -17,17 +17,19 @@ using Tensors = std::vector<Tensor>;
 // of gates are (words, 4 * size): of new's half of the input, of reset, of update, and of new's
 // other half.
 
-// Runs a GRU layer over sentences, from `hidden` (directions, rows, size); the weights of a second
-// direction read backwards. Returns the states (steps, rows, directions * size), zero at padding;
-// the last ones (rows, directions * size); the inputs that are no padding (words, inputs); and for
-// each direction the states before these (words, size) and what the backward pass needs.
-Tensors run_gru(const Tensor& inputs,  // (steps, rows, inputs)
-                const Tensor& hidden, const Tensor& lengths, const Tensors& weights,
-                Precision precision);
+// Runs a GRU layer over sentences, the longest first: their first words, the second words of those
+// that have one, and so on. `words` (words, inputs); `hidden` (directions, sentences, size);
+// `rows`: how many words each step has; the weights of a second direction read backwards. Returns
+// the states (words, directions * size); the last ones (sentences, directions * size); and for each
+// direction the states before each word (words, size) and what the backward pass needs.
+Tensors run_gru(const Tensor& words, const Tensor& hidden, const std::vector<int64_t>& rows,
+                const Tensors& weights, Precision precision);
 
-// Returns the gradients of the inputs and of `hidden`, and for each direction those of the gates.
-Tensors run_gru_backward(const Tensor& of_states, const Tensor& of_last, const Tensor& lengths,
-                         const Tensors& weights, const Tensors& results, Precision precision);
+// Returns the gradients of `words` and `hidden`, and for each direction those of the gates. `kept`:
+// what run_gru returned but for the first two.
+Tensors run_gru_backward(const Tensor& of_states, const Tensor& of_last,
+                         const std::vector<int64_t>& rows, const Tensors& weights,
+                         const Tensors& kept, Precision precision);
 
 struct Attention {
   Tensor keys, values;  // (rows, source, attention), (rows, source, width)

@@ -18,16 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seqvis.native import library
-from seqvis.seq2seq.gru import (
-    GRULayer,
-    gru_step,
-    gru_step_backward,
-    layer_gradients,
-    native_precision,
-    product_type,
-    tanh_,
-)
+from seqvis.seq2seq.gru import GRULayer, gru_step, gru_step_backward, tanh_
+from seqvis.seq2seq.native import AttendingLoop, native_precision, product_type
 from seqvis.seq2seq.state import Memory
 
 
@@ -92,7 +84,7 @@ def attend_and_step(
     if precision is not None:
         parts = [part for layer, weight in layers for part in layer.weights(weight)]
         given = (embedded, hidden, memory.keys, memory.values)
-        return _NativeSteps.apply(
+        return AttendingLoop.apply(
             precision,
             attention.rectify,
             (memory.mask == 0).sum(1),
@@ -121,70 +113,6 @@ def attend_and_step(
         masks,
         *weights,
     )
-
-
-class _NativeSteps(torch.autograd.Function):
-    """The extension's loop over the words."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        precision: "library.Precision",
-        rectify: bool,
-        lengths: Tensor,
-        masks: list[Tensor],
-        embedded: Tensor,
-        hidden: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        query_weight: Tensor,
-        query_bias: Tensor,
-        scorer: Tensor,
-        *weights: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        attention = library.Attention(
-            keys, values, lengths, query_weight, query_bias, scorer, rectify
-        )
-        results = library.run_attending(embedded, hidden, attention, masks, weights, precision)
-        states, mixed, attended, _, _ = results
-        ctx.save_for_backward(*results, *weights)
-        ctx.attention, ctx.masks, ctx.precision = attention, masks, precision
-        ctx.product = product_type(embedded)
-        ctx.mark_non_differentiable(attended)
-        return states[-1, 1:], mixed, attended, states[:, -1].clone()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        results, weights = ctx.saved_tensors[:5], ctx.saved_tensors[5:]
-        states, mixed, attended, _, _ = results
-        of_states, of_mixed, _, of_last = (gradient.contiguous() for gradient in gradients)
-        of_context, of_hidden, of_keys, of_scorer, of_queries, *of_gates = (
-            library.run_attending_backward(
-                of_states, of_mixed, of_last, ctx.attention, ctx.masks, weights, results,
-                ctx.precision,
-            )
-        )  # fmt: skip
-        of_weights = []
-        for depth, own in enumerate(of_gates):
-            inputs = states[depth - 1, 1:] if depth else mixed
-            if depth and ctx.masks:
-                inputs = inputs * ctx.masks[depth - 1]
-            before = states[depth, :-1].flatten(0, 1)
-            of_weights += layer_gradients(own, inputs.flatten(0, 1), before, ctx.product)
-        return (
-            None,
-            None,
-            None,
-            None,
-            of_context,
-            of_hidden,
-            of_keys,
-            torch.bmm(attended.permute(1, 2, 0), of_context.transpose(0, 1)),
-            _weight_gradient(of_queries, states[-1, :-1], ctx.product),
-            of_queries.sum((0, 1)),
-            of_scorer.sum(0),
-            *of_weights,
-        )
 
 
 class _AttendingSteps(torch.autograd.Function):

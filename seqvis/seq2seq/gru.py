@@ -3,21 +3,18 @@
 A padded step leaves the hidden state as it was, so that in either direction a sentence's states do
 not depend on how much padding its batch has.
 
-On a CPU the loop over the steps is the extension's (`seqvis/native/training.cpp`). It keeps the
-gates of all steps, so that each weight gradient is one matrix product over all steps, where
-autograd would add up one small product a step. Without the extension PyTorch's own GRU runs, and
-on a GPU cuDNN's, both directions in one call.
+On a CPU the loop over the steps is the extension's (`seqvis/native/training.cpp`). Without it
+PyTorch's own GRU runs, and on a GPU cuDNN's, both directions in one call.
 """
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from seqvis.native import is_native, library
+from seqvis.seq2seq.native import native_precision, product_type, run_directions_natively
 
 
 def tanh_(values: Tensor) -> Tensor:
@@ -78,12 +75,9 @@ def run_directions(
     precision = native_precision(inputs)
     if precision is None:
         return run_in_one_call(layers, weights, inputs, hidden, lengths)
-    if lengths is None:
-        lengths = torch.full((inputs.shape[1],), len(inputs))
     pairs = zip(layers, weights, strict=True)
     parts = [part for layer, weight in pairs for part in layer.weights(weight)]
-    given = (inputs.float().contiguous(), hidden.float().contiguous())
-    return _NativeGRU.apply(precision, lengths, *given, *parts)
+    return run_directions_natively(precision, inputs, hidden, lengths, parts)
 
 
 _KEEP = 1e4  # an update gate that is given this keeps the state: its sigmoid is exactly 1
@@ -141,35 +135,6 @@ def _gru(
     return torch.gru(inputs, hidden, parameters, True, 1, 0.0, training, both, False)
 
 
-def product_type(like: Tensor) -> torch.dtype:
-    """Return the type in which matrix products run here: autocast's, or float32."""
-    device = like.device.type
-    if torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device)
-    return torch.float32
-
-
-def native_precision(like: Tensor) -> "library.Precision | None":
-    """Return the precision in which the extension computes here, None if PyTorch must."""
-    name = str(product_type(like)).removeprefix("torch.")
-    if like.device.type != "cpu" or not is_native(name):
-        return None
-    precision: library.Precision = getattr(library.Precision, name)
-    return precision
-
-
-def multiply(left: Tensor, right: Tensor) -> Tensor:
-    """Return left (rows, inner) @ right (inner, columns).
-
-    For float32 PyTorch would use MKL, which on AMD's processors is slower than oneDNN, by up to a
-    half where `left` is transposed (docs/results/speed.md).
-    """
-    if left.dtype != torch.float32 or left.is_cuda or not torch.backends.mkldnn.is_available():
-        return left @ right
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(left, right.t(), None, "none", [], "")
-    return product
-
-
 def gru_step(
     from_input: Tensor, from_hidden: Tensor, hidden: Tensor, kept: Tensor | None = None
 ) -> Tensor:
@@ -215,59 +180,3 @@ def gru_step_backward(
     of_hidden[:, : 2 * size] = of_input[:, : 2 * size]
     torch.mul(of_new, reset, out=of_hidden[:, 2 * size :])
     return gradient * update
-
-
-class _NativeGRU(torch.autograd.Function):
-    """The extension's loop over the steps of a layer."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        precision: "library.Precision",
-        lengths: Tensor,
-        inputs: Tensor,
-        hidden: Tensor,
-        *weights: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        states, last, *kept = library.run_gru(inputs, hidden, lengths, weights, precision)
-        ctx.save_for_backward(lengths, *weights, *kept)
-        ctx.precision, ctx.product = precision, product_type(inputs)
-        return states, last
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        lengths, *rest = ctx.saved_tensors
-        count = 4 * ((len(rest) - 1) // 6)
-        weights, kept = rest[:count], rest[count:]
-        of_states, of_last = (gradient.contiguous() for gradient in gradients)
-        of_inputs, of_hidden, *of_gates = library.run_gru_backward(
-            of_states, of_last, lengths, weights, kept, ctx.precision
-        )
-        of_weights = [
-            gradient
-            for own, before in zip(of_gates, kept[1::2], strict=True)
-            for gradient in layer_gradients(own, kept[0], before, ctx.product)
-        ]
-        return None, None, of_inputs, of_hidden, *of_weights
-
-
-def layer_gradients(
-    of_gates: Tensor, inputs: Tensor, before: Tensor, product: torch.dtype
-) -> list[Tensor]:
-    """Return the gradients of weight_ih, weight_hh, bias_ih and bias_hh.
-
-    Args:
-        of_gates: (words, 4 * hidden_size), as the extension returns them.
-        inputs: (words, input_size).
-        before: (words, hidden_size), the states before these words.
-        product: the type of the products.
-    """
-    size = before.shape[1]
-    of_biases = of_gates.sum(0)
-    gates = of_gates.to(product).t()
-    return [
-        multiply(gates[: 3 * size], inputs.to(product)).roll(-size, 0),
-        multiply(gates[size:], before.to(product).contiguous()),
-        of_biases[: 3 * size].roll(-size),
-        of_biases[size:],
-    ]

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from seqvis.native import library
-from seqvis.seq2seq.gru import multiply, native_precision, product_type
 from seqvis.seq2seq.model import argmax_words
+from seqvis.seq2seq.native import multiply, native_precision, product_type
 from seqvis.text.vocabulary import PAD
 
 _TOKENS_AT_ONCE = 256
