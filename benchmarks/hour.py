@@ -175,15 +175,12 @@ class Training:
 
     def memory(self) -> dict[str, float]:
         """Return MiB that its workers have written themselves."""
-        workers = [
-            process
-            for process in self.process.children(recursive=True)
-            if process.cmdline()[:1] == ["ray::RayTrainWorker"]
-        ]
-        return {
-            f"training worker {number}": round(own_memory(worker) / 2**20, 2)
-            for number, worker in enumerate(workers, 1)
-        }
+        sizes = []
+        for process in self.process.children(recursive=True):
+            with suppress(psutil.Error):  # it has ended
+                if process.cmdline()[:1] == ["ray::RayTrainWorker"]:
+                    sizes.append(round(own_memory(process) / 2**20, 2))
+        return {f"training worker {number}": size for number, size in enumerate(sizes, 1)}
 
     def batches(self) -> int:
         """Return how many batches are trained, as last shown."""
