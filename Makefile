@@ -106,4 +106,4 @@ $(VENV)/peers: $(VENV)/installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info seqvis/native/*.so
+	rm -rf $(VENV) runs build *.egg-info seqvis/*/*.so

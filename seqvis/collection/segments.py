@@ -14,20 +14,30 @@ takes about three times the memory of the vectors, so the size of segments is li
 """
 
 import hashlib
+import os
 from array import array
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from seqvis.collection.filters import Columns
-from seqvis.collection.index import Backend, DeviceRows, GraphIndex, IndexSettings
-from seqvis.collection.items import Batch, decode_metadata
+from seqvis.collection.index import Backend, DeviceRows, GraphIndex, IndexSettings, best_of
+from seqvis.collection.items import Batch, Match, best_first, decode_metadata
 from seqvis.disk import file_hash, sync_directory, sync_file, synced_file
 from seqvis.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from seqvis.collection import matches as native
+else:
+    native = None
+    if os.environ.get("SEQVIS_NATIVE") != "0":
+        with suppress(ImportError):  # it was not built: docs/extend/native.md
+            from seqvis.collection import matches as native
 
 
 class BlobWriter:
@@ -69,18 +79,19 @@ class Blobs:
             raise ArtifactError(
                 f"{self._path}: does not fit its {name}_ends.npy; restore a snapshot or build anew"
             )
-        # A file without a byte cannot be mapped.
-        mapped = np.memmap(self._path, dtype=np.uint8, mode="r") if size else np.empty(0, np.uint8)
-        # Of one number or a few bytes, a memoryview is quicker than an array.
-        self._ends = memoryview(ends)  # type: ignore[arg-type]
-        self._bytes = memoryview(np.asarray(mapped))  # type: ignore[arg-type]
+        with self._path.open("rb") as stream:
+            # A file without a byte cannot be mapped.
+            content = mmap(stream.fileno(), size, access=ACCESS_READ) if size else b""
+        self.mapped = content, ends
+        self._bytes = content
+        self._ends = memoryview(ends)  # type: ignore[arg-type]  # of one number, quicker
 
     def __len__(self) -> int:
         return len(self._ends)
 
     def __getitem__(self, number: int) -> bytes:
         begin = self._ends[number - 1] if number else 0
-        return bytes(self._bytes[begin : self._ends[number]])
+        return self._bytes[begin : self._ends[number]]
 
 
 def save_array(path: Path, content: np.ndarray) -> None:
@@ -199,6 +210,27 @@ class Rows:
         """Return the latest row of each id, dead or alive; -1 where there is none."""
         raise NotImplementedError
 
+    def best_matches(
+        self, rows: list[np.ndarray], queries: np.ndarray, count: int
+    ) -> list[list[Match]]:
+        """Return for each query the `count` of its rows with the greatest cosines.
+
+        By score, then id; queries are unit rows (q, dimension). The extension, where it was built,
+        returns the same to the last bit.
+        """
+        if native is not None:
+            ids, metadata = _mapped(self._ids), _mapped(self._metadata)
+            return native.best_matches(Match, self.vectors, ids, metadata, rows, queries, count)
+        found = []
+        for some, query in zip(rows, queries, strict=True):
+            best, scores = best_of(self.vectors, some, query, count)
+            matches = [
+                Match(self.id(row), score, self._metadata[row])
+                for row, score in zip(best.tolist(), scores.tolist(), strict=True)
+            ]
+            found.append(sorted(matches, key=best_first)[:count])
+        return found
+
     def batch(self, rows: Sequence[int]) -> Batch:
         """Return some rows as they were stored."""
         return Batch(
@@ -207,6 +239,10 @@ class Rows:
             [self._metadata[row] for row in rows],
             [self._thumbnails[row] for row in rows],
         )
+
+
+def _mapped(strings: Sequence[bytes] | Blobs) -> Any:
+    return strings.mapped if isinstance(strings, Blobs) else strings
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,14 @@ vector. An answer counts as correct if its cosine reaches that of the exact k-th
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from itertools import chain
+from typing import Any, cast
 
 import numpy as np
 
 from seqvis.collection.filters import Where
-from seqvis.collection.index import GraphIndex, Nearest, best_of, exact_candidates
-from seqvis.collection.items import Batch, Match
+from seqvis.collection.index import GraphIndex, exact_candidates
+from seqvis.collection.items import Batch, Match, best_first
 from seqvis.collection.journal import Added, Operation
 from seqvis.collection.segments import Rows
 from seqvis.deadline import UNBOUNDED, Deadline
@@ -151,13 +152,19 @@ class View:
         parts = [part for part in self.parts if part.alive]
         admitted = self._admitted(parts, where, deadline)
         found = [
-            (part, _nearest(part, queries, k, rows, deadline, exact))
+            part.store.best_matches(_nearest(part, queries, k, rows, deadline, exact), queries, k)
             for part, rows in zip(parts, admitted, strict=True)
         ]
-        return [
-            _merged([(part, *nearest[number]) for part, nearest in found], k, min_score)
-            for number in range(len(queries))
-        ]
+        if len(found) == 1:
+            answers = found[0]
+        else:
+            answers = [
+                sorted(chain(*(matches[number] for matches in found)), key=best_first)[:k]
+                for number in range(len(queries))
+            ]
+        if min_score is None:
+            return answers
+        return [[match for match in answer if match.score >= min_score] for answer in answers]
 
     def unread(self, where: Mapping[str, Any]) -> int:
         """Return how many rows' metadata must be parsed for a filter."""
@@ -190,24 +197,6 @@ def _check_fields(parts: Sequence[Part], where: Where) -> None:
         raise UnknownFieldError(missing, tuple(sorted(fields)))
 
 
-def _merged(
-    found: Sequence[tuple[Part, np.ndarray, np.ndarray]], k: int, min_score: float | None
-) -> list[Match]:
-    """Return the `k` best of what each part found, reading no more ids than necessary."""
-    least = -2.0 if min_score is None else min_score
-    scores = np.concatenate([np.empty(0, np.float32), *(scores for _, _, scores in found)])
-    if len(scores) > k:
-        least = max(least, float(np.partition(scores, len(scores) - k)[len(scores) - k]))
-    places = [
-        (-score, part.store.id(row), part, row)
-        for part, rows, scores in found
-        for score, row in zip(scores.tolist(), rows.tolist(), strict=True)
-        if score >= least
-    ]
-    places.sort(key=lambda place: place[:2])  # as items.best_first
-    return [Match(name, -score, part.store.metadata(row)) for score, name, part, row in places[:k]]
-
-
 def _nearest(
     part: Part,
     queries: np.ndarray,
@@ -215,8 +204,8 @@ def _nearest(
     admitted: np.ndarray | None,
     deadline: Deadline,
     exact: bool,
-) -> list[Nearest]:
-    """Return for each query the part's `k` best admitted rows, and those that tie with the last."""
+) -> list[np.ndarray]:
+    """Return admitted rows of the part for each query, its `k` best among them."""
     found: list[np.ndarray | None] = [None] * len(queries)
     if not exact and part.store.index is not None:
         found = _by_graph(part.store.index, part, queries, k, admitted)
@@ -229,11 +218,7 @@ def _nearest(
             rows_of_rest = exact_candidates(part.vectors, queries[rest], k, admitted, deadline)
         for place, rows in zip(rest, rows_of_rest, strict=True):
             found[place] = rows
-    return [
-        best_of(part.vectors, rows, query, k)
-        for rows, query in zip(found, queries, strict=True)
-        if rows is not None
-    ]
+    return cast(list[np.ndarray], found)
 
 
 def _by_graph(

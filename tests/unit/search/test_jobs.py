@@ -56,7 +56,7 @@ def test_a_sheet_names_the_label_and_the_file(
     flags = ["--collection", built, "--text", "boat", "--k", 3, "--sheet", tmp_path / "s.png"]
     found = job(search.main, *flags)[1]["results"]
     assert [caption.split("\n")[:2] for caption in drawn] == [["boat", one["id"]] for one in found]
-    assert search._caption(Match("photos/2024/a.jpg", 0.5, {})) == "a.jpg\n0.500"
+    assert search._caption(Match("photos/2024/a.jpg", 0.5, b"{}")) == "a.jpg\n0.500"
 
 
 def test_words_are_searched_without_what_only_pictures_need(built: Path) -> None:
