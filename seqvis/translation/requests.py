@@ -44,13 +44,13 @@ class Listener:
     """
 
     def translated(self, index: int, translation: Translation, timing: Timing) -> None:
-        """A sentence ended."""
+        """Take the translation of a sentence that ended."""
 
     def on_partial(self, index: int, text: str) -> None:
-        """A sentence has a word more; called only if the caller asked for it."""
+        """Take a sentence so far, after each word; called only if the caller asked for it."""
 
     def on_error(self, error: BaseException) -> None:
-        """The texts were too long (DataError), or the decoder broke; no other call follows."""
+        """Take why it ends early: texts too long (DataError), or the decoder broke."""
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def searching(live: LiveModels, limits: Limits) -> APIRouter:
 
     @router.post("/search/text", response_model=None, responses=answers(schema.SearchTextAnswer))
     async def search_text(body: schema.SearchTextRequest) -> Response:
-        """Pictures near words, or near a signed sum of words."""
+        """Find pictures near words, or near a signed sum of words."""
         check_k(body.k, limits)
         check_filter(body.where)
         request = SearchRequest(TextQuery(body.query), body.k, body.min_score, body.where)
@@ -50,7 +50,7 @@ def searching(live: LiveModels, limits: Limits) -> APIRouter:
 
     @router.post("/search/like", response_model=None, responses=answers(schema.SearchAnswer))
     async def search_like(body: schema.SearchLikeRequest) -> Response:
-        """Pictures near a stored one."""
+        """Find pictures near a stored one."""
         check_k(body.k, limits)
         check_filter(body.where)
         check_ids([body.id])
@@ -66,7 +66,7 @@ def searching(live: LiveModels, limits: Limits) -> APIRouter:
         where: Annotated[str | None, Form(description="A filter as JSON")] = None,
         model: Annotated[str | None, Form(max_length=64)] = None,
     ) -> Response:
-        """Pictures near an uploaded one."""
+        """Find pictures near an uploaded one."""
         check_k(k, limits)
         metadata_filter = mapping_of("where", where)
         check_filter(metadata_filter)
@@ -83,7 +83,7 @@ def searching(live: LiveModels, limits: Limits) -> APIRouter:
         candidates: Annotated[NameSet, Form()] = "classes",
         model: Annotated[str | None, Form(max_length=64)] = None,
     ) -> Response:
-        """The words nearest to a picture: the model's own, ImageNet's 1,000, or all of WordNet."""
+        """Name a picture by the model's own words, ImageNet's 1,000, or all of WordNet."""
         if (file is None) == (not id):
             raise ApiError(422, "give either a file or the id of a stored picture")
         check_k(k, limits)
@@ -105,7 +105,7 @@ def pictures(live: LiveModels, limits: Limits) -> APIRouter:
     @router.get("/images", response_class=Response, responses={200: jpeg})
     @router.get("/images/{id:path}", response_class=Response, responses={200: jpeg})
     async def thumbnail(picture: Picture, request: Request) -> Response:
-        """A stored picture, its longer side at most 128 pixels.
+        """Show a stored picture, its longer side at most 128 pixels.
 
         Give the id as the query parameter `id`, as `image` in answers does. In the path, clients
         and proxies change ids such as `a/../b.jpg` or `/b.jpg` before they arrive.
@@ -131,7 +131,7 @@ def pictures(live: LiveModels, limits: Limits) -> APIRouter:
         name: Annotated[str | None, Form(max_length=200)] = None,
         metadata: Annotated[str | None, Form(description="Further values as JSON")] = None,
     ) -> Response:
-        """Adds a picture, or replaces the one of this id; searches find it within a second."""
+        """Add a picture, or replace the one of this id; searches find it within a second."""
         stored = {"label": label or None, "name": name or label or None}
         stored |= mapping_of("metadata", metadata) or {}
         check_metadata(stored, limits)
@@ -145,7 +145,7 @@ def pictures(live: LiveModels, limits: Limits) -> APIRouter:
     @router.delete("/images", response_model=None, responses=answers(schema.DeleteAnswer))
     @router.delete("/images/{id:path}", response_model=None, responses=answers(schema.DeleteAnswer))
     async def delete(picture: Picture, request: Request) -> Response:
-        """Deletes a picture; searches no longer find it within a second.
+        """Delete a picture; within a second searches find it no more.
 
         Give the id as the query parameter `id`, as `image` in answers does: in the path, another
         id may arrive than was meant.

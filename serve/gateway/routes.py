@@ -83,7 +83,7 @@ def _translation(live: LiveModels, limits: Limits) -> APIRouter:
 
     @router.post("/translate", response_model=None, responses=answers(schema.TranslateAnswer))
     async def translate(body: schema.TranslateRequest, request: Request) -> Response:
-        """Translates one text or many; with `stream`, each as soon as it ends.
+        """Translate one text or many; with `stream`, send each as soon as it ends.
 
         Its cost is limited: about the number of texts times the beam times their length squared.
         A request that costs much counts as several of its key's.
@@ -119,7 +119,7 @@ def _operating(live: LiveModels) -> APIRouter:
 
     @router.get("/v1/models", response_model=None, responses=answers(schema.ModelsAnswer))
     async def models() -> Response:
-        """What is live."""
+        """List the live versions of each application."""
         return json_response(await live.models())
 
     @router.put(
@@ -130,7 +130,7 @@ def _operating(live: LiveModels) -> APIRouter:
     async def change(
         application: Application, body: schema.ChangeModels, request: Request
     ) -> Response:
-        """Makes these versions live, without a pause; each is loaded and tried first."""
+        """Make these versions live, without a pause; each is loaded and tried first."""
         with changing_models(application, body.versions, *asker(request)):
             await live.change(application, body.versions)
         return json_response(await live.application(application))
