@@ -1,10 +1,15 @@
-"""embed_images through its own main, on a real Ray."""
+"""embed_images through its own main, on a real Ray.
+
+Where the processes of Ray Data make no difference to what is tested, their work is done in this one
+(`no_processes`): each would import PyTorch for seconds.
+"""
 
 import io
 import json
 import os
 import shutil
 import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +19,8 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
+import ray.data
+import torch
 from PIL import Image
 
 from jobs.embed_images import main
@@ -68,6 +75,39 @@ class Workplace:
 
     def table(self) -> FeatureTable:
         return FeatureTable.open(str(self.out), verify=True)
+
+
+class Here:
+    """A dataset of Ray Data, the work on which is done in this process."""
+
+    def __init__(self, blocks: Iterable[pa.Table]):
+        self._blocks = blocks
+
+    def map_batches(
+        self,
+        work: Any,
+        fn_constructor_args: tuple[Any, ...] = (),
+        batch_size: int | None = None,
+        **options: Any,
+    ) -> "Here":
+        make = work(*fn_constructor_args) if isinstance(work, type) else work
+        return Here(make(batch) for batch in self.iter_batches(batch_size))
+
+    def iter_batches(self, batch_size: int | None, **options: Any) -> Iterator[pa.Table]:
+        if batch_size is None:
+            yield from self._blocks
+        else:
+            table = pa.concat_tables(self._blocks)
+            for first in range(0, table.num_rows, batch_size):
+                yield table.slice(first, batch_size)
+
+
+@pytest.fixture
+def no_processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(ray.data, "from_arrow", Here)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -125,6 +165,7 @@ def test_bad_files_are_set_aside_with_their_reason_and_the_good_are_embedded(
     assert [one.size for one in small] == [(70, 60), (60, 70), (70, 60)]
 
 
+@pytest.mark.usefixtures("no_processes")
 def test_a_rerun_embeds_only_what_is_new_or_changed(
     place: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,6 +193,7 @@ def test_a_rerun_embeds_only_what_is_new_or_changed(
     assert place.counts() == (0, 16, {})  # the touched file's new time is known now
 
     shutil.rmtree(place.out)
+    monkeypatch.undo()  # and now in processes
     assert place.counts("--num-workers", "2") == (16, 0, {})
     fresh = place.table()
     np.testing.assert_allclose(fresh.features, again.features, rtol=2e-3, atol=2e-3)
@@ -185,6 +227,7 @@ def test_an_interrupted_first_run_is_gone_on_with(place: Workplace) -> None:
     assert place.table().paths == [f"cat/{number:02d}.png" for number in range(40)]
 
 
+@pytest.mark.usefixtures("no_processes")
 def test_another_backbone_or_an_altered_artifact_embeds_all_anew(place: Workplace) -> None:
     place.write({f"{number}.png": encoded(number) for number in range(3)})
     assert place.counts()[:2] == (3, 0)
@@ -196,6 +239,7 @@ def test_another_backbone_or_an_altered_artifact_embeds_all_anew(place: Workplac
     assert place.counts("--image-size", "40", "--fit", "pad")[:2] == (0, 3)
 
 
+@pytest.mark.usefixtures("no_processes")
 def test_labels_come_from_folders_or_names(place: Workplace) -> None:
     picture = encoded(1)
     names = ["train/n00000001/images/n00000001_1.JPEG", "val/n00000002/n00000003_7.JPEG"]
@@ -212,6 +256,7 @@ def test_labels_come_from_folders_or_names(place: Workplace) -> None:
     assert place.table().labels == ["", "", "", ""]
 
 
+@pytest.mark.usefixtures("no_processes")
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_a_table_of_uris_brings_labels_and_columns(
     place: Workplace, tmp_path: Path, kind: str
@@ -232,6 +277,7 @@ def test_a_table_of_uris_brings_labels_and_columns(
     np.testing.assert_allclose(found.features[:1], expected.features, rtol=2e-3, atol=2e-3)
 
 
+@pytest.mark.usefixtures("no_processes")
 def test_of_a_changed_tar_only_new_and_changed_pictures_are_embedded(place: Workplace) -> None:
     members = {f"{number}.png": encoded(number) for number in range(4)} | {"4.png": b"broken"}
     place.write({"train-0.tar": tar_of(members | {"0.cls": b"motor boat"})})
@@ -248,6 +294,7 @@ def test_of_a_changed_tar_only_new_and_changed_pictures_are_embedded(place: Work
     assert place.counts()[:2] == (0, 5)
 
 
+@pytest.mark.usefixtures("no_processes")
 def test_a_data_frame_from_python_is_embedded(place: Workplace) -> None:
     place.write({f"{number}.png": encoded(number) for number in range(3)})
     settings = EmbedSettings(
@@ -266,6 +313,7 @@ def test_a_data_frame_from_python_is_embedded(place: Workplace) -> None:
     assert place.counts()[:2] == (1, 2)  # the folder has the same ids
 
 
+@pytest.mark.usefixtures("no_processes")
 def test_what_cannot_be_embedded_is_one_clear_message_and_earlier_features_stay(
     place: Workplace, tmp_path: Path
 ) -> None:
@@ -299,6 +347,7 @@ def test_what_cannot_be_embedded_is_one_clear_message_and_earlier_features_stay(
     assert not list(tmp_path.glob(".*partial"))
 
 
+@pytest.mark.usefixtures("no_processes")
 def test_features_that_are_not_finite_name_their_file(place: Workplace) -> None:
     place.write({f"{number}.png": encoded(number) for number in range(3)})
     assert place.counts()[0] == 3
