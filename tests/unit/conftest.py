@@ -87,7 +87,7 @@ def either_translator(trained_translator: Translator, request: pytest.FixtureReq
 
 @pytest.fixture(scope="session", autouse=True)
 def slow_steps_once() -> Iterator[None]:
-    """Read WordNet once, and draw no curves: jobs do both several times in each run.
+    """Read WordNet once, ask it for the same neighbours once, and draw no curves.
 
     How curves look is tested in plots/, and the jobs in tests/ray draw theirs.
     """
@@ -95,6 +95,7 @@ def slow_steps_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(WordNet, "load", cache(WordNet.load))
+        patch.setattr(WordNet, "nearest_labels", cache(WordNet.nearest_labels))
         patch.setattr(
             "seqvis.plots.figures.plot_curves",
             lambda path, *_, **__: path.write_bytes(b"curves"),

@@ -64,6 +64,7 @@ def test_the_tuned_backbone_is_recorded_and_loads_wherever_the_model_lies(
     assert "embed the images" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_fine_tuning_that_was_cut_off_ends_alike_and_is_given_more_epochs(
     data: Path, tuned: Path, tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,6 +118,7 @@ def test_pictures_that_are_gone_are_named_before_the_head_is_trained(
     assert not (tmp_path / "model.run").exists()  # no head was trained for it
 
 
+@pytest.mark.slow
 def test_files_that_are_damaged_meanwhile_are_skipped_up_to_a_share(
     data: Path, tmp_path: Path, job: Job
 ) -> None:

@@ -83,7 +83,7 @@ def test_the_set_of_hierarchical_precision_grows_by_whole_rings_of_valid_labels(
     wordnet: WordNet,
 ) -> None:
     generator = np.random.default_rng(3)
-    valid = set(generator.choice(wordnet.wnids, 4000, replace=False)) | {DOG, CAT}
+    valid = frozenset(generator.choice(wordnet.wnids, 4000, replace=False)) | {DOG, CAT}
 
     def brute(truth: str, k: int) -> set[str]:
         ring = reached = frozenset([truth])
@@ -191,6 +191,7 @@ def test_a_synset_is_found_by_its_further_names(tmp_path: Path, wordnet: WordNet
     assert found.how == [FURTHER, FURTHER]
 
 
+@pytest.mark.slow
 def test_glove_covers_more_of_wordnet_than_the_lessons_vectors(
     tmp_path: Path, wordnet: WordNet
 ) -> None:

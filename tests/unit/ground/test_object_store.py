@@ -98,6 +98,7 @@ class Stopped(BaseException):
     """As if the process were killed."""
 
 
+@pytest.mark.slow
 def test_a_translator_is_trained_resumed_and_used_in_a_bucket(
     bucket: Bucket, few_questions: Path, capsys: Capture
 ) -> None:
@@ -141,6 +142,7 @@ def test_half_a_checkpoint_is_passed_over(bucket: Bucket, few_questions: Path) -
     assert store.latest() == whole
 
 
+@pytest.mark.slow
 def test_pictures_are_searched_with_what_lies_in_a_bucket(
     bucket: Bucket, tmp_path: Path, capsys: Capture
 ) -> None:

@@ -46,7 +46,7 @@ def darkest_of_two(path: Path, tokens: int, first: tuple[int, int], second: tupl
     return centres
 
 
-@pytest.mark.parametrize("tokens", [4, 12, 60])
+@pytest.mark.parametrize("tokens", [4, 12, pytest.param(60, marks=pytest.mark.slow)])
 def test_the_strongest_attention_cell_is_where_the_weight_is(tmp_path: Path, tokens: int) -> None:
     last = tokens - 1
     path = tmp_path / "attention.png"

@@ -42,6 +42,7 @@ CASES = [(name, kind) for name in WITH_BODY for kind in GenerationMode] + [
     (name, GenerationMode.POSITIVE)
     for name in WITHOUT_BODY  # any text is an id
 ]
+pytestmark = pytest.mark.slow
 CHECKS = [content_type_conformance, response_schema_conformance, status_code_conformance]
 
 
@@ -67,15 +68,14 @@ def test_every_operation_of_the_document_is_asked(operations: dict[str, Any]) ->
     assert sorted(operations) == sorted(WITH_BODY + WITHOUT_BODY)
 
 
-@pytest.mark.parametrize("examples", [15, pytest.param(60, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_random_requests_are_answered_as_documented(
-    running: Served, operations: dict[str, Any], name: str, kind: GenerationMode, examples: int
+    running: Served, operations: dict[str, Any], name: str, kind: GenerationMode
 ) -> None:
     statuses = set()
 
     @settings(
-        max_examples=examples,
+        max_examples=60,
         derandomize=True,
         deadline=None,
         phases=[Phase.generate],

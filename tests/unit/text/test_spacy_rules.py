@@ -68,6 +68,7 @@ def test_alternatives_keep_their_ending() -> None:
         assert bool(re.match(shortened, word)) == bool(re.match(pattern, word)), word
 
 
+@pytest.mark.slow
 def test_splitting_words_loads_no_pytorch_and_leaves_it_to_others() -> None:
     script = (
         "import sys\n"

@@ -13,6 +13,7 @@ from seqvis.corpus.pairs import load_pairs
 from seqvis.errors import ArtifactError, ConfigError, DataError, StorageError, TrainingError
 from seqvis.samples.questions import generate_pairs
 from seqvis.storage import locate
+from seqvis.training import lr_finder
 from seqvis.training.checkpoints import CheckpointStore, Snapshot
 from seqvis.training.events import StopTraining
 from seqvis.training.fit import FitSettings
@@ -252,12 +253,17 @@ def test_words_without_a_vector_are_counted_and_some_are_named(
         train(other, ignore)
 
 
-def test_the_finder_suggests_a_rate_and_draws_it(questions: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_the_finder_suggests_a_rate_and_draws_it(
+    questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lr_finder, "_STEPS", 40)
     result = find_rate(settings(questions, tmp_path / "out"), False, ignore)
     assert 1e-4 < result["learning_rate"] < 0.5
     assert (tmp_path / "out.run" / "learning_rates.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_label_smoothing_activation_penalties_and_padding_change_the_loss(
     questions: Path, tmp_path: Path
 ) -> None:

@@ -15,7 +15,7 @@ from tune.report.table import make_table
 Content = dict[str, Any]
 
 
-# Enough where no interval, curve or interaction is looked at.
+# Enough where no curve or interaction is looked at.
 FEW = ReportSettings(forest=ForestSettings(trees=10, repeats=2, refits=3))
 
 
@@ -197,7 +197,7 @@ def test_the_budget_alone_would_make_a_setting_look_important(
 def test_a_common_epoch_takes_the_effect_of_budgets_away(
     budgeted: tuple[pd.DataFrame, pd.DataFrame],
 ) -> None:
-    content = report(budgeted[0], history=budgeted[1])
+    content = report(budgeted[0], history=budgeted[1], settings=FEW)
     assert content["budget"]["how"] == "same epoch"
     assert content["budget"]["epoch"] == 1
     assert important(content) == ["useful"]
@@ -206,7 +206,7 @@ def test_a_common_epoch_takes_the_effect_of_budgets_away(
 def test_without_a_history_what_the_epochs_give_is_taken_out(
     budgeted: tuple[pd.DataFrame, pd.DataFrame],
 ) -> None:
-    content = report(budgeted[0])
+    content = report(budgeted[0], settings=FEW)
     assert content["budget"]["how"] == "centred"
     assert content["budget"]["share"] > 0.5
     assert important(content) == ["useful"]
@@ -221,8 +221,8 @@ def test_early_stopping_hides_no_effect_and_adds_none() -> None:
     last, history = raced(final, epochs)
     status = np.where(epochs == 9, "finished", "stopped")
     frame = trials(last, {"useful": useful, "useless": useless}, epochs=epochs, status=status)
-    assert important(report(frame)) == ["useful"]
-    content = report(frame, history=history)
+    assert important(report(frame, settings=FEW)) == ["useful"]
+    content = report(frame, history=history, settings=FEW)
     assert important(content) == ["useful"]
     later = content["deeper"]
     assert (later["epoch"], later["trials"]) == (9, 30)  # 30 trials got there, 20 are needed
