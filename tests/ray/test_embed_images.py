@@ -1,15 +1,10 @@
-"""embed_images through its own main, on a real Ray.
-
-Where the processes of Ray Data make no difference to what is tested, their work is done in this one
-(`no_processes`): each would import PyTorch for seconds.
-"""
+"""embed_images through its own main, on a real Ray."""
 
 import io
 import json
 import os
 import shutil
 import zlib
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +14,6 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
-import ray.data
-import torch
 from PIL import Image
 
 from jobs.embed_images import main
@@ -75,39 +68,6 @@ class Workplace:
 
     def table(self) -> FeatureTable:
         return FeatureTable.open(str(self.out), verify=True)
-
-
-class Here:
-    """A dataset of Ray Data, the work on which is done in this process."""
-
-    def __init__(self, blocks: Iterable[pa.Table]):
-        self._blocks = blocks
-
-    def map_batches(
-        self,
-        work: Any,
-        fn_constructor_args: tuple[Any, ...] = (),
-        batch_size: int | None = None,
-        **options: Any,
-    ) -> "Here":
-        make = work(*fn_constructor_args) if isinstance(work, type) else work
-        return Here(make(batch) for batch in self.iter_batches(batch_size))
-
-    def iter_batches(self, batch_size: int | None, **options: Any) -> Iterator[pa.Table]:
-        if batch_size is None:
-            yield from self._blocks
-        else:
-            table = pa.concat_tables(self._blocks)
-            for first in range(0, table.num_rows, batch_size):
-                yield table.slice(first, batch_size)
-
-
-@pytest.fixture
-def no_processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(ray.data, "from_arrow", Here)
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -165,9 +125,8 @@ def test_bad_files_are_set_aside_with_their_reason_and_the_good_are_embedded(
     assert [one.size for one in small] == [(70, 60), (60, 70), (70, 60)]
 
 
-@pytest.mark.usefixtures("no_processes")
 def test_a_rerun_embeds_only_what_is_new_or_changed(
-    place: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Workplace, no_processes: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feature_writer, "GROUP_ROWS", 4)  # several groups and parts of few files
     monkeypatch.setattr(feature_writer, "PART_GROUPS", 2)
@@ -193,7 +152,7 @@ def test_a_rerun_embeds_only_what_is_new_or_changed(
     assert place.counts() == (0, 16, {})  # the touched file's new time is known now
 
     shutil.rmtree(place.out)
-    monkeypatch.undo()  # and now in processes
+    no_processes.undo()  # and now in processes
     assert place.counts("--num-workers", "2") == (16, 0, {})
     fresh = place.table()
     np.testing.assert_allclose(fresh.features, again.features, rtol=2e-3, atol=2e-3)

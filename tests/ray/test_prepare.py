@@ -159,6 +159,7 @@ def test_block_sizes_and_gzip_change_nothing(
     assert reports[0]["dropped"] == {"duplicate": {"pairs": 10, "first_lines": [101, 102, 103]}}
 
 
+@pytest.mark.usefixtures("no_processes")
 def test_the_same_pairs_make_the_same_corpus_whatever_they_come_in(
     place: Workplace, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -197,6 +198,7 @@ def test_the_same_pairs_make_the_same_corpus_whatever_they_come_in(
     assert "Traceback" not in printed
 
 
+@pytest.mark.usefixtures("no_processes")
 def test_the_split_shares_no_source_sentence_not_even_in_other_case_or_spacing(
     place: Workplace,
 ) -> None:
@@ -213,6 +215,7 @@ def test_the_split_shares_no_source_sentence_not_even_in_other_case_or_spacing(
     assert not {ids for ids in sides[1] if UNK not in ids} & sides[0]
 
 
+@pytest.mark.usefixtures("no_processes")
 def test_vocabulary_and_ids_are_those_of_a_straightforward_computation(place: Workplace) -> None:
     source, target = sentences(200)
     source = [line + " Oui." * (number % 7) for number, line in enumerate(source)]
@@ -237,6 +240,7 @@ def test_vocabulary_and_ids_are_those_of_a_straightforward_computation(place: Wo
             assert rows[row][side] == [*vocabulary.ids(sentence)[: limit - 1], EOS]
 
 
+@pytest.mark.usefixtures("no_processes")
 def test_some_rare_words_become_unknown_and_some_sources_lose_their_capitals(
     place: Workplace,
 ) -> None:
@@ -255,6 +259,7 @@ def test_some_rare_words_become_unknown_and_some_sources_lose_their_capitals(
     assert all(text_of(place, row, "target").startswith("_cap_ ") for row in train)
 
 
+@pytest.mark.usefixtures("no_processes")
 def test_the_users_validation_files_are_kept_whole_and_leave_the_training_part(
     place: Workplace,
 ) -> None:
@@ -277,6 +282,7 @@ def test_the_users_validation_files_are_kept_whole_and_leave_the_training_part(
     assert report["valid_dropped"] == {"blank": {"pairs": 1, "first_lines": [5]}}
 
 
+@pytest.mark.usefixtures("no_processes")
 def test_the_question_filter_keeps_questions_and_counts_the_rest(place: Workplace) -> None:
     source, target = sentences(40)
     questions = [(f"Où est le {n} ? Là.", f"Where is the {n}? There.") for n in range(40)]
