@@ -31,6 +31,8 @@ LOCK = UV_CUSTOM_COMPILE_COMMAND="make lock" $(VENV)/bin/uv pip compile --quiet 
 
 # OpenMP's threads must not spin while they wait: see jobs/__init__.py.
 export OMP_WAIT_POLICY := PASSIVE
+# Seconds that a Ray may take to start its node: 30 are too few beside other tests.
+export RAY_raylet_start_wait_time_s := 120
 # Tests and jobs start many processes; without bytecode each would compile every file again.
 export PYTHONDONTWRITEBYTECODE :=
 
@@ -41,7 +43,7 @@ demo: $(VENV)/installed
 
 unit: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(RUN) -m pytest tests/unit -m "not slow and not ray" \
-		--numprocesses 3 --dist loadfile --durations 10
+		--numprocesses auto --maxprocesses 2 --dist loadfile --durations 10
 
 test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(RUN) -m pytest \

@@ -16,6 +16,8 @@ import pytest
 
 from seqvis.samples.questions import generate_pairs, words, write_sample
 
+pytestmark = pytest.mark.slow
+
 COUNT = 30_000
 
 

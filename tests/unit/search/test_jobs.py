@@ -139,7 +139,9 @@ def test_filters_and_least_score(built: Path, job: Job) -> None:
     assert "nothing found" in shown
 
 
-@pytest.mark.parametrize("candidates", ["labels", "classes", "wordnet"])
+@pytest.mark.parametrize(
+    "candidates", ["labels", "classes", pytest.param("wordnet", marks=pytest.mark.slow)]
+)
 def test_a_picture_is_named(
     candidates: str, world: World, built: Path, tmp_path: Path, job: Job
 ) -> None:

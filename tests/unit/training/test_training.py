@@ -67,7 +67,7 @@ def weights(out: Path) -> bytes:
     return (out / "model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("variant", ["plain", "all"])
+@pytest.mark.parametrize("variant", [pytest.param("plain", marks=pytest.mark.slow), "all"])
 def test_a_run_interrupted_mid_epoch_ends_with_the_same_weights_bit_for_bit(
     questions: Path, tmp_path: Path, variant: str
 ) -> None:

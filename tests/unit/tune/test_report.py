@@ -12,8 +12,9 @@ from tune.report.analysis import analyse, needed_trials
 from tune.report.settings import ForestSettings, ReportSettings
 from tune.report.table import make_table
 
-Content = dict[str, Any]
+pytestmark = pytest.mark.slow
 
+Content = dict[str, Any]
 
 # Enough where no curve or interaction is looked at.
 FEW = ReportSettings(forest=ForestSettings(trees=10, repeats=2, refits=3))
