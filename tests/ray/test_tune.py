@@ -35,7 +35,7 @@ model.hidden_size: 24
 batches.size: 32
 fit.precision: float32
 """
-TRIALS, EPOCHS = 5, 3
+TRIALS, EPOCHS = 4, 3
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def test_a_search_that_is_killed_loses_no_trial_and_runs_none_twice(
     assert best.metrics["forced_loss"] == pytest.approx(result["best_metric"])
     assert list(out.glob("trials/*/model.run/tensorboard/*"))
     assert not list(out.glob("trials/*/model.run/checkpoints"))
-    assert "usable trials" in result["refused"][0]  # five are too few to rank anything
+    assert "usable trials" in result["refused"][0]  # four are too few to rank anything
     assert Path(result["report"]).is_file()
 
 
