@@ -49,13 +49,14 @@ from tests.support.processes import children_named
 from tests.support.waiting import checkpoints, wait_until
 
 DRAIN_SECONDS = 3
-EPOCHS, STEPS = 7, 60
+EPOCHS, STEPS = 5, 60
 TUNING_EPOCHS = 4
 STILL = dict.fromkeys(("input", "encoder", "bridge", "decoder", "output"), 0.0)
 ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "1",  # off in a process that had a local Ray
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.2",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "3",  # that processors of a lost node are waited for
 }
 DEATHS = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 300}
 """Of Ray's head, which takes a node for dead that has refused five checks."""
