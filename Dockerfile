@@ -11,7 +11,7 @@ FROM ${BASE}
 RUN sudo apt-get update -qq && sudo apt-get install -y -qq g++ && sudo rm -rf /var/lib/apt/lists/*
 # The packages are a layer of their own, which nodes need not fetch again when only the project has changed.
 ARG TORCH_INDEX=
-COPY --chown=ray:users install.sh build.lock requirements.lock /home/ray/seqvis/
+COPY --chown=ray:users install.sh build_nmslib.py build.lock requirements.lock /home/ray/seqvis/
 RUN PIP_NO_CACHE_DIR=1 sh /home/ray/seqvis/install.sh python
 COPY --chown=ray:users . /home/ray/seqvis/
 RUN sh /home/ray/seqvis/install.sh python

@@ -93,7 +93,7 @@ submit: $(VENV)/installed
 		--runtime-env jobs/runtime_env.yaml $(SUBMIT_ARGS) \
 		-- python -m $(if $(findstring .,$(firstword $(JOB))),,jobs.)$(JOB)
 
-$(VENV)/installed: pyproject.toml setup.py install.sh build.lock requirements.lock dev.lock
+$(VENV)/installed: pyproject.toml setup.py install.sh build_nmslib.py build.lock requirements.lock dev.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "error: $(PYTHON) is older than 3.11; set PYTHON=python3.11 or newer"; exit 1; }
 	$(PYTHON) -m venv $(VENV)

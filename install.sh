@@ -15,18 +15,27 @@ python=$1
 shift
 install() { "$python" -m pip install --quiet "$@"; }
 
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
 requirements=requirements.lock
 if [ -n "${TORCH_INDEX:-}" ]; then
     # torchvision imports only beside the torch that it was built for, so both come from there.
     install --no-deps --index-url "$TORCH_INDEX" \
         $(sed -nE 's/^((torch|torchvision)==[^ ]+).*/\1/p' requirements.lock)
-    requirements=$(mktemp)
-    trap 'rm -f "$requirements"' EXIT
+    requirements=$work/requirements.lock
     awk '/^[a-z]/ { kept = !/^(torch|torchvision|triton|cuda-[^ ]+|nvidia-[^ ]+)==/ } kept' \
         requirements.lock >"$requirements"
 fi
 install --require-hashes --requirement build.lock
+"$python" build_nmslib.py "$work" >"$work/log" 2>&1 &
+building=$!
 install --require-hashes --no-build-isolation --requirement "$requirements" "$@"
+if ! wait "$building"; then
+    tail -n 20 "$work/log"
+    echo "nmslib could not be compiled, so that searches take a third longer: the registry's is installed"
+elif [ -e "$work"/nmslib-*.whl ]; then
+    install --no-deps --force-reinstall "$work"/nmslib-*.whl
+fi
 if [ -e pyproject.toml ]; then
     install --no-deps --no-build-isolation --editable .
 fi

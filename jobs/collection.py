@@ -1,11 +1,15 @@
 """Maintain a collection: add and delete pictures, compact, copy, split, measure its recall."""
 
+import re
+import subprocess
+import sys
 from functools import partial
 from typing import Any
 
 from pydantic import Field, model_validator
 
 from seqvis.cli.job import JobSettings, leave, run_job
+from seqvis.collection import segments
 from seqvis.collection.collection import Collection
 from seqvis.collection.shards import split
 from seqvis.devise.model import DeviseModel
@@ -21,8 +25,11 @@ class Keep(JobSettings):
     Give one of the actions; without any, what the collection holds is printed.
     """
 
-    collection: str
+    collection: str | None = None
     """Directory that build_index wrote; for --restore, where to put the collection."""
+    about: bool = False
+    """Print nmslib's version and the processor's instructions that it does not use, and what
+    computes exact scores. Needs no collection."""
     add: str | None = None
     """Features that embed_images wrote: add their pictures; those with the same path are
     replaced."""
@@ -51,9 +58,11 @@ class Keep(JobSettings):
 
     @model_validator(mode="after")
     def _one_action(self) -> "Keep":
-        names = ("add", "delete", "compact", "recall", "snapshot", "restore", "split")
+        names = ("about", "add", "delete", "compact", "recall", "snapshot", "restore", "split")
         if sum(getattr(self, name) not in (None, False, ()) for name in names) > 1:
             raise ValueError(f"give one of --{', --'.join(names[:-1])} and --{names[-1]}")
+        if self.collection is None and not self.about:
+            raise ValueError("--collection is needed")
         if (self.split is None) != (self.out is None):
             raise ValueError("--split and --out go together")
         return self
@@ -61,6 +70,9 @@ class Keep(JobSettings):
 
 def run(settings: Keep) -> dict[str, Any]:
     """Do what the flags ask for and return what the collection then holds."""
+    if settings.about:
+        return _about()
+    assert settings.collection is not None
     if settings.restore is not None:
         with Collection.restore(settings.restore, settings.collection) as collection:
             return {"restored": settings.restore, **collection.statistics()}
@@ -69,6 +81,18 @@ def run(settings: Keep) -> dict[str, Any]:
     changes = settings.add is not None or bool(settings.delete) or settings.compact
     with Collection.open(settings.collection, read_only=not changes) as collection:
         return {**_act(collection, settings), **collection.statistics()}
+
+
+def _about() -> dict[str, Any]:
+    """Let nmslib tell what it was compiled for, which it does when it is imported."""
+    code = "import nmslib; print(nmslib.__version__)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    unused = re.search(r"not compiled to use:(.*)", told.stderr)
+    return {
+        "nmslib": told.stdout.strip(),
+        "unused_instructions": unused[1].split() if unused else [],
+        "exact_scores": "C++" if segments.native is not None else "NumPy",
+    }
 
 
 def _act(collection: Collection, settings: Keep) -> dict[str, Any]:

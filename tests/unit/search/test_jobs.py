@@ -3,6 +3,7 @@
 import dataclasses
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -278,6 +279,16 @@ def test_a_snapshot_is_restored_and_recall_is_measured(
     code, _, error = job(keep.main, "--collection", copy, "--compact", "--recall")
     assert code == 2
     assert "give one of" in error
+
+
+def test_nmslib_says_what_it_was_compiled_for(job: Job) -> None:
+    code, told, _ = job(keep.main, "--about")
+    assert (code, told["nmslib"]) == (0, metadata.version("nmslib"))
+    compiled = told["nmslib"].endswith("+avx2")  # build_nmslib.py
+    assert not compiled or told["unused_instructions"] == []
+    assert told["exact_scores"] in ("C++", "NumPy")
+    code, _, error = job(keep.main, "--compact")
+    assert (code, "--collection is needed" in error) == (2, True)
 
 
 def test_a_collection_is_split_into_shards_that_answer_as_it_does(

@@ -54,8 +54,8 @@ def copy(sources: list[str], target: Path) -> None:
 def build(folder: Path, **chosen: str) -> tuple[Path, list[list[str]]]:
     """Carry out each COPY and each RUN but that of apt-get.
 
-    Returns the project's folder, and for each RUN the calls of Python. What was to be installed is
-    in `asked_for`.
+    Returns the project's folder, and for each RUN the calls of Python, without the one that
+    compiles nmslib beside the others. What was to be installed is in `asked_for`.
     """
     place, commands = folder / "seqvis", folder / "bin"
     commands.mkdir()
@@ -71,8 +71,11 @@ def build(folder: Path, **chosen: str) -> tuple[Path, list[list[str]]]:
             copy(sources, place)
         elif name == "RUN" and "apt-get" not in rest:
             subprocess.run(rest.replace(PLACE, str(place)), shell=True, env=environment, check=True)
-            calls.append((folder / "calls").read_text().splitlines())
+            noted = (folder / "calls").read_text().splitlines()
             (folder / "calls").unlink()
+            beside = [call for call in noted if call.startswith("build_nmslib.py ")]
+            assert len(beside) == 1
+            calls.append([call for call in noted if call not in beside])
     return place, calls
 
 
