@@ -1,5 +1,5 @@
-"""What serving costs and gains: the gateway beside an empty deployment of Ray Serve, and in-flight
-batching beside translating one sentence at a time.
+"""What serving costs and gains: the interface beside an empty deployment of Ray Serve, and
+in-flight batching beside translating one sentence at a time.
 
     python -m benchmarks.serving gateway
     python -m benchmarks.serving batching --translator runs/translator --sentences sentences.fr
@@ -129,14 +129,14 @@ def _deployed(name: str, stub: type) -> serve.Application:
 
 
 def measure_gateway(seconds: float, rounds: int) -> Figures:
-    """Measure a request through proxy, gateway and stub model, beside an empty deployment."""
+    """Measure a request that a stub of the translator answers, beside an empty deployment."""
     with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
         tuned = stack.enter_context(run_config(_stub_config(), Path(folder) / "tuned"))
         plain = stack.enter_context(run_config(_stub_config(), Path(folder) / "plain", _DEFAULTS))
         sides = {
             "empty, Serve as it comes": f"{plain.address}/empty",
             "empty, tuned": f"{tuned.address}/empty",
-            "gateway, tuned": tuned.address,
+            "ours, tuned": tuned.address,
         }
         for server in (tuned, plain):
             url = f"{server.address}/empty/v1/translate"
@@ -148,7 +148,7 @@ def measure_gateway(seconds: float, rounds: int) -> Figures:
                 for name, address in sides.items():
                     loads[name].append(load(address, [_SOURCE], clients, seconds))
             row: Figures = {name: _median(rows) for name, rows in loads.items()}
-            ours = row["gateway, tuned"]
+            ours = row["ours, tuned"]
             for name in ("empty, Serve as it comes", "empty, tuned"):
                 row[f"cost against {name}"] = {
                     "latency": round(ours["p50_ms"] / row[name]["p50_ms"], 2),
