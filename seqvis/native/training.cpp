@@ -215,13 +215,15 @@ Tensors run_attending(const Tensor& embedded, const Tensor& hidden, const Attent
       const float* features = input[step][begin].data();
       int64_t stride = width;
       for (int64_t layer = 0; layer < depth; ++layer) {
-        for (int row = 0; row < count; ++row)
-          if (const float* factors = dropout(masks, layer, step, begin + row)) {
+        if (dropout(masks, layer, step, begin)) {
+          for (int row = 0; row < count; ++row) {
+            const float* factors = dropout(masks, layer, step, begin + row);
             for (int unit = 0; unit < size; ++unit)
-              dropped[row][unit] = state[layer - 1][step + 1][begin + row][unit] * factors[unit];
-            features = dropped[0];
-            stride = dropped.stride();
+              dropped[row][unit] = features[row * stride + unit] * factors[unit];
           }
+          features = dropped[0];
+          stride = dropped.stride();
+        }
         float* own = state[layer][step + 1][begin].data();
         copy_rows(state[layer][step][begin].data(), padded, count, size, own, padded);
         layers[layer].read(features, stride, count, gates);
@@ -323,7 +325,9 @@ Tensors cross_entropy(const Tensor& scores, const Tensor& bias, const Tensor& ri
       log_sum(own.data(), words, &largest, &exponentials);
       const float normaliser = largest + std::log(exponentials);
       const int64_t target = right.data_ptr<int64_t>()[row];
-      best.data_ptr<int64_t>()[row] = std::find(own.begin(), own.end(), largest) - own.begin();
+      // Any word if they are not numbers.
+      const int64_t place = std::find(own.begin(), own.end(), largest) - own.begin();
+      best.data_ptr<int64_t>()[row] = std::min(place, words - 1);
       losses.data_ptr<float>()[row] = normaliser - own[target];
       means.data_ptr<float>()[row] = normaliser - sum(own.data(), words) / words;
       if (!differentiates) continue;

@@ -82,6 +82,15 @@ def test_bfloat16_gives_nearly_the_same() -> None:
         assert float((one - other).norm()) < 0.02 * float(other.norm())
 
 
+@pytest.mark.usefixtures("either_way")
+def test_scores_that_are_not_numbers_give_words_and_no_loss() -> None:
+    outputs, weight = torch.full((3, 8), torch.nan), torch.randn(20, 8)
+    sums = ProjectedCrossEntropy(weight, torch.zeros(20), 0.1)
+    words = sums.add(outputs, torch.tensor([4, 5, 6]))
+    assert ((words >= 0) & (words < 20)).all()
+    assert sums.of(outputs)[0].isnan()
+
+
 @pytest.mark.parametrize("pack", [True, False], ids=["as on a CPU", "as on a GPU"])
 @pytest.mark.parametrize("variant", ["plain", "all"])
 @pytest.mark.parametrize("count_padding", [False, True])
