@@ -86,10 +86,12 @@ def run(settings: Keep) -> dict[str, Any]:
 def _about() -> dict[str, Any]:
     """Let nmslib tell what it was compiled for, which it does when it is imported."""
     code = "import nmslib; print(nmslib.__version__)"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    unused = re.search(r"not compiled to use:(.*)", told.stderr)
+    imported = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    unused = re.search(r"not compiled to use:(.*)", imported.stderr)
     return {
-        "nmslib": told.stdout.strip(),
+        "nmslib": imported.stdout.strip(),
         "unused_instructions": unused[1].split() if unused else [],
         "exact_scores": "C++" if segments.native is not None else "NumPy",
     }

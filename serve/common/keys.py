@@ -146,15 +146,15 @@ def presented_key(authorization: str | None, api_key: str | None) -> str | None:
 class RateLimiter:
     """A token bucket for each key that has a limit. Use it from a single thread.
 
-    Every process that takes requests has one. It counts what it has `granted`, and is told now and
-    then what the others have, so that a limit holds for all of them together. Until it is told, a
+    Every process that takes requests has one. It counts what it has `granted`, and learns now and
+    then what the others have, so that a limit holds for all of them together. Until it does, a
     burst may be granted by several; their requests are then a debt, which the next ones wait for.
     """
 
     def __init__(self, holders: Iterable[KeyHolder]):
         self._limits = {holder.name: holder for holder in holders if holder.requests_per_minute}
         self._buckets: dict[str, tuple[float, float]] = {}  # name -> (tokens, at that time)
-        self._told: dict[str, Mapping[str, float]] | None = None
+        self._reported: dict[str, Mapping[str, float]] | None = None
         self.granted: dict[str, float] = {}
         """Requests granted here since the start, by the name of the key."""
 
@@ -192,7 +192,7 @@ class RateLimiter:
 
     def note(self, others: Mapping[str, Mapping[str, float]], now: float | None = None) -> None:
         """Count what the other processes have granted since their start, by process and key."""
-        before = others if self._told is None else self._told
+        before = others if self._reported is None else self._reported
         moment = time.monotonic() if now is None else now
         for process, granted in others.items():
             for name, cost in granted.items():
@@ -201,7 +201,7 @@ class RateLimiter:
                     self.take(name, 0.0, moment)  # up to this moment
                     tokens, since = self._buckets[name]
                     self._buckets[name] = (tokens - new, since)
-        self._told = {**before, **others}
+        self._reported = {**before, **others}
 
 
 def check_local(

@@ -95,11 +95,11 @@ class Store:
         stored = head_get(_GATEWAY)
         return None if stored is None else stored.decode()
 
-    def tell(self, front: str, report: FrontReport) -> None:
+    def report(self, front: str, report: FrontReport) -> None:
         """Store what a front says of itself."""
         head_put(_FRONTS + front, report.model_dump_json())
 
-    def told(self) -> dict[str, FrontReport]:
+    def reports(self) -> dict[str, FrontReport]:
         """Return what fronts have said within the last minute, by their names."""
         reports = {}
         for key in head_keys(_FRONTS):

@@ -87,9 +87,9 @@ class Front:
             under_way=api.under_way,
             draining=self._live.draining,
         )
-        await asyncio.to_thread(self._store.tell, self._name, report)
-        told = await asyncio.to_thread(self._store.told)
-        api.limiter.note({name: one.granted for name, one in told.items() if name != self._name})
+        await asyncio.to_thread(self._store.report, self._name, report)
+        reports = await asyncio.to_thread(self._store.reports)
+        api.limiter.note({name: one.granted for name, one in reports.items() if name != self._name})
 
 
 class OwnTranslator(TranslatorService):
