@@ -32,7 +32,7 @@ class MemoryStore(Store):
     def __init__(self) -> None:
         self._kept: dict[str, LiveVersions] = {}
         self._published: str | None = None
-        self.reports: dict[str, FrontReport] = {}
+        self._reports: dict[str, FrontReport] = {}
         self.ends = False
 
     def read(self, application: Application) -> LiveVersions | None:
@@ -53,11 +53,11 @@ class MemoryStore(Store):
     def announce_draining(self, draining: bool) -> None:
         self.ends = draining
 
-    def tell(self, front: str, report: FrontReport) -> None:
-        self.reports[front] = report
+    def report(self, front: str, report: FrontReport) -> None:
+        self._reports[front] = report
 
-    def told(self) -> dict[str, FrontReport]:
-        return dict(self.reports)
+    def reports(self) -> dict[str, FrontReport]:
+        return dict(self._reports)
 
 
 @dataclass

@@ -73,7 +73,7 @@ def test_what_is_under_way_ends_and_what_is_new_is_refused(served: Served, where
         slow = pool.submit(served.translate, address)
         assert served.slow.asked.wait(10)
         ended = pool.submit(app.drain, 30)
-        while not served.store.reports:
+        while not served.store.reports():
             time.sleep(0.01)
         for path in ("/readyz", "/v1/models"):
             answer = requests.get(address + path, timeout=10)
