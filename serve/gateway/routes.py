@@ -27,6 +27,7 @@ from serve.gateway.pages import add_pages
 from serve.gateway.pictures import pictures, searching
 from serve.gateway.schema import answers
 
+_STREAMED = "application/x-ndjson"
 _ERRORS: dict[int | str, str] = {
     400: "The request cannot be read",
     401: "An API key is needed",
@@ -81,7 +82,10 @@ def _translation(live: LiveModels, limits: Limits) -> APIRouter:
     reading = bounded_route(schema.LONGEST_LIST + VALUES)
     router = APIRouter(prefix="/v1", tags=["translation"], route_class=reading)
 
-    @router.post("/translate", response_model=None, responses=answers(schema.TranslateAnswer))
+    documented = answers(schema.TranslateAnswer)
+    documented[200]["content"] = {_STREAMED: {}}
+
+    @router.post("/translate", response_model=None, responses=documented)
     async def translate(body: schema.TranslateRequest, request: Request) -> Response:
         """Translate one text or many; with `stream`, send each as soon as it ends.
 
@@ -104,7 +108,7 @@ def _translation(live: LiveModels, limits: Limits) -> APIRouter:
         )
         if body.stream:
             items = await _begun(_stream(live, texts, options, body.model))
-            return StreamingResponse(_lines(items), media_type="application/x-ndjson")
+            return StreamingResponse(_lines(items), media_type=_STREAMED)
         translator = live.translator_service()
         model, translations = await live.ask(
             "translator", body.model, lambda key: translator.translate(key, texts, options)
