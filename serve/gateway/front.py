@@ -7,8 +7,8 @@ gateway publishes in the head node's store.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from typing import Any, TypeVar
 
 from ray import serve
 from starlette.types import Receive, Scope, Send
@@ -25,6 +25,8 @@ from serve.gateway.access import write_audit_to
 from serve.gateway.clients import Places
 from serve.gateway.live import FOLLOW_EVERY, LiveModels
 from serve.gateway.routes import build_api
+
+T = TypeVar("T")
 
 _log = logging.getLogger("ray.serve")
 
@@ -98,7 +100,7 @@ class OwnTranslator(TranslatorService):
     def __init__(self, translator: TranslatorService, timeout: float, most: int):
         """
         Args:
-            timeout: seconds after which a call is given up.
+            timeout: seconds after which a call, or the next item of a stream, is given up.
             most: as in `Places`.
         """
         self._translator = translator
@@ -115,18 +117,26 @@ class OwnTranslator(TranslatorService):
         self, version: str, texts: Sequence[str], options: TranslateOptions
     ) -> list[dict[str, Any]]:
         with self._places.taken():
-            try:
-                async with asyncio.timeout(self._timeout):
-                    return await self._translator.translate(version, texts, options)
-            except TimeoutError:
-                raise UnavailableError("Translator does not answer in time") from None
+            return await self._in_time(self._translator.translate(version, texts, options))
 
     async def stream(
         self, version: str, texts: Sequence[str], options: TranslateOptions
     ) -> AsyncIterator[dict[str, Any]]:
+        items = self._translator.stream(version, texts, options)
         with self._places.taken():
-            async for item in self._translator.stream(version, texts, options):
+            while True:
+                try:
+                    item = await self._in_time(anext(items))
+                except StopAsyncIteration:
+                    return
                 yield item
+
+    async def _in_time(self, answer: Awaitable[T]) -> T:
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await answer
+        except TimeoutError:
+            raise UnavailableError("Translator does not answer in time") from None
 
 
 class PublishedFront:

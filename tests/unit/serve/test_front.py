@@ -1,8 +1,9 @@
 """Replicas of the translator that take HTTP: settings and keys are the gateway's, limits common."""
 
 import asyncio
+import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -28,9 +29,15 @@ class Echo(TranslatorService):
     async def translate(
         self, version: str, texts: Sequence[str], options: TranslateOptions
     ) -> list[dict[str, Any]]:
-        if "never" in texts:
-            await asyncio.Event().wait()
-        return [{"text": text} for text in texts]
+        return [item async for item in self.stream(version, texts, options)]
+
+    async def stream(
+        self, version: str, texts: Sequence[str], options: TranslateOptions
+    ) -> AsyncIterator[dict[str, Any]]:
+        for text in texts:
+            if text == "never":
+                await asyncio.Event().wait()
+            yield {"text": text}
 
 
 @pytest.fixture
@@ -92,8 +99,12 @@ def test_what_does_not_end_in_time_is_given_up(store: MemoryStore) -> None:
     store.publish_gateway(settings(timeout_s=0.1).model_dump_json())
     with ExitStack() as stack:
         client = client_of(published(store), stack)
-        answer = client.post(ROUTE, json={"text": "never"})
-    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
+        for stream in (False, True):
+            answer = client.post(ROUTE, json={"text": "never", "stream": stream})
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
+        begun = client.post(ROUTE, json={"text": ["x", "never"], "stream": True})
+    first, last = map(json.loads, begun.text.splitlines())
+    assert (first["text"], last["error"]["code"]) == ("x", "unavailable")
 
 
 def test_a_keys_limit_holds_over_all_that_take_its_requests(store: MemoryStore) -> None:
