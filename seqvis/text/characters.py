@@ -49,10 +49,11 @@ _QUOTES = (("“", "”"), ("„", "“"), ("«", "»"), ("»", "«"), ("”", "
 
 def clean_text(text: str) -> str:
     """Return the text composed (Unicode NFC) and without invisible characters."""
-    if text.isascii() and text.isprintable():
-        return text
-    text = _STRAY_JOINER.sub("", _INVISIBLE.sub("", text))
-    return unicodedata.normalize("NFC", text)
+    if not text.isprintable():  # as no text is that has any of these
+        text = _INVISIBLE.sub("", text)
+        if "\u200c" in text or "\u200d" in text:
+            text = _STRAY_JOINER.sub("", text)
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def normalize_punctuation(text: str) -> str:
