@@ -8,7 +8,7 @@ surfaces at the next save.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -39,16 +39,19 @@ class CheckpointStore:
     """The checkpoints of one run, in one directory."""
 
     def __init__(self, location: Location, keep: int = 2):
-        """Keep the newest `keep` checkpoints, and the best one."""
+        """Keep the newest `keep` checkpoints, and those that `save` is asked to."""
         self.location = location
         self.keep = keep
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
 
-    def save(self, snapshot: Snapshot, step: int, best_step: int | None) -> None:
-        """Write in the background, after the previous one is done. Raises its error, if any."""
+    def save(self, snapshot: Snapshot, step: int, wanted: Collection[int]) -> None:
+        """Write in the background, after the previous one is done. Raises its error, if any.
+
+        `wanted`: steps whose checkpoints are kept.
+        """
         self.wait()
-        self._pending = self._executor.submit(self._write, snapshot, step, best_step)
+        self._pending = self._executor.submit(self._write, snapshot, step, wanted)
         # The copies and the file that was made of them are twice as large as model and moments.
         self._executor.submit(release_freed_memory)
 
@@ -59,7 +62,7 @@ class CheckpointStore:
             pending.result()
 
     def latest(self) -> Location | None:
-        steps = self._steps()
+        steps = self.steps()
         return self.at(steps[-1]) if steps else None
 
     def at(self, step: int) -> Location:
@@ -91,9 +94,9 @@ class CheckpointStore:
         for wanted in sorted({best, step}):
             snapshot = newest if wanted == step else donor.read(donor.at(wanted))
             state = {**snapshot.state, "identity": identity}
-            self._write(Snapshot(snapshot.tensors, state), wanted, best)
+            self._write(Snapshot(snapshot.tensors, state), wanted, {best})
 
-    def _steps(self) -> list[int]:
+    def steps(self) -> list[int]:
         """Return the steps of whole checkpoints; killed jobs leave half ones on object stores."""
         return [step for step in self._begun() if (self.at(step) / MANIFEST).exists()]
 
@@ -101,11 +104,11 @@ class CheckpointStore:
         matches = (_NAME.match(child.name) for child in self.location.children())
         return sorted(int(match.group(1)) for match in matches if match)
 
-    def _write(self, snapshot: Snapshot, step: int, best_step: int | None) -> None:
+    def _write(self, snapshot: Snapshot, step: int, wanted: Collection[int]) -> None:
         with artifacts.create(self.at(step), "checkpoint", {"step": step}) as writer:
             writer.path("tensors.safetensors").write_bytes(save_tensors(dict(snapshot.tensors)))
             writer.write_json("state.json", snapshot.state)
-        kept = {*self._steps()[-self.keep :], best_step}
+        kept = {*self.steps()[-self.keep :], *wanted}
         for old in self._begun():
             if old < step and old not in kept:
                 self.at(old).delete()

@@ -11,26 +11,24 @@ uninterrupted one, and no worker's random state has to be collected.
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from seqvis.config import Settings
 from seqvis.errors import TrainingError
 from seqvis.process import release_freed_memory
+from seqvis.training.averaging import mean_of, trained_weights
 from seqvis.training.checkpoints import (
     CheckpointStore,
     Snapshot,
     check_fingerprint,
     check_identity,
-    model_tensors,
-    optimizer_tensors,
     planned_epochs,
     restore_model,
-    restore_optimizer,
 )
 from seqvis.training.events import Report, StopTraining
 from seqvis.training.progress import (
@@ -41,6 +39,7 @@ from seqvis.training.progress import (
     diverged,
     ending,
     lengthened,
+    merit,
 )
 from seqvis.training.schedules import OptimizerSettings, learning_rate, momentum
 from seqvis.training.step import StepLoss, Task, Throughput, TrainingStep
@@ -65,10 +64,17 @@ class FitSettings(Settings):
     """Stop after this many epochs without a better one; 0: never."""
     checkpoint_minutes: float = Field(5.0, gt=0)
     """Minutes between checkpoints within an epoch."""
+    moving_average: float = Field(0.0, ge=0, lt=1)
+    """Validate and keep an exponential moving average of the weights, with this decay a step, such
+    as 0.999; 0: the weights as they are."""
+    average: int = Field(1, ge=1)
+    """At the end try the mean of the last so many epochs' weights; the better of it and the best
+    epoch is kept."""
 
     def identity(self) -> dict[str, Any]:
         """Return what must stay the same for a run to go on."""
-        return self.model_dump(exclude={"precision", "patience", "checkpoint_minutes"})
+        free = {"precision", "patience", "checkpoint_minutes", "moving_average", "average"}
+        return self.model_dump(exclude=free)
 
 
 @dataclass(frozen=True)
@@ -128,8 +134,11 @@ class _Run(Generic[B]):
     def __post_init__(self) -> None:
         if not self.workers.is_first:
             self.report = lambda event: None
-        precision, seed = self.settings.precision, self.settings.seed
-        self.training = TrainingStep(self.task, self.optimizer, precision, seed, self.workers)
+        settings = self.settings
+        self.training = TrainingStep(
+            self.task, self.optimizer, settings.precision, settings.seed, self.workers,
+            settings.moving_average,
+        )  # fmt: skip
         self.progress = Progress(schedule_epochs=self.epochs)
         self.saved_at = time.monotonic()
         self.warned = False  # that a node is about to be taken away
@@ -143,14 +152,10 @@ class _Run(Generic[B]):
         self.checkpoints.wait()
         for text in ending(progress, self.epochs, self.settings.monitor):
             self._say(text)
-        best = self._best_snapshot()
-        tensors = {
-            name.removeprefix("model."): tensor
-            for name, tensor in best.tensors.items()
-            if name.startswith("model.")
-        }
+        weights = trained_weights(self._best_snapshot())
         assert progress.best is not None
-        return FitResult(tensors, progress.history, progress.best, progress.seconds)
+        result = FitResult(weights, progress.history, progress.best, progress.seconds)
+        return self._average(result) if self.settings.average > 1 else result
 
     def _train_epoch(self) -> None:
         progress, training = self.progress, self.training
@@ -210,9 +215,7 @@ class _Run(Generic[B]):
     def _finish_epoch(self) -> None:
         progress, training = self.progress, self.training
         started = time.monotonic()
-        training.model.eval()
-        with torch.no_grad(), training.autocast():
-            metrics = self.task.evaluate(training.model, self.workers)
+        metrics = self._evaluate(training.validated)
         sums = self.workers.gather((progress.epoch_total, progress.epoch_tokens))
         progress.seconds += time.monotonic() - started
         shown = {key: value for key, value in metrics.items() if not isinstance(value, float)}
@@ -236,6 +239,31 @@ class _Run(Generic[B]):
         self._save()
         release_freed_memory()  # what validation left, and the holes between what is in use
         self._announce("epoch", shown)
+
+    def _evaluate(self, model: nn.Module) -> dict[str, Any]:
+        model.eval()
+        with torch.no_grad(), self.training.autocast():
+            return self.task.evaluate(model, self.workers)
+
+    def _average(self, result: FitResult) -> FitResult:
+        """Return the mean of the last epochs' weights if it is better than the best epoch."""
+        stored, last = self.checkpoints.steps(), self.progress.history[-self.settings.average :]
+        rows = [row for row in last if row["step"] in stored]
+        if len(rows) < 2:
+            return result
+        snapshots = (self.checkpoints.read(self.checkpoints.at(row["step"])) for row in rows)
+        weights, monitor = mean_of(map(trained_weights, snapshots)), self.settings.monitor
+        restore_model(self.training.model, weights, "the mean of the weights")
+        metrics = self._evaluate(self.training.model)
+        floats = {key: value for key, value in metrics.items() if isinstance(value, float)}
+        mean = {**rows[-1], **floats, "averaged_epochs": len(rows)}
+        is_better = merit(mean, monitor) > merit(result.best, monitor)
+        self._say(
+            f"mean of the weights of {len(rows)} epochs: {monitor} {mean[monitor]:.4g}; epoch "
+            f"{result.best['epoch']} alone: {result.best[monitor]:.4g}; "
+            f"{'the mean' if is_better else 'the epoch'} is kept"
+        )
+        return replace(result, tensors=weights, best=mean) if is_better else result
 
     def _announce(self, event: str, shown: dict[str, Any]) -> None:
         """Report an event of `EPOCH_EVENTS`; all workers stop if the listener says so."""
@@ -270,10 +298,7 @@ class _Run(Generic[B]):
     def _save(self) -> None:
         if not self.workers.is_first:
             return
-        progress, model = self.progress, self.training.model
-        weights = {f"model.{name}": tensor for name, tensor in model_tensors(model).items()}
-        kept = optimizer_tensors(model, self.training.optimizer)
-        moments = {f"optimizer.{name}": tensor for name, tensor in kept.items()}
+        progress = self.progress
         # The other workers' sums of an unfinished epoch are taken to be like this one's.
         sums = {
             "epoch_total": progress.epoch_total * self.workers.count,
@@ -286,8 +311,9 @@ class _Run(Generic[B]):
             # The generator is seeded before each step from these two and the worker's rank.
             "random": {"seed": self.settings.seed, "step": progress.step},
         }
-        snapshot = Snapshot({**weights, **moments}, state)
-        self.checkpoints.save(snapshot, progress.step, progress.best_step)
+        snapshot = Snapshot(self.training.tensors(), state)
+        wanted = progress.wanted_steps(self.settings.average)
+        self.checkpoints.save(snapshot, progress.step, wanted)
         self.saved_at = time.monotonic()
 
     def _resume(self) -> None:
@@ -298,7 +324,7 @@ class _Run(Generic[B]):
         check_identity(snapshot, self.identity, self.names.epochs, location.uri)
         data = "another corpus" if self.task.unit == "tokens" else "other pictures, labels or words"
         check_fingerprint(snapshot, self.task.fingerprint(), data, location.uri)
-        self._restore(snapshot, location.uri)
+        self.training.restore(snapshot.tensors, location.uri)
         progress = self.progress = Progress.of(snapshot.state["progress"])
         if not self.workers.is_first:  # the first one has the sums of all
             progress.epoch_total = progress.epoch_tokens = 0.0
@@ -316,14 +342,6 @@ class _Run(Generic[B]):
             progress.bad_epochs = 0  # who asks for more epochs wants some to be tried
             optimizer, names = self.optimizer, self.names
             self._say(lengthened(before, self.epochs, progress, optimizer, names))
-
-    def _restore(self, snapshot: Snapshot, where: str) -> None:
-        parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}}
-        for name, tensor in snapshot.tensors.items():
-            kind, rest = name.split(".", 1)
-            parts[kind][rest] = tensor
-        restore_model(self.training.model, parts["model"], where)
-        restore_optimizer(self.training.model, self.training.optimizer, parts["optimizer"])
 
     def _best_snapshot(self) -> Snapshot:
         assert self.progress.best_step is not None

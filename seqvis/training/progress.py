@@ -42,6 +42,11 @@ class Progress:
         """The row of the best epoch; None before the first epoch has ended."""
         return next((row for row in self.history if row["step"] == self.best_step), None)
 
+    def wanted_steps(self, averaged: int) -> set[int]:
+        """Return the steps of the best epoch and of the last `averaged` ones."""
+        last = {row["step"] for row in self.history[-averaged:] if averaged > 1}
+        return last if self.best_step is None else {*last, self.best_step}
+
     def add(self, row: Row, monitor: str) -> None:
         """Append an epoch's row, and make it the best if no earlier one is better.
 
@@ -50,10 +55,10 @@ class Progress:
         """
         best = self.best
         self.history.append(row)
-        merit = _merit(row, monitor)
-        is_better = best is None or merit > _merit(best, monitor)
+        score = merit(row, monitor)
+        is_better = best is None or score > merit(best, monitor)
         self.bad_epochs = 0 if is_better else self.bad_epochs + 1
-        if best is None or merit >= _merit(best, monitor):
+        if best is None or score >= merit(best, monitor):
             self.best_step = row["step"]
 
 
@@ -66,7 +71,7 @@ def check_monitor(monitor: str, known: set[str]) -> None:
         )
 
 
-def _merit(row: Row, monitor: str) -> tuple[float, float]:
+def merit(row: Row, monitor: str) -> tuple[float, float]:
     """Return what epochs are compared by: greater is better, and not finite is worst."""
     score = -row[monitor] if "loss" in monitor else row[monitor]
     loss = row.get("loss", 0.0)

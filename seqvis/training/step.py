@@ -11,7 +11,7 @@ machine in the same type. On a CPU that peak is measured; for known GPUs it is t
 """
 
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Generic, Protocol, TypeVar
@@ -21,6 +21,13 @@ from torch import Tensor, nn
 
 from seqvis.errors import ConfigError
 from seqvis.graphs import Graphs, Tensors
+from seqvis.training.averaging import moving_average
+from seqvis.training.checkpoints import (
+    model_tensors,
+    optimizer_tensors,
+    restore_model,
+    restore_optimizer,
+)
 from seqvis.training.schedules import OptimizerSettings
 from seqvis.training.workers import Workers
 
@@ -147,10 +154,12 @@ class TrainingStep(Generic[B]):
         precision: str,
         seed: int,
         workers: Workers,
+        average_decay: float = 0.0,
     ):
         torch.manual_seed(seed)
         self.task, self.settings, self.seed, self.workers = task, optimizer, seed, workers
         self.model = task.build_model().to(workers.device)
+        self.average = moving_average(self.model, average_decay)
         groups = task.parameter_groups(self.model)
         self.optimizer = torch.optim.AdamW(
             [{"params": parameters, "factor": factor} for parameters, factor in groups],
@@ -175,7 +184,35 @@ class TrainingStep(Generic[B]):
         if self.settings.clip_norm:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
         self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
         return loss
+
+    @property
+    def validated(self) -> nn.Module:
+        """The model that is validated and kept: with averaged weights where they are averaged."""
+        return self.model if self.average is None else self.average.module
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Copy the weights, their average and the optimiser's state to the CPU, by their names."""
+        parts = {
+            "model": model_tensors(self.model),
+            "optimizer": optimizer_tensors(self.model, self.optimizer),
+            "average": {} if self.average is None else model_tensors(self.average.module),
+        }
+        return {f"{part}.{name}": tensor for part in parts for name, tensor in parts[part].items()}
+
+    def restore(self, tensors: Mapping[str, Tensor], where: str) -> None:
+        """Go on from what `tensors` returned. Raises ArtifactError for another model's."""
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "average": {}}
+        for name, tensor in tensors.items():
+            part, rest = name.split(".", 1)
+            parts[part][rest] = tensor
+        restore_model(self.model, parts["model"], where)
+        restore_optimizer(self.model, self.optimizer, parts["optimizer"])
+        if self.average is not None and parts["average"]:  # without, it begins with the next step
+            restore_model(self.average.module, parts["average"], where)
+            self.average.n_averaged.fill_(1)
 
     def _differentiate(self, batch: B, epoch: float) -> StepLoss:
         """Return the loss; its gradients are those of the parameters."""

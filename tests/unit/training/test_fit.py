@@ -211,7 +211,7 @@ def test_a_checkpoint_of_an_earlier_version_is_lengthened_alike(tmp_path: Path) 
     del state["progress"]["schedule_epochs"]
     state["progress"] |= {"best_score": 2.0, "finished": True}
     state["identity"]["fit"] |= {"patience": 0, "precision": "float32"}
-    store.save(type(snapshot)(snapshot.tensors, state), 4, 4)
+    store.save(type(snapshot)(snapshot.tensors, state), 4, {4})
     store.wait()
     result = run(tmp_path, validation, epochs=4, patience=3)
     assert [row["learning_rate"] for row in result.history[1:]] == pytest.approx([0.005] * 3)

@@ -123,10 +123,10 @@ def test_an_altered_checkpoint_is_refused_with_a_remedy(questions: Path, tmp_pat
 def test_a_write_that_fails_in_the_background_surfaces_and_keeps_the_last(tmp_path: Path) -> None:
     store = CheckpointStore(locate(tmp_path / "checkpoints"))
     snapshot = Snapshot({"model.w": torch.ones(3)}, {"progress": {}})
-    store.save(snapshot, 1, None)
+    store.save(snapshot, 1, ())
     store.wait()
     (tmp_path / "checkpoints" / "step-000000002").write_text("in the way")
-    store.save(snapshot, 2, None)
+    store.save(snapshot, 2, ())
     with pytest.raises((ArtifactError, StorageError), match="step-000000002"):
         store.wait()
     assert torch.equal(store.read(store.at(1)).tensors["model.w"], torch.ones(3))
@@ -135,7 +135,7 @@ def test_a_write_that_fails_in_the_background_surfaces_and_keeps_the_last(tmp_pa
 def test_old_checkpoints_go_and_the_best_stays(tmp_path: Path) -> None:
     store = CheckpointStore(locate(tmp_path / "checkpoints"), keep=2)
     for step in range(1, 6):
-        store.save(Snapshot({"model.w": torch.ones(1)}, {}), step, best_step=2)
+        store.save(Snapshot({"model.w": torch.ones(1)}, {}), step, wanted={2})
     store.wait()
     kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert kept == ["step-000000002", "step-000000004", "step-000000005"]
@@ -233,7 +233,7 @@ def test_words_without_a_vector_are_counted_and_some_are_named(
     vectors = str(tmp_path / "vectors")
     task = TranslationTask(settings(questions, tmp_path / "x", vectors_target=vectors).resolved())
     missing = [word for word in words if word not in known and word.lower() not in known]
-    assert task.missing_vectors() == [
+    assert task.begins_at_random() == [
         f"--vectors-target: {len(missing):,} of {len(words):,} words have no vector and begin at "
         f"random, such as {', '.join(missing[:5])}"
     ]
@@ -245,7 +245,7 @@ def test_words_without_a_vector_are_counted_and_some_are_named(
 
     with pytest.raises(StopError):
         train(settings(questions, tmp_path / "out", vectors_target=vectors), stop)
-    assert notes == task.missing_vectors()
+    assert notes == task.begins_at_random()
     file.write_text(f"1 32\nнет {numbers}\n")
     build_store(open_source("vec", str(file)), str(tmp_path / "other"), {})
     other = settings(questions, tmp_path / "out", vectors_source=str(tmp_path / "other"))

@@ -67,7 +67,7 @@ def checkpoint(search: Study, trial: Trial, epoch: int) -> None:
         "progress": {"step": epoch, "best_step": 3},
         "identity": settings.identity(),  # type: ignore[attr-defined]
     }
-    store.save(Snapshot({"model.trace": torch.cat([before, number])}, state), epoch, 3)
+    store.save(Snapshot({"model.trace": torch.cat([before, number])}, state), epoch, {3})
     store.wait()
 
 

@@ -1,0 +1,123 @@
+"""Averages of weights, over steps and over epochs: with a task of a single weight."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from seqvis.storage import locate
+from seqvis.training.averaging import mean_of
+from seqvis.training.checkpoints import CheckpointStore
+from seqvis.training.events import StopTraining
+from seqvis.training.fit import FitResult, FitSettings, fit
+from seqvis.training.schedules import OptimizerSettings
+from seqvis.training.workers import Workers
+from tests.unit.training.test_fit import OneWeight
+
+RATES = OptimizerSettings(learning_rate=0.1, clip_norm=0.0)
+
+
+class ToTarget(OneWeight):
+    """Validation measures how far the bias is from a target."""
+
+    def __init__(self, target: float = 0.0):
+        super().__init__([])
+        self.target = target
+
+    def evaluate(self, model: nn.Module, workers: Workers) -> dict[str, Any]:
+        assert isinstance(model, nn.Linear)
+        assert not model.training
+        return {"loss": abs(float(model.bias) - self.target)}
+
+
+def run(folder: Path, task: ToTarget, stop: int = 0, **settings: Any) -> tuple[FitResult, str]:
+    """Train for six epochs, or with `stop` to the end of that one. Returns the notes, too."""
+    notes: list[str] = []
+
+    def report(event: dict[str, Any]) -> None:
+        if event["event"] == "note":
+            notes.append(event["text"])
+        if event["event"] == "epoch" and event["history"][-1]["epoch"] == stop:
+            raise StopTraining
+
+    chosen = FitSettings(precision="float32", monitor="loss", **settings)
+    store = CheckpointStore(locate(folder / "checkpoints"))
+    known = {"epochs": 6, "fit": chosen.identity()}
+    result = fit(task, 6, chosen, RATES, store, Workers(), report, known)
+    return result, "\n".join(notes)
+
+
+def bias_by_epoch(tmp_path: Path) -> list[Tensor]:
+    """Return what the bias is after each epoch of a run."""
+    run(tmp_path / "all", ToTarget(), average=6)
+    store = CheckpointStore(locate(tmp_path / "all" / "checkpoints"))
+    return [store.read(store.at(step)).tensors["model.bias"] for step in store.steps()]
+
+
+def test_the_mean_of_the_last_epochs_is_kept_if_it_is_better(tmp_path: Path) -> None:
+    biases = bias_by_epoch(tmp_path)
+    mean = torch.stack(biases[-3:]).mean(0)
+    result, notes = run(tmp_path / "better", ToTarget(float(mean)), average=3)
+    torch.testing.assert_close(result.tensors["bias"], mean)
+    assert (result.best["averaged_epochs"], result.best["epoch"]) == (3, 6)
+    assert result.best["loss"] < 1e-6
+    assert "mean of the weights of 3 epochs" in notes
+    assert notes.endswith("the mean is kept")
+
+    result, notes = run(tmp_path / "worse", ToTarget(float(biases[4])), average=3)
+    assert torch.equal(result.tensors["bias"], biases[4])
+    assert (result.best["epoch"], "averaged_epochs" in result.best) == (5, False)
+    assert notes.endswith("the epoch is kept")
+
+
+def test_a_run_that_is_given_an_average_late_takes_the_epochs_that_it_has(tmp_path: Path) -> None:
+    biases = bias_by_epoch(tmp_path)
+    with pytest.raises(StopTraining):
+        run(tmp_path / "late", ToTarget(9.0), stop=4)
+    result, notes = run(tmp_path / "late", ToTarget(float(biases[-1])), average=6)
+    assert "mean of the weights of 5 epochs" in notes  # 1 was the best, 3 and 4 the newest
+    assert torch.equal(result.tensors["bias"], biases[-1])
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.9])
+def test_the_moving_average_is_validated_kept_and_resumed(tmp_path: Path, decay: float) -> None:
+    whole, _ = run(tmp_path / "whole", ToTarget(9.0), moving_average=decay)
+    plain, _ = run(tmp_path / "plain", ToTarget(9.0))
+    assert whole.history[-1]["train_loss"] == plain.history[-1]["train_loss"]
+    assert whole.history[-1]["loss"] != plain.history[-1]["loss"]
+
+    store = CheckpointStore(locate(tmp_path / "whole" / "checkpoints"))
+    newest = store.read(store.at(store.steps()[-1])).tensors
+    assert newest["average.bias"] != newest["model.bias"]
+    assert whole.history[-1]["loss"] == abs(float(newest["average.bias"]) - 9.0)
+    best = store.read(store.at(whole.best["step"])).tensors
+    assert torch.equal(whole.tensors["bias"], best["average.bias"])
+
+    with pytest.raises(StopTraining):
+        run(tmp_path / "parts", ToTarget(9.0), stop=3, moving_average=decay)
+    parts, _ = run(tmp_path / "parts", ToTarget(9.0), moving_average=decay)
+    assert torch.equal(parts.tensors["bias"], whole.tensors["bias"])
+
+
+def test_the_moving_average_follows_its_formula(tmp_path: Path) -> None:
+    """The first step's weights begin it; each later step has the share 1 - decay."""
+    biases = bias_by_epoch(tmp_path)
+    run(tmp_path / "half", ToTarget(9.0), moving_average=0.5, average=6)
+    store = CheckpointStore(locate(tmp_path / "half" / "checkpoints"))
+    averages = [store.read(store.at(step)).tensors["average.bias"] for step in store.steps()]
+    # An epoch has two steps: the average after it is a quarter of the one before, and half of the
+    # last step's weights is in it.
+    for before, after, bias in zip(averages, averages[1:], biases[1:], strict=False):
+        middle = (after - before / 4 - bias / 2) * 4  # the bias after the epoch's first step
+        assert min(bias, before) - 0.2 <= middle <= max(bias, before) + 0.2
+
+
+def test_the_mean_leaves_counters_whole() -> None:
+    one = {"w": torch.tensor([1.0, 2.0]), "seen": torch.tensor(10)}
+    other = {"w": torch.tensor([3.0, 6.0]), "seen": torch.tensor(20)}
+    mean = mean_of([one, other])
+    assert torch.equal(mean["w"], torch.tensor([2.0, 4.0]))
+    assert (int(mean["seen"]), mean["seen"].dtype) == (20, torch.int64)
+    assert torch.equal(one["w"], torch.tensor([1.0, 2.0]))
