@@ -34,6 +34,7 @@ _MADE_BY = {
     "corpus": "prepare_corpus",
     "vectors": "build_vectors",
     "translator": "train_translator",
+    "language model": "pretrain",
     "features": "embed_images",
     "devise": "train_devise",
     "collection": "build_index",
@@ -127,7 +128,7 @@ class ArtifactWriter:
         self.path(name).write_bytes(json.dumps(content, indent=2, ensure_ascii=False).encode())
 
     def commit(self) -> None:
-        files = {name: _describe(self.staging / name) for name in self.staging.files_below()}
+        files = {name: describe_file(self.staging / name) for name in self.staging.files_below()}
         manifest: dict[str, Any] = {
             "kind": self.kind,
             "format_version": FORMAT_VERSION,
@@ -192,8 +193,10 @@ def check_destination(destination: Location, kind: str) -> None:
         )
 
 
-def load(uri: str | Location, kind: str, verify: bool = True) -> Artifact:
-    """Open an artifact of `kind` and check it against its manifest.
+def load(
+    uri: str | Location, kind: str, verify: bool = True, other_kind: str | None = None
+) -> Artifact:
+    """Open an artifact of `kind`, or of `other_kind`, and check it against its manifest.
 
     With `verify` each file's SHA-256 is computed (about 1 s per GB); without, only sizes are
     compared. Raises ArtifactError if it is missing, of another kind or version, or altered.
@@ -210,8 +213,9 @@ def load(uri: str | Location, kind: str, verify: bool = True) -> Artifact:
         )
     manifest = _read_manifest(location)
     kind_here = manifest.get("kind")
-    if kind_here != kind:
-        raise ArtifactError(f"{location.uri}: is a {kind_here}, but a {kind} is needed here")
+    if kind_here not in (kind, other_kind):
+        kinds = f"{kind} or a {other_kind}" if other_kind else kind
+        raise ArtifactError(f"{location.uri}: is a {kind_here}, but a {kinds} is needed here")
     if manifest.get("format_version") != FORMAT_VERSION:
         raise ArtifactError(
             f"{location.uri}: has format version {manifest.get('format_version')}, this seqvis "
@@ -222,7 +226,9 @@ def load(uri: str | Location, kind: str, verify: bool = True) -> Artifact:
     folder = location / manifest["folder"] if "folder" in manifest else location
     for name, expected in files.items():
         _check_file(folder / name, expected, kind, verify)
-    return Artifact(location, kind, manifest["config"], manifest["metrics"], files, folder)
+    return Artifact(
+        location, str(kind_here), manifest["config"], manifest["metrics"], files, folder
+    )
 
 
 def _check_file(location: Location, expected: Mapping[str, Any], kind: str, verify: bool) -> None:
@@ -234,11 +240,12 @@ def _check_file(location: Location, expected: Mapping[str, Any], kind: str, veri
         raise ArtifactError(
             f"{location.uri}: has {size} bytes where its manifest says {expected['size']}; {remedy}"
         )
-    if verify and _describe(location)["sha256"] != expected["sha256"]:
+    if verify and describe_file(location)["sha256"] != expected["sha256"]:
         raise ArtifactError(f"{location.uri}: was altered since it was made; {remedy}")
 
 
-def _describe(location: Location) -> dict[str, Any]:
+def describe_file(location: Location) -> dict[str, Any]:
+    """Return a file's size and SHA-256."""
     digest = hashlib.sha256()
     size = 0
     with storage_errors(location.uri, "read"):

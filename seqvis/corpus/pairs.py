@@ -104,7 +104,7 @@ def training_pairs(corpus: Artifact) -> PairTable:
         corpus.check_unchanged()
 
     folder = made_once(f"pairs-{corpus.fingerprint()}", 2 * size, write)
-    return PairTable(_map_side(folder, "source"), _map_side(folder, "target"))
+    return PairTable(map_side(folder, "source"), map_side(folder, "target"))
 
 
 def _parts(corpus: Artifact, split: str) -> list[str]:
@@ -137,7 +137,8 @@ def _stream(corpus: Artifact, names: list[str], column: str) -> Iterator[pa.List
                 yield batch[column]
 
 
-def _map_side(folder: Path, side: str) -> Side:
+def map_side(folder: Path, side: str) -> Side:
+    """Map the flat files `SIDE.words` (uint16) and `SIDE.offsets` (int64) of a folder."""
     return Side(
         np.memmap(folder / f"{side}.words", np.uint16, "r"),
         np.memmap(folder / f"{side}.offsets", np.int64, "r"),

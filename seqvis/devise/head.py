@@ -76,6 +76,8 @@ class HeadSettings(Settings):
     """Dropout before each linear layer."""
     batch_norm: bool = True
     """Batch norm before each dropout."""
+    freeze_norm: bool = False
+    """Leave batch norm as it is, for a second fit with --init: lesson 11's bn_freeze."""
 
 
 class Head(nn.Module):
@@ -90,6 +92,17 @@ class Head(nn.Module):
             size = settings.hidden
         layers += [*_before(settings, size), nn.Linear(size, dimension)]
         self.layers = nn.Sequential(*layers)
+        self.frozen = [
+            layer for layer in layers if settings.freeze_norm and isinstance(layer, nn.BatchNorm1d)
+        ]
+        for layer in self.frozen:
+            layer.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "Head":
+        super().train(mode)
+        for layer in self.frozen:
+            layer.eval()
+        return self
 
     def forward(self, features: Tensor) -> Tensor:
         projected: Tensor = self.layers(features)

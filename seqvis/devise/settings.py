@@ -55,6 +55,8 @@ class DeviseSettings(Settings):
     """Word vectors that build_vectors wrote."""
     out: str
     """Directory or URI of the model; OUT.run beside it holds checkpoints and curves."""
+    init: str | None = None
+    """Model whose head to start from, trained with the same backbone and word vectors."""
     method: Literal["auto", "devise", "conse", "blend"] = "auto"
     """devise: a trained head; conse: no training, the mean of the likeliest classes' vectors;
     blend: the mean of both, better with few pictures; auto: blend with fewer than 10,000 pictures
@@ -86,6 +88,6 @@ class DeviseSettings(Settings):
 
     def identity(self) -> dict[str, Any]:
         """Return what must stay the same for a head's run to go on."""
-        places = {"features", "vectors", "out", "unseen", "validation_features"}
+        places = {"features", "vectors", "out", "init", "unseen", "validation_features"}
         stages = {"fit", "calibration", "finetune"}
         return self.model_dump(exclude=places | stages) | {"fit": self.fit.identity()}

@@ -8,7 +8,7 @@ has room for all of them gets them before the first batch, and then only numbers
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from seqvis.devise.head import Head, rowwise_loss
 from seqvis.devise.settings import DeviseSettings
 from seqvis.errors import DataError
+from seqvis.training.checkpoints import restore_model
 from seqvis.training.step import Recordable, StepLoss
 from seqvis.training.workers import Workers
 from seqvis.vision.feature_table import FeatureTable
@@ -91,16 +92,30 @@ class HeadTask:
     unit = "pictures"
 
     def __init__(
-        self, train: Pictures, valid: Pictures, targets: np.ndarray, settings: DeviseSettings
+        self,
+        train: Pictures,
+        valid: Pictures,
+        targets: np.ndarray,
+        settings: DeviseSettings,
+        initial: Mapping[str, Tensor] | None = None,
     ):
-        """`targets`: float32 unit vectors of the labels to tell apart, [labels, dimension]."""
+        """Take what to train on.
+
+        Args:
+            targets: float32 unit vectors of the labels to tell apart, [labels, dimension].
+            initial: weights of a head to start from.
+        """
         self.train, self.valid, self.targets = train, valid, targets
+        self.initial = initial
         self.settings = settings
         self._targets: dict[torch.device, Tensor] = {}
         self._resident: dict[FeatureTable, Tensor | None] = {}
 
     def build_model(self) -> nn.Module:
-        return Head(self.settings.head, self.train.table.dimension, self.targets.shape[1])
+        head = Head(self.settings.head, self.train.table.dimension, self.targets.shape[1])
+        if self.initial is not None:
+            restore_model(head, self.initial, f"--init {self.settings.init}")
+        return head
 
     def parameter_groups(self, model: nn.Module) -> list[tuple[list[nn.Parameter], float]]:
         return [(list(model.parameters()), 1.0)]

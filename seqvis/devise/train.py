@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
+from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
@@ -24,7 +25,7 @@ from seqvis.devise.data import TrainingData, load_data, write_trained_on
 from seqvis.devise.finetune import PictureFiles, check_earlier, find_pictures, finetune
 from seqvis.devise.head import Head, class_points
 from seqvis.devise.labels import WordNet
-from seqvis.devise.model import BACKBONE, write_model
+from seqvis.devise.model import BACKBONE, WEIGHTS, write_model
 from seqvis.devise.settings import DeviseSettings
 from seqvis.devise.space import KIND, unit
 from seqvis.devise.task import HeadTask, Pictures
@@ -76,6 +77,7 @@ def train(
         )
     if settings.finetune.epochs and resources.gpu and not resources.cpus_per_worker:
         resources = replace(resources, cpus_per_worker=1)  # the other processors read pictures
+    _head_task(settings, data).build_model()  # raises what is wrong with --init
     settings = _with_absolute_paths(settings)
     files = find_pictures(settings, data) if settings.finetune.epochs else None
     del data  # the workers read it themselves
@@ -90,9 +92,35 @@ def find_rate(settings: DeviseSettings, use_gpu: bool, report: Report) -> dict[s
     data = load_data(settings)
     for text in _left_out(data):
         report({"event": "note", "text": text})
-    task = HeadTask(data.train, data.valid, data.targets, settings)
+    task = _head_task(settings, data)
     run = run_directory(locate(settings.out))
     return plot_rate_search(task, settings.optimizer, settings.fit, use_gpu, run, report)
+
+
+def _head_task(settings: DeviseSettings, data: TrainingData) -> HeadTask:
+    """Return the training of the head on all seen labels.
+
+    Raises ConfigError if --init has no head, or one for other word vectors.
+    """
+    initial = None
+    if settings.init:
+        artifact = artifacts.load(settings.init, KIND)
+        stored = load_tensors(artifact.file(WEIGHTS).read_bytes())
+        initial = {
+            name.removeprefix("head."): tensor
+            for name, tensor in stored.items()
+            if name.startswith("head.")
+        }
+        if not initial:
+            raise ConfigError(
+                f"--init {settings.init}: has no head (--method {artifact.config['method']})"
+            )
+        if artifact.config["vectors_fingerprint"] != data.vectors.fingerprint():
+            raise ConfigError(
+                f"--init {settings.init}: was trained with other word vectors; give its --vectors "
+                f"({artifact.config['vectors']})"
+            )
+    return HeadTask(data.train, data.valid, data.targets, settings, initial)
 
 
 def resolve_method(settings: DeviseSettings, data: TrainingData, report: Report) -> DeviseSettings:
@@ -136,7 +164,7 @@ def train_worker(
     if files:
         check_earlier(settings)
     calibration = training.calibrate()
-    task = HeadTask(data.train, data.valid, data.targets, settings)
+    task = _head_task(settings, data)
     result = training.fit(task, "head", settings.identity(), report)
     head, backbone = result.tensors, None
     if files:
@@ -284,7 +312,7 @@ def _left_out(data: TrainingData) -> list[str]:
 
 def _with_absolute_paths(settings: DeviseSettings) -> DeviseSettings:
     """Return the settings with absolute paths: Ray Train's workers run in other directories."""
-    names = ("features", "vectors", "out", "unseen", "validation_features")
+    names = ("features", "vectors", "out", "init", "unseen", "validation_features")
     given: dict[str, Any] = {
         name: absolute(uri) for name in names if (uri := getattr(settings, name)) is not None
     }

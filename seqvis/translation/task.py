@@ -18,7 +18,6 @@ from seqvis.corpus.pairs import PairTable, load_pairs, training_pairs
 from seqvis.decoding.beam import DecodingSettings, Hypothesis
 from seqvis.decoding.packed import PackedSeq2Seq
 from seqvis.decoding.search import search
-from seqvis.errors import ConfigError, DataError
 from seqvis.graphs import Graphs
 from seqvis.seq2seq.dropout import mask_like
 from seqvis.seq2seq.losses import SequenceLoss
@@ -32,17 +31,22 @@ from seqvis.seq2seq.settings import (
     resolve_variant,
 )
 from seqvis.text.languages import Languages, SourceSentence, load_languages
-from seqvis.text.vocabulary import PAD, UNK, Vocabulary
+from seqvis.text.vocabulary import PAD, UNK
 from seqvis.training.ahead import in_threads
 from seqvis.training.fit import FitSettings
 from seqvis.training.schedules import OptimizerSettings
 from seqvis.training.step import Recordable, StepLoss
 from seqvis.training.workers import Workers
 from seqvis.translation.batches import Batch, BatchSettings, make_batch, plan_epoch, plan_validation
+from seqvis.translation.initial_weights import Donor, SideVectors, donors
 from seqvis.translation.metrics import LossSums, Scoring, TextScores, score_texts, validation_losses
-from seqvis.vectors.store import WordVectors, embedding_matrix, is_marker, words_without_vector
+from seqvis.vectors.store import WordVectors
 
 VALIDATION_BATCH = 200  # sentences; the seed's 125 * 1.6, on which its loss with padding depends
+PLACES = (
+    "corpus", "out", "vectors_source", "vectors_target", "init", "init_encoder", "init_decoder",
+)  # fmt: skip
+"""The settings that are directories or URIs."""
 RECORDED_LENGTHS = 8  # what lengths are multiples of where steps are recorded: few shapes
 
 
@@ -71,6 +75,12 @@ class TrainSettings(Settings):
     """Word vectors of the source language, from build_vectors, to start from."""
     vectors_target: str | None = None
     """Word vectors of the target language, from build_vectors, to start from."""
+    init: str | None = None
+    """Translator to start from, of the same sizes; words that it does not know start at random."""
+    init_encoder: str | None = None
+    """Translator whose encoder to start from, or what pretrain wrote."""
+    init_decoder: str | None = None
+    """Translator whose decoder to start from, or what pretrain wrote."""
     scoring: Scoring = "text"
     """How validation BLEU is computed: text (sacreBLEU, without case) or moses (tokenised and
     lowercased, as published for Multi30k)."""
@@ -90,8 +100,8 @@ class TrainSettings(Settings):
 
     def identity(self) -> dict[str, Any]:
         """Return what must stay the same for a run to go on: all but places and appearances."""
-        places = {"corpus", "out", "samples", "vectors_source", "vectors_target", "fit"}
-        return self.resolved().model_dump(exclude=places) | {"fit": self.fit.identity()}
+        excluded = {*PLACES, "samples", "fit"}
+        return self.resolved().model_dump(exclude=excluded) | {"fit": self.fit.identity()}
 
 
 @dataclass(frozen=True)
@@ -119,48 +129,44 @@ class TranslationTask:
         return load_languages(self.corpus)
 
     @cached_property
-    def _sides(self) -> list[tuple[str, Vocabulary, WordVectors | None]]:
-        """For source and target: flag of its word vectors, vocabulary, and the vectors."""
-        source, target = self.settings.vectors_source, self.settings.vectors_target
-        sides = [
-            ("--vectors-source", self.languages.source_vocabulary, source),
-            ("--vectors-target", self.languages.target_vocabulary, target),
-        ]
+    def _side_vectors(self) -> list[SideVectors]:
+        settings, languages = self.settings, self.languages
+        sides = (
+            ("--vectors-source", "encoder", languages.source_vocabulary, settings.vectors_source),
+            ("--vectors-target", "decoder", languages.target_vocabulary, settings.vectors_target),
+        )
         return [
-            (flag, vocabulary, WordVectors.open(uri) if uri else None)
-            for flag, vocabulary, uri in sides
+            SideVectors(flag, part, vocabulary, WordVectors.open(uri))
+            for flag, part, vocabulary, uri in sides
+            if uri
         ]
+
+    @cached_property
+    def _donors(self) -> list[Donor]:
+        return donors(self.settings.init, self.settings.init_encoder, self.settings.init_decoder)
 
     def build_model(self) -> nn.Module:
-        settings = self.settings.model
-        model = Seq2Seq(settings, *(len(vocabulary) for _, vocabulary, _ in self._sides))
-        embeddings = (model.encoder.embedding, model.decoder.embedding)
-        for embedding, (flag, vocabulary, vectors) in zip(embeddings, self._sides, strict=True):
-            if vectors is not None:
-                _fill(embedding, vocabulary, vectors, flag, self.settings.fit.seed)
-            with torch.no_grad():
+        settings, languages = self.settings.model, self.languages
+        sizes = len(languages.source_vocabulary), len(languages.target_vocabulary)
+        model = Seq2Seq(settings, *sizes)
+        for side in self._side_vectors:
+            side.fill(model, self.settings.fit.seed)
+        with torch.no_grad():
+            for embedding in (model.encoder.embedding, model.decoder.embedding):
                 embedding.weight.mul_(settings.embedding_deviation)
+        for donor in self._donors:
+            donor.give(model, languages)
         return model
 
-    def missing_vectors(self) -> list[str]:
-        """Describe the words that the given word vectors lack, a line for each side.
+    def begins_at_random(self) -> list[str]:
+        """Describe what word vectors and other translators leave out, a line for each.
 
-        Raises DataError if they lack all words of a side.
+        Raises DataError if word vectors lack all words of a side, ConfigError if a translator's
+        shapes differ.
         """
-        lines = []
-        for flag, vocabulary, vectors in self._sides:
-            missing = words_without_vector(vocabulary, vectors) if vectors is not None else []
-            words = sum(not is_marker(word) for word in vocabulary.words)
-            if missing and len(missing) == words:
-                raise DataError(
-                    f"{flag}: has a vector for none of the corpus's {words:,} words; is it of the "
-                    f"right language?"
-                )
-            if missing:
-                lines.append(
-                    f"{flag}: {len(missing):,} of {words:,} words have no vector and begin at "
-                    f"random, such as {', '.join(missing[:5])}"
-                )
+        lines = [line for side in self._side_vectors for line in side.missing()]
+        for donor in self._donors:
+            lines += donor.describe(self.settings.model, self.languages)
         return lines
 
     def parameter_groups(self, model: nn.Module) -> list[tuple[list[nn.Parameter], float]]:
@@ -327,16 +333,3 @@ def _mean_square(values: Tensor, real: Tensor, pack: bool | None = None) -> Tens
         return values[real].float().pow(2).mean()
     squares = values.float().pow(2).masked_fill(~real.unsqueeze(2), 0.0)
     return squares.sum() / (real.sum() * values.shape[2])
-
-
-def _fill(
-    embedding: nn.Embedding, vocabulary: Vocabulary, vectors: WordVectors, flag: str, seed: int
-) -> None:
-    if vectors.dimension != embedding.embedding_dim:
-        raise ConfigError(
-            f"{flag}: has {vectors.dimension} dimensions, the model's embeddings have "
-            f"{embedding.embedding_dim}; set --model.embedding-size {vectors.dimension}"
-        )
-    matrix = embedding_matrix(vocabulary, vectors, seed)
-    with torch.no_grad():
-        embedding.weight.copy_(torch.from_numpy(matrix))

@@ -21,7 +21,7 @@ from seqvis.training.launch import history_as_csv, launch, run_directory
 from seqvis.training.lr_finder import plot_rate_search
 from seqvis.training.workers import IN_THIS_PROCESS, Resources, Workers
 from seqvis.translation.evaluate import write_trained_pairs
-from seqvis.translation.task import TrainSettings, TranslationTask
+from seqvis.translation.task import PLACES, TrainSettings, TranslationTask
 from seqvis.vectors.store import KIND as VECTORS
 
 if TYPE_CHECKING:
@@ -45,9 +45,8 @@ def train(
     artifacts.check_destination(out, "translator")
     resolved = _with_absolute_paths(settings.resolved())
     check_inputs(settings)  # before any process is started
-    if settings.vectors_source or settings.vectors_target:
-        for text in TranslationTask(resolved).missing_vectors():
-            report({"event": "note", "text": text})
+    for text in TranslationTask(resolved).begins_at_random():
+        report({"event": "note", "text": text})
     return launch(train_worker, resolved, out, report, resources, restart, stoppable, session)
 
 
@@ -117,6 +116,5 @@ def _save(
 
 def _with_absolute_paths(settings: TrainSettings) -> TrainSettings:
     """Return the settings for Ray Train's workers, which run in a directory of their own."""
-    names = ("corpus", "out", "vectors_source", "vectors_target")
-    uris = {name: uri for name in names if (uri := getattr(settings, name)) is not None}
+    uris = {name: uri for name in PLACES if (uri := getattr(settings, name)) is not None}
     return settings.model_copy(update={name: absolute(uri) for name, uri in uris.items()})

@@ -1,0 +1,284 @@
+"""Pretrain a translator's encoder or decoder as a language model, on text of one language.
+
+The text is a file of sentences, or one side of a corpus. Words are numbered as the corpus numbers
+them, so that a translator of that corpus starts from the model by --init-encoder or --init-decoder.
+The artifact holds the weights under the names that they have in a translator.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from safetensors.torch import save as save_tensors
+from torch import nn
+
+from seqvis import artifacts
+from seqvis.artifacts import Artifact
+from seqvis.config import Settings
+from seqvis.corpus.pairs import PairTable, load_pairs, map_side, training_pairs
+from seqvis.errors import DataError
+from seqvis.nodefiles import made_once
+from seqvis.process import keep_few_kernels
+from seqvis.seq2seq.language_model import (
+    SOURCE_PARTS,
+    DecoderLanguageModel,
+    EncoderLanguageModel,
+)
+from seqvis.seq2seq.settings import ForcingSettings, ModelSettings, Variant, resolve_variant
+from seqvis.storage import Location, absolute, locate
+from seqvis.text.languages import LANGUAGE_FILES, Languages, load_languages
+from seqvis.text.lines import read_sentences
+from seqvis.training.checkpoints import CheckpointStore
+from seqvis.training.events import Report
+from seqvis.training.fit import FitResult, FitSettings, fit
+from seqvis.training.launch import history_as_csv, launch, run_directory
+from seqvis.training.schedules import OptimizerSettings
+from seqvis.training.step import StepLoss
+from seqvis.training.workers import IN_THIS_PROCESS, Resources, Workers
+from seqvis.translation.batches import Batch, BatchSettings, make_batch, plan_epoch, plan_validation
+from seqvis.translation.initial_weights import LANGUAGE_MODEL
+
+if TYPE_CHECKING:
+    from seqvis.cluster import Session  # loads Ray
+
+VALIDATION_BATCH = 200  # sentences
+_AT_ONCE = 10_000  # sentences that are numbered before they are written
+
+
+class PretrainSettings(Settings):
+    """Everything that decides what a language model becomes."""
+
+    corpus: str
+    """Corpus that prepare_corpus wrote, whose words the model knows."""
+    out: str
+    """Directory or URI of the model; OUT.run beside it holds checkpoints and curves."""
+    side: Literal["source", "target"]
+    """What is trained: the encoder, on source text, or the decoder, on target text."""
+    text: str | None = None
+    """File of sentences, one a line, to train on. Default: the corpus's own, of that side."""
+    longest: int = Field(100, ge=2)
+    """Words after which a sentence of the file is cut."""
+    variant: Variant = "all"
+    """Of the translator that is to start from it."""
+    epochs: int = Field(5, ge=1)
+    """Passes over the text. A run that is given more goes on at the last rate of its cycle."""
+    model: ModelSettings = ModelSettings()
+    batches: BatchSettings = BatchSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    fit: FitSettings = FitSettings(monitor="loss")
+
+    def resolved(self) -> "PretrainSettings":
+        """Return the settings with what the variant says filled in."""
+        model, _ = resolve_variant(self.variant, self.model, ForcingSettings())
+        return self.model_copy(update={"model": model})
+
+    def identity(self) -> dict[str, Any]:
+        """Return what must stay the same for a run to go on."""
+        places = {"corpus", "out", "text", "fit"}
+        return self.resolved().model_dump(exclude=places) | {"fit": self.fit.identity()}
+
+
+def pretrain(
+    settings: PretrainSettings,
+    report: Report,
+    resources: Resources = IN_THIS_PROCESS,
+    restart: bool = False,
+    session: "Session" = nullcontext,
+) -> dict[str, Any]:
+    """Train a language model, going on where an earlier call with the same `out` was interrupted.
+
+    Returns the metrics of the best epoch. `resources` and what follows: see `launch`. Raises
+    SeqvisError for anything that a user can mend.
+    """
+    out = locate(settings.out)
+    artifacts.check_destination(out, LANGUAGE_MODEL)
+    places = ("corpus", "out", "text")
+    uris = {name: absolute(uri) for name in places if (uri := getattr(settings, name)) is not None}
+    settings = settings.resolved().model_copy(update=uris)
+    _ = LanguageTask(settings).train  # raises what is wrong with the text, before any process
+    return launch(train_worker, settings, out, report, resources, restart, session=session)
+
+
+@dataclass(frozen=True)
+class LanguageTask:
+    """Text of one language and the model to train on it."""
+
+    unit: ClassVar[str] = "tokens"
+
+    settings: PretrainSettings  # resolved
+
+    @cached_property
+    def corpus(self) -> Artifact:
+        return artifacts.load(self.settings.corpus, "corpus")
+
+    @cached_property
+    def languages(self) -> Languages:
+        return load_languages(self.corpus)
+
+    @cached_property
+    def train(self) -> PairTable:
+        """The sentences, on both sides of a table of pairs."""
+        if self.settings.text is None:
+            return self._one_side(training_pairs(self.corpus))
+        location = locate(self.settings.text)
+        size = location.size()  # raises DataError if there is no such file
+        write = partial(_number, location, self.languages, self.settings)
+        folder = made_once(f"text-{self.fingerprint()}", size, write)
+        side = map_side(folder, "text")
+        return PairTable(side, side)
+
+    @cached_property
+    def valid(self) -> PairTable:
+        return self._one_side(load_pairs(self.corpus, "valid"))
+
+    def build_model(self) -> nn.Module:
+        languages, model = self.languages, self.settings.model
+        made: EncoderLanguageModel | DecoderLanguageModel
+        if self.settings.side == "source":
+            made = EncoderLanguageModel(model, len(languages.source_vocabulary))
+        else:
+            made = DecoderLanguageModel(model, len(languages.target_vocabulary))
+        with torch.no_grad():
+            made.embedding.weight.mul_(model.embedding_deviation)
+        return made
+
+    def parameter_groups(self, model: nn.Module) -> list[tuple[list[nn.Parameter], float]]:
+        return [([weight for weight in model.parameters() if weight.requires_grad], 1.0)]
+
+    def fingerprint(self) -> str:
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        digest = hashlib.sha256(self.corpus.fingerprint().encode())
+        if self.settings.text is not None:
+            content = artifacts.describe_file(locate(self.settings.text))["sha256"]
+            digest.update(f"{self.settings.side} {self.settings.longest} {content}".encode())
+        return digest.hexdigest()[:16]
+
+    def steps_in_epoch(self, epoch: int) -> int:
+        return len(self._plan(epoch))
+
+    def batches(self, epoch: int, first: int, workers: Workers) -> Iterator[Batch]:
+        for rows in self._plan(epoch)[first:]:
+            yield make_batch(self.train, rows, workers.rank, workers.count).to(workers.device)
+
+    def _plan(self, epoch: int) -> list[NDArray[np.int64]]:
+        settings = self.settings
+        if epoch not in self._plans:
+            self._plans.clear()
+            self._plans[epoch] = plan_epoch(self.train, settings.batches, settings.fit.seed, epoch)
+        return self._plans[epoch]
+
+    @cached_property
+    def _plans(self) -> dict[int, list[NDArray[np.int64]]]:
+        return {}
+
+    def loss(self, model: nn.Module, batch: Batch, epoch: float) -> StepLoss:
+        total, plain, words = model(batch.source)
+        return StepLoss(total * batch.share(False), plain.detach(), words)
+
+    def recordable(self, batch: Batch, epoch: float) -> None:
+        return None
+
+    def evaluate(self, model: nn.Module, workers: Workers) -> dict[str, Any]:
+        """Measure the loss of a word in nats, and the perplexity, of the corpus's valid part."""
+        sums = np.zeros(2)
+        plan = plan_validation(self.valid, VALIDATION_BATCH)
+        for rows in plan[workers.rank :: workers.count]:
+            batch = make_batch(self.valid, rows).to(workers.device)
+            _, plain, words = model(batch.source)
+            sums += float(plain), words
+        loss, words = np.sum(workers.gather(sums), axis=0)
+        mean = float(loss / max(1, words))
+        return {"loss": mean, "perplexity": math.exp(min(mean, 700.0))}
+
+    def schedules(self, epoch: int) -> dict[str, float]:
+        return {}
+
+    def flops(self, model: nn.Module, batch: Batch) -> float:
+        weights = sum(tensor.numel() for tensor in self.parameter_groups(model)[0][0])
+        return 6.0 * weights * (batch.own_words or batch.target_words)
+
+    def _one_side(self, table: PairTable) -> PairTable:
+        side = table.source if self.settings.side == "source" else table.target
+        return PairTable(side, side)
+
+
+def train_worker(settings: PretrainSettings, workers: Workers, report: Report) -> None:
+    """Train as one of the workers; the first one writes the model."""
+    keep_few_kernels()
+    out, task = locate(settings.out), LanguageTask(settings)
+    checkpoints = CheckpointStore(run_directory(out) / "checkpoints")
+    result = fit(
+        task, settings.epochs, settings.fit, settings.optimizer, checkpoints, workers, report,
+        settings.identity(),
+    )  # fmt: skip
+    if workers.is_first:
+        metrics = {key: value for key, value in result.best.items() if key != "step"}
+        _save(out, settings, task, result, metrics)
+        report({"event": "done", "metrics": metrics})
+
+
+def _save(
+    out: Location,
+    settings: PretrainSettings,
+    task: LanguageTask,
+    result: FitResult,
+    metrics: dict[str, Any],
+) -> None:
+    from seqvis.plots.figures import plot_curves  # matplotlib takes a second to load
+
+    known = "encoder." if settings.side == "source" else "decoder."
+    unused = tuple(f"decoder.{name}" for name in SOURCE_PARTS)
+    weights = {
+        name: tensor
+        for name, tensor in result.tensors.items()
+        if name.startswith(known) and not name.startswith(unused)
+    }
+    config = settings.model_dump() | {"corpus_fingerprint": task.corpus.fingerprint()}
+    with artifacts.create(out, LANGUAGE_MODEL, config) as writer:
+        writer.metrics.update(metrics)
+        writer.path("model.safetensors").write_bytes(save_tensors(weights))
+        writer.path("metrics.csv").write_bytes(history_as_csv(result.history))
+        for name in LANGUAGE_FILES:
+            if name in task.corpus.files:
+                writer.path(name).write_bytes(task.corpus.file(name).read_bytes())
+        with writer.local_file("curves.png") as path:
+            plot_curves(path, result.history, result.best["epoch"])
+
+
+def _number(text: Location, languages: Languages, settings: PretrainSettings, folder: Path) -> None:
+    """Write the word ids of the text's sentences into `folder`, as `map_side` reads them."""
+    sentences = filter(str.strip, read_sentences(text))
+    end = 0
+    with (folder / "text.words").open("wb") as words, (folder / "text.offsets").open("wb") as ends:
+        ends.write(np.zeros(1, np.int64).tobytes())
+        while block := list(islice(sentences, _AT_ONCE)):
+            ids = [_ids(sentence, languages, settings) for sentence in block]
+            words.write(np.concatenate(ids).tobytes())
+            offsets = end + np.cumsum([len(numbers) for numbers in ids], dtype=np.int64)
+            ends.write(offsets.tobytes())
+            end = int(offsets[-1])
+    if not end:
+        raise DataError(f"{text.uri}: holds no sentence to train on")
+
+
+def _ids(sentence: str, languages: Languages, settings: PretrainSettings) -> NDArray[np.uint16]:
+    if settings.side == "source":
+        numbers = languages.read_as_prepared(sentence).ids
+    else:
+        numbers = tuple(languages.target_ids(sentence))
+    if len(numbers) > settings.longest:
+        numbers = (*numbers[: settings.longest - 1], numbers[-1])
+    return np.array(numbers, np.uint16)

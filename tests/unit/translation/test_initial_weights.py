@@ -1,0 +1,127 @@
+"""A translator that begins with all of another one's weights, or with a part of them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from seqvis.errors import ArtifactError, ConfigError
+from seqvis.samples.questions import generate_pairs
+from seqvis.seq2seq.model import Seq2Seq
+from seqvis.text.languages import Languages
+from seqvis.translation.task import TrainSettings, TranslationTask
+from seqvis.translation.train import train
+from seqvis.translation.translator import Translator
+from tests.support.corpora import write_corpus
+from tests.unit.conftest import SMALL
+
+WORDS = ("encoder.embedding.weight", "decoder.embedding.weight", "decoder.projection.bias")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small translator, its corpus, and another corpus of other words."""
+    folder = tmp_path_factory.mktemp("warm")
+    pairs = generate_pairs(330, seed=3)
+    write_corpus(folder / "corpus", pairs[200:], pairs[:30])
+    write_corpus(folder / "other", [*pairs[30:150], ("zèbre ?", "zebra ?")] * 2, pairs[:30])
+    train(settings(folder, "corpus", out=str(folder / "donor"), epochs=1), lambda event: None)
+    return folder
+
+
+def settings(folder: Path, corpus: str, **changes: Any) -> TrainSettings:
+    given = {"corpus": str(folder / corpus), "out": str(folder / "out"), "variant": "all"}
+    return TrainSettings(**SMALL | given | changes)
+
+
+def begun(
+    folder: Path, corpus: str = "corpus", **changes: Any
+) -> tuple[dict[str, torch.Tensor], list[str]]:
+    task = TranslationTask(settings(folder, corpus, **changes).resolved())
+    torch.manual_seed(5)
+    model = task.build_model()
+    assert isinstance(model, Seq2Seq)
+    return dict(model.named_parameters()), task.begins_at_random()
+
+
+def names_that_are(donor: Translator, own: dict[str, torch.Tensor]) -> set[str]:
+    theirs = dict(donor.model.named_parameters())
+    return {name for name, tensor in own.items() if torch.equal(tensor, theirs[name])}
+
+
+def test_all_or_a_part_is_taken_and_the_rest_is_random(folder: Path) -> None:
+    donor, uri = Translator.load(str(folder / "donor")), str(folder / "donor")
+    own, notes = begun(folder, init=uri)
+    assert (names_that_are(donor, own), notes) == (set(own), [])
+    for part in ("encoder", "decoder"):
+        own, notes = begun(folder, **{f"init_{part}": uri})
+        taken = {name for name in own if name.startswith(f"{part}.")}
+        assert 0 < len(taken) < len(own)
+        assert (names_that_are(donor, own), notes) == (taken, [])
+
+
+def test_words_are_matched_as_text(folder: Path) -> None:
+    uri = str(folder / "donor")
+    donor = Translator.load(uri)
+    theirs = dict(donor.model.named_parameters())
+    own, notes = begun(folder, "other", init=uri)
+    random, _ = begun(folder, "other")
+    languages = TranslationTask(settings(folder, "other").resolved()).languages
+    new = {"source": 0, "target": 0}
+    for name in WORDS:
+        side = "source" if name.startswith("encoder") else "target"
+        known = vocabulary(donor.languages, side)
+        for row, word in enumerate(vocabulary(languages, side)):
+            if word in known:
+                assert torch.equal(own[name][row], theirs[name][known.index(word)]), word
+            else:
+                new[side] += name.endswith("embedding.weight")
+                assert torch.equal(own[name][row], random[name][row]), word
+    assert "zebra" in vocabulary(languages, "target")
+    assert new["source"] > 0 < new["target"]
+    assert notes == [
+        f"--init: does not know {new[side]} of {len(vocabulary(languages, side))} {side} words, "
+        f"which begin at random"
+        for side in ("source", "target")
+    ]
+
+
+def vocabulary(languages: Languages, side: str) -> list[str]:
+    found = languages.source_vocabulary if side == "source" else languages.target_vocabulary
+    return list(found.words)
+
+
+def test_a_part_that_the_other_lacks_begins_at_random(folder: Path) -> None:
+    uri = str(folder / "donor")
+    _, notes = begun(folder, init=uri, model=SMALL["model"] | {"readout": "context"})
+    missing = "decoder.readout.weight, decoder.readout.bias"
+    assert notes == [f"--init: has no {missing}, which begin at random"]
+    own, notes = begun(folder, init=uri, variant="bidir")  # the donor's attention is left out
+    assert names_that_are(Translator.load(uri), own) == set(own)
+    assert notes == []
+
+
+@pytest.mark.parametrize("name", ["init", "init_encoder", "init_decoder"])
+def test_other_sizes_are_refused_before_anything_is_trained(folder: Path, name: str) -> None:
+    flag = "--" + name.replace("_", "-")
+    wider = SMALL["model"] | {"embedding_size": 48}
+    other = settings(folder, "corpus", model=wider, **{name: str(folder / "donor")})
+    with pytest.raises(ConfigError, match=rf"^{flag} .*donor: .* has shape .* of --model"):
+        train(other, lambda event: None)
+    with pytest.raises(ArtifactError, match="corpus"):
+        train(settings(folder, "corpus", **{name: str(folder / "corpus")}), lambda event: None)
+    assert not (folder / "out.run").exists()
+
+
+def test_a_training_goes_on_from_there_and_resumes_without_beginning_again(folder: Path) -> None:
+    uri = str(folder / "donor")
+    still = {"learning_rate": 1e-12, "divisor": 1.0}
+    warm = settings(folder, "corpus", init=uri, out=str(folder / "warm"), epochs=1, optimizer=still)
+    notes: list[str] = []
+    metrics = train(warm, lambda event: notes.append(event.get("text", "")))
+    donor = Translator.load(uri)
+    assert metrics["loss"] == pytest.approx(donor.artifact.metrics["loss"], rel=1e-4)
+    again = warm.model_copy(update={"epochs": 2})
+    train(again, lambda event: notes.append(event.get("text", "")))
+    assert any("going on from" in note for note in notes)
