@@ -169,7 +169,7 @@ def draw_alignment(location: Location, translation: Translation) -> None:
     Case marks are no words: they are left out, and attention to one counts for its word. Raises
     ConfigError if the model has no attention or the sentence no words.
     """
-    from seqvis.plots.figures import plot_attention  # matplotlib takes a second to load
+    from seqvis.plots.attention import plot_attention  # matplotlib takes a second to load
 
     best = translation.alternatives[0]
     if best.attention is None:

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from seqvis.errors import StorageError
-from seqvis.plots.figures import plot_attention, plot_curves, plot_learning_rates, plot_lengths
+from seqvis.plots.attention import plot_attention
+from seqvis.plots.figures import plot_curves, plot_learning_rates, plot_lengths
 
 HISTORY = [
     {"epoch": 1, "train_loss": 4.0, "loss": 3.5, "bleu": 10.0, "learning_rate": 1e-3},
