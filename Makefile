@@ -2,6 +2,8 @@
 #
 #   make demo    trains a translator of generated questions and a search of drawings, serves both
 #                until Ctrl-C (make demo SERVE=0 ends after training)
+#   make lesson  runs lesson 11 by its own settings (docs/lesson.md), on DATA=folder or without one
+#                on generated questions and drawings; LESSON_ARGS="--epochs 1" and so on
 #   make unit    runs the tests that need no Ray and no more than a few seconds each
 #   make test    runs all tests, two at a time where they do not measure
 #   make native  builds the C++ of seqvis/native anew, after a change (docs/extend/native.md)
@@ -20,6 +22,8 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 DEMO_OUT ?= runs/demo
+DATA ?=
+LESSON_ARGS ?=
 SERVE ?= 1
 BENCH_ARGS ?=
 JOB ?=
@@ -36,10 +40,13 @@ export RAY_raylet_start_wait_time_s := 120
 # Tests and jobs start many processes; without bytecode each would compile every file again.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo unit test native count bench lint setup lock ray submit clean
+.PHONY: demo lesson unit test native count bench lint setup lock ray submit clean
 
 demo: $(VENV)/installed
 	$(RUN) -m jobs.demo --out $(DEMO_OUT) $(if $(filter 0,$(SERVE)),--no-serve)
+
+lesson: $(VENV)/installed
+	$(RUN) -m jobs.lesson $(if $(DATA),--data $(DATA)) $(LESSON_ARGS)
 
 unit: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(RUN) -m pytest tests/unit -m "not slow and not ray" \

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
-from numpy.typing import ArrayLike
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
 
-from seqvis.plots.style import GREY, INK, LIGHT, new_figure, save
+from seqvis.plots.style import BLUE, GREY, INK, LIGHT, draw_title, new_figure, save, style
 
 
 def plot_attention(
@@ -25,14 +26,7 @@ def plot_attention(
     The darker a cell, the larger the weight; white is zero. Raises ValueError if the shape does
     not fit the tokens, or if there are none.
     """
-    matrix = np.asarray(weights, dtype=float)
-    if not source_tokens or not target_tokens:
-        raise ValueError("attention needs at least one source and one target token")
-    if matrix.shape != (len(target_tokens), len(source_tokens)):
-        raise ValueError(
-            f"attention weights of shape {matrix.shape} do not fit "
-            f"{len(target_tokens)} target and {len(source_tokens)} source tokens"
-        )
+    matrix = _checked(weights, source_tokens, target_tokens)
     rows, columns = matrix.shape
     cell = float(np.clip(9.0 / max(rows, columns), 0.19, 0.45))  # inches
     width = max(columns * cell + 0.085 * _longest(target_tokens) + 1.6, 4.2)
@@ -47,11 +41,56 @@ def plot_attention(
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8, length=0, labelcolor=GREY)
     bar.set_label("attention", color=GREY, fontsize=9)
+    _set_heading(figure, title)
+    save(figure, path)
+
+
+def plot_attention_steps(
+    path: Path,
+    weights: ArrayLike,
+    source_tokens: Sequence[str],
+    target_tokens: Sequence[str],
+    title: str = "",
+) -> None:
+    """Draw the attention of the first nine produced words as lesson 11 does: three by three lines.
+
+    Arguments as of `plot_attention`.
+    """
+    matrix = _checked(weights, source_tokens, target_tokens)
+    figure = new_figure(max(9.0, 0.75 * len(source_tokens)), 9.0)
+    all_axes = figure.subplots(3, 3, sharex=True, sharey=True).ravel()
+    for ax, row, token in zip(all_axes, matrix, target_tokens, strict=False):
+        ax.plot(range(len(row)), row, color=BLUE, marker="o", markersize=3)
+        draw_title(ax, token, "")
+        ax.set_ylim(0, 1.05)
+        style(ax)
+        # A lone $ in a sentence is money, not the beginning of mathematics.
+        ax.set_xticks(range(len(row)), labels=source_tokens, rotation=90, parse_math=False)
+    for ax in all_axes[len(matrix) :]:
+        ax.set_visible(False)
+    _set_heading(figure, title)
+    save(figure, path)
+
+
+def _checked(
+    weights: ArrayLike, source_tokens: Sequence[str], target_tokens: Sequence[str]
+) -> NDArray[np.float64]:
+    matrix = np.asarray(weights, dtype=float)
+    if not source_tokens or not target_tokens:
+        raise ValueError("attention needs at least one source and one target token")
+    if matrix.shape != (len(target_tokens), len(source_tokens)):
+        raise ValueError(
+            f"attention weights of shape {matrix.shape} do not fit "
+            f"{len(target_tokens)} target and {len(source_tokens)} source tokens"
+        )
+    return matrix
+
+
+def _set_heading(figure: Figure, title: str) -> None:
     if title:
         heading = figure.suptitle(title, fontsize=12, color=INK)
         heading.set_parse_math(False)
         heading.set_wrap(True)
-    save(figure, path)
 
 
 def _label_cells(

@@ -163,13 +163,16 @@ class Translator:
         return Translation(source.text, list(source.tokens), alternatives, source.unknown)
 
 
-def draw_alignment(location: Location, translation: Translation) -> None:
+def draw_alignment(location: Location, translation: Translation, by_word: bool = False) -> None:
     """Draw which source words each word of a translation attended to, as a PNG.
 
     Case marks are no words: they are left out, and attention to one counts for its word. Raises
     ConfigError if the model has no attention or the sentence no words.
+
+    `by_word`: in lesson 11's form, a line for each of the first nine words; else as a map of all.
     """
-    from seqvis.plots.attention import plot_attention  # matplotlib takes a second to load
+    # matplotlib takes a second to load
+    from seqvis.plots.attention import plot_attention, plot_attention_steps
 
     best = translation.alternatives[0]
     if best.attention is None:
@@ -184,7 +187,8 @@ def draw_alignment(location: Location, translation: Translation) -> None:
         if not is_word:
             weights[:, place + 1] += weights[:, place]
     source = [*compress(translation.source_tokens, columns), "end"]
+    plot = plot_attention_steps if by_word else plot_attention
     location.parent().make_directory()
     with location.local_output() as path:
         target = list(compress(best.tokens, rows))
-        plot_attention(path, weights[:, [*columns, True]], source, target, title=best.text)
+        plot(path, weights[:, [*columns, True]], source, target, title=best.text)

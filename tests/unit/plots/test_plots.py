@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from seqvis.errors import StorageError
-from seqvis.plots.attention import plot_attention
+from seqvis.plots.attention import plot_attention, plot_attention_steps
 from seqvis.plots.figures import plot_curves, plot_learning_rates, plot_lengths
 
 HISTORY = [
@@ -87,6 +87,25 @@ def test_words_with_accents_and_dollars_are_drawn_as_they_are(tmp_path: Path) ->
         plot_attention(tmp_path / "a.png", np.eye(6), words, words, "Combien de $ ?")
     plot_attention(tmp_path / "b.png", np.eye(6), ["soeur", *words[1:]], words, "Combien de $ ?")
     assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
+
+
+def test_each_word_has_a_line_of_its_own_in_a_grid_of_three_by_three(tmp_path: Path) -> None:
+    words = [f"w{number}" for number in range(12)]
+    even = np.full((12, 12), 1 / 12)
+    plot_attention_steps(tmp_path / "even.png", even, words, words)
+    for word in (0, 5, 7):
+        weights = even.copy()
+        weights[word] = np.eye(12)[3]
+        plot_attention_steps(tmp_path / "peak.png", weights, words, words)
+        peak = pixels(tmp_path / "peak.png")
+        rows, columns = np.nonzero((peak != pixels(tmp_path / "even.png")).any(axis=2))
+        height, width, _ = peak.shape
+        assert {*rows * 3 // height} == {word // 3}
+        assert {*columns * 3 // width} == {word % 3}
+    weights = even.copy()
+    weights[9:] = np.eye(12)[:3]
+    plot_attention_steps(tmp_path / "later.png", weights, words, words)
+    assert (tmp_path / "later.png").read_bytes() == (tmp_path / "even.png").read_bytes()
 
 
 @pytest.mark.parametrize(

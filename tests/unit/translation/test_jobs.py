@@ -12,6 +12,7 @@ from PIL import Image
 from sacrebleu.metrics import BLEU
 
 from jobs.evaluate_translator import main as evaluate
+from jobs.prepare_corpus import main as prepare
 from jobs.train_devise import main as train_devise
 from jobs.train_translator import main as train
 from jobs.translate import main as translate
@@ -382,7 +383,10 @@ def test_every_preset_is_valid(questions: Path, tmp_path: Path, capsys: Capture)
     for preset in presets:
         # An impossible value stops the job after it has read the rest.
         flags = ["--config", str(preset), "--out", "y", "--epochs", "-1"]
-        if preset.stem.endswith("devise"):
+        if preset.stem.endswith("corpus"):
+            bad = ["--source", "x", "--target", "x", "--out", "y", "--seed", "one"]
+            assert prepare(["--config", str(preset), *bad]) == 2
+        elif preset.stem.endswith("devise"):
             assert train_devise([*flags, "--features", "x", "--vectors", "x"]) == 2
         else:
             assert train([*flags, "--corpus", "x"]) == 2
