@@ -283,8 +283,6 @@ class _Run(Generic[B]):
 
     def _checkpoint_is_due(self) -> bool:
         # The workers need not agree: the first one alone saves, and nothing is collected.
-        if not self.workers.is_first:
-            return False
         waited = time.monotonic() - self.saved_at
         if not self.workers.leaving():
             return waited > 60 * self.settings.checkpoint_minutes
@@ -296,7 +294,10 @@ class _Run(Generic[B]):
         return waited > NOTICE_SECONDS
 
     def _save(self) -> None:
+        """Save a checkpoint as the first worker; as another one only give back freed memory."""
+        self.saved_at = time.monotonic()
         if not self.workers.is_first:
+            release_freed_memory()
             return
         progress = self.progress
         # The other workers' sums of an unfinished epoch are taken to be like this one's.
@@ -314,7 +315,6 @@ class _Run(Generic[B]):
         snapshot = Snapshot(self.training.tensors(), state)
         wanted = progress.wanted_steps(self.settings.average)
         self.checkpoints.save(snapshot, progress.step, wanted)
-        self.saved_at = time.monotonic()
 
     def _resume(self) -> None:
         location = self.checkpoints.latest()
