@@ -5,7 +5,7 @@ Each library has a graph with as many connections (HNSW's M: 16 for vectors of 5
 many threads, and searches as wide as its recall needs, alone and in a batch, with one thread.
 `Collection.search`, shown for the vectors of 50, is what a user of the project calls: with ids,
 metadata and exact scores; metadata are not parsed. SymphonyQG, shown for the vectors of 300, is
-another kind of graph, and no reference. The true neighbours are computed exactly.
+another kind of graph, with 32 neighbours a row. The true neighbours are computed exactly.
 
     python -m benchmarks.stage_neighbours --items 60000 --features 15000
 
@@ -31,7 +31,8 @@ import numpy as np
 from benchmarks.instrument import Row, Side, WrongResultError, compare, rate
 from benchmarks.material import Material
 from seqvis.collection.collection import Collection
-from seqvis.collection.index import GraphIndex, IndexSettings, best_of, exact_candidates
+from seqvis.collection.graphs import GraphIndex, Nmslib, SymphonyQG
+from seqvis.collection.index import IndexSettings, best_of, exact_candidates
 from seqvis.collection.items import Item
 from seqvis.disk import file_hash
 
@@ -40,7 +41,7 @@ RECALL = 0.99
 QUERIES = 1000
 WIDTHS = (15, 20, 25, 30, 40, 50, 60, 80, 100, 120, 150, 200, 300, 400, 600, 800)
 MILLION, GLOVE_WORDS = 1_000_000, 400_000
-OURS, SYMPHONYQG = "seqvis's graph (nmslib)", "SymphonyQG"
+OURS, SYMPHONYQG = "seqvis's graph (nmslib)", "seqvis's graph (SymphonyQG)"
 COLLECTION = "Collection.search"
 _CONSTRUCTION, _THREADS = 200, 2
 Rows = list[np.ndarray]
@@ -93,9 +94,11 @@ def neighbours(
             "hnswlib": _hnswlib(vectors, connections),
             "faiss": _faiss(vectors, connections),
             "usearch": _usearch(vectors, connections),
-            **({SYMPHONYQG: _symphonyqg(vectors)} if vectors.shape[1] >= 64 else {}),
-            OURS: _nmslib(folder / "graph", vectors, connections),
+            OURS: _ours(Nmslib, folder / Nmslib.file, vectors, connections),
         }
+        if vectors.shape[1] >= 64:
+            path = folder / SymphonyQG.file
+            engines[SYMPHONYQG] = _ours(SymphonyQG, path, vectors, connections=16)
         built = {
             side: [rate(len(vectors), partial(engine.build, vectors))]
             for side, engine in engines.items()
@@ -227,34 +230,16 @@ def _usearch(vectors: np.ndarray, connections: int) -> Engine:
     )
 
 
-def _symphonyqg(vectors: np.ndarray) -> Engine:
-    from rabitqlib import SymqgIndex
-
-    index = SymqgIndex(vectors.shape[1], 32, metric="ip")  # it takes degrees of 32, 64, …
-    width: dict[str, int] = {}
-
-    def batch(queries: np.ndarray) -> Rows:
-        return list(index.search_batch(queries, K, width["ef"])[0].astype(np.int64))
-
-    return Engine(
-        lambda rows: index.build(rows, _CONSTRUCTION, _THREADS),
-        partial(width.__setitem__, "ef"),
-        batch,
-        lambda query: index.search(query[None], K, width["ef"])[0][0],
-    )
-
-
-def _nmslib(path: Path, vectors: np.ndarray, connections: int) -> Engine:
+def _ours(kind: type[GraphIndex], path: Path, vectors: np.ndarray, connections: int) -> Engine:
     opened: dict[str, GraphIndex] = {}
 
     def build(rows: np.ndarray) -> None:
-        settings = IndexSettings(connections=connections, build_threads=_THREADS)
-        GraphIndex.build(rows, path, settings)
+        kind.build(rows, path, IndexSettings(connections=connections, build_threads=_THREADS))
 
     def widen(width: int) -> None:
         settings = IndexSettings(search_width=width)
         rows, dimension = vectors.shape
-        opened["graph"] = GraphIndex.load(path, file_hash(path), rows, dimension, settings)
+        opened["graph"] = kind.load(path, file_hash(path), rows, dimension, settings)
 
     def batch(queries: np.ndarray) -> Rows:
         nothing = np.empty(0, dtype=np.int64)

@@ -28,7 +28,8 @@ class BuildIndex(JobSettings):
     out: str
     """Directory of the collection, on a local disk."""
     backend: Backend = "nmslib"
-    """nmslib (a graph; fast, recall about 0.99) or exact."""
+    """nmslib (a graph; fast, recall about 0.99), symphonyqg (another graph, faster for vectors
+    of some hundred numbers, twice as large; pip install 'seqvis[symphonyqg]') or exact."""
     columns: tuple[str, ...] = ()
     """Further columns of the features to keep as metadata, to filter by."""
     recall_queries: int = Field(1000, ge=0)

@@ -4,6 +4,8 @@ import re
 import subprocess
 import sys
 from functools import partial
+from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -28,8 +30,8 @@ class Keep(JobSettings):
     collection: str | None = None
     """Directory that build_index wrote; for --restore, where to put the collection."""
     about: bool = False
-    """Print nmslib's version and the processor's instructions that it does not use, and what
-    computes exact scores. Needs no collection."""
+    """Print the versions of nmslib and, if it is installed, SymphonyQG's rabitqlib, the processor's
+    instructions that nmslib does not use, and what computes exact scores. Needs no collection."""
     add: str | None = None
     """Features that embed_images wrote: add their pictures; those with the same path are
     replaced."""
@@ -93,6 +95,7 @@ def _about() -> dict[str, Any]:
     return {
         "nmslib": imported.stdout.strip(),
         "unused_instructions": unused[1].split() if unused else [],
+        "rabitqlib": version("rabitqlib") if find_spec("rabitqlib") else None,
         "exact_scores": "C++" if segments.native is not None else "NumPy",
     }
 

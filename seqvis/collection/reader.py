@@ -11,12 +11,13 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, get_args
 
 import numpy as np
 
 from seqvis.artifacts import MANIFEST
 from seqvis.collection.filters import Where, check_where
+from seqvis.collection.graphs import GRAPHS
 from seqvis.collection.index import Backend, IndexSettings
 from seqvis.collection.items import SHARD, Item, check_ids, check_queries
 from seqvis.collection.journal import JournalReader, heading
@@ -103,8 +104,10 @@ def first_state(
     """Return what an empty collection consists of. Raises ConfigError if it cannot be one."""
     if dimension < 1:
         raise ConfigError(f"a collection's dimension is {dimension}; it must be at least 1")
-    if backend not in ("nmslib", "exact"):
-        raise ConfigError(f"{backend}: no such backend; choose nmslib or exact")
+    if backend not in get_args(Backend):
+        raise ConfigError(f"{backend}: no such backend; choose {', '.join(get_args(Backend))}")
+    if backend in GRAPHS:
+        GRAPHS[backend].require()
     try:
         stored = json.loads(json.dumps(dict(config or {}), allow_nan=False))
     except (TypeError, ValueError) as error:

@@ -6,8 +6,8 @@
     ids, metadata, thumbnails            .bin (byte strings, end to end) and _ends.npy
                                          (int64 [n], where each ends); read in place
     id_hashes.npy, id_rows.npy           sorted hashes of the ids, and the row of each
-    index.nmslib                         HNSW graph with its own copy of the vectors; not in
-                                         small segments and exact collections
+    index.nmslib or index.symphonyqg     graph with its own copy of the vectors; not in small
+                                         segments and exact collections
 
 A writer keeps a few dozen bytes in memory for each item, but not the vectors. Building the graph
 takes about three times the memory of the vectors, so the size of segments is limited.
@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from seqvis.collection.filters import Columns
-from seqvis.collection.index import Backend, DeviceRows, GraphIndex, IndexSettings, best_of
+from seqvis.collection.graphs import GRAPHS, GraphIndex
+from seqvis.collection.index import Backend, DeviceRows, IndexSettings, best_of
 from seqvis.collection.items import Batch, Match, best_first, decode_metadata
 from seqvis.disk import file_hash, sync_directory, sync_file, synced_file
 from seqvis.errors import ArtifactError
@@ -113,7 +114,7 @@ def load_array(path: Path) -> np.ndarray:
     return mapped
 
 
-VECTORS, INDEX = "vectors.npy", "index.nmslib"
+VECTORS = "vectors.npy"
 HASHES, HASH_ROWS = "id_hashes.npy", "id_rows.npy"
 
 
@@ -156,9 +157,10 @@ class SegmentWriter:
 
     def build_index(self, backend: Backend, settings: IndexSettings) -> None:
         """Build the graph if the segment shall have one, and make the directory durable."""
-        if backend == "nmslib" and self.rows >= settings.exact_below:
-            path = self.folder / INDEX
-            GraphIndex.build(load_array(self.folder / VECTORS), path, settings)
+        graph = GRAPHS.get(backend)
+        if graph and self.rows >= max(settings.exact_below, graph.fewest_rows(settings)):
+            path = self.folder / graph.file
+            graph.build(load_array(self.folder / VECTORS), path, settings)
             sync_file(path)
         sync_directory(self.folder)
         sync_directory(self.folder.parent)
@@ -289,9 +291,10 @@ class Segment(Rows):
         super().__init__()
         if by.device is not None:
             self.on_device = DeviceRows(self.vectors, by.device)
-        if by.graphs and INDEX in files:
-            sha256 = files[INDEX]["sha256"]
-            self.index = GraphIndex.load(folder / INDEX, sha256, rows, dimension, settings)
+        graph = next((graph for graph in GRAPHS.values() if graph.file in files), None)
+        if by.graphs and graph:
+            sha256 = files[graph.file]["sha256"]
+            self.index = graph.load(folder / graph.file, sha256, rows, dimension, settings)
 
     def find(self, ids: Sequence[str]) -> list[int]:
         encoded = [name.encode() for name in ids]

@@ -20,7 +20,8 @@ from typing import Any, cast
 import numpy as np
 
 from seqvis.collection.filters import Where
-from seqvis.collection.index import GraphIndex, exact_candidates
+from seqvis.collection.graphs import GraphIndex
+from seqvis.collection.index import exact_candidates
 from seqvis.collection.items import Batch, Match, best_first
 from seqvis.collection.journal import Added, Operation
 from seqvis.collection.segments import Rows

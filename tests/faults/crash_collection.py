@@ -28,12 +28,12 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from seqvis.collection.collection import Collection
-from seqvis.collection.index import IndexSettings
+from seqvis.collection.index import Backend, IndexSettings
 from seqvis.collection.items import Item
 
 DIMENSION = 6
@@ -209,10 +209,12 @@ def check_folder(folder: Path, allowed: tuple[Model, Model], draw: random.Random
     return model
 
 
-def crash(folder: Path, kills: int, seed: int, report: Callable[[str], None]) -> dict[str, Any]:
+def crash(
+    folder: Path, kills: int, seed: int, report: Callable[[str], None], backend: Backend
+) -> dict[str, Any]:
     """Kills children `kills` times in turn by signal and at a step. Raises LostError at a fault."""
     draw = random.Random(seed)
-    Collection.create(folder / "collection", DIMENSION, settings=SETTINGS).close()
+    Collection.create(folder / "collection", DIMENSION, backend, settings=SETTINGS).close()
     model: Model = {}
     version = changes = amid = 0
     for number in range(kills):
@@ -235,10 +237,11 @@ def crash(folder: Path, kills: int, seed: int, report: Callable[[str], None]) ->
     return {"kills": kills, "acknowledged": changes, "killed_amid": amid, "faults": 0}
 
 
-def die_at_each_step(folder: Path, kind: str) -> dict[str, Any]:
+def die_at_each_step(folder: Path, kind: str, backend: Backend) -> dict[str, Any]:
     """Kills a change of a kind at its first step, its second, and so on. Raises LostError."""
     before: Model = {f"item-{number}": 1 for number in range(40)}
-    with Collection.create(folder / "collection", DIMENSION, settings=SETTINGS) as collection:
+    path = folder / "collection"
+    with Collection.create(path, DIMENSION, backend, settings=SETTINGS) as collection:
         collection.add([item(name, 1) for name in before])
         collection.compact()
     survived, step = False, 0
@@ -250,10 +253,10 @@ def die_at_each_step(folder: Path, kind: str) -> dict[str, Any]:
             change["add"] = names
         if kind == "delete":
             change["delete"] = names
-        with Collection.open(folder / "collection") as collection:
+        with Collection.open(path) as collection:
             collection.add([item(f"item-{step % 40}", 1000 + step)])
             before = {name: _version(collection, name) for name in collection.ids()}
-        survived = _dies_at(folder / "collection", change, step) == 0
+        survived = _dies_at(path, change, step) == 0
         check_folder(folder, (before, apply(before, change)), random.Random(step))
     return {"kind": kind, "steps": step, "faults": 0}
 
@@ -285,6 +288,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=200, help="children to kill (200)")
     parser.add_argument("--seed", type=int, default=0, help="of all that is random (0)")
     parser.add_argument("--each-step", choices=KINDS, help="kill this change at each of its steps")
+    parser.add_argument("--backend", choices=get_args(Backend), default="nmslib")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--version", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--die-at", type=int, help=argparse.SUPPRESS)
@@ -294,10 +298,10 @@ def main() -> int:
         return 0
     with tempfile.TemporaryDirectory() as folder:
         if flags.each_step:
-            result = die_at_each_step(Path(folder), flags.each_step)
+            result = die_at_each_step(Path(folder), flags.each_step, flags.backend)
         else:
             report = partial(print, file=sys.stderr)
-            result = crash(Path(folder), flags.kills, flags.seed, report)
+            result = crash(Path(folder), flags.kills, flags.seed, report, flags.backend)
     print(json.dumps(result))
     return 0
 

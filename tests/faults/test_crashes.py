@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from seqvis.collection.collection import Collection
+from seqvis.collection.index import Backend
 from tests.faults.crash_collection import (
     DIMENSION,
     KINDS,
@@ -20,16 +21,22 @@ from tests.faults.crash_collection import (
 )
 
 
-def test_killed_at_random_moments_no_acknowledged_change_is_lost(tmp_path: Path) -> None:
-    result = crash(tmp_path, kills=6, seed=7, report=lambda text: None)
+@pytest.mark.parametrize(("backend", "kills"), [("nmslib", 6), ("symphonyqg", 4)])
+def test_killed_at_random_moments_no_acknowledged_change_is_lost(
+    tmp_path: Path, backend: Backend, kills: int
+) -> None:
+    result = crash(tmp_path, kills, seed=7, report=lambda text: None, backend=backend)
     assert result["faults"] == 0
     assert result["acknowledged"] > 0
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_dying_at_each_step_of_a_change_leaves_it_done_or_undone(kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "backend"), [*((kind, "nmslib") for kind in KINDS), ("compact", "symphonyqg")]
+)
+def test_dying_at_each_step_of_a_change_leaves_it_done_or_undone(kind: str, backend: str) -> None:
     """In a process of its own: this one is large, so it would fork slowly, and may have threads."""
     command = [sys.executable, "-m", "tests.faults.crash_collection", "--each-step", kind]
+    command += ["--backend", backend]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])

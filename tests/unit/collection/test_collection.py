@@ -3,13 +3,14 @@
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
 from seqvis.collection.collection import Collection
-from seqvis.collection.index import IndexSettings
+from seqvis.collection.graphs import GRAPHS
+from seqvis.collection.index import Backend, IndexSettings
 from seqvis.collection.items import Item, Match
 from seqvis.errors import DataError, StorageError
 
@@ -81,10 +82,10 @@ def assert_agrees(collection: Collection, model: Model, seed: int = 0) -> None:
     )
 
 
-@pytest.mark.parametrize("backend", ["nmslib", "exact"])
+@pytest.mark.parametrize("backend", get_args(Backend))
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_any_sequence_of_changes_leaves_what_a_dictionary_would_hold(
-    tmp_path: Path, backend: Any, seed: int
+    tmp_path: Path, backend: Backend, seed: int
 ) -> None:
     draw = np.random.default_rng(seed)
     collection = Collection.create(tmp_path / "c", DIMENSION, backend, settings=SMALL_GRAPHS)
@@ -114,25 +115,28 @@ def test_any_sequence_of_changes_leaves_what_a_dictionary_would_hold(
     assert not reader.refresh() or len(reader) == len(model)
 
 
-def test_both_backends_give_equal_matches_with_equal_scores(tmp_path: Path) -> None:
+def test_all_backends_give_equal_matches_with_equal_scores(tmp_path: Path) -> None:
     items = make_items(3000, seed=5)
     found = []
-    for backend in ("nmslib", "exact"):
+    for backend in get_args(Backend):
         path = tmp_path / backend
         with Collection.build(path, DIMENSION, items, backend, settings=WIDE) as collection:
             queries = np.random.default_rng(0).standard_normal((20, DIMENSION))
             found.append(collection.search(queries, 10))
-    assert found[0] == found[1]
+    assert found[0] == found[1] == found[2]
 
 
-def test_a_filter_that_admits_few_among_many_still_finds_them_all(tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", GRAPHS)
+def test_a_filter_that_admits_few_among_many_still_finds_them_all(
+    tmp_path: Path, backend: Backend
+) -> None:
     draw = np.random.default_rng(0)
     vectors = draw.standard_normal((9000, DIMENSION))
     items = [
         Item(str(n), vectors[n], {"rare": n % 900 == 7, "half": n % 2, "most": n % 10 != 0})
         for n in range(len(vectors))
     ]
-    with Collection.build(tmp_path / "c", DIMENSION, items, settings=WIDE) as collection:
+    with Collection.build(tmp_path / "c", DIMENSION, items, backend, settings=WIDE) as collection:
         model = {item.id: item for item in items}
         query = draw.standard_normal(DIMENSION)
         filters: list[dict[str, Any]] = [
@@ -175,11 +179,12 @@ def test_asking_for_more_than_there_is_gives_all(tmp_path: Path) -> None:
         assert len(collection.search(items[0].vector, 1000)) == 300
 
 
-def test_many_equal_vectors_are_all_found(tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", GRAPHS)
+def test_many_equal_vectors_are_all_found(tmp_path: Path, backend: Backend) -> None:
     draw = np.random.default_rng(0)
     items = [Item(f"same-{n}", np.ones(DIMENSION)) for n in range(3000)]
     items += [Item(f"other-{n}", draw.standard_normal(DIMENSION)) for n in range(3000)]
-    with Collection.build(tmp_path / "c", DIMENSION, items) as collection:
+    with Collection.build(tmp_path / "c", DIMENSION, items, backend) as collection:
         found = collection.search(np.ones(DIMENSION), 50)
         assert [round(match.score, 6) for match in found] == [1.0] * 50
         assert all(match.id.startswith("same") for match in found)
@@ -285,15 +290,20 @@ def test_compactions_keep_few_segments_and_rewrite_large_ones_seldom(tmp_path: P
 def test_the_recall_report_compares_with_exact_search(tmp_path: Path) -> None:
     items = make_items(4000, seed=3)
     poor = IndexSettings(connections=2, construction_width=8, search_width=8, build_threads=1)
+    good = IndexSettings(build_threads=1)
     recalls = {}
-    for name, settings in (("good", IndexSettings(build_threads=1)), ("poor", poor)):
-        with Collection.build(tmp_path / name, DIMENSION, items, settings=settings) as collection:
+    for name, backend, settings in (
+        ("good", "nmslib", good), ("other", "symphonyqg", good), ("poor", "nmslib", poor)
+    ):  # fmt: skip
+        path = tmp_path / name
+        with Collection.build(path, DIMENSION, items, backend, settings=settings) as collection:
             report = collection.recall_report(k=10, queries=200)
             recalls[name] = report["recall"]
             assert report["queries"] == 200
             assert report["items"] == 4000
             assert 0 < report["median_ms"] <= report["p99_ms"]
     assert recalls["good"] > 0.99
+    assert recalls["other"] > 0.99
     assert recalls["poor"] < 0.9
 
 

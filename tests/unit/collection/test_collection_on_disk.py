@@ -19,7 +19,8 @@ import pytest
 
 from seqvis import artifacts, disk
 from seqvis.collection.collection import Collection
-from seqvis.collection.index import IndexSettings
+from seqvis.collection.graphs import GRAPHS
+from seqvis.collection.index import Backend, IndexSettings
 from seqvis.collection.items import Item
 from seqvis.errors import ArtifactError, StorageError
 
@@ -35,8 +36,8 @@ def many(count: int) -> list[Item]:
     return some(*[f"item-{number}" for number in range(count)])
 
 
-def make(path: Path, count: int = 40) -> Collection:
-    collection = Collection.create(path, 4, config={"model": "m"}, settings=SETTINGS)
+def make(path: Path, count: int = 40, backend: Backend = "nmslib") -> Collection:
+    collection = Collection.create(path, 4, backend, {"model": "m"}, SETTINGS)
     collection.add(many(count))
     return collection
 
@@ -203,9 +204,17 @@ def test_a_thumbnail_that_is_a_journal_does_not_mislead(tmp_path: Path) -> None:
     assert len(Collection.open(tmp_path / "c")) == 40
 
 
-@pytest.mark.parametrize("name", ["vectors.npy", "index.nmslib", "ids.bin", "metadata_ends.npy"])
-def test_a_missing_shortened_or_altered_file_is_named(tmp_path: Path, name: str) -> None:
-    collection = make(tmp_path / "c")
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [
+        *[(name, "nmslib") for name in ("vectors.npy", "ids.bin", "metadata_ends.npy")],
+        *[(graph.file, backend) for backend, graph in GRAPHS.items()],
+    ],
+)
+def test_a_missing_shortened_or_altered_file_is_named(
+    tmp_path: Path, name: str, backend: Backend
+) -> None:
+    collection = make(tmp_path / "c", backend=backend)
     collection.compact()
     collection.close()
     (path,) = (tmp_path / "c" / "segments").glob(f"*/{name}")
@@ -215,7 +224,7 @@ def test_a_missing_shortened_or_altered_file_is_named(tmp_path: Path, name: str)
         Collection.open(tmp_path / "c")
     path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
     with pytest.raises(ArtifactError, match=f"{name}: was altered"):
-        Collection.open(tmp_path / "c", verify=name != "index.nmslib")
+        Collection.open(tmp_path / "c", verify=not name.startswith("index."))
     path.unlink()
     with pytest.raises(ArtifactError, match=f"{name}: is missing"):
         Collection.open(tmp_path / "c")
@@ -267,11 +276,14 @@ def test_an_add_that_does_not_fit_on_the_disk_changes_nothing(tmp_path: Path) ->
     assert content(Collection.open(tmp_path / "c")).keys() == before.keys() | {"later"}
 
 
-@pytest.mark.parametrize("size", [100, 700, 2000, 3000])
+@pytest.mark.parametrize(
+    ("size", "backend"),
+    [*[(size, "nmslib") for size in (100, 700, 2000, 3000)], (3000, "symphonyqg")],
+)
 def test_a_disk_that_fills_during_compaction_leaves_the_earlier_state(
-    tmp_path: Path, size: int
+    tmp_path: Path, size: int, backend: Backend
 ) -> None:
-    collection = make(tmp_path / "c")
+    collection = make(tmp_path / "c", backend=backend)
     before = content(collection)
     with files_no_larger_than(size):
         with pytest.raises(StorageError, match=str(tmp_path / "c")):

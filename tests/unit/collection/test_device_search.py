@@ -66,7 +66,7 @@ def test_no_graph_is_loaded_for_a_device(path: Path, monkeypatch: pytest.MonkeyP
     def refuse(*_: object) -> None:
         raise AssertionError("a graph was loaded")
 
-    monkeypatch.setattr("seqvis.collection.index.GraphIndex.load", refuse)
+    monkeypatch.setattr("seqvis.collection.graphs.GraphIndex.load", refuse)
     with Collection.open(path, read_only=True, device="cpu") as opened:
         assert len(opened.search(np.ones(DIMENSION), 5)) == 5
 

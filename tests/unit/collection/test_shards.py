@@ -13,7 +13,8 @@ import pytest
 
 from seqvis.artifacts import MANIFEST
 from seqvis.collection.collection import Collection
-from seqvis.collection.index import IndexSettings
+from seqvis.collection.graphs import GRAPHS
+from seqvis.collection.index import Backend, IndexSettings
 from seqvis.collection.items import Item, Match, shard_of
 from seqvis.collection.shards import describe, merge, shard_paths, split
 from seqvis.errors import ArtifactError, ConfigError, DataError, StorageError, UnknownFieldError
@@ -33,7 +34,7 @@ def items(count: int, seed: int = 0, distinct: int | None = None) -> list[Item]:
     ]
 
 
-def make(path: Path, given: list[Item], backend: Any = "exact") -> Path:
+def make(path: Path, given: list[Item], backend: Backend = "exact") -> Path:
     """A collection of several segments and a tail, of which some rows were deleted or replaced."""
     config = {"model": "m"}
     half = len(given) // 2
@@ -130,9 +131,12 @@ def test_each_shard_holds_its_items_as_they_were(tmp_path: Path) -> None:
     assert seen == Counter(item.id for item in given)
 
 
-def test_shards_of_graphs_find_nearly_all_that_exact_search_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", GRAPHS)
+def test_shards_of_graphs_find_nearly_all_that_exact_search_does(
+    tmp_path: Path, backend: Backend
+) -> None:
     given = items(600)
-    split(make(tmp_path / "graphs", given, "nmslib"), 3, tmp_path / "shards")
+    split(make(tmp_path / "graphs", given, backend), 3, tmp_path / "shards")
     paths = shard_paths(tmp_path / "shards")
     queries = np.random.default_rng(4).standard_normal((10, DIMENSION))
     with Collection.open(make(tmp_path / "exact", given), read_only=True) as collection:

@@ -4,7 +4,7 @@ import datetime
 import decimal
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +15,7 @@ from jobs import build_index, search
 from jobs import collection as keep
 from seqvis import artifacts
 from seqvis.collection.collection import Collection
+from seqvis.collection.index import Backend
 from seqvis.vision.backbones import load_backbone
 from seqvis.vision.feature_table import FeatureTable
 from tests.support.searching import World, draw, embed_to
@@ -31,7 +32,7 @@ def build_flags(world: World, out: Path, *more: object) -> list[object]:
     return ["--model", world.model, "--features", world.features, "--out", out, *more]
 
 
-@pytest.mark.parametrize("backend", ["nmslib", "exact"])
+@pytest.mark.parametrize("backend", get_args(Backend))
 def test_a_collection_is_built_and_its_recall_reported(
     backend: str, world: World, tmp_path: Path, job: Job
 ) -> None:

@@ -281,11 +281,12 @@ def test_a_snapshot_is_restored_and_recall_is_measured(
     assert "give one of" in error
 
 
-def test_nmslib_says_what_it_was_compiled_for(job: Job) -> None:
+def test_the_libraries_say_which_they_are(job: Job) -> None:
     code, told, _ = job(keep.main, "--about")
     assert (code, told["nmslib"]) == (0, metadata.version("nmslib"))
     compiled = told["nmslib"].endswith("+avx2")  # build_nmslib.py
     assert not compiled or told["unused_instructions"] == []
+    assert told["rabitqlib"] == metadata.version("rabitqlib")
     assert told["exact_scores"] in ("C++", "NumPy")
     code, _, error = job(keep.main, "--compact")
     assert (code, "--collection is needed" in error) == (2, True)
