@@ -29,6 +29,7 @@ from seqvis.training.events import Report
 from seqvis.training.fit import FitResult, fit
 from seqvis.training.launch import run_directory
 from seqvis.training.progress import Names
+from seqvis.training.step import ParameterGroup
 from seqvis.training.workers import Workers
 from seqvis.vision.backbones import FeatureExtractor, load_recorded
 from seqvis.vision.listing import WHERE, Listing, list_images
@@ -181,10 +182,10 @@ class _FinetuneTask(HeadTask):
             parameter.requires_grad_(True)
         return _Together(self.backbone.module, head)
 
-    def parameter_groups(self, model: nn.Module) -> list[tuple[list[nn.Parameter], float]]:
+    def parameter_groups(self, model: nn.Module) -> list[ParameterGroup]:
         assert isinstance(model, _Together)
         groups = [*self._groups, list(model.head.parameters())]
-        return list(zip(groups, FACTORS, strict=True))
+        return [ParameterGroup(*pair) for pair in zip(groups, FACTORS, strict=True)]
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256(self.train.table.artifact.fingerprint().encode())

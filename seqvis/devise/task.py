@@ -22,7 +22,7 @@ from seqvis.devise.head import Head, rowwise_loss
 from seqvis.devise.settings import DeviseSettings
 from seqvis.errors import DataError
 from seqvis.training.checkpoints import restore_model
-from seqvis.training.step import Recordable, StepLoss
+from seqvis.training.step import ParameterGroup, Recordable, StepLoss
 from seqvis.training.workers import Workers
 from seqvis.vision.feature_table import FeatureTable
 
@@ -117,8 +117,8 @@ class HeadTask:
             restore_model(head, self.initial, f"--init {self.settings.init}")
         return head
 
-    def parameter_groups(self, model: nn.Module) -> list[tuple[list[nn.Parameter], float]]:
-        return [(list(model.parameters()), 1.0)]
+    def parameter_groups(self, model: nn.Module) -> list[ParameterGroup]:
+        return [ParameterGroup(list(model.parameters()))]
 
     def fingerprint(self) -> str:
         return self._fingerprint

@@ -108,6 +108,15 @@ class Recordable:
     key: Hashable = ()
 
 
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters that are trained alike."""
+
+    parameters: list[nn.Parameter]
+    factor: float = 1.0  # of the learning rate
+    frozen_epochs: float = 0.0  # during which they stay as they are
+
+
 class Task(Protocol[B]):
     """What a model brings to be trained."""
 
@@ -117,8 +126,8 @@ class Task(Protocol[B]):
 
     def build_model(self) -> nn.Module: ...
 
-    def parameter_groups(self, model: nn.Module) -> list[tuple[list[nn.Parameter], float]]:
-        """Return all parameters, in groups, each with the factor of its learning rate."""
+    def parameter_groups(self, model: nn.Module) -> list[ParameterGroup]:
+        """Return all parameters that are trained."""
 
     def fingerprint(self) -> str:
         """Return what changes with the data; a checkpoint of other data is refused."""
@@ -160,9 +169,9 @@ class TrainingStep(Generic[B]):
         self.task, self.settings, self.seed, self.workers = task, optimizer, seed, workers
         self.model = task.build_model().to(workers.device)
         self.average = moving_average(self.model, average_decay)
-        groups = task.parameter_groups(self.model)
+        self.groups = task.parameter_groups(self.model)
         self.optimizer = torch.optim.AdamW(
-            [{"params": parameters, "factor": factor} for parameters, factor in groups],
+            [{"params": group.parameters} for group in self.groups],
             lr=optimizer.learning_rate,
             betas=(optimizer.beta1, optimizer.beta2),
             eps=optimizer.epsilon,
@@ -177,9 +186,9 @@ class TrainingStep(Generic[B]):
         """Make an optimiser step. `number` seeds it; `epoch` may be fractional."""
         self.model.train()
         torch.manual_seed(_mix(self.seed, number, self.workers.rank))
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["factor"]
-            group["betas"] = (beta1, group["betas"][1])
+        for options, group in zip(self.optimizer.param_groups, self.groups, strict=True):
+            options["lr"] = rate * group.factor if epoch >= group.frozen_epochs else 0.0
+            options["betas"] = (beta1, options["betas"][1])
         loss = self._differentiate(batch, epoch)
         if self.settings.clip_norm:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)

@@ -5,20 +5,23 @@ know are copied, other words begin at random. So a corpus may have other words t
 Parts that only one of both has are left as they are; shapes must agree.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+from pydantic import Field
 from safetensors.torch import load as load_tensors
 from torch import Tensor, nn
 
 from seqvis import artifacts
+from seqvis.config import Settings
 from seqvis.errors import ConfigError, DataError
 from seqvis.seq2seq.model import Seq2Seq
 from seqvis.seq2seq.settings import ModelSettings
 from seqvis.text.languages import Languages, load_languages
 from seqvis.text.vocabulary import Vocabulary
+from seqvis.training.step import ParameterGroup
 from seqvis.vectors.store import WordVectors, embedding_matrix, is_marker, words_without_vector
 
 LANGUAGE_MODEL = "language model"
@@ -30,6 +33,17 @@ _BY_WORD = {
     "decoder.projection.weight": "target",
     "decoder.projection.bias": "target",
 }
+
+
+class ThawSettings(Settings):
+    """How weights of another model are trained on (ULMFiT: Howard and Ruder 2018, arXiv
+    1801.06146). Layers are counted downwards in encoder and decoder, embeddings last."""
+
+    rate_factor: float = Field(1.0, gt=0, le=1)
+    """Learning rate of each layer as a share of that of the one above it; ULMFiT's is 0.38."""
+    epochs: float = Field(0.0, ge=0)
+    """Epochs between the thawing of a layer and of the one below it; until it thaws, a layer stays
+    as it was. 0: all are trained from the start."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +166,31 @@ class Donor:
         ours = _vocabulary(languages, side).words
         pairs = [(own, places[word]) for own, word in enumerate(ours) if word in places]
         return [own for own, _ in pairs], [place for _, place in pairs]
+
+
+def groups_by_depth(
+    model: nn.Module, donors: Sequence[Donor], settings: ThawSettings
+) -> list[ParameterGroup]:
+    """Return the model's weights by their depth below those that no donor has."""
+    groups: dict[int, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        known = any(name in donor.weights for donor in donors)
+        depth = _depth(name, model) if known else 0
+        groups.setdefault(depth, []).append(parameter)
+    return [
+        ParameterGroup(parameters, settings.rate_factor**depth, depth * settings.epochs)
+        for depth, parameters in sorted(groups.items())
+    ]
+
+
+def _depth(name: str, model: nn.Module) -> int:
+    """Return 1 for the top layer of encoder or decoder, more for lower ones, 0 for other parts."""
+    part, kind, *rest = name.split(".")
+    if kind == "embedding":
+        return len(model.get_submodule(f"{part}.layers")) + 1  # type: ignore[arg-type]
+    if kind == "layers":
+        return len(model.get_submodule(f"{part}.layers")) - int(rest[0])  # type: ignore[arg-type]
+    return 0
 
 
 def donors(init: str | None, encoder: str | None, decoder: str | None) -> list[Donor]:

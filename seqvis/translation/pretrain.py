@@ -43,7 +43,7 @@ from seqvis.training.events import Report
 from seqvis.training.fit import FitResult, FitSettings, fit
 from seqvis.training.launch import history_as_csv, launch, run_directory
 from seqvis.training.schedules import OptimizerSettings
-from seqvis.training.step import StepLoss
+from seqvis.training.step import ParameterGroup, StepLoss
 from seqvis.training.workers import IN_THIS_PROCESS, Resources, Workers
 from seqvis.translation.batches import Batch, BatchSettings, make_batch, plan_epoch, plan_validation
 from seqvis.translation.initial_weights import LANGUAGE_MODEL
@@ -152,8 +152,8 @@ class LanguageTask:
             made.embedding.weight.mul_(model.embedding_deviation)
         return made
 
-    def parameter_groups(self, model: nn.Module) -> list[tuple[list[nn.Parameter], float]]:
-        return [([weight for weight in model.parameters() if weight.requires_grad], 1.0)]
+    def parameter_groups(self, model: nn.Module) -> list[ParameterGroup]:
+        return [ParameterGroup([one for one in model.parameters() if one.requires_grad])]
 
     def fingerprint(self) -> str:
         return self._fingerprint
@@ -207,7 +207,7 @@ class LanguageTask:
         return {}
 
     def flops(self, model: nn.Module, batch: Batch) -> float:
-        weights = sum(tensor.numel() for tensor in self.parameter_groups(model)[0][0])
+        weights = sum(tensor.numel() for tensor in self.parameter_groups(model)[0].parameters)
         return 6.0 * weights * (batch.own_words or batch.target_words)
 
     def _one_side(self, table: PairTable) -> PairTable:

@@ -35,10 +35,16 @@ from seqvis.text.vocabulary import PAD, UNK
 from seqvis.training.ahead import in_threads
 from seqvis.training.fit import FitSettings
 from seqvis.training.schedules import OptimizerSettings
-from seqvis.training.step import Recordable, StepLoss
+from seqvis.training.step import ParameterGroup, Recordable, StepLoss
 from seqvis.training.workers import Workers
 from seqvis.translation.batches import Batch, BatchSettings, make_batch, plan_epoch, plan_validation
-from seqvis.translation.initial_weights import Donor, SideVectors, donors
+from seqvis.translation.initial_weights import (
+    Donor,
+    SideVectors,
+    ThawSettings,
+    donors,
+    groups_by_depth,
+)
 from seqvis.translation.metrics import LossSums, Scoring, TextScores, score_texts, validation_losses
 from seqvis.vectors.store import WordVectors
 
@@ -81,6 +87,7 @@ class TrainSettings(Settings):
     """Translator whose encoder to start from, or what pretrain wrote."""
     init_decoder: str | None = None
     """Translator whose decoder to start from, or what pretrain wrote."""
+    thaw: ThawSettings = ThawSettings()
     scoring: Scoring = "text"
     """How validation BLEU is computed: text (sacreBLEU, without case) or moses (tokenised and
     lowercased, as published for Multi30k)."""
@@ -100,7 +107,7 @@ class TrainSettings(Settings):
 
     def identity(self) -> dict[str, Any]:
         """Return what must stay the same for a run to go on: all but places and appearances."""
-        excluded = {*PLACES, "samples", "fit"}
+        excluded = {*PLACES, "thaw", "samples", "fit"}
         return self.resolved().model_dump(exclude=excluded) | {"fit": self.fit.identity()}
 
 
@@ -169,8 +176,8 @@ class TranslationTask:
             lines += donor.describe(self.settings.model, self.languages)
         return lines
 
-    def parameter_groups(self, model: nn.Module) -> list[tuple[list[nn.Parameter], float]]:
-        return [(list(model.parameters()), 1.0)]
+    def parameter_groups(self, model: nn.Module) -> list[ParameterGroup]:
+        return groups_by_depth(model, self._donors, self.settings.thaw)
 
     def fingerprint(self) -> str:
         return self.corpus.fingerprint()

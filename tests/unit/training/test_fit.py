@@ -20,7 +20,7 @@ from seqvis.training.fit import FitResult, FitSettings, fit
 from seqvis.training.launch import launch
 from seqvis.training.progress import NAMES, Names, Progress, diverged
 from seqvis.training.schedules import OptimizerSettings
-from seqvis.training.step import StepLoss
+from seqvis.training.step import ParameterGroup, StepLoss
 from seqvis.training.workers import Workers
 
 RATES = OptimizerSettings(learning_rate=0.1, clip_norm=0.0, cyclical_momentum=True)
@@ -38,8 +38,8 @@ class OneWeight:
     def build_model(self) -> nn.Module:
         return nn.Linear(1, 1)
 
-    def parameter_groups(self, model: nn.Module) -> list[tuple[list[nn.Parameter], float]]:
-        return [(list(model.parameters()), 1.0)]
+    def parameter_groups(self, model: nn.Module) -> list[ParameterGroup]:
+        return [ParameterGroup(list(model.parameters()))]
 
     def fingerprint(self) -> str:
         return "data"

@@ -125,3 +125,40 @@ def test_a_training_goes_on_from_there_and_resumes_without_beginning_again(folde
     again = warm.model_copy(update={"epochs": 2})
     train(again, lambda event: notes.append(event.get("text", "")))
     assert any("going on from" in note for note in notes)
+
+
+def test_lower_layers_of_the_donor_thaw_later_and_move_less(folder: Path) -> None:
+    uri = str(folder / "donor")
+    thaw = {"rate_factor": 0.5, "epochs": 2.0}
+    task = TranslationTask(settings(folder, "corpus", init_encoder=uri, thaw=thaw).resolved())
+    model = task.build_model()
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    groups = task.parameter_groups(model)
+    assert [(group.factor, group.frozen_epochs) for group in groups] == [
+        (1.0, 0.0),
+        (0.5, 2.0),
+        (0.25, 4.0),
+        (0.125, 6.0),
+    ]
+    parts = [{names[one] for one in group.parameters} for group in groups]
+    assert set.union(*parts) == set(names.values())
+    assert {name for name in parts[0] if name.startswith("encoder.")} == {
+        name for name in names.values() if name.startswith("encoder.bridges")
+    }
+    assert all(name.startswith("encoder.layers.1.") for name in parts[1])
+    assert all(name.startswith("encoder.layers.0.") for name in parts[2])
+    assert parts[3] == {"encoder.embedding.weight"}
+
+
+def test_a_frozen_layer_stays_as_it_was_until_it_thaws(folder: Path) -> None:
+    out, uri = folder / "thawed", str(folder / "donor")
+    donor = dict(Translator.load(uri).model.named_parameters())
+    chosen = settings(
+        folder, "corpus", init=uri, out=str(out), thaw={"epochs": 0.6}, epochs=1,
+        fit=SMALL["fit"] | {"monitor": "loss"},
+    )  # fmt: skip
+    train(chosen, lambda event: None)
+    trained = dict(Translator.load(str(out)).model.named_parameters())
+    still = {name for name, tensor in trained.items() if torch.equal(tensor, donor[name])}
+    lower = [name for name in trained if ".layers.0." in name or ".embedding." in name]
+    assert still == set(lower)  # the second layers thaw at 0.6, the first ones at 1.2 epochs
