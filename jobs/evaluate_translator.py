@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from seqvis import artifacts
 from seqvis.cli.job import JobSettings, leave, run_job
+from seqvis.config import OneOrMore
 from seqvis.corpus.pairs import validation_texts
 from seqvis.decoding.beam import DecodingSettings
 from seqvis.decoding.linear import Precision
@@ -15,14 +16,16 @@ from seqvis.storage import locate
 from seqvis.text.lines import read_sentences, write_sentences
 from seqvis.translation.evaluate import evaluate
 from seqvis.translation.metrics import Scoring
+from seqvis.translation.reranking import RerankingSettings
 from seqvis.translation.translator import Translator
 
 
-class EvaluateTranslator(JobSettings):
+class EvaluateTranslator(JobSettings, RerankingSettings):  # type: ignore[misc]
     """Scores a translator on two aligned files: BLEU, chrF, losses, speed."""
 
-    model: str
-    """Directory or URI that train_translator wrote."""
+    model: OneOrMore
+    """Directory or URI that train_translator wrote. Several, trained on the same corpus, are an
+    ensemble: each word has the mean of their probabilities."""
     source: str | None = None
     """File with a sentence a line to translate."""
     reference: str | None = None
@@ -60,7 +63,10 @@ class EvaluateTranslator(JobSettings):
 def run(settings: EvaluateTranslator) -> dict[str, Any]:
     """Translate, score, and return the scores."""
     translator = Translator.load(
-        settings.model, "cuda" if settings.use_gpu else "cpu", settings.precision
+        settings.model,
+        "cuda" if settings.use_gpu else "cpu",
+        settings.precision,
+        settings.part(RerankingSettings),
     )
     search = settings.part(DecodingSettings)
     sources, references = _texts(settings)

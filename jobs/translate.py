@@ -12,24 +12,27 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from seqvis.cli.job import JobSettings, leave, run_job
+from seqvis.config import OneOrMore
 from seqvis.decoding.beam import DecodingSettings
 from seqvis.decoding.linear import Precision
 from seqvis.errors import ConfigError
 from seqvis.storage import locate
 from seqvis.text.lines import lines_at_hand, read_sentences, write_sentences
+from seqvis.translation.reranking import RerankingSettings
 from seqvis.translation.translator import Translation, Translator, draw_alignment
 
 _MOST_UNKNOWN = 20  # unknown words that are named
 
 
-class Translate(JobSettings):
+class Translate(JobSettings, RerankingSettings):  # type: ignore[misc]
     """Translates a sentence, a file (--input), or standard input; one sentence a line.
 
     Of standard input each line is translated when it is there, without waiting for the end.
     """
 
-    model: str
-    """Directory or URI that train_translator wrote."""
+    model: OneOrMore
+    """Directory or URI that train_translator wrote. Several, trained on the same corpus, are an
+    ensemble: each word has the mean of their probabilities."""
     text: CliPositionalArg[tuple[str, ...]] = ()
     """Sentences to translate."""
     input: str | None = None
@@ -60,7 +63,10 @@ def run(settings: Translate) -> dict[str, Any] | None:
     if settings.text and settings.input is not None:
         raise ConfigError("--input: cannot be combined with sentences on the command line")
     translator = Translator.load(
-        settings.model, "cuda" if settings.use_gpu else "cpu", settings.precision
+        settings.model,
+        "cuda" if settings.use_gpu else "cpu",
+        settings.precision,
+        settings.part(RerankingSettings),
     )
     search = settings.part(DecodingSettings)
     unknown: Counter[str] = Counter()

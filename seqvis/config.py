@@ -7,10 +7,10 @@ Each component declares its own `Settings` next to its code; a job nests them in
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from seqvis import encodings
@@ -21,6 +21,14 @@ class Settings(BaseModel):
     """Base of a component's settings: immutable, unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+OneOrMore = Annotated[
+    tuple[str, ...],
+    BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
+    Field(min_length=1),
+]
+"""Texts, of which a single one may stand alone in YAML and in Python."""
 
 
 def settings_from(cls: type[Settings], values: Any, where: str) -> Any:

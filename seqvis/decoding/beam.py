@@ -68,7 +68,7 @@ class SentenceDecoding(ABC):
         """
 
     def _penalised(self, score: float, words: int) -> float:
-        return score / _penalty(words, self.settings.length_penalty)
+        return score / length_penalty(words, self.settings.length_penalty)
 
 
 def start_decoding(length: int, settings: DecodingSettings) -> SentenceDecoding:
@@ -164,7 +164,7 @@ class BeamDecoding(SentenceDecoding):
             return False
         # A longer hypothesis can only lose probability, but a length penalty may make up for it.
         exponent = self.settings.length_penalty
-        bound = extended[0][0] / _penalty(self.limit if exponent else 1, exponent)
+        bound = extended[0][0] / length_penalty(self.limit if exponent else 1, exponent)
         worst = sorted(score for score, _ in self._finished)[-self.settings.n_best]
         return bound <= worst
 
@@ -176,6 +176,7 @@ def _hypothesis(
     return Hypothesis(list(ids), score, weights, finished)
 
 
-def _penalty(length: int, exponent: float) -> float:
-    """Return the length penalty of GNMT (Wu et al. 2016, equation 14)."""
-    return float(((5 + length) / 6) ** exponent)
+def length_penalty(words: int, exponent: float) -> float:
+    """Return the length penalty of GNMT (Wu et al. 2016, equation 14), by which the log probability
+    of so many words, `_eos_` included, is divided."""
+    return float(((5 + words) / 6) ** exponent)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from seqvis.decoding.batch import Batch, RunningBatch
 from seqvis.decoding.beam import Hypothesis, SentenceDecoding
+from seqvis.decoding.ensemble import Ensemble
 from seqvis.decoding.linear import Precision, computes
 from seqvis.decoding.packed import PackedSeq2Seq
 from seqvis.native import is_native, library
@@ -24,8 +25,11 @@ def has_native(precision: Precision) -> bool:
     return computes(precision) and is_native(precision)
 
 
-def pack_model(model: Seq2Seq, precision: Precision = "float32") -> "PackedSeq2Seq | NativeSeq2Seq":
-    """Lay a trained model out for decoding in the quickest way there is."""
+def pack_models(models: Sequence[Seq2Seq], precision: Precision = "float32") -> "Packed":
+    """Lay trained models out for decoding in the quickest way there is, several as an ensemble."""
+    if len(models) > 1:
+        return Ensemble([PackedSeq2Seq(model, precision) for model in models])
+    (model,) = models
     if model.decoder.projection.weight.device.type == "cpu" and has_native(precision):
         return NativeSeq2Seq(model, precision)
     return PackedSeq2Seq(model, precision)
@@ -56,6 +60,10 @@ class NativeSeq2Seq:
         """Return each sentence's state before the first word."""
         rows = zip(source.ids.tolist(), source.lengths.tolist(), strict=True)
         return self.network.read([ids[:length] for ids, length in rows])
+
+
+Packed = PackedSeq2Seq | NativeSeq2Seq | Ensemble
+"""What is laid out for decoding."""
 
 
 class NativeBatch:

@@ -11,8 +11,7 @@ from typing import TypeVar
 import torch
 
 from seqvis.decoding.beam import DecodingSettings, Hypothesis, start_decoding
-from seqvis.decoding.native import NativeSeq2Seq, start_batch
-from seqvis.decoding.packed import PackedSeq2Seq
+from seqvis.decoding.native import NativeSeq2Seq, Packed, start_batch
 from seqvis.seq2seq.state import SourceBatch, StepModel
 
 _FEWEST = 16  # sentences that are worth a thread of their own
@@ -32,7 +31,7 @@ def search(
 
 
 def search_many(
-    model: PackedSeq2Seq | NativeSeq2Seq,
+    model: Packed,
     sentences: Sequence[Sequence[int]],
     settings: DecodingSettings,
     batch_size: int,

@@ -18,6 +18,7 @@ from seqvis.config import Settings
 from seqvis.corpus.pairs import PairTable, Side
 from seqvis.seq2seq.state import SourceBatch
 from seqvis.text.vocabulary import PAD
+from seqvis.translation.direction import Direction, as_written
 
 
 class BatchSettings(Settings):
@@ -36,7 +37,7 @@ class Batch:
     """Sentence pairs as tensors, padded at their ends."""
 
     source: SourceBatch
-    target: Tensor  # (rows, target_length) int64
+    target: Tensor  # (rows, target_length) int64, as the model writes them
     target_words: int  # real target words in the batch of all workers
     positions: int  # the same with padding
     workers: int = 1  # that share the batch
@@ -95,6 +96,7 @@ def make_batch(
     worker: int = 0,
     workers: int = 1,
     multiple: int = 1,
+    direction: Direction = "left-to-right",
 ) -> Batch:
     """Return this worker's share of a batch: every `workers`-th row.
 
@@ -109,7 +111,7 @@ def make_batch(
     source_lengths = table.source.lengths_of(own)
     wide = int(source_lengths.max())
     source = _pad(table.source, own, wide + -wide % multiple)
-    target = _pad(table.target, own, width + -width % multiple)
+    target = as_written(_pad(table.target, own, width + -width % multiple), direction)
     own_words = int(target_lengths[worker::workers].sum())
     if worker >= len(rows):
         target = torch.full_like(target, PAD)

@@ -16,6 +16,7 @@ from seqvis.seq2seq.state import SourceBatch, pad_ids
 from seqvis.text.languages import Languages
 from seqvis.text.vocabulary import EOS
 from seqvis.translation.batches import Batch
+from seqvis.translation.direction import as_written
 from seqvis.translation.metrics import LossSums, Scoring, score_texts, validation_losses
 from seqvis.translation.task import VALIDATION_BATCH
 from seqvis.translation.translator import Translator
@@ -38,9 +39,10 @@ def evaluate(
     `loss` is per real target word, `loss_with_padding` per position of batches of 200 sentences
     sorted by length as the seed validates, `accuracy` the share of real words that had the highest
     score; for all three the model is fed its own words. For `forced_loss` it is fed the right
-    previous word. Pairs with an empty side count for BLEU and chrF alone. If `lowercase` is None,
-    case counts if the translator was trained with it, as in training's validation. `trained_share`
-    is the share of the pairs that were trained on, None if the translator does not record it.
+    previous word. An ensemble has none of these four. Pairs with an empty side count for BLEU and
+    chrF alone. If `lowercase` is None, case counts if the translator was trained with it, as in
+    training's validation. `trained_share` is the share of the pairs that were trained on, of an
+    ensemble's models the largest, None if no translator records it.
 
     Raises DataError if there are not as many references as sources, or no sentences.
     """
@@ -57,12 +59,16 @@ def evaluate(
     language = translator.languages.target_tokenizer.settings.language
     if lowercase is None:
         lowercase = not translator.languages.keep_case
-    share = trained_share(translator.artifact, translator.languages, sources, references)
+    shares = [
+        trained_share(artifact, translator.languages, sources, references)
+        for artifact in (one.artifact for one in translator.models)
+    ]
+    share = max((share for share in shares if share is not None), default=None)
     scores = score_texts(translations, references, scoring, language, lowercase)
     result = {
         "bleu": round(scores.bleu, 2),
         "chrf": round(scores.chrf, 2),
-        **losses(translator, sources, references),
+        **({} if len(translator.models) > 1 else losses(translator, sources, references)),
         "sentences": len(sources),
         "trained_share": None if share is None else round(share, 4),
         "sentences_per_second": round(len(sources) / seconds, 1),
@@ -85,6 +91,7 @@ def losses(translator: Translator, sources: list[str], references: list[str]) ->
     for begin in range(0, len(pairs), VALIDATION_BATCH):
         source, target = zip(*pairs[begin : begin + VALIDATION_BATCH], strict=True)
         ids, lengths = pad_ids(target)
+        ids = as_written(ids, translator.direction)
         batch = Batch(SourceBatch.of(source), ids, int(lengths.sum()), ids.numel())
         sums += validation_losses(translator.model, batch.to(translator.device))
     return sums.means()

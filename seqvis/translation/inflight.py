@@ -294,8 +294,7 @@ class InflightTranslator:
             if not sentence.first_word:
                 sentence.first_word = now - sentence.request.arrived
             if sentence.sends_partial:
-                ids, languages = list(sentence.decoding.ids), self.translator.languages
-                text = languages.target_text(ids, sentence.source, None)[1]
+                text = self.translator.text_so_far(sentence.source, sentence.decoding.ids)
                 sentence.request.listener.on_partial(sentence.index, text)
         if ended:
             if self._last_end:

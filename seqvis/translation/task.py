@@ -38,6 +38,7 @@ from seqvis.training.schedules import OptimizerSettings
 from seqvis.training.step import ParameterGroup, Recordable, StepLoss
 from seqvis.training.workers import Workers
 from seqvis.translation.batches import Batch, BatchSettings, make_batch, plan_epoch, plan_validation
+from seqvis.translation.direction import Direction, as_read
 from seqvis.translation.initial_weights import (
     Donor,
     SideVectors,
@@ -75,6 +76,9 @@ class TrainSettings(Settings):
     variant: Variant = "all"
     """Of the seed: plain, bidir (encoder in both directions), force (teacher forcing), attn
     (attention and forcing), all."""
+    direction: Direction = "left-to-right"
+    """Order in which the target's words are predicted. A right-to-left model translates by itself,
+    and may rescore the translations of another (translate --rescore)."""
     epochs: int = Field(12, ge=1)
     """Passes over the corpus. A run that is given more goes on at the last rate of its cycle."""
     vectors_source: str | None = None
@@ -107,8 +111,11 @@ class TrainSettings(Settings):
 
     def identity(self) -> dict[str, Any]:
         """Return what must stay the same for a run to go on: all but places and appearances."""
-        excluded = {*PLACES, "thaw", "samples", "fit"}
-        return self.resolved().model_dump(exclude=excluded) | {"fit": self.fit.identity()}
+        excluded = {*PLACES, "thaw", "samples", "fit", "direction"}
+        # Earlier versions know no direction.
+        direction = None if self.direction == "left-to-right" else self.direction
+        others = {"fit": self.fit.identity(), "direction": direction}
+        return self.resolved().model_dump(exclude=excluded) | others
 
 
 @dataclass(frozen=True)
@@ -191,7 +198,8 @@ class TranslationTask:
         multiple = RECORDED_LENGTHS if padded_alike else 1
 
         def make(rows: NDArray[np.int64]) -> Batch:
-            batch = make_batch(self.train, rows, workers.rank, workers.count, multiple)
+            share = workers.rank, workers.count
+            batch = make_batch(self.train, rows, *share, multiple, self.settings.direction)
             return batch.pinned() if on_gpu else batch
 
         plan = self._plan(epoch)[first:]
@@ -265,16 +273,16 @@ class TranslationTask:
     def evaluate(self, model: nn.Module, workers: Workers) -> dict[str, Any]:
         """Return losses, accuracy, BLEU and chrF of greedy translations, and a few of them."""
         assert isinstance(model, Seq2Seq)
-        sums, texts = LossSums(), {}
+        sums, texts, direction = LossSums(), {}, self.settings.direction
         reduced = torch.is_autocast_enabled(workers.device.type)
         packed = PackedSeq2Seq(model, "bfloat16" if reduced else "float32")
         plan = plan_validation(self.valid, VALIDATION_BATCH)
         for rows in plan[workers.rank :: workers.count]:
-            batch = make_batch(self.valid, rows).to(workers.device)
+            batch = make_batch(self.valid, rows, direction=direction).to(workers.device)
             sums += validation_losses(model, batch)
             results = search(packed, batch.source, DecodingSettings())
             for row, hypotheses in zip(rows.tolist(), results, strict=True):
-                texts[row] = self._text(row, hypotheses[0])
+                texts[row] = self._text(row, as_read(hypotheses[0], direction))
         total = LossSums()
         by_row: dict[int, str] = {}
         for part, part_texts in workers.gather((sums, texts)):

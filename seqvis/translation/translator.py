@@ -6,23 +6,21 @@ from itertools import compress
 from typing import Self, overload
 
 import torch
-from safetensors.torch import load as load_tensors
 from torch import Tensor
 
-from seqvis import artifacts
 from seqvis.artifacts import Artifact
-from seqvis.config import settings_from
 from seqvis.decoding.beam import DecodingSettings, Hypothesis
 from seqvis.decoding.linear import Precision
-from seqvis.decoding.native import pack_model
+from seqvis.decoding.native import pack_models
 from seqvis.decoding.search import search_many
 from seqvis.errors import ConfigError
 from seqvis.seq2seq.model import Seq2Seq
-from seqvis.seq2seq.settings import ModelSettings
 from seqvis.storage import Location
 from seqvis.text.languages import Languages, SourceSentence, load_languages
 from seqvis.text.tokenizers import FEW_WORDS
-from seqvis.training.checkpoints import restore_model
+from seqvis.translation.direction import Direction, as_read
+from seqvis.translation.reranking import Reranker, RerankingSettings
+from seqvis.translation.trained import TrainedModel, check_same_direction, check_same_words
 from seqvis.vectors.store import is_marker
 
 
@@ -52,36 +50,57 @@ class Translation:
 
 
 class Translator:
-    """A model with its vocabularies and tokenisers."""
+    """A model, or an ensemble of several, with its vocabularies and tokenisers."""
 
     def __init__(
         self,
-        model: Seq2Seq,
+        models: Sequence[TrainedModel],
         languages: Languages,
-        artifact: Artifact,
         precision: Precision = "float32",
+        reranker: Reranker | None = None,
     ):
-        self.model = model.eval()
-        self.packed = pack_model(model, precision)
+        """`models`: several translate together. Their words are the same, and their direction."""
+        self.models = models
+        self.packed = pack_models([one.model for one in models], precision)
         self.languages = languages
-        self.artifact = artifact
+        self.reranker = reranker
 
     @classmethod
     def load(
-        cls, uri: str | Location, device: str = "cpu", precision: Precision = "float32"
+        cls,
+        uri: str | Location | Sequence[str | Location],
+        device: str = "cpu",
+        precision: Precision = "float32",
+        reranking: RerankingSettings | None = None,
     ) -> Self:
-        """Open a translator.
+        """Open a translator, or several as an ensemble: each word has the mean of their
+        probabilities.
 
-        Raises ArtifactError if it is incomplete or altered, ConfigError for int8 on a GPU.
+        Raises ArtifactError if one is incomplete or altered, ConfigError for int8 on a GPU or if
+        the models cannot work together.
         """
-        artifact = artifacts.load(uri, "translator")
-        languages = load_languages(artifact, FEW_WORDS)
-        settings = settings_from(ModelSettings, artifact.config["model"], artifact.location.uri)
-        sizes = len(languages.source_vocabulary), len(languages.target_vocabulary)
-        model = Seq2Seq(settings, *sizes)
-        weights = artifact.file("model.safetensors")
-        restore_model(model, load_tensors(weights.read_bytes()), weights.uri)
-        return cls(model.to(device), languages, artifact, precision)
+        uris = [uri] if isinstance(uri, (str, Location)) else uri
+        models = [TrainedModel.load(one, device) for one in uris]
+        check_same_words(models)
+        check_same_direction(models)
+        reranker = Reranker.load(reranking, models[0], device) if reranking else None
+        languages = load_languages(models[0].artifact, FEW_WORDS)
+        return cls(models, languages, precision, reranker)
+
+    @property
+    def model(self) -> Seq2Seq:
+        """The network, of an ensemble the first."""
+        return self.models[0].model
+
+    @property
+    def artifact(self) -> Artifact:
+        """What the network was read from, of an ensemble the first."""
+        return self.models[0].artifact
+
+    @property
+    def direction(self) -> Direction:
+        """In which the model writes."""
+        return self.models[0].direction
 
     @property
     def device(self) -> torch.device:
@@ -112,15 +131,29 @@ class Translator:
         """
         if isinstance(texts, str):
             return self.translate([texts], settings, batch_size)[0]
+        settings = settings or DecodingSettings()
         sources = self.read(texts)
         results = [self.translation(source, []) for source in sources]
         order = [row for row, source in enumerate(sources) if source.tokens]
         order.sort(key=lambda row: len(sources[row].tokens))
-        ids = [sources[row].ids for row in order]
-        results_in_order = search_many(self.packed, ids, settings or DecodingSettings(), batch_size)
-        for row, hypotheses in zip(order, results_in_order, strict=True):
+        found = self._search([sources[row] for row in order], settings, batch_size)
+        for row, hypotheses in zip(order, found, strict=True):
             results[row] = self.translation(sources[row], hypotheses)
         return results
+
+    def _search(
+        self, sources: Sequence[SourceSentence], settings: DecodingSettings, batch_size: int
+    ) -> list[list[Hypothesis]]:
+        ids = [source.ids for source in sources]
+        if self.reranker is None:
+            return search_many(self.packed, ids, settings, batch_size)
+        found = search_many(self.packed, ids, self.reranker.search(settings), batch_size)
+
+        def text(row: int, hypothesis: Hypothesis) -> str:
+            return self.translation(sources[row], [hypothesis]).text
+
+        ranked = self.reranker.rank(ids, found, settings.length_penalty, self.direction, text)
+        return [hypotheses[: settings.n_best] for hypotheses in ranked]
 
     def read(self, texts: Sequence[str]) -> list[SourceSentence]:
         """Read sentences as the model sees them. Raises TypeError for anything but text."""
@@ -154,13 +187,21 @@ class Translator:
         if not source.tokens:
             hypotheses = [Hypothesis([], 0.0, None, True)]
         alternatives = []
-        for hypothesis in hypotheses:
+        for hypothesis in (as_read(one, self.direction) for one in hypotheses):
             ids, attention = hypothesis.ids, hypothesis.attention
             tokens, text = self.languages.target_text(ids, source, attention)
             alternatives.append(
                 Alternative(text, tokens, hypothesis.score, attention, hypothesis.finished)
             )
         return Translation(source.text, list(source.tokens), alternatives, source.unknown)
+
+    def text_so_far(self, source: SourceSentence, ids: Sequence[int]) -> str:
+        """Return the words that a search has found so far as text.
+
+        A right-to-left model finds the end of the text first.
+        """
+        hypothesis = as_read(Hypothesis(list(ids), 0.0, None, False), self.direction)
+        return self.languages.target_text(hypothesis.ids, source, None)[1]
 
 
 def draw_alignment(location: Location, translation: Translation, by_word: bool = False) -> None:

@@ -82,7 +82,7 @@ def either_translator(trained_translator: Translator, request: pytest.FixtureReq
         return trained
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SEQVIS_NATIVE", "0")
-        return Translator(trained.model, trained.languages, trained.artifact)
+        return Translator(trained.models, trained.languages)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -11,7 +11,7 @@ import torch
 from seqvis.decoding.batch import RunningBatch
 from seqvis.decoding.beam import DecodingSettings, Hypothesis, start_decoding
 from seqvis.decoding.linear import Precision
-from seqvis.decoding.native import NativeBatch, NativeSeq2Seq, has_native, pack_model, start_batch
+from seqvis.decoding.native import NativeBatch, NativeSeq2Seq, has_native, pack_models, start_batch
 from seqvis.decoding.packed import PackedSeq2Seq
 from seqvis.decoding.search import search
 from seqvis.seq2seq.state import SourceBatch
@@ -170,9 +170,9 @@ def test_it_holds_no_lock_and_can_be_interrupted() -> None:
 
 def test_a_switch_turns_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
     model = build("all")
-    assert isinstance(pack_model(model), NativeSeq2Seq)
-    assert isinstance(start_batch(pack_model(model)), NativeBatch)
-    assert isinstance(pack_model(model, "float16"), PackedSeq2Seq)  # it has no such products
+    assert isinstance(pack_models([model]), NativeSeq2Seq)
+    assert isinstance(start_batch(pack_models([model])), NativeBatch)
+    assert isinstance(pack_models([model], "float16"), PackedSeq2Seq)  # it has no such products
     monkeypatch.setenv("SEQVIS_NATIVE", "0")
-    assert isinstance(pack_model(model), PackedSeq2Seq)
-    assert isinstance(start_batch(pack_model(model)), RunningBatch)
+    assert isinstance(pack_models([model]), PackedSeq2Seq)
+    assert isinstance(start_batch(pack_models([model])), RunningBatch)

@@ -184,7 +184,7 @@ def test_rounded_weights_translate_nearly_all_as_float32_does(
     translator: Translator, precision: Precision
 ) -> None:
     texts = [pair[0] for pair in generate_pairs(150, seed=12)]
-    rounded = Translator(translator.model, translator.languages, translator.artifact, precision)
+    rounded = Translator(translator.models, translator.languages, precision)
     exact, found = translator.translate(texts), rounded.translate(texts)
     same = sum(one.text == other.text for one, other in zip(exact, found, strict=True))
     assert same >= 0.9 * len(texts)

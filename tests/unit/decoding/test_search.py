@@ -21,6 +21,7 @@ from seqvis.seq2seq.state import SourceBatch
 from seqvis.text.vocabulary import BOS, EOS, PAD
 from seqvis.translation.task import TrainSettings
 from seqvis.translation.train import train
+from seqvis.translation.trained import TrainedModel
 from seqvis.translation.translator import Alternative, Translator
 from tests.support.corpora import write_corpus
 
@@ -198,7 +199,7 @@ def test_a_translation_that_never_ends_is_cut(translator: Translator) -> None:
     model = copy.deepcopy(translator.model)
     with torch.no_grad():
         model.decoder.projection.bias[EOS] = -1e4
-    endless = Translator(model, translator.languages, translator.artifact)
+    endless = Translator([TrainedModel(model, translator.artifact)], translator.languages)
     for beam in (1, 3):
         settings = DecodingSettings(beam=beam, max_length_factor=1.0)
         best = endless.translate(["Où est le chat ?"], settings)[0].alternatives[0]
