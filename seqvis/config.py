@@ -23,12 +23,11 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-OneOrMore = Annotated[
-    tuple[str, ...],
-    BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
-    Field(min_length=1),
+Texts = Annotated[
+    tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)
 ]
 """Texts, of which a single one may stand alone in YAML and in Python."""
+OneOrMore = Annotated[Texts, Field(min_length=1)]
 
 
 def settings_from(cls: type[Settings], values: Any, where: str) -> Any:

@@ -30,6 +30,7 @@ from seqvis import artifacts
 from seqvis.cli.job import JobSettings, leave, run_job
 from seqvis.cluster import amount, can_grow, ray_session
 from seqvis.collection.shards import describe, shard_paths
+from seqvis.config import Texts
 from seqvis.errors import ConfigError, ServingError
 from seqvis.process import usable_processors
 from seqvis.ray_internals import hide_controllers_end
@@ -62,8 +63,8 @@ class Serve(JobSettings):
     The page, the interface and its documentation are at the address that is printed.
     """
 
-    translator: str | None = None
-    """Directory or URI that train_translator wrote."""
+    translator: Texts = ()
+    """Directory or URI that train_translator wrote, or several, which translate together."""
     collection: str | None = None
     """Directory that build_index wrote, or one of shards."""
     host: str = "127.0.0.1"
@@ -127,8 +128,8 @@ def serving(settings: Serve) -> Iterator[str]:
     """
     keys_for(settings.keys, settings.host, legacy=settings.legacy_keys)
     # Starting Ray takes ten seconds, so what is missing is found before.
-    if settings.translator:
-        artifacts.load(_absolute(settings.translator), "translator", verify=False)
+    for path in settings.translator:
+        artifacts.load(_absolute(path), "translator", verify=False)
     if settings.collection:
         describe(_absolute(settings.collection))
     _check_port(settings.host, settings.port)
@@ -206,7 +207,7 @@ def _start(targets: list[RunTarget]) -> None:
 def _applications(settings: Serve) -> Iterator[RunTarget]:
     gpus = settings.gpus_per_replica
     if settings.translator:
-        model = _absolute(settings.translator)
+        model = tuple(map(_absolute, settings.translator))
         app = build_translator(
             TranslatorSettings(model=model, use_gpu=settings.use_gpu),
             settings.translator_replicas,

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, field_validator, model_validator
@@ -15,6 +15,7 @@ from pydantic import Field, field_validator, model_validator
 from seqvis.checks import has_control_characters
 from seqvis.config import Settings
 from seqvis.decoding.cost import Cost
+from seqvis.errors import ConfigError
 from serve.common.http import ApiError
 
 
@@ -31,6 +32,8 @@ class TranslateOptions:
 
 
 Application = Literal["translator", "search"]
+_Path = Annotated[str, Field(min_length=1, max_length=4096)]
+_Paths = Annotated[tuple[_Path, ...], Field(min_length=1, max_length=8)]
 
 
 class Version(Settings):
@@ -38,10 +41,27 @@ class Version(Settings):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     """Name by which a request may ask for it."""
-    path: str = Field(min_length=1, max_length=4096)
-    """Directory or URI of the artifact; the same on all nodes."""
+    path: _Path | _Paths
+    """Directory or URI of the artifact, the same on all nodes; of a translator also a list of
+    several, which translate together."""
     share: float = Field(1.0, ge=0, allow_inf_nan=False)
     """Requests that do not ask for a version go to each in proportion to its share; 0: none."""
+
+    @field_validator("path")
+    @classmethod
+    def _alone(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        return value if isinstance(value, str) or len(value) > 1 else value[0]
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return (self.path,) if isinstance(self.path, str) else self.path
+
+    @property
+    def only_path(self) -> str:
+        """The path of an artifact that works alone. Raises ConfigError if there are several."""
+        if len(self.paths) > 1:
+            raise ConfigError(f"{self.name}: needs one path; only translators work together")
+        return self.paths[0]
 
 
 class Versions(Settings):

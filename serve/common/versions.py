@@ -62,7 +62,7 @@ class FrontReport(Settings):
 
 def version_key(version: Version) -> str:
     """Return what gateway and replicas call a version, since a name may get another path."""
-    return f"{version.name}={version.path}"
+    return f"{version.name}={','.join(version.paths)}"
 
 
 class Store:

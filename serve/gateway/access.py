@@ -121,7 +121,7 @@ def changing_models(
     names = [version.name for version in versions]
     with audited("models", key, request_id, application=application, versions=names) as line:
         yield
-        line["paths"] = [redacted(version.path) for version in versions]
+        line["paths"] = [redacted(path) for version in versions for path in version.paths]
 
 
 def asker(request: Request) -> tuple[str, str]:

@@ -95,7 +95,8 @@ class LiveModels:
             about = {name: value for fields in loaded for name, value in fields.items()}
             if "items" in about:
                 about["items"] = sum(fields["items"] for fields in loaded)
-            shown = {**version.model_dump(), "path": redacted(version.path)}
+            paths = [redacted(path) for path in version.paths]
+            shown = {**version.model_dump(), "path": paths if len(paths) > 1 else paths[0]}
             versions.append({**shown, "ready": len(loaded) == len(described), "about": about})
         refused = {
             redacted(key): redacted(reason)
@@ -140,11 +141,12 @@ class LiveModels:
 
     def _check_paths(self, live: LiveVersions, versions: Sequence[Version]) -> None:
         """Raise ApiError if a path may not be loaded. One that was live before is not checked."""
-        configured = [version.path for version in live.configured]
-        known = {*configured, *(version.path for version in live.all())}
+        configured = [path for version in live.configured for path in version.paths]
+        known = {*configured, *(path for version in live.all() for path in version.paths)}
         for version in versions:
-            if version.path not in known:
-                self._roots.check(version.name, version.path, configured)
+            for path in version.paths:
+                if path not in known:
+                    self._roots.check(version.name, path, configured)
 
     async def _try(self, application: Application, version: Version) -> None:
         services: Sequence[Service]

@@ -148,7 +148,7 @@ class DeleteAnswer(BaseModel):
 
 class LiveVersion(BaseModel):
     name: str
-    path: str
+    path: str | list[str]
     share: float
     ready: bool
     """Whether a replica has loaded it."""

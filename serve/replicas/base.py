@@ -46,7 +46,7 @@ class Replica(Generic[Model]):
 
     application: ClassVar[Application]
 
-    def __init__(self, path: str, store: Store | None):
+    def __init__(self, path: str | tuple[str, ...], store: Store | None):
         """Load what is live, and follow its changes from then on.
 
         A version that cannot be loaded does not keep a replica from starting if the one before it,

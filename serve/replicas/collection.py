@@ -92,10 +92,10 @@ class IndexReplica(Replica[LoadedShard], IndexService):
         return content
 
     def load(self, version: Version) -> LoadedShard:
-        paths = shard_paths(version.path)
+        paths = shard_paths(version.only_path)
         if len(paths) != self._settings.shards:
             raise ArtifactError(
-                f"{version.path}: has {len(paths)} shards, where {self._settings.shards} are "
+                f"{version.only_path}: has {len(paths)} shards, where {self._settings.shards} are "
                 f"served; split it into as many (jobs.collection --split), or change `shards`"
             )
         path = paths[self._shard]
@@ -189,7 +189,7 @@ class WriterReplica(Replica[list[Collection]], WriterService):
     def load(self, version: Version) -> list[Collection]:
         opened: list[Collection] = []
         try:
-            for path in shard_paths(version.path):
+            for path in shard_paths(version.only_path):
                 opened.append(Collection.open(path, wait=LOCK_WAIT))
         except BaseException:
             self.release(opened)

@@ -84,7 +84,7 @@ class EncoderReplica(Replica[ImageEncoder], EncoderService):
     def load(self, version: Version) -> ImageEncoder:
         on_gpu = self._settings.encoder_on_gpu
         model = ImageEncoder.open(
-            version.path, self._settings.model, self._settings.vectors, device_of(on_gpu)
+            version.only_path, self._settings.model, self._settings.vectors, device_of(on_gpu)
         )
         model.warm_up(together=1 if on_gpu else self._settings.most_at_once())
         return model

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field
 
-from seqvis.config import Settings
+from seqvis.config import OneOrMore, Settings
 from seqvis.decoding.beam import DecodingSettings
 from seqvis.decoding.linear import Precision
 from seqvis.errors import DataError
@@ -33,8 +33,8 @@ _TRIAL = "Où est le chat ?"  # any sentence: the words may be unknown
 class TranslatorSettings(Settings):
     """The application `translator`."""
 
-    model: str
-    """Directory or URI that train_translator wrote."""
+    model: OneOrMore
+    """Directory or URI that train_translator wrote, or several, which translate together."""
     use_gpu: bool = False
     """Decode on a GPU; give the deployment one, or a part of one (ray_actor_options)."""
     precision: Precision = "float32"
@@ -103,7 +103,7 @@ class TranslatorReplica(Replica[InflightTranslator], TranslatorService):
 
     def load(self, version: Version) -> InflightTranslator:
         device = device_of(self._settings.use_gpu)
-        translator = Translator.load(version.path, device, self._settings.precision)
+        translator = Translator.load(version.paths, device, self._settings.precision)
         translator.translate([_TRIAL])
         return InflightTranslator(translator, self._settings.batching)
 
@@ -111,13 +111,14 @@ class TranslatorReplica(Replica[InflightTranslator], TranslatorService):
         model.close()
 
     def describe_model(self, model: InflightTranslator) -> dict[str, Any]:
-        artifact, languages = model.translator.artifact, model.translator.languages
+        translator, languages = model.translator, model.translator.languages
+        alone = translator.artifact.metrics if len(translator.models) == 1 else {}
         return {
             "source_language": languages.source_tokenizer.settings.language,
             "target_language": languages.target_tokenizer.settings.language,
-            "variant": artifact.config.get("variant"),
-            "metrics": {name: value for name, value in artifact.metrics.items() if name in _SHOWN},
-            "fingerprint": artifact.fingerprint(),
+            "variant": translator.artifact.config.get("variant"),
+            "metrics": {name: value for name, value in alone.items() if name in _SHOWN},
+            "fingerprint": ",".join(one.artifact.fingerprint() for one in translator.models),
         }
 
     def _report(self) -> None:

@@ -2,7 +2,7 @@
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +72,7 @@ class Served:
 
 @contextmanager
 def served(
-    translator: str | None,
+    translator: str | Sequence[str] | None,
     collection: Path | None,
     keys: Keys | None = None,
     **settings: Any,

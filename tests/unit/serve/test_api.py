@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -487,6 +488,35 @@ def test_a_new_model_is_tried_then_switched_in_and_a_bad_one_refused(
         assert names.count("june") + names.count("july") == 60
         asked = {"text": "Où ?", "model": "july"}
         assert client.post("/v1/translate", json=asked).json()["model"] == "july"
+
+
+def test_several_models_are_switched_in_as_an_ensemble(
+    translator: Translator, tmp_path: Path
+) -> None:
+    first = translator.artifact.location.uri
+    other = shutil.copytree(translator.artifact.location.path, tmp_path / "other")
+    together = {"versions": [{"name": "both", "path": [first, str(other)]}]}
+    asked = {"text": "Où est le chat ?", "beam": 2}
+    with served(first, None) as running:
+        client = running.client
+        assert client.put("/v1/models/translator", json=together).status_code == 403
+    with served([first, str(other)], None, model_roots=(str(tmp_path),)) as running:
+        client = running.client
+        expected = client.post("/v1/translate", json=asked).json()
+        assert expected["model"] == "default"
+        assert client.put("/v1/models/translator", json=together).status_code == 200
+        answer = client.post("/v1/translate", json=asked).json()
+        assert (answer["model"], answer["translations"]) == ("both", expected["translations"])
+        (live,) = client.get("/v1/models").json()["translator"]["versions"]
+        assert (live["path"], live["ready"]) == ([first, str(other)], True)
+        alone = Translator.load(first).translate(asked["text"], DecodingSettings(beam=2))
+        assert answer["translations"][0]["text"] == alone.text  # of two equal models
+
+
+def test_several_collections_do_not_work_together(both: Served, collection: Path) -> None:
+    several = {"versions": [{"name": "two", "path": [str(collection)] * 2}]}
+    refused = error_of(both.client.put("/v1/models/search", json=several), 422, "bad_artifact")
+    assert "two: needs one path" in refused["message"]
 
 
 @pytest.mark.parametrize(
