@@ -1,12 +1,11 @@
 """Training steps: `all` beside JoeyNMT, `plain` and `attn` beside the lesson's loop.
 
 All sides train on the same batches with models of the same sizes; the unit is real target words.
-JoeyNMT and the lesson's loop use all cores by PyTorch's threads, and profit from the freed memory
-that a job's process keeps (`seqvis/process.py`). seqvis trains as its users do on a processor, a
-worker of one thread for each core, as Ray Train's workers do; one process with threads is shown
-too. The limit is the rate at which the processor multiplies large matrices in the same type, over
-the multiplications that the model needs for a word. First our loss is compared with the lesson's,
-for equal weights.
+JoeyNMT and the lesson's loop use all cores by PyTorch's threads; the latter profits from the freed
+memory that a job's process keeps (`seqvis/process.py`). seqvis trains in processes like Ray Train's
+workers: in one with all threads, and in one of one thread for each core. The limit is the rate at
+which the processor multiplies large matrices in the same type, over the multiplications that the
+model needs for a word. First our loss is compared with the lesson's, for equal weights.
 
 Also how long a training job takes from the shell to the end of its first step: in one process, and
 with two Ray workers, on a Ray of its own and on one that stands. The limit is Python that imports
@@ -44,10 +43,11 @@ from benchmarks.instrument import (
     rate,
     rate_over,
 )
+from benchmarks.joeynmt import joeynmt_process
 from benchmarks.material import PRESET, SEED, Material, StandingRay, forever, standing_ray
-from benchmarks.peers import JoeyNMT, SeedTraining
+from benchmarks.peers import SeedTraining
 from seqvis.decoding.linear import Precision
-from seqvis.process import keep_few_kernels, usable_processors
+from seqvis.process import keep_few_kernels
 from seqvis.seq2seq.model import Seq2Seq
 from seqvis.seq2seq.settings import Variant
 from seqvis.seq2seq.state import SourceBatch
@@ -56,7 +56,7 @@ from seqvis.training.schedules import OptimizerSettings
 from seqvis.training.step import TrainingStep
 from seqvis.training.workers import Workers
 from seqvis.translation.batches import Batch
-from seqvis.translation.task import TranslationTask
+from seqvis.translation.task import TrainSettings, TranslationTask
 
 GOALS: tuple[tuple[Variant, float, float], ...] = (
     ("all", 2.0, 4.0), ("attn", 1.5, 2.2), ("plain", 1.5, 2.2),
@@ -80,24 +80,25 @@ def _variant(
     material: Material, variant: Variant, goals: Mapping[Precision, float], rounds: int
 ) -> Row:
     task = material.task(variant, plain_seed=variant != "all")
-    batches = forever(task)
     checks = {}
-    if variant == "all":
-        sides = [Side("JoeyNMT", _stepping(batches, JoeyNMT(task).step))]
-    else:
-        model = task.build_model()
-        assert isinstance(model, Seq2Seq)
-        seed = SeedTraining(model, forced=variant == "attn")
-        checks["loss, ours and the lesson's"] = _same_loss(task, model, seed, next(batches))
-        sides = [Side("the lesson's loop", _stepping(batches, seed.step))]
     with ExitStack() as stack:
+        if variant == "all":
+            joeynmt = stack.enter_context(joeynmt_process(task))
+            sides = [Side("JoeyNMT", partial(joeynmt, "train", SECONDS))]
+        else:
+            model, batches = task.build_model(), forever(task)
+            assert isinstance(model, Seq2Seq)
+            seed = SeedTraining(model, forced=variant == "attn")
+            checks["loss, ours and the lesson's"] = _same_loss(task, model, seed, next(batches))
+            sides = [Side("the lesson's loop", _stepping(batches, seed.step))]
         for precision, least in goals.items():
-            training = TrainingStep(task, OptimizerSettings(), precision, SEED, Workers())
-            step = partial(_step, training)
-            sides.append(Side(f"seqvis, {precision}, one process", _stepping(batches, step)))
-            together = stack.enter_context(_training_workers(material, variant, precision))
             limit, share = f"its products in {precision}", 0.6 if variant == "all" else None
-            sides.append(Side(f"seqvis, {precision}", together, least, limit, share))
+            one, more = (
+                stack.enter_context(_training_workers(task, precision, count))
+                for count in (1, torch.get_num_threads())
+            )
+            sides.append(Side(f"seqvis, {precision}, one worker", one, least, limit, share))
+            sides.append(Side(f"seqvis, {precision}, a worker a core", more))
         for precision in goals:
             sides.append(Side(f"its products in {precision}", _product_limit(task, precision)))
         return compare(f"training step, {variant}", "target words/s", sides, rounds, checks)
@@ -155,19 +156,20 @@ def _product_limit(task: TranslationTask, precision: str) -> Callable[[], float]
 
 @contextmanager
 def _training_workers(
-    material: Material, variant: Variant, precision: str
+    task: TranslationTask, precision: str, count: int
 ) -> Iterator[Callable[[], float]]:
-    """Start processes that train together; return a function of steps, to words a second.
+    """Start processes that train together, joined by gloo; they share this one's threads.
 
-    They are joined by gloo, and have one thread each.
+    Yields a function that lets them make some steps, and returns the words a second.
     """
     context = multiprocessing.get_context("spawn")
-    count = usable_processors()
+    threads = torch.get_num_threads() // count
     with tempfile.TemporaryDirectory() as folder:
         pipes, processes = [], []
         for rank in range(count):
             here, there = context.Pipe()
-            given = (there, material, variant, precision, rank, count, f"file://{folder}/meeting")
+            meeting = f"file://{folder}/meeting"
+            given = (there, task.settings, precision, rank, count, threads, meeting)
             process = context.Process(target=_work, args=given, daemon=True)
             with patch.dict(os.environ, WORKER_ENVIRONMENT):
                 process.start()
@@ -192,18 +194,17 @@ def _training_workers(
 
 def _work(
     pipe: Connection,
-    material: Material,
-    variant: Variant,
+    settings: TrainSettings,
     precision: str,
     rank: int,
     count: int,
+    threads: int,
     meeting: str,
 ) -> None:
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     keep_few_kernels()
     distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=count)
-    workers = Workers(rank, count)
-    task = material.task(variant, plain_seed=variant != "all")
+    workers, task = Workers(rank, count), TranslationTask(settings)
     training = TrainingStep(task, OptimizerSettings(), precision, SEED, workers)
     batches = forever(task, workers)
     _step(training, next(batches))

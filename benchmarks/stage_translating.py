@@ -25,8 +25,8 @@ import torch
 from torch.nn import functional
 
 from benchmarks.instrument import Row, Side, WrongResultError, compare, possible, rate
+from benchmarks.joeynmt import joeynmt_process
 from benchmarks.material import Material
-from benchmarks.peers import JoeyNMT
 from seqvis.decoding.beam import DecodingSettings, Hypothesis
 from seqvis.decoding.linear import Precision, computes, pack_linear
 from seqvis.decoding.search import search_many
@@ -47,7 +47,12 @@ Translate = Callable[[Sequence[Sequence[int]]], Ids]
 
 def measure(material: Material, rounds: int) -> Iterator[Row]:
     """Rows for greedy search in batches, one at a time, and for a beam of 5."""
-    plain, peer = Translator.load(material.translator), JoeyNMT(material.task("all"))
+    with joeynmt_process(material.task("all")) as joeynmt:
+        yield from _measure(material, joeynmt, rounds)
+
+
+def _measure(material: Material, joeynmt: Callable[..., Any], rounds: int) -> Iterator[Row]:
+    plain = Translator.load(material.translator)
     ours = {
         f"seqvis, {precision}": Translator.load(material.translator, precision=precision)
         for precision in possible(dict.fromkeys(get_args(Precision), 1.0))
@@ -65,7 +70,7 @@ def measure(material: Material, rounds: int) -> Iterator[Row]:
         sources = plain.read([text for text, _ in chosen])
         given = [list(source.ids) for source in sources]
         written = [len(ids) + 1 for ids in _ours(plain, batch, beam)(given)]  # with the end mark
-        theirs = partial(peer.translate, batch=batch, beam=beam, lengths=written)
+        theirs = partial(joeynmt, "translate", batch=batch, beam=beam, lengths=written)
         translate: dict[str, Translate] = {"JoeyNMT": theirs}
         if beam == 1:
             translate["plain loop"] = _plain_loop(plain, batch)
