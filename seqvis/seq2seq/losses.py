@@ -15,6 +15,7 @@ from torch.nn import functional
 from seqvis.native import library
 from seqvis.seq2seq.model import argmax_words
 from seqvis.seq2seq.native import multiply, native_precision, product_type
+from seqvis.seq2seq.settings import DropoutSettings
 from seqvis.text.vocabulary import PAD
 
 _TOKENS_AT_ONCE = 256
@@ -251,3 +252,27 @@ class SequenceLoss:
             return outputs
         mask = self._mask
         return outputs * (mask if len(mask) == 1 else mask[begin : begin + len(outputs)])
+
+
+def activation_penalty(
+    dropped: Tensor, states: Tensor, real: Tensor, rates: DropoutSettings
+) -> Tensor | float:
+    """Return AR and TAR (Merity et al. 2017, section 4.6), over real positions only."""
+    penalty: Tensor | float = 0.0
+    if rates.activation:
+        penalty = penalty + rates.activation * mean_square(dropped, real)
+    if rates.temporal_activation and len(states) > 1:
+        change = mean_square(states[1:] - states[:-1], real[1:])
+        penalty = penalty + rates.temporal_activation * change
+    return penalty
+
+
+def mean_square(values: Tensor, real: Tensor, pack: bool | None = None) -> Tensor:
+    """Return the mean square of values (steps, batch, size) where they are real (steps, batch).
+
+    `pack`: as in SequenceLoss.
+    """
+    if not values.is_cuda if pack is None else pack:
+        return values[real].float().pow(2).mean()
+    squares = values.float().pow(2).masked_fill(~real.unsqueeze(2), 0.0)
+    return squares.sum() / (real.sum() * values.shape[2])

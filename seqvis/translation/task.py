@@ -20,10 +20,9 @@ from seqvis.decoding.packed import PackedSeq2Seq
 from seqvis.decoding.search import search
 from seqvis.graphs import Graphs
 from seqvis.seq2seq.dropout import mask_like
-from seqvis.seq2seq.losses import SequenceLoss
+from seqvis.seq2seq.losses import SequenceLoss, activation_penalty
 from seqvis.seq2seq.model import Seq2Seq, draw_coins
 from seqvis.seq2seq.settings import (
-    DropoutSettings,
     ForcingSettings,
     ModelSettings,
     Variant,
@@ -239,7 +238,7 @@ class TranslationTask:
         output = model(batch.source, batch.target, coins, losses.choose)
         total, plain, dropped = losses.of(output.features)
         scale = batch.share(settings.count_padding) if batch.scale is None else batch.scale
-        loss = total * scale + _activation_penalty(dropped, output.hidden, real, rates)
+        loss = total * scale + activation_penalty(dropped, output.hidden, real, rates)
         return StepLoss(loss, plain, self._tokens(batch))
 
     def _tokens(self, batch: Batch) -> int:
@@ -324,27 +323,3 @@ class TranslationTask:
             }
             for row in rows
         ]
-
-
-def _activation_penalty(
-    dropped: Tensor, states: Tensor, real: Tensor, rates: DropoutSettings
-) -> Tensor | float:
-    """Return AR and TAR (Merity et al. 2017, section 4.6), over real positions only."""
-    penalty: Tensor | float = 0.0
-    if rates.activation:
-        penalty = penalty + rates.activation * _mean_square(dropped, real)
-    if rates.temporal_activation and len(states) > 1:
-        change = _mean_square(states[1:] - states[:-1], real[1:])
-        penalty = penalty + rates.temporal_activation * change
-    return penalty
-
-
-def _mean_square(values: Tensor, real: Tensor, pack: bool | None = None) -> Tensor:
-    """Return the mean square of values (steps, batch, size) where they are real (steps, batch).
-
-    `pack`: as in SequenceLoss.
-    """
-    if not values.is_cuda if pack is None else pack:
-        return values[real].float().pow(2).mean()
-    squares = values.float().pow(2).masked_fill(~real.unsqueeze(2), 0.0)
-    return squares.sum() / (real.sum() * values.shape[2])

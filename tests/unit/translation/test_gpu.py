@@ -11,6 +11,7 @@ from torch import Tensor
 from seqvis.graphs import Graphs
 from seqvis.samples.questions import generate_pairs
 from seqvis.seq2seq import gru, model
+from seqvis.seq2seq.losses import mean_square
 from seqvis.seq2seq.settings import DropoutSettings, ModelSettings, Variant
 from seqvis.seq2seq.state import SourceBatch
 from seqvis.training.schedules import OptimizerSettings
@@ -64,8 +65,8 @@ def test_no_loss_waits_for_a_gpu(
 def test_a_penalty_is_the_same_on_a_gpu() -> None:
     torch.manual_seed(0)
     values, real = torch.randn(5, 4, 3), torch.rand(5, 4) < 0.7
-    exact = task._mean_square(values, real, pack=True)
-    torch.testing.assert_close(task._mean_square(values, real, pack=False), exact)
+    exact = mean_square(values, real, pack=True)
+    torch.testing.assert_close(mean_square(values, real, pack=False), exact)
 
 
 @pytest.fixture(scope="module")
