@@ -65,7 +65,7 @@ class Reranker:
         check_same_words([of, *rescorers])
         return cls(settings, rescorers)
 
-    def search(self, settings: DecodingSettings) -> DecodingSettings:
+    def widened(self, settings: DecodingSettings) -> DecodingSettings:
         """Return the settings of a search for all that is ranked. Raises ConfigError if its beam
         finds a single translation."""
         if settings.beam == 1:

@@ -59,7 +59,12 @@ class Translator:
         precision: Precision = "float32",
         reranker: Reranker | None = None,
     ):
-        """`models`: several translate together. Their words are the same, and their direction."""
+        """
+        Args:
+            models: several translate together. Their words are the same, and their direction.
+            reranker: chooses among what a beam finds in `translate`; in-flight requests go
+                without.
+        """
         self.models = models
         self.packed = pack_models([one.model for one in models], precision)
         self.languages = languages
@@ -147,7 +152,7 @@ class Translator:
         ids = [source.ids for source in sources]
         if self.reranker is None:
             return search_many(self.packed, ids, settings, batch_size)
-        found = search_many(self.packed, ids, self.reranker.search(settings), batch_size)
+        found = search_many(self.packed, ids, self.reranker.widened(settings), batch_size)
 
         def text(row: int, hypothesis: Hypothesis) -> str:
             return self.translation(sources[row], [hypothesis]).text

@@ -104,7 +104,7 @@ TRANSLATOR = TunableModel(
     settings=TrainSettings,
     train=translation.train,
     paths=frozenset({"corpus", "vectors_source", "vectors_target"}),
-    bound=("variant", "model.", "epochs", "fit.", "batches."),
+    bound=("variant", "direction", "model.", "epochs", "fit.", "batches."),
     free=("model.dropout.",),
 )
 DEVISE = TunableModel(
