@@ -260,7 +260,8 @@ class WriteIds:
 
     def _ids(self, table: pa.Table, side: str) -> pa.ListArray:
         tokens = read_tokens(table[side])
-        ids = np.array(self.vocabularies[side].ids(tokens.words), np.uint16)
+        vocabulary = self.vocabularies[side]
+        ids = np.array(vocabulary.ids(tokens.words), vocabulary.id_type)
         return shortened(tokens, self.limits[side] - 1 if self.partitions else None, ids, EOS)
 
 

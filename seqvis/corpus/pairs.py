@@ -9,7 +9,7 @@ pages for which memory has no room are read again.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +25,7 @@ from seqvis.nodefiles import MAPPED_BYTES, made_once
 class Side:
     """The sentences of one language: sentence i is words[offsets[i]:offsets[i + 1]]."""
 
-    words: NDArray[np.uint16]
+    words: NDArray[np.unsignedinteger[Any]]  # uint16, or uint32 of more than 65,536 words
     offsets: NDArray[np.int64]
 
     @property
@@ -36,7 +36,7 @@ class Side:
     def lengths_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         return self.offsets[rows + 1] - self.offsets[rows]
 
-    def __getitem__(self, row: int) -> NDArray[np.uint16]:
+    def __getitem__(self, row: int) -> NDArray[np.unsignedinteger[Any]]:
         return self.words[self.offsets[row] : self.offsets[row + 1]]
 
 
@@ -111,8 +111,10 @@ def _parts(corpus: Artifact, split: str) -> list[str]:
     return [name for name in corpus.names_below(split) if name.endswith(".parquet")]
 
 
-def _words_and_lengths(sentences: pa.ListArray) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
-    words = sentences.flatten().to_numpy(zero_copy_only=False).astype(np.uint16, copy=False)
+def _words_and_lengths(
+    sentences: pa.ListArray,
+) -> tuple[NDArray[np.unsignedinteger[Any]], NDArray[np.int64]]:
+    words = sentences.flatten().to_numpy(zero_copy_only=False)
     return words, sentences.value_lengths().to_numpy(zero_copy_only=False)
 
 
@@ -138,8 +140,8 @@ def _stream(corpus: Artifact, names: list[str], column: str) -> Iterator[pa.List
 
 
 def map_side(folder: Path, side: str) -> Side:
-    """Map the flat files `SIDE.words` (uint16) and `SIDE.offsets` (int64) of a folder."""
-    return Side(
-        np.memmap(folder / f"{side}.words", np.uint16, "r"),
-        np.memmap(folder / f"{side}.offsets", np.int64, "r"),
-    )
+    """Map the flat files `SIDE.words` (uint16 or uint32) and `SIDE.offsets` (int64) of a folder."""
+    words = folder / f"{side}.words"
+    offsets = np.memmap(folder / f"{side}.offsets", np.int64, "r")
+    narrow = words.stat().st_size == 2 * int(offsets[-1])
+    return Side(np.memmap(words, np.uint16 if narrow else np.uint32, "r"), offsets)

@@ -6,6 +6,7 @@ scored and turned into gradients while they are in the cache. The same scores gi
 a decoder that is fed its own.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -189,6 +190,32 @@ def projected_cross_entropy(
     return loss.of(outputs)
 
 
+def sample_words(targets: Tensor, vocabulary: int, count: int) -> tuple[Tensor, Tensor]:
+    """Draw the words that a batch is scored against: those of its targets, and others at random.
+
+    For vocabularies whose scores take too long (after Jean et al. 2015, arXiv 1412.2007). The
+    others stand for all that were not drawn: the correction makes the expected sum of their
+    exponentials that of all.
+
+    Args:
+        targets: ids of the right words, of any shape.
+        count: words to draw; if the batch has more, they are all there are.
+
+    Returns:
+        The ids in ascending order, and what is added to their scores, float32.
+    """
+    present = torch.zeros(vocabulary, dtype=torch.bool, device=targets.device)
+    present[targets.flatten()] = True
+    own = int(present.sum())
+    others = max(0, count - own)
+    order = torch.rand(vocabulary, device=targets.device).masked_fill_(present, 2.0)
+    chosen = present.clone()
+    chosen[order.topk(others, largest=False).indices] = True
+    words = chosen.nonzero().squeeze(1)
+    factor = math.log((vocabulary - own) / others) if others else 0.0
+    return words, (~present[words]).float() * factor
+
+
 class SequenceLoss:
     """The loss of a batch of sentences, step by step where the decoder is fed its own words.
 
@@ -198,6 +225,7 @@ class SequenceLoss:
         counted: (steps, batch) bool: where the loss is taken, in each sentence up to some step.
         mask: dropout of the outputs, (steps or 1, batch, size).
         smoothing: label smoothing.
+        sampled: how many words to score, those of the batch among them; 0: all (`sample_words`).
         pack: leave out at once where no loss is taken. By default on a CPU: a GPU is quick, but the
             host would have to wait until it knows how many tokens are left.
     """
@@ -209,9 +237,17 @@ class SequenceLoss:
         counted: Tensor,
         mask: Tensor | None,
         smoothing: float,
+        sampled: int = 0,
         pack: bool | None = None,
     ):
-        self._sum = ProjectedCrossEntropy(projection.weight, projection.bias, smoothing)
+        weight: Tensor = projection.weight
+        bias: Tensor = projection.bias
+        self._words: Tensor | None = None
+        if 0 < sampled < len(weight):
+            self._words, correction = sample_words(targets, len(weight), sampled)
+            weight, bias = weight[self._words], bias[self._words] + correction
+            targets = torch.searchsorted(self._words, targets)
+        self._sum = ProjectedCrossEntropy(weight, bias, smoothing)
         self._targets, self._counted, self._mask = targets, counted, mask
         self._pack = not targets.is_cuda if pack is None else pack
         self._step = 0
@@ -242,10 +278,13 @@ class SequenceLoss:
         targets, counted = self._targets[steps], self._counted[steps]
         if not self._pack:
             flat = self._sum.add(dropped.flatten(0, 1), targets.flatten(), counted.flatten())
-            return flat.view(targets.shape).masked_fill(~counted, PAD)
+            return self._ids(flat).view(targets.shape).masked_fill(~counted, PAD)
         words = torch.full_like(targets, PAD)
-        words[counted] = self._sum.add(dropped[counted], targets[counted])
+        words[counted] = self._ids(self._sum.add(dropped[counted], targets[counted]))
         return words
+
+    def _ids(self, words: Tensor) -> Tensor:
+        return words if self._words is None else self._words[words]
 
     def _dropped(self, outputs: Tensor, begin: int) -> Tensor:
         if self._mask is None:

@@ -1,6 +1,6 @@
 """The vocabulary of one language: words and their ids.
 
-A vocabulary is made from word counts, or from the bytes of a stored one; its ids fit into uint16.
+A vocabulary is made from word counts, or from the bytes of a stored one.
 The first four ids are reserved. A word of the text that happens to look like a special token
 (`_pad_`) never becomes one: it is unknown.
 """
@@ -10,12 +10,15 @@ import heapq
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import Any
+
+import numpy as np
 
 from seqvis.errors import ArtifactError
 
 BOS, PAD, EOS, UNK = 0, 1, 2, 3
 SPECIALS = ("_bos_", "_pad_", "_eos_", "_unk_")
-LARGEST = 65536 - len(SPECIALS)  # ids are stored as uint16
+LARGEST = 10_000_000  # words that a corpus may be asked for, without the specials
 
 
 class Vocabulary:
@@ -36,6 +39,11 @@ class Vocabulary:
 
     def __len__(self) -> int:
         return len(self.words)
+
+    @property
+    def id_type(self) -> type[np.unsignedinteger[Any]]:
+        """The smallest type that sentences of it are stored in."""
+        return np.uint16 if len(self) <= 1 << 16 else np.uint32
 
     def __contains__(self, word: str) -> bool:
         return word in self._id_of

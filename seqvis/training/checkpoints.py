@@ -174,14 +174,14 @@ def check_identity(
 ) -> None:
     """Raise ConfigError, naming all settings that differ, if the run was begun with others.
 
-    The setting `may_grow` may be greater than it was. Settings that only the checkpoint has are
-    those of an earlier version, or such as a run may go on without.
+    The setting `may_grow` may be greater than it was. Settings that only one of both has are those
+    of another version, or such as a run may go on without.
     """
     stored, wanted = _flatten(snapshot.state["identity"]), _flatten(identity)
     differing = [
-        f"{key} was {stored.get(key)!r}, is {value!r}"
+        f"{key} was {stored[key]!r}, is {value!r}"
         for key, value in sorted(wanted.items())
-        if stored.get(key) != value and not (key == may_grow and value > stored[key])
+        if stored.get(key, value) != value and not (key == may_grow and value > stored[key])
     ]
     if differing:
         shown = "; ".join(differing)

@@ -274,11 +274,13 @@ def _number(text: Location, languages: Languages, settings: PretrainSettings, fo
         raise DataError(f"{text.uri}: holds no sentence to train on")
 
 
-def _ids(sentence: str, languages: Languages, settings: PretrainSettings) -> NDArray[np.uint16]:
+def _ids(
+    sentence: str, languages: Languages, settings: PretrainSettings
+) -> NDArray[np.unsignedinteger[Any]]:
     if settings.side == "source":
-        numbers = languages.read_as_prepared(sentence).ids
+        vocabulary, numbers = languages.source_vocabulary, languages.read_as_prepared(sentence).ids
     else:
-        numbers = tuple(languages.target_ids(sentence))
+        vocabulary, numbers = languages.target_vocabulary, tuple(languages.target_ids(sentence))
     if len(numbers) > settings.longest:
         numbers = (*numbers[: settings.longest - 1], numbers[-1])
-    return np.array(numbers, np.uint16)
+    return np.array(numbers, vocabulary.id_type)

@@ -63,6 +63,9 @@ class LossSettings(Settings):
     """Probability spread over all words instead of the right one."""
     count_padding: bool = False
     """Learn to predict the padding after a sentence too, as the seed does."""
+    sampled_words: int = Field(0, ge=0)
+    """Words that are scored in a training step, those of the batch among them; 0: all. For
+    vocabularies above some 100,000 words."""
 
 
 class TrainSettings(Settings):
@@ -234,7 +237,8 @@ class TranslationTask:
             drawn = 1 if rates.variational else steps
             like = projection.bias.new_empty(drawn, len(batch.target), projection.in_features)
             mask = mask_like(like, rates.output)
-        losses = SequenceLoss(projection, by_step, counted, mask, settings.label_smoothing)
+        smoothing, sampled = settings.label_smoothing, settings.sampled_words
+        losses = SequenceLoss(projection, by_step, counted, mask, smoothing, sampled)
         output = model(batch.source, batch.target, coins, losses.choose)
         total, plain, dropped = losses.of(output.features)
         scale = batch.share(settings.count_padding) if batch.scale is None else batch.scale

@@ -3,6 +3,7 @@
 import gzip
 import json
 import lzma
+import math
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,9 @@ from seqvis.corpus.inputs import textindex
 from seqvis.corpus.settings import PrepareSettings
 from seqvis.text.tokenizers import TokenizerSettings, load_tokenizer
 from seqvis.text.vocabulary import EOS, UNK, Vocabulary
+from seqvis.translation.task import TrainSettings
+from seqvis.translation.train import train
+from seqvis.translation.translator import Translator
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -384,3 +388,36 @@ def test_a_corpus_too_small_to_split_says_so(
 ) -> None:
     place.write(*sentences(1))
     assert "--valid-source" in assert_fails(place, capsys)
+
+
+@pytest.mark.usefixtures("no_processes")
+def test_a_vocabulary_of_more_than_65536_words_is_prepared_trained_and_used(
+    place: Workplace,
+) -> None:
+    lines = [" ".join(f"w{10 * row + word}" for word in range(10)) for row in range(7000)]
+    place.write(lines, [line.upper() for line in lines])
+    flags = ["--tokenizer", "whitespace", "--no-case-token", "--unknown-share", "0"]
+    flags += ["--uncased-share", "0", "--min-count", "1", "--max-vocabulary", "100000"]
+    assert place.run(*flags, "--no-lowercase", "--valid-share", "0.01") == 0
+    vocabulary = place.words("target")
+    assert len(vocabulary) > 65_536
+    row = max(place.rows("train"), key=lambda row: max(row["target"]))
+    assert max(row["target"]) > 65_536
+    assert text_of(place, row, "target") == lines[row["row"]].upper()
+    sizes = {"embedding_size": 4, "hidden_size": 4, "layers": 1}
+    chosen = TrainSettings.model_validate(
+        {
+            "corpus": str(place.folder / "corpus"),
+            "out": str(place.folder / "translator"),
+            "variant": "plain",
+            "epochs": 1,
+            "samples": 0,
+            "model": sizes,
+            "loss": {"sampled_words": 3000},
+            "fit": {"precision": "float32", "monitor": "loss"},
+        }
+    )
+    metrics = train(chosen, lambda event: None)
+    assert 0 < metrics["loss"] < 2 * math.log(len(vocabulary))
+    translator = Translator.load(chosen.out)
+    assert translator.translate(lines[0]).source_tokens == lines[0].split()

@@ -1,8 +1,10 @@
 """The fused cross-entropy against PyTorch's, and a decoder's own words against a plain loop."""
 
+import math
+
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from seqvis.seq2seq.dropout import mask_like
@@ -10,6 +12,7 @@ from seqvis.seq2seq.losses import (
     ProjectedCrossEntropy,
     SequenceLoss,
     projected_cross_entropy,
+    sample_words,
 )
 from seqvis.seq2seq.model import Seq2Seq
 from seqvis.seq2seq.settings import DropoutSettings, ForcingSettings, ModelSettings, resolve_variant
@@ -131,9 +134,63 @@ def test_a_decoder_that_feeds_on_its_own_words_learns_as_in_a_plain_loop(
     expected = plain()
     wanted = torch.autograd.grad(expected, parameters)
     torch.manual_seed(4)
-    losses = SequenceLoss(projection, by_step, counted, mask, 0.1, pack)
+    losses = SequenceLoss(projection, by_step, counted, mask, 0.1, pack=pack)
     loss, _, _ = losses.of(model(source, target, coins, losses.choose).features)
     torch.testing.assert_close(loss, expected)
     found = torch.autograd.grad(loss, parameters)
     for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_sampled_words_are_scored_as_those_words_alone() -> None:
+    """Loss, gradients and the words that are fed back, beside PyTorch on these words."""
+    torch.manual_seed(0)
+    projection = nn.Linear(8, 50)
+    outputs = torch.randn(3, 4, 8, requires_grad=True)
+    targets = torch.randint(4, 50, (3, 4))
+    counted = torch.ones(3, 4, dtype=torch.bool)
+    torch.manual_seed(5)
+    words, correction = sample_words(targets, 50, 20)
+    assert len(words) == 20
+    assert set(targets.flatten().tolist()) <= set(words.tolist())
+    assert words.tolist() == sorted(words.tolist())
+    own = len(set(targets.flatten().tolist()))
+    assert correction.max().item() == pytest.approx(math.log((50 - own) / (20 - own)))
+    assert int((correction == 0).sum()) == own
+
+    scores = (outputs @ projection.weight.t() + projection.bias)[..., words] + correction
+    right = torch.searchsorted(words, targets)
+    wanted = functional.cross_entropy(scores.flatten(0, 1), right.flatten(), reduction="sum")
+    parameters = [outputs, projection.weight, projection.bias]
+    gradients = torch.autograd.grad(wanted, parameters)
+    torch.manual_seed(5)
+    losses = SequenceLoss(projection, targets, counted, None, 0.0, sampled=20)
+    fed = losses.choose(outputs[:2].detach())
+    assert torch.equal(fed, words[scores[1].argmax(-1)])
+    found, _, _ = losses.of(outputs)
+    torch.testing.assert_close(found, wanted)
+    for one, other in zip(torch.autograd.grad(found, parameters), gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_the_expected_sum_over_sampled_words_is_that_over_all() -> None:
+    torch.manual_seed(0)
+    scores, targets = torch.randn(300).double(), torch.arange(4, 24)
+    sums = []
+    for _ in range(2000):
+        words, correction = sample_words(targets, 300, 60)
+        sums.append(float((scores[words] + correction).exp().sum()))
+    assert sum(sums) / len(sums) == pytest.approx(float(scores.exp().sum()), rel=0.01)
+
+
+@pytest.mark.parametrize("count", [0, 5, 50, 99])
+def test_few_or_all_words_are_no_special_case(count: int) -> None:
+    """With fewer than the batch has, its own are scored; with as many as there are, all."""
+    projection = nn.Linear(8, 50)
+    targets = torch.randint(4, 50, (3, 4))
+    losses = SequenceLoss(
+        projection, targets, torch.ones_like(targets) > 0, None, 0.0, sampled=count
+    )
+    loss, plain, _ = losses.of(torch.randn(3, 4, 8))
+    assert torch.isfinite(loss)
+    assert 0 < float(plain) < 12 * math.log(50) * 2
