@@ -9,6 +9,7 @@ from seqvis.cli.console import training_console
 from seqvis.cli.job import RayJobSettings, leave, run_job
 from seqvis.devise.settings import DeviseSettings
 from seqvis.devise.train import find_rate, train
+from seqvis.training.lr_finder import FinderSettings
 from seqvis.training.workers import Resources
 
 
@@ -32,21 +33,23 @@ class TrainDevise(RayJobSettings, DeviseSettings):  # type: ignore[misc]
     restart: bool = False
     """Begin anew, deleting the checkpoints in OUT.run."""
     find_lr: bool = False
-    """Only look for a learning rate of the head: a short run, its plot and a suggestion."""
+    """Only look for a learning rate of the head, on one worker: a short run, its plot and a
+    suggestion."""
+    finder: FinderSettings = FinderSettings()
 
 
 def run(settings: TrainDevise) -> dict[str, Any]:
     """Train and return the best epoch's metrics, or the suggested learning rate."""
     choices = settings.part(DeviseSettings)
     with training_console() as report:
-        if settings.find_lr:
-            return find_rate(choices, settings.use_gpu, report)
         workers = settings.num_workers
         if workers is None and not choices.finetune.epochs:
             workers = 0
         resources = Resources(
             workers, settings.min_workers, settings.use_gpu, settings.cpus_per_worker
         )
+        if settings.find_lr:
+            return find_rate(choices, settings.finder, report, resources, settings.ray_session)
         metrics = train(choices, report, resources, settings.restart, session=settings.ray_session)
     return {**metrics, "out": settings.out}
 

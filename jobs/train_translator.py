@@ -7,6 +7,7 @@ from pydantic import Field
 
 from seqvis.cli.console import training_console
 from seqvis.cli.job import RayJobSettings, leave, run_job
+from seqvis.training.lr_finder import FinderSettings
 from seqvis.training.workers import Resources
 from seqvis.translation.task import TrainSettings
 from seqvis.translation.train import find_rate, train
@@ -30,18 +31,19 @@ class TrainTranslator(RayJobSettings, TrainSettings):  # type: ignore[misc]
     restart: bool = False
     """Begin anew, deleting the checkpoints in OUT.run."""
     find_lr: bool = False
-    """Only look for a learning rate: a short run, its plot and a suggestion."""
+    """Only look for a learning rate, on one worker: a short run, its plot and a suggestion."""
+    finder: FinderSettings = FinderSettings()
 
 
 def run(settings: TrainTranslator) -> dict[str, Any]:
     """Train and return the best epoch's metrics, or the suggested learning rate."""
     choices = settings.part(TrainSettings)
     with training_console() as report:
-        if settings.find_lr:
-            return find_rate(choices, settings.use_gpu, report)
         resources = Resources(
             settings.num_workers, settings.min_workers, settings.use_gpu, settings.cpus_per_worker
         )
+        if settings.find_lr:
+            return find_rate(choices, settings.finder, report, resources, settings.ray_session)
         metrics = train(choices, report, resources, settings.restart, session=settings.ray_session)
     return {**metrics, "out": settings.out}
 

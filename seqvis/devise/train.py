@@ -35,7 +35,7 @@ from seqvis.training.checkpoints import CheckpointStore
 from seqvis.training.events import EPOCH_EVENTS, Report
 from seqvis.training.fit import FitResult, fit
 from seqvis.training.launch import history_as_csv, launch, run_directory
-from seqvis.training.lr_finder import plot_rate_search
+from seqvis.training.lr_finder import FinderSettings, find_in_worker, plot_rate_search
 from seqvis.training.workers import IN_THIS_PROCESS, Resources, Workers
 
 if TYPE_CHECKING:
@@ -85,16 +85,29 @@ def train(
     return launch(work, settings, out, report, resources, restart, stoppable, session)
 
 
-def find_rate(settings: DeviseSettings, use_gpu: bool, report: Report) -> dict[str, Any]:
-    """Run the learning-rate finder on the head in this process; its plot goes into `OUT.run/`."""
+def find_rate(
+    settings: DeviseSettings,
+    finder: FinderSettings,
+    report: Report,
+    resources: Resources = IN_THIS_PROCESS,
+    session: "Session" = nullcontext,
+) -> dict[str, Any]:
+    """Look for a learning rate of the head on one worker; its plot goes into `OUT.run/`."""
     if settings.method == "conse":
         raise ConfigError("--find-lr: conse trains nothing, so it has no learning rate")
-    data = load_data(settings)
-    for text in _left_out(data):
+    for text in _left_out(load_data(settings)):
         report({"event": "note", "text": text})
-    task = _head_task(settings, data)
+    settings = _with_absolute_paths(settings)
+    work = partial(_find_rate, finder=finder)
+    return find_in_worker(work, settings, locate(settings.out), report, resources, session)
+
+
+def _find_rate(
+    settings: DeviseSettings, workers: Workers, report: Report, finder: FinderSettings
+) -> None:
+    task = _head_task(settings, load_data(settings))
     run = run_directory(locate(settings.out))
-    return plot_rate_search(task, settings.optimizer, settings.fit, use_gpu, run, report)
+    plot_rate_search(task, settings.optimizer, settings.fit, finder, workers, run, report)
 
 
 def _head_task(settings: DeviseSettings, data: TrainingData) -> HeadTask:

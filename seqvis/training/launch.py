@@ -121,31 +121,52 @@ def launch(
         text = f"{out.uri}: holds a finished model, which is replaced at the end; {run.uri} has no "
         report({"event": "note", "text": f"{text}checkpoint to go on from"})
     log = RunLog(run)
-    done: dict[str, Any] = {}
 
     def listen(event: dict[str, Any]) -> None:
         if event["event"] in EPOCH_EVENTS:
             log.note(event["history"], event["best_epoch"])
-        if event["event"] == "done":
-            done.update(event["metrics"])
         report(event)
 
     try:
-        if resources.workers == 0:
-            with suppress(StopTraining):
-                function(settings, this_worker(resources.gpu), listen)
-        else:
-            from seqvis.training.ray_train import run_workers  # importing Ray takes a second
-
-            with session():
-                run_workers(function, settings, listen, resources, run / "ray", stoppable)
+        done = in_workers(function, settings, run / "ray", listen, resources, stoppable, session)
     except Exception:
         log.flush()
         raise
     # Not after an interruption: `ray job stop` leaves three seconds, and the next sitting, which
     # knows the whole history, writes them again.
     log.flush()
-    (run / "ray").delete()
+    return done
+
+
+def in_workers(
+    function: WorkerFunction,
+    settings: Any,
+    storage: Location,
+    report: Report,
+    resources: Resources,
+    stoppable: bool,
+    session: "Session",
+) -> dict[str, Any]:
+    """Call `function` in the workers and return the metrics that it reports to be done with.
+
+    `storage` holds Ray Train's own records meanwhile; for the other arguments see `launch`.
+    """
+    done: dict[str, Any] = {}
+
+    def listen(event: dict[str, Any]) -> None:
+        if event["event"] == "done":
+            done.update(event["metrics"])
+        report(event)
+
+    if resources.workers == 0:
+        with suppress(StopTraining):
+            function(settings, this_worker(resources.gpu), listen)
+    else:
+        from seqvis.training.ray_train import run_workers  # importing Ray takes a second
+
+        with session():
+            run_workers(function, settings, listen, resources, storage, stoppable)
+        storage.delete()
     return done
 
 

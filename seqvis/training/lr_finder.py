@@ -6,49 +6,77 @@ smoothed loss falls fastest.
 """
 
 import math
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+from pydantic import Field, model_validator
 
+from seqvis.config import Settings
 from seqvis.errors import TrainingError
 from seqvis.storage import Location
 from seqvis.training.events import Report
 from seqvis.training.fit import FitSettings
+from seqvis.training.launch import WorkerFunction, in_workers, run_directory
 from seqvis.training.schedules import OptimizerSettings
 from seqvis.training.step import Task, TrainingStep
-from seqvis.training.workers import this_worker
+from seqvis.training.workers import Resources, Workers
 
-_LOWEST, _HIGHEST, _STEPS = 1e-5, 1.0, 100
+if TYPE_CHECKING:
+    from seqvis.cluster import Session  # loads Ray
+
 _SMOOTHING = 0.95
 _EXPLODED = 3.0  # times the best smoothed loss
+
+
+class FinderSettings(Settings):
+    """The rates that --find-lr tries, from the lowest to the highest by equal factors."""
+
+    lowest: float = Field(1e-5, gt=0)
+    """Rate of the first step."""
+    highest: float = Field(1.0, gt=0)
+    """Rate of the last step; the run ends before it where the loss explodes."""
+    steps: int = Field(100, ge=10)
+    """Steps, each on a batch."""
+
+    @model_validator(mode="after")
+    def _rises(self) -> Self:
+        if self.lowest >= self.highest:
+            raise ValueError("lowest must be below highest")
+        return self
+
+    def rate(self, step: int) -> float:
+        """Return the rate of a step, from 0."""
+        return self.lowest * (self.highest / self.lowest) ** (step / (self.steps - 1))
 
 
 def plot_rate_search(
     task: Task[Any],
     optimizer: OptimizerSettings,
     settings: FitSettings,
-    use_gpu: bool,
+    finder: FinderSettings,
+    workers: Workers,
     run: Location,
     report: Report,
-) -> dict[str, Any]:
-    """Look for a learning rate in this process and draw the losses into the directory `run`.
+) -> None:
+    """Look for a learning rate, as the only worker, and draw the losses into the directory `run`.
 
-    Returns the suggested rate and where the plot is. Raises TrainingError if the loss never falls.
+    Reports {"event": "done"} with the suggested rate and the place of the plot as metrics. Raises
+    TrainingError if the loss never falls.
     """
-    workers = this_worker(use_gpu)
     training = TrainingStep(task, optimizer, settings.precision, settings.seed, workers)
     rates: list[float] = []
     losses: list[float] = []  # mean per token of each step
     smoothed: list[float] = []
     average = 0.0
     epoch, batches = 0, task.batches(0, 0, workers)
-    for step in range(_STEPS):
+    for step in range(finder.steps):
         batch = next(batches, None)
         if batch is None:
             epoch += 1
             batches = task.batches(epoch, 0, workers)
             batch = next(batches)
-        rate = _LOWEST * (_HIGHEST / _LOWEST) ** (step / (_STEPS - 1))
+        rate = finder.rate(step)
         result = training.step(batch, step, epoch, rate, optimizer.beta1)
         loss = float(result.total) / max(1, result.tokens)
         average = _SMOOTHING * average + (1 - _SMOOTHING) * loss
@@ -58,7 +86,8 @@ def plot_rate_search(
         rates.append(rate)
         losses.append(loss)
         smoothed.append(corrected)
-        report({"event": "finder", "step": step + 1, "steps": _STEPS, "rate": rate, "loss": loss})
+        shown = {"step": step + 1, "steps": finder.steps, "rate": rate, "loss": loss}
+        report({"event": "finder", **shown})
     suggestion = _steepest(rates, smoothed)
     from seqvis.plots.figures import plot_learning_rates  # matplotlib takes a second to load
 
@@ -66,7 +95,23 @@ def plot_rate_search(
     plot = run / "learning_rates.png"
     with plot.local_output() as path:
         plot_learning_rates(path, rates, losses, smoothed, suggestion)
-    return {"learning_rate": suggestion, "plot": plot.uri}
+    report({"event": "done", "metrics": {"learning_rate": suggestion, "plot": plot.uri}})
+
+
+def find_in_worker(
+    function: WorkerFunction,
+    settings: Any,
+    out: Location,
+    report: Report,
+    resources: Resources,
+    session: "Session",
+) -> dict[str, Any]:
+    """Call `function`, which calls `plot_rate_search`, where the first worker of a training would
+    run; return the suggested rate and the place of the plot."""
+    if resources.workers != 0:
+        resources = replace(resources, workers=1, min_workers=0)
+    storage = run_directory(out) / "finder"
+    return in_workers(function, settings, storage, report, resources, False, session)
 
 
 def _steepest(rates: list[float], smoothed: list[float]) -> float:

@@ -6,6 +6,7 @@ metrics.csv, curves.png, tensorboard/.
 
 import json
 from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import save as save_tensors
@@ -18,7 +19,7 @@ from seqvis.training.checkpoints import CheckpointStore
 from seqvis.training.events import Report
 from seqvis.training.fit import FitResult, fit
 from seqvis.training.launch import history_as_csv, launch, run_directory
-from seqvis.training.lr_finder import plot_rate_search
+from seqvis.training.lr_finder import FinderSettings, find_in_worker, plot_rate_search
 from seqvis.training.workers import IN_THIS_PROCESS, Resources, Workers
 from seqvis.translation.evaluate import write_trained_pairs
 from seqvis.translation.task import PLACES, TrainSettings, TranslationTask
@@ -57,11 +58,25 @@ def check_inputs(settings: TrainSettings) -> None:
         artifacts.load(uri, VECTORS, verify=False)
 
 
-def find_rate(settings: TrainSettings, use_gpu: bool, report: Report) -> dict[str, Any]:
-    """Run the learning-rate finder in this process; its plot goes into `OUT.run/`."""
-    settings = settings.resolved()
+def find_rate(
+    settings: TrainSettings,
+    finder: FinderSettings,
+    report: Report,
+    resources: Resources = IN_THIS_PROCESS,
+    session: "Session" = nullcontext,
+) -> dict[str, Any]:
+    """Look for a learning rate on one worker; its plot goes into `OUT.run/`."""
+    check_inputs(settings)
+    settings = _with_absolute_paths(settings.resolved())
+    work = partial(_find_rate, finder=finder)
+    return find_in_worker(work, settings, locate(settings.out), report, resources, session)
+
+
+def _find_rate(
+    settings: TrainSettings, workers: Workers, report: Report, finder: FinderSettings
+) -> None:
     task, run = TranslationTask(settings), run_directory(locate(settings.out))
-    return plot_rate_search(task, settings.optimizer, settings.fit, use_gpu, run, report)
+    plot_rate_search(task, settings.optimizer, settings.fit, finder, workers, run, report)
 
 
 def train_worker(settings: TrainSettings, workers: Workers, report: Report) -> None:

@@ -16,7 +16,6 @@ import pytest
 from jobs.demo import PRESETS
 from jobs.demo import main as demo
 from seqvis.samples.questions import generate_pairs
-from seqvis.training import lr_finder
 from tests.support.searching import draw
 
 ROOT = Path(__file__).parents[2]
@@ -52,9 +51,10 @@ def test_the_commands_for_data_of_ones_own_run_in_their_order(
     commands = [line for line in COMMANDS if line.startswith("python -m jobs.")]
     assert len(commands) >= 16
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(lr_finder, "_STEPS", 30)  # of the full-size model that --find-lr tries
     for command in commands:
         words = shlex.split(command)
+        if "--find-lr" in words:  # fewer steps of the full-size model, and no further worker
+            words += ["--finder.steps", "30", "--num-workers", "0"]
         job = importlib.import_module(words[2])
         assert job.main(words[3:]) == 0, f"{command}\n{capsys.readouterr().err}"
         last = capsys.readouterr().out.splitlines()[-1]

@@ -143,7 +143,8 @@ def test_the_finder_suggests_a_rate_for_the_head_and_draws_it(
     data: Path, tmp_path: Path, job: Job
 ) -> None:
     out = tmp_path / "model"
-    code, result, error = job(train_devise.main, *train_flags(data, out, "--find-lr"))
+    flags = train_flags(data, out, "--find-lr", "--finder.highest", 2)
+    code, result, error = job(train_devise.main, *flags)
     assert code == 0, error
     assert 1e-4 < result["learning_rate"] < 1
     plot = tmp_path / "model.run" / "learning_rates.png"
@@ -154,6 +155,9 @@ def test_the_finder_suggests_a_rate_for_the_head_and_draws_it(
     code, _, error = job(train_devise.main, *conse)
     assert code == 2
     assert "error: --find-lr: conse trains nothing" in error
+    code, _, error = job(train_devise.main, *flags, "--finder.lowest", 2)
+    assert code == 2
+    assert "lowest must be below highest" in error
 
 
 def test_calibration_never_sees_an_unseen_picture(data: Path, tmp_path: Path, job: Job) -> None:

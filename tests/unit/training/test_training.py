@@ -2,6 +2,7 @@
 
 import csv
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ from seqvis.corpus.pairs import load_pairs
 from seqvis.errors import ArtifactError, ConfigError, DataError, StorageError, TrainingError
 from seqvis.samples.questions import generate_pairs
 from seqvis.storage import locate
-from seqvis.training import lr_finder
 from seqvis.training.checkpoints import CheckpointStore, Snapshot
 from seqvis.training.events import StopTraining
 from seqvis.training.fit import FitSettings
+from seqvis.training.lr_finder import FinderSettings
 from seqvis.training.schedules import OptimizerSettings, learning_rate, momentum
 from seqvis.training.workers import Workers
 from seqvis.translation.batches import (
@@ -254,12 +255,19 @@ def test_words_without_a_vector_are_counted_and_some_are_named(
 
 
 @pytest.mark.slow
-def test_the_finder_suggests_a_rate_and_draws_it(
-    questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lr_finder, "_STEPS", 40)
-    result = find_rate(settings(questions, tmp_path / "out"), False, ignore)
-    assert 1e-4 < result["learning_rate"] < 0.5
+def test_the_finder_suggests_a_rate_and_draws_it(questions: Path, tmp_path: Path) -> None:
+    tried: list[float] = []
+
+    def listen(event: dict[str, Any]) -> None:
+        if event["event"] == "finder":
+            tried.append(event["rate"])
+
+    finder = FinderSettings(lowest=1e-4, highest=0.5, steps=40)
+    result = find_rate(settings(questions, tmp_path / "out"), finder, listen)
+    assert result["learning_rate"] in [pytest.approx(rate, rel=0.1) for rate in tried]
+    assert tried[0] == 1e-4
+    factors = {round(second / first, 6) for first, second in pairwise(tried)}
+    assert factors == {round(5000 ** (1 / 39), 6)}
     assert (tmp_path / "out.run" / "learning_rates.png").read_bytes().startswith(b"\x89PNG")
 
 
