@@ -100,6 +100,8 @@ class _Display:
             self.headed = True
         values = "  ".join(value.rjust(w) for (_, value), w in zip(shown, widths, strict=True))
         self.console.print(f"{row['epoch']:>5}  {values}", markup=False)
+        for text in event.get("warnings", []):
+            self.console.print(text, markup=False)
         for sample in event.get("samples", []):
             self.console.print(f"         source       {sample['source']}", markup=False)
             self.console.print(f"         reference    {sample['reference']}", markup=False)

@@ -144,6 +144,12 @@ _PANELS = (
     ),
     _Panel("Learning rate", {"learning_rate": ("learning rate", BLUE)}),
     _Panel("Momentum", {"momentum": ("momentum", BLUE)}),
+    _Panel(
+        "Attention",
+        {"attention_entropy": ("entropy", BLUE)},
+        unit="share of even attention's entropy",
+        from_zero=True,
+    ),
     _Panel("Teacher forcing", {"teacher_forcing": ("forcing", BLUE)}, unit="probability"),
     _Panel(
         "Speed",

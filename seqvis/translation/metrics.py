@@ -108,6 +108,9 @@ def moses_tokenized(texts: Sequence[str], language: str) -> list[str]:
     ]
 
 
+EVEN = 0.95  # share of the greatest entropy from which attention counts as even
+
+
 @dataclass(frozen=True)
 class LossSums:
     """Sums over batches of validation sentences."""
@@ -118,18 +121,32 @@ class LossSums:
     words: int = 0
     positions: int = 0
     forced: float = 0.0  # as loss, each word given the right ones before it
+    entropy: float = 0.0  # of their attention, as a share of that of even attention
+    attended: int = 0  # words that attention was paid for: all or none
 
     def __add__(self, other: "LossSums") -> "LossSums":
         return LossSums(*map(operator.add, astuple(self), astuple(other)))
 
     def means(self) -> dict[str, float]:
         words = max(1, self.words)
-        return {
+        means = {
             "loss": self.loss / words,
             "loss_with_padding": self.loss_with_padding / max(1, self.positions),
             "accuracy": self.correct / words,
             "forced_loss": self.forced / words,
         }
+        if self.attended:
+            means["attention_entropy"] = self.entropy / self.attended
+        return means
+
+    def warnings(self) -> list[str]:
+        """Say that attention treats all words of the source alike, if it does."""
+        if self.entropy <= EVEN * self.attended:
+            return []
+        return [
+            f"attention is even: its entropy is {self.entropy / self.attended:.2f} of the greatest "
+            f"there is, so the model does not choose among the source's words"
+        ]
 
 
 @torch.no_grad()
@@ -149,13 +166,17 @@ def validation_losses(model: Seq2Seq, batch: Batch) -> LossSums:
         predicted[rest] = BOS  # the arg-max of equal scores
     losses, predicted = losses.t(), predicted.t()
     real = target != PAD
+    forced, entropy = _forced_sums(model, batch).tolist()
+    words = int(real.sum())
     return LossSums(
         float(losses[real].double().sum()),
         float(losses.double().sum()),
         int(((predicted == target) & real).sum()),
-        int(real.sum()),
+        words,
         target.numel(),
-        float(_forced_loss(model, batch)),
+        forced,
+        entropy,
+        words if model.decoder.attention is not None else 0,
     )
 
 
@@ -179,9 +200,18 @@ def _own_steps(model: Seq2Seq, batch: Batch) -> tuple[Tensor, Tensor]:
     return losses, predicted
 
 
-def _forced_loss(model: Seq2Seq, batch: Batch) -> Tensor:
-    """Sum the negative log-likelihood of the real words, each given the right ones before it."""
+def _forced_sums(model: Seq2Seq, batch: Batch) -> Tensor:
+    """Sum over the real words, each given the right ones before it: the negative log-likelihood,
+    and the entropy of attention as a share of the greatest, which even weights have (0 without
+    attention)."""
     by_step = batch.target.t()
+    real = by_step != PAD
     output = model(batch.source, batch.target, torch.ones(len(by_step), dtype=torch.bool))
-    losses = SequenceLoss(model.decoder.projection, by_step, by_step != PAD, None, 0.0)
-    return losses.of(output.features)[1]
+    losses = SequenceLoss(model.decoder.projection, by_step, real, None, 0.0)
+    loss = losses.of(output.features)[1]
+    entropy = torch.zeros_like(loss)
+    if output.attention is not None:
+        of_words = torch.special.entr(output.attention.float()).sum(-1)  # (steps, rows)
+        greatest = batch.source.counted.clamp(min=2).log()
+        entropy += (of_words / greatest).masked_fill(~real, 0.0).sum()
+    return torch.stack([loss, entropy])

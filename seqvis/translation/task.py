@@ -274,7 +274,7 @@ class TranslationTask:
         return 3.0 * (source * words + target * batch.target_words / batch.workers)
 
     def evaluate(self, model: nn.Module, workers: Workers) -> dict[str, Any]:
-        """Return losses, accuracy, BLEU and chrF of greedy translations, and a few of them."""
+        """Return losses, and scores of greedy translations, a few of these, and warnings."""
         assert isinstance(model, Seq2Seq)
         sums, texts, direction = LossSums(), {}, self.settings.direction
         reduced = torch.is_autocast_enabled(workers.device.type)
@@ -293,8 +293,8 @@ class TranslationTask:
             by_row |= part_texts
         translations = [by_row[row] for row in range(len(self.valid))]
         scores = self._scores(translations, self.valid.target_texts or [])
-        samples = self._samples(translations)
-        return {**total.means(), "bleu": scores.bleu, "chrf": scores.chrf, "samples": samples}
+        shown = {"samples": self._samples(translations), "warnings": total.warnings()}
+        return {**total.means(), "bleu": scores.bleu, "chrf": scores.chrf, **shown}
 
     @property
     def signature(self) -> str:

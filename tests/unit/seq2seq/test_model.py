@@ -119,6 +119,28 @@ def test_the_losses_of_plain_are_the_seeds(bias_of_padding: float) -> None:
         assert found["loss"] == pytest.approx(without, rel=1e-5)
 
 
+@pytest.mark.usefixtures("either_way")
+def test_attentions_entropy_is_measured_by_that_of_even_attention() -> None:
+    source = SourceBatch.of(sentences(7, 2, 12))
+    target, lengths = pad_ids(sentences(5, 9, 3, words=TARGET_WORDS))
+    batch = Batch(source, target, int(lengths.sum()), target.numel())
+    model = build("all").eval()
+    assert model.decoder.attention is not None
+    scores = model.decoder.attention.score_weight
+    found = {}
+    for sharpness in (0.0, 5.0, 1000.0):
+        with torch.no_grad():
+            scores.fill_(sharpness)
+        sums = validation_losses(model, batch)
+        found[sharpness] = sums.means()["attention_entropy"]
+        assert bool(sums.warnings()) == (sharpness == 0)
+    assert found[0.0] == pytest.approx(1.0, abs=1e-5)
+    assert 0 <= found[1000.0] < found[5.0] < 0.95
+    plain = validation_losses(build("plain").eval(), batch)
+    assert "attention_entropy" not in plain.means()
+    assert plain.warnings() == []
+
+
 def test_dropout_drops_the_share_it_says_and_keeps_the_mean() -> None:
     torch.manual_seed(0)
     mask = mask_like(torch.empty(1000, 999), 0.3)

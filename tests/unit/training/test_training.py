@@ -189,7 +189,8 @@ def test_a_loss_that_is_not_finite_stops_with_advice(questions: Path, tmp_path: 
 def test_an_unknown_monitor_is_named_with_those_there_are(questions: Path, tmp_path: Path) -> None:
     fit = SMALL["fit"] | {"monitor": "blue"}
     with pytest.raises(
-        ConfigError, match="blue is not a validation metric; choose from accuracy, bleu"
+        ConfigError,
+        match="blue is not a validation metric; choose from accuracy, attention_entropy, bleu",
     ):
         train(settings(questions, tmp_path / "out", epochs=1, fit=fit), ignore)
 
