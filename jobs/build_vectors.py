@@ -6,13 +6,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import Field
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from seqvis.artifacts import check_destination
 from seqvis.cli.job import JobSettings, leave, run_job
-from seqvis.errors import ConfigError
+from seqvis.errors import ConfigError, DataError
 from seqvis.storage import locate
 from seqvis.text.spacy_languages import LanguageCode
 from seqvis.text.tokenizers import TokenizerSettings, load_tokenizer
@@ -26,7 +27,7 @@ from seqvis.vectors.build import (
     train_vectors,
 )
 from seqvis.vectors.sources import open_source
-from seqvis.vectors.store import KIND
+from seqvis.vectors.store import KIND, WordVectors
 
 
 class BuildVectorsSettings(JobSettings):
@@ -70,11 +71,17 @@ class BuildVectorsSettings(JobSettings):
     """lower-case the text (training; a corpus given by --vocabulary decides for itself)"""
     language: LanguageCode | None = None
     """language code of the text, such as fr or fra, for its tokenizer (training; likewise)"""
+    correlate: tuple[str, ...] = ()
+    """two words with a comma between, such as jeremy,Jeremy: tell how their vectors correlate, as a
+    check; without a source, in the store that is at --out"""
 
 
 def run(settings: BuildVectorsSettings) -> dict[str, Any]:
     """Build the store; return its figures."""
     started = time.monotonic()
+    pairs = [_two_words(pair) for pair in settings.correlate]
+    if pairs and settings.format is settings.input is settings.train_on is None:
+        return {"correlations": _correlations(settings.out, pairs), "out": settings.out}
     trains = settings.train_on is not None
     if trains == (settings.format is not None and settings.input is not None) or (
         trains and (settings.format or settings.input)
@@ -107,7 +114,28 @@ def run(settings: BuildVectorsSettings) -> dict[str, Any]:
             lambda words: progress.update(task, words=f"{words:,} words"),
         )
     seconds = round(time.monotonic() - started, 2)
-    return {**metrics, **training, "out": settings.out, "seconds": seconds}
+    checked = {"correlations": _correlations(settings.out, pairs)} if pairs else {}
+    return {**metrics, **training, **checked, "out": settings.out, "seconds": seconds}
+
+
+def _two_words(pair: str) -> tuple[str, str]:
+    words = [word.strip() for word in pair.split(",")]
+    if len(words) != 2 or not all(words):
+        raise ConfigError(f"--correlate {pair}: needs two words with a comma between")
+    return words[0], words[1]
+
+
+def _correlations(store: str, pairs: list[tuple[str, str]]) -> dict[str, float]:
+    """Return the correlation of the two words' vectors, for each pair."""
+    words = [word for pair in pairs for word in pair]
+    found, known = WordVectors.open(store).find(words)
+    missing = [word for word, is_known in zip(words, known, strict=True) if not is_known]
+    if missing:
+        raise DataError(f"--correlate: {store} has no vector for {', '.join(missing)}")
+    return {
+        ",".join(pair): round(float(np.corrcoef(found[2 * place : 2 * place + 2])[0, 1]), 4)
+        for place, pair in enumerate(pairs)
+    }
 
 
 def _fetch(uri: str, folder: Path) -> str:

@@ -227,3 +227,22 @@ def test_training_refuses_text_in_another_encoding(tmp_path: Path, output: RunJo
     code, _, errors = output("--train-on", tmp_path / "text.gz", *flags)
     assert code == 1
     assert "text.gz: is not a gzip file, as its name says" in errors
+
+
+def test_the_correlation_of_two_words_is_told(output: RunJob, tmp_path: Path) -> None:
+    vectors, out = matrix(5), tmp_path / "store"
+    (tmp_path / "x").write_text(text_of(vectors, " "), encoding="utf-8")
+    made = ["--format", "vec", "--input", tmp_path / "x", "--out", out]
+    code, result, error = output(*made, "--correlate", "la,gare")
+    assert code == 0, error
+    first = np.corrcoef(vectors[0], vectors[1])[0, 1]
+    assert result["correlations"] == {"la,gare": pytest.approx(first, abs=1e-4)}
+    code, result, error = output("--out", out, "--correlate", "été, la", "--correlate", "la,la")
+    assert code == 0, error
+    second = np.corrcoef(vectors[2], vectors[0])[0, 1]
+    expected = {"été,la": pytest.approx(second, abs=1e-4), "la,la": 1.0}
+    assert result["correlations"] == expected
+    code, _, error = output("--out", out, "--correlate", "la,gares")
+    assert (code, "has no vector for gares" in error) == (1, True)
+    code, _, error = output("--out", out, "--correlate", "la")
+    assert (code, "needs two words with a comma between" in error) == (2, True)
