@@ -5,17 +5,20 @@ from typing import Any
 
 from seqvis.cli.job import RayJobSettings, leave, run_job
 from seqvis.devise.data import load_data
+from seqvis.devise.finetune import find_pictures
 from seqvis.devise.settings import DeviseSettings
 from seqvis.errors import ConfigError
+from seqvis.storage import absolute
 from tune.study.run import run_study
-from tune.study.settings import DEVISE, StudySettings
+from tune.study.settings import DEVISE, FINETUNED, StudySettings
 
 
 class TuneDevise(RayJobSettings, DeviseSettings, StudySettings):  # type: ignore[misc]
     """Search for the settings of a DeViSE head; each trial trains on the same features.
 
-    Settings that the space does not name are those of train_devise. If it was interrupted or
-    killed, the same command continues where it stopped.
+    Settings that the space does not name are those of train_devise. With --finetune.epochs each
+    trial fine-tunes the backbone with its head, and these epochs are compared. If it was
+    interrupted or killed, the same command continues where it stopped.
     """
 
     metric: str = "loss"
@@ -25,12 +28,20 @@ class TuneDevise(RayJobSettings, DeviseSettings, StudySettings):  # type: ignore
 
 def run(settings: TuneDevise) -> dict[str, Any]:
     """Search, and return the best trial."""
-    if settings.method in ("conse", "blend") or settings.finetune.epochs:
-        raise ConfigError(
-            "--method, --finetune.epochs: a search trains heads alone; leave them out"
-        )
-    load_data(settings.part(DeviseSettings))
-    return run_study(DEVISE, settings)
+    if settings.method in ("conse", "blend"):
+        raise ConfigError(f"--method {settings.method}: a search trains heads alone; leave it out")
+    choices = settings.part(DeviseSettings)
+    data = load_data(choices)
+    if not choices.finetune.epochs:
+        return run_study(DEVISE, settings)
+    if settings.algorithm == "pbt":
+        raise ConfigError("--algorithm pbt: needs one training; fine-tuning comes after another")
+    find_pictures(choices, data)
+    if choices.finetune.images:  # trials run in other directories
+        there = {"images": absolute(choices.finetune.images)}
+        tuned = {"finetune": choices.finetune.model_copy(update=there)}
+        settings = settings.model_copy(update=tuned)
+    return run_study(FINETUNED, settings)
 
 
 main = partial(run_job, TuneDevise, run)

@@ -178,10 +178,11 @@ def train_worker(
         check_earlier(settings)
     calibration = training.calibrate()
     task = _head_task(settings, data)
-    result = training.fit(task, "head", settings.identity(), report)
+    result = training.fit(task, "head", settings.identity(), _of_stage("head", report))
     head, backbone = result.tensors, None
     if files:
-        tuned = finetune(settings, data, files, head, workers, report)
+        told = _of_stage("finetune", report)
+        tuned = finetune(settings, data, files, head, workers, told)
         result, head, backbone = tuned.result, tuned.head, tuned.backbone
     metrics: dict[str, Any] = {k: value for k, value in result.best.items() if k != "step"}
     metrics |= {
@@ -195,6 +196,11 @@ def train_worker(
         metrics["held_out_labels"] = calibration.harmonic | calibration.among_unseen
     weights = {f"head.{name}": tensor for name, tensor in head.items()}
     training.save(weights | classes, metrics, result, backbone)
+
+
+def _of_stage(stage: str, report: Report) -> Report:
+    """Return `report` for the events of one of the trainings that make a model."""
+    return lambda event: report({**event, "stage": stage})
 
 
 @dataclass(frozen=True)

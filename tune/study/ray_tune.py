@@ -137,6 +137,7 @@ class _Proposals(_NotSaved, Searcher):
             "epoch": trial.epoch,
             "until": study.until(trial),
             "epochs": trial.epochs,
+            "stage": study.model.stage,
             "workers": self.resources.workers,
         }
 
@@ -231,7 +232,7 @@ class _TrialProcess:
             self.report({"event": "finished"})
 
     def _listen(self, event: dict[str, Any]) -> None:
-        if event["event"] not in EPOCH_EVENTS:
+        if event["event"] not in EPOCH_EVENTS or event.get("stage", "") != self.config["stage"]:
             return
         until = self.config["until"]
         for row in event["history"]:

@@ -1,7 +1,7 @@
 """Settings of a study, and the kinds of model that it can tune."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pydantic import Field
@@ -87,7 +87,8 @@ class TunableModel:
     paths: frozenset[str]  # settings that say where things are, which are never searched
     bound: tuple[str, ...]  # prefixes of the settings that a checkpoint is bound to
     free: tuple[str, ...]  # prefixes of exceptions from `bound`
-    stage: str = ""  # folder of the checkpoints, below OUT.run/checkpoints
+    stage: str = ""  # folder of the checkpoints, below OUT.run/checkpoints, and name in its events
+    epochs: str = "epochs"  # the setting that says how many a trial has
 
     def checkpoints(self, out: Location) -> CheckpointStore:
         """Open the checkpoints of a training that writes to `out`."""
@@ -116,4 +117,7 @@ DEVISE = TunableModel(
     free=("head.dropout",),
     stage="head",
 )
+FINETUNED = replace(DEVISE, stage="finetune", epochs="finetune.epochs")
+"""Trials that train a head and then the backbone with it, whose epochs are compared."""
+
 MODELS = {model.artifact: model for model in (TRANSLATOR, DEVISE)}

@@ -16,7 +16,7 @@ from seqvis.config import Settings, merge, read_yaml, settings_from
 from seqvis.errors import ConfigError
 from tune.study.settings import TunableModel
 
-_NOT_SEARCHED = ("fit.monitor", "finetune.")
+_NOT_SEARCHED = ("fit.monitor", "finetune.images")
 _FORMS = ("uniform", "log_uniform", "int", "choice")
 Config = dict[str, Any]  # dotted names and values
 
@@ -60,6 +60,13 @@ class Space:
     fixed: Config
     base: Mapping[str, Any]
 
+    def given(self, path: str) -> Any:
+        """Return the value of a setting that is not searched, by its dotted name."""
+        value: Any = self.tree({}, "")
+        for name in path.split("."):
+            value = value[name]
+        return value
+
     def tree(self, config: Mapping[str, Any], out: str) -> dict[str, Any]:
         """Return all settings of a trial that writes to `out`."""
         return merge(self.base, _nest({**self.fixed, **config, "out": out}))
@@ -94,6 +101,8 @@ def load_space(file: str, model: TunableModel, base: Mapping[str, Any], metric: 
         where = f"{file}: {path}"
         if path in model.paths or path == "out" or str(path).startswith(_NOT_SEARCHED):
             problems.append(f"{where}: cannot be searched; give it as a flag")
+        elif str(path).startswith("finetune.") and model.stage != "finetune":
+            problems.append(f"{where}: needs --finetune.epochs, without which nothing is tuned")
         elif isinstance(given, dict):
             try:
                 parameters.append(_parameter(str(path), given))

@@ -31,9 +31,9 @@ class Study:
         self.settings, self.space, self.model, self.out = settings, space, model, out
         self.records = Records(out)
         self.running: dict[str, float] = {}  # the time at which each began
-        self.epochs = int(space.fixed.get("epochs", space.base["epochs"]))
+        self.epochs = int(space.given(model.epochs))
         for parameter in space.parameters:
-            if parameter.path == "epochs":
+            if parameter.path == model.epochs:
                 self.epochs = int(max(parameter.values))
         self.sampler = RandomSampler(space, settings.seed)
         self.halving: Halving | None = None
@@ -67,7 +67,7 @@ class Study:
             number = sum(proposed.origin is None for proposed in self.trials)
             if number < self.settings.trials:
                 config = self.sampler.propose(self.records.next_name(), number)
-                trial = self.records.add(config, int(config.get("epochs", self.epochs)))
+                trial = self.records.add(config, int(config.get(self.model.epochs, self.epochs)))
         if trial is not None:
             self.running[trial.name] = time.monotonic()
         return trial

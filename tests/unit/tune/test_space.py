@@ -10,7 +10,7 @@ from seqvis.devise.settings import DeviseSettings
 from seqvis.errors import ConfigError
 from seqvis.seq2seq.settings import DropoutSettings
 from seqvis.translation.task import TrainSettings
-from tune.study.settings import DEVISE, TRANSLATOR, TunableModel
+from tune.study.settings import DEVISE, FINETUNED, TRANSLATOR, TunableModel
 from tune.study.space import Space, load_space
 
 SPACES = Path(__file__).parents[3] / "tune" / "spaces"
@@ -78,12 +78,26 @@ def test_a_draw_depends_on_seed_and_number_alone(tmp_path: Path) -> None:
     assert settings.model.layers == draws[0]["model.layers"]
 
 
-@pytest.mark.parametrize("name", ["translator", "devise", "multi30k"])
+@pytest.mark.parametrize("name", ["translator", "devise", "multi30k", "lesson11"])
 def test_a_shipped_space_gives_settings_that_the_training_takes(name: str) -> None:
     kind: TunableModel = DEVISE if name == "devise" else TRANSLATOR
     space = load_space(str(SPACES / f"{name}.yaml"), kind, BASE[kind.artifact], "loss")
     for number in range(100):
         space.settings(kind, space.random(0, number), "out")
+
+
+def test_fine_tuning_is_searched_where_it_is_done(tmp_path: Path) -> None:
+    file = tmp_path / "space.yaml"
+    file.write_text("finetune.learning_rate: {log_uniform: [1e-4, 1e-2]}")
+    space = load_space(str(file), FINETUNED, BASE["devise"], "loss")
+    settings = space.settings(FINETUNED, {"finetune.learning_rate": 0.002}, "out")
+    assert isinstance(settings, DeviseSettings)
+    assert settings.finetune.learning_rate == 0.002
+    with pytest.raises(ConfigError, match=r"finetune.learning_rate: needs --finetune.epochs"):
+        load_space(str(file), DEVISE, BASE["devise"], "loss")
+    file.write_text("finetune.images: elsewhere")
+    with pytest.raises(ConfigError, match="cannot be searched; give it as a flag"):
+        load_space(str(file), FINETUNED, BASE["devise"], "loss")
 
 
 @pytest.mark.parametrize("name", ["translator", "multi30k"])

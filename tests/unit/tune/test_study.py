@@ -15,15 +15,16 @@ import pytest
 import torch
 
 from seqvis import artifacts
+from seqvis.devise.settings import DeviseSettings
 from seqvis.errors import ConfigError
 from seqvis.storage import locate
 from seqvis.training.checkpoints import Snapshot
 from seqvis.translation.task import TrainSettings
 from tune.report.__main__ import main as make_report
-from tune.study.ray_tune import Resources
+from tune.study.ray_tune import Resources, run_trial
 from tune.study.records import Trial
 from tune.study.run import finish, sweep, write_tables
-from tune.study.settings import TRANSLATOR, StudySettings
+from tune.study.settings import FINETUNED, MODELS, TRANSLATOR, StudySettings
 from tune.study.space import Space, load_space
 from tune.study.study import Study
 
@@ -49,6 +50,27 @@ def choices(**changes: Any) -> StudySettings:
 def open_search(out: Path, space: Space, settings: StudySettings) -> Study:
     out.mkdir(exist_ok=True)
     return Study(settings, space, TRANSLATOR, locate(out))
+
+
+def test_a_trial_that_fine_tunes_reports_these_epochs_and_not_its_heads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reported: list[Any] = []
+    monkeypatch.setenv("TUNE_FUNCTION_THREAD_TIMEOUT_S", "0")  # run_trial sets it
+    monkeypatch.setattr("tune.study.ray_tune.tune.report", reported.append)
+
+    def train(settings: Any, listen: Any, *_: Any, **__: Any) -> None:
+        for stage, loss in (("head", 0.9), ("finetune", 0.7)):
+            row = {"epoch": 1, "loss": loss, "seconds": 2.0}
+            listen({"event": "epoch", "stage": stage, "history": [row], "best_epoch": 1})
+
+    monkeypatch.setitem(MODELS, "devise", replace(FINETUNED, train=train))
+    settings = DeviseSettings(features="f", vectors="v", out="o").model_dump()
+    config = {"model": "devise", "stage": "finetune", "settings": settings, "metric": "loss"}
+    run_trial(config | {"epoch": 0, "until": 1, "epochs": 1, "workers": {"workers": 1}})
+    values = [result.get("values") for result in reported]
+    assert values == [(1, 0.7, 2.0), None]
+    assert reported[-1] == {"event": "finished"}
 
 
 def loss(trial: Trial, epoch: int) -> float:
