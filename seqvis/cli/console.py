@@ -75,7 +75,8 @@ class _Display:
     def _advance(self, event: dict[str, Any]) -> None:
         unit = event["unit"]
         text = (
-            f"loss {event['train_loss']:.3f}  {event[f'{unit}_per_second']:,.0f} {unit}/s  "
+            f"loss {event['smoothed_train_loss']:.3f}  "
+            f"{event[f'{unit}_per_second']:,.0f} {unit}/s  "
             f"{100 * event['model_flop_utilisation']:.0f} % MFU"
         )
         name = f"epoch {event['epoch']}/{event['epochs']}"

@@ -113,6 +113,7 @@ _PANELS = (
         {
             "loss": ("validation", BLUE),
             "train_loss": ("training", GREY),
+            "smoothed_train_loss": ("training, smoothed", ORANGE),
             "forced_loss": ("validation, teacher-forced", GREEN),
             "loss_with_padding": ("validation, with padding", PURPLE),
         },

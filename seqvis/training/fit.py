@@ -195,6 +195,7 @@ class _Run(Generic[B]):
                 "position": progress.position,
                 "steps": steps,
                 "train_loss": progress.epoch_total / max(1.0, progress.epoch_tokens),
+                "smoothed_train_loss": progress.smoothed_loss,
                 "learning_rate": rate,
                 **meter.summary(),
             }
@@ -204,12 +205,11 @@ class _Run(Generic[B]):
         """Add losses to the epoch's sum; this is where the device is waited for."""
         if not pending:
             return
-        total = float(torch.stack([loss.total for loss in pending]).sum())
-        if not torch.isfinite(torch.tensor(total)):
+        losses = torch.stack([loss.total for loss in pending]).cpu()
+        if not math.isfinite(float(losses.sum())):
             kind, step = self.training.product_type, self.progress.step
             raise TrainingError(diverged(step, self.optimizer, kind, self.names))
-        self.progress.epoch_total += total
-        self.progress.epoch_tokens += sum(loss.tokens for loss in pending)
+        self.progress.count(losses, [loss.tokens for loss in pending])
         pending.clear()
 
     def _finish_epoch(self) -> None:
@@ -224,6 +224,7 @@ class _Run(Generic[B]):
             "epoch": progress.epoch + 1,
             "step": progress.step,
             "train_loss": sum(total for total, _ in sums) / max(1.0, sum(n for _, n in sums)),
+            "smoothed_train_loss": progress.smoothed_loss,
             **{key: value for key, value in metrics.items() if isinstance(value, float)},
             "learning_rate": learning_rate(self.optimizer, share),
             "momentum": momentum(self.optimizer, share),

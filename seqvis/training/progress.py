@@ -1,15 +1,17 @@
 """The progress of a run, which of its epochs is the best, and messages about its course."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from seqvis.errors import ConfigError
 from seqvis.training.schedules import OptimizerSettings, learning_rate
 
+SMOOTHING = 0.98  # a step: fast.ai's
 Row = dict[str, Any]  # what is known of an epoch: its number, step and metrics
 
 
@@ -27,6 +29,8 @@ class Progress:
     seconds: float = 0.0  # spent so far, over all sittings
     epoch_total: float = 0.0  # sum of the training loss in this epoch
     epoch_tokens: float = 0.0
+    smoothed_sum: float = 0.0  # of the losses of all steps, each worth less the longer ago it was
+    smoothed_weight: float = 0.0
     history: list[Row] = field(default_factory=list)
     best_step: int | None = None
     bad_epochs: int = 0  # since the last better one
@@ -41,6 +45,20 @@ class Progress:
     def best(self) -> Row | None:
         """The row of the best epoch; None before the first epoch has ended."""
         return next((row for row in self.history if row["step"] == self.best_step), None)
+
+    def count(self, losses: Tensor, tokens: Sequence[int]) -> None:
+        """Count further steps: the sums of their losses (steps,) over so many tokens."""
+        self.epoch_total += float(losses.sum())
+        self.epoch_tokens += sum(tokens)
+        for loss, of_tokens in zip(losses.tolist(), tokens, strict=True):
+            mean = loss / max(1, of_tokens)
+            self.smoothed_sum += (1 - SMOOTHING) * (mean - self.smoothed_sum)
+            self.smoothed_weight += (1 - SMOOTHING) * (1 - self.smoothed_weight)
+
+    @property
+    def smoothed_loss(self) -> float:
+        """The moving average of the training loss over steps, as fast.ai shows it."""
+        return self.smoothed_sum / max(1 - SMOOTHING, self.smoothed_weight)
 
     def wanted_steps(self, averaged: int) -> set[int]:
         """Return the steps of the best epoch and of the last `averaged` ones."""

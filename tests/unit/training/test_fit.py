@@ -26,6 +26,21 @@ from seqvis.training.workers import Workers
 RATES = OptimizerSettings(learning_rate=0.1, clip_norm=0.0, cyclical_momentum=True)
 
 
+def test_the_smoothed_loss_is_fast_ais_moving_average() -> None:
+    """Its `fit`: avg_loss = avg_loss * 0.98 + loss * 0.02, divided by 1 - 0.98 ** batch_num."""
+    progress, average = Progress(), 0.0
+    steps = [(12.0, 4), (9.0, 2), (0.0, 0), (10.0, 5), (3.0, 3), (8.0, 4)]
+    for place in range(0, len(steps), 2):  # as often as losses are asked for
+        sums, tokens = zip(*steps[place : place + 2], strict=True)
+        progress.count(torch.tensor(sums), tokens)
+    for batch_num, (total, tokens) in enumerate(steps, 1):
+        average = 0.98 * average + 0.02 * total / max(1, tokens)
+        expected = average / (1 - 0.98**batch_num)
+    assert progress.smoothed_loss == pytest.approx(expected, rel=1e-6)
+    assert progress.epoch_total == 42
+    assert progress.epoch_tokens == 18
+
+
 class OneWeight:
     """Two steps an epoch; validation says what the test wants it to."""
 
