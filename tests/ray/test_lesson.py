@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from jobs import lesson
 from seqvis.samples.questions import generate_pairs
@@ -89,4 +91,9 @@ def test_the_lesson_goes_on_where_it_was_interrupted_and_writes_its_table(
         if pictured:
             picture = (out / f"attention-{variant}.png").read_bytes()
             assert picture.startswith(b"\x89PNG")
-    assert 0 < result["head"]["best"] <= result["head"]["last"]
+    assert [len(losses) for losses in result["heads"].values()] == [1, 1]
+    first, second = (load_file(out / name / "model.safetensors") for name in result["heads"])
+    changed = {name for name, weight in first.items() if not torch.equal(weight, second[name])}
+    norms = {name.rpartition(".")[0] for name in first if name.endswith("running_mean")}
+    of_head = {name for name in first if name.startswith("head.")}
+    assert changed == {name for name in of_head if name.rpartition(".")[0] not in norms}

@@ -58,7 +58,7 @@ def test_no_loss_waits_for_a_gpu(
         assert found.tokens == (18 if count_padding else 12)
         losses, words = metrics._own_steps(made.eval(), batch)
         assert losses.shape == words.shape == (6, 3)
-        assert metrics._forced_loss(made, batch).is_cuda
+        assert metrics._forced_sums(made, batch).is_cuda
     assert cudnn.types == {torch.bfloat16 if reduced else torch.float32}
 
 
