@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import ray
 
@@ -62,8 +63,8 @@ def ray_session(num_cpus: int | None = None, address: str | None = None) -> Iter
         address: of a Ray to join, HOST:PORT, or "auto" for the one that stands on this machine.
             RAY_ADDRESS says what None and "auto" mean, if it is set.
 
-    Starting Ray replaces the process's SIGTERM handler; it is put back, so that a stopped job still
-    cleans up after itself.
+    Starting Ray replaces the process's SIGTERM handler, and ending it takes it away; both times it
+    is put back, so that a stopped job still cleans up after itself.
     """
     if ray.is_initialized():
         yield
@@ -78,8 +79,7 @@ def ray_session(num_cpus: int | None = None, address: str | None = None) -> Iter
         _connect(named, f"RAY_ADDRESS={named}")
     else:
         _start_here(num_cpus)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, on_sigterm)
+    _handle_sigterm(on_sigterm)
     with _last_word() if address or named else nullcontext():
         try:
             yield
@@ -88,6 +88,12 @@ def ray_session(num_cpus: int | None = None, address: str | None = None) -> Iter
             raise
         # After an interruption it stays as it is until the process ends: see runner.leave.
         ray.shutdown()
+    _handle_sigterm(on_sigterm)
+
+
+def _handle_sigterm(handler: Any) -> None:
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 @contextmanager

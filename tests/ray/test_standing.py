@@ -90,3 +90,26 @@ def test_a_job_that_ray_ends_has_a_last_word(standing: StandingRay) -> None:
     )
     assert done.returncode == 1
     assert "error: Ray, or this job, was ended; earlier results are intact" in done.stderr
+
+
+HANDLED = """
+import signal, sys
+from seqvis.cluster import ray_session
+signal.signal(signal.SIGTERM, lambda *_: print("handled"))
+with ray_session(address=sys.argv[1]):
+    signal.raise_signal(signal.SIGTERM)
+signal.raise_signal(signal.SIGTERM)
+"""
+
+
+def test_a_job_that_has_left_ray_still_cleans_up_when_it_is_stopped(standing: StandingRay) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HANDLED, standing.address],
+        cwd=ROOT,
+        env={**standing.environment, "RAY_AUTH_MODE": "token"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert (done.returncode, done.stdout.split()) == (0, ["handled", "handled"]), done.stderr
