@@ -3,7 +3,7 @@
 A `GraphIndex` is built of the rows of a segment, saved with a copy of them, and picks candidates;
 their cosines are computed from the segment's own vectors. HNSW: Malkov and Yashunin, arXiv
 1603.09320. SymphonyQG: Gou, Gao, Xu and Long, Proceedings of the ACM on Management of Data 3(1),
-2025, of the package rabitqlib.
+2025; its package is rabitqlib.
 
 nmslib checks nothing: it reads out of bounds for a query of another length, crashes on an empty
 index or an altered file, and uses all threads of the machine. So every argument is checked before
@@ -30,8 +30,8 @@ class GraphIndex(ABC):
     nmslib writes to standard error.
     """
 
-    file: ClassVar[str]  # its name in the segment
-    extra: ClassVar[tuple[str, str] | None] = None  # that brings the library, and its module
+    file: ClassVar[str]  # the name of its file in a segment
+    extra: ClassVar[tuple[str, str] | None] = None  # of the project, and the module that it brings
 
     def __init__(self, graph: Any, rows: int, dimension: int, settings: IndexSettings):
         self._graph = graph
@@ -105,7 +105,7 @@ class GraphIndex(ABC):
 
     @classmethod
     def fewest_rows(cls, settings: IndexSettings) -> int:
-        """Return of how many rows at least the library builds a graph."""
+        """Return the least number of rows that the library builds a graph of."""
         return 1
 
     @staticmethod
@@ -170,9 +170,9 @@ def _new_nmslib() -> Any:
 
 
 class SymphonyQG(GraphIndex):
-    """SymphonyQG: the neighbours of a row are compared with the query in batches of 32, by codes.
+    """SymphonyQG, which compares a query with 32 neighbours of a row at once, by codes of one bit.
 
-    The codes have a random rotation, so two graphs of the same rows differ. Vectors of fewer than
+    The codes are rotated at random, so two graphs of the same rows differ. Vectors of fewer than
     64 numbers, which the library does not take, are filled with zeros.
     """
 

@@ -21,7 +21,7 @@ from tests.faults.crash_collection import (
 )
 
 
-@pytest.mark.parametrize(("backend", "kills"), [("nmslib", 6), ("symphonyqg", 4)])
+@pytest.mark.parametrize(("backend", "kills"), [("nmslib", 6), ("symphonyqg", 2)])
 def test_killed_at_random_moments_no_acknowledged_change_is_lost(
     tmp_path: Path, backend: Backend, kills: int
 ) -> None:
