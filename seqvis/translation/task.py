@@ -113,11 +113,8 @@ class TrainSettings(Settings):
 
     def identity(self) -> dict[str, Any]:
         """Return what must stay the same for a run to go on: all but places and appearances."""
-        excluded = {*PLACES, "thaw", "samples", "fit", "direction"}
-        # Earlier versions know no direction.
-        direction = None if self.direction == "left-to-right" else self.direction
-        others = {"fit": self.fit.identity(), "direction": direction}
-        return self.resolved().model_dump(exclude=excluded) | others
+        excluded = {*PLACES, "thaw", "samples", "fit"}
+        return self.resolved().model_dump(exclude=excluded) | {"fit": self.fit.identity()}
 
 
 @dataclass(frozen=True)
