@@ -13,18 +13,21 @@ from seqvis.config import Settings
 
 
 class OptimizerSettings(Settings):
-    """Adam and the 1cycle policy (Smith 2018, arXiv 1803.09820)."""
+    """The optimiser and the 1cycle policy (Smith 2018, arXiv 1803.09820)."""
 
+    algorithm: Literal["adamw", "sgd"] = "adamw"
+    """adamw, or stochastic gradient descent with momentum beta1, as super-convergence was shown
+    with, at rates of 1 to 3."""
     learning_rate: float = Field(3e-3, gt=0)
     """Highest learning rate of the cycle."""
     beta1: float = Field(0.8, ge=0, lt=1)
-    """Adam's momentum; the seed's 0.8."""
+    """Momentum; the seed's 0.8."""
     beta2: float = Field(0.99, ge=0, lt=1)
     """Adam's decay of squared gradients; the seed's 0.99."""
     epsilon: float = Field(1e-8, gt=0)
     """Adam's term against division by zero."""
     weight_decay: float = Field(0.0, ge=0)
-    """Decoupled weight decay (AdamW), as a share of the learning rate."""
+    """Weight decay: of adamw as a share of the learning rate, of sgd added to the gradient."""
     clip_norm: float = Field(1.0, ge=0)
     """Norm that the gradient is clipped to; 0: not clipped."""
     divisor: float = Field(20.0, ge=1)
@@ -62,7 +65,7 @@ def learning_rate(settings: OptimizerSettings, progress: float) -> float:
 
 
 def momentum(settings: OptimizerSettings, progress: float) -> float:
-    """Return Adam's beta1 when the share `progress` of training is done."""
+    """Return the momentum when the share `progress` of training is done."""
     if not settings.cyclical_momentum:
         return settings.beta1
     height = cycle_height(settings, progress)

@@ -11,7 +11,7 @@ machine in the same type. On a CPU that peak is measured; for known GPUs it is t
 """
 
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Generic, Protocol, TypeVar
@@ -170,25 +170,21 @@ class TrainingStep(Generic[B]):
         self.model = task.build_model().to(workers.device)
         self.average = moving_average(self.model, average_decay)
         self.groups = task.parameter_groups(self.model)
-        self.optimizer = torch.optim.AdamW(
-            [{"params": group.parameters} for group in self.groups],
-            lr=optimizer.learning_rate,
-            betas=(optimizer.beta1, optimizer.beta2),
-            eps=optimizer.epsilon,
-            weight_decay=optimizer.weight_decay,
-            fused=True,
-        )
+        self.optimizer = _optimizer(optimizer, self.groups)
         self.product_type = product_type(precision, workers.device)
         self._wrapped = workers.wrap(_TaskLoss(task, self.model))
         self.graphs = Graphs()
 
-    def step(self, batch: B, number: int, epoch: float, rate: float, beta1: float) -> StepLoss:
+    def step(self, batch: B, number: int, epoch: float, rate: float, momentum: float) -> StepLoss:
         """Make an optimiser step. `number` seeds it; `epoch` may be fractional."""
         self.model.train()
         torch.manual_seed(_mix(self.seed, number, self.workers.rank))
         for options, group in zip(self.optimizer.param_groups, self.groups, strict=True):
             options["lr"] = rate * group.factor if epoch >= group.frozen_epochs else 0.0
-            options["betas"] = (beta1, options["betas"][1])
+            if "betas" in options:
+                options["betas"] = (momentum, options["betas"][1])
+            else:
+                options["momentum"] = momentum
         loss = self._differentiate(batch, epoch)
         if self.settings.clip_norm:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
@@ -250,6 +246,21 @@ class TrainingStep(Generic[B]):
     def autocast(self) -> torch.autocast:
         device = self.workers.device.type
         return torch.autocast(device, self.product_type, enabled=self.product_type != torch.float32)
+
+
+def _optimizer(
+    settings: OptimizerSettings, groups: Sequence[ParameterGroup]
+) -> torch.optim.Optimizer:
+    parameters = [{"params": group.parameters} for group in groups]
+    rate, decay = settings.learning_rate, settings.weight_decay
+    if settings.algorithm == "sgd":
+        return torch.optim.SGD(
+            parameters, rate, momentum=settings.beta1, weight_decay=decay, fused=True
+        )
+    betas = settings.beta1, settings.beta2
+    return torch.optim.AdamW(
+        parameters, rate, betas, settings.epsilon, weight_decay=decay, fused=True
+    )
 
 
 class _TaskLoss(nn.Module):

@@ -19,7 +19,7 @@ from seqvis.training.events import StopTraining
 from seqvis.training.fit import FitResult, FitSettings, fit
 from seqvis.training.launch import launch
 from seqvis.training.progress import NAMES, Names, Progress, diverged
-from seqvis.training.schedules import OptimizerSettings
+from seqvis.training.schedules import OptimizerSettings, learning_rate, momentum
 from seqvis.training.step import ParameterGroup, StepLoss
 from seqvis.training.workers import Workers
 
@@ -323,3 +323,41 @@ def test_a_loss_that_is_not_finite_from_the_start_is_not_blamed_on_the_rate(
     monkeypatch.setattr(OneWeight, "batches", lambda *_: iter([nothing, nothing]))
     with pytest.raises(TrainingError, match="at step 1; it was so before any weight changed"):
         run(tmp_path, rows("bleu", [1], [1]))
+
+
+@pytest.mark.parametrize("cyclical", [False, True])
+def test_gradient_descent_follows_the_cycle_and_resumes(tmp_path: Path, cyclical: bool) -> None:
+    settings = OptimizerSettings(
+        algorithm="sgd", learning_rate=0.2, weight_decay=0.01, clip_norm=0.0,
+        cyclical_momentum=cyclical,
+    )  # fmt: skip
+
+    def train(name: str, stop: int = 0) -> FitResult:
+        def report(event: dict[str, Any]) -> None:
+            if event["event"] == "epoch" and event["history"][-1]["epoch"] == stop:
+                raise StopTraining
+
+        chosen, task = FitSettings(precision="float32"), OneWeight(rows("bleu", [1, 2, 3], [1] * 3))
+        store = CheckpointStore(locate(tmp_path / name / "checkpoints"))
+        known = {"epochs": 3, "fit": chosen.identity()}
+        return fit(task, 3, chosen, settings, store, Workers(), report, known)
+
+    torch.manual_seed(FitSettings().seed)
+    model = nn.Linear(1, 1)
+    plain = torch.optim.SGD(model.parameters(), momentum=0.5, weight_decay=0.01)
+    for step in range(6):
+        group = plain.param_groups[0]
+        group["lr"], group["momentum"] = (
+            learning_rate(settings, step / 6),
+            momentum(settings, step / 6),
+        )
+        plain.zero_grad()
+        model(torch.ones(4, 1)).square().mean().backward()
+        plain.step()
+    result = train("whole")
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(result.tensors[name], tensor)
+    with pytest.raises(StopTraining):
+        train("parts", stop=2)
+    parts = train("parts")
+    assert all(torch.equal(parts.tensors[name], tensor) for name, tensor in result.tensors.items())
