@@ -21,7 +21,7 @@ class TrainTranslator(RayJobSettings, TrainSettings):  # type: ignore[misc]
 
     num_workers: int | None = Field(None, ge=0)
     """Ray Train workers; 0 trains in this process, without Ray. Default: one for each GPU with
-    --use-gpu, else for each processor, up to four."""
+    --use-gpu, else for each processor, up to four, or fewer if a short trial finds them quicker."""
     min_workers: int = Field(0, ge=0)
     """Fewest workers to go on with when nodes are lost; 0: wait for room for all."""
     use_gpu: bool = False

@@ -22,8 +22,9 @@ from seqvis.storage import Location
 from seqvis.training.events import EPOCH_EVENTS, Report, StopTraining
 from seqvis.training.workers import IN_THIS_PROCESS, Resources, Workers, this_worker
 
-if TYPE_CHECKING:
-    from seqvis.cluster import Session  # loads Ray
+if TYPE_CHECKING:  # they load Ray
+    from seqvis.cluster import Session
+    from seqvis.training.trial import Trial
 
 WorkerFunction = Callable[[Any, Workers, Report], None]
 
@@ -100,6 +101,7 @@ def launch(
     restart: bool = False,
     stoppable: bool = False,
     session: "Session" = nullcontext,
+    trial: "Trial | None" = None,
 ) -> dict[str, Any]:
     """Train in the workers, keep the run's records, and return the model's metrics.
 
@@ -110,6 +112,7 @@ def launch(
         stoppable: `report` may raise StopTraining at an epoch, and the run then has no metrics.
             Ray Train's workers wait for `report` at each epoch's end.
         session: starts or joins Ray; without it, Ray must be initialised if there are workers.
+        trial: tried where `resources` say no number of workers; `OUT.run` keeps what it finds.
 
     Raises:
         Exception: what the workers raise.
@@ -128,7 +131,9 @@ def launch(
         report(event)
 
     try:
-        done = in_workers(function, settings, run / "ray", listen, resources, stoppable, session)
+        done = in_workers(
+            function, settings, run / "ray", listen, resources, stoppable, session, trial
+        )
     except Exception:
         log.flush()
         raise
@@ -146,6 +151,7 @@ def in_workers(
     resources: Resources,
     stoppable: bool,
     session: "Session",
+    trial: "Trial | None" = None,
 ) -> dict[str, Any]:
     """Call `function` in the workers and return the metrics that it reports to be done with.
 
@@ -165,6 +171,10 @@ def in_workers(
         from seqvis.training.ray_train import run_workers  # importing Ray takes a second
 
         with session():
+            if trial and resources.workers is None:
+                from seqvis.training.trial import share_processors
+
+                resources = share_processors(trial, resources, storage.parent(), report)
             run_workers(function, settings, listen, resources, storage, stoppable)
         storage.delete()
     return done

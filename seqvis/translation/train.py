@@ -5,6 +5,7 @@ metrics.csv, curves.png, tensorboard/.
 """
 
 import json
+from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import save as save_tensors
 
 from seqvis import artifacts
+from seqvis.artifacts import Artifact
 from seqvis.process import keep_few_kernels
 from seqvis.storage import Location, absolute, locate
 from seqvis.text.languages import LANGUAGE_FILES
@@ -20,6 +22,7 @@ from seqvis.training.events import Report
 from seqvis.training.fit import FitResult, fit
 from seqvis.training.launch import history_as_csv, launch, run_directory
 from seqvis.training.lr_finder import FinderSettings, find_in_worker, plot_rate_search
+from seqvis.training.step import TrainingStep
 from seqvis.training.workers import IN_THIS_PROCESS, Resources, Workers
 from seqvis.translation.evaluate import write_trained_pairs
 from seqvis.translation.task import PLACES, TrainSettings, TranslationTask
@@ -27,6 +30,8 @@ from seqvis.vectors.store import KIND as VECTORS
 
 if TYPE_CHECKING:
     from seqvis.cluster import Session  # loads Ray
+
+WORTH_A_TRIAL = 100_000  # pairs in all epochs; two processors take some minutes for them
 
 
 def train(
@@ -45,17 +50,37 @@ def train(
     out = locate(settings.out)
     artifacts.check_destination(out, "translator")
     resolved = _with_absolute_paths(settings.resolved())
-    check_inputs(settings)  # before any process is started
+    corpus = check_inputs(settings)  # before any process is started
     for text in TranslationTask(resolved).begins_at_random():
         report({"event": "note", "text": text})
-    return launch(train_worker, resolved, out, report, resources, restart, stoppable, session)
+    trial = None
+    if corpus.metrics.get("train_pairs", 0) * settings.epochs >= WORTH_A_TRIAL:
+        trial = partial(try_training, resolved)
+    return launch(
+        train_worker, resolved, out, report, resources, restart, stoppable, session, trial
+    )
 
 
-def check_inputs(settings: TrainSettings) -> None:
-    """Raise ArtifactError if the corpus or the word vectors are missing or damaged."""
-    artifacts.load(settings.corpus, "corpus")
+def check_inputs(settings: TrainSettings) -> Artifact:
+    """Return the corpus. Raises ArtifactError if it or the word vectors are missing or damaged."""
     for uri in filter(None, (settings.vectors_source, settings.vectors_target)):
         artifacts.load(uri, VECTORS, verify=False)
+    return artifacts.load(settings.corpus, "corpus")
+
+
+def try_training(settings: TrainSettings, workers: Workers) -> Iterator[int]:
+    """Train a model that nobody keeps, on one epoch again and again, as a `Trial`.
+
+    Yields the target words of each batch.
+    """
+    keep_few_kernels()
+    task, optimizer, fitted = TranslationTask(settings), settings.optimizer, settings.fit
+    training = TrainingStep(task, optimizer, fitted.precision, fitted.seed, workers)
+    middle = settings.epochs // 2  # by then the decoder may have to feed on its own words
+    while True:
+        for number, batch in enumerate(task.batches(middle, 0, workers)):
+            training.step(batch, number, middle, 0.0, optimizer.beta1)
+            yield batch.target_words
 
 
 def find_rate(

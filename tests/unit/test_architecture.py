@@ -40,7 +40,7 @@ SERVING = (
 
 RAY = (
     *("seqvis.cluster", "seqvis.ray_internals", "seqvis.corpus.blocks", "seqvis.vision.embed"),
-    *("seqvis.training.ray_train", "seqvis.training.stream"),
+    *("seqvis.training.ray_train", "seqvis.training.stream", "seqvis.training.trial"),
     *("serve", "tune.study", "jobs", "benchmarks"),
 )
 """What may import Ray."""
