@@ -148,7 +148,7 @@ _PANELS = (
     _Panel(
         "Attention",
         {"attention_entropy": ("entropy", BLUE)},
-        unit="share of even attention's entropy",
+        unit="entropy, 1: even",
         from_zero=True,
     ),
     _Panel("Teacher forcing", {"teacher_forcing": ("forcing", BLUE)}, unit="probability"),
