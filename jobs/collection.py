@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from seqvis.cli.job import JobSettings, leave, run_job
-from seqvis.collection import segments
+from seqvis.collection import view
 from seqvis.collection.collection import Collection
 from seqvis.collection.shards import split
 from seqvis.devise.model import DeviseModel
@@ -96,7 +96,7 @@ def _about() -> dict[str, Any]:
         "nmslib": imported.stdout.strip(),
         "unused_instructions": unused[1].split() if unused else [],
         "rabitqlib": version("rabitqlib") if find_spec("rabitqlib") else None,
-        "exact_scores": "C++" if segments.native is not None else "NumPy",
+        "exact_scores": "C++" if view.native is not None else "NumPy",
     }
 
 

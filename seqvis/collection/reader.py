@@ -22,8 +22,9 @@ from seqvis.collection.index import Backend, IndexSettings
 from seqvis.collection.items import SHARD, Item, check_ids, check_queries
 from seqvis.collection.journal import JournalReader, heading
 from seqvis.collection.manifest import SEGMENTS, TOMBSTONES, State, read_state, stamp, write_state
+from seqvis.collection.recall import count_found, measure_recall
 from seqvis.collection.segments import BY_GRAPHS, SearchBy, Segment, load_array
-from seqvis.collection.view import Part, Tail, View, count_found, measure_recall, part_of
+from seqvis.collection.view import Part, Tail, View, part_of
 from seqvis.deadline import UNBOUNDED, Deadline
 from seqvis.disk import sync_directory, take_lock, write_synced
 from seqvis.errors import ArtifactError, ConfigError, DataError, StorageError

@@ -14,31 +14,22 @@ takes about three times the memory of the vectors, so the size of segments is li
 """
 
 import hashlib
-import os
 from array import array
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from seqvis.collection.filters import Columns
-from seqvis.collection.graphs import GRAPHS, GraphIndex
-from seqvis.collection.index import Backend, DeviceRows, IndexSettings, best_of
-from seqvis.collection.items import Batch, Match, best_first, decode_metadata
+from seqvis.collection.graphs import GRAPHS
+from seqvis.collection.index import Backend, DeviceRows, IndexSettings
+from seqvis.collection.items import Batch
+from seqvis.collection.view import Rows
 from seqvis.disk import file_hash, sync_directory, sync_file, synced_file
 from seqvis.errors import ArtifactError
-
-if TYPE_CHECKING:
-    from seqvis.collection import matches as native
-else:
-    native = None
-    if os.environ.get("SEQVIS_NATIVE") != "0":
-        with suppress(ImportError):  # it was not built: docs/extend/native.md
-            from seqvis.collection import matches as native
 
 
 class BlobWriter:
@@ -176,75 +167,6 @@ class SegmentWriter:
         """Write the header; NumPy pads it so that the number of rows can be corrected in place."""
         header = {"descr": "<f4", "fortran_order": False, "shape": (self.rows, self._dimension)}
         np.lib.format.write_array_header_1_0(self._vectors, header)
-
-
-class Rows:
-    """Items by row: what a segment and the tail have in common.
-
-    `columns` reads metadata for filters; `index` and `on_device` are what finds neighbours faster
-    than a look at all rows, None where there is none.
-    """
-
-    vectors: np.ndarray  # float32 (rows or more, dimension), unit rows
-    rows: int
-    index: GraphIndex | None = None
-    on_device: DeviceRows | None = None
-    _ids: Sequence[bytes] | Blobs
-    _metadata: Sequence[bytes] | Blobs
-    _thumbnails: Sequence[bytes] | Blobs
-
-    def __init__(self) -> None:
-        self.columns = Columns(self.metadata)
-
-    def __len__(self) -> int:
-        return self.rows
-
-    def id(self, row: int) -> str:
-        return self._ids[row].decode()
-
-    def metadata(self, row: int) -> dict[str, Any]:
-        return decode_metadata(self._metadata[row])
-
-    def thumbnail(self, row: int) -> bytes | None:
-        return self._thumbnails[row] or None
-
-    def find(self, ids: Sequence[str]) -> list[int]:
-        """Return the latest row of each id, dead or alive; -1 where there is none."""
-        raise NotImplementedError
-
-    def best_matches(
-        self, rows: list[np.ndarray], queries: np.ndarray, count: int
-    ) -> list[list[Match]]:
-        """Return for each query the `count` of its rows with the greatest cosines.
-
-        By score, then id; queries are unit rows (q, dimension). The extension, where it was built,
-        returns the same to the last bit.
-        """
-        if native is not None:
-            ids, metadata = _mapped(self._ids), _mapped(self._metadata)
-            return native.best_matches(Match, self.vectors, ids, metadata, rows, queries, count)
-        found = []
-        for some, query in zip(rows, queries, strict=True):
-            best, scores = best_of(self.vectors, some, query, count)
-            matches = [
-                Match(self.id(row), score, self._metadata[row])
-                for row, score in zip(best.tolist(), scores.tolist(), strict=True)
-            ]
-            found.append(sorted(matches, key=best_first)[:count])
-        return found
-
-    def batch(self, rows: Sequence[int]) -> Batch:
-        """Return some rows as they were stored."""
-        return Batch(
-            [self.id(row) for row in rows],
-            self.vectors[np.asarray(rows, dtype=np.int64)],
-            [self._metadata[row] for row in rows],
-            [self._thumbnails[row] for row in rows],
-        )
-
-
-def _mapped(strings: Sequence[bytes] | Blobs) -> Any:
-    return strings.mapped if isinstance(strings, Blobs) else strings
 
 
 @dataclass(frozen=True)

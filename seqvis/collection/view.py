@@ -6,27 +6,109 @@ only ever appended.
 
 Dead and filtered rows are excluded exactly: a graph is asked for more rows until enough are left,
 and where that would be too many, the admitted rows are searched one by one. So a filtered search
-returns what an exact one would, up to the recall of the graph. `measure_recall` measures that, with
-vectors of stored items, each rotated slightly at random, because a real query is seldom a stored
-vector. An answer counts as correct if its cosine reaches that of the exact k-th.
+returns what an exact one would, up to the recall of the graph.
 """
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
-from seqvis.collection.filters import Where
+from seqvis.collection.filters import Columns, Where
 from seqvis.collection.graphs import GraphIndex
-from seqvis.collection.index import exact_candidates
-from seqvis.collection.items import Batch, Match, best_first
+from seqvis.collection.index import DeviceRows, best_of, exact_candidates
+from seqvis.collection.items import Batch, Match, best_first, decode_metadata
 from seqvis.collection.journal import Added, Operation
-from seqvis.collection.segments import Rows
 from seqvis.deadline import UNBOUNDED, Deadline
 from seqvis.errors import UnknownFieldError
+
+if TYPE_CHECKING:
+    from seqvis.collection import matches as native
+else:
+    native = None
+    if os.environ.get("SEQVIS_NATIVE") != "0":
+        with suppress(ImportError):  # it was not built: docs/extend/native.md
+            from seqvis.collection import matches as native
+
+
+class Strings(Protocol):
+    """Byte strings by number: a list of them, or a segment's `Blobs`."""
+
+    def __getitem__(self, number: int, /) -> bytes: ...
+
+
+class Rows:
+    """Items by row: what a segment and the tail have in common.
+
+    `columns` reads metadata for filters; `index` and `on_device` are what finds neighbours faster
+    than a look at all rows, None where there is none.
+    """
+
+    vectors: np.ndarray  # float32 (rows or more, dimension), unit rows
+    rows: int
+    index: GraphIndex | None = None
+    on_device: DeviceRows | None = None
+    _ids: Strings
+    _metadata: Strings
+    _thumbnails: Strings
+
+    def __init__(self) -> None:
+        self.columns = Columns(self.metadata)
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def id(self, row: int) -> str:
+        return self._ids[row].decode()
+
+    def metadata(self, row: int) -> dict[str, Any]:
+        return decode_metadata(self._metadata[row])
+
+    def thumbnail(self, row: int) -> bytes | None:
+        return self._thumbnails[row] or None
+
+    def find(self, ids: Sequence[str]) -> list[int]:
+        """Return the latest row of each id, dead or alive; -1 where there is none."""
+        raise NotImplementedError
+
+    def best_matches(
+        self, rows: list[np.ndarray], queries: np.ndarray, count: int
+    ) -> list[list[Match]]:
+        """Return for each query the `count` of its rows with the greatest cosines.
+
+        By score, then id; queries are unit rows (q, dimension). The extension, where it was built,
+        returns the same to the last bit.
+        """
+        if native is not None:
+            ids, metadata = _mapped(self._ids), _mapped(self._metadata)
+            return native.best_matches(Match, self.vectors, ids, metadata, rows, queries, count)
+        found = []
+        for some, query in zip(rows, queries, strict=True):
+            best, scores = best_of(self.vectors, some, query, count)
+            matches = [
+                Match(self.id(row), score, self._metadata[row])
+                for row, score in zip(best.tolist(), scores.tolist(), strict=True)
+            ]
+            found.append(sorted(matches, key=best_first)[:count])
+        return found
+
+    def batch(self, rows: Sequence[int]) -> Batch:
+        """Return some rows as they were stored."""
+        return Batch(
+            [self.id(row) for row in rows],
+            self.vectors[np.asarray(rows, dtype=np.int64)],
+            [self._metadata[row] for row in rows],
+            [self._thumbnails[row] for row in rows],
+        )
+
+
+def _mapped(strings: Strings) -> Any:
+    """Return them as the extension takes them: a list, or the mapped bytes and their ends."""
+    return getattr(strings, "mapped", strings)
 
 
 class Tail(Rows):
@@ -241,61 +323,3 @@ def _by_graph(
                 found[place] = kept if len(kept) >= k else None
         wanted *= 4
     return found
-
-
-TURN = 0.1  # length of the random step, where vectors have length 1
-_TOLERANCE = 1e-6
-
-
-def measure_recall(
-    view: View, search: Callable[[np.ndarray, int], list[Match]], k: int, queries: int
-) -> dict[str, Any]:
-    """Measure recall@k and latencies (ms) of `search`, called with one vector at a time.
-
-    Returns `recall` (None for an empty collection), `median_ms`, `p99_ms`, `exact_median_ms`,
-    `queries`, `k` and `items`.
-    """
-    sampled = sample_queries(view, queries)
-    report: dict[str, Any] = {"k": k, "queries": len(sampled), "items": len(view), "recall": None}
-    if not len(sampled):
-        return report
-    found = wanted = 0
-    times, exact_times = [], []
-    for query in sampled:
-        begin = time.perf_counter()
-        answers = search(query, k)
-        times.append(time.perf_counter() - begin)
-        begin = time.perf_counter()
-        truth = view.search(query[None], k, None, None, exact=True)[0]
-        exact_times.append(time.perf_counter() - begin)
-        wanted += len(truth)
-        found += count_found(answers, truth)
-    report["recall"] = found / wanted
-    report["median_ms"] = round(1e3 * float(np.median(times)), 4)
-    report["p99_ms"] = round(1e3 * float(np.quantile(times, 0.99)), 4)
-    report["exact_median_ms"] = round(1e3 * float(np.median(exact_times)), 4)
-    return report
-
-
-def count_found(answers: list[Match], truth: list[Match]) -> int:
-    """Return how many of the true matches, best first, were found; an equal score is as good."""
-    if not truth:
-        return 0
-    return sum(match.score >= truth[-1].score - _TOLERANCE for match in answers)
-
-
-def sample_queries(view: View, queries: int) -> np.ndarray:
-    """Draw up to `queries` unit vectors, each near a living item, float32 (n, dimension)."""
-    generator = np.random.default_rng(0)
-    living = [part.living_rows() for part in view.parts]
-    ends = np.cumsum([len(rows) for rows in living])
-    chosen = generator.choice(len(view), min(queries, len(view)), replace=False)
-    sampled = []
-    for number in np.sort(chosen):
-        place = int(np.searchsorted(ends, number, side="right"))
-        row = living[place][number - (ends[place - 1] if place else 0)]
-        vector = view.parts[place].vectors[row]
-        step = generator.standard_normal(len(vector))
-        turned = vector + TURN * step / np.linalg.norm(step)
-        sampled.append((turned / np.linalg.norm(turned)).astype(np.float32))
-    return np.array(sampled, dtype=np.float32)

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seqvis.collection import segments
+from seqvis.collection import view
 from seqvis.collection.collection import Collection
 from seqvis.collection.items import Item, Match
 
 pytestmark = pytest.mark.skipif(
-    segments.native is None, reason="seqvis/native was not built, or is switched off: make native"
+    view.native is None, reason="seqvis/native was not built, or is switched off: make native"
 )
 
 
@@ -35,7 +35,7 @@ def test_the_extension_returns_what_numpy_and_python_return(
 
         found = search()
         assert all(match.metadata == {"n": match.id} for match in found[0][0])
-        monkeypatch.setattr(segments, "native", None)
+        monkeypatch.setattr(view, "native", None)
         assert found == search()
 
 
@@ -44,11 +44,7 @@ def test_the_extension_reads_no_row_that_is_not_there() -> None:
     ends = np.array([1, 2])
     for rows, names in (([2], (b"ab", ends)), ([-1], (b"ab", ends)), ([1], (b"a", ends))):
         with pytest.raises(IndexError):
-            segments.native.best_matches(
-                Match, ones, names, [b"", b""], [np.array(rows)], ones[:1], 5
-            )
+            view.native.best_matches(Match, ones, names, [b"", b""], [np.array(rows)], ones[:1], 5)
     for queries in (ones, np.ones((1, 4), np.float32)):
         with pytest.raises(ValueError, match="do not belong together"):
-            segments.native.best_matches(
-                Match, ones, (b"ab", ends), [b""], [np.array([0])], queries, 5
-            )
+            view.native.best_matches(Match, ones, (b"ab", ends), [b""], [np.array([0])], queries, 5)
