@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -10,6 +11,7 @@ from safetensors.torch import load_file
 from jobs import pretrain as job_of
 from seqvis.samples.questions import generate_pairs
 from seqvis.translation import pretrain
+from seqvis.translation.batches import make_batch
 from seqvis.translation.pretrain import LanguageTask, PretrainSettings
 from seqvis.translation.task import TrainSettings, TranslationTask
 from tests.support.corpora import write_corpus
@@ -126,3 +128,20 @@ def test_text_that_cannot_be_used_is_one_clear_error(
     absent = tmp_path / "absent.txt"
     code, _, error = job(job_of.main, *flags(corpus, tmp_path / "o", "source", "--text", absent))
     assert (code != 0, "absent.txt: no such file" in error) == (True, True)
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_the_losses_of_two_workers_are_together_that_of_one(corpus: Path, side: str) -> None:
+    """Also of a batch of one sentence, of which the second worker has none."""
+    given = {"corpus": str(corpus), "out": "x", "side": side, **SMALL}
+    given.pop("samples")
+    task = LanguageTask(PretrainSettings.model_validate(given).resolved())
+    model = task.build_model().eval()
+    for rows in (np.array([3]), np.array([0, 1, 2, 3, 4])):
+        whole = task.loss(model, make_batch(task.train, rows), 0.0)
+        parts = [task.loss(model, make_batch(task.train, rows, rank, 2), 0.0) for rank in (0, 1)]
+        mean = sum(part.loss for part in parts) / 2
+        torch.testing.assert_close(mean, whole.loss)
+        torch.testing.assert_close(sum(part.total for part in parts), whole.total)
+        assert sum(part.tokens for part in parts) == whole.tokens
+        assert all(part.loss.requires_grad for part in parts)
