@@ -138,9 +138,9 @@ class Donor:
         missing = [name for name in own if name.startswith(self.part) and name not in shared]
         if missing:
             yield (
-                f"{self.flag}: has no {', '.join(missing[:3])}"
-                f"{f' and {len(missing) - 3} more' if len(missing) > 3 else ''}, which begin at "
-                f"random"
+                f"{self.flag}: lacks these weights, so they begin at random: "
+                f"{', '.join(missing[:3])}"
+                f"{f' and {len(missing) - 3} more' if len(missing) > 3 else ''}"
             )
 
     def _shared(self, own: dict[str, nn.Parameter]) -> list[str]:

@@ -96,7 +96,7 @@ def test_a_part_that_the_other_lacks_begins_at_random(folder: Path) -> None:
     uri = str(folder / "donor")
     _, notes = begun(folder, init=uri, model=SMALL["model"] | {"readout": "context"})
     missing = "decoder.readout.weight, decoder.readout.bias"
-    assert notes == [f"--init: has no {missing}, which begin at random"]
+    assert notes == [f"--init: lacks these weights, so they begin at random: {missing}"]
     own, notes = begun(folder, init=uri, variant="bidir")  # the donor's attention is left out
     assert names_that_are(Translator.load(uri), own) == set(own)
     assert notes == []

@@ -54,7 +54,9 @@ def test_it_learns_and_a_translator_starts_from_it(
     assert left
     assert all(name.startswith(("encoder.bridges", "decoder.attention", "decoder.mix_context"))
                for name in left)  # fmt: skip
-    assert note.startswith(f"--init-{part}: has no {left[0]}")
+    assert note.startswith(
+        f"--init-{part}: lacks these weights, so they begin at random: {left[0]}"
+    )
 
 
 @pytest.mark.parametrize("side", ["source", "target"])
