@@ -62,7 +62,7 @@ def share_processors(
         found = {"processors": processors, "words_per_second": rates}
         run.make_directory()
         (run / FILE).replace(json.dumps(found).encode())
-        report({"event": "note", "text": _told(rates, processors)})
+        report({"event": "note", "text": _outcome(rates, processors)})
     workers = quickest(rates)
     return replace(resources, workers=workers, cpus_per_worker=processors // workers)
 
@@ -86,7 +86,7 @@ def _remembered(run: Location, processors: int) -> dict[int, float]:
     return {int(count): rate for count, rate in found["words_per_second"].items()}
 
 
-def _told(rates: dict[int, float], processors: int) -> str:
+def _outcome(rates: dict[int, float], processors: int) -> str:
     sides = (
         f"{rate:,.0f} words/s by {count} of {processors // count}" for count, rate in rates.items()
     )
