@@ -83,6 +83,21 @@ def plan_epoch(
     return [batches[number] for number in generator.permutation(len(batches))]
 
 
+class EpochPlans:
+    """The batches of epochs; the last one is kept, as planning a large corpus takes a while."""
+
+    def __init__(self, table: PairTable, settings: BatchSettings, seed: int):
+        self._given = table, settings, seed
+        self._epoch = -1
+        self._plan: list[NDArray[np.int64]] = []
+
+    def of(self, epoch: int) -> list[NDArray[np.int64]]:
+        """Return what `plan_epoch` does."""
+        if epoch != self._epoch:
+            self._plan, self._epoch = plan_epoch(*self._given, epoch), epoch
+        return self._plan
+
+
 def plan_validation(table: PairTable, size: int) -> list[NDArray[np.int64]]:
     """Return the row numbers of each validation batch, longest targets first, as the seed's
     SortSampler has them."""

@@ -45,7 +45,7 @@ from seqvis.training.launch import history_as_csv, launch, run_directory
 from seqvis.training.schedules import OptimizerSettings
 from seqvis.training.step import ParameterGroup, StepLoss
 from seqvis.training.workers import IN_THIS_PROCESS, Resources, Workers
-from seqvis.translation.batches import Batch, BatchSettings, make_batch, plan_epoch, plan_validation
+from seqvis.translation.batches import Batch, BatchSettings, EpochPlans, make_batch, plan_validation
 from seqvis.translation.initial_weights import LANGUAGE_MODEL
 
 if TYPE_CHECKING:
@@ -167,22 +167,15 @@ class LanguageTask:
         return digest.hexdigest()[:16]
 
     def steps_in_epoch(self, epoch: int) -> int:
-        return len(self._plan(epoch))
+        return len(self._plans.of(epoch))
 
     def batches(self, epoch: int, first: int, workers: Workers) -> Iterator[Batch]:
-        for rows in self._plan(epoch)[first:]:
+        for rows in self._plans.of(epoch)[first:]:
             yield make_batch(self.train, rows, workers.rank, workers.count).to(workers.device)
 
-    def _plan(self, epoch: int) -> list[NDArray[np.int64]]:
-        settings = self.settings
-        if epoch not in self._plans:
-            self._plans.clear()
-            self._plans[epoch] = plan_epoch(self.train, settings.batches, settings.fit.seed, epoch)
-        return self._plans[epoch]
-
     @cached_property
-    def _plans(self) -> dict[int, list[NDArray[np.int64]]]:
-        return {}
+    def _plans(self) -> EpochPlans:
+        return EpochPlans(self.train, self.settings.batches, self.settings.fit.seed)
 
     def loss(self, model: nn.Module, batch: Batch, epoch: float) -> StepLoss:
         total, plain, words = model(batch.source)

@@ -36,7 +36,7 @@ from seqvis.training.fit import FitSettings
 from seqvis.training.schedules import OptimizerSettings
 from seqvis.training.step import ParameterGroup, Recordable, StepLoss
 from seqvis.training.workers import Workers
-from seqvis.translation.batches import Batch, BatchSettings, make_batch, plan_epoch, plan_validation
+from seqvis.translation.batches import Batch, BatchSettings, EpochPlans, make_batch, plan_validation
 from seqvis.translation.direction import Direction, as_read
 from seqvis.translation.initial_weights import (
     Donor,
@@ -189,7 +189,7 @@ class TranslationTask:
         return self.corpus.fingerprint()
 
     def steps_in_epoch(self, epoch: int) -> int:
-        return len(self._plan(epoch))
+        return len(self._plans.of(epoch))
 
     def batches(self, epoch: int, first: int, workers: Workers) -> Iterator[Batch]:
         on_gpu = workers.device.type == "cuda"
@@ -201,21 +201,13 @@ class TranslationTask:
             batch = make_batch(self.train, rows, *share, multiple, self.settings.direction)
             return batch.pinned() if on_gpu else batch
 
-        plan = self._plan(epoch)[first:]
+        plan = self._plans.of(epoch)[first:]
         for batch in in_threads(plan, make) if on_gpu else map(make, plan):
             yield batch.to(workers.device)
 
-    def _plan(self, epoch: int) -> list[NDArray[np.int64]]:
-        """Return the batches of an epoch; one is kept, as planning a large corpus takes a while."""
-        if epoch not in self._plans:
-            self._plans.clear()
-            settings = self.settings
-            self._plans[epoch] = plan_epoch(self.train, settings.batches, settings.fit.seed, epoch)
-        return self._plans[epoch]
-
     @cached_property
-    def _plans(self) -> dict[int, list[NDArray[np.int64]]]:
-        return {}
+    def _plans(self) -> EpochPlans:
+        return EpochPlans(self.train, self.settings.batches, self.settings.fit.seed)
 
     def loss(self, model: nn.Module, batch: Batch, epoch: float) -> StepLoss:
         assert isinstance(model, Seq2Seq)

@@ -100,7 +100,7 @@ def test_recorded_steps_train_to_the_same_weights(corpus: Path, epoch: float) ->
 
 def test_batches_of_few_shapes_lose_the_same(corpus: Path) -> None:
     training = translation_task("all", str(corpus))
-    rows = training._plan(0)[0]
+    rows = training._plans.of(0)[0]
     made = training.build_model().eval()
     plain = task.make_batch(training.train, rows)
     wide = task.make_batch(training.train, rows, multiple=8)
