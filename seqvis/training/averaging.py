@@ -11,12 +11,26 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from seqvis.training.checkpoints import Snapshot
 
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
 
 def moving_average(model: nn.Module, decay: float) -> AveragedModel | None:
-    """Return a copy of the model that is to follow its weights and buffers; None if decay is 0."""
+    """Return a copy of the model that is to follow its weights and buffers; None if decay is 0.
+
+    After n steps the decay is at most (1 + n) / (10 + n), as in TensorFlow's
+    ExponentialMovingAverage: with 0.999 from the start, a third of the random weights would still
+    be there after 1,000 steps. `n_averaged` is to be n before each update.
+    """
     if not decay:
         return None
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    average = AveragedModel(model, use_buffers=True)
+
+    def blend(averages: Tensors, weights: Tensors, steps: Tensor | int) -> None:
+        done = int(average.n_averaged)  # `steps` is the same number, on the model's device
+        get_ema_multi_avg_fn(min(decay, (1 + done) / (10 + done)))(averages, weights, steps)
+
+    average.multi_avg_fn = blend
+    return average
 
 
 def trained_weights(snapshot: Snapshot) -> dict[str, Tensor]:

@@ -176,7 +176,7 @@ class TrainingStep(Generic[B]):
         self.graphs = Graphs()
 
     def step(self, batch: B, number: int, epoch: float, rate: float, momentum: float) -> StepLoss:
-        """Make an optimiser step. `number` seeds it; `epoch` may be fractional."""
+        """Make an optimiser step. `number`, from 0, seeds it; `epoch` may be fractional."""
         self.model.train()
         torch.manual_seed(_mix(self.seed, number, self.workers.rank))
         for options, group in zip(self.optimizer.param_groups, self.groups, strict=True):
@@ -190,6 +190,7 @@ class TrainingStep(Generic[B]):
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
         self.optimizer.step()
         if self.average is not None:
+            self.average.n_averaged.fill_(number)
             self.average.update_parameters(self.model)
         return loss
 
@@ -215,9 +216,8 @@ class TrainingStep(Generic[B]):
             parts[part][rest] = tensor
         restore_model(self.model, parts["model"], where)
         restore_optimizer(self.model, self.optimizer, parts["optimizer"])
-        if self.average is not None and parts["average"]:  # without, it begins with the next step
-            restore_model(self.average.module, parts["average"], where)
-            self.average.n_averaged.fill_(1)
+        if self.average is not None:  # a run may be given an average late
+            restore_model(self.average.module, parts["average"] or parts["model"], where)
 
     def _differentiate(self, batch: B, epoch: float) -> StepLoss:
         """Return the loss; its gradients are those of the parameters."""
