@@ -32,7 +32,9 @@ def pack(folder: Path) -> Path:
     with tarfile.open(target, "w:xz", preset=4) as archive:
 
         def add(path: Path, name: str) -> None:
-            archive.add(path, name, filter=lambda one: None if _LEFT_OUT.search(one.name) else one)
+            archive.add(
+                path, name, filter=lambda member: None if _LEFT_OUT.search(member.name) else member
+            )
 
         for name in CODE:
             add(ROOT / name, name)

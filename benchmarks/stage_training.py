@@ -284,7 +284,7 @@ def _first_step(command: list[str], used: list[float], standing: StandingRay | N
 def _processor_seconds(process: psutil.Process) -> float:
     """Seconds that a process and its descendants have used, the ended ones included."""
     total = 0.0
-    for one in (process, *process.children(recursive=True)):
+    for each in (process, *process.children(recursive=True)):
         with suppress(psutil.NoSuchProcess):
-            total += sum(one.cpu_times()[:4])
+            total += sum(each.cpu_times()[:4])
     return total

@@ -165,7 +165,11 @@ def drain(seconds: float) -> None:
     store.announce_draining(True)
     until = began + seconds
     time.sleep(min(seconds, _NOTICED))
-    while any(one.under_way for one in store.reports().values() if one.draining and one.at > began):
+    while any(
+        report.under_way
+        for report in store.reports().values()
+        if report.draining and report.at > began
+    ):
         if time.time() > until:
             print("not all of it ended in time", file=sys.stderr, flush=True)
             return

@@ -175,7 +175,7 @@ class RunningBatch:
         for alike, best in zip(by_width.values(), found.best, strict=True):
             columns = [part.tolist() for part in best]
             by_step = [
-                [list(zip(*one, strict=True)) for one in zip(*step, strict=True)]
+                [list(zip(*row, strict=True)) for row in zip(*step, strict=True)]
                 for step in zip(*columns, strict=True)
             ]
             for number, (decoding, _) in enumerate(alike):

@@ -32,8 +32,10 @@ class Ensemble:
         memories = [state.memory for state in states]
         self._attends = [memory is not None for memory in memories]
         self._hidden = _slices([layers * size for layers, size in self._layers])
-        self._keys = _slices([0 if one is None else one.keys.shape[2] for one in memories])
-        self._values = _slices([0 if one is None else one.values.shape[2] for one in memories])
+        self._keys = _slices([0 if memory is None else memory.keys.shape[2] for memory in memories])
+        self._values = _slices(
+            [0 if memory is None else memory.values.shape[2] for memory in memories]
+        )
 
     @torch.no_grad()
     def encode(self, source: SourceBatch) -> DecoderState:
@@ -43,8 +45,8 @@ class Ensemble:
         memory = None
         if memories:
             memory = Memory(
-                torch.cat([one.keys for one in memories], 2),
-                torch.cat([one.values for one in memories], 2),
+                torch.cat([each.keys for each in memories], 2),
+                torch.cat([each.values for each in memories], 2),
                 memories[0].mask,
             )
         return DecoderState(_beside([state.hidden for state in states]), memory)
@@ -83,7 +85,7 @@ class Ensemble:
 
 def _beside(hidden: Sequence[Tensor]) -> Tensor:
     """Return hidden states (layers, rows, size) as one layer (1, rows, layers * size of all)."""
-    return torch.cat([one.transpose(0, 1).flatten(1) for one in hidden], 1).unsqueeze(0)
+    return torch.cat([layers.transpose(0, 1).flatten(1) for layers in hidden], 1).unsqueeze(0)
 
 
 def _slices(sizes: Sequence[int]) -> list[slice]:

@@ -191,7 +191,9 @@ def _with_adjectives(rng: random.Random, noun: Noun, plural: bool) -> Bare:
             french = f"{adjective.before_vowel} {french}"
         else:
             french = f"{form} {french}"
-    words = [adjective.english for adjective in sorted(chosen, key=lambda one: one.order)]
+    words = [
+        adjective.english for adjective in sorted(chosen, key=lambda adjective: adjective.order)
+    ]
     words.append(noun.english_plural if plural else noun.english)
     return Bare(
         noun,

@@ -89,7 +89,7 @@ def attend_and_step(
             attention.rectify,
             (memory.mask == 0).sum(1),
             [mask.float() for mask in masks],
-            *(one.float().contiguous() for one in given),
+            *(tensor.float().contiguous() for tensor in given),
             attention.query.weight,
             attention.query.bias,
             attention.score_weight,

@@ -60,8 +60,8 @@ def evaluate(
     if lowercase is None:
         lowercase = not translator.languages.keep_case
     shares = [
-        trained_share(artifact, translator.languages, sources, references)
-        for artifact in (one.artifact for one in translator.models)
+        trained_share(model.artifact, translator.languages, sources, references)
+        for model in translator.models
     ]
     share = max((share for share in shares if share is not None), default=None)
     scores = score_texts(translations, references, scoring, language, lowercase)

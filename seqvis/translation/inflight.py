@@ -282,7 +282,7 @@ class InflightTranslator:
 
     def _step(self) -> None:
         running = self._running.values()
-        watched = any(one.request.partial or not one.first_word for one in running)
+        watched = any(each.request.partial or not each.first_word for each in running)
         steps, began = self._batch.steps, time.monotonic()
         ended = self._batch.step(1 if watched else _AT_ONCE)
         if ended:

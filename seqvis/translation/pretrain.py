@@ -153,7 +153,8 @@ class LanguageTask:
         return made
 
     def parameter_groups(self, model: nn.Module) -> list[ParameterGroup]:
-        return [ParameterGroup([one for one in model.parameters() if one.requires_grad])]
+        trained = [weights for weights in model.parameters() if weights.requires_grad]
+        return [ParameterGroup(trained)]
 
     def fingerprint(self) -> str:
         return self._fingerprint

@@ -27,7 +27,7 @@ from seqvis.translation.trained import TrainedModel, check_same_words
 
 _AT_ONCE = 64  # hypotheses that are scored together
 
-Found = Sequence[Sequence[Hypothesis]]
+NBest = Sequence[Sequence[Hypothesis]]
 """The hypotheses for each sentence, best first, as the model wrote them."""
 
 
@@ -78,7 +78,7 @@ class Reranker:
     def rank(
         self,
         sources: Sequence[Sequence[int]],
-        found: Found,
+        n_best: NBest,
         exponent: float,
         direction: Direction,
         text: Callable[[int, Hypothesis], str],
@@ -87,33 +87,33 @@ class Reranker:
 
         Args:
             sources: word ids with `_eos_`.
-            found: what the search found for each.
+            n_best: what the search found for each.
             exponent: of its length penalty.
             direction: in which it was written.
             text: gives the text of a hypothesis, and the number of its source.
         """
         if self.rescorers:
-            found = self._rescored(sources, found, exponent, direction)
+            n_best = self._rescored(sources, n_best, exponent, direction)
         if self.settings.select == "likeliest":
-            return [sorted(one, key=lambda hypothesis: -hypothesis.score) for one in found]
+            return [sorted(each, key=lambda hypothesis: -hypothesis.score) for each in n_best]
         ranked = []
-        for row, hypotheses in enumerate(found):
-            logs = [one.score * _penalty(one, exponent) for one in hypotheses]
-            expected = expected_chrf([text(row, one) for one in hypotheses], logs)
+        for row, hypotheses in enumerate(n_best):
+            logs = [each.score * _penalty(each, exponent) for each in hypotheses]
+            expected = expected_chrf([text(row, each) for each in hypotheses], logs)
             ranked.append([hypotheses[place] for place in np.argsort(-expected, kind="stable")])
         return ranked
 
     def _rescored(
         self,
         sources: Sequence[Sequence[int]],
-        found: Found,
+        n_best: NBest,
         exponent: float,
         direction: Direction,
     ) -> list[list[Hypothesis]]:
         pairs = [
-            (source, one.ids)
-            for source, hypotheses in zip(sources, found, strict=True)
-            for one in hypotheses
+            (source, hypothesis.ids)
+            for source, hypotheses in zip(sources, n_best, strict=True)
+            for hypothesis in hypotheses
         ]
         total = torch.zeros(len(pairs))
         for rescorer in self.rescorers:
@@ -125,11 +125,11 @@ class Reranker:
                 total[begin : begin + _AT_ONCE] += logs.cpu()
         weight, means = self.settings.rescore_weight, iter((total / len(self.rescorers)).tolist())
 
-        def rescored(one: Hypothesis) -> Hypothesis:
-            other = next(means) / _penalty(one, exponent)
-            return replace(one, score=(one.score + weight * other) / (1 + weight))
+        def rescored(hypothesis: Hypothesis) -> Hypothesis:
+            other = next(means) / _penalty(hypothesis, exponent)
+            return replace(hypothesis, score=(hypothesis.score + weight * other) / (1 + weight))
 
-        return [[rescored(one) for one in hypotheses] for hypotheses in found]
+        return [[rescored(hypothesis) for hypothesis in hypotheses] for hypotheses in n_best]
 
 
 def _penalty(hypothesis: Hypothesis, exponent: float) -> float:
@@ -153,6 +153,6 @@ def expected_chrf(texts: Sequence[str], logs: Sequence[float]) -> np.ndarray:
     """Return each text's mean chrF against all texts, weighted by the exponentials of `logs`."""
     weights = np.exp(np.array(logs) - max(logs))
     chrf = CHRF()
-    scores = [[chrf.sentence_score(one, [other]).score for other in texts] for one in texts]
+    scores = [[chrf.sentence_score(text, [other]).score for other in texts] for text in texts]
     expected: np.ndarray = np.array(scores) @ weights / weights.sum()
     return expected

@@ -58,7 +58,7 @@ def check_same_words(models: Sequence[TrainedModel]) -> None:
     first = models[0]
     for other in models[1:]:
         for name in _NUMBERING:
-            digests = [one.artifact.files.get(name, {}).get("sha256") for one in (first, other)]
+            digests = [model.artifact.files.get(name, {}).get("sha256") for model in (first, other)]
             if digests[0] != digests[1]:
                 raise ConfigError(
                     f"{other.uri}: its {name} is not that of {first.uri}; only models that were "

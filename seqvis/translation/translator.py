@@ -66,7 +66,7 @@ class Translator:
                 without.
         """
         self.models = models
-        self.packed = pack_models([one.model for one in models], precision)
+        self.packed = pack_models([trained.model for trained in models], precision)
         self.languages = languages
         self.reranker = reranker
 
@@ -85,7 +85,7 @@ class Translator:
         the models cannot work together.
         """
         uris = [uri] if isinstance(uri, (str, Location)) else uri
-        models = [TrainedModel.load(one, device) for one in uris]
+        models = [TrainedModel.load(each, device) for each in uris]
         check_same_words(models)
         check_same_direction(models)
         reranker = Reranker.load(reranking, models[0], device) if reranking else None
@@ -192,7 +192,8 @@ class Translator:
         if not source.tokens:
             hypotheses = [Hypothesis([], 0.0, None, True)]
         alternatives = []
-        for hypothesis in (as_read(one, self.direction) for one in hypotheses):
+        for written in hypotheses:
+            hypothesis = as_read(written, self.direction)
             ids, attention = hypothesis.ids, hypothesis.attention
             tokens, text = self.languages.target_text(ids, source, attention)
             alternatives.append(

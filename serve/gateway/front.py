@@ -91,7 +91,9 @@ class Front:
         )
         await asyncio.to_thread(self._store.report, self._name, report)
         reports = await asyncio.to_thread(self._store.reports)
-        api.limiter.note({name: one.granted for name, one in reports.items() if name != self._name})
+        api.limiter.note(
+            {name: report.granted for name, report in reports.items() if name != self._name}
+        )
 
 
 class OwnTranslator(TranslatorService):

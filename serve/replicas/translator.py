@@ -118,7 +118,7 @@ class TranslatorReplica(Replica[InflightTranslator], TranslatorService):
             "target_language": languages.target_tokenizer.settings.language,
             "variant": translator.artifact.config.get("variant"),
             "metrics": {name: value for name, value in alone.items() if name in _SHOWN},
-            "fingerprint": ",".join(one.artifact.fingerprint() for one in translator.models),
+            "fingerprint": ",".join(model.artifact.fingerprint() for model in translator.models),
         }
 
     def _report(self) -> None:
