@@ -4,10 +4,12 @@
 metadata as JSON text. The checks are made here because nmslib makes none: it reads a vector of
 another length out of bounds, and a NaN makes every later search wrong.
 
-Of a collection that is split, a hash of an item's id says which shard it belongs in.
+Of a collection that is split, a hash of an item's id says which shard it belongs in, and `merge`
+makes one answer of those of the shards.
 """
 
 import hashlib
+import heapq
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +23,7 @@ from uuid import UUID
 import numpy as np
 
 from seqvis.checks import check_several, has_control_characters
-from seqvis.errors import DataError
+from seqvis.errors import DataError, UnknownFieldError
 
 LONGEST_ID = 4096  # bytes
 SHARD = "shard"  # the key of a shard's config that says which it is
@@ -60,6 +62,28 @@ def best_first(match: Match) -> tuple[float, str]:
     Neither depends on where an item is stored, so that shards and segments merge to one answer.
     """
     return -match.score, match.id
+
+
+def merge(answers: Sequence[Sequence[Match] | UnknownFieldError], k: int) -> list[Match]:
+    """Merge the answers of the shards, each best first, as `Collection.search` returns them.
+
+    If each shard was asked for `k` matches and is searched exactly, it is the answer of the
+    unsharded collection: the same ids and scores in the same order, ties included, since these are
+    ordered by id everywhere. Shards searched by graphs find at least as much of the truth as one
+    large graph (each looks at as many candidates), but not always the same.
+
+    A shard whose items all lack a field of the filter raises UnknownFieldError; give the error as
+    its answer. So does an empty shard. It is raised here if no shard has the field.
+    """
+    unknown = [answer for answer in answers if isinstance(answer, UnknownFieldError)]
+    matches = [answer for answer in answers if not isinstance(answer, UnknownFieldError)]
+    if unknown and not matches:
+        nowhere = set.intersection(*(set(error.missing) for error in unknown))
+        missing = tuple(field for field in unknown[0].missing if field in nowhere)
+        fields = set[str]().union(*(error.fields for error in unknown))
+        if missing and fields:  # without any, all shards are empty, and so is the answer
+            raise UnknownFieldError(missing, tuple(sorted(fields)))
+    return list(islice(heapq.merge(*matches, key=best_first), k))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Sharded collections: split one, describe them, and merge the shards' answers.
+"""Sharded collections: split one, and describe them.
 
 A collection that is too large for the memory of one process is a directory of ordinary collections,
 its shards. A hash of an item's id decides which shard it is in:
@@ -6,15 +6,12 @@ its shards. A hash of an item's id decides which shard it is in:
     manifest.json   kind "sharded collection", the original's config, the shards
     shard-000/ …    collections; their config also says which shard of how many each is
 
-`describe` also accepts an ordinary collection, which counts as its own only shard. The gateway
-imports this module, so it must not import torch, Ray or nmslib.
+`describe` also accepts an ordinary collection, which counts as its own only shard.
 """
 
-import heapq
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +20,13 @@ import numpy as np
 from seqvis.artifacts import FORMAT_VERSION, MANIFEST
 from seqvis.collection.collection import Collection
 from seqvis.collection.index import Backend
-from seqvis.collection.items import SHARD, Item, Match, best_first, place_of, shard_of
+from seqvis.collection.items import SHARD, Item, place_of, shard_of
 from seqvis.collection.manifest import SHARDED, appearing, check_free, kind_of, read_state
 from seqvis.collection.reader import open_files
 from seqvis.collection.segments import SearchBy
 from seqvis.collection.view import Part, View
 from seqvis.disk import write_synced
-from seqvis.errors import ArtifactError, ConfigError, UnknownFieldError
+from seqvis.errors import ArtifactError, ConfigError
 from seqvis.storage import local_path
 
 MOST_SHARDS = 1000
@@ -45,28 +42,6 @@ class Description:
     dimension: int
     backend: Backend
     shards: tuple[Path, ...]  # ordinary collections; of one that is not sharded, itself
-
-
-def merge(answers: Sequence[Sequence[Match] | UnknownFieldError], k: int) -> list[Match]:
-    """Merge the answers of the shards, each best first, as `Collection.search` gives them.
-
-    If each shard was asked for `k` matches and is searched exactly, it is the answer of the
-    unsharded collection: the same ids and scores in the same order, ties included, since these are
-    ordered by id everywhere. Shards searched by graphs find at least as much of the truth as one
-    large graph (each looks at as many candidates), but not always the same.
-
-    A shard whose items all lack a field of the filter raises UnknownFieldError; give the error as
-    its answer. So does an empty shard. It is raised here if no shard has the field.
-    """
-    unknown = [answer for answer in answers if isinstance(answer, UnknownFieldError)]
-    matches = [answer for answer in answers if not isinstance(answer, UnknownFieldError)]
-    if unknown and not matches:
-        nowhere = set.intersection(*(set(error.missing) for error in unknown))
-        missing = tuple(field for field in unknown[0].missing if field in nowhere)
-        fields = set[str]().union(*(error.fields for error in unknown))
-        if missing and fields:  # without any, all shards are empty, and so is the answer
-            raise UnknownFieldError(missing, tuple(sorted(fields)))
-    return list(islice(heapq.merge(*matches, key=best_first), k))
 
 
 def describe(path: str | Path) -> Description:

@@ -13,8 +13,7 @@ import numpy as np
 from fastapi import APIRouter, Depends, File, Form, Request, UploadFile
 from starlette.responses import Response
 
-from seqvis.collection.items import Item, Match, check_ids, check_new_ids
-from seqvis.collection.shards import merge
+from seqvis.collection.items import Item, Match, check_ids, check_new_ids, merge
 from seqvis.errors import UnknownFieldError
 from seqvis.search.requests import ImageQuery, LikeQuery, NameSet, SearchRequest, TextQuery
 from serve.common.http import ApiError, json_response

@@ -45,7 +45,13 @@ RAY = (
 )
 """What may import Ray."""
 
-LIGHT = ("seqvis", "seqvis.collection.shards", "seqvis.search.requests", "serve.gateway.deployment")
+LIGHT = (
+    "seqvis",
+    "seqvis.collection.items",
+    "seqvis.collection.shards",
+    "seqvis.search.requests",
+    "serve.gateway.deployment",
+)
 """What a process imports that must start fast and stay small."""
 HEAVY = ("torch", "nmslib", "ray.data")
 

@@ -15,8 +15,8 @@ from seqvis.artifacts import MANIFEST
 from seqvis.collection.collection import Collection
 from seqvis.collection.graphs import GRAPHS
 from seqvis.collection.index import Backend, IndexSettings
-from seqvis.collection.items import Item, Match, shard_of
-from seqvis.collection.shards import describe, merge, shard_paths, split
+from seqvis.collection.items import Item, Match, merge, shard_of
+from seqvis.collection.shards import describe, shard_paths, split
 from seqvis.errors import ArtifactError, ConfigError, DataError, StorageError, UnknownFieldError
 
 DIMENSION = 6
@@ -223,8 +223,8 @@ def test_a_split_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
 def test_a_gateway_needs_neither_torch_nor_ray_nor_an_index(tmp_path: Path) -> None:
     split(make(tmp_path / "whole", items(20)), 2, tmp_path / "shards")
     code = (
-        "import sys; from seqvis.collection.items import shard_of\n"
-        "from seqvis.collection.shards import merge, shard_paths\n"
+        "import sys; from seqvis.collection.items import merge\n"
+        "from seqvis.collection.shards import shard_paths\n"
         "print(len(shard_paths(sys.argv[1])))\n"
         "assert not {'torch', 'ray', 'nmslib'} & set(sys.modules)\n"
     )

@@ -13,8 +13,8 @@ from PIL import Image
 from jobs import collection as keep
 from jobs import search
 from seqvis.collection.collection import Collection
-from seqvis.collection.items import Match, check_ids
-from seqvis.collection.shards import merge, shard_paths
+from seqvis.collection.items import Match, check_ids, merge
+from seqvis.collection.shards import shard_paths
 from seqvis.devise.model import DeviseModel
 from seqvis.vision.feature_table import FeatureTable
 from tests.support.searching import World, train_small
