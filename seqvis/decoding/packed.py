@@ -16,8 +16,8 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from seqvis.decoding.linear import Precision, pack_linear
 from seqvis.graphs import Graphs
 from seqvis.seq2seq.attention import attention_weights
-from seqvis.seq2seq.gru import GRULayer, gru_step, tanh_
 from seqvis.seq2seq.model import Encoder, Seq2Seq
+from seqvis.seq2seq.recurrent import GRULayer, gru_step, tanh_
 from seqvis.seq2seq.state import NEVER_GENERATED, DecoderState, Memory, SourceBatch, StepOutput
 
 

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seqvis.seq2seq.gru import GRULayer, gru_step, gru_step_backward, tanh_
 from seqvis.seq2seq.native import AttendingLoop, native_precision, product_type
+from seqvis.seq2seq.recurrent import GRULayer, gru_step, gru_step_backward, tanh_
 from seqvis.seq2seq.state import Memory
 
 

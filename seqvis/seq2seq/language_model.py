@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from seqvis.seq2seq.dropout import drop_weight, drop_words, dropout
-from seqvis.seq2seq.gru import GRULayer, run_directions
 from seqvis.seq2seq.losses import projected_cross_entropy
 from seqvis.seq2seq.model import Decoder, Encoder
+from seqvis.seq2seq.recurrent import GRULayer, run_directions
 from seqvis.seq2seq.settings import ModelSettings
 from seqvis.seq2seq.state import DecoderState, SourceBatch
 from seqvis.text.vocabulary import BOS, PAD

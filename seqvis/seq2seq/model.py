@@ -14,8 +14,8 @@ from torch.nn import functional
 
 from seqvis.seq2seq.attention import AdditiveAttention, attend_and_step
 from seqvis.seq2seq.dropout import DropoutMasks, drop_weight, drop_words, dropout, mask_like
-from seqvis.seq2seq.gru import GRULayer, run_directions
 from seqvis.seq2seq.native import product_type
+from seqvis.seq2seq.recurrent import GRULayer, run_directions
 from seqvis.seq2seq.settings import ModelSettings
 from seqvis.seq2seq.state import (
     NEVER_GENERATED,

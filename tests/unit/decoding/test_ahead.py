@@ -7,7 +7,7 @@ from seqvis.decoding.ahead import Group, decode_ahead
 from seqvis.decoding.batch import RunningBatch
 from seqvis.decoding.beam import DecodingSettings, Hypothesis, start_decoding
 from seqvis.decoding.packed import PackedSeq2Seq
-from seqvis.seq2seq import gru
+from seqvis.seq2seq import recurrent
 from seqvis.seq2seq.settings import Variant
 from seqvis.seq2seq.state import SourceBatch
 from seqvis.text.vocabulary import EOS
@@ -78,7 +78,7 @@ def test_recorded_steps_give_the_same(beams: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("beam", [1, 3])
 def test_no_step_waits_for_a_gpu(beam: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gru, "_gru", CudnnGRU())
+    monkeypatch.setattr(recurrent, "_gru", CudnnGRU())
     with fake_cuda(), torch.device("cuda"):
         packed = PackedSeq2Seq(build("all"))
         ids = torch.zeros(12, 8, dtype=torch.long)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from seqvis.graphs import Graphs
 from seqvis.samples.questions import generate_pairs
-from seqvis.seq2seq import gru, model
+from seqvis.seq2seq import model, recurrent
 from seqvis.seq2seq.losses import mean_square
 from seqvis.seq2seq.settings import DropoutSettings, ModelSettings, Variant
 from seqvis.seq2seq.state import SourceBatch
@@ -42,7 +42,7 @@ def test_no_loss_waits_for_a_gpu(
     variant: Variant, precision: str, count_padding: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cudnn = CudnnGRU()
-    monkeypatch.setattr(gru, "_gru", cudnn)
+    monkeypatch.setattr(recurrent, "_gru", cudnn)
     monkeypatch.setattr(task, "draw_coins", lambda *_: None)
     monkeypatch.setattr(model, "stretches", lambda _: [(0, 3), (3, 4), (4, 6)])
     loss = LossSettings(label_smoothing=0.1, count_padding=count_padding)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from seqvis.seq2seq.attention import AdditiveAttention, attend_and_step
-from seqvis.seq2seq.gru import GRULayer, run_directions, tanh_
+from seqvis.seq2seq.recurrent import GRULayer, run_directions, tanh_
 from seqvis.seq2seq.state import Memory
 
 
