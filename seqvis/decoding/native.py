@@ -17,6 +17,7 @@ from seqvis.decoding.linear import Precision, computes
 from seqvis.decoding.packed import PackedSeq2Seq
 from seqvis.native import is_native, library
 from seqvis.seq2seq.model import Seq2Seq
+from seqvis.seq2seq.recurrent import LAYERS
 from seqvis.seq2seq.state import NEVER_GENERATED, SourceBatch, StepModel
 
 
@@ -30,7 +31,8 @@ def pack_models(models: Sequence[Seq2Seq], precision: Precision = "float32") -> 
     if len(models) > 1:
         return Ensemble([PackedSeq2Seq(model, precision) for model in models])
     (model,) = models
-    if model.decoder.projection.weight.device.type == "cpu" and has_native(precision):
+    on_cpu = model.decoder.projection.weight.device.type == "cpu"
+    if on_cpu and LAYERS[model.settings.cell].in_extension and has_native(precision):
         return NativeSeq2Seq(model, precision)
     return PackedSeq2Seq(model, precision)
 
@@ -140,7 +142,7 @@ def _weights(model: Seq2Seq) -> Iterator[tuple[str, Tensor]]:
         yield "attention.scorer", decoder.attention.score_weight
         yield from _named("attention.query", decoder.attention.query)
     yield "decoder.table", table
-    for depth, layer in enumerate(decoder.gru_layers()):
+    for depth, layer in enumerate(decoder.recurrent_layers()):
         yield from _named(f"decoder.{depth}", layer)
     if decoder.readout is not None:
         yield from _named("readout", decoder.readout)

@@ -17,7 +17,7 @@ from seqvis.decoding.linear import Precision, pack_linear
 from seqvis.graphs import Graphs
 from seqvis.seq2seq.attention import attention_weights
 from seqvis.seq2seq.model import Encoder, Seq2Seq
-from seqvis.seq2seq.recurrent import GRULayer, gru_step, tanh_
+from seqvis.seq2seq.recurrent import LSTMLayer, RecurrentLayer, tanh_
 from seqvis.seq2seq.state import NEVER_GENERATED, DecoderState, Memory, SourceBatch, StepOutput
 
 
@@ -47,7 +47,7 @@ class PackedSeq2Seq:
             self._values = pack_linear(decoder.mix_context.weight, None, precision)
             self._query = pack_linear(attention.query.weight, attention.query.bias, precision)
             self._score_weight = attention.score_weight.detach().float()
-        self._layers = [_PackedGRU(layer, precision) for layer in decoder.gru_layers()]
+        self._layers = [_PackedLayer(layer, precision) for layer in decoder.recurrent_layers()]
         self._reads_context = settings.readout == "context"
         self._readout = None
         if decoder.readout is not None:
@@ -80,7 +80,7 @@ class PackedSeq2Seq:
             features = mixed = functional.embedding(words, self._table)
             weights, memory = None, state.memory
             if memory is not None and self._attention is not None:
-                query = self._query(state.hidden[-1]).unsqueeze(1)
+                query = self._query(self._layers[-1].seen(state.hidden[-1])).unsqueeze(1)
                 weights = attention_weights(
                     memory, query, self._score_weight, self._attention.rectify
                 )
@@ -88,8 +88,9 @@ class PackedSeq2Seq:
                 features = mixed = mixed + context.squeeze(1)
             hidden = []
             for layer, before in zip(self._layers, state.hidden, strict=True):
-                features = layer.step(layer.from_input(features), before)
-                hidden.append(features)
+                after = layer.step(layer.from_input(features), before)
+                hidden.append(after)
+                features = layer.seen(after)
             if self._readout is not None:
                 if self._reads_context:
                     features = tanh_(self._readout(torch.cat([features, mixed], -1)))
@@ -103,17 +104,22 @@ class PackedSeq2Seq:
         return torch.autocast(self.device.type, enabled=False)
 
 
-class _PackedGRU:
-    """One direction of a GRU layer."""
+class _PackedLayer:
+    """One direction of a recurrent layer."""
 
-    def __init__(self, layer: GRULayer, precision: Precision):
-        self.size = layer.hidden_size
+    def __init__(self, layer: RecurrentLayer, precision: Precision):
+        self.size, self.state_size = layer.hidden_size, layer.state_size
+        self._step = layer.step
         self.from_input = pack_linear(layer.weight_ih, layer.bias_ih, precision)
         self._from_hidden = pack_linear(layer.weight_hh, layer.bias_hh, precision)
 
-    def step(self, from_input: Tensor, hidden: Tensor) -> Tensor:
-        """Return the next states (rows, size) from the input's share of the gates."""
-        return gru_step(from_input, self._from_hidden(hidden), hidden)
+    def seen(self, state: Tensor) -> Tensor:
+        """Return what other layers see of a state: (rows, size) of (rows, state_size)."""
+        return state[:, : self.size].contiguous()
+
+    def step(self, from_input: Tensor, state: Tensor) -> Tensor:
+        """Return the next states (rows, state_size) from the input's share of the gates."""
+        return self._step(from_input, self._from_hidden(self.seen(state)), state)
 
     def run(self, inputs: Tensor, counts: list[int], reverse: bool) -> tuple[Tensor, Tensor]:
         """Run over whole sequences.
@@ -124,18 +130,19 @@ class _PackedGRU:
             reverse: from the last step to the first.
 
         Returns:
-            The states after each step, zero where a row has no step; each row's last state.
+            What is seen of the states after each step, zero where a row has no step; each row's
+            last state.
         """
         steps, batch, features = inputs.shape
         gates = self.from_input(inputs.reshape(-1, features)).view(steps, batch, -1)
         states = inputs.new_zeros(steps, batch, self.size)
-        hidden = inputs.new_zeros(batch, self.size)
+        last = inputs.new_zeros(batch, self.state_size)
         for step in range(steps - 1, -1, -1) if reverse else range(steps):
             count = counts[step]
-            following = self.step(gates[step, :count], hidden[:count])
-            states[step, :count] = following
-            hidden = following if count == batch else torch.cat([following, hidden[count:]])
-        return states, hidden
+            following = self.step(gates[step, :count], last[:count])
+            states[step, :count] = self.seen(following)
+            last = following if count == batch else torch.cat([following, last[count:]])
+        return states, last
 
 
 class PackedEncoder:
@@ -144,15 +151,15 @@ class PackedEncoder:
     def __init__(self, encoder: Encoder, precision: Precision):
         self._table = encoder.embedding.weight.detach().float()
         layers = [
-            [layer for layer in directions.children() if isinstance(layer, GRULayer)]
+            [layer for layer in directions.children() if isinstance(layer, RecurrentLayer)]
             for directions in encoder.layers
         ]
         # PyTorch's own loop over the words is one call, and twice as fast, but only in float32.
         # float16 uses it too: it is there to read fewer weights for each word of the decoder.
         whole = precision in ("float32", "float16")
-        self._whole = [_torch_gru(directions) for directions in layers if whole]
+        self._whole = [_torch_layer(directions) for directions in layers if whole]
         self._by_steps = [
-            [_PackedGRU(layer, precision) for layer in directions]
+            [_PackedLayer(layer, precision) for layer in directions]
             for directions in layers
             if not whole
         ]
@@ -180,7 +187,8 @@ class PackedEncoder:
         finals = []
         for layer in self._whole:
             packed, last = layer(packed)
-            finals.append(torch.cat(tuple(last), -1))
+            whole = torch.cat(last, -1) if isinstance(layer, nn.LSTM) else last
+            finals.append(torch.cat(tuple(whole), -1))
         states, _ = pad_packed_sequence(packed, total_length=len(inputs))
         return states, finals
 
@@ -196,14 +204,17 @@ class PackedEncoder:
         return states, finals
 
 
-def _torch_gru(directions: list[GRULayer]) -> nn.GRU:
+def _torch_layer(directions: list[RecurrentLayer]) -> nn.GRU | nn.LSTM:
     """Return PyTorch's layer of one direction or of both; no random numbers are drawn."""
-    sizes = directions[0].input_size, directions[0].hidden_size
-    gru = nn.GRU(*sizes, bidirectional=len(directions) == 2, device="meta").to_empty(device="cpu")
+    first = directions[0]
+    kind = nn.LSTM if isinstance(first, LSTMLayer) else nn.GRU
+    both = len(directions) == 2
+    made = kind(first.input_size, first.hidden_size, bidirectional=both, device="meta")
     weights = {
         f"{name}_l0{suffix}": getattr(layer, name).detach().float()
         for layer, suffix in zip(directions, ("", "_reverse"), strict=False)
         for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
     }
-    gru.load_state_dict(weights)
-    return gru.eval()
+    made = made.to_empty(device="cpu")
+    made.load_state_dict(weights)
+    return made.eval()

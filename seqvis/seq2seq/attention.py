@@ -1,25 +1,25 @@
 """Additive attention over the encoder's states (Bahdanau et al. 2015, section A.1.2).
 
 The previous hidden state gives each source word a weight; the weighted sum of the source's values
-is the context vector, which joins the previous word on its way through the GRU layers.
+is the context vector, which joins the previous word on its way through the recurrent layers.
 
 In training all steps of the attending decoder are one autograd function: the extension's
-(`seqvis/native/training.cpp`), or `_AttendingSteps` on a GPU and where it was not built. Autograd
-would record some thirty small operations and add to every weight gradient in each step; here each
-weight gradient is one matrix product over all steps. The backward pass recomputes the activations
-of the attention network: keeping them would take memory in proportion to the product of both
-lengths.
+(`seqvis/native/training.cpp`), or `_AttendingSteps` on a GPU, for LSTMs, and where it was not
+built. Autograd would record some thirty small operations and add to every weight gradient in each
+step; here each weight gradient is one matrix product over all steps. The backward pass recomputes
+the activations of the attention network: keeping them would take memory in proportion to the
+product of both lengths.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from seqvis.seq2seq.native import AttendingLoop, native_precision, product_type
-from seqvis.seq2seq.recurrent import GRULayer, gru_step, gru_step_backward, tanh_
+from seqvis.seq2seq.recurrent import RecurrentLayer, tanh_
 from seqvis.seq2seq.state import Memory
 
 
@@ -63,14 +63,14 @@ def attend_and_step(
     hidden: Tensor,
     memory: Memory,
     attention: AdditiveAttention,
-    layers: Iterable[tuple[GRULayer, Tensor]],
+    layers: Sequence[tuple[RecurrentLayer, Tensor]],
     masks: list[Tensor],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Run the decoder over known words.
 
     Args:
         embedded: (steps, batch, input_size), the words' share of the first layer's input.
-        hidden: (layers, batch, size), float32.
+        hidden: (layers, batch, state_size), float32: the states before the first word.
         memory: its values have the size of the first layer's input.
         layers: with the recurrent weights to use.
         masks: dropout masks before the second, third … layer, (steps or 1, batch, size) each;
@@ -80,7 +80,8 @@ def attend_and_step(
         The last layer's states (steps, batch, size); the first layer's inputs (steps, batch,
         input_size); attention weights (steps, batch, source); all layers' last states.
     """
-    precision = native_precision(embedded)
+    cell = type(layers[0][0])
+    precision = native_precision(embedded) if cell.in_extension else None
     if precision is not None:
         parts = [part for layer, weight in layers for part in layer.weights(weight)]
         given = (embedded, hidden, memory.keys, memory.values)
@@ -101,6 +102,7 @@ def attend_and_step(
         weights += [layer.weight_ih.to(product), weight_hh.to(product)]
         weights += [layer.bias_ih, layer.bias_hh]
     return _AttendingSteps.apply(
+        cell,
         embedded,
         hidden,
         memory.keys,
@@ -119,6 +121,7 @@ class _AttendingSteps(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
+        cell: type[RecurrentLayer],
         embedded: Tensor,
         hidden: Tensor,
         keys: Tensor,
@@ -132,10 +135,11 @@ class _AttendingSteps(torch.autograd.Function):
         *flat: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         steps, batch, width = embedded.shape
-        count, _, size = hidden.shape
+        count, _, state_size = hidden.shape
+        size = state_size // cell.state_parts
         source = keys.shape[1]
         product = query_weight.dtype
-        states = hidden.new_empty(count, steps + 1, batch, size)
+        states = hidden.new_empty(count, steps + 1, batch, state_size)
         states[:, 0] = hidden
         kept = hidden.new_empty(count, steps, batch, 4 * size)
         mixed = hidden.new_empty(steps, batch, width)
@@ -148,7 +152,9 @@ class _AttendingSteps(torch.autograd.Function):
             (flat[i].t(), flat[i + 1].t(), flat[i + 2], flat[i + 3]) for i in range(0, len(flat), 4)
         ]
         for step in range(steps):
-            queries[step, :, 0] = states[-1, step].to(product) @ query_weight.t() + query_bias
+            queries[step, :, 0] = (
+                states[-1, step, :, :size].to(product) @ query_weight.t() + query_bias
+            )
             attention_weights(
                 memory, queries[step], scorer, rectify, activation, out=attention[step]
             )
@@ -160,16 +166,17 @@ class _AttendingSteps(torch.autograd.Function):
                     features = features * _at(masks[depth - 1], step)
                 before = states[depth, step]
                 from_input = (features.to(product) @ input_t).float().add_(bias_ih)
-                from_hidden = (before.to(product) @ hidden_t).float().add_(bias_hh)
-                features = gru_step(from_input, from_hidden, before, kept[depth, step])
-                states[depth, step + 1] = features
+                from_hidden = (before[:, :size].to(product) @ hidden_t).float().add_(bias_hh)
+                after = cell.step(from_input, from_hidden, before, kept[depth, step])
+                states[depth, step + 1] = after
+                features = after[:, :size]
         ctx.save_for_backward(
             keys, values, query_weight, scorer, states, kept, mixed, attention, queries, *flat
         )
-        ctx.masks, ctx.rectify, ctx.count = masks, rectify, count
+        ctx.cell, ctx.masks, ctx.rectify = cell, masks, rectify
         ctx.types = (embedded.dtype, score_weight.dtype)
         ctx.mark_non_differentiable(attention)
-        return states[-1, 1:], mixed, attention, states[:, -1].clone()
+        return states[-1, 1:, :, :size], mixed, attention, states[:, -1].clone()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
@@ -180,8 +187,9 @@ class _AttendingSteps(torch.autograd.Function):
         count, steps, batch, four_size = kept.shape
         size = four_size // 4
         product = query_weight.dtype
-        of_input = kept.new_empty(count, steps, batch, 3 * size)
-        of_hidden = kept.new_empty(count, steps, batch, 3 * size)
+        gates = len(flat[0])
+        of_input = kept.new_empty(count, steps, batch, gates)
+        of_hidden = kept.new_empty(count, steps, batch, gates)
         of_context = torch.empty_like(mixed)
         of_query = kept.new_empty(steps, batch, keys.shape[2])
         of_keys = torch.zeros(keys.shape, dtype=torch.float32, device=keys.device)
@@ -189,19 +197,19 @@ class _AttendingSteps(torch.autograd.Function):
         activation = torch.empty_like(keys)
         gradient = list(from_last.float().clone().unbind(0))
         for step in range(steps - 1, -1, -1):
-            gradient[-1] = gradient[-1] + from_states[step]
+            gradient[-1][:, :size] += from_states[step]
             for depth in range(count - 1, -1, -1):
                 weight_ih, weight_hh = flat[4 * depth], flat[4 * depth + 1]
                 inputs, recurrent = of_input[depth, step], of_hidden[depth, step]
-                direct = gru_step_backward(
+                gradient[depth] = ctx.cell.step_backward(
                     gradient[depth], states[depth, step], kept[depth, step], inputs, recurrent
                 )
-                gradient[depth] = direct.add_(recurrent.to(product) @ weight_hh)
+                gradient[depth][:, :size] += recurrent.to(product) @ weight_hh
                 below = inputs.to(product) @ weight_ih
                 if depth and ctx.masks:
                     below = below * _at(ctx.masks[depth - 1], step)
                 if depth:
-                    gradient[depth - 1] = gradient[depth - 1] + below
+                    gradient[depth - 1][:, :size] += below
             torch.add(from_mixed[step], below, out=of_context[step])
             weight = attention[step]
             of_sum = of_context[step].to(values.dtype).unsqueeze(2)
@@ -214,24 +222,26 @@ class _AttendingSteps(torch.autograd.Function):
             slope = _activation_gradient(of_scores.unsqueeze(-1), activation, ctx.rectify)
             of_keys += slope
             torch.mul(torch.sum(slope, 1, dtype=torch.float32), scorer, out=of_query[step])
-            gradient[-1] = gradient[-1] + of_query[step].to(product) @ query_weight
+            gradient[-1][:, :size] += of_query[step].to(product) @ query_weight
         of_keys *= scorer
         of_values = torch.bmm(
             attention.permute(1, 2, 0).to(values.dtype), of_context.transpose(0, 1).to(values.dtype)
         )
-        of_query_weight = _weight_gradient(of_query, states[-1, :-1], product)
+        seen = states[..., :size]
+        of_query_weight = _weight_gradient(of_query, seen[-1, :-1], product)
         of_layers: list[Tensor] = []
         for depth in range(count):
-            inputs = mixed if depth == 0 else states[depth - 1, 1:]
+            inputs = mixed if depth == 0 else seen[depth - 1, 1:]
             if depth and ctx.masks:
                 inputs = inputs * ctx.masks[depth - 1]
             of_layers += [
                 _weight_gradient(of_input[depth], inputs, product),
-                _weight_gradient(of_hidden[depth], states[depth, :-1], product),
+                _weight_gradient(of_hidden[depth], seen[depth, :-1], product),
                 of_input[depth].sum((0, 1)),
                 of_hidden[depth].sum((0, 1)),
             ]
         return (
+            None,
             of_context.to(ctx.types[0]),
             torch.stack(gradient),
             of_keys.to(keys.dtype),

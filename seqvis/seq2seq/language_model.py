@@ -13,7 +13,7 @@ from torch.nn import functional
 from seqvis.seq2seq.dropout import drop_weight, drop_words, dropout
 from seqvis.seq2seq.losses import projected_cross_entropy
 from seqvis.seq2seq.model import Decoder, Encoder
-from seqvis.seq2seq.recurrent import GRULayer, run_directions
+from seqvis.seq2seq.recurrent import RecurrentLayer, run_directions
 from seqvis.seq2seq.settings import ModelSettings
 from seqvis.seq2seq.state import DecoderState, SourceBatch
 from seqvis.text.vocabulary import BOS, PAD
@@ -60,10 +60,10 @@ class EncoderLanguageModel(nn.Module):
             loss, plain, words = loss + own, plain + own_plain, int(counted.sum())
         return loss / len(self.readouts), plain / len(self.readouts), words
 
-    def _directions(self) -> list[list[GRULayer]]:
+    def _directions(self) -> list[list[RecurrentLayer]]:
         """Return the layers that read forwards, and those that read backwards, if there are any."""
         by_depth = [
-            [layer for layer in directions.children() if isinstance(layer, GRULayer)]
+            [layer for layer in directions.children() if isinstance(layer, RecurrentLayer)]
             for directions in self.encoder.layers
         ]
         count = max(len(directions) for directions in by_depth)
@@ -72,7 +72,9 @@ class EncoderLanguageModel(nn.Module):
             for number in range(count)
         ]
 
-    def _run(self, words: Tensor, layers: list[GRULayer], number: int, lengths: Tensor) -> Tensor:
+    def _run(
+        self, words: Tensor, layers: list[RecurrentLayer], number: int, lengths: Tensor
+    ) -> Tensor:
         """Return the last layer's states (steps, rows, size) after each of the words."""
         rates, training = self.settings.dropout, self.training
         table = drop_words(self.embedding.weight, rates.embedding, training)
@@ -84,7 +86,7 @@ class EncoderLanguageModel(nn.Module):
             if states.shape[-1] < layer.input_size:
                 missing = layer.input_size - states.shape[-1]
                 states = functional.pad(states, (missing * number, missing * (1 - number)))
-            start = states.new_zeros(1, words.shape[1], layer.hidden_size)
+            start = states.new_zeros(1, words.shape[1], layer.state_size)
             weight = drop_weight(layer.weight_hh, rates.weight, training)
             states, _ = run_directions([layer], [weight], states, start, lengths)
         return states
@@ -118,8 +120,8 @@ class DecoderLanguageModel(nn.Module):
         right = batch.ids.t()
         words = torch.cat([torch.full_like(right[:1], BOS), right[:-1]])
         masks = decoder.draw_masks(right.shape[1], len(right)) if self.training else None
-        layer = decoder.gru_layers()[0]
-        shape = len(decoder.layers), right.shape[1], layer.hidden_size
+        layer = decoder.recurrent_layers()[0]
+        shape = len(decoder.layers), right.shape[1], layer.state_size
         state = DecoderState(decoder.projection.bias.new_zeros(shape), None)
         output, _ = decoder.run(words, state, masks)
         counted = right != PAD

@@ -15,7 +15,7 @@ from torch.nn import functional
 from seqvis.seq2seq.attention import AdditiveAttention, attend_and_step
 from seqvis.seq2seq.dropout import DropoutMasks, drop_weight, drop_words, dropout, mask_like
 from seqvis.seq2seq.native import product_type
-from seqvis.seq2seq.recurrent import GRULayer, run_directions
+from seqvis.seq2seq.recurrent import LAYERS, RecurrentLayer, run_directions
 from seqvis.seq2seq.settings import ModelSettings
 from seqvis.seq2seq.state import (
     NEVER_GENERATED,
@@ -29,7 +29,7 @@ from seqvis.text.vocabulary import BOS, PAD
 
 
 class Encoder(nn.Module):
-    """From source word ids to a state for each word and the decoder's first hidden state.
+    """From source word ids to a state for each word and the decoder's first state.
 
     Layers read forwards, or the first or all of them in both directions. Each layer's last state
     goes through the bridge, a linear layer without bias that the seed calls `out_enc`, into the
@@ -37,9 +37,10 @@ class Encoder(nn.Module):
     """
 
     def __init__(
-        self, settings: ModelSettings, vocabulary_size: int, bridge_size: int, bridge_layers: int
+        self, settings: ModelSettings, vocabulary_size: int, decoder_size: int, bridge_layers: int
     ):
         super().__init__()
+        cell = LAYERS[settings.cell]
         self.settings = settings
         self.embedding = nn.Embedding(vocabulary_size, settings.embedding_size, padding_idx=PAD)
         self.layers = nn.ModuleList()
@@ -49,23 +50,23 @@ class Encoder(nn.Module):
             both = settings.bidirectional == "all" or (
                 settings.bidirectional == "first" and depth == 0
             )
-            directions = [GRULayer(inputs, settings.hidden_size) for _ in range(1 + both)]
+            directions = [cell(inputs, settings.hidden_size) for _ in range(1 + both)]
             self.layers.append(nn.ModuleList(directions))
             inputs = settings.hidden_size * len(directions)
-            sizes.append(inputs)
+            sizes.append(inputs * cell.state_parts)
         self.output_size = inputs
         self.bridge_layers = bridge_layers
         # The seed has one bridge for all layers; layers of another size need their own.
         self.bridges = nn.ModuleDict(
             {
-                str(size): nn.Linear(size, bridge_size, bias=False)
+                str(size): nn.Linear(size, decoder_size * cell.state_parts, bias=False)
                 for size in sorted(set(sizes[-bridge_layers:]))
             }
         )
 
     def forward(self, source: SourceBatch) -> tuple[Tensor, Tensor]:
-        """Return states (source, rows, output_size), and the decoder's first hidden state
-        (bridge_layers, rows, bridge_size)."""
+        """Return states (source, rows, output_size), and the decoder's first state (bridge_layers,
+        rows, its size)."""
         rates = self.settings.dropout
         table = drop_words(self.embedding.weight, rates.embedding, self.training)
         states = functional.embedding(source.ids.t(), table, padding_idx=PAD)
@@ -76,12 +77,11 @@ class Encoder(nn.Module):
             assert isinstance(directions, nn.ModuleList)
             if depth:
                 states = dropout(states, rates.encoder, self.training, rates.variational)
-            layers = [layer for layer in directions if isinstance(layer, GRULayer)]
+            layers = [layer for layer in directions if isinstance(layer, RecurrentLayer)]
             weights = [
                 drop_weight(layer.weight_hh, rates.weight, self.training) for layer in layers
             ]
-            rows, size = states.shape[1], layers[0].hidden_size
-            start = states.new_zeros(len(layers), rows, size)
+            start = states.new_zeros(len(layers), states.shape[1], layers[0].state_size)
             states, final = run_directions(layers, weights, states, start, lengths)
             finals.append(final)
         rate = rates.bridge if self.settings.bidirectional != "none" else 0.0
@@ -91,7 +91,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """GRU layers over the previous word and, with attention, the context vector.
+    """Recurrent layers over the previous word and, with attention, the context vector.
 
     Search uses `seqvis.decoding.packed`, which computes the same one word at a time, and faster.
     """
@@ -104,7 +104,8 @@ class Decoder(nn.Module):
         self.embedding = nn.Embedding(vocabulary_size, embedding_size, padding_idx=PAD)
         self.layers = nn.ModuleList()
         for depth in range(settings.decoder_layers or settings.layers):
-            self.layers.append(GRULayer(size if depth else embedding_size, size))
+            inputs = size if depth else embedding_size
+            self.layers.append(LAYERS[settings.cell](inputs, size))
         self.attention: AdditiveAttention | None = None
         if settings.attention:
             self.attention = AdditiveAttention(
@@ -142,12 +143,12 @@ class Decoder(nn.Module):
             masks: dropout, in training.
         """
         inputs = self._embed(words, masks)
-        weights: list[Tensor] = [layer.weight_hh for layer in self.gru_layers()]
+        weights: list[Tensor] = [layer.weight_hh for layer in self.recurrent_layers()]
         between: list[Tensor] = []
         if masks is not None:
             weights = masks.weights
             between = [masks.cut(mask, len(words)) for mask in masks.layers]
-        layers = zip(self.gru_layers(), weights, strict=True)
+        layers = list(zip(self.recurrent_layers(), weights, strict=True))
         if self.attention is None or state.memory is None:
             states, mixed, attention, hidden = inputs, inputs, None, []
             for depth, (layer, weight) in enumerate(layers):
@@ -164,13 +165,13 @@ class Decoder(nn.Module):
         output = DecoderOutput(self._read_out(states, mixed), states, attention)
         return output, DecoderState(after, state.memory)
 
-    def gru_layers(self) -> list[GRULayer]:
-        return [layer for layer in self.layers if isinstance(layer, GRULayer)]
+    def recurrent_layers(self) -> list[RecurrentLayer]:
+        return [layer for layer in self.layers if isinstance(layer, RecurrentLayer)]
 
     def draw_masks(self, rows: int, steps: int) -> DropoutMasks:
         """Draw the dropout of a training batch."""
         rates = self.settings.dropout
-        layers = self.gru_layers()
+        layers = self.recurrent_layers()
         weights = [drop_weight(layer.weight_hh, rates.weight, True) for layer in layers]
         like = self.projection.bias
         kind, drawn = product_type(like), 1 if rates.variational else steps
@@ -215,7 +216,7 @@ Choose = Callable[[Tensor], Tensor]
 
 
 class Seq2Seq(nn.Module):
-    """GRU encoder and decoder with optional attention (Sutskever et al. 2014; Bahdanau et al.
+    """Recurrent encoder and decoder with optional attention (Sutskever et al. 2014; Bahdanau et al.
     2015), in the sizes of fast.ai's lesson 11.
 
     Args:

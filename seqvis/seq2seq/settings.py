@@ -57,6 +57,9 @@ class ModelSettings(Settings):
     """Hidden units of the encoder in each direction."""
     layers: int = Field(2, ge=1)
     """Layers of the encoder."""
+    cell: Literal["gru", "lstm"] = "gru"
+    """What the layers of encoder and decoder are: gated recurrent units, the seed's, or long
+    short-term memory, which PyTorch computes even where the C++ extension was built."""
     decoder_layers: int | None = Field(None, ge=1)
     """Layers of the decoder, at most those of the encoder. Default: as many."""
     decoder_size: int | None = Field(None, ge=1)

@@ -57,7 +57,7 @@ class Memory:
 class DecoderState:
     """All that is carried from one word to the next."""
 
-    hidden: Tensor  # (layers, rows, size), float32
+    hidden: Tensor  # (layers, rows, state_size), float32; an LSTM's cells are in it
     memory: Memory | None  # None without attention
 
 

@@ -152,8 +152,8 @@ class Donor:
             if theirs[skipped:] != ours[skipped:]:
                 raise ConfigError(
                     f"{self.flag} {self.uri}: {name} has shape {tuple(theirs)}, this model's is "
-                    f"{tuple(ours)}; give the --variant and the sizes of --model with which that "
-                    f"one was trained"
+                    f"{tuple(ours)}; give the --variant and the settings of --model with which "
+                    f"that one was trained"
                 )
         if not shared:
             raise ConfigError(f"{self.flag} {self.uri}: has no weights of this model")

@@ -26,17 +26,18 @@ def fake_cuda() -> Iterator[None]:
         yield
 
 
-class CudnnGRU:
-    """Stands for cuDNN's GRU, which takes one type and one device."""
+class Cudnn:
+    """Stands for cuDNN's GRU and LSTM, which take one type and one device."""
 
     def __init__(self) -> None:
         self.types: set[torch.dtype] = set()
 
     def __call__(
-        self, inputs: Tensor, hidden: Tensor, parameters: list[Tensor], both: bool
+        self, inputs: Tensor, before: Tensor, parameters: list[Tensor], both: bool
     ) -> tuple[Tensor, Tensor]:
-        self.types |= {one.dtype for one in (inputs, hidden, *parameters)}
-        assert all(one.is_cuda for one in (inputs, hidden, *parameters))
+        self.types |= {one.dtype for one in (inputs, before, *parameters)}
+        assert all(one.is_cuda for one in (inputs, before, *parameters))
         steps, batch, _ = inputs.shape
-        states = inputs.new_zeros(steps, batch, (1 + both) * hidden.shape[2])
-        return states, torch.zeros_like(hidden)
+        size = parameters[1].shape[1]  # of the recurrent weights
+        states = inputs.new_zeros(steps, batch, (1 + both) * size)
+        return states, torch.zeros_like(before)

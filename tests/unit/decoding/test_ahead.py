@@ -11,7 +11,7 @@ from seqvis.seq2seq import recurrent
 from seqvis.seq2seq.settings import Variant
 from seqvis.seq2seq.state import SourceBatch
 from seqvis.text.vocabulary import EOS
-from tests.support.fakecuda import CudnnGRU, fake_cuda
+from tests.support.fakecuda import Cudnn, fake_cuda
 from tests.support.models import build, sources
 from tests.support.recording import record
 
@@ -78,7 +78,7 @@ def test_recorded_steps_give_the_same(beams: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("beam", [1, 3])
 def test_no_step_waits_for_a_gpu(beam: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recurrent, "_gru", CudnnGRU())
+    monkeypatch.setattr(recurrent, "_gru", Cudnn())
     with fake_cuda(), torch.device("cuda"):
         packed = PackedSeq2Seq(build("all"))
         ids = torch.zeros(12, 8, dtype=torch.long)

@@ -21,8 +21,9 @@ MEMBERS: list[tuple[Variant, dict[str, Any]]] = [
     ("all", {}),
     ("all", {"layers": 3, "decoder_size": 14, "attention_size": 9, "readout": "context"}),
     ("bidir", {}),
+    ("all", {"cell": "lstm", "decoder_size": 14}),
 ]
-"""Of different sizes and layers, one without attention."""
+"""Of different sizes and layers, one without attention, one of LSTMs."""
 
 
 def members(*numbers: int) -> list[Seq2Seq]:
@@ -55,7 +56,7 @@ def mean_of_forced(
     return torch.stack(probabilities).mean(0), mean
 
 
-@pytest.mark.parametrize("numbers", [(0, 1), (2, 1, 0), (2, 2)], ids=str)
+@pytest.mark.parametrize("numbers", [(0, 1), (2, 1, 0), (2, 2), (0, 3)], ids=str)
 def test_a_step_has_the_mean_of_probabilities_and_attention(numbers: tuple[int, ...]) -> None:
     models = members(*numbers)
     together, (source,) = ensemble(models), sources(6)
@@ -87,7 +88,7 @@ def test_one_model_twice_finds_what_it_finds_alone(beam: int) -> None:
 
 @pytest.mark.parametrize("beam", [1, 4])
 def test_a_translation_has_the_score_of_the_mean_whatever_stands_beside(beam: int) -> None:
-    models, given = members(0, 1, 2), sources(4, 9, 6, 3, 12)
+    models, given = members(0, 1, 2, 3), sources(4, 9, 6, 3, 12)
     settings = DecodingSettings(beam=beam, n_best=beam)
     together = ensemble(models)
     found = search(together, SourceBatch.of(given), settings)

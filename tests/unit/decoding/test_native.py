@@ -173,6 +173,7 @@ def test_a_switch_turns_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(pack_models([model]), NativeSeq2Seq)
     assert isinstance(start_batch(pack_models([model])), NativeBatch)
     assert isinstance(pack_models([model], "float16"), PackedSeq2Seq)  # it has no such products
+    assert isinstance(pack_models([build("all", cell="lstm")]), PackedSeq2Seq)  # nor LSTMs
     monkeypatch.setenv("SEQVIS_NATIVE", "0")
     assert isinstance(pack_models([model]), PackedSeq2Seq)
     assert isinstance(start_batch(pack_models([model])), RunningBatch)

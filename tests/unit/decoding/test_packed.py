@@ -37,6 +37,8 @@ NEEDS_BFLOAT16, NEEDS_FLOAT16, NEEDS_INT8 = (
         ("all", {}),
         ("all", {"readout": "context", "decoder_size": 14, "attention_size": 9}),
         ("all", {"bidirectional": "first", "layers": 3, "decoder_layers": 2}),
+        ("plain", {"cell": "lstm", "decoder_size": 14}),
+        ("all", {"cell": "lstm", "bidirectional": "first", "readout": "context"}),
     ],
 )
 @pytest.mark.parametrize("words", [(4, 9, 1, 9, 6), (7,), (1,)], ids=["some", "one", "empty"])
@@ -71,7 +73,7 @@ def test_without_a_memory_an_attending_decoder_leaves_the_context_out(readout: s
         torch.testing.assert_close(output.scores, reference.scores)
         assert output.attention is None
         inputs = model.decoder.mix_embedding(model.decoder.embedding(words))
-        first, last = model.decoder.gru_layers()
+        first, last = model.decoder.recurrent_layers()
         hidden = torch.gru_cell(inputs, state.hidden[0], *first.parameters())
         hidden = torch.gru_cell(hidden, state.hidden[1], *last.parameters())
     torch.testing.assert_close(reference.state.hidden[-1], hidden)

@@ -33,9 +33,13 @@ def gradients_by_place(model: EncoderLanguageModel, number: int) -> Tensor:
     return found
 
 
-@pytest.mark.parametrize("bidirectional", ["none", "first", "all"])
-def test_a_state_knows_the_words_up_to_its_own_alone(bidirectional: str) -> None:
-    model = EncoderLanguageModel(settings("all", bidirectional=bidirectional), WORDS).eval()
+@pytest.mark.parametrize(
+    ("bidirectional", "cell"),
+    [("none", "gru"), ("first", "gru"), ("all", "gru"), ("all", "lstm")],
+)
+def test_a_state_knows_the_words_up_to_its_own_alone(bidirectional: str, cell: str) -> None:
+    chosen = settings("all", bidirectional=bidirectional, cell=cell)
+    model = EncoderLanguageModel(chosen, WORDS).eval()
     assert len(model._directions()) == (1 if bidirectional == "none" else 2)
     for number in range(len(model._directions())):
         assert torch.equal(gradients_by_place(model, number), torch.ones(5, 5).tril().bool())
@@ -63,9 +67,11 @@ def test_the_encoders_loss_is_the_mean_of_its_directions(variant: Variant) -> No
     assert without == set()
 
 
-@pytest.mark.parametrize("readout", ["state", "context"])
-def test_the_decoders_loss_is_that_of_the_decoder_without_a_source(readout: str) -> None:
-    model = DecoderLanguageModel(settings("all", readout=readout), WORDS).eval()
+@pytest.mark.parametrize(
+    ("readout", "cell"), [("state", "gru"), ("context", "gru"), ("state", "lstm")]
+)
+def test_the_decoders_loss_is_that_of_the_decoder_without_a_source(readout: str, cell: str) -> None:
+    model = DecoderLanguageModel(settings("all", readout=readout, cell=cell), WORDS).eval()
     loss, plain, words = model(SourceBatch.of(SENTENCES))
     alone = [model(SourceBatch.of([sentence])) for sentence in SENTENCES]
     torch.testing.assert_close(loss, sum(one[0] for one in alone))

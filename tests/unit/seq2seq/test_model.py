@@ -64,9 +64,10 @@ def test_only_the_first_layer_may_be_bidirectional() -> None:
     assert state.hidden.shape == (2, 2, 12)
 
 
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
 @pytest.mark.parametrize("variant", ["plain", "bidir", "attn", "all"])
-def test_padding_and_neighbours_change_nothing(variant: str) -> None:
-    model = build(variant).eval()
+def test_padding_and_neighbours_change_nothing(variant: str, cell: str) -> None:
+    model = build(variant, cell=cell).eval()
     texts = sentences(3, 9, 6)
     target, _ = pad_ids(sentences(5, 5, 5, words=TARGET_WORDS))
     forced = torch.ones(5, dtype=torch.bool)
@@ -82,9 +83,9 @@ def test_padding_and_neighbours_change_nothing(variant: str) -> None:
             )
 
 
-@pytest.mark.parametrize("variant", ["force", "all"])
-def test_running_in_stretches_equals_one_step_at_a_time(variant: str) -> None:
-    model = build(variant).eval()
+@pytest.mark.parametrize(("variant", "cell"), [("force", "gru"), ("all", "gru"), ("all", "lstm")])
+def test_running_in_stretches_equals_one_step_at_a_time(variant: str, cell: str) -> None:
+    model = build(variant, cell=cell).eval()
     source = SourceBatch.of(sentences(4, 7))
     target, _ = pad_ids(sentences(8, 8, words=TARGET_WORDS))
     coins = torch.tensor([True, True, False, True, True, False, False, True])

@@ -21,7 +21,7 @@ from seqvis.translation import metrics, task
 from seqvis.translation.batches import Batch
 from seqvis.translation.task import LossSettings, TrainSettings, TranslationTask
 from tests.support.corpora import write_corpus
-from tests.support.fakecuda import CudnnGRU, fake_cuda
+from tests.support.fakecuda import Cudnn, fake_cuda
 from tests.support.models import build
 from tests.support.recording import record
 
@@ -37,12 +37,19 @@ def translation_task(variant: Variant, corpus: str = "", **more: Any) -> Transla
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize(("variant", "count_padding"), [("plain", True), ("all", False)])
+@pytest.mark.parametrize(
+    ("variant", "cell", "count_padding"),
+    [("plain", "gru", True), ("all", "gru", False), ("all", "lstm", False)],
+)
 def test_no_loss_waits_for_a_gpu(
-    variant: Variant, precision: str, count_padding: bool, monkeypatch: pytest.MonkeyPatch
+    variant: Variant,
+    cell: str,
+    precision: str,
+    count_padding: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    cudnn = CudnnGRU()
-    monkeypatch.setattr(recurrent, "_gru", cudnn)
+    cudnn = Cudnn()
+    monkeypatch.setattr(recurrent, f"_{cell}", cudnn)
     monkeypatch.setattr(task, "draw_coins", lambda *_: None)
     monkeypatch.setattr(model, "stretches", lambda _: [(0, 3), (3, 4), (4, 6)])
     loss = LossSettings(label_smoothing=0.1, count_padding=count_padding)
@@ -50,7 +57,7 @@ def test_no_loss_waits_for_a_gpu(
     reduced = precision == "bfloat16"
     with fake_cuda(), torch.autocast("cuda", torch.bfloat16, enabled=reduced):
         with torch.device("cuda"):
-            made = build(variant, dropout=RATES)
+            made = build(variant, cell=cell, dropout=RATES)
             ids, target = (torch.zeros(3, steps, dtype=torch.long) for steps in (5, 6))
         batch = Batch(SourceBatch(ids, torch.zeros(3)), target, 12, 18)
         found = training.loss(made.train(), batch, 0.0)
