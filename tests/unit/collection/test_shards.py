@@ -5,6 +5,8 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +49,19 @@ def make(path: Path, given: list[Item], backend: Backend = "exact") -> Path:
     return path
 
 
-def ask(paths: list[Path], query: np.ndarray, k: int, **limits: Any) -> list[Match]:
+@contextmanager
+def opened(paths: list[Path]) -> Iterator[list[Collection]]:
+    with ExitStack() as stack:
+        yield [stack.enter_context(Collection.open(path, read_only=True)) for path in paths]
+
+
+def ask(shards: list[Collection], query: np.ndarray, k: int, **limits: Any) -> list[Match]:
     answers: list[list[Match] | UnknownFieldError] = []
-    for path in paths:
-        with Collection.open(path, read_only=True) as shard:
-            try:
-                answers.append(shard.search(query, k, **limits))
-            except UnknownFieldError as error:
-                answers.append(error)
+    for shard in shards:
+        try:
+            answers.append(shard.search(query, k, **limits))
+        except UnknownFieldError as error:
+            answers.append(error)
     return merge(answers, k)
 
 
@@ -64,23 +71,25 @@ def test_a_field_is_unknown_only_if_no_shard_has_it(tmp_path: Path) -> None:
         held = split(tmp_path / "c", 3, tmp_path / "shards")
         assert 0 in held, "also an empty shard has no say in which fields there are"
         paths, query = shard_paths(tmp_path / "shards"), np.ones(DIMENSION)
-        for where in ({"only 7": 7}, {"only 7": [7, 8]}, {f"only {n}": n for n in range(12)}):
-            assert ask(paths, query, 20, where=where) == whole.search(query, 20, where=where)
-        for where in ({"only 12": 12}, {"m": 7, "n": 7}):
-            errors = []
-            for search in (
-                lambda w: ask(paths, query, 20, where=w),
-                lambda w: whole.search(query, 20, w),
-            ):
-                with pytest.raises(UnknownFieldError) as caught:
-                    search(where)
-                errors.append(caught.value)
-            assert str(errors[0]) == str(errors[1])
-            assert errors[0].fields == errors[1].fields
+        with opened(paths) as shards:
+            for where in ({"only 7": 7}, {"only 7": [7, 8]}, {f"only {n}": n for n in range(12)}):
+                assert ask(shards, query, 20, where=where) == whole.search(query, 20, where=where)
+            for where in ({"only 12": 12}, {"m": 7, "n": 7}):
+                errors = []
+                for search in (
+                    lambda w: ask(shards, query, 20, where=w),
+                    lambda w: whole.search(query, 20, w),
+                ):
+                    with pytest.raises(UnknownFieldError) as caught:
+                        search(where)
+                    errors.append(caught.value)
+                assert str(errors[0]) == str(errors[1])
+                assert errors[0].fields == errors[1].fields
         for path in paths:
             with Collection.open(path) as shard:
                 shard.delete(list(shard.ids()))
-        assert ask(paths, query, 20, where={"n": 1}) == []
+        with opened(paths) as shards:
+            assert ask(shards, query, 20, where={"n": 1}) == []
 
 
 @pytest.mark.parametrize("distinct", [None, 7])
@@ -90,12 +99,12 @@ def test_shards_answer_as_the_whole_does(tmp_path: Path, count: int, distinct: i
     held = split(whole, count, tmp_path / "shards")
     paths = shard_paths(tmp_path / "shards")
     assert (len(paths), sum(held)) == (count, 300)
-    with Collection.open(whole, read_only=True) as collection:
+    with Collection.open(whole, read_only=True) as collection, opened(paths) as shards:
         for query in np.random.default_rng(9).standard_normal((10, DIMENSION)):
             for k in (1, 10, 50, 400):
-                assert ask(paths, query, k) == collection.search(query, k)
+                assert ask(shards, query, k) == collection.search(query, k)
             limits: dict[str, Any] = {"where": {"odd": 1}, "min_score": 0.1}
-            assert ask(paths, query, 40, **limits) == collection.search(query, 40, **limits)
+            assert ask(shards, query, 40, **limits) == collection.search(query, 40, **limits)
 
 
 def test_ties_are_in_the_order_of_ids_however_they_are_stored(tmp_path: Path) -> None:
@@ -141,7 +150,8 @@ def test_shards_of_graphs_find_nearly_all_that_exact_search_does(
     queries = np.random.default_rng(4).standard_normal((10, DIMENSION))
     with Collection.open(make(tmp_path / "exact", given), read_only=True) as collection:
         truth = [{match.id for match in collection.search(query, 10)} for query in queries]
-    found = [{match.id for match in ask(paths, query, 10)} for query in queries]
+    with opened(paths) as shards:
+        found = [{match.id for match in ask(shards, query, 10)} for query in queries]
     assert sum(len(a & b) for a, b in zip(truth, found, strict=True)) >= 95
 
 

@@ -153,7 +153,7 @@ def assert_independent_of_batches(translator: Translator, texts: Sequence[str], 
 
 @pytest.mark.parametrize("beam", [1, 4])
 def test_a_translation_does_not_depend_on_its_batch(translator: Translator, beam: int) -> None:
-    assert_independent_of_batches(translator, [pair[0] for pair in generate_pairs(150, 11)], beam)
+    assert_independent_of_batches(translator, [pair[0] for pair in generate_pairs(75, 11)], beam)
 
 
 @pytest.mark.slow

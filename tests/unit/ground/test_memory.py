@@ -100,7 +100,7 @@ def test_spacy_keeps_no_word_that_it_has_split(
 
 
 def test_a_translator_keeps_few_of_the_words_that_it_reads(translator: Translator) -> None:
-    words = new_words(3 * FEW_WORDS)
+    words = new_words(FEW_WORDS + FEW_WORDS // 2)
     tokenizer: Any = translator.languages.source_tokenizer
     most = 0
     for begin in range(0, len(words), 64):

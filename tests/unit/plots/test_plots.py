@@ -28,19 +28,19 @@ def pixels(path: Path) -> NDArray[np.int64]:
         return np.asarray(picture.convert("RGB")).astype(int)
 
 
-def darkest_of_two(path: Path, tokens: int, first: tuple[int, int], second: tuple[int, int]):
-    """Centres (y, x) of the cells that hold all the weight in two otherwise equal pictures.
+def darkest(path: Path, tokens: int, *cells: tuple[int, int]) -> list[tuple[float, float]]:
+    """Centres (y, x) of the cells that hold all the weight in otherwise equal pictures.
 
-    What differs between the pictures is the two cells alone: labels, grid and bar are the same.
+    What differs between the pictures is these cells alone: labels, grid and bar are the same.
     """
     centres, pictures = [], []
-    for cell in (first, second):
+    for cell in cells:
         weights = np.zeros((tokens, tokens))
         weights[cell] = 1.0
         words = ["mot"] * tokens
         plot_attention(path, weights, words, words)
         pictures.append(pixels(path))
-    differs = (pictures[0] != pictures[1]).any(axis=2)
+    differs = (np.ptp(pictures, axis=0) > 0).any(axis=2)
     for picture in pictures:
         rows, columns = np.nonzero(differs & (picture.sum(axis=2) < 300))
         centres.append((rows.mean(), columns.mean()))
@@ -51,12 +51,12 @@ def darkest_of_two(path: Path, tokens: int, first: tuple[int, int], second: tupl
 def test_the_strongest_attention_cell_is_where_the_weight_is(tmp_path: Path, tokens: int) -> None:
     last = tokens - 1
     path = tmp_path / "attention.png"
-    (top, left), (bottom, right) = darkest_of_two(path, tokens, (0, 0), (last, last))
+    (top, left), (y, x), (bottom, right) = darkest(
+        path, tokens, (0, 0), (1, tokens // 2), (last, last)
+    )
     step = (right - left) / last
     assert step == pytest.approx((bottom - top) / last, rel=0.05)  # cells are squares
     assert step >= 15  # pixels: below this a label of nine points does not fit its row
-    middle = (1, tokens // 2)
-    ((y, x), _) = darkest_of_two(path, tokens, middle, (0, 0))
     assert y == pytest.approx(top + step, abs=0.2 * step)  # target words go down
     assert x == pytest.approx(left + step * (tokens // 2), abs=0.2 * step)  # source words right
 
@@ -93,7 +93,7 @@ def test_each_word_has_a_line_of_its_own_in_a_grid_of_three_by_three(tmp_path: P
     words = [f"w{number}" for number in range(12)]
     even = np.full((12, 12), 1 / 12)
     plot_attention_steps(tmp_path / "even.png", even, words, words)
-    for word in (0, 5, 7):
+    for word in (5, 7):
         weights = even.copy()
         weights[word] = np.eye(12)[3]
         plot_attention_steps(tmp_path / "peak.png", weights, words, words)
