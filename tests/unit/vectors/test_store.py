@@ -293,7 +293,7 @@ def test_training_stops_when_it_is_asked_to(tmp_path: Path) -> None:
     # Its children are the training process and multiprocessing's resource tracker.
     while len(children.read_text().split()) < 2 and time.monotonic() < deadline:
         time.sleep(0.1)
-    time.sleep(1)
+    time.sleep(0.3)
     process.terminate()
     _, errors = process.communicate(timeout=90)
     assert process.returncode == 143

@@ -35,18 +35,27 @@ def lite() -> Backbone:
     return load_backbone("efficientnet_lite0", image_size=64)
 
 
-@pytest.fixture(scope="module")
-def resnet(tmp_path_factory: pytest.TempPathFactory) -> tuple[torch.nn.Module, Path]:
-    """A ResNet-18 with lively batch norms, and the file of its state dict."""
+def lively(name: str, folder: Path) -> tuple[nn.Module, Path]:
+    """A network of random weights whose batch norms change something, and its state dict's file."""
     torch.manual_seed(0)
-    network = models.resnet18(weights=None)
+    network = models.get_model(name, weights=None)
     for layer in network.modules():
-        if isinstance(layer, torch.nn.BatchNorm2d):
+        if isinstance(layer, nn.BatchNorm2d):
             layer.running_mean.normal_()
             layer.running_var.uniform_(0.5, 2)
-    path = tmp_path_factory.mktemp("weights") / "resnet18.pth"
-    torch.save(network.state_dict(), path)
-    return network.eval(), path
+    torch.save(network.state_dict(), folder / f"{name}.pth")
+    return network.eval(), folder / f"{name}.pth"
+
+
+@pytest.fixture(scope="module")
+def resnet(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Path]:
+    return lively("resnet18", tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Path]:
+    """With an eighth of the ResNet's weights, where files are made and read again and again."""
+    return lively("shufflenet_v2_x0_5", tmp_path_factory.mktemp("weights"))
 
 
 def test_features_are_the_input_of_torchvisions_last_layer(resnet) -> None:
@@ -145,11 +154,12 @@ def test_a_recorded_backbone_comes_back_the_same(resnet, lite: Backbone) -> None
 
 
 def test_a_recorded_backbone_with_other_or_lost_weights_is_an_error(tmp_path: Path) -> None:
-    path = tmp_path / "w.pth"
-    torch.save(models.resnet18(weights=None).state_dict(), path)
-    recorded = load_backbone("resnet18", str(path), 32).recorded
-    torch.save(models.resnet18(weights=None).state_dict(), path)
-    with pytest.raises(ArtifactError, match=r"features/x: was made with other weights of resnet18"):
+    path, network = tmp_path / "w.pth", models.shufflenet_v2_x0_5(weights=None)
+    torch.save(network.state_dict(), path)
+    recorded = load_backbone("shufflenet_v2_x0_5", str(path), 32).recorded
+    nn.init.zeros_(network.fc.bias)
+    torch.save(network.state_dict(), path)
+    with pytest.raises(ArtifactError, match=r"x: was made with other weights of shuffle"):
         load_recorded(recorded, "features/x")
     path.unlink()
     with pytest.raises(ArtifactError, match=r"features/x: its backbone cannot.*w\.pth: no such"):
@@ -159,44 +169,44 @@ def test_a_recorded_backbone_with_other_or_lost_weights_is_an_error(tmp_path: Pa
             load_recorded(broken, "features/x")
 
 
-def test_safetensors_wrapped_and_headless_weights_are_read(resnet, tmp_path: Path) -> None:
-    network, path = resnet
-    expected = load_backbone("resnet18", str(path), 32).embed(pictures(2, 32)).features
+def test_safetensors_wrapped_and_headless_weights_are_read(small, tmp_path: Path) -> None:
+    network, path = small
+    expected = load_backbone("shufflenet_v2_x0_5", str(path), 32).embed(pictures(2, 32)).features
     state = network.state_dict()
     save_file(state, tmp_path / "w.safetensors")
     wrapped = {"state_dict": {f"module.{key}": value for key, value in state.items()}}
     torch.save(wrapped, tmp_path / "wrapped.pth")
     bare = {key: value for key, value in state.items() if not key.startswith("fc.")}
     torch.save(bare, tmp_path / "bare.pth")
-    seven = {**bare, "fc.weight": torch.zeros(7, 512), "fc.bias": torch.zeros(7)}
+    seven = {**bare, "fc.weight": torch.zeros(7, 1024), "fc.bias": torch.zeros(7)}
     torch.save(seven, tmp_path / "seven.pth")
     for name in ("w.safetensors", "wrapped.pth", "bare.pth", "seven.pth"):
-        backbone = load_backbone("resnet18", str(tmp_path / name), 32)
+        backbone = load_backbone("shufflenet_v2_x0_5", str(tmp_path / name), 32)
         found = backbone.embed(pictures(2, 32))
         np.testing.assert_array_equal(found.features, expected)
         assert (found.top_classes is None) == (name in ("bare.pth", "seven.pth"))
 
 
-def test_weights_that_cannot_be_used_are_one_clear_error(tmp_path: Path, resnet) -> None:
+def test_weights_that_cannot_be_used_are_one_clear_error(tmp_path: Path, small) -> None:
     files = {
         "code.pth": pickle.dumps(Path("x")),
         "text.pth": b"hello",
-        "half.pth": resnet[1].read_bytes()[:100_000],
+        "half.pth": small[1].read_bytes()[:100_000],
         "half.safetensors": b"\x08\0\0\0\0\0\0\0{}",
     }
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(DataError, match=name):
-            load_backbone("resnet18", str(tmp_path / name), 32)
+            load_backbone("shufflenet_v2_x0_5", str(tmp_path / name), 32)
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(DataError, match=r"list\.pth: is no state dict"):
-        load_backbone("resnet18", str(tmp_path / "list.pth"), 32)
+        load_backbone("shufflenet_v2_x0_5", str(tmp_path / "list.pth"), 32)
     with pytest.raises(DataError, match=r"none\.pth: no such file"):
-        load_backbone("resnet18", str(tmp_path / "none.pth"), 32)
-    with pytest.raises(DataError, match=r"resnet18\.pth: is not the weights of resnet34: lacks"):
-        load_backbone("resnet34", str(resnet[1]), 32)
-    with pytest.raises(DataError, match=r"resnet18\.pth: holds weights of another network"):
-        load_backbone("wide_resnet50_2", str(resnet[1]), 32)
+        load_backbone("shufflenet_v2_x0_5", str(tmp_path / "none.pth"), 32)
+    with pytest.raises(DataError, match=r"pth: is not the weights of mobilenet_v3_small: lacks"):
+        load_backbone("mobilenet_v3_small", str(small[1]), 32)
+    with pytest.raises(DataError, match=r"0_5\.pth: holds weights of another network"):
+        load_backbone("shufflenet_v2_x1_0", str(small[1]), 32)
 
 
 def test_a_weight_file_cannot_run_code(tmp_path: Path) -> None:
@@ -206,7 +216,7 @@ def test_a_weight_file_cannot_run_code(tmp_path: Path) -> None:
 
     torch.save({"fc.weight": Attack()}, tmp_path / "evil.pth")
     with pytest.raises(DataError, match=r"evil\.pth: holds no weights that can be read safely"):
-        load_backbone("resnet18", str(tmp_path / "evil.pth"), 32)
+        load_backbone("shufflenet_v2_x0_5", str(tmp_path / "evil.pth"), 32)
     assert not (tmp_path / "attacked").exists()
 
 
@@ -230,10 +240,10 @@ def test_names_and_sizes_that_do_not_exist_are_config_errors(tmp_path: Path) -> 
         load_backbone("efficientnet_lite0", fit="squash")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="--image-size: must be at least 1"):
         load_backbone("efficientnet_lite0", image_size=0)
-    torch.save(models.alexnet(weights=None, num_classes=2).state_dict(), tmp_path / "a.pth")
-    assert load_backbone("alexnet", str(tmp_path / "a.pth"), 96).dimension == 4096
-    with pytest.raises(ConfigError, match="--image-size 8: alexnet cannot take it"):
-        load_backbone("alexnet", str(tmp_path / "a.pth"), 8)
+    torch.save(models.densenet121(weights=None, num_classes=2).state_dict(), tmp_path / "d.pth")
+    assert load_backbone("densenet121", str(tmp_path / "d.pth"), 96).dimension == 1024
+    with pytest.raises(ConfigError, match="--image-size 8: densenet121 cannot take it"):
+        load_backbone("densenet121", str(tmp_path / "d.pth"), 8)
 
 
 def test_layer_groups_halve_the_network_and_cut_resnets_before_layer3(resnet, lite) -> None:
