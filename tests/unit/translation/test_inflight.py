@@ -72,7 +72,8 @@ def test_sentences_that_come_at_any_time_have_the_offline_translations(
         DecodingSettings(beam=2, length_penalty=0.5),
     ]
     heard = []
-    for number, text in enumerate(TEXTS):
+    texts = TEXTS[:60]
+    for number, text in enumerate(texts):
         one = Heard()
         inflight.submit([text], kinds[number % 3], one)
         heard.append(one)
@@ -81,7 +82,7 @@ def test_sentences_that_come_at_any_time_have_the_offline_translations(
     for one in heard:
         one.wait(1)
     same = 0
-    for number, (text, one) in enumerate(zip(TEXTS, heard, strict=True)):
+    for number, (text, one) in enumerate(zip(texts, heard, strict=True)):
         expected = translator.translate([text], kinds[number % 3])[0]
         found = one.translations[0]
         assert found.alternatives[0].score == pytest.approx(
@@ -89,7 +90,7 @@ def test_sentences_that_come_at_any_time_have_the_offline_translations(
         )
         assert len(found.alternatives) == len(expected.alternatives)
         same += found.text == expected.text
-    assert same >= len(TEXTS) - 2  # float32 may break a tie of two words otherwise
+    assert same >= len(texts) - 2  # float32 may break a tie of two words otherwise
 
 
 def test_a_short_sentence_does_not_wait_for_a_long_list(inflight: InflightTranslator) -> None:

@@ -14,11 +14,13 @@ import pytest
 from seqvis.errors import DataError
 from seqvis.storage import locate
 from tests.support.objectstore import Bucket
-from tests.support.searches import QUICK, translator, trials, write_search
+from tests.support.searches import translator, trials, write_search
 from tune.report.__main__ import main
+from tune.report.settings import ForestSettings, ReportSettings
 from tune.report.words import duration, listed, show, three
 from tune.report.writing import write_report
 
+COARSE = ReportSettings(forest=ForestSettings(trees=20, repeats=5, refits=4))
 PICTURE = "data:image/svg+xml;base64,"
 VOID = {"meta", "img", "source", "wbr", "br", "link"}
 LEFT_OPEN = {"li", "td", "th", "dt", "dd", "p"}  # HTML ends these by what follows
@@ -65,7 +67,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_search(tmp_path_factory.mktemp("search"), table, metric="loss", mode="min")
     title = "Dropouts & <others>"
     write_report(
-        locate(folder), locate(folder), metric="loss", mode="min", title=title, settings=QUICK
+        locate(folder), locate(folder), metric="loss", mode="min", title=title, settings=COARSE
     )
     return folder
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 from torchvision import models, transforms
+from torchvision.models import vgg
 
 from seqvis.errors import ArtifactError, ConfigError, DataError
 from seqvis.vision.backbones import Backbone, load_backbone, load_recorded
@@ -78,8 +80,8 @@ def test_features_are_the_input_of_torchvisions_last_layer(resnet) -> None:
 
 
 @pytest.mark.parametrize("size", [33, 64, 100])
-def test_any_size_of_input_gives_as_many_features(lite: Backbone, resnet, size: int) -> None:
-    for backbone in (lite, load_backbone("resnet18", str(resnet[1]), size)):
+def test_any_size_of_input_gives_as_many_features(lite: Backbone, small, size: int) -> None:
+    for backbone in (lite, load_backbone("shufflenet_v2_x0_5", str(small[1]), size)):
         assert backbone.embed(pictures(2, size)).features.shape == (2, backbone.dimension)
 
 
@@ -141,14 +143,14 @@ def test_files_are_embedded_as_squares_of_their_pixels(lite: Backbone, tmp_path:
     np.testing.assert_array_equal(found, lite.embed(by_hand[None]).features)
 
 
-def test_a_recorded_backbone_comes_back_the_same(resnet, lite: Backbone) -> None:
-    backbone = load_backbone("resnet18", str(resnet[1]), 48, "pad")
+def test_a_recorded_backbone_comes_back_the_same(small, lite: Backbone) -> None:
+    backbone = load_backbone("shufflenet_v2_x0_5", str(small[1]), 48, "pad")
     for one in (backbone, lite):
         again = load_recorded(json.loads(json.dumps(one.recorded)), "features")
         assert (again.name, again.image_size, again.fit) == (one.name, one.image_size, one.fit)
         batch = pictures(2, one.image_size)
         np.testing.assert_array_equal(again.embed(batch).features, one.embed(batch).features)
-    expected = hashlib.sha256(resnet[1].read_bytes()).hexdigest()
+    expected = hashlib.sha256(small[1].read_bytes()).hexdigest()
     assert backbone.recorded["sha256"] == expected
     assert os.path.isabs(backbone.recorded["weights"])
 
@@ -272,10 +274,19 @@ def test_the_module_learns_and_takes_float_pictures(lite: Backbone) -> None:
     assert isinstance(again.module.network, EfficientNetLite0)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "densenet121", "shufflenet_v2_x0_5", "vgg11_bn"])
-def test_a_folded_network_computes_the_same_in_fewer_layers(name: str) -> None:
+@pytest.mark.parametrize(
+    "make",
+    [
+        models.resnet18,
+        models.densenet121,
+        models.shufflenet_v2_x0_5,
+        lambda: vgg.make_layers(vgg.cfgs["A"], batch_norm=True),  # its convolutions have a bias
+    ],
+    ids=["resnet18", "densenet121", "shufflenet_v2_x0_5", "vgg11_bn"],
+)
+def test_a_folded_network_computes_the_same_in_fewer_layers(make: Callable[[], nn.Module]) -> None:
     torch.manual_seed(2)
-    network = models.get_model(name, weights=None).eval()
+    network = make().eval()
     norms = [one for one in network.modules() if isinstance(one, nn.BatchNorm2d)]
     for one in norms:  # as after training, where they are no identity
         nn.init.uniform_(one.running_mean, -0.1, 0.1)
