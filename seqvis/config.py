@@ -5,7 +5,8 @@ Each component declares its own `Settings` next to its code; a job nests them in
 """
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +22,47 @@ class Settings(BaseModel):
     """Base of a component's settings: immutable, unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class MayChange(Enum):
+    """Whether a run may go on with another value of a setting than it was begun with.
+
+    It stands in the type of the setting, as in `Annotated[int, MayChange.FREELY]`, or of a group,
+    for whose settings it holds unless they say otherwise. Without it, NEVER.
+    """
+
+    FREELY = "freely"  # nothing that was learnt depends on it
+    IF_ASKED = "if asked"  # the weights allow it, but more often it is a mistake
+    NEVER = "never"  # shapes, and what results are measured by
+
+
+def may_change(cls: type[BaseModel], name: str) -> MayChange:
+    """Return what the setting with this dotted name says of itself, or else its group."""
+    found, path = MayChange.NEVER, name.split(".")
+    for place, part in enumerate(path):
+        found = _mark(_fields_at(cls, path[:place])[part], found)
+    return found
+
+
+def lasting(
+    settings: Settings, without: Collection[str] = (), group: MayChange = MayChange.NEVER
+) -> dict[str, Any]:
+    """Return the values of all settings that may not change freely, leaving out `without`.
+
+    `group`: what holds where a setting says nothing.
+    """
+    values: dict[str, Any] = {}
+    for name in type(settings).model_fields.keys() - set(without):
+        mark, value = _mark(type(settings).model_fields[name], group), getattr(settings, name)
+        if isinstance(value, Settings):
+            values[name] = lasting(value, group=mark)
+        elif mark is not MayChange.FREELY:
+            values[name] = value
+    return values
+
+
+def _mark(field: FieldInfo, group: MayChange) -> MayChange:
+    return next((one for one in field.metadata if isinstance(one, MayChange)), group)
 
 
 Texts = Annotated[

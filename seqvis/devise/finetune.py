@@ -11,7 +11,6 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -77,7 +76,7 @@ def finetune(
             _checkpoints(settings),
             workers,
             report,
-            _identity(settings),
+            settings.identity("finetune"),
             NAMES,
         )
     parts: dict[str, dict[str, Tensor]] = {"head": {}, "network": {}}
@@ -110,17 +109,12 @@ def check_earlier(settings: DeviseSettings) -> None:
     """
     checkpoints = _checkpoints(settings)
     if (location := checkpoints.latest()) is not None:
-        check_identity(checkpoints.read(location), _identity(settings), NAMES.epochs, location.uri)
+        identity, asked = settings.identity("finetune"), settings.fit.allow_changes
+        check_identity(checkpoints.read(location), identity, NAMES.epochs, asked, location.uri)
 
 
 def _checkpoints(settings: DeviseSettings) -> CheckpointStore:
     return CheckpointStore(run_directory(locate(settings.out)) / "checkpoints" / "finetune")
-
-
-def _identity(settings: DeviseSettings) -> dict[str, Any]:
-    return settings.identity() | {
-        "finetune": settings.finetune.model_dump(exclude={"images", "unreadable_share"})
-    }
 
 
 class _Together(FeatureExtractor):

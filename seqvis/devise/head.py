@@ -11,7 +11,7 @@ probabilities. It is the baseline that a trained head must beat.
 """
 
 from collections.abc import Collection
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seqvis.config import Settings
+from seqvis.config import MayChange, Settings
 from seqvis.devise.labels import LabelVectors, WordNet, imagenet_classes, label_vectors
 from seqvis.devise.space import Space
 from seqvis.vectors.store import WordVectors
@@ -72,7 +72,7 @@ class HeadSettings(Settings):
 
     hidden: int = Field(1024, ge=0)
     """Units of the hidden layer; 0: none, a linear map."""
-    dropout: float = Field(0.2, ge=0, lt=1)
+    dropout: Annotated[float, MayChange.IF_ASKED] = Field(0.2, ge=0, lt=1)
     """Dropout before each linear layer."""
     batch_norm: bool = True
     """Batch norm before each dropout."""

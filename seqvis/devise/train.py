@@ -31,7 +31,7 @@ from seqvis.devise.space import KIND, unit
 from seqvis.devise.task import HeadTask, Pictures
 from seqvis.errors import ConfigError
 from seqvis.storage import absolute, locate
-from seqvis.training.checkpoints import CheckpointStore
+from seqvis.training.checkpoints import CheckpointStore, Identity
 from seqvis.training.events import EPOCH_EVENTS, Report
 from seqvis.training.fit import FitResult, fit
 from seqvis.training.launch import history_as_csv, launch, run_directory
@@ -212,9 +212,7 @@ class _Training:
     workers: Workers
     report: Report
 
-    def fit(
-        self, task: HeadTask, stage: str, identity: dict[str, Any], report: Report
-    ) -> FitResult:
+    def fit(self, task: HeadTask, stage: str, identity: Identity, report: Report) -> FitResult:
         settings = self.settings
         folder = run_directory(locate(settings.out)) / "checkpoints" / stage
         checkpoints, epochs = CheckpointStore(folder), settings.epochs
@@ -292,8 +290,8 @@ class _Training:
 
         settings, folds = self.settings, self.settings.calibration.folds
         self._note(f"calibration, fold {number + 1} of {folds}")
-        identity = settings.identity() | {"calibration": {"folds": folds}}
         task = HeadTask(train, valid, targets, settings)
+        identity = settings.identity("calibration")
         result = self.fit(task, f"fold-{number + 1}", identity, quiet)
         head = Head(
             settings.head, self.data.train.table.dimension, self.data.space.dimension

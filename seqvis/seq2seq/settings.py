@@ -1,11 +1,11 @@
 """Settings of the translation model and the seed's five variants of it."""
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from seqvis.config import Settings
+from seqvis.config import MayChange, Settings
 
 Variant = Literal["plain", "bidir", "force", "attn", "all"]
 
@@ -80,7 +80,7 @@ class ModelSettings(Settings):
     tied output weights start with very certain, wrong predictions."""
     tie_output: bool = True
     """Use the target embeddings as the weights of the projection to the vocabulary."""
-    dropout: DropoutSettings = DropoutSettings()
+    dropout: Annotated[DropoutSettings, MayChange.IF_ASKED] = DropoutSettings()
 
 
 class ForcingSettings(Settings):

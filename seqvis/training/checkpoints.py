@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from safetensors.torch import load as load_tensors
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from seqvis import artifacts
 from seqvis.artifacts import MANIFEST
+from seqvis.config import MayChange, Settings, lasting, may_change
 from seqvis.errors import ArtifactError, ConfigError
 from seqvis.process import release_freed_memory
 from seqvis.storage import Location
@@ -33,6 +34,19 @@ class Snapshot:
 
     tensors: Mapping[str, Tensor]
     state: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The settings that a run was begun with, but for those that may change freely."""
+
+    settings: type[Settings]
+    values: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, settings: Settings, without: Collection[str] = ()) -> Self:
+        """`without`: groups that other trainings of the same job need."""
+        return cls(type(settings), lasting(settings, without))
 
 
 class CheckpointStore:
@@ -80,7 +94,7 @@ class CheckpointStore:
         tensors = load_tensors(artifact.file("tensors.safetensors").read_bytes())
         return Snapshot(tensors, json.loads(artifact.file("state.json").read_bytes()))
 
-    def adopt(self, donor: "CheckpointStore", identity: Mapping[str, Any]) -> None:
+    def adopt(self, donor: "CheckpointStore", identity: Identity) -> None:
         """Begin this run where `donor` stands, under another identity: with other settings.
 
         The donor's best checkpoint comes along. Raises ArtifactError if it has none, or one is
@@ -93,7 +107,7 @@ class CheckpointStore:
         step, best = newest.state["progress"]["step"], newest.state["progress"]["best_step"]
         for wanted in sorted({best, step}):
             snapshot = newest if wanted == step else donor.read(donor.at(wanted))
-            state = {**snapshot.state, "identity": identity}
+            state = {**snapshot.state, "identity": identity.values}
             self._write(Snapshot(snapshot.tensors, state), wanted, {best})
 
     def steps(self) -> list[int]:
@@ -160,32 +174,42 @@ def restore_optimizer(
         }
 
 
-_REMEDY = "give --restart to begin again, or another --out"
+_REMEDY = "--restart to begin again, or another --out"
 
 
 def check_fingerprint(snapshot: Snapshot, fingerprint: str, other: str, where: str) -> None:
     """Raise ConfigError if the checkpoint is of other data, which the message calls `other`."""
     if snapshot.state["fingerprint"] != fingerprint:
-        raise ConfigError(f"{where}: is a checkpoint of {other}; {_REMEDY}")
+        raise ConfigError(f"{where}: is a checkpoint of {other}; give {_REMEDY}")
 
 
 def check_identity(
-    snapshot: Snapshot, identity: Mapping[str, Any], may_grow: str, where: str
-) -> None:
-    """Raise ConfigError, naming all settings that differ, if the run was begun with others.
+    snapshot: Snapshot, identity: Identity, may_grow: str, asked: bool, where: str
+) -> str:
+    """Return how the settings differ from those that the run was begun with, "" if they do not.
 
-    The setting `may_grow` may be greater than it was. Settings that only one of both has are those
-    of another version, or such as a run may go on without.
+    Settings that only one of both has are those of another version, or such as a run may go on
+    without.
+
+    Args:
+        may_grow: the setting that may be greater than it was.
+        asked: settings may differ that may change if asked.
+
+    Raises:
+        ConfigError: others differ; all that differ are named.
     """
-    stored, wanted = _flatten(snapshot.state["identity"]), _flatten(identity)
-    differing = [
-        f"{key} was {stored[key]!r}, is {value!r}"
+    stored, wanted = _flatten(snapshot.state["identity"]), _flatten(identity.values)
+    differing = {
+        key: f"{key} was {stored[key]!r}, is {value!r}"
         for key, value in sorted(wanted.items())
         if stored.get(key, value) != value and not (key == may_grow and value > stored[key])
-    ]
-    if differing:
-        shown = "; ".join(differing)
-        raise ConfigError(f"{where}: was started with other settings ({shown}); {_REMEDY}")
+    }
+    shown = "; ".join(differing.values())
+    never = [key for key in differing if may_change(identity.settings, key) is MayChange.NEVER]
+    if not differing or (asked and not never):
+        return shown
+    remedy = _REMEDY if never else f"--fit.allow-changes to go on with these, {_REMEDY}"
+    raise ConfigError(f"{where}: was started with other settings ({shown}); give {remedy}")
 
 
 def planned_epochs(snapshot: Snapshot, name: str) -> int:

@@ -12,18 +12,19 @@ uninterrupted one, and no worker's random state has to be collected.
 import math
 import time
 from dataclasses import dataclass, replace
-from typing import Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from seqvis.config import Settings
+from seqvis.config import MayChange, Settings
 from seqvis.errors import TrainingError
 from seqvis.process import release_freed_memory
 from seqvis.training.averaging import mean_of, trained_weights
 from seqvis.training.checkpoints import (
     CheckpointStore,
+    Identity,
     Snapshot,
     check_fingerprint,
     check_identity,
@@ -55,26 +56,23 @@ class FitSettings(Settings):
 
     seed: int = Field(42, ge=0)
     """Seed of initial weights, batches and dropout."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Annotated[Literal["auto", "float32", "bfloat16"], MayChange.FREELY] = "auto"
     """Type of the matrix products; auto: bfloat16 where the hardware has it."""
     monitor: str = "bleu"
     """Validation metric that picks the best epoch; names with loss: lower is better. Of equal ones
     the epoch with the lower loss is taken, then the later one."""
-    patience: int = Field(0, ge=0)
+    patience: Annotated[int, MayChange.FREELY] = Field(0, ge=0)
     """Stop after this many epochs without a better one; 0: never."""
-    checkpoint_minutes: float = Field(5.0, gt=0)
+    checkpoint_minutes: Annotated[float, MayChange.FREELY] = Field(5.0, gt=0)
     """Minutes between checkpoints within an epoch."""
-    moving_average: float = Field(0.0, ge=0, lt=1)
+    moving_average: Annotated[float, MayChange.FREELY] = Field(0.0, ge=0, lt=1)
     """Validate and keep an exponential moving average of the weights, with this decay a step, such
     as 0.999; 0: the weights as they are."""
-    average: int = Field(1, ge=1)
+    average: Annotated[int, MayChange.FREELY] = Field(1, ge=1)
     """At the end try the mean of the last so many epochs' weights; the better of it and the best
     epoch is kept."""
-
-    def identity(self) -> dict[str, Any]:
-        """Return what must stay the same for a run to go on."""
-        free = {"precision", "patience", "checkpoint_minutes", "moving_average", "average"}
-        return self.model_dump(exclude=free)
+    allow_changes: Annotated[bool, MayChange.FREELY] = False
+    """Go on with another learning rate, schedule, forcing, loss or regularisation than before."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,7 @@ def fit(
     checkpoints: CheckpointStore,
     workers: Workers,
     report: Report,
-    identity: dict[str, Any],
+    identity: Identity,
     names: Names = NAMES,
 ) -> FitResult:
     """Train from the newest checkpoint, or from the beginning, to the end.
@@ -103,8 +101,8 @@ def fit(
     Args:
         epochs: passes over the training data. More than before lengthen a run: the learning rate's
             cycle ends where it was to end at first, and the further epochs run at its final rate.
-        identity: what must not change between sittings of a run, but for `names.epochs`, which may
-            grow.
+        identity: what must not change between sittings of a run unless it is asked for, but for
+            `names.epochs`, which may grow.
         report: is given an event, a dict with "event", for each thing worth showing.
 
     Raises:
@@ -128,7 +126,7 @@ class _Run(Generic[B]):
     checkpoints: CheckpointStore
     workers: Workers
     report: Report
-    identity: dict[str, Any]
+    identity: Identity
     names: Names
 
     def __post_init__(self) -> None:
@@ -308,7 +306,7 @@ class _Run(Generic[B]):
         }
         state = {
             "progress": vars(progress) | sums | {"history": list(progress.history)},
-            "identity": self.identity,
+            "identity": self.identity.values,
             "fingerprint": self.task.fingerprint(),
             # The generator is seeded before each step from these two and the worker's rank.
             "random": {"seed": self.settings.seed, "step": progress.step},
@@ -322,15 +320,17 @@ class _Run(Generic[B]):
         if location is None:
             return
         snapshot = self.checkpoints.read(location)
-        check_identity(snapshot, self.identity, self.names.epochs, location.uri)
+        asked = self.settings.allow_changes
+        changed = check_identity(snapshot, self.identity, self.names.epochs, asked, location.uri)
         data = "another corpus" if self.task.unit == "tokens" else "other pictures, labels or words"
         check_fingerprint(snapshot, self.task.fingerprint(), data, location.uri)
         self.training.restore(snapshot.tensors, location.uri)
         progress = self.progress = Progress.of(snapshot.state["progress"])
         if not self.workers.is_first:  # the first one has the sums of all
             progress.epoch_total = progress.epoch_tokens = 0.0
-        text = f"going on from {location.uri} (epoch {progress.epoch + 1}, batch "
-        self._say(f"{text}{progress.position + 1})")
+        place = f"(epoch {progress.epoch + 1}, batch {progress.position + 1})"
+        settings = f", from here on with other settings: {changed}" if changed else ""
+        self._say(f"going on from {location.uri} {place}{settings}")
         self._lengthen(planned_epochs(snapshot, self.names.epochs))
         self._announce("resumed", {})
 

@@ -5,17 +5,17 @@ needs only its position.
 """
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from seqvis.config import Settings
+from seqvis.config import MayChange, Settings
 
 
 class OptimizerSettings(Settings):
     """The optimiser and the 1cycle policy (Smith 2018, arXiv 1803.09820)."""
 
-    algorithm: Literal["adamw", "sgd"] = "adamw"
+    algorithm: Annotated[Literal["adamw", "sgd"], MayChange.NEVER] = "adamw"
     """adamw, or stochastic gradient descent with momentum beta1, as super-convergence was shown
     with, at rates of 1 to 3."""
     learning_rate: float = Field(3e-3, gt=0)

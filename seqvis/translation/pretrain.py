@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from torch import nn
 
 from seqvis import artifacts
 from seqvis.artifacts import Artifact
-from seqvis.config import Settings
+from seqvis.config import MayChange, Settings
 from seqvis.corpus.pairs import PairTable, load_pairs, map_side, training_pairs
 from seqvis.errors import DataError
 from seqvis.nodefiles import made_once
@@ -38,7 +38,7 @@ from seqvis.seq2seq.settings import ForcingSettings, ModelSettings, Variant, res
 from seqvis.storage import Location, absolute, locate
 from seqvis.text.languages import LANGUAGE_FILES, Languages, load_languages
 from seqvis.text.lines import read_sentences
-from seqvis.training.checkpoints import CheckpointStore
+from seqvis.training.checkpoints import CheckpointStore, Identity
 from seqvis.training.events import Report
 from seqvis.training.fit import FitResult, FitSettings, fit
 from seqvis.training.launch import history_as_csv, launch, run_directory
@@ -58,13 +58,13 @@ _AT_ONCE = 10_000  # sentences that are numbered before they are written
 class PretrainSettings(Settings):
     """Everything that decides what a language model becomes."""
 
-    corpus: str
+    corpus: Annotated[str, MayChange.FREELY]
     """Corpus that prepare_corpus wrote, whose words the model knows."""
-    out: str
+    out: Annotated[str, MayChange.FREELY]
     """Directory or URI of the model; OUT.run beside it holds checkpoints and curves."""
     side: Literal["source", "target"]
     """What is trained: the encoder, on source text, or the decoder, on target text."""
-    text: str | None = None
+    text: Annotated[str | None, MayChange.FREELY] = None
     """File of sentences, one a line, to train on. Default: the corpus's own, of that side."""
     longest: int = Field(100, ge=2)
     """Words after which a sentence of the file is cut."""
@@ -74,7 +74,7 @@ class PretrainSettings(Settings):
     """Passes over the text. A run that is given more goes on at the last rate of its cycle."""
     model: ModelSettings = ModelSettings()
     batches: BatchSettings = BatchSettings()
-    optimizer: OptimizerSettings = OptimizerSettings()
+    optimizer: Annotated[OptimizerSettings, MayChange.IF_ASKED] = OptimizerSettings()
     fit: FitSettings = FitSettings(monitor="loss")
 
     def resolved(self) -> "PretrainSettings":
@@ -82,10 +82,9 @@ class PretrainSettings(Settings):
         model, _ = resolve_variant(self.variant, self.model, ForcingSettings())
         return self.model_copy(update={"model": model})
 
-    def identity(self) -> dict[str, Any]:
-        """Return what must stay the same for a run to go on."""
-        places = {"corpus", "out", "text", "fit"}
-        return self.resolved().model_dump(exclude=places) | {"fit": self.fit.identity()}
+    def identity(self) -> Identity:
+        """Return what a run is known by when it goes on."""
+        return Identity.of(self.resolved())
 
 
 def pretrain(

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from seqvis import artifacts
 from seqvis.artifacts import Artifact
-from seqvis.config import Settings
+from seqvis.config import MayChange, Settings
 from seqvis.corpus.pairs import PairTable, load_pairs, training_pairs
 from seqvis.decoding.beam import DecodingSettings, Hypothesis
 from seqvis.decoding.packed import PackedSeq2Seq
@@ -32,6 +32,7 @@ from seqvis.seq2seq.settings import (
 from seqvis.text.languages import Languages, SourceSentence, load_languages
 from seqvis.text.vocabulary import PAD, UNK
 from seqvis.training.ahead import in_threads
+from seqvis.training.checkpoints import Identity
 from seqvis.training.fit import FitSettings
 from seqvis.training.schedules import OptimizerSettings
 from seqvis.training.step import ParameterGroup, Recordable, StepLoss
@@ -71,9 +72,9 @@ class LossSettings(Settings):
 class TrainSettings(Settings):
     """Everything that decides what a translator becomes."""
 
-    corpus: str
+    corpus: Annotated[str, MayChange.FREELY]
     """Directory or URI that prepare_corpus wrote."""
-    out: str
+    out: Annotated[str, MayChange.FREELY]
     """Directory or URI of the translator; OUT.run beside it holds checkpoints and curves."""
     variant: Variant = "all"
     """Of the seed: plain, bidir (encoder in both directions), force (teacher forcing), attn
@@ -83,27 +84,27 @@ class TrainSettings(Settings):
     and may rescore the translations of another (translate --rescore)."""
     epochs: int = Field(12, ge=1)
     """Passes over the corpus. A run that is given more goes on at the last rate of its cycle."""
-    vectors_source: str | None = None
+    vectors_source: Annotated[str | None, MayChange.FREELY] = None
     """Word vectors of the source language, from build_vectors, to start from."""
-    vectors_target: str | None = None
+    vectors_target: Annotated[str | None, MayChange.FREELY] = None
     """Word vectors of the target language, from build_vectors, to start from."""
-    init: str | None = None
+    init: Annotated[str | None, MayChange.FREELY] = None
     """Translator to start from, of the same sizes; words that it does not know start at random."""
-    init_encoder: str | None = None
+    init_encoder: Annotated[str | None, MayChange.FREELY] = None
     """Translator whose encoder to start from, or what pretrain wrote."""
-    init_decoder: str | None = None
+    init_decoder: Annotated[str | None, MayChange.FREELY] = None
     """Translator whose decoder to start from, or what pretrain wrote."""
-    thaw: ThawSettings = ThawSettings()
+    thaw: Annotated[ThawSettings, MayChange.FREELY] = ThawSettings()
     scoring: Scoring = "text"
     """How validation BLEU is computed: text (sacreBLEU, without case) or moses (tokenised and
     lowercased, as published for Multi30k)."""
-    samples: int = Field(3, ge=0)
+    samples: Annotated[int, MayChange.FREELY] = Field(3, ge=0)
     """Validation sentences shown after each epoch."""
     model: ModelSettings = ModelSettings()
-    forcing: ForcingSettings = ForcingSettings()
+    forcing: Annotated[ForcingSettings, MayChange.IF_ASKED] = ForcingSettings()
     batches: BatchSettings = BatchSettings()
-    loss: LossSettings = LossSettings()
-    optimizer: OptimizerSettings = OptimizerSettings()
+    loss: Annotated[LossSettings, MayChange.IF_ASKED] = LossSettings()
+    optimizer: Annotated[OptimizerSettings, MayChange.IF_ASKED] = OptimizerSettings()
     fit: FitSettings = FitSettings()
 
     def resolved(self) -> "TrainSettings":
@@ -111,10 +112,9 @@ class TrainSettings(Settings):
         model, forcing = resolve_variant(self.variant, self.model, self.forcing)
         return self.model_copy(update={"model": model, "forcing": forcing})
 
-    def identity(self) -> dict[str, Any]:
-        """Return what must stay the same for a run to go on: all but places and appearances."""
-        excluded = {*PLACES, "thaw", "samples", "fit"}
-        return self.resolved().model_dump(exclude=excluded) | {"fit": self.fit.identity()}
+    def identity(self) -> Identity:
+        """Return what a run is known by when it goes on."""
+        return Identity.of(self.resolved())
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from seqvis.config import Settings
+from seqvis.config import MayChange, Settings, may_change
 from seqvis.devise import train as devise
 from seqvis.devise.settings import DeviseSettings
 from seqvis.storage import Location
@@ -85,8 +85,6 @@ class TunableModel:
     settings: type[Settings]
     train: Callable[..., dict[str, Any]]
     paths: frozenset[str]  # settings that say where things are, which are never searched
-    bound: tuple[str, ...]  # prefixes of the settings that a checkpoint is bound to
-    free: tuple[str, ...]  # prefixes of exceptions from `bound`
     stage: str = ""  # folder of the checkpoints, below OUT.run/checkpoints, and name in its events
     epochs: str = "epochs"  # the setting that says how many a trial has
 
@@ -97,7 +95,7 @@ class TunableModel:
 
     def can_change(self, path: str) -> bool:
         """Return whether training may continue from a checkpoint with another value of `path`."""
-        return path.startswith(self.free) or not path.startswith(self.bound)
+        return may_change(self.settings, path) is not MayChange.NEVER
 
 
 TRANSLATOR = TunableModel(
@@ -105,16 +103,12 @@ TRANSLATOR = TunableModel(
     settings=TrainSettings,
     train=translation.train,
     paths=frozenset({"corpus", "vectors_source", "vectors_target"}),
-    bound=("variant", "direction", "model.", "epochs", "fit.", "batches."),
-    free=("model.dropout.",),
 )
 DEVISE = TunableModel(
     artifact="devise",
     settings=DeviseSettings,
     train=devise.train,
     paths=frozenset({"features", "vectors", "unseen", "validation_features"}),
-    bound=("method", "head.", "centred", "validation_", "epochs", "fit.", "batch_size"),
-    free=("head.dropout",),
     stage="head",
 )
 FINETUNED = replace(DEVISE, stage="finetune", epochs="finetune.epochs")

@@ -139,6 +139,23 @@ def test_a_finished_model_is_given_more_epochs_with_its_calibration(
     assert code == 0, error
 
 
+def test_a_head_goes_on_with_other_dropout_if_that_is_asked_for(
+    data: Path, tmp_path: Path, job: Job
+) -> None:
+    flags = train_flags(data, tmp_path / "model", "--calibration.folds", 0)
+    assert job(train_devise.main, *flags, "--epochs", 2)[0] == 0
+    flags += ["--epochs", 3, "--head.dropout", 0.1]
+    code, _, error = job(train_devise.main, *flags)
+    assert code == 2
+    assert "(head.dropout was 0.5, is 0.1); give --fit.allow-changes to go on with these" in error
+    code, _, error = job(train_devise.main, *flags, "--fit.allow-changes", "--head.hidden", 16)
+    assert code == 2
+    assert "is 16); give --restart" in error
+    code, _, error = job(train_devise.main, *flags, "--fit.allow-changes")
+    assert code == 0, error
+    assert "from here on with other settings: head.dropout was 0.5, is 0.1" in error
+
+
 def test_the_finder_suggests_a_rate_for_the_head_and_draws_it(
     data: Path, tmp_path: Path, job: Job
 ) -> None:

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from seqvis.storage import locate
 from seqvis.training.averaging import mean_of, moving_average
-from seqvis.training.checkpoints import CheckpointStore
+from seqvis.training.checkpoints import CheckpointStore, Identity
 from seqvis.training.events import StopTraining
 from seqvis.training.fit import FitResult, FitSettings, fit
 from seqvis.training.schedules import OptimizerSettings
 from seqvis.training.workers import Workers
-from tests.unit.training.test_fit import OneWeight
+from tests.unit.training.test_fit import OneWeight, OneWeightSettings
 
 RATES = OptimizerSettings(learning_rate=0.1, clip_norm=0.0)
 
@@ -44,7 +44,7 @@ def run(folder: Path, task: ToTarget, stop: int = 0, **settings: Any) -> tuple[F
 
     chosen = FitSettings(precision="float32", monitor="loss", **settings)
     store = CheckpointStore(locate(folder / "checkpoints"))
-    known = {"epochs": 6, "fit": chosen.identity()}
+    known = Identity.of(OneWeightSettings(epochs=6, fit=chosen))
     result = fit(task, 6, chosen, RATES, store, Workers(), report, known)
     return result, "\n".join(notes)
 

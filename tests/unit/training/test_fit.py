@@ -5,16 +5,17 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from seqvis import artifacts
+from seqvis.config import MayChange, Settings
 from seqvis.errors import ConfigError, TrainingError
 from seqvis.storage import locate
-from seqvis.training.checkpoints import CheckpointStore
+from seqvis.training.checkpoints import CheckpointStore, Identity
 from seqvis.training.events import StopTraining
 from seqvis.training.fit import FitResult, FitSettings, fit
 from seqvis.training.launch import launch
@@ -39,6 +40,22 @@ def test_the_smoothed_loss_is_fast_ais_moving_average() -> None:
     assert progress.smoothed_loss == pytest.approx(expected, rel=1e-6)
     assert progress.epoch_total == 42
     assert progress.epoch_tokens == 18
+
+
+class Rates(Settings):
+    highest: float = 1.0
+    kind: Annotated[str, MayChange.NEVER] = "plain"
+
+
+class OneWeightSettings(Settings):
+    """What a run of the task may be known by."""
+
+    epochs: int
+    fit: FitSettings
+    out: Annotated[str, MayChange.FREELY] = "x"
+    size: int = 64
+    tied: bool = True
+    rates: Annotated[Rates, MayChange.IF_ASKED] = Rates()
 
 
 class OneWeight:
@@ -89,7 +106,7 @@ def run(
     epochs: int | None = None,
     stop: int = 0,
     events: list[dict[str, Any]] | None = None,
-    identity: dict[str, Any] | None = None,
+    others: dict[str, Any] | None = None,
     **settings: Any,
 ) -> FitResult:
     """Fits until the end, or with `stop` to that epoch; the notes go into `events`."""
@@ -103,7 +120,7 @@ def run(
     chosen = FitSettings(precision="float32", **{"monitor": "bleu", **settings})
     epochs = epochs or len(validation)
     store = CheckpointStore(locate(folder / "checkpoints"))
-    known = {"epochs": epochs, "fit": chosen.identity(), **(identity or {})}
+    known = Identity.of(OneWeightSettings(epochs=epochs, fit=chosen, **(others or {})))
     return fit(OneWeight(validation), epochs, chosen, RATES, store, Workers(), report, known)
 
 
@@ -253,18 +270,37 @@ def test_settings_that_shape_nothing_may_change_and_the_others_are_all_named(
     tmp_path: Path,
 ) -> None:
     validation = rows("bleu", [1, 2, 3], [3, 2, 1])
-    wanted = {"batches": {"size": 64, "unit": "tokens"}, "model": {"tied": True}}
     with pytest.raises(StopTraining):
-        run(tmp_path, validation, stop=1, identity=wanted)
-    other = {"batches": {"size": 32, "unit": "tokens"}, "model": {"tied": False}}
+        run(tmp_path, validation, stop=1)
     differing = (
-        r"\(batches.size was 64, is 32; fit.monitor was 'bleu', is 'loss'; "
-        r"fit.seed was 42, is 7; model.tied was True, is False\); give --restart"
+        r"\(fit.monitor was 'bleu', is 'loss'; fit.seed was 42, is 7; rates.highest was 1.0, "
+        r"is 2.0; size was 64, is 32; tied was True, is False\); give --restart"
     )
-    with pytest.raises(ConfigError, match=differing):
-        run(tmp_path, validation, identity=other, monitor="loss", seed=7)
-    free = {"patience": 5, "checkpoint_minutes": 1.0}
-    assert len(run(tmp_path, validation, identity=wanted, **free).history) == 3
+    for allowed in (False, True):
+        with pytest.raises(ConfigError, match=differing):
+            run(
+                tmp_path, validation, others={"size": 32, "tied": False, "rates": {"highest": 2.0}},
+                monitor="loss", seed=7, allow_changes=allowed,
+            )  # fmt: skip
+    free = {"patience": 5, "checkpoint_minutes": 1.0, "others": {"out": "elsewhere"}}
+    assert len(run(tmp_path, validation, **free).history) == 3
+
+
+def test_settings_of_the_course_may_change_if_that_is_asked_for(tmp_path: Path) -> None:
+    validation = rows("bleu", [1, 2, 3], [3, 2, 1])
+    with pytest.raises(StopTraining):
+        run(tmp_path, validation, stop=1)
+    changed = {"rates": {"highest": 2.0}}
+    remedy = r"rates.highest was 1.0, is 2.0\); give --fit.allow-changes to go on with these, --re"
+    with pytest.raises(ConfigError, match=remedy):
+        run(tmp_path, validation, others=changed)
+    with pytest.raises(ConfigError, match=r"rates.kind was 'plain', is 'odd'\); give --restart"):
+        run(tmp_path, validation, others={"rates": {"kind": "odd"}}, allow_changes=True)
+    events: list[dict[str, Any]] = []
+    with pytest.raises(StopTraining):
+        run(tmp_path, validation, stop=2, events=events, others=changed, allow_changes=True)
+    assert "from here on with other settings: rates.highest was 1.0, is 2.0" in notes(events)
+    assert len(run(tmp_path, validation, others=changed).history) == 3  # they are the run's now
 
 
 def test_the_table_of_epochs_has_momentum_and_the_tasks_own_schedules(tmp_path: Path) -> None:
@@ -339,7 +375,7 @@ def test_gradient_descent_follows_the_cycle_and_resumes(tmp_path: Path, cyclical
 
         chosen, task = FitSettings(precision="float32"), OneWeight(rows("bleu", [1, 2, 3], [1] * 3))
         store = CheckpointStore(locate(tmp_path / name / "checkpoints"))
-        known = {"epochs": 3, "fit": chosen.identity()}
+        known = Identity.of(OneWeightSettings(epochs=3, fit=chosen))
         return fit(task, 3, chosen, settings, store, Workers(), report, known)
 
     torch.manual_seed(FitSettings().seed)

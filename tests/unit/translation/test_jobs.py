@@ -30,8 +30,9 @@ from seqvis.translation.evaluate import evaluate as score
 from seqvis.translation.task import TrainSettings
 from seqvis.translation.train import train as fit_translator
 from seqvis.translation.translator import Translator
+from tests.support.corpora import write_corpus
 from tests.support.seed import seed_forward, seed_loss
-from tests.unit.conftest import SMALL
+from tests.unit.conftest import SMALL, Job
 
 Capture = pytest.CaptureFixture[str]
 
@@ -375,6 +376,30 @@ def test_wrong_flags_of_training_are_told_together(tmp_path: Path, capsys: Captu
         "--model.dropout.output: input should be",
     ):
         assert part in error
+
+
+def test_what_a_run_may_go_on_with_is_said_by_the_settings(tmp_path: Path, job: Job) -> None:
+    pairs = generate_pairs(130, seed=3)
+    corpus = write_corpus(tmp_path / "corpus", pairs[30:], pairs[:30])
+    flags = [
+        "--corpus", corpus, "--out", tmp_path / "out", "--num-workers", 0,
+        "--model.embedding-size", 32, "--model.hidden-size", 24, "--fit.precision", "float32",
+    ]  # fmt: skip
+    assert job(train, *flags, "--epochs", 1)[0] == 0
+    flags += ["--epochs", 2, "--samples", 1, "--thaw.epochs", 1]
+    other = ["--model.dropout.output", 0.5, "--forcing.end", 0.5, "--optimizer.rise", 0.2]
+    code, _, error = job(train, *flags, *other)
+    assert code == 2
+    shown = "forcing.end was 0.0, is 0.5; model.dropout.output was 0.35, is 0.5; optimizer.rise was"
+    assert f"({shown} 0.1, is 0.2); give --fit.allow-changes to go on with these, " in error
+    for never in (["--model.layers", 1], ["--optimizer.algorithm", "sgd"], ["--fit.seed", 7]):
+        code, _, error = job(train, *flags, *never, "--fit.allow-changes")
+        assert (code, "); give --restart to begin again" in error) == (2, True)
+    code, result, error = job(train, *flags, *other, "--fit.allow-changes")
+    assert (code, result["epoch"]) == (0, 2), error
+    assert f"from here on with other settings: {shown}" in error
+    code, _, error = job(train, *flags, *other)  # they are the run's own now
+    assert code == 0, error
 
 
 def test_every_preset_is_valid(questions: Path, tmp_path: Path, capsys: Capture) -> None:

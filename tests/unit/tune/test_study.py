@@ -87,7 +87,7 @@ def checkpoint(search: Study, trial: Trial, epoch: int) -> None:
     settings = search.space.settings(TRANSLATOR, trial.config, "out")
     state = {
         "progress": {"step": epoch, "best_step": 3},
-        "identity": settings.identity(),  # type: ignore[attr-defined]
+        "identity": settings.identity().values,  # type: ignore[attr-defined]
     }
     store.save(Snapshot({"model.trace": torch.cat([before, number])}, state), epoch, {3})
     store.wait()
@@ -219,6 +219,32 @@ def test_the_best_members_of_a_population_replace_the_worst(tmp_path: Path, spac
     generation = last.origin.epoch // 3
     assert trace[generation - 1] == float(last.origin.donor[1:])
     assert trace[generation:] == [float(last.name[1:])] * (3 - generation)
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "changes"),
+    [
+        ("translator", "model.dropout.weight", True),
+        ("translator", "model.hidden_size", False),
+        ("translator", "model.attention_activation", False),
+        ("translator", "variant", False),
+        ("translator", "batches.size", False),
+        ("translator", "loss.label_smoothing", True),
+        ("translator", "forcing.schedule", True),
+        ("translator", "optimizer.rise", True),
+        ("translator", "optimizer.algorithm", False),
+        ("devise", "loss", True),
+        ("devise", "losses.scale", True),
+        ("devise", "head.dropout", True),
+        ("devise", "head.hidden", False),
+        ("devise", "centred", False),
+        ("devise", "validation_share", False),
+    ],
+)
+def test_a_population_changes_what_a_checkpoint_is_not_bound_to(
+    kind: str, path: str, changes: bool
+) -> None:
+    assert MODELS[kind].can_change(path) is changes
 
 
 def test_an_interrupted_population_goes_on_as_if_it_had_not_been(
