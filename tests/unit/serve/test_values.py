@@ -47,7 +47,7 @@ def test_what_json_can_say_is_read_as_json_reads_it() -> None:
         '"x"',
         "12",
         nested(32),
-        json.dumps(["{[,\\" * 5000] * 1999),
+        json.dumps(["{[,\\" * 500] * 1999),
     ):
         assert read_json("it", text.encode(), 2000) == json.loads(text)
 

@@ -1,17 +1,28 @@
 """Reading a sentence for a translator, and writing its words as text."""
 
 import unicodedata
+from functools import cache
 
 import pytest
 import torch
 
 from seqvis.corpus.counts import without_some_rare
 from seqvis.text.languages import Languages, SourceSentence
-from seqvis.text.tokenizers import TokenizerSettings, load_tokenizer, train_sentencepiece
+from seqvis.text.tokenizers import (
+    Tokenizer,
+    TokenizerSettings,
+    load_tokenizer,
+    train_sentencepiece,
+)
 from seqvis.text.vocabulary import UNK, Vocabulary
 
 SOURCE = ["Qui est l'avocat d'Émile ?", "Où est le cœur de Paul ?", "J'aime Marie - un peu."]
 TARGET = ["Who is Émile's lawyer?", "Where is Paul's heart?", "I like the iPhone a bit."]
+
+
+@cache
+def tokenizer_for(language: str, **settings: bool) -> Tokenizer:
+    return load_tokenizer(TokenizerSettings(language=language, **settings))
 
 
 def build(
@@ -22,9 +33,7 @@ def build(
 ) -> Languages:
     """Languages that know exactly the words of these sentences."""
     settings = {"case_token": True} | settings
-    tokenizers = [
-        load_tokenizer(TokenizerSettings(language=language, **settings)) for language in languages
-    ]
+    tokenizers = [tokenizer_for(language, **settings) for language in languages]
     vocabularies = []
     for tokenizer, lines in zip(tokenizers, (source, target), strict=True):
         counts = {word: 2 for line in lines for word in tokenizer.tokenize(line)}
