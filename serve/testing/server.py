@@ -152,7 +152,7 @@ class RunningServer:
         except requests.RequestException:
             return False
 
-    def wait_ready(self, seconds: float = 180.0) -> None:
+    def wait_ready(self, seconds: float = 300.0) -> None:
         """Wait until it can answer. Raises NotReadyError."""
         self.wait(self.ready, seconds, "the server is not ready")
 
@@ -167,7 +167,7 @@ class RunningServer:
             time.sleep(0.1)
         return time.monotonic() - began
 
-    def wait_replicas(self, deployment: str, count: int, seconds: float = 120.0) -> float:
+    def wait_replicas(self, deployment: str, count: int, seconds: float = 240.0) -> float:
         """Wait until a deployment has `count` replicas; return the seconds it took."""
         return self.wait(
             lambda: len(self.replicas(deployment)) == count,

@@ -22,6 +22,7 @@ from tests.faults.conftest import QUERIES
 pytestmark = [
     pytest.mark.ray,
     pytest.mark.slow,
+    pytest.mark.alone,
     pytest.mark.skipif(not haproxy.environment(), reason="no HAProxy for this system"),
 ]
 
