@@ -1,26 +1,25 @@
 """The bonus of unseen labels: calibrated stacking (Chao et al. 2016, arXiv 1605.04253).
 
-A head favours the labels it was trained with. Adding a constant to the cosines of the others trades
-one error for the other. The constant is chosen here on seen labels alone: in each fold some of them
-are held out as if unseen, and a head is trained on the rest. The chosen constant maximises the
-harmonic mean of both hits over all folds. No picture of a truly unseen label is ever used.
+A model favours the labels it was trained with. Adding a constant to the cosines of the others
+trades one error for the other. The constant is chosen here on seen labels alone: in each fold some
+of them are held out as if unseen, and a head is trained on the rest. The chosen constant maximises
+the harmonic mean of both hits over all folds. No picture of a truly unseen label is ever used.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
 
 from seqvis.devise.metrics import harmonic, hits, ranks
 from seqvis.devise.settings import CalibrationSettings
-from seqvis.devise.task import Pictures
+from seqvis.devise.task import BLOCK, Pictures
 from seqvis.errors import DataError
 from seqvis.training.workers import Workers
 
 BONUSES = np.round(np.arange(0.0, 0.6001, 0.01), 2)
 
-Project = Callable[[Tensor], np.ndarray]
+Project = Callable[[Pictures], np.ndarray]
 TrainHead = Callable[[int, Pictures, Pictures, np.ndarray], Project]
 
 
@@ -48,8 +47,8 @@ def calibrate(
     Args:
         train, valid: pictures of seen labels; those of `valid` are never trained on.
         targets: float32 points of the seen labels [labels, dimension].
-        train_head: trains a head (fold number, train, valid, targets) and returns its projection
-            of features to unit rows.
+        train_head: trains a head (fold number, train, valid, kept labels) and returns how a model
+            with it places pictures: in unit rows.
     """
     parts = np.array_split(np.random.default_rng(seed).permutation(len(targets)), settings.folds)
     curves: list[list[dict[str, float]]] = []
@@ -65,7 +64,7 @@ def calibrate(
                 "the seen labels have too few pictures to calibrate the bonus of unseen ones; "
                 "give --validation-features with more of them, or --calibration.folds 0"
             )
-        project = train_head(number, part, check, targets[kept])
+        project = train_head(number, part, check, kept)
         # Held-out labels' pictures were not trained on, whichever part of the data they are from.
         held_out = [pictures.where(as_unseen[pictures.labels]) for pictures in (train, valid)]
         others = valid.where(~as_unseen[valid.labels])
@@ -108,16 +107,15 @@ def _ranked(
     pictures = pictures.where(slice(workers.rank, None, workers.count))
     with_bonus = np.empty((len(BONUSES), len(pictures)), dtype=np.int32)
     alone = np.empty(len(pictures), dtype=np.int32)
-    begin = 0
-    for batch in pictures.blocks():
-        truths = batch.labels.numpy()
-        block = slice(begin, begin + len(truths))
-        scores = project(batch.features) @ targets.T
+    for begin in range(0, len(pictures), BLOCK):
+        block = slice(begin, begin + BLOCK)
+        part = pictures.where(block)
+        truths = part.labels
+        scores = project(part) @ targets.T
         for place, bonus in enumerate(BONUSES):
             extra = (bonus * as_unseen).astype(np.float32)
             with_bonus[place, block] = ranks(scores + extra, truths)
         alone[block] = ranks(np.where(as_unseen, scores, -np.inf), truths)
-        begin += len(truths)
     shares = workers.gather((with_bonus, alone))
     return _Ranked(*(np.concatenate(parts, axis=-1) for parts in zip(*shares, strict=True)))
 

@@ -27,6 +27,7 @@ from seqvis.vectors.store import WordVectors
 from seqvis.vision.feature_table import FeatureTable
 from seqvis.vision.layouts import split_of
 
+DROPPED = "dropped_labels.json"  # in a model
 SHOWN = 3  # labels that a message names
 
 
@@ -112,6 +113,25 @@ def load_data(settings: DeviseSettings) -> TrainingData:
         dropped,
         len(splits.test),
     )
+
+
+def left_out(data: TrainingData) -> list[str]:
+    """Return what is said before training of pictures that it does not see."""
+    notes = []
+    dropped = data.without_vector
+    if dropped:
+        tried = "; ".join(
+            f"{label.label} (tried {', '.join(label.tried)})" for label in dropped[:5]
+        )
+        more = f" and {len(dropped) - 5} more" if len(dropped) > 5 else ""
+        pictures = sum(label.pictures for label in dropped)
+        notes.append(
+            f"{len(dropped)} labels have no word vector and are left out with their {pictures} "
+            f"pictures: {tried}{more}; the model's {DROPPED} lists all"
+        )
+    if data.kept_out:
+        notes.append(f"{data.kept_out} pictures below a folder for tests are left out")
+    return notes
 
 
 def _check_unseen(unseen: Sequence[str], present: Sequence[str], settings: DeviseSettings) -> None:

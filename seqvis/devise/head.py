@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from seqvis.config import MayChange, Settings
 from seqvis.devise.labels import LabelVectors, WordNet, imagenet_classes, label_vectors
-from seqvis.devise.space import Space
+from seqvis.devise.space import Space, unit
 from seqvis.vectors.store import WordVectors
 
 LossName = Literal["cosine", "hinge", "softmax"]
@@ -128,3 +128,17 @@ def class_points(
     left_out = set(unseen)
     points[[wnid in left_out for wnid in wnids]] = 0
     return points
+
+
+def conse_points(
+    classes: np.ndarray, top_classes: np.ndarray, top_probabilities: np.ndarray
+) -> np.ndarray:
+    """Place n pictures at the mean of their classes, unit rows [n, dimension].
+
+    Args:
+        classes: points of all classes, [classes, dimension]; zeros for those to leave out.
+        top_classes, top_probabilities: the likeliest classes of each picture, [n, ten].
+    """
+    # (n, ten, dimension), weighted by probability
+    weighted = classes[top_classes] * top_probabilities[..., None]
+    return unit(weighted.sum(axis=1))

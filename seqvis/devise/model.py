@@ -24,7 +24,7 @@ from torch import Tensor
 
 from seqvis import artifacts
 from seqvis.artifacts import Artifact, ArtifactWriter
-from seqvis.devise.head import Head, HeadSettings
+from seqvis.devise.head import Head, HeadSettings, conse_points
 from seqvis.devise.space import KIND, LABELS, WEIGHTS, LabelSpace, WordSpaceModel, mismatch, unit
 from seqvis.errors import ArtifactError, DataError
 from seqvis.storage import Location
@@ -116,9 +116,7 @@ class DeviseModel(WordSpaceModel):
                 f"{self.artifact.config['method']}, which needs a backbone that knows ImageNet's "
                 f"classes; train a head with --method devise"
             )
-        # (n, ten, dimension), weighted by probability; classes without a vector are zeros
-        weighted = self._classes[embedded.top_classes] * embedded.top_probabilities[..., None]
-        by_classes = unit(weighted.sum(axis=1))
+        by_classes = conse_points(self._classes, embedded.top_classes, embedded.top_probabilities)
         if self._head is None:
             return by_classes
         return unit(by_classes + self._project(embedded.features))

@@ -8,6 +8,7 @@ stopped.
 
 import hashlib
 import json
+from collections.abc import Collection
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -21,9 +22,9 @@ from torch import Tensor
 
 from seqvis import artifacts
 from seqvis.devise.calibrate import Calibration, Project, calibrate
-from seqvis.devise.data import TrainingData, load_data, write_trained_on
+from seqvis.devise.data import DROPPED, TrainingData, left_out, load_data, write_trained_on
 from seqvis.devise.finetune import PictureFiles, check_earlier, find_pictures, finetune
-from seqvis.devise.head import Head, class_points
+from seqvis.devise.head import Head, class_points, conse_points
 from seqvis.devise.labels import WordNet
 from seqvis.devise.model import BACKBONE, WEIGHTS, write_model
 from seqvis.devise.settings import DeviseSettings
@@ -41,7 +42,6 @@ from seqvis.training.workers import IN_THIS_PROCESS, Resources, Workers
 if TYPE_CHECKING:
     from seqvis.cluster import Session  # loads Ray
 
-DROPPED = "dropped_labels.json"
 BLEND_BELOW = 10_000  # pictures; measured in docs/results/pictures.md
 
 
@@ -63,17 +63,18 @@ def train(
     # What is wrong with the data is said before any process is started; it is not kept meanwhile.
     data = load_data(settings)
     settings = resolve_method(settings, data, report)
-    for text in _left_out(data):
+    for text in left_out(data):
         report({"event": "note", "text": text})
     if settings.method in ("conse", "blend") and settings.finetune.epochs:
         raise ConfigError(
             f"--finetune.epochs: {settings.method} takes the classes of the backbone as it was; "
             f"leave one of both out"
         )
-    if settings.method == "blend" and settings.unseen:
+    known = data.train.table.column_names
+    if settings.method == "blend" and settings.unseen and "top_classes" not in known:
         raise ConfigError(
-            "--unseen: the bonus of unseen labels is measured for a head alone; take --method "
-            "devise, or conse, which has none"
+            f"--method blend: the backbone of {settings.features} does not know ImageNet's "
+            f"classes; take --method devise"
         )
     if settings.finetune.epochs and resources.gpu and not resources.cpus_per_worker:
         resources = replace(resources, cpus_per_worker=1)  # the other processors read pictures
@@ -95,7 +96,7 @@ def find_rate(
     """Look for a learning rate of the head on one worker; its plot goes into `OUT.run/`."""
     if settings.method == "conse":
         raise ConfigError("--find-lr: conse trains nothing, so it has no learning rate")
-    for text in _left_out(load_data(settings)):
+    for text in left_out(load_data(settings)):
         report({"event": "note", "text": text})
     settings = _with_absolute_paths(settings)
     work = partial(_find_rate, finder=finder)
@@ -167,9 +168,7 @@ def train_worker(
     training = _Training(settings, data, workers, report)
     classes: dict[str, Tensor] = {}
     if settings.method in ("conse", "blend"):
-        unseen = data.labels.labels[len(data.seen) :]
-        points = class_points(data.vectors, WordNet.load(), data.space, unseen)
-        classes = {"classes": torch.from_numpy(points)}
+        classes = {"classes": torch.from_numpy(training.class_points())}
     if settings.method == "conse":
         known = {"method": "conse", "unseen_bonus": 0.0, "seen_labels": len(data.seen)}
         training.save(classes, known)
@@ -242,6 +241,12 @@ class _Training:
         )
         return found
 
+    def class_points(self, held_out: Collection[str] = ()) -> np.ndarray:
+        """Return the points of the backbone's classes without the unseen and held-out labels."""
+        data = self.data
+        left_out = {*data.labels.labels[len(data.seen) :], *held_out}
+        return class_points(data.vectors, WordNet.load(), data.space, left_out)
+
     def save(
         self,
         tensors: dict[str, Tensor],
@@ -280,7 +285,7 @@ class _Training:
         self.report({"event": "done", "metrics": metrics})
 
     def _train_fold(
-        self, number: int, train: Pictures, valid: Pictures, targets: np.ndarray
+        self, number: int, train: Pictures, valid: Pictures, kept: np.ndarray
     ) -> Project:
         """Train a head of the calibration, without tables of epochs: these are the model's own."""
 
@@ -290,7 +295,7 @@ class _Training:
 
         settings, folds = self.settings, self.settings.calibration.folds
         self._note(f"calibration, fold {number + 1} of {folds}")
-        task = HeadTask(train, valid, targets, settings)
+        task = HeadTask(train, valid, self.data.targets[kept], settings)
         identity = settings.identity("calibration")
         result = self.fit(task, f"fold-{number + 1}", identity, quiet)
         head = Head(
@@ -298,33 +303,24 @@ class _Training:
         ).eval()
         head.load_state_dict(result.tensors)
 
-        def project(features: Tensor) -> np.ndarray:
+        as_unseen = [label for row, label in enumerate(self.data.seen) if row not in kept]
+        classes = self.class_points(as_unseen) if settings.method == "blend" else None
+
+        def project(pictures: Pictures) -> np.ndarray:
             with torch.inference_mode():
-                return unit(head(features).numpy())
+                points = unit(head(pictures.batch(slice(None)).features).numpy())
+            if classes is None:
+                return points
+            tops = pictures.table.top_classes, pictures.table.top_probabilities
+            assert tops[0] is not None and tops[1] is not None  # noqa: PT018  both or neither
+            return unit(
+                points + conse_points(classes, tops[0][pictures.rows], tops[1][pictures.rows])
+            )
 
         return project
 
     def _note(self, text: str) -> None:
         self.report({"event": "note", "text": text})
-
-
-def _left_out(data: TrainingData) -> list[str]:
-    """Return what is said before training of pictures that it does not see."""
-    notes = []
-    dropped = data.without_vector
-    if dropped:
-        tried = "; ".join(
-            f"{label.label} (tried {', '.join(label.tried)})" for label in dropped[:5]
-        )
-        more = f" and {len(dropped) - 5} more" if len(dropped) > 5 else ""
-        pictures = sum(label.pictures for label in dropped)
-        notes.append(
-            f"{len(dropped)} labels have no word vector and are left out with their {pictures} "
-            f"pictures: {tried}{more}; the model's {DROPPED} lists all"
-        )
-    if data.kept_out:
-        notes.append(f"{data.kept_out} pictures below a folder for tests are left out")
-    return notes
 
 
 def _with_absolute_paths(settings: DeviseSettings) -> DeviseSettings:

@@ -20,7 +20,7 @@ from seqvis.devise.task import Pictures
 from seqvis.errors import SeqvisError
 from seqvis.training.workers import Workers
 from seqvis.vision.feature_table import FeatureTable
-from tests.support.devise import UNSEEN
+from tests.support.devise import UNSEEN, train_flags
 from tests.support.pictures import (
     write_features,
 )
@@ -75,9 +75,8 @@ def test_a_bonus_mends_a_head_that_leans_to_the_labels_it_was_given(tmp_path: Pa
 
     def train_head(number: int, train: Pictures, valid: Pictures, kept: np.ndarray) -> Any:
         assert train.labels.max() < len(kept)
-        return lambda features: unit(
-            features.numpy() + 0.7 * kept.mean(0)
-        )  # leans to what it was given
+        leaning = 0.7 * targets[kept].mean(0)  # to what it was given
+        return lambda some: unit(some.batch(slice(None)).features.numpy() + leaning)
 
     chosen = CalibrationSettings(folds=3, at=1)
     found = calibrate(pictures(1), pictures(2), targets, chosen, 0, train_head, Workers())
@@ -175,18 +174,34 @@ def test_the_method_is_chosen_by_the_number_of_pictures(
     assert chosen.method == method
 
 
-@pytest.mark.parametrize(
-    ("more", "problem"),
-    [
-        (["--finetune.epochs", "1"], "takes the classes of the backbone as it was"),
-        (["--unseen", "unseen.txt"], "measured for a head alone"),
-    ],
-)
 def test_a_blend_says_what_it_does_not_go_with(
-    more: list[str], problem: str, data: Path, with_classes: Path, tmp_path: Path, job: Job
+    data: Path, with_classes: Path, tmp_path: Path, job: Job
 ) -> None:
-    flags = ["--features", with_classes, "--vectors", data / "vectors", "--out", tmp_path / "m"]
-    more = [str(data / one) if one == "unseen.txt" else one for one in more]
-    code, _, error = job(train_devise.main, *flags, "--method", "blend", *more)
-    assert code == 2
-    assert problem in error
+    flags = ["--vectors", data / "vectors", "--out", tmp_path / "m", "--method", "blend"]
+    for features, more, problem in (
+        (with_classes, ["--finetune.epochs", 1], "takes the classes of the backbone as it was"),
+        (data / "features", ["--unseen", data / "unseen.txt"], "does not know ImageNet's classes"),
+    ):
+        code, _, error = job(train_devise.main, "--features", features, *flags, *more)
+        assert code == 2
+        assert problem in error
+
+
+def test_a_blend_is_calibrated_without_the_classes_that_are_held_out(
+    data: Path, tmp_path: Path, job: Job
+) -> None:
+    numbers = {wnid: number for number, (wnid, _) in enumerate(imagenet_classes())}
+    table = FeatureTable.open(str(data / "features"))
+    own = [numbers.get(label) for label in table.labels]  # the classifier is always right
+    classes = np.tile([[number or 0] for number in own], 10)
+    shares = np.array([[number is not None] + [0.0] * 9 for number in own])
+    place = write_features(tmp_path / "features", table.labels, table.features, classes, shares)
+    found = {}
+    for method in ("devise", "blend"):
+        flags = train_flags(data, tmp_path / method, "--features", place, "--method", method)
+        more = ["--epochs", 1, "--calibration.folds", 2, "--validation-share", 0.5]
+        code, result, error = job(train_devise.main, *flags, *more)
+        assert code == 0, error
+        found[method] = result["held_out_labels"]
+    assert found["blend"]["hit@1"] == found["devise"]["hit@1"] < 1
+    assert found["blend"] != found["devise"]  # by the classes that are kept
