@@ -83,12 +83,13 @@ def _figures(model: DeviseModel, test: FeatureTable, vectors: str) -> list[str]:
     figures = [hit, _share_found(model, test, own, labels.labels, labels.vectors)]
     known = set(labels.labels)
     others = sorted(set(test.labels) - known - {""})
-    words = label_vectors(others, WordVectors.open(vectors), WordNet.load())
+    store = WordVectors.open(vectors)
+    words = label_vectors(others, store, WordNet.load())
     words = words.take(np.flatnonzero(words.found))
     if words.labels:
         wanted = set(words.labels)
         rows = np.array([row for row, label in enumerate(test.labels) if label in wanted])
-        points = model.place_words(words.vectors)
+        points = model.places.place_labels(words, store)
         figures.append(_share_found(model, test, rows, words.labels, points))
     return [f"{figure:.3f}" for figure in figures]
 

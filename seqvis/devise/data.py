@@ -82,7 +82,7 @@ def load_data(settings: DeviseSettings) -> TrainingData:
     trained = Counter(table.labels[row] for row in splits.train)
     present = sorted(set(trained) - {""})
     _check_unseen(unseen, sorted(set(table.labels) - {""}), settings)
-    space = Space.of(vectors, settings.centred)
+    space = Space.of(vectors, settings.centred, settings.hierarchy)
     everything = label_vectors(sorted({*present, *unseen}), vectors, WordNet.load())
     dropped = [
         DroppedLabel(label, tried, trained[label])
@@ -101,7 +101,7 @@ def load_data(settings: DeviseSettings) -> TrainingData:
         )
     order = sorted(range(len(found.labels)), key=lambda row: found.labels[row] in kept_apart)
     ordered = found.take(order)
-    labels = LabelSpace.of(ordered, space, np.arange(len(order)) < len(seen))
+    labels = LabelSpace.of(ordered, space, np.arange(len(order)) < len(seen), vectors)
     train_rows, valid_table, valid_rows = _split(table, splits, seen, settings)
     return TrainingData(
         _pictures(table, train_rows, seen),

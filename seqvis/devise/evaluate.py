@@ -71,9 +71,7 @@ def candidate_labels(
     found = label_vectors(wnids, vectors, wordnet)
     found = found.take(np.flatnonzero(found.found))
     is_seen = np.array([label in seen for label in found.labels], dtype=bool)
-    return LabelSpace(
-        found.labels, found.names, model.place_words(found.vectors), is_seen, found.how
-    )
+    return LabelSpace.of(found, model.places, is_seen, vectors)
 
 
 @dataclass(frozen=True)

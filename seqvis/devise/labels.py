@@ -80,6 +80,15 @@ class WordNet:
         """Return the kinds of it: the synsets directly below."""
         return self._down.get(wnid, ())
 
+    def with_hypernyms(self, wnids: Iterable[str]) -> set[str]:
+        """Return the given synsets and all that are above them."""
+        found: set[str] = set()
+        ring = set(wnids)
+        while ring:
+            found |= ring
+            ring = {above for wnid in ring for above in self._up[wnid]} - found
+        return found
+
     def rings(self, wnids: Iterable[str]) -> Iterator[set[str]]:
         """Yield the given synsets, then those one step up or down from them, and so on."""
         ring = set(wnids)

@@ -74,6 +74,9 @@ class DeviseSettings(Settings):
     """Share of the pictures that is held out, by their paths, where nothing else says which."""
     centred: bool = True
     """Take the mean of frequent words' vectors away before comparing."""
+    hierarchy: int = Field(0, ge=0)
+    """Numbers of a label's place in WordNet beside those of its word vector, which is then mixed
+    with its hypernyms' (256 find unseen labels better); 0: the word vector alone."""
     epochs: int = Field(10, ge=1)
     """Passes over the features. A run that is given more goes on at the last rate of its cycle."""
     batch_size: int = Field(256, ge=2)

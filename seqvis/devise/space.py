@@ -4,13 +4,21 @@ Word vectors share a direction that says nothing about their meaning, and becaus
 is closer to some words than to others. `Space` subtracts the mean of the most frequent words before
 vectors are brought to unit length (Mu and Viswanath 2018, arXiv 1702.01417, its first step).
 
+With `hierarchy` the point of a synset of WordNet says also where it is there: its word vector is
+mixed with those of its hypernyms, and as many numbers follow as `hierarchy` says, which are alike
+for synsets that have much above them in common. Words of a query have zeros in their place.
+
 `WordSpaceModel` is the part of a trained model that knows where words lie; `DeviseModel` adds the
 network for pictures. Nothing here imports torch, so a process that only answers text queries starts
 in a second and stays small.
 """
 
+import hashlib
 import io
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from typing import Self
 
@@ -20,37 +28,100 @@ from safetensors.numpy import load as load_arrays
 
 from seqvis import artifacts
 from seqvis.artifacts import Artifact
-from seqvis.devise.labels import LabelVectors
+from seqvis.devise.labels import LabelVectors, WordNet, label_vectors
 from seqvis.errors import ArtifactError
 from seqvis.storage import Location
 from seqvis.vectors.store import WordVectors
+from seqvis.vision.layouts import wnid_at_start
 
 FREQUENT_WORDS = 20_000
+FROM_HYPERNYMS = 0.5  # of their mean, added to a synset's own word vector
 
 
 @dataclass(frozen=True)
 class Space:
-    """The transformation that places word vectors."""
+    """The transformation that places word vectors, and labels by them."""
 
-    centre: np.ndarray  # float32 [dimension]; zeros: vectors are only brought to unit length
+    centre: np.ndarray  # float32 [word dimension]; zeros: vectors are only brought to unit length
+    hierarchy: int = 0  # numbers of a synset's place in WordNet, after those of its word vector
 
     @classmethod
-    def of(cls, vectors: WordVectors, centred: bool) -> "Space":
+    def of(cls, vectors: WordVectors, centred: bool, hierarchy: int = 0) -> "Space":
         """Make the space of a store: its centre is the mean of the frequent words' unit vectors."""
         centre = np.zeros(vectors.dimension, dtype=np.float32)
         if centred:
             frequent, _ = vectors.find(list(islice(vectors.words(), FREQUENT_WORDS)))
             centre = unit(frequent).mean(axis=0)
-        return cls(centre)
+        return cls(centre, hierarchy)
 
     @property
     def dimension(self) -> int:
-        return len(self.centre)
+        return len(self.centre) + self.hierarchy
 
     def place(self, vectors: np.ndarray) -> np.ndarray:
-        """Turn word vectors [n, dimension] into unit rows of the space; zeros stay zeros."""
+        """Turn word vectors [n, word dimension] into unit rows of the space; zeros stay zeros."""
+        return np.pad(self._centred(vectors), ((0, 0), (0, self.hierarchy)))
+
+    def place_labels(self, found: LabelVectors, vectors: WordVectors) -> np.ndarray:
+        """Turn labels with their word vectors into unit rows of the space; zeros stay zeros."""
+        points = self.place(found.vectors)
+        if not self.hierarchy:
+            return points
+        wordnet = WordNet.load()
+        synsets = {
+            row: str(wnid)
+            for row in np.flatnonzero(points.any(axis=1)).tolist()
+            if (wnid := wnid_at_start(found.labels[row])) in wordnet
+        }
+        if synsets:
+            above = sorted(wordnet.with_hypernyms(synsets.values()))
+            placed = self._centred(label_vectors(above, vectors, wordnet).vectors)
+            words = dict(zip(above, placed, strict=True))
+            points[list(synsets)] = _in_hierarchy(synsets.values(), words, wordnet, self.hierarchy)
+        return points
+
+    def _centred(self, vectors: np.ndarray) -> np.ndarray:
         length = np.linalg.norm(vectors, axis=1, keepdims=True)
         return np.where(length > 0, unit(unit(vectors) - self.centre), 0).astype(np.float32)
+
+
+def _in_hierarchy(
+    synsets: Iterable[str], words: Mapping[str, np.ndarray], wordnet: WordNet, size: int
+) -> np.ndarray:
+    """Return the points of synsets, unit rows [n, word dimension + size].
+
+    The numbers of the hierarchy are a sum over the synset and all that is above it: each adds
+    random signs of its own, with a weight that grows with the share of its hypernym's kinds that
+    it leaves out (its gain in intrinsic information content, Seco et al. 2004).
+
+    Args:
+        words: unit word vectors, or zeros, of the synsets and of all above them.
+    """
+
+    @cache
+    def kinds(wnid: str) -> float:
+        """Count the synsets below and itself; one with several hypernyms counts in part."""
+        below = wordnet.hyponyms(wnid)
+        return 1 + sum(kinds(one) / len(wordnet.hypernyms(one)) for one in below)
+
+    def information(wnid: str) -> float:
+        return 1 - math.log(kinds(wnid)) / math.log(len(wordnet))
+
+    @cache
+    def summed(wnid: str) -> tuple[np.ndarray, np.ndarray]:
+        hypernyms = wordnet.hypernyms(wnid)
+        gain = max(0.0, information(wnid) - max(map(information, hypernyms), default=0.0))
+        digest = hashlib.shake_256(wnid.encode()).digest(-(-size // 8))
+        signs = 2 * np.unpackbits(np.frombuffer(digest, np.uint8))[:size].astype(np.float32) - 1
+        word, place = words[wnid], math.sqrt(gain) * signs
+        if hypernyms:
+            above = [summed(hypernym) for hypernym in hypernyms]
+            word = word + FROM_HYPERNYMS * np.mean([one for one, _ in above], axis=0)
+            place = place + np.mean([one for _, one in above], axis=0)
+        return word, place
+
+    parts = zip(*map(summed, synsets), strict=True)
+    return unit(np.concatenate([unit(np.stack(part)) for part in parts], axis=1))
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -74,8 +145,11 @@ class LabelSpace:
     how: list[str]  # how the vector was found
 
     @classmethod
-    def of(cls, found: LabelVectors, space: Space, seen: np.ndarray) -> "LabelSpace":
-        return cls(found.labels, found.names, space.place(found.vectors), seen, found.how)
+    def of(
+        cls, found: LabelVectors, space: Space, seen: np.ndarray, vectors: WordVectors
+    ) -> "LabelSpace":
+        points = space.place_labels(found, vectors)
+        return cls(found.labels, found.names, points, seen, found.how)
 
     @classmethod
     def read(cls, artifact: Artifact) -> "LabelSpace":
@@ -112,7 +186,7 @@ class WordSpaceModel:
     def __init__(self, artifact: Artifact, labels: LabelSpace, centre: np.ndarray):
         self.artifact = artifact
         self.space = labels
-        self._place = Space(centre)
+        self.places = Space(centre, int(artifact.config.get("hierarchy", 0)))
 
     @classmethod
     def open(cls, uri: str | Location) -> Self:
@@ -126,8 +200,8 @@ class WordSpaceModel:
 
     @property
     def dimension(self) -> int:
-        """Of word vectors."""
-        return self._place.dimension
+        """Of points."""
+        return self.places.dimension
 
     @property
     def unseen_bonus(self) -> float:
@@ -143,8 +217,8 @@ class WordSpaceModel:
         return str(self.artifact.config["vectors_fingerprint"])
 
     def place_words(self, vectors: np.ndarray) -> np.ndarray:
-        """Turn stored word vectors [n, dimension] into points of the space."""
-        return self._place.place(vectors)
+        """Turn stored word vectors [n, word dimension] into points of the space."""
+        return self.places.place(vectors)
 
 
 def open_vectors(model: WordSpaceModel, vectors: str | None = None) -> WordVectors:
@@ -158,10 +232,11 @@ def open_vectors(model: WordSpaceModel, vectors: str | None = None) -> WordVecto
     except ArtifactError as error:
         raise ArtifactError(f"{error}\n--vectors: say where {model.vectors_uri} is now") from error
     where = model.artifact.location.uri
-    if store.dimension != model.dimension:
+    expected = len(model.places.centre)
+    if store.dimension != expected:
         raise ArtifactError(
             f"{uri}: its vectors have {store.dimension} dimensions, those of {where} "
-            f"{model.dimension}; give the word vectors that it was trained with"
+            f"{expected}; give the word vectors that it was trained with"
         )
     if store.fingerprint() != model.vectors_fingerprint:
         raise ArtifactError(

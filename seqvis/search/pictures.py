@@ -106,7 +106,7 @@ def find_candidates(which: NameSet, model: WordSpaceModel, vectors: WordVectors)
     found = label_vectors(wnids, vectors, wordnet)
     trained = {label for label, seen in zip(space.labels, space.seen, strict=True) if seen}
     seen = np.array([wnid in trained for wnid in wnids], dtype=bool)
-    return Candidates.of(found.names, found.labels, model.place_words(found.vectors), seen)
+    return Candidates.of(found.names, found.labels, model.places.place_labels(found, vectors), seen)
 
 
 class ImageEncoder:
