@@ -25,7 +25,7 @@ from serve.testing.server import (
     local_config,
     run_config,
 )
-from serve.testing.traffic import send
+from serve.testing.traffic import persist, send
 from tests.support.corpora import write_corpus
 from tests.support.searching import make_world, train_small
 
@@ -188,7 +188,8 @@ def put_versions(
     server: RunningServer, application: str, *versions: tuple[str, str]
 ) -> requests.Response:
     wanted = [{"name": name, "path": path} for name, path in versions]
-    return send(server, Request(f"/v1/models/{application}", {"versions": wanted}, method="PUT"))
+    request = Request(f"/v1/models/{application}", {"versions": wanted}, method="PUT")
+    return persist(server, request)  # an encoder that is just starting does not answer in time
 
 
 def make_live(server: RunningServer, application: str, *versions: tuple[str, str]) -> None:
