@@ -266,6 +266,7 @@ def run_config(
         **{name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
         **server_environment(folder),
         **(environment or {}),
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # one that starts slowly is killed after 5
         "RAY_TMPDIR": str(folder),
         "PYTHONPATH": str(ROOT),
         "RAY_USAGE_STATS_ENABLED": "0",
