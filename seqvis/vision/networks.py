@@ -311,7 +311,7 @@ def _load(
         network.set_submodule(last_name, last_layer)
     try:
         keys = network.load_state_dict(dict(found.tensors), strict=False)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:  # MNASNet checks the version of its weights
         detail = str(error).splitlines()[-1].strip()
         raise DataError(f"{found.source}: holds weights of another network ({detail})") from error
     without_last = [key for key in keys.missing_keys if not key.startswith(f"{last_name}.")]
