@@ -5,7 +5,7 @@
 #   make lesson  runs lesson 11 by its own settings (docs/lesson.md), on DATA=folder or without one
 #                on generated questions and drawings; LESSON_ARGS="--epochs 1" and so on
 #   make unit    runs the tests that need no Ray and no more than a few seconds each
-#   make test    runs all tests, three at a time where they do not measure seconds
+#   make test    runs all tests, two at a time where they do not measure
 #   make native  builds the C++ of seqvis/native anew, after a change (docs/extend/native.md)
 #   make count   counts files with code and lines of each package
 #   make bench   measures each stage beside its reference (docs/results/speed.md);
@@ -53,11 +53,11 @@ unit: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(RUN) -m pytest tests/unit -m "not slow and not ray" \
 		--numprocesses auto --maxprocesses 2 --dist loadfile --durations 10
 
-# Three processes on two cores, since those of tests/faults and tests/ray wait half of their time.
 test: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -m "not alone" \
-		--numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 10
-	$(RUN) -m pytest tests/faults -m alone --durations 10
+	OMP_NUM_THREADS=1 $(RUN) -m pytest \
+		tests/ray tests/browser tests/unit tests/faults/test_crashes.py \
+		--numprocesses auto --maxprocesses 2 --dist loadfile --no-loadscope-reorder --durations 10
+	$(RUN) -m pytest tests/faults --ignore=tests/faults/test_crashes.py --durations 10
 
 native: $(VENV)/installed
 	$(RUN) setup.py --quiet build_ext --inplace

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from xdist.remote import Producer
-from xdist.scheduler import LoadFileScheduling
 
 from seqvis.cluster import keep_token_private
 from tests.support.objectstore import CREDENTIALS, Bucket, make_bucket, s3_server
@@ -21,17 +19,6 @@ gc.set_threshold(50_000, 20, 100)  # PyTorch and spaCy are a million objects to 
 def pytest_collection_finish() -> None:
     """Leave what imports have made out of all later collections of garbage."""
     gc.freeze()
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
-    """Give each process whole files, and one of them all of tests/faults, which shares a server."""
-
-    class Scheduling(LoadFileScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            file: str = super()._split_scope(nodeid)
-            return "tests/faults" if file.startswith("tests/faults/") else file
-
-    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from serve.testing.server import RunningServer
 from serve.testing.traffic import faults, searching, translating
 from tests.faults.conftest import QUERIES, Collections, Translators
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.alone]
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 ALL_NOUNS_WITHIN = 7.0  # seconds: 5 of the search, and what a busy machine adds
 

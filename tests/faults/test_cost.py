@@ -12,7 +12,7 @@ from serve.testing.server import RunningServer
 from serve.testing.traffic import faults, persist, send, translating
 from tests.faults.conftest import TEXTS, Translators
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.alone]
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 ELISIONS = "l'" * 1000
 HOSTILE: list[dict[str, Any]] = [

@@ -22,7 +22,6 @@ from tests.faults.conftest import QUERIES
 pytestmark = [
     pytest.mark.ray,
     pytest.mark.slow,
-    pytest.mark.alone,
     pytest.mark.skipif(not haproxy.environment(), reason="no HAProxy for this system"),
 ]
 

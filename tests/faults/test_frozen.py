@@ -13,7 +13,7 @@ from serve.testing.server import RunningServer
 from serve.testing.traffic import faults, searching, translating
 from tests.faults.conftest import QUERIES, Translators
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.alone]
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from serve.testing.server import RunningServer
 from tests.faults.conftest import Translators
 from tests.support.serving import listener
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.alone]
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 SOON = 1.0  # seconds in which a refusal must come
 

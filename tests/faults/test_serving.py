@@ -77,7 +77,6 @@ def test_a_picture_of_many_megabytes_is_answered(server: RunningServer) -> None:
 # Adding
 
 
-@pytest.mark.alone
 def test_added_and_deleted_pictures_show_on_every_replica_within_a_second(
     server: RunningServer, collections: Collections
 ) -> None:
@@ -147,7 +146,6 @@ def _asking(server: RunningServer, work: Mapping[str, Any]) -> Iterator[None]:
 # Too much to do
 
 
-@pytest.mark.alone
 def test_far_more_than_it_can_bear_is_refused_at_once_and_all_is_well_afterwards(
     server: RunningServer,
 ) -> None:
@@ -210,7 +208,6 @@ def test_a_killed_proxy_comes_back_by_itself(server: RunningServer) -> None:
     assert not {process.pid for process in server.proxies()} & {one.pid for one in killed}
 
 
-@pytest.mark.alone
 def test_a_dead_translator_does_not_keep_searches_waiting(
     server: RunningServer, translators: Translators
 ) -> None:
