@@ -49,9 +49,10 @@ demo: $(VENV)/installed
 lesson: $(VENV)/installed
 	$(RUN) -m jobs.lesson $(if $(DATA),--data $(DATA)) $(LESSON_ARGS)
 
+# Three processes on two cores, since some tests wait for processes that they start.
 unit: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(RUN) -m pytest tests/unit -m "not slow and not ray" \
-		--numprocesses auto --maxprocesses 2 --dist loadfile --durations 10
+		--numprocesses 3 --dist loadfile --durations 10
 
 test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(RUN) -m pytest \
