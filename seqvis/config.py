@@ -62,7 +62,7 @@ def lasting(
 
 
 def _mark(field: FieldInfo, group: MayChange) -> MayChange:
-    return next((one for one in field.metadata if isinstance(one, MayChange)), group)
+    return next((mark for mark in field.metadata if isinstance(mark, MayChange)), group)
 
 
 Texts = Annotated[

@@ -102,7 +102,7 @@ def _in_hierarchy(
     def kinds(wnid: str) -> float:
         """Count the synsets below and itself; one with several hypernyms counts in part."""
         below = wordnet.hyponyms(wnid)
-        return 1 + sum(kinds(one) / len(wordnet.hypernyms(one)) for one in below)
+        return 1 + sum(kinds(kind) / len(wordnet.hypernyms(kind)) for kind in below)
 
     def information(wnid: str) -> float:
         return 1 - math.log(kinds(wnid)) / math.log(len(wordnet))
@@ -115,9 +115,9 @@ def _in_hierarchy(
         signs = 2 * np.unpackbits(np.frombuffer(digest, np.uint8))[:size].astype(np.float32) - 1
         word, place = words[wnid], math.sqrt(gain) * signs
         if hypernyms:
-            above = [summed(hypernym) for hypernym in hypernyms]
-            word = word + FROM_HYPERNYMS * np.mean([one for one, _ in above], axis=0)
-            place = place + np.mean([one for _, one in above], axis=0)
+            words_above, places_above = zip(*map(summed, hypernyms), strict=True)
+            word = word + FROM_HYPERNYMS * np.mean(words_above, axis=0)
+            place = place + np.mean(places_above, axis=0)
         return word, place
 
     parts = zip(*map(summed, synsets), strict=True)

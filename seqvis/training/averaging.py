@@ -7,11 +7,9 @@ transformer of Vaswani et al. 2017 is the mean of its last checkpoints).
 from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import PARAM_LIST, AveragedModel, get_ema_multi_avg_fn
 
 from seqvis.training.checkpoints import Snapshot
-
-Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 def moving_average(model: nn.Module, decay: float) -> AveragedModel | None:
@@ -25,7 +23,7 @@ def moving_average(model: nn.Module, decay: float) -> AveragedModel | None:
         return None
     average = AveragedModel(model, use_buffers=True)
 
-    def blend(averages: Tensors, weights: Tensors, steps: Tensor | int) -> None:
+    def blend(averages: PARAM_LIST, weights: PARAM_LIST, steps: Tensor | int) -> None:
         done = int(average.n_averaged)  # `steps` is the same number, on the model's device
         get_ema_multi_avg_fn(min(decay, (1 + done) / (10 + done)))(averages, weights, steps)
 
