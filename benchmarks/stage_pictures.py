@@ -70,13 +70,15 @@ def measure_embedding(material: Material, rounds: int) -> Iterator[Row]:
         copies = [copy.deepcopy(backbone) for _ in range(cores)]  # not safe between threads
         peer = timm.create_model(NAME).eval().to(memory_format=torch.channels_last)
         alone: dict[str, list[float]] = defaultdict(list)
-        pool = ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,))
 
         def at_once(part: str, step: Callable[[int], object]) -> float:
             """Return the seconds in which each core makes the step."""
-            began = time.perf_counter()
-            list(pool.map(step, range(cores)))
-            seconds = time.perf_counter() - began
+            with ThreadPoolExecutor(
+                cores, initializer=torch.set_num_threads, initargs=(1,)
+            ) as pool:
+                began = time.perf_counter()
+                list(pool.map(step, range(cores)))
+                seconds = time.perf_counter() - began
             alone[part].append(cores * BATCH / seconds)
             return seconds
 
