@@ -120,12 +120,12 @@ class Bench:
         os.environ[SWITCH] = str(int(graphs))
         task = self.task(dropout=False)
         training = _training(task, device, precision)
-        found = []
+        losses = []
         for number, batch in enumerate(islice(_batches(task, device), self.scale.checked)):
             for again in range(3):
                 loss = training.step(batch, 3 * number + again, 0.0, 1e-3, 0.9)
-                found.append(float(loss.total) / loss.tokens)
-        return found
+                losses.append(float(loss.total) / loss.tokens)
+        return losses
 
     def epoch(self, precision: str, graphs: bool) -> tuple[int, float, float]:
         """Train for two epochs; return the second's words and seconds, and the mean loss of its
@@ -133,20 +133,20 @@ class Bench:
         os.environ[SWITCH] = str(int(graphs))
         task = self.task()
         training = _training(task, self.device, precision)
-        found: list[StepLoss] = []
+        steps: list[StepLoss] = []
 
         def work(epoch: int) -> None:
-            found.clear()
+            steps.clear()
             for number, batch in enumerate(task.batches(epoch, 0, training.workers)):
-                found.append(training.step(batch, number, 0.0, 3e-3, 0.8))
+                steps.append(training.step(batch, number, 0.0, 3e-3, 0.8))
 
         work(0)
         seconds = self.timed(partial(work, 1))
-        last = found[-max(1, len(found) // 10) :]
+        last = steps[-max(1, len(steps) // 10) :]
         loss = sum(float(step.total) for step in last) / sum(step.tokens for step in last)
         assert isinstance(training.model, Seq2Seq)
         self.trained = training.model.eval()
-        return sum(step.tokens for step in found), seconds, loss
+        return sum(step.tokens for step in steps), seconds, loss
 
     def decoding(self) -> Iterator[Row]:
         assert self.trained is not None, "training failed"
@@ -166,18 +166,18 @@ class Bench:
             for precision, graphs in self.kinds():
                 os.environ[SWITCH] = str(int(graphs))
                 packed = PackedSeq2Seq(self.trained, precision)  # type: ignore[arg-type]
-                found = self.translate(packed, beam)
+                texts = self.translate(packed, beam)
                 seconds = self.timed(partial(self.translate, packed, beam))
-                others = sum(a != b for a, b in zip(found, expected, strict=True))
+                others = sum(a != b for a, b in zip(texts, expected, strict=True))
                 side = f"seqvis (all), {precision}{', CUDA graphs' if graphs else ''}"
                 most = len(expected) * (0.002 if precision == "float32" else 0.05)
                 check = f"{others} texts other than the CPU's{_mark(others, most)}"
-                yield Row(stage, side, len(found) / seconds, "sentences", check)
+                yield Row(stage, side, len(texts) / seconds, "sentences", check)
 
     def translate(self, packed: PackedSeq2Seq, beam: int) -> list[list[int]]:
         settings = DecodingSettings(beam=beam)
-        found = search_many(packed, self.sources, settings, 500 if beam == 1 else 100)
-        return [hypotheses[0].ids for hypotheses in found]
+        translations = search_many(packed, self.sources, settings, 500 if beam == 1 else 100)
+        return [hypotheses[0].ids for hypotheses in translations]
 
     @torch.no_grad()
     def lesson_translates(self, lesson: SeedModel, steps: int) -> None:
@@ -214,8 +214,8 @@ class Bench:
         as_it_comes()
         seconds = self.timed(as_it_comes)
         yield Row("ResNet-50", "as it comes, float32", len(pictures) / seconds, "pictures")
-        found = backbone.embed(few[:8]).features
-        apart = float(np.abs(found - expected).max() / np.abs(expected).max())
+        features = backbone.embed(few[:8]).features
+        apart = float(np.abs(features - expected).max() / np.abs(expected).max())
         seconds = self.timed(lambda: backbone.embed(pictures))
         check = f"features {apart:.1e} from the CPU's{_mark(apart, 0.05)}"
         yield Row("ResNet-50", "seqvis", len(pictures) / seconds, "pictures", check)
@@ -285,8 +285,8 @@ def write(out: Path, device: str, rows: Sequence[Row], failed: dict[str, str]) -
         rate = f"{row.rate:,.0f} {row.unit}"
         lines.append((row.stage, row.side, rate, f"{row.rate / first:.2f}", row.check))
     table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    told = "".join(f"\n{stage} failed:\n\n```\n{text}```\n" for stage, text in failed.items())
-    out.with_suffix(".md").write_text(f"{device}\n\n{table}{told}", encoding="utf-8")
+    failures = "".join(f"\n{stage} failed:\n\n```\n{text}```\n" for stage, text in failed.items())
+    out.with_suffix(".md").write_text(f"{device}\n\n{table}{failures}", encoding="utf-8")
     content = {"device": device, "rows": [vars(row) for row in rows], "failed": failed}
     out.with_suffix(".json").write_text(json.dumps(content, indent=1), encoding="utf-8")
 

@@ -82,7 +82,7 @@ def measure_jobs(workers: int, folder: Path) -> dict[str, float]:
         metrics = train(training, lambda event: None, Resources(workers, cpus_per_worker=1))
         times.append(time.monotonic())
     seconds = np.diff(times).tolist()
-    found = {
+    figures = {
         "prepare_s": seconds[0],
         "pairs": prepared["train_pairs"],
         "embed_s": seconds[1],
@@ -90,7 +90,7 @@ def measure_jobs(workers: int, folder: Path) -> dict[str, float]:
         "train_s": seconds[2],
         "words_per_s": metrics["tokens_per_second"],
     }
-    return {name: round(value, 1) for name, value in found.items()}
+    return {name: round(value, 1) for name, value in figures.items()}
 
 
 def measure_pictures(contents: list[bytes]) -> dict[str, float]:
@@ -142,7 +142,7 @@ def _reduce(rank: int, folder: Path) -> dict[str, dict[str, float]]:
     torch.set_num_threads(1)
     store = f"file://{folder}/store"
     distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     for name in ("plain", "rows"):
         torch.manual_seed(0)
         module = _Loss(translator(*VOCABULARIES))
@@ -169,12 +169,12 @@ def _reduce(rank: int, folder: Path) -> dict[str, dict[str, float]]:
             begin = time.perf_counter()
             wrapped(source, target).backward()
             times.append(time.perf_counter() - begin)
-        found[name] = {
+        figures[name] = {
             "bytes": sent or state.payload_bytes / STEPS,
             "seconds": float(np.median(times[2:])),
         }
     distributed.destroy_process_group()
-    return found
+    return figures
 
 
 def measure(pairs: int, pictures: int, folder: Path) -> dict[str, Any]:
@@ -204,18 +204,18 @@ def main() -> int:
     rows: list[list[Any]] = [
         [
             count,
-            f"{found['pairs'] / found['prepare_s']:,.0f}",
-            f"{found['pictures'] / found['embed_s']:.1f}",
-            f"{found['words_per_s']:,.0f}",
-            f"{found['train_s']:.0f}",
+            f"{figures['pairs'] / figures['prepare_s']:,.0f}",
+            f"{figures['pictures'] / figures['embed_s']:.1f}",
+            f"{figures['words_per_s']:,.0f}",
+            f"{figures['train_s']:.0f}",
         ]
-        for count, found in result["jobs"].items()
+        for count, figures in result["jobs"].items()
     ]
     heads = ["workers", "prepare, pairs/s", "embed, pictures/s", "train, words/s"]
     print(as_table([*heads, "whole training, s"], *rows))
     rows = [
-        [name, f"{found['bytes'] / 1e6:.2f}", f"{1e3 * found['seconds']:.0f}"]
-        for name, found in result["reduction"].items()
+        [name, f"{figures['bytes'] / 1e6:.2f}", f"{1e3 * figures['seconds']:.0f}"]
+        for name, figures in result["reduction"].items()
     ]
     heads = ["gradients", "sent a step and worker, MB", "forward and backward, ms"]
     print(as_table(heads, *rows))

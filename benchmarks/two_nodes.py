@@ -158,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=15.0, help="that a victim stays frozen")
     parser.add_argument("--victims", nargs="*", default=VICTIMS, choices=VICTIMS)
     flags = parser.parse_args(arguments)
-    found: dict[str, Figures] = {}
+    figures: dict[str, Figures] = {}
     translator = str(flags.translator.resolve())
     with copy_of(flags.collection) as collection:
         expected, picture = offline(translator), a_picture(collection)
@@ -176,9 +176,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 changes = Changes(f"{victim}-{frozen}-{time.time():.0f}", picture)
                 kinds = everyday(expected, QUERIES, changes, RATES)
                 seen = break_one(server, addresses, victim, frozen, kinds, flags.seconds)
-                found[title] = seen_by_clients(server, kinds, changes) | seen
-                flags.out.write_text(json.dumps(found, indent=1))
-    print(figures_table("victim", found))
+                figures[title] = seen_by_clients(server, kinds, changes) | seen
+                flags.out.write_text(json.dumps(figures, indent=1))
+    print(figures_table("victim", figures))
     return 0
 
 

@@ -128,12 +128,12 @@ def _two_words(pair: str) -> tuple[str, str]:
 def _correlations(store: str, pairs: list[tuple[str, str]]) -> dict[str, float]:
     """Return the correlation of the two words' vectors, for each pair."""
     words = [word for pair in pairs for word in pair]
-    found, known = WordVectors.open(store).find(words)
+    vectors, known = WordVectors.open(store).find(words)
     missing = [word for word, is_known in zip(words, known, strict=True) if not is_known]
     if missing:
         raise DataError(f"--correlate: {store} has no vector for {', '.join(missing)}")
     return {
-        ",".join(pair): round(float(np.corrcoef(found[2 * place : 2 * place + 2])[0, 1]), 4)
+        ",".join(pair): round(float(np.corrcoef(vectors[2 * place : 2 * place + 2])[0, 1]), 4)
         for place, pair in enumerate(pairs)
     }
 

@@ -145,10 +145,10 @@ def _connect(address: str, given: str) -> None:
     Raises ConfigError if it does not answer or refuses.
     """
     remedy = "start it, or leave this out to run on this machine alone"
-    found = standing_address() if address == "auto" else address
-    if found is None:
+    chosen = standing_address() if address == "auto" else address
+    if chosen is None:
         raise ConfigError(f"{given}: no Ray was started on this machine; `make ray` starts one")
-    host, _, port = found.rpartition(":")
+    host, _, port = chosen.rpartition(":")
     on_loopback = False
     if host and port.isdigit() and "/" not in host:  # Ray itself would try for many minutes
         if refusal := _refusal(host, int(port)):

@@ -38,10 +38,10 @@ class MayChange(Enum):
 
 def may_change(cls: type[BaseModel], name: str) -> MayChange:
     """Return what the setting with this dotted name says of itself, or else its group."""
-    found, path = MayChange.NEVER, name.split(".")
+    mark, path = MayChange.NEVER, name.split(".")
     for place, part in enumerate(path):
-        found = _mark(_fields_at(cls, path[:place])[part], found)
-    return found
+        mark = _mark(_fields_at(cls, path[:place])[part], mark)
+    return mark
 
 
 def lasting(

@@ -79,8 +79,8 @@ class Columns:
     def unread(self, where: Mapping[str, Any], rows: int) -> int:
         """Return how many of the first `rows` rows must be parsed for a filter."""
         with self._lock:
-            found = self._unread(where, rows)
-        return rows - min((column.rows for column in found.values()), default=rows)
+            columns = self._unread(where, rows)
+        return rows - min((column.rows for column in columns.values()), default=rows)
 
     def names(self) -> set[str]:
         """Return the fields of all rows that were read."""
@@ -98,14 +98,14 @@ class Columns:
         try:
             with self._lock:
                 unread = self._unread(where, rows)
-                found = self._used(where)
-            return found | self._parse(unread, rows, deadline)
+                columns = self._used(where)
+            return columns | self._parse(unread, rows, deadline)
         finally:
             self._parsing.release()
 
     def _unread(self, where: Mapping[str, Any], rows: int) -> "dict[str, _Column]":
         """Return the columns that lack some of the rows, as they are."""
-        found = {}
+        columns = {}
         for name in where:
             if self.lacks(name, rows):
                 continue
@@ -113,14 +113,14 @@ class Columns:
             start = 0 if name in self._names else self._seen
             column = self._columns.get(name) or _Column.without_values(start)
             if column.rows < rows:
-                found[name] = column
-        return found
+                columns[name] = column
+        return columns
 
     def _used(self, where: Mapping[str, Any]) -> "dict[str, _Column]":
-        found = {name: self._columns[name] for name in where if name in self._columns}
-        for name in found:
+        columns = {name: self._columns[name] for name in where if name in self._columns}
+        for name in columns:
             self._columns.move_to_end(name)
-        return found
+        return columns
 
     def _parse(
         self, columns: "dict[str, _Column]", rows: int, deadline: Deadline

@@ -94,8 +94,8 @@ class GraphIndex(ABC):
         count = min(count, self._rows)
         if count < 1 or not len(queries):
             return [np.empty(0, dtype=np.int32) for _ in queries]
-        found = self._search(queries, count, min(self._settings.query_threads, len(queries)))
-        return [rows if len(rows) == count else None for rows in found]
+        answers = self._search(queries, count, min(self._settings.query_threads, len(queries)))
+        return [rows if len(rows) == count else None for rows in answers]
 
     @classmethod
     def require(cls) -> None:
@@ -159,8 +159,8 @@ class Nmslib(GraphIndex):
     def _search(self, queries: np.ndarray, count: int, threads: int) -> list[np.ndarray]:
         if len(queries) == 1:
             return [self._graph.knnQuery(queries[0], k=count)[0]]
-        found = self._graph.knnQueryBatch(queries, k=count, num_threads=threads)
-        return [rows for rows, _ in found]
+        answers = self._graph.knnQueryBatch(queries, k=count, num_threads=threads)
+        return [rows for rows, _ in answers]
 
 
 def _new_nmslib() -> Any:

@@ -41,13 +41,13 @@ def exact_candidates(
         rows = np.flatnonzero(admitted)
         if len(rows) < len(vectors) // 4:  # copying these few costs less than scoring all
             few = exact_candidates(vectors[rows], queries, count, None, deadline)
-            return [rows[found] for found in few]
+            return [rows[kept] for kept in few]
     total = len(vectors)
     count = min(count, total if admitted is None else len(rows))
     if count < 1:
         return [np.empty(0, dtype=np.int64) for _ in queries]
     margin = rounding(vectors.shape[1])
-    found: list[np.ndarray] = []
+    kept: list[np.ndarray] = []
     block = max(1, _SCORE_BLOCK // total)
     for begin in range(0, len(queries), block):
         some = queries[begin : begin + block]
@@ -60,8 +60,8 @@ def exact_candidates(
             scores[:, ~admitted] = -2.0  # below every cosine
         for row in scores:
             least = np.partition(row, total - count)[total - count]
-            found.append(np.flatnonzero(row >= least - margin))
-    return found
+            kept.append(np.flatnonzero(row >= least - margin))
+    return kept
 
 
 def rounding(dimension: int, unit_roundoff: float = 2.0**-24) -> float:
@@ -93,13 +93,13 @@ def cosines(vectors: np.ndarray, rows: np.ndarray, query: np.ndarray) -> np.ndar
     A row's cosine does not depend on the other rows.
     """
     wide = query.astype(np.float64)
-    found = np.empty(len(rows), dtype=np.float32)
+    result = np.empty(len(rows), dtype=np.float32)
     block = max(1, _WIDE_BLOCK // len(wide))
     for begin in range(0, len(rows), block):
         # A matrix product would sum in an order that depends on the number of rows.
         products = vectors[rows[begin : begin + block]] * wide
-        found[begin : begin + block] = products.sum(axis=1)
-    return found
+        result[begin : begin + block] = products.sum(axis=1)
+    return result
 
 
 class DeviceRows:
@@ -131,15 +131,15 @@ class DeviceRows:
         left_out = None
         if admitted is not None:
             left_out = torch.from_numpy(~admitted).to(self._rows.device)
-        found: list[np.ndarray] = []
+        nearest: list[np.ndarray] = []
         for part in on_device.split(max(1, _DEVICE_BLOCK // total)):
             scores = part @ self._rows.T  # (part, n)
             if left_out is not None:
                 scores.masked_fill_(left_out, -2.0)  # below every cosine
             least = scores.topk(count, dim=1).values[:, -1:] - _margin(dimension)
             places, rows = (scores >= least).nonzero().cpu().numpy().T  # by queries, in order
-            found += np.split(rows, np.searchsorted(places, np.arange(1, len(part))))
-        return found
+            nearest += np.split(rows, np.searchsorted(places, np.arange(1, len(part))))
+        return nearest
 
 
 def _margin(dimension: int) -> float:

@@ -247,8 +247,8 @@ def json_value(value: Any) -> Any:
 
 def decode_metadata(content: bytes) -> dict[str, Any]:
     """Return what `encode_metadata` wrote; `json.loads` would first guess the encoding of each."""
-    found: dict[str, Any] = _JSON.raw_decode(content.decode())[0]
-    return found
+    metadata: dict[str, Any] = _JSON.raw_decode(content.decode())[0]
+    return metadata
 
 
 def _check_vector(item: Item, dimension: int) -> np.ndarray:

@@ -196,18 +196,18 @@ class CollectionReader:
 
     def get(self, name: str) -> Item | None:
         """Return the item with this id, its vector at length 1."""
-        found = self._place(name)
-        if found is None:
+        place = self._place(name)
+        if place is None:
             return None
-        view, part, row = found
+        view, part, row = place
         store = view.parts[part].store
         vector = np.array(view.parts[part].vectors[row])
         return Item(name, vector, store.metadata(row), store.thumbnail(row))
 
     def thumbnail(self, name: str) -> bytes | None:
         """Return the item's thumbnail; None if it has none, or there is no such item."""
-        found = self._place(name)
-        return found[0].parts[found[1]].store.thumbnail(found[2]) if found else None
+        place = self._place(name)
+        return place[0].parts[place[1]].store.thumbnail(place[2]) if place else None
 
     def search(
         self,
@@ -256,8 +256,8 @@ class CollectionReader:
         if len(query) != 1 or k < 1:
             raise DataError("recall is sampled for one vector and at least 1 match")
         truth = view.search(query, k, None, None, exact=True)[0]
-        found = view.search(query, k, None, None)[0]
-        return count_found(found, truth) / len(truth) if truth else 1.0
+        matches = view.search(query, k, None, None)[0]
+        return count_found(matches, truth) / len(truth) if truth else 1.0
 
     def statistics(self) -> dict[str, int]:
         """Count items, items in the tail, segments, and dead rows that a compaction would drop."""

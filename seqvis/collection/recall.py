@@ -29,7 +29,7 @@ def measure_recall(
     report: dict[str, Any] = {"k": k, "queries": len(sampled), "items": len(view), "recall": None}
     if not len(sampled):
         return report
-    found = wanted = 0
+    hits = wanted = 0
     times, exact_times = [], []
     for query in sampled:
         begin = time.perf_counter()
@@ -39,8 +39,8 @@ def measure_recall(
         truth = view.search(query[None], k, None, None, exact=True)[0]
         exact_times.append(time.perf_counter() - begin)
         wanted += len(truth)
-        found += count_found(answers, truth)
-    report["recall"] = found / wanted
+        hits += count_found(answers, truth)
+    report["recall"] = hits / wanted
     report["median_ms"] = round(1e3 * float(np.median(times)), 4)
     report["p99_ms"] = round(1e3 * float(np.quantile(times, 0.99)), 4)
     report["exact_median_ms"] = round(1e3 * float(np.median(exact_times)), 4)

@@ -223,11 +223,11 @@ class Segment(Rows):
         hashes = hashes_of(encoded)
         begins = np.searchsorted(self._hashes, hashes, side="left")
         ends = np.searchsorted(self._hashes, hashes, side="right")
-        found = []
+        places = []
         for name, begin, end in zip(encoded, begins, ends, strict=True):
             rows = (int(self._hash_rows[place]) for place in range(begin, end))
-            found.append(next((row for row in rows if self._ids[row] == name), -1))
-        return found
+            places.append(next((row for row in rows if self._ids[row] == name), -1))
+        return places
 
 
 def hashes_of(ids: Iterable[bytes]) -> np.ndarray:

@@ -129,8 +129,8 @@ def split(collection: str | Path, count: int, out: str | Path) -> list[int]:
 
 def _shards(part: Part, count: int) -> np.ndarray:
     """Return the shard of each living row, uint16 (living rows)."""
-    found = (shard_of(part.store.id(row), count) for row in part.living_rows().tolist())
-    return np.fromiter(found, np.uint16, part.alive)
+    numbers = (shard_of(part.store.id(row), count) for row in part.living_rows().tolist())
+    return np.fromiter(numbers, np.uint16, part.alive)
 
 
 def _items(view: View, of_rows: list[np.ndarray], number: int) -> Iterator[Item]:

@@ -86,15 +86,15 @@ class Rows:
         if native is not None:
             ids, metadata = _mapped(self._ids), _mapped(self._metadata)
             return native.best_matches(Match, self.vectors, ids, metadata, rows, queries, count)
-        found = []
+        sorted_matches = []
         for some, query in zip(rows, queries, strict=True):
             best, scores = best_of(self.vectors, some, query, count)
             matches = [
                 Match(self.id(row), score, self._metadata[row])
                 for row, score in zip(best.tolist(), scores.tolist(), strict=True)
             ]
-            found.append(sorted(matches, key=best_first)[:count])
-        return found
+            sorted_matches.append(sorted(matches, key=best_first)[:count])
+        return sorted_matches
 
     def batch(self, rows: Sequence[int]) -> Batch:
         """Return some rows as they were stored."""
@@ -186,14 +186,14 @@ class View:
 
     def find(self, ids: Sequence[str]) -> list[tuple[int, int] | None]:
         """Return part and row of each living id. Call it only while no other thread applies."""
-        found: list[tuple[int, int] | None] = [None] * len(ids)
+        located: list[tuple[int, int] | None] = [None] * len(ids)
         for number, part in enumerate(self.parts):
             if not part.alive:
                 continue
             for place, row in enumerate(part.store.find(ids)):
                 if 0 <= row < part.rows and not part.dead[row]:
-                    found[place] = number, row
-        return found
+                    located[place] = number, row
+        return located
 
     def applied(self, operation: Operation) -> "View":
         """Return the view after an add or a delete; the tail's store grows."""
@@ -234,15 +234,15 @@ class View:
         """
         parts = [part for part in self.parts if part.alive]
         admitted = self._admitted(parts, where, deadline)
-        found = [
+        by_part = [
             part.store.best_matches(_nearest(part, queries, k, rows, deadline, exact), queries, k)
             for part, rows in zip(parts, admitted, strict=True)
         ]
-        if len(found) == 1:
-            answers = found[0]
+        if len(by_part) == 1:
+            answers = by_part[0]
         else:
             answers = [
-                sorted(chain(*(matches[number] for matches in found)), key=best_first)[:k]
+                sorted(chain(*(matches[number] for matches in by_part)), key=best_first)[:k]
                 for number in range(len(queries))
             ]
         if min_score is None:
@@ -289,10 +289,10 @@ def _nearest(
     exact: bool,
 ) -> list[np.ndarray]:
     """Return admitted rows of the part for each query, its `k` best among them."""
-    found: list[np.ndarray | None] = [None] * len(queries)
+    nearest: list[np.ndarray | None] = [None] * len(queries)
     if not exact and part.store.index is not None:
-        found = _by_graph(part.store.index, part, queries, k, admitted)
-    rest = [place for place, rows in enumerate(found) if rows is None]
+        nearest = _by_graph(part.store.index, part, queries, k, admitted)
+    rest = [place for place, rows in enumerate(nearest) if rows is None]
     if rest:
         device = part.store.on_device
         if device is not None and not exact:
@@ -300,26 +300,26 @@ def _nearest(
         else:
             rows_of_rest = exact_candidates(part.vectors, queries[rest], k, admitted, deadline)
         for place, rows in zip(rest, rows_of_rest, strict=True):
-            found[place] = rows
-    return cast(list[np.ndarray], found)
+            nearest[place] = rows
+    return cast(list[np.ndarray], nearest)
 
 
 def _by_graph(
     index: GraphIndex, part: Part, queries: np.ndarray, k: int, admitted: np.ndarray | None
 ) -> list[np.ndarray | None]:
     """Return at least `k` admitted rows near each query; None where the graph is no help."""
-    found: list[np.ndarray | None] = [None] * len(queries)
+    nearest: list[np.ndarray | None] = [None] * len(queries)
     count = part.rows if admitted is None else int(admitted.sum())
     if not count:
-        return found
+        return nearest
     wanted = k if count == part.rows else int(1.5 * k * part.rows / count) + 8
     while wanted <= min(part.rows // 8, _MOST_CANDIDATES):
-        still = [place for place, rows in enumerate(found) if rows is None]
+        still = [place for place, rows in enumerate(nearest) if rows is None]
         if not still:
             break
         for place, rows in zip(still, index.candidates(queries[still], wanted), strict=True):
             if rows is not None:
                 kept = rows if admitted is None else rows[admitted[rows]]
-                found[place] = kept if len(kept) >= k else None
+                nearest[place] = kept if len(kept) >= k else None
         wanted *= 4
-    return found
+    return nearest

@@ -46,18 +46,20 @@ def decode_ahead(
     model: StepModel, words: Tensor, state: DecoderState, groups: Sequence[Group], steps: int
 ) -> Ahead:
     """Feed each row its last word (rows,), and then, `steps - 1` times, the words that follow."""
-    found: list[list[Best]] = []
+    extensions: list[list[Best]] = []
     attention: list[Tensor] = []
     hidden = state.hidden
     for step in range(steps):
         if step:
-            words, groups, state = _follow(words, groups, found[-1], hidden, state.memory)
+            words, groups, state = _follow(words, groups, extensions[-1], hidden, state.memory)
         output = model.step(words, state)
-        found.append([best_extensions(output.scores[group.rows], group.before) for group in groups])
+        extensions.append(
+            [best_extensions(output.scores[group.rows], group.before) for group in groups]
+        )
         hidden = output.state.hidden
         if output.attention is not None:
             attention.append(output.attention)
-    best = [_stacked(steps_of_group) for steps_of_group in zip(*found, strict=True)]
+    best = [_stacked(steps_of_group) for steps_of_group in zip(*extensions, strict=True)]
     return Ahead(best, torch.stack(attention).float() if attention else None, hidden)
 
 
@@ -76,9 +78,9 @@ def replay_ahead(
     def run(words: Tensor, before: Tensor, hidden: Tensor, *memory: Tensor) -> Tensors:
         own = DecoderState(hidden, Memory(*memory) if memory else None)
         groups = [Group(slice(before.numel()), before)]
-        found = decode_ahead(model, words, own, groups, steps)
-        attention = () if found.attention is None else (found.attention,)
-        return (found.hidden, *found.best[0], *attention)
+        ahead = decode_ahead(model, words, own, groups, steps)
+        attention = () if ahead.attention is None else (ahead.attention,)
+        return (ahead.hidden, *ahead.best[0], *attention)
 
     hidden, scores, origins, following, *attention = graphs.run(run, inputs, steps)
     best = [(scores, origins, following)]
@@ -101,8 +103,8 @@ def _follow(
     words = words.clone()
     sources = torch.arange(len(words), device=words.device)
     following = []
-    for group, found in zip(groups, best, strict=True):
-        before, origins, chosen = _continuing(*found, group.before.shape[1])
+    for group, extensions in zip(groups, best, strict=True):
+        before, origins, chosen = _continuing(*extensions, group.before.shape[1])
         words[group.rows] = chosen.flatten()
         first = sources[group.rows].view(before.shape)[:, :1]
         sources[group.rows] = (first + origins).flatten()

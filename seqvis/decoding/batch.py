@@ -100,10 +100,10 @@ class RunningBatch:
         by_width: _ByWidth = {}
         for decoding, begin in self._begins():
             by_width.setdefault(decoding.width, []).append((decoding, begin))
-        found = self._decode(words, state, by_width, steps)
+        ahead = self._decode(words, state, by_width, steps)
         # Cutting each sentence's rows out of it takes NumPy a tenth of the time.
-        attention = None if found.attention is None else found.attention.cpu().numpy()
-        extensions = self._extensions(found, by_width)
+        attention = None if ahead.attention is None else ahead.attention.cpu().numpy()
+        extensions = self._extensions(ahead, by_width)
         self.steps += steps
         self.extended += steps * self.rows
         places = []
@@ -117,7 +117,7 @@ class RunningBatch:
                     break
             staying = None if extended is None else [(begin + row, word) for row, word in extended]
             places.append(_Place(decoding, begin, staying))
-        self._advance(places, found.hidden)
+        self._advance(places, ahead.hidden)
         return [place.decoding for place in places if place.staying is None]
 
     def interrupt(self) -> None:
@@ -168,11 +168,11 @@ class RunningBatch:
         return replay_ahead(self._model, self._model.graphs, words, state, groups[0].before, steps)
 
     def _extensions(
-        self, found: Ahead, by_width: _ByWidth
+        self, ahead: Ahead, by_width: _ByWidth
     ) -> dict[SentenceDecoding, list[Extensions]]:
         """Return the best extensions of each sentence in each step."""
         extensions: dict[SentenceDecoding, list[Extensions]] = {}
-        for alike, best in zip(by_width.values(), found.best, strict=True):
+        for alike, best in zip(by_width.values(), ahead.best, strict=True):
             columns = [part.tolist() for part in best]
             by_step = [
                 [list(zip(*row, strict=True)) for row in zip(*step, strict=True)]

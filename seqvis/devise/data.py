@@ -91,16 +91,16 @@ def load_data(settings: DeviseSettings) -> TrainingData:
     ]
     if len(dropped) == len(everything.labels):
         raise DataError(_no_vectors(dropped, settings))
-    found = everything.take(np.flatnonzero(everything.found))
+    known = everything.take(np.flatnonzero(everything.found))
     kept_apart = set(unseen)
-    seen = [label for label in found.labels if label not in kept_apart]
+    seen = [label for label in known.labels if label not in kept_apart]
     if len(seen) < 2:
         raise DataError(
             f"{settings.features}: {len(seen)} labels with a vector are left to train on; two are "
             f"the least"
         )
-    order = sorted(range(len(found.labels)), key=lambda row: found.labels[row] in kept_apart)
-    ordered = found.take(order)
+    order = sorted(range(len(known.labels)), key=lambda row: known.labels[row] in kept_apart)
+    ordered = known.take(order)
     labels = LabelSpace.of(ordered, space, np.arange(len(order)) < len(seen), vectors)
     train_rows, valid_table, valid_rows = _split(table, splits, seen, settings)
     return TrainingData(

@@ -68,10 +68,10 @@ def candidate_labels(
             f"{model.artifact.location.uri}: its labels are no synsets of WordNet, so --candidates "
             f"{candidates} means nothing for it; take seen, unseen or all"
         )
-    found = label_vectors(wnids, vectors, wordnet)
-    found = found.take(np.flatnonzero(found.found))
-    is_seen = np.array([label in seen for label in found.labels], dtype=bool)
-    return LabelSpace.of(found, model.places, is_seen, vectors)
+    known = label_vectors(wnids, vectors, wordnet)
+    known = known.take(np.flatnonzero(known.found))
+    is_seen = np.array([label in seen for label in known.labels], dtype=bool)
+    return LabelSpace.of(known, model.places, is_seen, vectors)
 
 
 @dataclass(frozen=True)

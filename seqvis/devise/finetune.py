@@ -238,11 +238,11 @@ def _found(listing: Listing, pictures: Pictures) -> Listing:
     there = listing.table.filter(pc.greater_equal(listing.table["size"], 0))
     paths = pictures.table.columns(["path"])["path"].combine_chunks()
     wanted = paths.take(pa.array(pictures.rows))
-    found = pc.index_in(wanted, there["path"].combine_chunks())
-    if found.null_count:
-        missing = wanted.filter(found.is_null())
+    rows = pc.index_in(wanted, there["path"].combine_chunks())
+    if rows.null_count:
+        missing = wanted.filter(rows.is_null())
         raise DataError(
             f"{listing.uri}: does not hold {missing[0]} ({len(missing)} such pictures), which "
             f"{pictures.table.artifact.location.uri} was made from; give --finetune.images"
         )
-    return replace(listing, table=there.select(["path", *WHERE]).take(found).combine_chunks())
+    return replace(listing, table=there.select(["path", *WHERE]).take(rows).combine_chunks())

@@ -123,8 +123,8 @@ def class_points(
     near as its probabilities come to a classifier that was not.
     """
     wnids = [wnid for wnid, _ in imagenet_classes()]
-    found: LabelVectors = label_vectors(wnids, vectors, wordnet)
-    points = space.place_labels(found, vectors)
+    classes: LabelVectors = label_vectors(wnids, vectors, wordnet)
+    points = space.place_labels(classes, vectors)
     left_out = set(unseen)
     points[[wnid in left_out for wnid in wnids]] = 0
     return points

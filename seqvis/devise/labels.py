@@ -82,12 +82,12 @@ class WordNet:
 
     def with_hypernyms(self, wnids: Iterable[str]) -> set[str]:
         """Return the given synsets and all that are above them."""
-        found: set[str] = set()
+        reached: set[str] = set()
         ring = set(wnids)
         while ring:
-            found |= ring
-            ring = {above for wnid in ring for above in self._up[wnid]} - found
-        return found
+            reached |= ring
+            ring = {above for wnid in ring for above in self._up[wnid]} - reached
+        return reached
 
     def rings(self, wnids: Iterable[str]) -> Iterator[set[str]]:
         """Yield the given synsets, then those one step up or down from them, and so on."""
@@ -104,12 +104,12 @@ class WordNet:
 
         The 2-hop and 3-hop label sets of the DeViSE paper (Frome et al. 2013), section 4.3.
         """
-        found: set[str] = set()
+        reached: set[str] = set()
         for distance, ring in enumerate(self.rings(wnids)):
             if distance > hops:
                 break
-            found |= ring
-        return found - set(wnids)
+            reached |= ring
+        return reached - set(wnids)
 
     def nearest_labels(
         self, wnid: str, sizes: Iterable[int], valid: Collection[str]
@@ -329,5 +329,5 @@ def _mean_of_words(name: str, vectors: _Words) -> np.ndarray | None:
     words = [word for word in _BETWEEN_WORDS.split(name) if word]
     if len(words) < 2:
         return None
-    found = [vector for word in words if (vector := vectors.unit(word)) is not None]
-    return np.mean(found, axis=0) if len(found) == len(words) else None
+    known = [vector for word in words if (vector := vectors.unit(word)) is not None]
+    return np.mean(known, axis=0) if len(known) == len(words) else None

@@ -62,16 +62,16 @@ class Space:
         """Turn word vectors [n, word dimension] into unit rows of the space; zeros stay zeros."""
         return np.pad(self._centred(vectors), ((0, 0), (0, self.hierarchy)))
 
-    def place_labels(self, found: LabelVectors, vectors: WordVectors) -> np.ndarray:
+    def place_labels(self, classes: LabelVectors, vectors: WordVectors) -> np.ndarray:
         """Turn labels with their word vectors into unit rows of the space; zeros stay zeros."""
-        points = self.place(found.vectors)
+        points = self.place(classes.vectors)
         if not self.hierarchy:
             return points
         wordnet = WordNet.load()
         synsets = {
             row: str(wnid)
             for row in np.flatnonzero(points.any(axis=1)).tolist()
-            if (wnid := wnid_at_start(found.labels[row])) in wordnet
+            if (wnid := wnid_at_start(classes.labels[row])) in wordnet
         }
         if synsets:
             above = sorted(wordnet.with_hypernyms(synsets.values()))
@@ -146,10 +146,10 @@ class LabelSpace:
 
     @classmethod
     def of(
-        cls, found: LabelVectors, space: Space, seen: np.ndarray, vectors: WordVectors
+        cls, classes: LabelVectors, space: Space, seen: np.ndarray, vectors: WordVectors
     ) -> "LabelSpace":
-        points = space.place_labels(found, vectors)
-        return cls(found.labels, found.names, points, seen, found.how)
+        points = space.place_labels(classes, vectors)
+        return cls(classes.labels, classes.names, points, seen, classes.how)
 
     @classmethod
     def read(cls, artifact: Artifact) -> "LabelSpace":

@@ -193,8 +193,8 @@ class HeadTask:
             hits = [(rank <= k).double().sum() for k in SHOWN_HITS]
             sums += torch.stack([losses.sum(), *hits])
             pictures += len(batch.labels)
-        found = workers.gather(np.array([pictures, *sums.tolist()]))
-        count, loss, *hits_at = np.sum(found, axis=0)
+        gathered = workers.gather(np.array([pictures, *sums.tolist()]))
+        count, loss, *hits_at = np.sum(gathered, axis=0)
         metrics = {f"hit@{k}": float(n / count) for k, n in zip(SHOWN_HITS, hits_at, strict=True)}
         return {"loss": float(loss / count), **metrics}
 

@@ -180,8 +180,8 @@ def train_worker(
     result = training.fit(task, "head", settings.identity(), _of_stage("head", report))
     head, backbone = result.tensors, None
     if files:
-        told = _of_stage("finetune", report)
-        tuned = finetune(settings, data, files, head, workers, told)
+        report_tuning = _of_stage("finetune", report)
+        tuned = finetune(settings, data, files, head, workers, report_tuning)
         result, head, backbone = tuned.result, tuned.head, tuned.backbone
     metrics: dict[str, Any] = {k: value for k, value in result.best.items() if k != "step"}
     metrics |= {
@@ -230,16 +230,16 @@ class _Training:
                 f"--calibration.folds: must be 0, or from 2 to half the {len(data.seen)} seen "
                 f"labels"
             )
-        found = calibrate(
+        calibration = calibrate(
             data.train, data.valid, data.targets, chosen, self.settings.fit.seed,
             self._train_fold, self.workers,
         )  # fmt: skip
         at = f"harmonic@{chosen.at}"
         self._note(
-            f"bonus of unseen labels {found.bonus:.2f}: {at} on held-out seen labels "
-            f"{found.without[at]:.3f} without it, {found.harmonic[at]:.3f} with it"
+            f"bonus of unseen labels {calibration.bonus:.2f}: {at} on held-out seen labels "
+            f"{calibration.without[at]:.3f} without it, {calibration.harmonic[at]:.3f} with it"
         )
-        return found
+        return calibration
 
     def class_points(self, held_out: Collection[str] = ()) -> np.ndarray:
         """Return the points of the backbone's classes without the unseen and held-out labels."""

@@ -103,10 +103,10 @@ def find_candidates(which: NameSet, model: WordSpaceModel, vectors: WordVectors)
         return Candidates.of(space.names, space.labels, space.vectors, space.seen)
     wordnet = WordNet.load()
     wnids = wordnet.wnids if which == "wordnet" else [wnid for wnid, _ in imagenet_classes()]
-    found = label_vectors(wnids, vectors, wordnet)
+    nouns = label_vectors(wnids, vectors, wordnet)
     trained = {label for label, seen in zip(space.labels, space.seen, strict=True) if seen}
     seen = np.array([wnid in trained for wnid in wnids], dtype=bool)
-    return Candidates.of(found.names, found.labels, model.places.place_labels(found, vectors), seen)
+    return Candidates.of(nouns.names, nouns.labels, model.places.place_labels(nouns, vectors), seen)
 
 
 class ImageEncoder:
@@ -219,14 +219,14 @@ class ImageEncoder:
 
     def _names(self, among: NameSet, deadline: Deadline = UNBOUNDED) -> Candidates:
         with self._loading:
-            found = self._candidates.get(among)
-            if found is None or (found.done() and found.exception()):
-                found = self._finding.submit(find_candidates, among, self.model, self._vectors)
-                self._candidates[among] = found
-        while not found.done():
+            candidates = self._candidates.get(among)
+            if candidates is None or (candidates.done() and candidates.exception()):
+                candidates = self._finding.submit(find_candidates, among, self.model, self._vectors)
+                self._candidates[among] = candidates
+        while not candidates.done():
             deadline.check()
-            wait([found], min(deadline.left(), _PATIENCE))
-        return found.result()
+            wait([candidates], min(deadline.left(), _PATIENCE))
+        return candidates.result()
 
     @property
     def _backbone(self) -> "Backbone":

@@ -139,13 +139,13 @@ def phrase_vector(
         vector = _stored(joint.join(words), vectors)
         if vector is not None:
             return vector
-    found = []
+    known = []
     for word in words:
         vector = _word_vector(word, vectors)
         if vector is None:
             raise UnknownWordError(word, suggest(word))
-        found.append(vector)
-    mean: np.ndarray = np.mean(found, axis=0)
+        known.append(vector)
+    mean: np.ndarray = np.mean(known, axis=0)
     return mean
 
 

@@ -177,16 +177,16 @@ class Spelling:
         # accent costs as much as two letters.
         numbers, costs = self._within(wanted, edits, deadline)
         order = np.lexsort((numbers, costs))
-        found = dict.fromkeys(self._likely_words(numbers[order], count + 1))
-        found.pop(word.lower(), None)  # stored, but its vector is of no use
-        return tuple(found)[:count]
+        words = dict.fromkeys(self._likely_words(numbers[order], count + 1))
+        words.pop(word.lower(), None)  # stored, but its vector is of no use
+        return tuple(words)[:count]
 
     def _within(
         self, wanted: np.ndarray, edits: int, deadline: Deadline
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return numbers of all words within so many edits of `wanted`, and what they cost."""
         lengths = self.ends - self.begins
-        found: list[tuple[np.ndarray, np.ndarray]] = []
+        parts: list[tuple[np.ndarray, np.ndarray]] = []
         for length in range(max(1, len(wanted) - edits), len(wanted) + edits + 1):
             of_length = np.flatnonzero(lengths == length)
             for begin in range(0, len(of_length), _BLOCK):
@@ -196,10 +196,10 @@ class Spelling:
                 costs = edit_costs(wanted, letters, edits)
                 near = np.flatnonzero(costs <= edits * _EDIT)
                 other_first = letters[0, near] != wanted[0]
-                found.append((numbers[near], costs[near] + _OTHER_FIRST_LETTER * other_first))
-        if not found:
+                parts.append((numbers[near], costs[near] + _OTHER_FIRST_LETTER * other_first))
+        if not parts:
             return np.empty(0, np.int64), np.empty(0, np.int64)
-        numbers, costs = (np.concatenate(part) for part in zip(*found, strict=True))
+        numbers, costs = (np.concatenate(part) for part in zip(*parts, strict=True))
         return numbers, costs
 
     def _likely_words(self, numbers: np.ndarray, count: int) -> Iterator[str]:

@@ -96,10 +96,9 @@ class ProjectedCrossEntropy:
 
     def _add_natively(self, scores: Tensor, right: Tensor, part: slice) -> Tensor:
         kept = self._gradients[part][: len(scores) if self._differentiates else 0]
-        found = library.cross_entropy(
+        best, losses, means = library.cross_entropy(
             scores, self._bias, right.contiguous(), self._smoothing, kept, self._of_bias
         )
-        best, losses, means = found
         self._plain += losses.sum()
         self._smooth += means.sum()
         if self._differentiates:

@@ -229,8 +229,8 @@ class TrainingStep(Generic[B]):
         again = recordable.batch
 
         def run(*inputs: Tensor) -> Tensors:
-            found = self._run(again(*inputs), epoch)
-            return found.loss, found.total
+            step = self._run(again(*inputs), epoch)
+            return step.loss, step.total
 
         loss, total = self.graphs.run(run, recordable.inputs, recordable.key)
         return StepLoss(loss, total, recordable.tokens)

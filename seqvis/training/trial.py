@@ -59,9 +59,9 @@ def share_processors(
             rates = _try(trial, sorted({1, most // 2, most}), processors)
         except RayError:
             return resources
-        found = {"processors": processors, "words_per_second": rates}
+        record = {"processors": processors, "words_per_second": rates}
         run.make_directory()
-        (run / FILE).replace(json.dumps(found).encode())
+        (run / FILE).replace(json.dumps(record).encode())
         report({"event": "note", "text": _outcome(rates, processors)})
     workers = quickest(rates)
     return replace(resources, workers=workers, cpus_per_worker=processors // workers)
@@ -80,10 +80,10 @@ def _remembered(run: Location, processors: int) -> dict[int, float]:
     """Return the rates that this run found earlier on as many processors, or nothing."""
     if not (run / FILE).exists():
         return {}
-    found = json.loads((run / FILE).read_bytes())
-    if found["processors"] != processors:
+    record = json.loads((run / FILE).read_bytes())
+    if record["processors"] != processors:
         return {}
-    return {int(count): rate for count, rate in found["words_per_second"].items()}
+    return {int(count): rate for count, rate in record["words_per_second"].items()}
 
 
 def _outcome(rates: dict[int, float], processors: int) -> str:

@@ -141,8 +141,8 @@ class Translator:
         results = [self.translation(source, []) for source in sources]
         order = [row for row, source in enumerate(sources) if source.tokens]
         order.sort(key=lambda row: len(sources[row].tokens))
-        found = self._search([sources[row] for row in order], settings, batch_size)
-        for row, hypotheses in zip(order, found, strict=True):
+        n_best = self._search([sources[row] for row in order], settings, batch_size)
+        for row, hypotheses in zip(order, n_best, strict=True):
             results[row] = self.translation(sources[row], hypotheses)
         return results
 
@@ -152,12 +152,12 @@ class Translator:
         ids = [source.ids for source in sources]
         if self.reranker is None:
             return search_many(self.packed, ids, settings, batch_size)
-        found = search_many(self.packed, ids, self.reranker.widened(settings), batch_size)
+        n_best = search_many(self.packed, ids, self.reranker.widened(settings), batch_size)
 
         def text(row: int, hypothesis: Hypothesis) -> str:
             return self.translation(sources[row], [hypothesis]).text
 
-        ranked = self.reranker.rank(ids, found, settings.length_penalty, self.direction, text)
+        ranked = self.reranker.rank(ids, n_best, settings.length_penalty, self.direction, text)
         return [hypotheses[: settings.n_best] for hypotheses in ranked]
 
     def read(self, texts: Sequence[str]) -> list[SourceSentence]:

@@ -131,9 +131,11 @@ class FeatureTable:
     def thumbnails(self, rows: Sequence[int]) -> list[bytes]:
         """Return JPEGs of these pictures, their longer side at most 128 pixels."""
         order = np.argsort(np.asarray(rows, np.int64), kind="stable")
-        found = self.take(np.asarray(rows, np.int64)[order], ["thumbnail"])["thumbnail"].to_pylist()
+        pictures = self.take(np.asarray(rows, np.int64)[order], ["thumbnail"])[
+            "thumbnail"
+        ].to_pylist()
         back = np.argsort(order)
-        return [found[place] for place in back]
+        return [pictures[place] for place in back]
 
     def values(self, name: str) -> Iterator[Any]:
         """Yield a column's values without holding them: a million paths take 100 MB as a list."""
@@ -154,16 +156,16 @@ class FeatureTable:
 
     def take(self, rows: np.ndarray, names: Sequence[str]) -> pa.Table:
         """Return columns of single rows, whose numbers must ascend, reading only their groups."""
-        found = [self._files[0].schema_arrow.empty_table().select(list(names))]
+        parts = [self._files[0].schema_arrow.empty_table().select(list(names))]
         first = 0
         for file in self._files:
             for group in range(file.num_row_groups):
                 after = first + file.metadata.row_group(group).num_rows
                 here = rows[np.searchsorted(rows, first) : np.searchsorted(rows, after)]
                 if len(here):
-                    found.append(file.read_row_group(group, list(names)).take(here - first))
+                    parts.append(file.read_row_group(group, list(names)).take(here - first))
                 first = after
-        return pa.concat_tables(found)
+        return pa.concat_tables(parts)
 
     def _lists(self, name: str, dtype: type) -> np.ndarray | None:
         if name not in self.column_names:

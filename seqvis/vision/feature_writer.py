@@ -127,18 +127,18 @@ class Known:
         for number, earlier in enumerate(kept):
             old = earlier.columns(["path", "size", "modified", "content_hash"]).combine_chunks()
             paths = old["path"].combine_chunks()
-            found = pc.index_in(listing.table["path"].combine_chunks(), paths)
-            found = found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+            known = pc.index_in(listing.table["path"].combine_chunks(), paths)
+            known = known.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
             size, time = (
-                (old[name].to_numpy()[found] == listing.table[name].to_numpy()) & (found >= 0)
+                (old[name].to_numpy()[known] == listing.table[name].to_numpy()) & (known >= 0)
                 for name in ("size", "modified")
             )
             better = size & ~unchanged & (time | (table < 0))
-            table[better], row[better] = number, found[better]
+            table[better], row[better] = number, known[better]
             unchanged |= size & time
             in_doubt = np.flatnonzero(better & ~time)
             hashes[better] = None
-            hashes[in_doubt] = old["content_hash"].take(pa.array(found[in_doubt])).to_pylist()
+            hashes[in_doubt] = old["content_hash"].take(pa.array(known[in_doubt])).to_pylist()
         return cls(kept, table, row, unchanged, pa.array(hashes, pa.binary()))
 
     def take(self, files: np.ndarray, schema: pa.Schema) -> tuple[pa.Table, np.ndarray]:

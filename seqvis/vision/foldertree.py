@@ -72,10 +72,10 @@ def read_tree(folder: Location) -> FolderTree:
         return _LocalTree(folder).read()
     prefix = len(folder.path.rstrip("/")) + 1
     with storage_errors(folder.uri, "read"):
-        found = folder.filesystem.get_file_info(fs.FileSelector(folder.path, recursive=True))
+        infos = folder.filesystem.get_file_info(fs.FileSelector(folder.path, recursive=True))
     files = [
         FoundFile(info.path[prefix:], info.path, *size_and_time(info))
-        for info in found
+        for info in infos
         if info.type == fs.FileType.File and "/." not in f"/{info.path[prefix:]}"
     ]
     files.sort(key=lambda file: file.path)

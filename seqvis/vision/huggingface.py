@@ -38,20 +38,20 @@ def saved_splits(folder: Location) -> list[Split]:
 
     Raises DataError if a file of it is missing or damaged.
     """
-    several, one = folder / _SEVERAL, folder / _ONE
+    several, single = folder / _SEVERAL, folder / _ONE
     try:
         if several.exists():
             names = json.loads(several.read_bytes())["splits"]
-            found = {name: saved_splits(folder / name) for name in names}
-            return [replace(found[name][0], name=name) for name in names]
+            splits = {name: saved_splits(folder / name) for name in names}
+            return [replace(splits[name][0], name=name) for name in names]
         if not (folder / _INFO).exists():
             return []
-        if not one.exists():
+        if not single.exists():
             raise DataError(
                 f"{folder.uri}: has {_INFO} but no {_ONE}, as a dataset that is not whole; give "
                 f"one that save_to_disk wrote"
             )
-        state = json.loads(one.read_bytes())
+        state = json.loads(single.read_bytes())
         files = [folder / file["filename"] for file in state["_data_files"]]
         return [Split(state["_split"] or "", folder.filesystem, tuple(files))]
     except (ValueError, LookupError, TypeError) as error:
@@ -64,11 +64,11 @@ def saved_splits(folder: Location) -> list[Split]:
 def named_splits(uri: str) -> list[Split]:
     """Return the splits of a dataset by its name, as `load_named_dataset` loads it."""
     local = fs.LocalFileSystem()
-    found = []
+    splits = []
     for name, split in load_named_dataset(uri).items():
         paths = [file["filename"] for file in split.cache_files]
-        found.append(Split(name, local, tuple(Location(local, path, path) for path in paths)))
-    return found
+        splits.append(Split(name, local, tuple(Location(local, path, path) for path in paths)))
+    return splits
 
 
 def dataset_pictures(splits: Sequence[Split], label_from: str) -> list[FoundFile]:
@@ -156,11 +156,11 @@ class _Columns:
             return [wnid_at_start(posixpath.basename(path or "")) or "" for path in paths]
         if self.label is None:
             return [""] * batch.num_rows
-        found = batch[self.label].to_pylist()
+        labels = batch[self.label].to_pylist()
         if self.classes is not None:
             names = dict(enumerate(self.classes))
-            found = [names.get(number) for number in found]  # -1 is for none
-        return [wnid_at_start(label or "") or label or "" for label in found]
+            labels = [names.get(number) for number in labels]  # -1 is for none
+        return [wnid_at_start(label or "") or label or "" for label in labels]
 
     def places(
         self, batch: pa.RecordBatch, content: pa.Buffer, file: Location, modified: int

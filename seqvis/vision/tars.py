@@ -106,8 +106,8 @@ class _Tar:
     def label_of(self, path: str) -> int | str:
         """Return a picture's class as its sample has it: a number or a name, "" if none."""
         key, _ = _sample(path)
-        found = (self._labels.get((key, field), "") for field in ("cls", "json"))
-        return next((label for label in found if label != ""), "")
+        labels = (self._labels.get((key, field), "") for field in ("cls", "json"))
+        return next((label for label in labels if label != ""), "")
 
     def _read(self, path: str, shown: str, start: int, end: int) -> None:
         """Take the members of a tar that lies between two bytes of the stream."""
@@ -152,8 +152,8 @@ class _Tar:
 
 def _sample(path: str) -> tuple[str, str]:
     """Return a member's key and field: `a/1.seg.png` is the field `seg.png` of `a/1`."""
-    found = _SAMPLE.fullmatch(path)
-    return (found[1], found[2].lower()) if found else (path, "")
+    match = _SAMPLE.fullmatch(path)
+    return (match[1], match[2].lower()) if match else (path, "")
 
 
 def _why_not(member: tarfile.TarInfo, name: str) -> str | None:
@@ -197,9 +197,9 @@ def _label_entry(entries: Any) -> str:
     if not isinstance(entries, dict):
         return ""
     labels = [value for name, value in entries.items() if is_label_column(name)]
-    found = [value for value in labels if isinstance(value, str)]  # rather than its number
-    found += [str(value) for value in labels if type(value) is int]
-    return found[0] if found else ""
+    names = [value for value in labels if isinstance(value, str)]  # rather than its number
+    names += [str(value) for value in labels if type(value) is int]
+    return names[0] if names else ""
 
 
 def _labelled(opened: Sequence[_Tar], filesystem: fs.FileSystem) -> Iterator[FoundFile]:

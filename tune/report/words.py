@@ -133,13 +133,13 @@ def headline(content: Mapping[str, Any]) -> list[str]:
     ranking, metric = content["ranking"], content["metric"]
     names = [row["setting"] for row in ranking["settings"] if row["important"]]
     total = len(ranking["settings"])
-    found = f"None of {total} settings mattered more than chance by itself."
+    finding = f"None of {total} settings mattered more than chance by itself."
     if names:
         first, others = names[0], names[1:5]
         if len(names) > 5:
             others.append(counted(len(names) - 5, "other"))
         then = f" most, then {listed(others)}" if others else ""
-        found = f"Of {total} settings {len(names)} mattered more than chance: {first}{then}."
+        finding = f"Of {total} settings {len(names)} mattered more than chance: {first}{then}."
     value, low, high = (share(ranking["r2"][key]) for key in ("value", "low", "high"))
     after = f" after epoch {ranking['epoch']}" if ranking["epoch"] else ""
     explained = (
@@ -151,7 +151,7 @@ def headline(content: Mapping[str, Any]) -> list[str]:
         for group in ranking["groups"]
         if group["contrast"]
     )
-    return [found, explained, *list(contrasts)[:1]]
+    return [finding, explained, *list(contrasts)[:1]]
 
 
 def contrast_sentence(group: Mapping[str, Any], metric: str) -> str:

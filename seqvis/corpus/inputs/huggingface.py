@@ -37,14 +37,14 @@ def _load_folder(name: str, split: str | None, usual_split: str) -> Any:
     import datasets
 
     try:
-        found = datasets.load_from_disk(str(local_path(name)))
+        loaded = datasets.load_from_disk(str(local_path(name)))
     except Exception as error:  # of many kinds; an IndexError if there are no rows
         raise DataError(
             f"{name}: is a folder without a dataset, or with an empty or damaged one ({error}); "
             f"give one that save_to_disk wrote"
         ) from error
-    splits = found if isinstance(found, dict) else {str(found.split or ""): found}
-    wanted = split or (usual_split if isinstance(found, dict) else str(found.split or ""))
+    splits = loaded if isinstance(loaded, dict) else {str(loaded.split or ""): loaded}
+    wanted = split or (usual_split if isinstance(loaded, dict) else str(loaded.split or ""))
     if wanted not in splits:
         if "" in splits:
             raise DataError(f"{name}: is one dataset without splits; leave out the split {wanted}")
