@@ -149,13 +149,15 @@ def search(recorder: Recorder, demo: str, to: str) -> None:
     where = ["--collection", f"{demo}/collection", "--model", f"{demo}/devise"]
     where += ["--vectors", f"{demo}/vectors"]
     for number, query in enumerate(QUERIES):
-        found = recorder.run("jobs.search", *where, "--text", query, check=False)
-        recorder.save(f"{to}searches/text-{number}", re.sub(r', "milliseconds": [^}]*', "", found))
+        printed = recorder.run("jobs.search", *where, "--text", query, check=False)
+        recorder.save(
+            f"{to}searches/text-{number}", re.sub(r', "milliseconds": [^}]*', "", printed)
+        )
 
 
 def _some_id(recorder: Recorder) -> str:
-    found = json.loads((recorder.folder / "seen/searches/text-0").read_text().splitlines()[-1])
-    identifier: str = found["results"][0]["id"]
+    answer = json.loads((recorder.folder / "seen/searches/text-0").read_text().splitlines()[-1])
+    identifier: str = answer["results"][0]["id"]
     return identifier
 
 
@@ -183,8 +185,8 @@ def differences(before: Path, after: Path) -> Iterator[str]:
     for name in sorted(names):
         yield from _same(name, _text(before, name), _text(after, name))
         if given and name.startswith(("translations/", "journal/")):
-            found = _text(after, f"given/{name.removeprefix('journal/')}")
-            yield from _same(f"given/{name}", _text(before, name), found)
+            text = _text(after, f"given/{name.removeprefix('journal/')}")
+            yield from _same(f"given/{name}", _text(before, name), text)
     for name in ("demo/translator", "demo/devise", "whole", "killed"):
         weights = load_file(before / name / "model.safetensors")
         yield from _same_weights(name, weights, load_file(after / name / "model.safetensors"))
@@ -248,9 +250,9 @@ def main() -> None:
         given.out.mkdir(parents=True)
         record(Recorder(given.out.resolve(), given.code.resolve()), given.given)
         return
-    found = list(differences(given.before, given.after))
-    print("\n".join(found) or "nothing differs")
-    sys.exit(bool(found))
+    lines = list(differences(given.before, given.after))
+    print("\n".join(lines) or "nothing differs")
+    sys.exit(bool(lines))
 
 
 if __name__ == "__main__":

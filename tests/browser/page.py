@@ -51,8 +51,8 @@ class Page:
     def text(self, selector: str) -> str:
         return self.one(selector).text
 
-    def has_class(self, one: str | WebElement, name: str) -> bool:
-        element = self.one(one) if isinstance(one, str) else one
+    def has_class(self, target: str | WebElement, name: str) -> bool:
+        element = self.one(target) if isinstance(target, str) else target
         return name in (element.get_attribute("class") or "").split()
 
     def run(self, script: str, *given: Any) -> Any:
@@ -60,9 +60,9 @@ class Page:
 
     def button(self, text: str, within: str = "body") -> WebElement:
         """The button with exactly this text (or this accessible name)."""
-        for one in self.all(f"{within} button"):
-            if text in (one.text, one.get_attribute("aria-label")):
-                return one
+        for button in self.all(f"{within} button"):
+            if text in (button.text, button.get_attribute("aria-label")):
+                return button
         raise NoSuchElementException(f"no button {text!r} in {within}")
 
     def click(self, text: str, within: str = "body") -> None:
@@ -91,7 +91,7 @@ class Page:
     def word(self, side: str, text: str) -> WebElement:
         """A word of the attention."""
         selector = f"#stage [data-side={side}]"
-        return next(one for one in self.all(selector) if one.text.split("\n")[0] == text)
+        return next(word for word in self.all(selector) if word.text.split("\n")[0] == text)
 
     def names(self) -> list[str]:
         """Names in the gallery, in order."""

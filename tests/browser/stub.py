@@ -73,18 +73,18 @@ class Stub:
 
     def asked(self, method: str, path: str) -> int:
         """How many requests there were."""
-        return sum(one == method and where.startswith(path) for one, where in self.seen)
+        return sum(verb == method and where.startswith(path) for verb, where in self.seen)
 
     def nearest(self, point: Point, k: int, least: float | None, but: str = "") -> dict[str, Any]:
         scored = sorted(
             ((cosine(point, of), id_) for id_, (_, of) in self.pictures.items()), reverse=True
         )
-        found = [
+        matches = [
             (score, id_)
             for score, id_ in scored
             if id_ != but and (least is None or score >= least)
         ]
-        return {"model": "stub", "matches": [self._match(score, id_) for score, id_ in found[:k]]}
+        return {"model": "stub", "matches": [self._match(score, id_) for score, id_ in matches[:k]]}
 
     def _match(self, score: float, id_: str) -> dict[str, Any]:
         name = self.pictures[id_][0]
@@ -92,9 +92,11 @@ class Stub:
         return {"id": id_, "score": score, "metadata": metadata, "image": image_path(id_)}
 
 
-def cosine(one: Point, other: Point) -> float:
+def cosine(first: Point, second: Point) -> float:
     return (
-        sum(a * b for a, b in zip(one, other, strict=True)) / math.hypot(*one) / math.hypot(*other)
+        sum(a * b for a, b in zip(first, second, strict=True))
+        / math.hypot(*first)
+        / math.hypot(*second)
     )
 
 
@@ -147,7 +149,7 @@ def build_app(stub: Stub) -> FastAPI:
     async def gate(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
         path = request.url.path
         stub.seen.append((request.method, path))
-        ordered = next((one for one in stub.refusals if path.startswith(one[0])), None)
+        ordered = next((refusal for refusal in stub.refusals if path.startswith(refusal[0])), None)
         given = request.headers.get("Authorization")
         response: Response
         if path.startswith("/v1/") and stub.key and given != f"Bearer {stub.key}":
@@ -202,8 +204,8 @@ def build_app(stub: Stub) -> FastAPI:
                 near = difflib.get_close_matches(word, WORDS)
                 return failure(422, "unknown_word", f"{word}: unknown", word=word, suggestions=near)
             total = [a + b for a, b in zip(total, WORDS[word], strict=True)]
-        found = stub.nearest((total[0], total[1], total[2]), asked["k"], asked["min_score"])
-        return {**found, "read_as": read}
+        answer = stub.nearest((total[0], total[1], total[2]), asked["k"], asked["min_score"])
+        return {**answer, "read_as": read}
 
     @app.post("/v1/search/like", response_model=None)
     def like(asked: dict[str, Any]) -> dict[str, Any] | JSONResponse:
@@ -278,5 +280,5 @@ def colour_of(content: bytes) -> tuple[int, int, int]:
 def failure(
     status: int, code: str, message: str, headers: dict[str, str] | None = None, **more: Any
 ) -> JSONResponse:
-    told = {"code": code, "message": message, "request_id": "1", **more}
-    return JSONResponse({"error": told}, status, headers)
+    error = {"code": code, "message": message, "request_id": "1", **more}
+    return JSONResponse({"error": error}, status, headers)

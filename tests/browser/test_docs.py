@@ -17,8 +17,8 @@ def address() -> Iterator[str]:
     keys = Keys([KeyHolder(name="a", sha256=sha256_of("right"), scopes=("search",))])
     settings = GatewaySettings(translator=False, search=False)
     api = build_api(LiveModels(MemoryStore(), None, None), settings, keys, lambda _: None)
-    with listening(api) as found:
-        yield found
+    with listening(api) as url:
+        yield url
 
 
 def test_the_documentation_shows_every_route_without_a_key(
@@ -29,6 +29,6 @@ def test_the_documentation_shows_every_route_without_a_key(
     chrome.get(f"{address}/docs")
     session_page.until(lambda: session_page.all(".opblock"))
     assert {"/v1/translate", "/v1/search/text", "/v1/images"} <= {
-        one.get_attribute("data-path") for one in session_page.all(".opblock-summary-path")
+        path.get_attribute("data-path") for path in session_page.all(".opblock-summary-path")
     }
-    assert [one for one in chrome.get_log("browser") if one["level"] == "SEVERE"] == []
+    assert [entry for entry in chrome.get_log("browser") if entry["level"] == "SEVERE"] == []

@@ -98,13 +98,13 @@ def test_a_key_that_may_only_ask_uses_the_page_and_is_told_what_it_lacks(
 
 
 @pytest.mark.parametrize(
-    ("absent", "told"),
+    ("absent", "message"),
     [("translator", "No translator is served here."), ("search", "No pictures are served here.")],
 )
-def test_what_is_not_served_is_said(page: Page, stub: Stub, absent: str, told: str) -> None:
+def test_what_is_not_served_is_said(page: Page, stub: Stub, absent: str, message: str) -> None:
     stub.absent.add(absent)
     page.chrome.get(page.address)
-    page.until(lambda: page.text(f"#{absent} .absent") == told)
+    page.until(lambda: page.text(f"#{absent} .absent") == message)
     assert not page.one(f"#{absent} .content").is_displayed()
     other = "#search" if absent == "translator" else "#translator"
     page.until(lambda: page.one(f"{other} .content").is_displayed())

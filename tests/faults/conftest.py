@@ -56,7 +56,7 @@ class Translators:
             path: dict(
                 zip(
                     TEXTS,
-                    (one.text for one in Translator.load(path).translate(TEXTS)),
+                    (translation.text for translation in Translator.load(path).translate(TEXTS)),
                     strict=True,
                 )
             )
@@ -76,13 +76,13 @@ class Collections:
         self, query: str, k: int, where: Mapping[str, Any]
     ) -> dict[str, list[tuple[str, float]]]:
         """What each finds, by its path."""
-        found = {}
+        matches = {}
         for path in (self.first, self.second):
             with SearchEngine.open(path) as engine:
-                found[str(path)] = [
-                    (one.id, one.score) for one in engine.text(query, k, where=where)
+                matches[str(path)] = [
+                    (match.id, match.score) for match in engine.text(query, k, where=where)
                 ]
-        return found
+        return matches
 
 
 @pytest.fixture(scope="package")
@@ -176,12 +176,12 @@ def undisturbed(server: RunningServer, translators: Translators) -> Iterator[Non
 
 
 def live_translators(server: RunningServer) -> list[str]:
-    return [one["name"] for one in translator_state(server)["versions"]]
+    return [version["name"] for version in translator_state(server)["versions"]]
 
 
 def translator_state(server: RunningServer) -> dict[str, Any]:
-    found: dict[str, Any] = send(server, Request("/v1/models", method="GET")).json()["translator"]
-    return found
+    state: dict[str, Any] = send(server, Request("/v1/models", method="GET")).json()["translator"]
+    return state
 
 
 def put_versions(
@@ -195,7 +195,9 @@ def put_versions(
 def make_live(server: RunningServer, application: str, *versions: tuple[str, str]) -> None:
     answer = put_versions(server, application, *versions)
     assert answer.status_code == 200, answer.text
-    assert [one["name"] for one in answer.json()["versions"]] == [name for name, _ in versions]
+    assert [version["name"] for version in answer.json()["versions"]] == [
+        name for name, _ in versions
+    ]
 
 
 def pids(server: RunningServer, deployment: str = "") -> dict[str, list[int]]:

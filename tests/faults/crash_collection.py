@@ -167,7 +167,7 @@ def follow(model: Model, lines: list[str]) -> tuple[Model, Model]:
 
 def check(collection: Collection, allowed: tuple[Model, Model]) -> Model:
     """Which of the two allowed states the collection has. Raises LostError if neither."""
-    found: Model = {}
+    versions: Model = {}
     for name in collection.ids():
         stored = collection.get(name)
         if stored is None:
@@ -177,18 +177,18 @@ def check(collection: Collection, allowed: tuple[Model, Model]) -> Model:
         unit = wanted.vector / np.linalg.norm(wanted.vector)
         if not np.allclose(stored.vector, unit, atol=1e-6) or stored.thumbnail != wanted.thumbnail:
             raise LostError(f"{name} of version {version} has another vector or thumbnail")
-        if name in found:
+        if name in versions:
             raise LostError(f"{name} is there twice")
-        found[name] = version
-    if found not in allowed:
-        missing = {k: v for k, v in allowed[0].items() if found.get(k) != v}
-        surplus = {k: v for k, v in found.items() if allowed[0].get(k) != v}
+        versions[name] = version
+    if versions not in allowed:
+        missing = {k: v for k, v in allowed[0].items() if versions.get(k) != v}
+        surplus = {k: v for k, v in versions.items() if allowed[0].get(k) != v}
         raise LostError(f"acknowledged but not there: {missing}; there but not so: {surplus}")
-    for name in list(found)[:5]:
-        matches = collection.search(item(name, found[name]).vector, 3)
-        if matches[0].id != name or len(matches) != min(3, len(found)):
+    for name in list(versions)[:5]:
+        matches = collection.search(item(name, versions[name]).vector, 3)
+        if matches[0].id != name or len(matches) != min(3, len(versions)):
             raise LostError(f"{name} is not found by its own vector, but {matches}")
-    return found
+    return versions
 
 
 def check_folder(folder: Path, allowed: tuple[Model, Model], draw: random.Random) -> Model:

@@ -114,12 +114,12 @@ def test_a_key_that_may_only_ask_neither_deletes_nor_replaces_a_picture(
 ) -> None:
     query = {"query": QUERIES[0], "k": 1}
     search = f"{local.address}/v1/search/text"
-    (found,) = requests.post(search, json=query, headers=ORDINARY, timeout=5).json()["matches"]
-    picture = f"{local.address}{found['image']}"
+    (match,) = requests.post(search, json=query, headers=ORDINARY, timeout=5).json()["matches"]
+    picture = f"{local.address}{match['image']}"
     before = requests.get(picture, headers=ORDINARY, timeout=5)
     assert before.status_code == 200
     images, marked = f"{local.address}/v1/images", ORDINARY | {"X-Request-Id": "mine"}
-    form: dict[str, Any] = {"data": {"id": found["id"]}, "files": {"file": collections.picture}}
+    form: dict[str, Any] = {"data": {"id": match["id"]}, "files": {"file": collections.picture}}
     for answer in (
         requests.delete(picture, headers=marked, timeout=5),
         requests.post(images, headers=marked, timeout=5, **form),
@@ -150,12 +150,12 @@ def test_a_key_of_before_changes_pictures_but_not_models(
     wanted = {"versions": [{"name": "new", "path": translators.second}]}
     answer = requests.put(models, json=wanted, headers=OLD, timeout=5)
     assert (answer.status_code, answer.json()["error"]["scope"]) == (403, "admin")
-    told = [
+    entries = [
         (line["action"], line.get("ids"), line["outcome"])
         for line in local.audit_lines()
         if line["key"] == "old"
     ]
-    assert told == [
+    assert entries == [
         ("add", ["a.jpg"], "done"),
         ("overwrite", ["a.jpg"], "done"),
         ("delete", ["a.jpg"], "done"),

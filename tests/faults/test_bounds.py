@@ -66,14 +66,14 @@ def test_filters_by_thousands_of_fields_stop_no_search_and_leave_no_memory(
         at_once(server, "/v1/search/text", [filtering(guesses[0])] * 8)
         before = server.memory()["Index-0"]
         for _ in range(3):
-            for one in at_once(server, "/v1/search/text", wide):
-                assert (one.status, one.code) == (422, "invalid")
-                assert one.seconds < 1.0
+            for refused in at_once(server, "/v1/search/text", wide):
+                assert (refused.status, refused.code) == (422, "invalid")
+                assert refused.seconds < 1.0
         for begin in range(0, 100, 4):
             some = [filtering(fields) for fields in guesses[begin : begin + 4]]
-            for one in at_once(server, "/v1/search/text", some):
-                assert (one.status, one.code) == (422, "unknown_field")
-                assert one.seconds < 1.0
+            for refused in at_once(server, "/v1/search/text", some):
+                assert (refused.status, refused.code) == (422, "unknown_field")
+                assert refused.seconds < 1.0
         traffic.wait_good(5)
         grown = server.memory()["Index-0"] - before
     assert not faults({"search": search})
@@ -95,11 +95,11 @@ def test_errors_of_clients_are_told_at_once_and_take_no_ones_place(
         Request("/v1/images", form={"file": b"\xff\xd8", "id": "../images/pictures/pizza.png"}),
         Request("/v1/images", form={"file": b"\xff\xd8", "id": "a\nb"}),
     )
-    told: list[tuple[int, str]] = []
+    errors: list[tuple[int, str]] = []
     kind = Kind(
         lambda number: wrong[number % len(wrong)],
         clients=128,
-        done=lambda request, reply: told.append(
+        done=lambda request, reply: errors.append(
             (reply.status, json.loads(reply.body)["error"]["code"])
         ),
     )
@@ -109,8 +109,8 @@ def test_errors_of_clients_are_told_at_once_and_take_no_ones_place(
         with Traffic(server.address, {"wrong": kind}):
             time.sleep(2.0)
             traffic.wait_good(3)
-    assert set(told) == {(422, "invalid")}
-    assert len(told) > 256
+    assert set(errors) == {(422, "invalid")}
+    assert len(errors) > 256
     # 128 new connections at once, to a server and from clients that share two cores.
     assert statistics.median(kind.outcome.latencies) < 1.0
     assert max(kind.outcome.latencies) < 3.0

@@ -66,7 +66,9 @@ def test_the_most_that_is_allowed_takes_seconds_and_few_megabytes(server: Runnin
 
 
 def _translators_memory(server: RunningServer) -> dict[int, int]:
-    return {one.pid: one.memory_full_info().uss for one in server.replicas("Translator")}
+    return {
+        process.pid: process.memory_full_info().uss for process in server.replicas("Translator")
+    }
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["list", "stream"])
@@ -74,7 +76,7 @@ def test_what_nobody_waits_for_stops_within_a_second(server: RunningServer, stre
     """A list of seconds, closed by its client after a tenth of one, again and again."""
     server.wait_ready()
     asked = {"text": TEXTS * (20 if stream else 2), "beam": 8, "stream": stream}
-    one = Request("/v1/translate", {"text": TEXTS[0]})
+    request = Request("/v1/translate", {"text": TEXTS[0]})
     before = server.counted("seqvis_cancelled_total")
     left = Kind(lambda number: Request("/v1/translate", asked), 10, patience=0.1)
     with Traffic(server.address, {"left": left}):
@@ -83,7 +85,7 @@ def test_what_nobody_waits_for_stops_within_a_second(server: RunningServer, stre
     time.sleep(1)
     used = _processor_seconds(server)
     began = time.monotonic()
-    assert send(server, one).status_code == 200
+    assert send(server, request).status_code == 200
     assert time.monotonic() - began < 1
     time.sleep(1)
     assert _processor_seconds(server) - used < 0.3
@@ -97,4 +99,4 @@ def test_what_nobody_waits_for_stops_within_a_second(server: RunningServer, stre
 def _processor_seconds(server: RunningServer) -> float:
     """That the translators have used so far."""
     replicas: list[psutil.Process] = server.replicas("Translator")
-    return sum(sum(one.cpu_times()[:2]) for one in replicas)
+    return sum(sum(process.cpu_times()[:2]) for process in replicas)

@@ -72,7 +72,7 @@ def test_the_only_translator_that_stands_still_is_replaced(
         with frozen(victims):
             statuses = [seconds_of_readyz(server) for _ in range(4)]
             server.wait(
-                lambda: not any(psutil.pid_exists(one.pid) for one in victims),
+                lambda: not any(psutil.pid_exists(process.pid) for process in victims),
                 30,
                 "the frozen translator is still there",
             )

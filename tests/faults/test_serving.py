@@ -44,18 +44,18 @@ def test_hostile_pictures_are_refused_with_a_reason_and_no_replica_dies(
     routes = ("/v1/search/image", "/v1/images", "/v1/classify")
     asked = [(name, route) for name in pictures for route in routes]
 
-    def ask(one: tuple[str, str]) -> requests.Response:
-        return persist(server, Request(one[1], form={"file": pictures[one[0]]}))
+    def ask(upload: tuple[str, str]) -> requests.Response:
+        return persist(server, Request(upload[1], form={"file": pictures[upload[0]]}))
 
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(ask, asked))
-    for one, answer in zip(asked, answers, strict=True):
+    for upload, answer in zip(asked, answers, strict=True):
         error = answer.json()["error"]
-        if len(pictures[one[0]]) > 10 << 20:
-            assert (answer.status_code, error["code"]) == (413, "too_large"), (one, error)
+        if len(pictures[upload[0]]) > 10 << 20:
+            assert (answer.status_code, error["code"]) == (413, "too_large"), (upload, error)
         else:
-            assert (answer.status_code, error["code"]) == (422, "bad_picture"), (one, error)
-            assert error["reason"], (one, error)
+            assert (answer.status_code, error["code"]) == (422, "bad_picture"), (upload, error)
+            assert error["reason"], (upload, error)
     damaged = [content for kind in ("JPEG", "PNG", "TIFF") for content in flipped(kind, 8)]
     for content in damaged:
         answer = persist(server, Request("/v1/search/image", form={"file": content}))
@@ -99,11 +99,11 @@ def _last_seen_otherwise(server: RunningServer, name: str, status: int) -> float
     agreeing = 0
     while agreeing < 16:  # both replicas were asked, but for one time in thirty thousand
         sent = time.monotonic() - began
-        found = persist(server, Request(f"/v1/images/{name}", method="GET")).status_code
-        agreeing = agreeing + 1 if found == status else 0
-        if found != status:
+        code = persist(server, Request(f"/v1/images/{name}", method="GET")).status_code
+        agreeing = agreeing + 1 if code == status else 0
+        if code != status:
             latest = sent
-            assert latest < 30, f"{name}: still {found}"
+            assert latest < 30, f"{name}: still {code}"
     return latest
 
 
@@ -116,10 +116,10 @@ LONG = " ".join(" ".join(TEXTS).split()[:20])  # 128 with a beam of 8 are nearly
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "list"])
 def test_a_client_that_goes_away_frees_its_place(server: RunningServer, stream: bool) -> None:
     work = {"text": [LONG] * 128, "beam": 8, "stream": stream}
-    one = Request("/v1/translate", {"text": "Où est le chat ?"})
+    request = Request("/v1/translate", {"text": "Où est le chat ?"})
 
     def status() -> int:
-        return send(server, one).status_code
+        return send(server, request).status_code
 
     assert status() == 200
     with ExitStack() as clients:
@@ -149,7 +149,7 @@ def _asking(server: RunningServer, work: Mapping[str, Any]) -> Iterator[None]:
 def test_far_more_than_it_can_bear_is_refused_at_once_and_all_is_well_afterwards(
     server: RunningServer,
 ) -> None:
-    one = Request("/v1/translate", {"text": TEXTS[0]})
+    request = Request("/v1/translate", {"text": TEXTS[0]})
     work = Request("/v1/translate", {"text": TEXTS[:16], "beam": 4})
     assert send(server, work).status_code == 200
     before = server.memory_by_process()
@@ -164,7 +164,7 @@ def test_far_more_than_it_can_bear_is_refused_at_once_and_all_is_well_afterwards
     assert len(outcome.refused()) > len(outcome.good())
     assert statistics.median(outcome.refused()) < statistics.median(outcome.good()) / 2
     assert server.wait(lambda: send(server, work).status_code == 200, 60, "it does not recover")
-    assert [send(server, one).status_code for _ in range(10)] == [200] * 10
+    assert [send(server, request).status_code for _ in range(10)] == [200] * 10
     after = server.memory_by_process()
     grown = {pid: after[pid] - before[pid] for pid in before if pid in after}
     assert grown
@@ -205,7 +205,7 @@ def test_a_killed_proxy_comes_back_by_itself(server: RunningServer) -> None:
         process.kill()
     server.wait(server.ready, 60, "nothing takes connections")
     assert server.proxies()
-    assert not {process.pid for process in server.proxies()} & {one.pid for one in killed}
+    assert not {process.pid for process in server.proxies()} & {process.pid for process in killed}
 
 
 def test_a_dead_translator_does_not_keep_searches_waiting(
@@ -257,7 +257,7 @@ def test_replicas_come_under_load_and_go_without_losing_a_request(
     # With one word after another, the gateway would have more to do than the translator.
     wide = DecodingSettings(beam=8)
     best = Translator.load(translators.first).translate(TEXTS, wide)
-    by_beam = {text: one.text for text, one in zip(TEXTS, best, strict=True)}
+    by_beam = {text: translation.text for text, translation in zip(TEXTS, best, strict=True)}
     heavy = translating(by_beam, clients=15, texts_each=4, beam=8)
     with Traffic(server.address, {"heavy": heavy}):
         server.wait_replicas("Translator", 2)

@@ -37,7 +37,9 @@ def test_a_translator_is_switched_under_load_without_a_failed_or_mixed_answer(
         if reply.status != 200:
             return
         answer = json.loads(reply.body)
-        made = [(one["source"], one["text"]) for one in answer["translations"]]
+        made = [
+            (translation["source"], translation["text"]) for translation in answer["translations"]
+        ]
         by = [path for path, by_text in offline.items() if set(made) <= set(by_text.items())]
         assert len(made) == 8
         assert len(by) == 1, f"an answer of {by}: {made}"
@@ -80,7 +82,9 @@ def test_a_translator_in_a_deployed_user_config_is_switched_in_and_a_broken_one_
 
 def _with_user_config(server: RunningServer, name: str, path: str) -> dict[str, Any]:
     config = copy.deepcopy(server.config)
-    gateway = next(one for one in config["applications"] if one["name"] == "gateway")
+    gateway = next(
+        application for application in config["applications"] if application["name"] == "gateway"
+    )
     versions = {"versions": [{"name": name, "path": path, "share": 1.0}]}
     gateway["deployments"][0]["user_config"] = {"translator": versions}
     return config
@@ -109,7 +113,7 @@ def test_a_broken_translator_is_refused_and_the_old_one_goes_on(
     outcome = kinds["translate"].outcome
     assert set(outcome.statuses) == {200}, outcome.not_good
     live = send(server, Request("/v1/models", method="GET")).json()["translator"]["versions"]
-    assert [one["name"] for one in live] == ["default"]
+    assert [version["name"] for version in live] == ["default"]
 
 
 def test_a_collection_of_another_model_is_switched_in_without_a_failed_or_mixed_answer(
@@ -123,9 +127,9 @@ def test_a_collection_of_another_model_is_switched_in_without_a_failed_or_mixed_
         if reply.status != 200:
             return
         answer = json.loads(reply.body)
-        found = [(one["id"], one["score"]) for one in answer["matches"]]
-        by = [path for path, expected in offline.items() if _alike(found, expected)]
-        assert len(by) == 1, f"an answer of {by}: {found}"
+        matches = [(match["id"], match["score"]) for match in answer["matches"]]
+        by = [path for path, expected in offline.items() if _alike(matches, expected)]
+        assert len(by) == 1, f"an answer of {by}: {matches}"
         seen.add((answer["model"], by[0]))
 
     asked = Request("/v1/search/text", {"query": "boat", "k": 5, "where": where})
@@ -140,9 +144,9 @@ def test_a_collection_of_another_model_is_switched_in_without_a_failed_or_mixed_
     assert set(kind.outcome.statuses) == {200}, kind.outcome.not_good
 
 
-def _alike(found: list[tuple[str, float]], expected: list[tuple[str, float]]) -> bool:
-    return [name for name, _ in found] == [name for name, _ in expected] and all(
-        abs(score - other) < 1e-3 for (_, score), (_, other) in zip(found, expected, strict=True)
+def _alike(matches: list[tuple[str, float]], expected: list[tuple[str, float]]) -> bool:
+    return [name for name, _ in matches] == [name for name, _ in expected] and all(
+        abs(score - other) < 1e-3 for (_, score), (_, other) in zip(matches, expected, strict=True)
     )
 
 

@@ -121,8 +121,8 @@ def test_bad_files_are_set_aside_with_their_reason_and_the_good_are_embedded(
     sizes = table.columns(["width", "height"]).to_pydict()
     at = table.paths.index("n01443537/turned.jpg")
     assert (sizes["width"][at], sizes["height"][at]) == (60, 70)
-    small = [Image.open(io.BytesIO(one)) for one in table.thumbnails([4, at, 4])]
-    assert [one.size for one in small] == [(70, 60), (60, 70), (70, 60)]
+    small = [Image.open(io.BytesIO(thumbnail)) for thumbnail in table.thumbnails([4, at, 4])]
+    assert [image.size for image in small] == [(70, 60), (60, 70), (70, 60)]
 
 
 def test_a_rerun_embeds_only_what_is_new_or_changed(
@@ -226,14 +226,14 @@ def test_a_table_of_uris_brings_labels_and_columns(
     path = tmp_path / f"list.{kind}"
     pa_csv.write_csv(table, path) if kind == "csv" else pq.write_table(table, path)
     assert place.counts(images=path) == (2, 0, {"no such file": 1})
-    found = place.table()
-    rows = found.columns(["path", "label", "year"]).to_pylist()
+    embedded = place.table()
+    rows = embedded.columns(["path", "label", "year"]).to_pylist()
     assert rows == [
         {"path": uris[1], "label": "", "year": 2001},
         {"path": uris[0], "label": "motor boat", "year": 1999},
     ]
     expected = load_backbone("efficientnet_lite0", image_size=SIZE).embed_files([encoded(1)])
-    np.testing.assert_allclose(found.features[:1], expected.features, rtol=2e-3, atol=2e-3)
+    np.testing.assert_allclose(embedded.features[:1], expected.features, rtol=2e-3, atol=2e-3)
 
 
 @pytest.mark.usefixtures("no_processes")

@@ -25,7 +25,7 @@ ROUNDING = 1e-5
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the scenarios print. Their Ray's sockets need a short path."""
     rays = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
     folder = tmp_path_factory.mktemp("nodes")
@@ -47,23 +47,27 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return dict(json.loads(output.splitlines()[-1]))
 
 
-def test_three_nodes_give_the_losses_of_one_worker(found: dict[str, Any]) -> None:
-    one, three = (found["training"][name]["history"] for name in ("one", "three"))
-    assert three[0]["train_loss"] == pytest.approx(one[0]["train_loss"], rel=ROUNDING)
-    assert three[0]["forced_loss"] == pytest.approx(one[0]["forced_loss"], rel=ROUNDING)
+def test_three_nodes_give_the_losses_of_one_worker(results: dict[str, Any]) -> None:
+    one_worker, three_workers = (results["training"][name]["history"] for name in ("one", "three"))
+    assert three_workers[0]["train_loss"] == pytest.approx(
+        one_worker[0]["train_loss"], rel=ROUNDING
+    )
+    assert three_workers[0]["forced_loss"] == pytest.approx(
+        one_worker[0]["forced_loss"], rel=ROUNDING
+    )
 
 
-def test_training_goes_on_with_two_workers_when_a_node_is_lost(found: dict[str, Any]) -> None:
-    told = found["training"]["three"]["notes"]
-    lost = told.index("lose")
+def test_training_goes_on_with_two_workers_when_a_node_is_lost(results: dict[str, Any]) -> None:
+    notes = results["training"]["three"]["notes"]
+    lost = notes.index("lose")
     # No checkpoint had been due in the second epoch: it begins anew.
-    assert any("going on from" in text and "(epoch 2, batch 1)" in text for text in told[lost:])
-    assert told.index("epoch 2", lost) < told.index("drain")
+    assert any("going on from" in text and "(epoch 2, batch 1)" in text for text in notes[lost:])
+    assert notes.index("epoch 2", lost) < notes.index("drain")
 
 
-def test_a_drained_node_makes_the_workers_save_first(found: dict[str, Any]) -> None:
-    told = found["training"]["three"]["notes"]
-    after = told[told.index("drain") - 1 :]
+def test_a_drained_node_makes_the_workers_save_first(results: dict[str, Any]) -> None:
+    notes = results["training"]["three"]["notes"]
+    after = notes[notes.index("drain") - 1 :]
     saved = next(text for text in after if "about to be taken away" in text)
     resumed = next(text for text in after if "going on from" in text)
     step = int(saved.rsplit(" ", 1)[1])
@@ -71,29 +75,29 @@ def test_a_drained_node_makes_the_workers_save_first(found: dict[str, Any]) -> N
     assert int(resumed.split("step-")[1].split(" ")[0]) >= step
 
 
-def test_the_losses_are_the_same_after_both(found: dict[str, Any]) -> None:
-    one, three = (found["training"][name]["history"] for name in ("one", "three"))
-    assert [row["step"] for row in three] == [row["step"] for row in one]
-    for ours, theirs in zip(three, one, strict=True):
+def test_the_losses_are_the_same_after_both(results: dict[str, Any]) -> None:
+    one_worker, three_workers = (results["training"][name]["history"] for name in ("one", "three"))
+    assert [row["step"] for row in three_workers] == [row["step"] for row in one_worker]
+    for ours, theirs in zip(three_workers, one_worker, strict=True):
         assert ours["forced_loss"] == pytest.approx(theirs["forced_loss"], rel=ROUNDING)
 
 
 def test_preparation_and_embedding_survive_a_lost_node_to_the_last_byte(
-    found: dict[str, Any],
+    results: dict[str, Any],
 ) -> None:
-    data = found["data"]
+    data = results["data"]
     assert len(data["lost"]) == 2
     for name in ("corpus", "features"):
         assert data[f"{name}-lost"] == data[f"{name}-whole"]
     assert any(name.startswith("train/") for name in data["corpus-whole"])
 
 
-def test_fine_tuning_takes_in_a_node_and_goes_on_when_one_is_lost(found: dict[str, Any]) -> None:
-    told = found["tuning"]["several"]["notes"]
-    grown, lost = told.index("grown"), told.index("lose")
-    for since in (told[grown:lost], told[lost:]):
+def test_fine_tuning_takes_in_a_node_and_goes_on_when_one_is_lost(results: dict[str, Any]) -> None:
+    notes = results["tuning"]["several"]["notes"]
+    grown, lost = notes.index("grown"), notes.index("lose")
+    for since in (notes[grown:lost], notes[lost:]):
         assert any("going on from" in text and "finetune" in text for text in since)
-    one, several = (found["tuning"][name]["history"] for name in ("one", "several"))
-    assert [row["step"] for row in several] == [row["step"] for row in one]
-    for ours, theirs in zip(several, one, strict=True):
+    alone, several = (results["tuning"][name]["history"] for name in ("one", "several"))
+    assert [row["step"] for row in several] == [row["step"] for row in alone]
+    for ours, theirs in zip(several, alone, strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)

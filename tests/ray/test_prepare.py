@@ -68,9 +68,9 @@ class Workplace:
         return main([*flags, *langs, "--out", str(self.folder / out)])
 
     def rows(self, part: str, out: str = "corpus") -> list[dict[str, Any]]:
-        found = load(str(self.folder / out), "corpus")
-        names = found.names_below(part)
-        return [row for name in names for row in pq.read_table(found.file(name).path).to_pylist()]
+        corpus = load(str(self.folder / out), "corpus")
+        names = corpus.names_below(part)
+        return [row for name in names for row in pq.read_table(corpus.file(name).path).to_pylist()]
 
     def words(self, side: str, out: str = "corpus") -> Vocabulary:
         path = self.folder / out / f"{side}.vocab"
@@ -121,7 +121,7 @@ def test_pairs_stay_aligned_whatever_odd_lines_stand_between_them(place: Workpla
     assert len(numbers) > 30
     assert all(first == second for first, second in numbers.values())
     expected = {row: str(row if row < 20 else row - 7) for row in numbers}
-    assert {row: found[0] for row, found in numbers.items()} == expected
+    assert {row: pair[0] for row, pair in numbers.items()} == expected
     assert place.report()["dropped"] == {
         "blank": {"pairs": 2, "first_lines": [21, 22]},
         "source_line_too_long": {"pairs": 1, "first_lines": [27]},

@@ -82,34 +82,34 @@ def demo_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     `make demo` is checked by hand to translate and to find well. Its training is in one process;
     the README's command above trains on Ray's workers. The head has fewer epochs than its preset
     says."""
-    out, told, printed = tmp_path_factory.mktemp("demo"), io.StringIO(), io.StringIO()
+    out, messages, printed = tmp_path_factory.mktemp("demo"), io.StringIO(), io.StringIO()
     presets = Path(shutil.copytree(PRESETS, tmp_path_factory.mktemp("presets") / "copy"))
     head = presets / "demo-devise.yaml"
     head.write_text(head.read_text().replace("epochs: 40\n", "epochs: 8\n"))
     flags = ["--out", str(out), "--pairs", "1500", "--epochs", "1", "--num-workers", "0"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("jobs.demo.PRESETS", presets)
-        with redirect_stdout(printed), redirect_stderr(told):
+        with redirect_stdout(printed), redirect_stderr(messages):
             assert demo([*flags, "--image-size", "48", "--no-serve"]) == 0
-    return out, json.loads(printed.getvalue().splitlines()[-1]), told.getvalue()
+    return out, json.loads(printed.getvalue().splitlines()[-1]), messages.getvalue()
 
 
 def test_the_demo_runs_from_the_generator_to_the_picture(
     demo_run: tuple[Path, dict[str, Any], str],
 ) -> None:
-    out, result, told = demo_run
+    out, result, messages = demo_run
     assert 0 <= result["bleu"] <= 100
     assert (out / "attention.png").read_bytes().startswith(b"\x89PNG")
-    assert "python -m jobs.translate --model" in told
+    assert "python -m jobs.translate --model" in messages
     assert set(result["typed"]) == {"apostrophes", "capitals", "accents", "names"}
     for kind, right in result["typed"].items():
-        assert f"{kind}: {right} right" in told
+        assert f"{kind}: {right} right" in messages
 
 
 def test_the_demo_finds_drawings_whose_names_it_never_saw(
     demo_run: tuple[Path, dict[str, Any], str],
 ) -> None:
-    out, result, told = demo_run
+    out, result, messages = demo_run
     pictures = result["pictures"]
     assert pictures["drawings"] > 1300
     held_out = (out / "drawings" / "heldout.txt").read_text(encoding="utf-8").splitlines()
@@ -119,11 +119,11 @@ def test_the_demo_finds_drawings_whose_names_it_never_saw(
     assert pictures["hit@1"] <= pictures["hit@5"] <= pictures["hit@10"]
     assert len(pictures["sheets"]) == 10
     for sheet in pictures["sheets"]:
-        assert sheet in told
+        assert sheet in messages
         assert Path(sheet).read_bytes().startswith(b"\x89PNG")
-    assert pictures["page"] in told
+    assert pictures["page"] in messages
     assert Path(pictures["page"]).read_text(encoding="utf-8").count("<article") == 30
-    assert "CC BY-SA 4.0" in told
+    assert "CC BY-SA 4.0" in messages
 
 
 def test_what_the_demo_says_to_run_next_runs(
@@ -131,10 +131,10 @@ def test_what_the_demo_says_to_run_next_runs(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    out, _, told = demo_run
+    out, _, messages = demo_run
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my-drawing.png").write_bytes((out / "drawings/pictures/bell.png").read_bytes())
-    commands = re.findall(r"python -m (jobs\.\w+ .*)", told.partition("Next:")[2])
+    commands = re.findall(r"python -m (jobs\.\w+ .*)", messages.partition("Next:")[2])
     assert len(commands) == 5
     for command in commands:
         name, *words = shlex.split(command.partition("   ")[0])

@@ -25,7 +25,7 @@ def standing() -> Iterator[StandingRay]:
 
 
 def processes(standing: StandingRay) -> dict[int, psutil.Process]:
-    return {one.pid: one for one in standing.process.children(recursive=True)}
+    return {process.pid: process for process in standing.process.children(recursive=True)}
 
 
 def test_jobs_join_it_and_leave_it_running(standing: StandingRay, tmp_path: Path) -> None:

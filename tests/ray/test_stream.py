@@ -36,11 +36,11 @@ def numbers(count: int) -> Iterator[pa.Table]:
 
 
 def run(make: Callable[[pa.Table], pa.Table], count: int, taken: int = 2) -> list[int]:
-    told: list[dict[str, Any]] = []
-    made = Stream(taken, told.append)(numbers(count), make)
-    found = [part["number"][0].as_py() for part in made]
-    assert not told
-    return found
+    events: list[dict[str, Any]] = []
+    made = Stream(taken, events.append)(numbers(count), make)
+    values = [part["number"][0].as_py() for part in made]
+    assert not events
+    return values
 
 
 def test_views_from_the_cluster_are_those_of_threads(
@@ -65,8 +65,8 @@ def test_views_from_the_cluster_are_those_of_threads(
     streamed = Stream(2, lambda event: None)(plan.parts(0, 1), made_there)
     threaded = in_threads(plan.parts(0, 1), make)
     count = 0
-    for one, other in zip(streamed, threaded, strict=True):
-        assert one.equals(other)
+    for ours, theirs in zip(streamed, threaded, strict=True):
+        assert ours.equals(theirs)
         count += 1
     assert count == 3 * (3 + 2) - 1
 
@@ -106,12 +106,12 @@ def test_a_worker_goes_on_by_itself_where_the_cluster_has_no_room(
     other = ray.remote(num_cpus=3)(Other).remote()  # now somebody else does
     ray.get(other.hold.remote())
     monkeypatch.setattr(stream, "PATIENCE", 1.0)
-    told: list[dict[str, Any]] = []
-    made = [part["number"][0].as_py() for part in Stream(2, told.append)(numbers(6), where)]
+    events: list[dict[str, Any]] = []
+    made = [part["number"][0].as_py() for part in Stream(2, events.append)(numbers(6), where)]
     ray.kill(other)
     assert made == list(range(6))
-    assert "nothing came from the cluster for 1 s" in told[0]["text"]
-    assert len(told) == 1
+    assert "nothing came from the cluster for 1 s" in events[0]["text"]
+    assert len(events) == 1
 
 
 def test_an_end_in_the_middle_stops_the_tasks(tmp_path: Path) -> None:

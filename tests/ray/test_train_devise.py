@@ -18,7 +18,7 @@ def test_a_worker_that_is_killed_in_mid_epoch_changes_nothing(
 ) -> None:
     data = make_data(tmp_path, each=200)
     histories: dict[str, list[dict[str, Any]]] = {}
-    told: list[str] = []
+    notes: list[str] = []
     loaded: set[str] = set()
 
     def report_of(name: str, killing: bool) -> Any:
@@ -27,10 +27,10 @@ def test_a_worker_that_is_killed_in_mid_epoch_changes_nothing(
         def report(event: dict[str, Any]) -> None:
             if event["event"] == "epoch":
                 histories[name] = event["history"]
-            told.append(event.get("text", event["event"]))
+            notes.append(event.get("text", event["event"]))
             if event["event"] == "progress" and event["epoch"] in due and event["position"] > 1:
                 due.clear()
-                told.append("killed")
+                notes.append("killed")
                 saved = tmp_path / name / "out.run" / "checkpoints" / "head"
                 wait_until(lambda: bool(checkpoints(saved)), "no checkpoint is saved")
                 worker = children_named("RayTrainWorker")[0]
@@ -48,7 +48,7 @@ def test_a_worker_that_is_killed_in_mid_epoch_changes_nothing(
         metrics = train(settings, report_of(name, name == "three"), resources, stoppable=True)
     assert metrics["hit@5"] > 0.8
     assert jemalloc() in loaded
-    after = told[told.index("killed") :]
+    after = notes[notes.index("killed") :]
     assert any("going on from" in text and "(epoch 2, batch 1)" in text for text in after)
     for ours, theirs in zip(histories["three"], histories["one"], strict=True):
         for key in ("step", "train_loss", "loss", "hit@5"):

@@ -78,11 +78,11 @@ def test_two_workers_see_the_losses_that_one_sees_also_after_one_was_killed(
     assert not idle  # what Ray Train would start besides the workers
     notes = [event["text"] for event in events if event["event"] == "note"]
     assert any("going on from" in note for note in notes)
-    found = [event["history"] for event in events if event["event"] == "epoch"][-1]
+    history = [event["history"] for event in events if event["event"] == "epoch"][-1]
     expected: list[dict[str, Any]] = []
     train(settings("one"), lambda event: expected.extend(event.get("history", [])[-1:]))
-    assert [row["epoch"] for row in found] == [row["epoch"] for row in expected] == [1, 2, 3, 4]
-    for ours, theirs in zip(found, expected, strict=True):
+    assert [row["epoch"] for row in history] == [row["epoch"] for row in expected] == [1, 2, 3, 4]
+    for ours, theirs in zip(history, expected, strict=True):
         for key in ("train_loss", "forced_loss"):
             assert ours[key] == pytest.approx(theirs[key], rel=1e-3)
     assert artifacts.load(str(tmp_path / "two"), "translator").metrics["bleu"] > 0
@@ -115,17 +115,17 @@ def test_a_run_that_is_stopped_leaves_what_was_and_goes_on_later(
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         assert process.stderr
-        told = ""
+        printed = ""
         for line in process.stderr:
-            told += line
-            if len(re.findall(r"^ +\d", told, re.MULTILINE)) == rows:
+            printed += line
+            if len(re.findall(r"^ +\d", printed, re.MULTILINE)) == rows:
                 break
         process.send_signal(sent)
-        told += process.stderr.read()
+        printed += process.stderr.read()
         assert process.wait(timeout=60) == code
-        assert told.splitlines()[-1].startswith(message)
-        assert "Traceback" not in told
-        assert ("going on from" in told) == (not more)
+        assert printed.splitlines()[-1].startswith(message)
+        assert "Traceback" not in printed
+        assert ("going on from" in printed) == (not more)
         assert artifacts.load(str(out), "translator").fingerprint() == earlier
         _await_workers_end()
     capsys.readouterr()

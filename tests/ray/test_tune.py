@@ -81,7 +81,7 @@ def test_a_search_that_is_killed_loses_no_trial_and_runs_none_twice(
     for line in process.stderr:  # until one has ended and another is in the middle
         ended = ended or line.split()[1] in ("finished", "stopped")
         if ended and any(
-            one["results"] and one["status"] == "open" for one in records(out).values()
+            trial["results"] and trial["status"] == "open" for trial in records(out).values()
         ):
             break
     os.killpg(process.pid, signal.SIGKILL)
@@ -89,25 +89,25 @@ def test_a_search_that_is_killed_loses_no_trial_and_runs_none_twice(
     before = records(out)
     rungs = json.loads((out / "rungs.json").read_text())
     assert any(rungs.values())
-    found = reopened(corpus, space, out)
-    assert found.halving is not None
-    assert found.halving.rungs() == rungs
+    search = reopened(corpus, space, out)
+    assert search.halving is not None
+    assert search.halving.rungs() == rungs
 
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
     after = records(out)
     assert sorted(after) == [f"t{number:04d}" for number in range(1, TRIALS + 1)]
     for number, (name, trial) in enumerate(after.items()):
-        assert trial["config"] == found.space.random(1, number)
+        assert trial["config"] == search.space.random(1, number)
         assert trial["status"] in ("finished", "stopped"), trial["errors"]
-        assert [one["epoch"] for one in trial["results"]] == list(
+        assert [row["epoch"] for row in trial["results"]] == list(
             range(1, len(trial["results"]) + 1)
         )
         if name in before:
             assert trial["results"][: len(before[name]["results"])] == before[name]["results"]
             if before[name]["status"] != "open":
                 assert trial == before[name]
-    orders = [one["order"] for trial in after.values() for one in trial["results"]]
+    orders = [row["order"] for trial in after.values() for row in trial["results"]]
     assert len(set(orders)) == len(orders)
     first = json.loads((out / "rungs.json").read_text())["1"]
     assert first == {name: -trial["results"][0]["metric"] for name, trial in after.items()}
@@ -116,9 +116,9 @@ def test_a_search_that_is_killed_loses_no_trial_and_runs_none_twice(
     assert (result["trials"], result["failed"]) == (TRIALS, 0)
     assert result["finished"] + result["stopped"] == TRIALS
     assert result["best_metric"] == min(
-        one["metric"]
+        row["metric"]
         for trial in after.values()
-        for one in trial["results"]
+        for row in trial["results"]
         if trial["status"] == "finished"
     )
     best = artifacts.load(str(out / "best"), "translator")
@@ -152,7 +152,7 @@ def test_a_population_gives_settings_that_training_takes(
     assert (result["trials"], result["finished"], result["stopped"]) == (3, 2, 1)
     child = records(out)["t0003"]
     donor = records(out)[child["origin"]["donor"]]
-    assert [one["epoch"] for one in child["results"]] == [2]
+    assert [row["epoch"] for row in child["results"]] == [2]
     assert child["results"][0]["seconds"] > donor["results"][0]["seconds"]  # it went on from there
     best = ["--config", str(out / "best.yaml"), "--corpus", str(corpus), "--num-workers", "0"]
     assert train_translator([*best, "--out", str(tmp_path / "again")]) == 0

@@ -17,7 +17,7 @@ Pairs = Sequence[tuple[str, str]]
 def write_corpus(folder: Path, train: Pairs, valid: Pairs) -> Path:
     """A corpus artifact at `folder`, with spaCy's tokenisers for French and English."""
     settings = [TokenizerSettings(kind="spacy", language=language) for language in ("fr", "en")]
-    tokenizers = [load_tokenizer(one) for one in settings]
+    tokenizers = [load_tokenizer(setting) for setting in settings]
     tokens = [
         [tokenizer.tokenize_many([pair[side] for pair in pairs]) for pairs in (train, valid)]
         for side, tokenizer in enumerate(tokenizers)
@@ -39,7 +39,7 @@ def write_corpus(folder: Path, train: Pairs, valid: Pairs) -> Path:
         writer.path("source.vocab").write_bytes(vocabularies[0].to_bytes())
         writer.path("target.vocab").write_bytes(vocabularies[1].to_bytes())
         stored = dict(
-            zip(("source", "target"), (one.model_dump() for one in settings), strict=True)
+            zip(("source", "target"), (setting.model_dump() for setting in settings), strict=True)
         )
         writer.write_json("tokenizers.json", stored)
     return folder

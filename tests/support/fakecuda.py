@@ -35,8 +35,8 @@ class Cudnn:
     def __call__(
         self, inputs: Tensor, before: Tensor, parameters: list[Tensor], both: bool
     ) -> tuple[Tensor, Tensor]:
-        self.types |= {one.dtype for one in (inputs, before, *parameters)}
-        assert all(one.is_cuda for one in (inputs, before, *parameters))
+        self.types |= {tensor.dtype for tensor in (inputs, before, *parameters)}
+        assert all(tensor.is_cuda for tensor in (inputs, before, *parameters))
         steps, batch, _ = inputs.shape
         size = parameters[1].shape[1]  # of the recurrent weights
         states = inputs.new_zeros(steps, batch, (1 + both) * size)

@@ -98,13 +98,13 @@ def flipped(kind: str, count: int) -> list[bytes]:
     """Small pictures with three bytes near their begin changed; some can still be decoded."""
     draw = np.random.default_rng(1)
     whole = np.frombuffer(encoded(Image.fromarray(noise()), kind), np.uint8)
-    found = []
+    pictures = []
     for _ in range(count):
         broken = whole.copy()
         places = draw.integers(0, min(len(broken), 300), 3)
         broken[places] = draw.integers(0, 256, 3)
-        found.append(broken.tobytes())
-    return found
+        pictures.append(broken.tobytes())
+    return pictures
 
 
 def bad_pictures() -> dict[str, bytes]:

@@ -117,7 +117,7 @@ def three_nodes() -> Iterator[Nodes]:
         nodes.cluster.shutdown()
 
 
-class Told:
+class Listener:
     """A listener to a training: what it was told, and what befell the nodes, in their order."""
 
     def __init__(self, due: dict[int, Callable[[], None]], epochs: int, position: int):
@@ -149,7 +149,7 @@ def data(folder: Path, nodes: Nodes) -> dict[str, Any]:
         path = folder / "images" / f"n{number % 3}" / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encoded(number))
-    found: dict[str, Any] = {"lost": []}
+    results: dict[str, Any] = {"lost": []}
 
     def progress_of(stage: str | None) -> Any:
         waiting = [stage]
@@ -158,7 +158,7 @@ def data(folder: Path, nodes: Nodes) -> dict[str, Any]:
             if now == waiting[0] and 0 < done < total:
                 waiting[0] = None
                 nodes.lose()
-                found["lost"].append(f"{now}: {done} of {total}")
+                results["lost"].append(f"{now}: {done} of {total}")
 
         return progress
 
@@ -172,7 +172,7 @@ def data(folder: Path, nodes: Nodes) -> dict[str, Any]:
             lines_per_block=100,
         )
         prepare(text, progress_of("tokenising" if lost else None))
-        found[f"corpus-{name}"] = _hashes(folder / f"corpus-{name}", "corpus")
+        results[f"corpus-{name}"] = _hashes(folder / f"corpus-{name}", "corpus")
     for name, lost in (("whole", False), ("lost", True)):
         pictures = EmbedSettings(
             images=str(folder / "images"),
@@ -183,8 +183,8 @@ def data(folder: Path, nodes: Nodes) -> dict[str, Any]:
             batch_size=4,
         )
         embed_images(pictures, progress_of("embedding images" if lost else None))
-        found[f"features-{name}"] = _hashes(folder / f"features-{name}", "features")
-    return found
+        results[f"features-{name}"] = _hashes(folder / f"features-{name}", "features")
+    return results
 
 
 def _hashes(place: Path, kind: str) -> dict[str, str]:
@@ -216,25 +216,25 @@ def training(folder: Path, nodes: Nodes) -> dict[str, Any]:
         saved = folder / "three.run" / "checkpoints"
         wait_until(lambda: bool(checkpoints(saved)), "no checkpoint is saved")
         nodes.lose()
-        three.notes.append("lose")
+        three_workers.notes.append("lose")
 
     def drain() -> None:
         nodes.drain()
-        three.notes.append("drain")
+        three_workers.notes.append("drain")
 
     def listen(event: dict[str, Any]) -> None:
-        three(event)
-        if event["event"] == "epoch" and "drain" in three.notes:
-            if any("about to be taken away" in text for text in three.notes):
+        three_workers(event)
+        if event["event"] == "epoch" and "drain" in three_workers.notes:
+            if any("about to be taken away" in text for text in three_workers.notes):
                 nodes.wait_for_workers(1)
             else:
                 time.sleep(0.5)  # the notice is on its way to the workers
 
-    one, three = Told({}, EPOCHS, 0), Told({2: lose, 3: drain}, EPOCHS, 20)
-    train(settings("one"), one)
+    one_worker, three_workers = Listener({}, EPOCHS, 0), Listener({2: lose, 3: drain}, EPOCHS, 20)
+    train(settings("one"), one_worker)
     resources = Resources(3, min_workers=1, cpus_per_worker=1)
     train(settings("three"), listen, resources, stoppable=True)
-    return {"one": one.about(), "three": three.about()}
+    return {"one": one_worker.about(), "three": three_workers.about()}
 
 
 def tuning(folder: Path, nodes: Nodes) -> dict[str, Any]:
@@ -251,7 +251,7 @@ def tuning(folder: Path, nodes: Nodes) -> dict[str, Any]:
         several.notes.append("lose")
 
     due = {2: grow, 3: lose}
-    alone, several = Told({}, TUNING_EPOCHS, 0), Told(due, TUNING_EPOCHS, 1)
+    alone, several = Listener({}, TUNING_EPOCHS, 0), Listener(due, TUNING_EPOCHS, 1)
     train_devise(tuning_settings(folder, "one", TUNING_EPOCHS), alone)
     same_head(folder, "several", "one")
     resources = Resources(3, min_workers=1, cpus_per_worker=1)
@@ -269,13 +269,13 @@ def main(folder: Path) -> dict[str, Any]:
     backbone = backbone_without_dropout(folder / "data")
     make_drawings(folder / "tuning", backbone)
     with three_nodes() as nodes:
-        found = {"data": data(folder / "data", nodes)}  # leaves one of the nodes
+        results = {"data": data(folder / "data", nodes)}  # leaves one of the nodes
         nodes.add()
         nodes.add()
-        found["training"] = training(folder / "training", nodes)  # and again
+        results["training"] = training(folder / "training", nodes)  # and again
         nodes.add()
-        found["tuning"] = tuning(folder / "tuning", nodes)
-    return found
+        results["tuning"] = tuning(folder / "tuning", nodes)
+    return results
 
 
 if __name__ == "__main__":

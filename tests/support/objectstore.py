@@ -49,9 +49,9 @@ class Bucket:
     def paths(self, below: str = "") -> list[str]:
         """Of all objects, without the empty ones that stand for directories."""
         selector = fs.FileSelector(f"{self.name}/{below}".rstrip("/"), recursive=True)
-        found = self._filesystem().get_file_info(selector)
+        infos = self._filesystem().get_file_info(selector)
         prefix = len(self.name) + 1
-        return sorted(info.path[prefix:] for info in found if info.type == fs.FileType.File)
+        return sorted(info.path[prefix:] for info in infos if info.type == fs.FileType.File)
 
     def _filesystem(self) -> fs.S3FileSystem:
         return fs.S3FileSystem(

@@ -25,11 +25,11 @@ SIDES = [[pair[side] for pair in PAIRS] for side in (0, 1)]
 
 
 def read(pairs: PairSource, rows_per_task: int = 1000, longest: int = 200) -> list[dict[str, Any]]:
-    found = []
+    rows = []
     for first in range(0, len(pairs.rows), rows_per_task):
         for table in pairs.reader(pairs.rows[first : first + rows_per_task], longest)():
-            found += table.to_pylist()
-    return found
+            rows += table.to_pylist()
+    return rows
 
 
 def write_aligned() -> list[dict[str, Any]]:
@@ -117,7 +117,7 @@ def write_memory(path: Path, units: list[list[tuple[str, str]]], encoding: str =
         "".join(f'<tuv xml:lang="{tag}"><seg>{escape(text)}</seg></tuv>' for tag, text in unit)
         for unit in units
     )
-    body = "".join(f"<tu>{one}</tu>\n" for one in variants)
+    body = "".join(f"<tu>{variant}</tu>\n" for variant in variants)
     text = (
         f'<?xml version="1.0" encoding="{encoding}"?>\n<!DOCTYPE tmx SYSTEM "tmx14.dtd">\n'
         f'<tmx version="1.4"><header srclang="en"/><body>\n{body}</body></tmx>\n'

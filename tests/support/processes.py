@@ -7,18 +7,18 @@ import psutil
 
 def children_named(name: str, of: psutil.Process | None = None) -> list[psutil.Process]:
     """Of this process or another, at any depth: those with `name` in the command line, by pid."""
-    found = []
-    for one in (of or psutil.Process()).children(recursive=True):
+    children = []
+    for process in (of or psutil.Process()).children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):  # it ended meanwhile, or is a zombie
-            if name in " ".join(one.cmdline()):
-                found.append(one)
-    return sorted(found, key=lambda one: one.pid)
+            if name in " ".join(process.cmdline()):
+                children.append(process)
+    return sorted(children, key=lambda process: process.pid)
 
 
 def end_family(pid: int) -> None:
     """Kills a process and all its descendants."""
     with contextlib.suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
-        for one in [process, *process.children(recursive=True)]:
+        for member in [process, *process.children(recursive=True)]:
             with contextlib.suppress(psutil.NoSuchProcess):
-                one.kill()
+                member.kill()

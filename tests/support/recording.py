@@ -24,7 +24,7 @@ def record() -> tuple[Graphs, Callable[[], int]]:
             replays += 1
             new = function(*inputs)
             if not results:
-                results.extend(one.clone() for one in new)
+                results.extend(tensor.clone() for tensor in new)
             for to, value in zip(results, new, strict=True):
                 to.copy_(value)
 

@@ -27,7 +27,9 @@ def trials(metric: ArrayLike, settings: Mapping[str, ArrayLike], **columns: Any)
         "error": None,
     }
     frame |= columns
-    return pd.DataFrame({**frame, **{f"config/{name}": one for name, one in settings.items()}})
+    return pd.DataFrame(
+        {**frame, **{f"config/{name}": column for name, column in settings.items()}}
+    )
 
 
 def write_search(
