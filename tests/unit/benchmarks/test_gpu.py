@@ -20,12 +20,12 @@ def test_all_stages_run_where_ray_cannot_be_imported(tmp_path: Path) -> None:
         [sys.executable, "-c", RUN, *arguments], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads(out.with_suffix(".json").read_text())
-    assert not found["failed"]
-    stages = [row["stage"] for row in found["rows"]]
+    results = json.loads(out.with_suffix(".json").read_text())
+    assert not results["failed"]
+    stages = [row["stage"] for row in results["rows"]]
     wanted = ("training", "greedy", "beam 5", "ResNet-50", "exact search")
     assert all(any(stage.startswith(name) for stage in stages) for name in wanted)
-    assert all(row["rate"] > 0 for row in found["rows"])
+    assert all(row["rate"] > 0 for row in results["rows"])
     table = out.with_suffix(".md").read_text()
     assert "seqvis (all), float32" in table
     assert "0 texts other than the CPU's" in table

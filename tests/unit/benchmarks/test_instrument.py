@@ -33,27 +33,27 @@ def row() -> Row:
         side("slow", [15, 15, 15], at_least=2, limit="limit", of_limit=0.5),
         side("limit", [50, 50, 40]),
     ]
-    found = compare("stage", "things/s", sides, 3)
+    compared = compare("stage", "things/s", sides, 3)
     assert order == ["reference", "quick", "slow", "limit"] * 3
-    return found
+    return compared
 
 
 def test_sides_take_turns_and_are_compared_by_their_medians() -> None:
-    found = row()
-    assert found.times("quick") == 2.5
-    assert found.times("slow") == 1.5
-    assert found.share(found.sides[1]) == 0.5
-    assert found.spread("quick") == pytest.approx(10 / 25)
+    compared = row()
+    assert compared.times("quick") == 2.5
+    assert compared.times("slow") == 1.5
+    assert compared.share(compared.sides[1]) == 0.5
+    assert compared.spread("quick") == pytest.approx(10 / 25)
 
 
 def test_what_is_not_reached_is_marked_and_named() -> None:
-    found = row()
-    assert found.missed() == ["slow"]
-    lines = as_markdown([found]).splitlines()
+    compared = row()
+    assert compared.missed() == ["slow"]
+    lines = as_markdown([compared]).splitlines()
     assert lines[2].startswith("| stage, things/s | reference | 10 |")
     assert "| 2 | 50% | 50% |" in lines[3]
     assert "| 2 ! | 30% | 50% ! |" in lines[4]
-    assert found.as_json()["sides"]["slow"]["times"] == 1.5
+    assert compared.as_json()["sides"]["slow"]["times"] == 1.5
 
 
 def test_the_chart_is_a_picture() -> None:

@@ -72,7 +72,7 @@ def test_a_table_sends_the_rows_that_a_batch_touches_and_never_much_more_than_al
     torch.manual_seed(0)
     shares = 1 / torch.arange(1, 5_001, dtype=torch.float64)
     drawn = torch.multinomial(shares.expand(200, -1), 800, replacement=True)
-    distinct = sum(len(one.unique()) for one in drawn) / len(drawn)
+    distinct = sum(len(batch.unique()) for batch in drawn) / len(drawn)
     assert table.touched(800) == pytest.approx(distinct, rel=0.02)
     assert table.sent(800, True) == pytest.approx(table.touched(800) * 400 + 5_000)
     assert table.sent(10**7, True) == 5_000 * 400 + 5_000

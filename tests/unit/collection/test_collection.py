@@ -54,9 +54,9 @@ def expected(
     return sorted(scored, key=lambda pair: -pair[0])[:k]
 
 
-def assert_same(found: list[Match], wanted: list[tuple[float, str]]) -> None:
-    assert [match.id for match in found] == [name for _, name in wanted]
-    np.testing.assert_allclose([m.score for m in found], [s for s, _ in wanted], atol=1e-6)
+def assert_same(matches: list[Match], wanted: list[tuple[float, str]]) -> None:
+    assert [match.id for match in matches] == [name for _, name in wanted]
+    np.testing.assert_allclose([m.score for m in matches], [s for s, _ in wanted], atol=1e-6)
 
 
 def assert_agrees(collection: Collection, model: Model, seed: int = 0) -> None:
@@ -71,8 +71,8 @@ def assert_agrees(collection: Collection, model: Model, seed: int = 0) -> None:
             assert item.metadata == wanted.metadata
             assert item.thumbnail == wanted.thumbnail == collection.thumbnail(name)
     queries = draw.standard_normal((3, DIMENSION))
-    for found, query in zip(collection.search(queries, 5), queries, strict=True):
-        assert_same(found, expected(model, query, 5, lambda metadata: True))
+    for matches, query in zip(collection.search(queries, 5), queries, strict=True):
+        assert_same(matches, expected(model, query, 5, lambda metadata: True))
     where = {"label": ["cat", "ship"], "number": 2}
     best = expected(model, queries[0], 4, lambda m: m["label"] != "dog" and m["number"] == 2)
     assert_same(collection.search(queries[0], 4, where=where), best)
@@ -117,13 +117,13 @@ def test_any_sequence_of_changes_leaves_what_a_dictionary_would_hold(
 
 def test_all_backends_give_equal_matches_with_equal_scores(tmp_path: Path) -> None:
     items = make_items(3000, seed=5)
-    found = []
+    by_backend = []
     for backend in get_args(Backend):
         path = tmp_path / backend
         with Collection.build(path, DIMENSION, items, backend, settings=WIDE) as collection:
             queries = np.random.default_rng(0).standard_normal((20, DIMENSION))
-            found.append(collection.search(queries, 10))
-    assert found[0] == found[1] == found[2]
+            by_backend.append(collection.search(queries, 10))
+    assert by_backend[0] == by_backend[1] == by_backend[2]
 
 
 @pytest.mark.parametrize("backend", GRAPHS)
@@ -183,17 +183,20 @@ def test_many_equal_vectors_are_all_found(tmp_path: Path, backend: Backend) -> N
     items = [Item(f"same-{n}", np.ones(DIMENSION)) for n in range(3000)]
     items += [Item(f"other-{n}", draw.standard_normal(DIMENSION)) for n in range(3000)]
     with Collection.build(tmp_path / "c", DIMENSION, items, backend) as collection:
-        found = collection.search(np.ones(DIMENSION), 50)
-        assert [round(match.score, 6) for match in found] == [1.0] * 50
-        assert all(match.id.startswith("same") for match in found)
+        matches = collection.search(np.ones(DIMENSION), 50)
+        assert [round(match.score, 6) for match in matches] == [1.0] * 50
+        assert all(match.id.startswith("same") for match in matches)
 
 
 def test_the_least_score_cuts_the_matches(tmp_path: Path) -> None:
     with Collection.create(tmp_path / "c", 2) as collection:
         collection.add([Item("x", np.array([1, 0])), Item("xy", np.array([1, 1]))])
         collection.add([Item("y", np.array([0, 1]))])
-        found = collection.search(np.array([2.0, 0.0]), min_score=0.5)
-        assert [(match.id, round(match.score, 4)) for match in found] == [("x", 1), ("xy", 0.7071)]
+        matches = collection.search(np.array([2.0, 0.0]), min_score=0.5)
+        assert [(match.id, round(match.score, 4)) for match in matches] == [
+            ("x", 1),
+            ("xy", 0.7071),
+        ]
 
 
 def test_metadata_of_a_match_can_be_changed_without_changing_the_collection(tmp_path: Path) -> None:
@@ -218,10 +221,10 @@ def test_searches_in_many_threads_see_whole_batches_while_one_writes(tmp_path: P
     def search() -> None:
         draw = np.random.default_rng(threading.get_ident() % 1000)
         while not done.is_set():
-            found = collection.search(draw.standard_normal(DIMENSION), 40)
-            generations = {match.metadata["generation"] for match in found}
-            if len(found) != 40 or len(generations) != 1 or collection.get("3") is None:
-                problems.append(f"{len(found)} items of generations {generations}")
+            matches = collection.search(draw.standard_normal(DIMENSION), 40)
+            generations = {match.metadata["generation"] for match in matches}
+            if len(matches) != 40 or len(generations) != 1 or collection.get("3") is None:
+                problems.append(f"{len(matches)} items of generations {generations}")
 
     threads = [threading.Thread(target=search) for _ in range(3)]
     for thread in threads:
@@ -308,16 +311,16 @@ def test_the_recall_report_compares_with_exact_search(tmp_path: Path) -> None:
 def test_recall_is_sampled_on_one_query_as_the_report_measures_it(tmp_path: Path) -> None:
     poor = IndexSettings(connections=2, construction_width=8, search_width=8, build_threads=1)
     items = make_items(2500, seed=3)
-    query = np.random.default_rng(1).standard_normal((40, DIMENSION))
+    queries = np.random.default_rng(1).standard_normal((40, DIMENSION))
     with Collection.build(tmp_path / "c", DIMENSION, items, settings=poor) as collection:
-        sampled = [collection.sample_recall(one, k=10) for one in query]
+        sampled = [collection.sample_recall(query, k=10) for query in queries]
         model = {item.id: item for item in items}
-        for one, share in zip(query, sampled, strict=True):
-            truth = {name for _, name in expected(model, one, 10, lambda metadata: True)}
-            found = {match.id for match in collection.search(one, 10)}
-            assert share == len(truth & found) / 10
+        for query, share in zip(queries, sampled, strict=True):
+            truth = {name for _, name in expected(model, query, 10, lambda metadata: True)}
+            ids = {match.id for match in collection.search(query, 10)}
+            assert share == len(truth & ids) / 10
         assert len(set(sampled)) > 3
         with pytest.raises(DataError):
-            collection.sample_recall(query)
+            collection.sample_recall(queries)
     with Collection.create(tmp_path / "empty", DIMENSION) as collection:
-        assert collection.sample_recall(query[0]) == 1.0
+        assert collection.sample_recall(queries[0]) == 1.0

@@ -43,17 +43,17 @@ def make(path: Path, count: int = 40, backend: Backend = "nmslib") -> Collection
 
 
 def content(collection: Collection) -> dict[str, Any]:
-    found = {}
+    stored = {}
     for name in sorted(collection.ids()):
         item = collection.get(name)
         assert item is not None
-        found[name] = (item.vector.tolist(), item.metadata, item.thumbnail)
-    return found
+        stored[name] = (item.vector.tolist(), item.metadata, item.thumbnail)
+    return stored
 
 
 def journal_of(path: Path) -> Path:
-    (found,) = path.glob("journal-*")
-    return found
+    (journal,) = path.glob("journal-*")
+    return journal
 
 
 @contextmanager

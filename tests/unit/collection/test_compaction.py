@@ -20,8 +20,8 @@ def item(number: int, version: int = 0) -> Item:
 
 
 def journal_size(path: Path) -> int:
-    (found,) = path.glob("journal-*")
-    return found.stat().st_size
+    (journal,) = path.glob("journal-*")
+    return journal.stat().st_size
 
 
 @pytest.fixture

@@ -45,8 +45,8 @@ def test_a_filter_of_many_fields_parses_each_row_once() -> None:
     expected = [all(row % (number + 2) == 1 for number in range(16)) for row in range(3000)]
     assert rows.columns.mask(where, 3000).tolist() == expected
     assert rows.parsed == list(range(3000))
-    found = rows.columns.mask({"f0": 0, "f15": 3}, 3000)
-    assert np.flatnonzero(found).tolist() == list(range(20, 3000, 34))
+    mask = rows.columns.mask({"f0": 0, "f15": 3}, 3000)
+    assert np.flatnonzero(mask).tolist() == list(range(20, 3000, 34))
     assert len(rows.parsed) == 3000
 
 
@@ -91,8 +91,8 @@ def test_what_is_kept_is_bounded_and_the_fields_used_last_stay(
 def test_a_field_too_large_to_be_kept_is_filtered_by_all_the_same() -> None:
     rows = Rows(lambda row: {"tags": list(range(row, row + 300)), "a": row})
     rows.columns.mask({"a": 1}, 400)
-    found = rows.columns.mask({"tags": [500]}, 400)
-    assert np.flatnonzero(found).tolist() == list(range(201, 400))
+    mask = rows.columns.mask({"tags": [500]}, 400)
+    assert np.flatnonzero(mask).tolist() == list(range(201, 400))
     assert kept(rows) <= 1 << 20
     rows.columns.mask({"a": 2}, 400)
     assert len(rows.parsed) == 800
@@ -107,8 +107,8 @@ def test_a_filter_that_runs_out_of_time_goes_on_where_it_was_ended() -> None:
     assert 1000 < len(rows.parsed) < 1300
     assert rows.columns.unread({"a": 1}, 5000) == 5000 - len(rows.parsed)
     rows.before = lambda row: None
-    found = rows.columns.mask({"a": 4500, "late": 1}, 5000)
-    assert np.flatnonzero(found).tolist() == [4500]
+    mask = rows.columns.mask({"a": 4500, "late": 1}, 5000)
+    assert np.flatnonzero(mask).tolist() == [4500]
     assert sorted(rows.parsed) == list(range(5000))
     assert rows.columns.unread({"a": 1, "late": 2, "nowhere": 3}, 5000) == 0
 
@@ -144,9 +144,9 @@ def test_filters_from_many_threads_agree(monkeypatch: pytest.MonkeyPatch) -> Non
     def ask(first: int) -> None:
         for turn in range(30):
             number = 1 + (first + turn) % 11
-            found = rows.columns.mask({f"f{number}": 1, "f0": [0, 1]}, 500 + turn)
+            mask = rows.columns.mask({f"f{number}": 1, "f0": [0, 1]}, 500 + turn)
             expected = [row % (number + 2) == 1 for row in range(500 + turn)]
-            if found.tolist() != expected:
+            if mask.tolist() != expected:
                 wrong.append((number, turn))
 
     threads = [threading.Thread(target=ask, args=(first,)) for first in range(6)]

@@ -94,17 +94,17 @@ def test_vectors_of_other_types_and_layouts_are_read_rightly(
     # SymphonyQG's graphs are drawn anew: a search of width 100 misses a neighbour in one of sixty.
     all_rows = IndexSettings(search_width=400, build_threads=1)
     for number, given in enumerate(layouts):
-        (found,) = built(kind, given, tmp_path / str(number), all_rows).candidates(query, 10)
-        assert found is not None
-        assert found.tolist() == by_sorting(vectors, query[0], 10)
+        (rows,) = built(kind, given, tmp_path / str(number), all_rows).candidates(query, 10)
+        assert rows is not None
+        assert rows.tolist() == by_sorting(vectors, query[0], 10)
 
 
 def test_threads_that_search_at_once_find_what_each_would_alone(graph: GraphIndex) -> None:
     queries = unit(200, 12, seed=1)
 
     def ask(count: int) -> list[list[int] | None]:
-        found = [graph.candidates(query[None], count)[0] for query in queries]
-        return [None if rows is None else rows.tolist() for rows in found]
+        answers = [graph.candidates(query[None], count)[0] for query in queries]
+        return [None if rows is None else rows.tolist() for rows in answers]
 
     alone = {count: ask(count) for count in (1, 10, 150, 300)}
     with ThreadPoolExecutor(len(alone)) as pool:

@@ -23,8 +23,8 @@ def by_sorting(vectors: np.ndarray, query: np.ndarray, count: int) -> list[int]:
 def test_exact_search_is_what_sorting_all_scores_gives(count: int) -> None:
     vectors, queries = unit(50, 6), unit(4, 6, seed=1)
     for rows, query in zip(exact_candidates(vectors, queries, count), queries, strict=True):
-        found, _ = best_of(vectors, rows, query, count)
-        assert found.tolist() == by_sorting(vectors, query, count)
+        best, _ = best_of(vectors, rows, query, count)
+        assert best.tolist() == by_sorting(vectors, query, count)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.9, 1.0])

@@ -33,10 +33,10 @@ def test_the_extension_returns_what_numpy_and_python_return(
             asked = ((1, None), (3, None), (200, None), (10, 0.1))
             return [collection.search(queries, k, min_score=least) for k, least in asked]
 
-        found = search()
-        assert all(match.metadata == {"n": match.id} for match in found[0][0])
+        by_extension = search()
+        assert all(match.metadata == {"n": match.id} for match in by_extension[0][0])
         monkeypatch.setattr(view, "native", None)
-        assert found == search()
+        assert by_extension == search()
 
 
 def test_the_extension_reads_no_row_that_is_not_there() -> None:

@@ -113,8 +113,8 @@ def test_ties_are_in_the_order_of_ids_however_they_are_stored(tmp_path: Path) ->
     names = sorted(item.id for item in given)
     with Collection.open(path) as collection:
         for _ in range(2):
-            found = collection.search(given[0].vector, 25)
-            assert [match.id for match in found] == names[:25]
+            matches = collection.search(given[0].vector, 25)
+            assert [match.id for match in matches] == names[:25]
             collection.compact(everything=True)
 
 
@@ -151,8 +151,8 @@ def test_shards_of_graphs_find_nearly_all_that_exact_search_does(
     with Collection.open(make(tmp_path / "exact", given), read_only=True) as collection:
         truth = [{match.id for match in collection.search(query, 10)} for query in queries]
     with opened(paths) as shards:
-        found = [{match.id for match in ask(shards, query, 10)} for query in queries]
-    assert sum(len(a & b) for a, b in zip(truth, found, strict=True)) >= 95
+        answers = [{match.id for match in ask(shards, query, 10)} for query in queries]
+    assert sum(len(a & b) for a, b in zip(truth, answers, strict=True)) >= 95
 
 
 def test_an_items_shard_is_a_hash_that_other_programs_compute_too() -> None:
@@ -186,8 +186,8 @@ def test_a_sharded_collection_says_what_it_is(tmp_path: Path) -> None:
     for read_only in (True, False):
         with pytest.raises(ArtifactError, match=r"is a sharded collection.*shard-000"):
             Collection.open(tmp_path / "shards", read_only=read_only)
-    found = describe(tmp_path / "shards")
-    assert (found.config, found.dimension, found.backend) == ({"model": "m"}, DIMENSION, "exact")
+    about = describe(tmp_path / "shards")
+    assert (about.config, about.dimension, about.backend) == ({"model": "m"}, DIMENSION, "exact")
     assert shard_paths(whole) == [whole]
     for path, problem in ((tmp_path, "holds no manifest"), (tmp_path / "none", "no such")):
         with pytest.raises(ArtifactError, match=problem):

@@ -39,7 +39,9 @@ def tokenizers() -> Iterator[Tokenizer]:
     yield load_tokenizer(settings, model)
 
 
-@pytest.mark.parametrize("tokenizer", tokenizers(), ids=lambda one: str(one.settings.kind))
+@pytest.mark.parametrize(
+    "tokenizer", tokenizers(), ids=lambda tokenizer: str(tokenizer.settings.kind)
+)
 def test_a_column_holds_the_tokens_of_each_line(tokenizer: Tokenizer) -> None:
     lines = odd_lines()
     column = tokenize_column(tokenizer, pa.array(lines))

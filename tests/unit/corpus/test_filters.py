@@ -77,14 +77,14 @@ def test_whole_columns_are_filtered_as_pairs_are(languages: tuple[str, str]) -> 
     sides = [(text() + "?", text() + "？?") for _ in range(2000)]
     columns: dict[str, list[object]] = {"row": list(range(len(sides)))}
     columns |= {name: [side[n] for side in sides] for n, name in enumerate(("source", "target"))}
-    found = question_pairs(pa.table(columns), *languages)
+    questions = question_pairs(pa.table(columns), *languages)
     expected = [
         {"row": row, "source": kept[0], "target": kept[1]}
         for row, side in enumerate(sides)
         if (kept := question_pair(*side, *languages))
     ]
     assert 50 < len(expected) < 1900
-    assert found.to_pylist() == expected
+    assert questions.to_pylist() == expected
 
 
 def test_unequal_lengths_are_told_apart_from_short_ones() -> None:
@@ -114,9 +114,9 @@ def read_all(path: Path, block_bytes: int, longest: int = 100) -> list[list[byte
     index = lines.build_index(place, block_bytes, size, feeds)
     return [
         [
-            one
+            text
             for some in lines.read_lines(place, index.start_of(line), index.lines - line, longest)
-            for one in some
+            for text in some
         ]
         for line in range(index.lines)
     ]
@@ -170,7 +170,7 @@ def test_pairs_of_odd_lines_are_those_that_are_decoded_one_by_one(
         "他",
         "🐈",
     ]
-    odd = [*(one.encode() for one in pieces), b"\xff", b"\xed\xa0\x80", b"b" * 12]
+    odd = [*(piece.encode() for piece in pieces), b"\xff", b"\xed\xa0\x80", b"b" * 12]
     sides = [
         [b"".join(draw.choices(odd, k=draw.randint(0, 4))) for _ in range(count)] for _ in "ab"
     ]
@@ -187,7 +187,7 @@ def test_pairs_of_odd_lines_are_those_that_are_decoded_one_by_one(
         (row, *decoded(source, target, 15))
         for row, (source, target) in enumerate(zip(*bodies, strict=True), 7)
     ][:-1]
-    assert {one[3] for one in expected} > {"source_not_utf8", "target_line_too_long", "blank", None}
+    assert {row[3] for row in expected} > {"source_not_utf8", "target_line_too_long", "blank", None}
     assert [tuple(row.values()) for table in tables for row in table.to_pylist()] == expected
 
 
@@ -208,8 +208,8 @@ def test_a_line_without_end_is_cut_instead_of_filling_the_memory(
     monkeypatch.setattr(lines, "READ_BYTES", 16)
     path = tmp_path / "a.txt"
     path.write_bytes(b"short\n" + b"x" * 1000 + b"\nten bytes!\r\n" + b"y" * 500)
-    found = read_all(path, 64, longest=10)[0]
-    assert found == [b"short", b"x" * 11, b"ten bytes!", b"y" * 11]
+    texts = read_all(path, 64, longest=10)[0]
+    assert texts == [b"short", b"x" * 11, b"ten bytes!", b"y" * 11]
 
 
 @pytest.mark.parametrize("at", range(8, 14))
@@ -246,8 +246,8 @@ def test_partitions_come_back_with_their_rows_in_order(tmp_path: Path) -> None:
     numbers = np.array([2, 0, 2, 0, 2])
     table = pa.table({"row": [1, 2, 3, 4, 5]})
     write_partitions(locate(tmp_path / "p"), table, numbers, 4)
-    found = [read_partition(locate(tmp_path / "p"), n)["row"].to_pylist() for n in range(4)]
-    assert found == [[2, 4], [], [1, 3, 5], []]
+    partitions = [read_partition(locate(tmp_path / "p"), n)["row"].to_pylist() for n in range(4)]
+    assert partitions == [[2, 4], [], [1, 3, 5], []]
 
 
 def test_the_length_at_a_percentile_is_numpys() -> None:
