@@ -45,10 +45,10 @@ def decode(packed: PackedSeq2Seq, beams: tuple[int, ...], ahead: int) -> list[li
     return [decoding.hypotheses for decoding in decodings]
 
 
-def assert_same(found: list[list[Hypothesis]], expected: list[list[Hypothesis]]) -> None:
-    for one, other in zip(found, expected, strict=True):
-        assert [best.ids for best in one] == [best.ids for best in other]
-        for ours, theirs in zip(one, other, strict=True):
+def assert_same(actual: list[list[Hypothesis]], expected: list[list[Hypothesis]]) -> None:
+    for hypotheses, references in zip(actual, expected, strict=True):
+        assert [best.ids for best in hypotheses] == [best.ids for best in references]
+        for ours, theirs in zip(hypotheses, references, strict=True):
             assert ours.score == pytest.approx(theirs.score, abs=1e-4)
             assert ours.finished == theirs.finished
             torch.testing.assert_close(ours.attention, theirs.attention)
@@ -84,6 +84,6 @@ def test_no_step_waits_for_a_gpu(beam: int, monkeypatch: pytest.MonkeyPatch) -> 
         ids = torch.zeros(12, 8, dtype=torch.long)
         state = packed.encode(SourceBatch(ids, torch.zeros(12)))
         group = Group(slice(9), torch.zeros(9 // beam, beam))
-        found = decode_ahead(packed, torch.zeros(12, dtype=torch.long), state, [group], 3)
-        assert found.hidden.is_cuda
-        assert [part.shape for part in found.best[0]] == [(3, 9 // beam, 1 if beam == 1 else 6)] * 3
+        ahead = decode_ahead(packed, torch.zeros(12, dtype=torch.long), state, [group], 3)
+        assert ahead.hidden.is_cuda
+        assert [part.shape for part in ahead.best[0]] == [(3, 9 // beam, 1 if beam == 1 else 6)] * 3

@@ -26,7 +26,7 @@ def test_what_can_be_compiled_was_built(tmp_path: Path, monkeypatch: pytest.Monk
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("there is no compiler for C++20, or it has no headers of Python")
     monkeypatch.chdir(ROOT)
-    names = {one.name for one in run_setup("setup.py", stop_after="init").ext_modules}
+    names = {extension.name for extension in run_setup("setup.py", stop_after="init").ext_modules}
     loaded = set()
     for name in names:
         with suppress(ImportError):

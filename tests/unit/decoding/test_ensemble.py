@@ -78,12 +78,12 @@ def test_one_model_twice_finds_what_it_finds_alone(beam: int) -> None:
     source, settings = SourceBatch.of(sources(4, 9, 6, 3)), DecodingSettings(beam=beam, n_best=beam)
     alone = search(PackedSeq2Seq(model), source, settings)
     for ours, theirs in zip(search(ensemble([model] * 2), source, settings), alone, strict=True):
-        assert [one.ids for one in ours] == [one.ids for one in theirs]
-        for one, other in zip(ours, theirs, strict=True):
-            assert one.score == pytest.approx(other.score, abs=1e-4)
-            assert one.attention is not None
-            assert other.attention is not None
-            torch.testing.assert_close(one.attention, other.attention)
+        assert [hypothesis.ids for hypothesis in ours] == [hypothesis.ids for hypothesis in theirs]
+        for hypothesis, reference in zip(ours, theirs, strict=True):
+            assert hypothesis.score == pytest.approx(reference.score, abs=1e-4)
+            assert hypothesis.attention is not None
+            assert reference.attention is not None
+            torch.testing.assert_close(hypothesis.attention, reference.attention)
 
 
 @pytest.mark.parametrize("beam", [1, 4])
@@ -91,13 +91,15 @@ def test_a_translation_has_the_score_of_the_mean_whatever_stands_beside(beam: in
     models, given = members(0, 1, 2, 3), sources(4, 9, 6, 3, 12)
     settings = DecodingSettings(beam=beam, n_best=beam)
     together = ensemble(models)
-    found = search(together, SourceBatch.of(given), settings)
-    for source, hypotheses in zip(given, found, strict=True):
+    n_best = search(together, SourceBatch.of(given), settings)
+    for source, hypotheses in zip(given, n_best, strict=True):
         (alone,) = search(together, SourceBatch.of([source]), settings)
-        assert [one.ids for one in alone] == [one.ids for one in hypotheses]
-        for one in hypotheses:
-            words = [*one.ids, EOS] if one.finished else one.ids
+        assert [hypothesis.ids for hypothesis in alone] == [
+            hypothesis.ids for hypothesis in hypotheses
+        ]
+        for hypothesis in hypotheses:
+            words = [*hypothesis.ids, EOS] if hypothesis.finished else hypothesis.ids
             probabilities, _ = mean_of_forced(models, source, words)
             chosen = probabilities.gather(1, torch.tensor(words)[:, None])
             expected = float(chosen.log().sum()) / ((5 + len(words)) / 6)
-            assert one.score == pytest.approx(expected, abs=1e-4)
+            assert hypothesis.score == pytest.approx(expected, abs=1e-4)

@@ -33,20 +33,24 @@ SOURCE = SourceBatch.of(sources(4, 9, 1, 9, 17))
 SHORT = SourceBatch.of(sources(1))
 
 
-def compare(found: list[list[Hypothesis]], expected: list[list[Hypothesis]], nats: float) -> int:
+def compare(actual: list[list[Hypothesis]], expected: list[list[Hypothesis]], nats: float) -> int:
     """Count the hypotheses that have other words than expected; check that the others have the
     same score, up to so many nats a word, and the same attention."""
-    assert [len(one) for one in found] == [len(one) for one in expected]
+    assert [len(hypotheses) for hypotheses in actual] == [
+        len(hypotheses) for hypotheses in expected
+    ]
     others = 0
-    for one, other in zip(chain(*found), chain(*expected), strict=True):
-        if one.ids != other.ids:
+    for hypothesis, reference in zip(chain(*actual), chain(*expected), strict=True):
+        if hypothesis.ids != reference.ids:
             others += 1
             continue
-        assert one.score == pytest.approx(other.score, abs=nats * (len(one.ids) + 1))
-        assert one.finished == other.finished
-        assert (one.attention is None) == (other.attention is None)
-        if one.attention is not None and other.attention is not None:
-            torch.testing.assert_close(one.attention, other.attention, atol=1e-3, rtol=0)
+        assert hypothesis.score == pytest.approx(
+            reference.score, abs=nats * (len(hypothesis.ids) + 1)
+        )
+        assert hypothesis.finished == reference.finished
+        assert (hypothesis.attention is None) == (reference.attention is None)
+        if hypothesis.attention is not None and reference.attention is not None:
+            torch.testing.assert_close(hypothesis.attention, reference.attention, atol=1e-3, rtol=0)
     return others
 
 
@@ -77,10 +81,10 @@ def test_it_finds_what_pytorch_finds(
         (SOURCE, DecodingSettings(beam=3, n_best=2)),
         (SHORT, DecodingSettings(beam=20, n_best=20, length_penalty=0.0)),  # 30 words in all
     ):
-        found, expected = search(native, source, settings), search(plain, source, settings)
+        actual, expected = search(native, source, settings), search(plain, source, settings)
         count = sum(map(len, expected))
         most = count // 2 if precision == "bfloat16" else min(2, count - 1)
-        assert compare(found, expected, nats) <= most
+        assert compare(actual, expected, nats) <= most
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -95,7 +99,9 @@ def test_a_sentence_is_the_same_to_the_last_bit_in_whatever_company(precision: P
         for text, settings in zip(texts, chosen, strict=True)
     ]
     batch = start_batch(model)
-    decodings = [start_decoding(len(text), one) for text, one in zip(texts, chosen, strict=True)]
+    decodings = [
+        start_decoding(len(text), settings) for text, settings in zip(texts, chosen, strict=True)
+    ]
     for begin in range(0, len(texts), 15):
         group = slice(begin, begin + 15)
         batch.join(decodings[group], model.encode(SourceBatch.of(texts[group])))
@@ -103,12 +109,12 @@ def test_a_sentence_is_the_same_to_the_last_bit_in_whatever_company(precision: P
     while batch.rows:
         batch.step()
     for decoding, expected in zip(decodings, alone, strict=True):
-        for one, other in zip(decoding.hypotheses, expected, strict=True):
-            assert (one.ids, one.score) == (other.ids, other.score)
+        for hypothesis, reference in zip(decoding.hypotheses, expected, strict=True):
+            assert (hypothesis.ids, hypothesis.score) == (reference.ids, reference.score)
             assert (
-                one.attention is None
-                or other.attention is None
-                or torch.equal(one.attention, other.attention)
+                hypothesis.attention is None
+                or reference.attention is None
+                or torch.equal(hypothesis.attention, reference.attention)
             )
 
 
@@ -126,7 +132,7 @@ def test_dropped_sentences_leave_and_the_others_go_on() -> None:
     while batch.rows:
         batch.step()
     for place, decoding in enumerate(decodings):
-        assert [one.ids for one in decoding.hypotheses] == (
+        assert [hypothesis.ids for hypothesis in decoding.hypotheses] == (
             [] if place in (0, 3) else [expected[place][0].ids]
         )
 
@@ -134,7 +140,7 @@ def test_dropped_sentences_leave_and_the_others_go_on() -> None:
 def test_step_by_step_the_best_words_so_far_are_told() -> None:
     model = build("all")
     settings = DecodingSettings(beam=3)
-    told = []
+    by_model = []
     for packed in (PackedSeq2Seq(model), NativeSeq2Seq(model)):
         batch = start_batch(packed)
         decoding = start_decoding(9, settings)
@@ -145,8 +151,8 @@ def test_step_by_step_the_best_words_so_far_are_told() -> None:
             words.append(list(decoding.ids))
         assert batch.steps == len(words)
         assert batch.extended == 3 * len(words)
-        told.append(words[:-1])
-    assert told[0] == told[1]
+        by_model.append(words[:-1])
+    assert by_model[0] == by_model[1]
 
 
 def test_it_holds_no_lock_and_can_be_interrupted() -> None:

@@ -136,9 +136,9 @@ def test_products_are_as_exact_as_their_precision(precision: Precision, error: f
     torch.manual_seed(3)
     inputs, weight, bias = torch.randn(20, 64), torch.randn(50, 64), torch.randn(50)
     exact = functional.linear(inputs.double(), weight.double(), bias.double())
-    found = pack_linear(weight, bias, precision)(inputs)
-    assert found.dtype == torch.float32
-    assert float((found - exact).norm() / exact.norm()) < error
+    products = pack_linear(weight, bias, precision)(inputs)
+    assert products.dtype == torch.float32
+    assert float((products - exact).norm() / exact.norm()) < error
     assert torch.isfinite(pack_linear(weight * 0, None, precision)(inputs * 0)).all()
 
 
@@ -187,8 +187,11 @@ def test_rounded_weights_translate_nearly_all_as_float32_does(
 ) -> None:
     texts = [pair[0] for pair in generate_pairs(150, seed=12)]
     rounded = Translator(translator.models, translator.languages, precision)
-    exact, found = translator.translate(texts), rounded.translate(texts)
-    same = sum(one.text == other.text for one, other in zip(exact, found, strict=True))
+    exact, approximate = translator.translate(texts), rounded.translate(texts)
+    same = sum(
+        reference.text == translation.text
+        for reference, translation in zip(exact, approximate, strict=True)
+    )
     assert same >= 0.9 * len(texts)
 
 
@@ -215,7 +218,7 @@ def test_sentences_that_come_and_go_are_translated_as_alone(beams: tuple[int, ..
     while batch.rows:
         batch.step()
     for decoding, expected in zip(decodings, alone, strict=True):
-        (found,) = decoding.hypotheses
-        assert found.ids == expected.ids
-        assert found.score == pytest.approx(expected.score, abs=1e-4)
-        torch.testing.assert_close(found.attention, expected.attention)
+        (hypothesis,) = decoding.hypotheses
+        assert hypothesis.ids == expected.ids
+        assert hypothesis.score == pytest.approx(expected.score, abs=1e-4)
+        torch.testing.assert_close(hypothesis.attention, expected.attention)

@@ -65,8 +65,8 @@ def test_a_wide_beam_finds_the_best_of_all_translations() -> None:
     words = (3, 4, 5, 6)
     everything = [[*some, EOS] for n in range(4) for some in itertools.product(words, repeat=n)]
     expected = sorted((log_probability(model, source, ids), ids) for ids in everything)[::-1]
-    found = search(PackedSeq2Seq(model), SourceBatch.of([source]), settings)[0]
-    for hypothesis, (score, ids) in zip(found, expected[:3], strict=True):
+    hypotheses = search(PackedSeq2Seq(model), SourceBatch.of([source]), settings)[0]
+    for hypothesis, (score, ids) in zip(hypotheses, expected[:3], strict=True):
         assert [*hypothesis.ids, EOS] == ids
         assert hypothesis.score == pytest.approx(score, abs=1e-4)
 
@@ -90,19 +90,19 @@ def test_a_hypothesis_has_the_score_of_its_words(translator: Translator) -> None
     for settings in (DecodingSettings(), DecodingSettings(beam=3, n_best=3, length_penalty=0.7)):
         for text in texts:
             ids = list(translator.languages.read(text).ids)
-            for one in search(translator.packed, SourceBatch.of([ids]), settings)[0]:
-                words = [*one.ids, EOS] if one.finished else one.ids
+            for hypothesis in search(translator.packed, SourceBatch.of([ids]), settings)[0]:
+                words = [*hypothesis.ids, EOS] if hypothesis.finished else hypothesis.ids
                 penalty = ((5 + len(words)) / 6) ** settings.length_penalty
                 expected = log_probability(translator.model, ids, words) / penalty
-                assert one.score == pytest.approx(expected, abs=1e-3)
+                assert hypothesis.score == pytest.approx(expected, abs=1e-3)
 
 
 def test_beam_search_returns_distinct_translations_best_first(translator: Translator) -> None:
     texts = [pair[0] for pair in generate_pairs(30, seed=10)]
     for result in translator.translate(texts, DecodingSettings(beam=4, n_best=4)):
-        scores = [one.score for one in result.alternatives]
+        scores = [candidate.score for candidate in result.alternatives]
         assert scores == sorted(scores, reverse=True)
-        assert len({tuple(one.tokens) for one in result.alternatives}) == len(scores)
+        assert len({tuple(candidate.tokens) for candidate in result.alternatives}) == len(scores)
 
 
 def test_attention_has_a_row_a_word_and_sums_to_one(translator: Translator) -> None:
@@ -115,15 +115,15 @@ def test_attention_has_a_row_a_word_and_sums_to_one(translator: Translator) -> N
 
 
 def _best(translator: Translator, texts: Sequence[str], batch: int, beam: int) -> list[Alternative]:
-    found = translator.translate(list(texts), DecodingSettings(beam=beam), batch)
-    return [one.alternatives[0] for one in found]
+    translations = translator.translate(list(texts), DecodingSettings(beam=beam), batch)
+    return [translation.alternatives[0] for translation in translations]
 
 
-def _is_tie(translator: Translator, text: str, one: str, other: str) -> bool:
+def _is_tie(translator: Translator, text: str, first: str, second: str) -> bool:
     """Whether two greedy translations part at two words that are equally likely."""
     languages = translator.languages
     source = list(languages.read(text).ids)
-    ids = [languages.target_ids(translation) for translation in (one, other)]
+    ids = [languages.target_ids(translation) for translation in (first, second)]
     parting = next((i for i, (a, b) in enumerate(zip(*ids, strict=False)) if a != b), None)
     if parting is None:
         return False
@@ -174,8 +174,8 @@ def captions(
 
     def pairs(name: str, lines: int | None) -> list[tuple[str, str]]:
         sides = [
-            (shared_data / "multi30k" / f"{name}.{one}").read_text().split("\n")[:lines]
-            for one in ("fr", "en")
+            (shared_data / "multi30k" / f"{name}.{language}").read_text().split("\n")[:lines]
+            for language in ("fr", "en")
         ]
         return [pair for pair in zip(*sides, strict=True) if all(pair)]
 
@@ -191,7 +191,7 @@ def captions(
 def test_empty_and_strange_sentences_are_translated_without_harm(translator: Translator) -> None:
     texts = ["", "   ", "?", "🐈 🐈", "a" * 300, "mot " * 150]
     results = translator.translate(texts)
-    assert [one.source for one in results] == texts
+    assert [translation.source for translation in results] == texts
     assert results[0].text == results[1].text == ""
 
 

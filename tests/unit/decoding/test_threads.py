@@ -49,8 +49,8 @@ def test_alone_a_piece_has_all_threads(pieces: int, threads: int) -> None:
 
 @pytest.mark.parametrize(("pieces", "threads"), [(1, 2), (3, 1), (4, 2)])
 def test_a_small_piece_has_one_thread(pieces: int, threads: int) -> None:
-    found = map_threads(lambda piece: torch.get_num_threads(), range(pieces), threads, small=True)
-    assert found == [1] * pieces
+    counts = map_threads(lambda piece: torch.get_num_threads(), range(pieces), threads, small=True)
+    assert counts == [1] * pieces
 
 
 def test_a_second_caller_goes_on_meanwhile_by_itself() -> None:
