@@ -56,7 +56,7 @@ class Page(HTMLParser):
         ]
 
     def attributes(self, tag: str, name: str) -> list[str]:
-        return [attributes[name] for found, attributes, _ in self.elements if found == tag]
+        return [attributes[name] for element, attributes, _ in self.elements if element == tag]
 
 
 def picture(form: str = "PNG") -> bytes:
@@ -92,7 +92,7 @@ def test_the_page_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
     assert not {"script", "link", "iframe", "object", "base"} & {tag for tag, *_ in made.elements}
     assert "url(" not in made.source
     assert "@import" not in made.source
-    sources = [value for _, found, _ in made.elements for name, value in found.items()
+    sources = [value for _, attributes, _ in made.elements for name, value in attributes.items()
                if name in ("src", "href", "srcset", "data")]  # fmt: skip
     assert all(value.startswith("data:") for value in sources)
 
@@ -187,12 +187,12 @@ def test_examples_are_spread_over_the_pictures_with_their_own_thumbnails(world: 
     labels = candidate_labels(model, "all", None)
     examples = page_examples(Evaluator(model, table, "all", labels), len(NAMES), k=2)
     rows = range(0, len(table), EACH)
-    assert [found.truth for found in examples] == [NAMES[table.labels[row]] for row in rows]
-    assert [found.picture for found in examples] == table.thumbnails(rows)
-    assert [found.seen for found in examples] == [table.labels[row] != UNSEEN for row in rows]
-    for found in examples:
-        assert len(found.nearest) == 2
-        assert found.nearest[0][1] >= found.nearest[1][1]
+    assert [entry.truth for entry in examples] == [NAMES[table.labels[row]] for row in rows]
+    assert [entry.picture for entry in examples] == table.thumbnails(rows)
+    assert [entry.seen for entry in examples] == [table.labels[row] != UNSEEN for row in rows]
+    for entry in examples:
+        assert len(entry.nearest) == 2
+        assert entry.nearest[0][1] >= entry.nearest[1][1]
 
 
 def test_labels_of_equal_names_are_told_apart(world: World) -> None:
@@ -200,7 +200,7 @@ def test_labels_of_equal_names_are_told_apart(world: World) -> None:
     labels = candidate_labels(model, "all", None)
     same = replace(labels, names=["crane", "crane", *labels.names[2:]])
     examples = page_examples(Evaluator(model, table, "all", same), 1000, k=len(NAMES))
-    shown = {name for found in examples for name, _ in found.nearest}
+    shown = {name for entry in examples for name, _ in entry.nearest}
     cranes = {f"crane ({label})" for label in labels.labels[:2]}
     assert shown == {*cranes, *labels.names[2:]}
-    assert {found.truth for found in examples} == shown
+    assert {entry.truth for entry in examples} == shown

@@ -40,9 +40,13 @@ def test_the_early_half_moves_least_and_statistics_stay(tuned: Path) -> None:
     after = load_file(tuned / "backbone.safetensors")
     named = dict(before.module.network.named_parameters())
     early, late = before.layer_groups()
-    moved = {name: float((after[name] - one).abs().max()) for name, one in named.items()}
-    by_identity = {id(one): name for name, one in named.items()}
-    mean = [np.mean([moved[by_identity[id(one)]] for one in half]) for half in (early, late)]
+    moved = {
+        name: float((after[name] - parameter).abs().max()) for name, parameter in named.items()
+    }
+    by_identity = {id(parameter): name for name, parameter in named.items()}
+    mean = [
+        np.mean([moved[by_identity[id(parameter)]] for parameter in half]) for half in (early, late)
+    ]
     assert 0 < mean[0] < mean[1] / 3  # the rates are ten times apart
     for name, statistic in before.module.network.named_buffers():
         assert torch.equal(after[name], statistic), name
@@ -89,8 +93,8 @@ def test_fine_tuning_that_was_cut_off_ends_alike_and_is_given_more_epochs(
     assert code == 0, error
     assert "(epoch 2, batch 3)" in error
     for name in ("model.safetensors", "backbone.safetensors"):
-        one, other = (load_file(place / name) for place in (tuned, out))
-        assert all(torch.equal(one[key], other[key]) for key in one)
+        whole, resumed = (load_file(place / name) for place in (tuned, out))
+        assert all(torch.equal(whole[key], resumed[key]) for key in whole)
     code, _, error = run(*train_flags(data, out, "--epochs", 9))  # would be another head
     assert code == 2
     assert "finetune/step-" in error

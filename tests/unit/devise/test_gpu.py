@@ -21,22 +21,22 @@ from tests.support.recording import record
 
 
 @pytest.fixture
-def found(data: Path, tmp_path: Path) -> tuple[DeviseSettings, TrainingData]:
+def loaded(data: Path, tmp_path: Path) -> tuple[DeviseSettings, TrainingData]:
     settings = settings_of(data, tmp_path, features=str(data / "features"), batch_size=64)
     return settings, load_data(settings)
 
 
-def head_task(found: tuple[DeviseSettings, TrainingData], **more: Any) -> HeadTask:
-    settings, data = found
+def head_task(loaded: tuple[DeviseSettings, TrainingData], **more: Any) -> HeadTask:
+    settings, data = loaded
     chosen = settings.model_copy(update=more)
     return HeadTask(data.train, data.valid, data.targets, chosen)
 
 
 @pytest.mark.parametrize("loss", ["cosine", "hinge", "softmax"])
 def test_no_loss_waits_for_a_gpu(
-    loss: LossName, found: tuple[DeviseSettings, TrainingData]
+    loss: LossName, loaded: tuple[DeviseSettings, TrainingData]
 ) -> None:
-    training = head_task(found, loss=loss)
+    training = head_task(loaded, loss=loss)
     rows = training.train.table.dimension
     with fake_cuda():
         with torch.device("cuda"):
@@ -65,13 +65,13 @@ def _train(training: HeadTask, record_steps: bool) -> list[Tensor]:
 
 @pytest.mark.parametrize("record_steps", [False, True])
 def test_resident_features_and_recorded_steps_train_to_the_same_weights(
-    found: tuple[DeviseSettings, TrainingData],
+    loaded: tuple[DeviseSettings, TrainingData],
     record_steps: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    expected = _train(head_task(found), False)
+    expected = _train(head_task(loaded), False)
     monkeypatch.setattr(task, "free_memory", lambda _: 1 << 30)
-    training = head_task(found)
-    for one, other in zip(_train(training, record_steps), expected, strict=True):
-        assert torch.equal(one, other)
+    training = head_task(loaded)
+    for ours, theirs in zip(_train(training, record_steps), expected, strict=True):
+        assert torch.equal(ours, theirs)
     assert all(held is not None for held in training._resident.values())

@@ -44,22 +44,22 @@ def test_the_losses_are_their_formulas_step_by_step() -> None:
             for j in range(len(targets))
             if j != label
         )
-        found = hinge_rank_loss(projected, targets, labels, 0.1)[row]
-        assert float(found) == pytest.approx(hinge, rel=1e-5)
+        loss = hinge_rank_loss(projected, targets, labels, 0.1)[row]
+        assert float(loss) == pytest.approx(hinge, rel=1e-5)
         scores = [10 * float(v @ t / v.norm()) for t in targets]
         softmax = np.log(np.sum(np.exp(scores))) - scores[label]
-        found = softmax_loss(projected, targets, labels, 10)[row]
-        assert float(found) == pytest.approx(softmax, rel=1e-4)
+        loss = softmax_loss(projected, targets, labels, 10)[row]
+        assert float(loss) == pytest.approx(softmax, rel=1e-4)
 
 
 def test_a_tie_counts_against_the_model() -> None:
     scores = np.array([[0.5, 0.5, 0.1], [0.9, 0.5, 0.5], [0.1, 0.2, 0.3]])
     assert ranks(scores, np.array([0, 1, 2])).tolist() == [2, 3, 1]
-    found = hits(np.array([2, 3, 1, 30]))
-    assert found == {"hit@1": 0.25, "hit@2": 0.5, "hit@5": 0.75, "hit@10": 0.75, "hit@20": 0.75}
-    both = harmonic(found, hits(np.array([1, 1, 9, 9])))
+    rates = hits(np.array([2, 3, 1, 30]))
+    assert rates == {"hit@1": 0.25, "hit@2": 0.5, "hit@5": 0.75, "hit@10": 0.75, "hit@20": 0.75}
+    both = harmonic(rates, hits(np.array([1, 1, 9, 9])))
     assert both["harmonic@1"] == pytest.approx(2 * 0.25 * 0.5 / 0.75)
-    assert harmonic(found, hits(np.array([99])))["harmonic@1"] == 0
+    assert harmonic(rates, hits(np.array([99])))["harmonic@1"] == 0
 
 
 def test_a_bonus_mends_a_head_that_leans_to_the_labels_it_was_given(tmp_path: Path) -> None:
@@ -79,9 +79,9 @@ def test_a_bonus_mends_a_head_that_leans_to_the_labels_it_was_given(tmp_path: Pa
         return lambda some: unit(some.batch(slice(None)).features.numpy() + leaning)
 
     chosen = CalibrationSettings(folds=3, at=1)
-    found = calibrate(pictures(1), pictures(2), targets, chosen, 0, train_head, Workers())
-    assert found.bonus > 0
-    assert found.harmonic["harmonic@1"] > found.without["harmonic@1"]
+    calibration = calibrate(pictures(1), pictures(2), targets, chosen, 0, train_head, Workers())
+    assert calibration.bonus > 0
+    assert calibration.harmonic["harmonic@1"] > calibration.without["harmonic@1"]
 
 
 def test_conse_is_the_weighted_mean_of_the_likeliest_classes(
@@ -101,13 +101,13 @@ def test_conse_is_the_weighted_mean_of_the_likeliest_classes(
     model = DeviseModel.open(str(tmp_path / "all"))
     at = {label: model.space.vectors[row] for row, label in enumerate(model.space.labels)}
     expected = unit((0.6 * at[banana] + 0.4 * at[pizza])[None])
-    found = model.project_table(FeatureTable.open(str(place)), [0, 1])
-    np.testing.assert_allclose(found, np.repeat(expected, 2, axis=0), atol=1e-5)
+    projected = model.project_table(FeatureTable.open(str(place)), [0, 1])
+    np.testing.assert_allclose(projected, np.repeat(expected, 2, axis=0), atol=1e-5)
     assert banana in UNSEEN  # so its class is left out where it counts as unseen
-    found = DeviseModel.open(str(tmp_path / "kept")).project_table(
+    projected = DeviseModel.open(str(tmp_path / "kept")).project_table(
         FeatureTable.open(str(place)), [0]
     )
-    np.testing.assert_allclose(found[0], at[pizza], atol=1e-5)
+    np.testing.assert_allclose(projected[0], at[pizza], atol=1e-5)
 
 
 @pytest.fixture
@@ -134,12 +134,12 @@ def test_few_pictures_are_placed_by_the_head_and_the_classes_together(
         models[method] = DeviseModel.open(str(out))
     table = FeatureTable.open(str(with_classes))
     head, classes = (models[name].project_table(table) for name in ("devise", "conse"))
-    found = models["auto"].project_table(table)
-    np.testing.assert_allclose(found, unit(head + classes), atol=1e-5)
+    blended = models["auto"].project_table(table)
+    np.testing.assert_allclose(blended, unit(head + classes), atol=1e-5)
     assert not classes[5].any()
-    np.testing.assert_allclose(found[5], head[5], atol=1e-5)
+    np.testing.assert_allclose(blended[5], head[5], atol=1e-5)
     rows = models["auto"].project_table(table, [7, 3])
-    np.testing.assert_allclose(rows, found[[7, 3]], atol=1e-6)
+    np.testing.assert_allclose(rows, blended[[7, 3]], atol=1e-6)
     with pytest.raises(SeqvisError, match="takes a classifier's classes as well"):
         models["auto"].project(table.features)
 
@@ -196,12 +196,12 @@ def test_a_blend_is_calibrated_without_the_classes_that_are_held_out(
     classes = np.tile([[number or 0] for number in own], 10)
     shares = np.array([[number is not None] + [0.0] * 9 for number in own])
     place = write_features(tmp_path / "features", table.labels, table.features, classes, shares)
-    found = {}
+    held_out = {}
     for method in ("devise", "blend"):
         flags = train_flags(data, tmp_path / method, "--features", place, "--method", method)
         more = ["--epochs", 1, "--calibration.folds", 2, "--validation-share", 0.5]
         code, result, error = job(train_devise.main, *flags, *more)
         assert code == 0, error
-        found[method] = result["held_out_labels"]
-    assert found["blend"]["hit@1"] == found["devise"]["hit@1"] < 1
-    assert found["blend"] != found["devise"]  # by the classes that are kept
+        held_out[method] = result["held_out_labels"]
+    assert held_out["blend"]["hit@1"] == held_out["devise"]["hit@1"] < 1
+    assert held_out["blend"] != held_out["devise"]  # by the classes that are kept

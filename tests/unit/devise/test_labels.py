@@ -72,11 +72,13 @@ def test_imagenets_classes_are_nouns_of_wordnet(wordnet: WordNet) -> None:
 
 
 def test_hops_count_steps_up_and_down(wordnet: WordNet) -> None:
-    one = wordnet.within_hops([DOG], 1)
-    assert one == {*wordnet.hypernyms(DOG), *wordnet.hyponyms(DOG)}
-    two = wordnet.within_hops([DOG], 2)
-    brute = {near for wnid in one for near in (*wordnet.hypernyms(wnid), *wordnet.hyponyms(wnid))}
-    assert two == (one | brute) - {DOG}
+    one_hop = wordnet.within_hops([DOG], 1)
+    assert one_hop == {*wordnet.hypernyms(DOG), *wordnet.hyponyms(DOG)}
+    two_hops = wordnet.within_hops([DOG], 2)
+    brute = {
+        near for wnid in one_hop for near in (*wordnet.hypernyms(wnid), *wordnet.hyponyms(wnid))
+    }
+    assert two_hops == (one_hop | brute) - {DOG}
 
 
 def test_the_set_of_hierarchical_precision_grows_by_whole_rings_of_valid_labels(
@@ -121,20 +123,22 @@ def test_labels_are_found_in_the_order_of_what_is_nearest_to_their_name(
         CAT,
         "n02083346",
     ]
-    found = label_vectors(labels, vectors, wordnet)
-    assert found.how == [EXACT, LOWER, MEAN, EXACT, MEAN, NONE, NONE, EXACT]
-    assert found.names[-1] == "canine"
+    classes = label_vectors(labels, vectors, wordnet)
+    assert classes.how == [EXACT, LOWER, MEAN, EXACT, MEAN, NONE, NONE, EXACT]
+    assert classes.names[-1] == "canine"
     halves = unit(np.stack([vectors.vector("fire"), vectors.vector("truck")]))
-    np.testing.assert_allclose(found.vectors[2], unit(halves.mean(0, keepdims=True))[0], atol=1e-6)
-    np.testing.assert_allclose(np.linalg.norm(found.vectors[found.found], axis=1), 1, atol=1e-6)
-    assert not found.vectors[5].any()
-    assert found.coverage() == {
+    np.testing.assert_allclose(
+        classes.vectors[2], unit(halves.mean(0, keepdims=True))[0], atol=1e-6
+    )
+    np.testing.assert_allclose(np.linalg.norm(classes.vectors[classes.found], axis=1), 1, atol=1e-6)
+    assert not classes.vectors[5].any()
+    assert classes.coverage() == {
         "labels": 8, "found": 6, EXACT: 3, LOWER: 1, FURTHER: 0, TIDIED: 0, MEAN: 2, SUBWORDS: 0,
         NONE: 2,
     }  # fmt: skip
-    assert found.failed[5] == ("fire quark", "quark")
-    assert found.failed[6] == ("cat", "true_cat", "true")
-    assert found.failed[:5] == [()] * 5
+    assert classes.failed[5] == ("fire quark", "quark")
+    assert classes.failed[6] == ("cat", "true_cat", "true")
+    assert classes.failed[:5] == [()] * 5
 
 
 def test_labels_as_folders_are_called_are_tidied_before_they_are_given_up(
@@ -162,33 +166,35 @@ def test_labels_as_folders_are_called_are_tidied_before_they_are_given_up(
         "cafe\u0301": ("café", EXACT),
         "003": ("003", EXACT),
     }
-    found = label_vectors(list(expected), vectors, wordnet)
-    assert dict(zip(expected, zip(found.names, found.how, strict=True), strict=True)) == expected
-    assert found.labels == list(expected)
+    classes = label_vectors(list(expected), vectors, wordnet)
+    assert (
+        dict(zip(expected, zip(classes.names, classes.how, strict=True), strict=True)) == expected
+    )
+    assert classes.labels == list(expected)
     dog = unit(vectors.vector("dog")[None])[0]
     for label in (f"{DOG}-hound", "(dog)", "dog."):
-        np.testing.assert_allclose(found.vectors[list(expected).index(label)], dog, atol=1e-6)
+        np.testing.assert_allclose(classes.vectors[list(expected).index(label)], dog, atol=1e-6)
 
 
 def test_a_label_that_is_given_up_says_which_forms_failed(tmp_path: Path, wordnet: WordNet) -> None:
     vectors = store(tmp_path, ["dog", "val"])
     labels = ["007.Zorblax dog (2)", "12345", "n99999999", "001", "(2)"]
-    found = label_vectors(labels, vectors, wordnet)
-    assert found.how == [NONE] * 5
-    assert found.failed[0] == (
+    classes = label_vectors(labels, vectors, wordnet)
+    assert classes.how == [NONE] * 5
+    assert classes.failed[0] == (
         "007.Zorblax dog (2)",
         "Zorblax dog",
         "007.Zorblax",
         "(2)",
         "Zorblax",
     )
-    assert found.failed[1:] == [("12345",), ("n99999999",), ("001",), ("(2)",)]
+    assert classes.failed[1:] == [("12345",), ("n99999999",), ("001",), ("(2)",)]
 
 
 def test_a_synset_is_found_by_its_further_names(tmp_path: Path, wordnet: WordNet) -> None:
     vectors = store(tmp_path, ["domestic_dog", "true-cat"])
-    found = label_vectors([DOG, CAT], vectors, wordnet)
-    assert found.how == [FURTHER, FURTHER]
+    classes = label_vectors([DOG, CAT], vectors, wordnet)
+    assert classes.how == [FURTHER, FURTHER]
 
 
 @pytest.mark.slow
@@ -213,10 +219,10 @@ def test_sub_words_place_what_is_no_word_but_never_an_id(tmp_path: Path, wordnet
     model.save_model(str(tmp_path / "model.bin"))
     build_store(open_source("fasttext", str(tmp_path / "model.bin")), str(tmp_path / "store"), {})
     vectors = WordVectors.open(str(tmp_path / "store"))
-    found = label_vectors(["boat", "boats", "n99999999"], vectors, wordnet)
-    assert found.how == [EXACT, SUBWORDS, NONE]
+    classes = label_vectors(["boat", "boats", "n99999999"], vectors, wordnet)
+    assert classes.how == [EXACT, SUBWORDS, NONE]
     expected = unit(model.get_word_vector("boats")[None])[0]
-    np.testing.assert_allclose(found.vectors[1], expected, atol=1e-5)
+    np.testing.assert_allclose(classes.vectors[1], expected, atol=1e-5)
 
 
 def test_the_space_takes_away_what_frequent_words_share(tmp_path: Path) -> None:

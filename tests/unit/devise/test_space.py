@@ -27,8 +27,8 @@ def vectors(data: Path) -> WordVectors:
 
 def test_synsets_with_more_above_them_in_common_are_nearer(vectors: WordVectors) -> None:
     # The word vectors of these tests are random, so what is alike comes from the hierarchy.
-    found = label_vectors([DOG, CAT, TRUCK, BREAD], vectors, WordNet.load())
-    points = Space.of(vectors, True, 512).place_labels(found, vectors)[:, vectors.dimension :]
+    classes = label_vectors([DOG, CAT, TRUCK, BREAD], vectors, WordNet.load())
+    points = Space.of(vectors, True, 512).place_labels(classes, vectors)[:, vectors.dimension :]
     cosines = unit(points) @ unit(points).T
     assert cosines[0, 1] > cosines[0, 2] + 0.2
     assert cosines[0, 1] > cosines[2, 3] + 0.2
@@ -42,15 +42,17 @@ def test_the_point_of_a_synset_is_its_formula_step_by_step(vectors: WordVectors)
     while stack:
         wnid, share = stack.pop()
         kinds += share
-        stack += [(one, share / len(wordnet.hypernyms(one))) for one in wordnet.hyponyms(wnid)]
+        stack += [
+            (hyponym, share / len(wordnet.hypernyms(hyponym))) for hyponym in wordnet.hyponyms(wnid)
+        ]
     bits = np.unpackbits(np.frombuffer(hashlib.shake_256(b"n00001930").digest(8), np.uint8))
     place = np.sqrt(1 - np.log(kinds) / np.log(len(wordnet))) * (2.0 * bits - 1)
-    found = label_vectors(["n00001930"], vectors, wordnet)
-    (point,) = Space(np.zeros(vectors.dimension, "f4"), SIZE).place_labels(found, vectors)
-    assert not found.found.any()
+    classes = label_vectors(["n00001930"], vectors, wordnet)
+    (point,) = Space(np.zeros(vectors.dimension, "f4"), SIZE).place_labels(classes, vectors)
+    assert not classes.found.any()
     assert not point.any()  # neither a word vector nor a point
-    found.vectors[0, 0] = 1
-    (point,) = Space(np.zeros(vectors.dimension, "f4"), SIZE).place_labels(found, vectors)
+    classes.vectors[0, 0] = 1
+    (point,) = Space(np.zeros(vectors.dimension, "f4"), SIZE).place_labels(classes, vectors)
     np.testing.assert_allclose(point[-SIZE:], place / np.linalg.norm(place), atol=1e-3)
 
 
@@ -59,8 +61,8 @@ def test_a_point_does_not_depend_on_the_other_labels(vectors: WordVectors) -> No
     labels = [*NOUNS, "other3"]
     together = space.place_labels(label_vectors(labels, vectors, wordnet), vectors)
     for row in (0, 7):
-        found = label_vectors([labels[row]], vectors, wordnet)
-        np.testing.assert_array_equal(space.place_labels(found, vectors)[0], together[row])
+        classes = label_vectors([labels[row]], vectors, wordnet)
+        np.testing.assert_array_equal(space.place_labels(classes, vectors)[0], together[row])
     np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
     assert not together[-1, vectors.dimension :].any()  # no synset
 

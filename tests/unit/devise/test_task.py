@@ -27,11 +27,11 @@ def test_folders_named_train_and_valid_are_never_mixed(
     places += [f"{valid}/{label}" for label in ("dog", "cat", "horse")]  # no horse in training
     paths = {f"{place}/{n}.jpg": place.rsplit("/", 1)[-1] for place in places for n in range(40)}
     labelled(tmp_path, paths)
-    found = load_data(settings_of(data, tmp_path))
-    assert found.seen == ["cat", "dog"]
-    assert found.kept_out == 80
-    trained = {found.train.table.paths[row] for row in found.train.rows}
-    held_out = {found.valid.table.paths[row] for row in found.valid.rows}
+    loaded = load_data(settings_of(data, tmp_path))
+    assert loaded.seen == ["cat", "dog"]
+    assert loaded.kept_out == 80
+    trained = {loaded.train.table.paths[row] for row in loaded.train.rows}
+    held_out = {loaded.valid.table.paths[row] for row in loaded.valid.rows}
     assert trained == {path for path in paths if path.startswith("sub/train/")}
     assert held_out == {path for path in paths if f"{valid}/dog" in path or f"{valid}/cat" in path}
     other = load_data(settings_of(data, tmp_path, validation_features=str(tmp_path / "features")))
@@ -49,11 +49,11 @@ def test_without_two_splits_a_share_is_held_out(
         for i in range(40)
     }
     labelled(tmp_path, paths)
-    found = load_data(settings_of(data, tmp_path))
-    assert len(found.train.rows) + len(found.valid.rows) == 80
-    assert 0 < len(found.valid.rows) < 20
-    assert not set(found.train.rows) & set(found.valid.rows)
-    used = [found.train.table.paths[row] for row in (*found.train.rows, *found.valid.rows)]
+    loaded = load_data(settings_of(data, tmp_path))
+    assert len(loaded.train.rows) + len(loaded.valid.rows) == 80
+    assert 0 < len(loaded.valid.rows) < 20
+    assert not set(loaded.train.rows) & set(loaded.valid.rows)
+    used = [loaded.train.table.paths[row] for row in (*loaded.train.rows, *loaded.valid.rows)]
     assert all(path.startswith(names[0]) for path in used)
 
 

@@ -72,9 +72,9 @@ def test_a_run_that_was_cut_off_ends_with_the_weights_of_one_that_was_not(
         job(train_devise.main, *train_flags(data, tmp_path / "cut", *more))[0] for _ in range(4)
     ]
     assert codes == [1, 1, 1, 0]
-    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
-    assert one.keys() == other.keys()
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    whole, cut = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
+    assert whole.keys() == cut.keys()
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
 
 
 def test_features_that_are_replaced_stop_a_training_that_goes_on_once_they_are_back(
@@ -192,7 +192,7 @@ def test_calibration_never_sees_an_unseen_picture(data: Path, tmp_path: Path, jo
         results.append(result)
     assert results[0]["unseen_bonus"] == results[1]["unseen_bonus"]
     assert results[0]["held_out_labels"] == results[1]["held_out_labels"]
-    one, other = (
+    clean, poisoned = (
         load_file(tmp_path / name / "model.safetensors") for name in ("from-clean", "other")
     )
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert all(torch.equal(clean[name], poisoned[name]) for name in clean)

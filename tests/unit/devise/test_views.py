@@ -44,10 +44,10 @@ def test_the_shares_of_any_number_of_workers_are_one_batch(plan: Plan) -> None:
     ):
         assert whole.seeds is not None
         assert len(whole.rows) == 6
-        assert len({len(one.rows) for one in shares}) == 2  # six rows for four workers
-        for rank, one in enumerate(shares):
-            np.testing.assert_array_equal(one.rows, whole.rows[rank::4])
-            np.testing.assert_array_equal(one.seeds, whole.seeds[rank::4])
+        assert len({len(part.rows) for part in shares}) == 2  # six rows for four workers
+        for rank, part in enumerate(shares):
+            np.testing.assert_array_equal(part.rows, whole.rows[rank::4])
+            np.testing.assert_array_equal(part.seeds, whole.seeds[rank::4])
     seen = [row for rank in range(4) for step in share(plan, rank, 4).validation(1)
             for row in step.rows]  # fmt: skip
     assert sorted(seen) == list(range(7))

@@ -77,9 +77,9 @@ def test_the_loss_is_that_of_the_model_that_is_kept(data: Path, together: Path) 
     model.load_state_dict({n.removeprefix("head."): t for n, t in tensors.items() if n != "centre"})
     with torch.no_grad():
         whole = task.evaluate(model, Workers())
-    found = metrics(together / "normed")
-    assert found["loss"] == pytest.approx(whole["loss"], rel=ROUNDING)
-    assert found["hit@5"] == whole["hit@5"]
+    recorded = metrics(together / "normed")
+    assert recorded["loss"] == pytest.approx(whole["loss"], rel=ROUNDING)
+    assert recorded["hit@5"] == whole["hit@5"]
 
 
 def history(model: Path) -> list[dict[str, str]]:
@@ -88,5 +88,5 @@ def history(model: Path) -> list[dict[str, str]]:
 
 
 def metrics(model: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((model / "manifest.json").read_bytes())["metrics"]
-    return found
+    recorded: dict[str, Any] = json.loads((model / "manifest.json").read_bytes())["metrics"]
+    return recorded
