@@ -25,10 +25,10 @@ def test_a_deadline_is_over_when_its_time_is_or_when_it_is_ended() -> None:
     assert 0 < deadline.left() <= 0.05
     time.sleep(0.06)
     other.end()
-    for one in (deadline, other):
-        assert one.left() == 0
+    for ended in (deadline, other):
+        assert ended.left() == 0
         with pytest.raises(SearchTimeoutError):
-            one.check()
+            ended.check()
     UNBOUNDED.check()
 
 
@@ -41,9 +41,9 @@ def test_an_exact_scan_is_ended_between_chunks_and_whole_ones_are_the_same(
     at_once = exact_candidates(rows, rows[:5], 10)
     monkeypatch.setattr(index, "_ROWS", 64)
     in_chunks = exact_candidates(rows, rows[:5], 10)
-    for number, found in enumerate(in_chunks):
+    for number, candidates in enumerate(in_chunks):
         best = set(np.argsort(-(rows @ rows[number]))[:10].tolist())
-        assert best <= set(found.tolist())
+        assert best <= set(candidates.tolist())
         assert best <= set(at_once[number].tolist())
     over = Deadline(0)
     for admitted in (None, np.arange(1000) < 100, np.arange(1000) < 900):
@@ -63,9 +63,9 @@ def test_a_search_of_a_collection_has_a_deadline(tmp_path: Path) -> None:
 def test_the_client_is_told_to_come_again() -> None:
     with pytest.raises(SearchTimeoutError) as caught:
         Deadline(0).check()
-    told = as_api_error(caught.value)
-    assert (told.status, told.code) == (503, "overloaded")
-    assert told.retry_after
+    error = as_api_error(caught.value)
+    assert (error.status, error.code) == (503, "overloaded")
+    assert error.retry_after
 
 
 def test_shards_whose_answer_is_of_no_use_any_more_are_not_waited_for() -> None:

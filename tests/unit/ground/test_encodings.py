@@ -101,9 +101,9 @@ def test_every_reader_says_what_a_file_is_that_is_no_text(reader: str, tmp_path:
 def test_the_lines_of_old_macs_are_refused_with_the_command(reader: str, tmp_path: Path) -> None:
     path = tmp_path / "file.txt"
     path.write_bytes(b"one\rtwo\r")
-    found = refusal(lambda: READERS[reader](path))
-    assert "file.txt: its lines end in carriage returns alone, as on old Macs" in found
-    assert r"tr '\r' '\n' < in.txt > out.txt" in found
+    message = refusal(lambda: READERS[reader](path))
+    assert "file.txt: its lines end in carriage returns alone, as on old Macs" in message
+    assert r"tr '\r' '\n' < in.txt > out.txt" in message
     for content in (b"only one\r", b"a\rb\n"):  # here line feeds separate lines
         path.write_bytes(content)
         if reader != "a corpus":  # which would start Ray
@@ -116,11 +116,11 @@ def test_every_reader_names_the_line_and_the_encoding_of_text_that_is_not_utf8(
 ) -> None:
     path = tmp_path / "file.txt"
     path.write_bytes("uri\ntr\u00e8s \u201cnoir\u201d\n".encode("cp1252"))
-    found = refusal(lambda: READERS[reader](path))
-    assert "file.txt: " in found
-    assert "line 2 is not valid UTF-8; as CP1252 it reads " in found
-    assert "tr\u00e8s" in found
-    assert "iconv -f CP1252 -t UTF-8" in found
+    message = refusal(lambda: READERS[reader](path))
+    assert "file.txt: " in message
+    assert "line 2 is not valid UTF-8; as CP1252 it reads " in message
+    assert "tr\u00e8s" in message
+    assert "iconv -f CP1252 -t UTF-8" in message
 
 
 @pytest.mark.parametrize("form", ["gzip", "bz2", "xz", "zstd", "lz4"])
@@ -228,8 +228,8 @@ def test_nul_bytes_within_text_are_bad_lines(tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / name).write_bytes(b"one\ntwo\0\nthree\n")
     place, start = locate(tmp_path / "a"), Start(0, 0)
-    found = refusal(lambda: list(read_sentences(place)))
-    assert "line 2 is not valid UTF-8; it holds NUL bytes" in found
+    message = refusal(lambda: list(read_sentences(place)))
+    assert "line 2 is not valid UTF-8; it holds NUL bytes" in message
     [table] = read_pairs((place, start), (locate(tmp_path / "b"), start), range(3), 100)
     assert table["problem"].to_pylist() == [None, "source_not_utf8", None]
 

@@ -33,15 +33,17 @@ def test_each_shape_and_key_has_a_recording_of_its_own() -> None:
     for _ in range(3):
         for values in (torch.ones(3), torch.arange(2.0)):
             for factor in (2.0, 3.0):
-                (found,) = recorded.run(lambda one, by=factor: (by * one,), [values], factor)
-                assert torch.equal(found, factor * values)
+                (product,) = recorded.run(
+                    lambda tensor, by=factor: (by * tensor,), [values], factor
+                )
+                assert torch.equal(product, factor * values)
     assert replays() == 2 * 4
 
 
 def test_results_do_not_change_with_the_next_replay() -> None:
     recorded, _ = record()
-    found = [recorded.run(double, [torch.full((2,), float(n))])[0] for n in range(4)]
-    assert [one.tolist() for one in found] == [[2.0 * n] * 2 for n in range(4)]
+    results = [recorded.run(double, [torch.full((2,), float(n))])[0] for n in range(4)]
+    assert [result.tolist() for result in results] == [[2.0 * n] * 2 for n in range(4)]
 
 
 def test_further_shapes_are_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:

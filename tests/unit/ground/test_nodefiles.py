@@ -40,7 +40,7 @@ def refuse(folder: Path) -> None:
 
 
 def test_of_many_that_ask_at_once_one_writes_and_the_others_wait() -> None:
-    written, found = [], []
+    written, contents = [], []
     ready = threading.Barrier(4)
 
     def write(folder: Path) -> None:
@@ -50,7 +50,7 @@ def test_of_many_that_ask_at_once_one_writes_and_the_others_wait() -> None:
 
     def ask() -> None:
         ready.wait()
-        found.append((made_once("data-1", 4, write) / "content").read_text())
+        contents.append((made_once("data-1", 4, write) / "content").read_text())
 
     threads = [threading.Thread(target=ask) for _ in range(4)]
     for thread in threads:
@@ -58,7 +58,7 @@ def test_of_many_that_ask_at_once_one_writes_and_the_others_wait() -> None:
     for thread in threads:
         thread.join()
     assert len(written) == 1
-    assert found == ["half and the rest"] * 4
+    assert contents == ["half and the rest"] * 4
 
 
 def test_what_a_killed_process_left_is_made_anew(scratch: Path) -> None:

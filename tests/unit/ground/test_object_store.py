@@ -171,8 +171,8 @@ def test_pictures_are_searched_with_what_lies_in_a_bucket(
     out = str(tmp_path / "collection")
     assert run(capsys, build_index, "--model", model, *places, "--out", out)["items"] == 48
     sheet = ["--sheet", bucket.uri("found.png")]
-    found = run(capsys, search, "--collection", out, "--text", "engine + boat", *sheet)
-    assert len(found["results"]) == 10
+    result = run(capsys, search, "--collection", out, "--text", "engine + boat", *sheet)
+    assert len(result["results"]) == 10
     assert bucket.get("found.png").startswith(b"\x89PNG")
 
 

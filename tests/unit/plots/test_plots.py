@@ -123,8 +123,8 @@ def test_curves_show_each_metric_that_is_there_and_no_other(tmp_path: Path) -> N
         tmp_path / "one.png", [{k: row[k] for k in ("epoch", "loss")} for row in HISTORY], 2
     )
     plot_curves(tmp_path / "all.png", HISTORY, 2)
-    one, several = pixels(tmp_path / "one.png"), pixels(tmp_path / "all.png")
-    assert several.shape[1] > 2 * one.shape[1]
+    single, several = pixels(tmp_path / "one.png"), pixels(tmp_path / "all.png")
+    assert several.shape[1] > 2 * single.shape[1]
 
 
 def test_the_best_epoch_is_marked(tmp_path: Path) -> None:

@@ -283,8 +283,10 @@ def adjective_pairs(pairs: list[tuple[str, str]]) -> Counter[tuple[str, str]]:
     """Noun and adjective that stand side by side in English, found without the grammar."""
     adjectives = "red|blue|green|black|white|yellow|gray|brown|pink|Italian|English|German"
     nouns = "car|bike|key|chair|lamp|hat|dress|coat|shirt|scarf|jacket|phone|bag|box|watch"
-    found = (re.findall(rf"\b({adjectives}) ({nouns})(?:e?s)?\b", target) for _, target in pairs)
-    return Counter(match for matches in found for match in matches)
+    by_sentence = (
+        re.findall(rf"\b({adjectives}) ({nouns})(?:e?s)?\b", target) for _, target in pairs
+    )
+    return Counter(match for matches in by_sentence for match in matches)
 
 
 def test_some_pairs_of_words_occur_in_the_held_out_part_only(train, others) -> None:

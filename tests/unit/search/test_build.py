@@ -160,9 +160,9 @@ def test_columns_of_every_kind_become_metadata_that_filters_find(
         for name, (_, _, _, texts) in KINDS.items():
             for text in texts:
                 where = search._filters([f"{name}={text}"])
-                found = {match.id for match in collection.search(item.vector, 99, where)}
-                assert "000000.jpg" in found, (name, text)
-                assert len(found) == 1 or text == "null"
+                ids = {match.id for match in collection.search(item.vector, 99, where)}
+                assert "000000.jpg" in ids, (name, text)
+                assert len(ids) == 1 or text == "null"
         collection.delete(list(collection.ids()))
     code, result, error = job(
         keep.main, "--collection", tmp_path / "c", "--add", features, "--columns", "taken"

@@ -57,27 +57,27 @@ def placed_word(world: World, word: str) -> np.ndarray:
     return DeviseModel.open(str(world.model)).place_words(vector[None])[0]
 
 
-def assert_best(found: list[tuple[str, float]], scores: dict[str, float], k: int) -> None:
+def assert_best(matches: list[tuple[str, float]], scores: dict[str, float], k: int) -> None:
     best = sorted(scores.values(), reverse=True)[:k]
-    np.testing.assert_allclose([score for _, score in found], best, atol=1e-5)
-    for name, score in found:
+    np.testing.assert_allclose([score for _, score in matches], best, atol=1e-5)
+    for name, score in matches:
         assert scores[name] == pytest.approx(score, abs=1e-5)
 
 
 @pytest.mark.parametrize("wnid", [wnid for wnid in NAMES if wnid != UNSEEN])
 def test_a_word_finds_its_pictures(wnid: str, world: World, engine: SearchEngine) -> None:
-    found = engine.text(NAMES[wnid], k=8)
+    matches = engine.text(NAMES[wnid], k=8)
     assert_best(
-        [(m.id, m.score) for m in found], by_hand(world, placed_word(world, NAMES[wnid])), 8
+        [(m.id, m.score) for m in matches], by_hand(world, placed_word(world, NAMES[wnid])), 8
     )
-    assert sum(match.metadata["label"] == wnid for match in found) >= 5  # a guess finds 1 or 2
-    assert found[0].metadata["name"] == NAMES[wnid]
+    assert sum(match.metadata["label"] == wnid for match in matches) >= 5  # a guess finds 1 or 2
+    assert matches[0].metadata["name"] == NAMES[wnid]
 
 
 def test_a_signed_sum_is_found_as_by_hand(world: World, engine: SearchEngine) -> None:
     wanted = 2 * placed_word(world, "dog") - 0.5 * placed_word(world, "boat")
-    found = engine.text("2 * dog - .5 * boat", k=20)
-    assert_best([(m.id, m.score) for m in found], by_hand(world, wanted), 20)
+    matches = engine.text("2 * dog - .5 * boat", k=20)
+    assert_best([(m.id, m.score) for m in matches], by_hand(world, wanted), 20)
 
 
 def test_scores_and_filters_limit_what_is_found(world: World, engine: SearchEngine) -> None:
@@ -98,14 +98,14 @@ def test_a_picture_finds_itself_first_as_its_stored_projection(
     world: World, engine: SearchEngine
 ) -> None:
     for path in list(world.pictures)[::17]:
-        found = engine.image(world.pictures[path], k=3)
-        assert found[0].id == path
-        assert found[0].score == pytest.approx(1.0, abs=2e-3)  # features are stored in float16
+        matches = engine.image(world.pictures[path], k=3)
+        assert matches[0].id == path
+        assert matches[0].score == pytest.approx(1.0, abs=2e-3)  # features are stored in float16
 
 
 def test_a_new_picture_finds_those_of_its_kind(world: World, engine: SearchEngine) -> None:
-    found = engine.image(draw(2, seed=999), k=8)
-    assert sum(match.metadata["name"] == "boat" for match in found) >= 7
+    matches = engine.image(draw(2, seed=999), k=8)
+    assert sum(match.metadata["name"] == "boat" for match in matches) >= 7
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n" + b"0" * 99])
@@ -194,14 +194,14 @@ def test_a_bad_picture_does_not_spoil_the_batch_it_comes_in(world: World) -> Non
     pictures = ImageEncoder.open(world.collection)
     path, content = next(iter(world.pictures.items()))
     placed = pictures.encode_many([b"no picture", content, b"", draw(3, seed=5)])
-    assert [type(one) for one in placed] == [BadPictureError, EncodedImage] * 2
+    assert [type(result) for result in placed] == [BadPictureError, EncodedImage] * 2
     for error, reason in ((placed[0], "not an image"), (placed[2], "empty file")):
         assert isinstance(error, BadPictureError)
         assert error.reason == reason
-    for one, alone in ((placed[1], content), (placed[3], draw(3, seed=5))):
-        assert isinstance(one, EncodedImage)
-        np.testing.assert_allclose(one.vector, pictures.encode(alone).vector, atol=1e-5)
-        assert (one.width, one.height, one.thumbnail[:2]) == (80, 64, b"\xff\xd8")
+    for result, alone in ((placed[1], content), (placed[3], draw(3, seed=5))):
+        assert isinstance(result, EncodedImage)
+        np.testing.assert_allclose(result.vector, pictures.encode(alone).vector, atol=1e-5)
+        assert (result.width, result.height, result.thumbnail[:2]) == (80, 64, b"\xff\xd8")
     assert pictures.encode_many([]) == []
     assert pictures.classify(pictures.encode(content).vector, 1, "labels")[0].labels == (
         world.labels[path],
@@ -216,8 +216,8 @@ def test_a_stored_picture_finds_the_others_but_not_itself(
         assert item is not None
         scores = by_hand(world, item.vector)
         del scores[path]
-        found = engine.like(path, k=6)
-        assert_best([(m.id, m.score) for m in found], scores, 6)
+        matches = engine.like(path, k=6)
+        assert_best([(m.id, m.score) for m in matches], scores, 6)
     assert len(engine.like(path, k=10_000)) == len(world.pictures) - 1
     with pytest.raises(QueryError, match=r"nowhere\.jpg: no picture"):
         engine.like("nowhere.jpg")

@@ -39,8 +39,8 @@ def test_words_find_pictures(built: Path, tmp_path: Path, job: Job) -> None:
     )
     assert code == 0
     assert result["query"] == "2 * boat - dog"
-    assert [found["name"] for found in result["results"]] == ["boat"] * 4
-    scores = [found["score"] for found in result["results"]]
+    assert [match["name"] for match in result["results"]] == ["boat"] * 4
+    scores = [match["score"] for match in result["results"]]
     assert scores == sorted(scores, reverse=True)
     assert result["results"][0]["id"] in shown
     assert Image.open(sheet).width > 4 * 128
@@ -55,8 +55,10 @@ def test_a_sheet_names_the_label_and_the_file(
         lambda location, title, cells: drawn.extend(cell.caption for cell in cells),
     )
     flags = ["--collection", built, "--text", "boat", "--k", 3, "--sheet", tmp_path / "s.png"]
-    found = job(search.main, *flags)[1]["results"]
-    assert [caption.split("\n")[:2] for caption in drawn] == [["boat", one["id"]] for one in found]
+    matches = job(search.main, *flags)[1]["results"]
+    assert [caption.split("\n")[:2] for caption in drawn] == [
+        ["boat", match["id"]] for match in matches
+    ]
     assert search._caption(Match("photos/2024/a.jpg", 0.5, b"{}")) == "a.jpg\n0.500"
 
 
@@ -109,7 +111,7 @@ def test_a_picture_file_and_a_stored_one_find_pictures(
     code, result, _ = job(search.main, "--collection", built, "--like", "000050.jpg", "--k", 3)
     assert code == 0
     assert len(result["results"]) == 3
-    assert "000050.jpg" not in [found["id"] for found in result["results"]]
+    assert "000050.jpg" not in [match["id"] for match in result["results"]]
 
 
 def test_a_value_of_a_filter_is_taken_to_the_letter(copy: Path, job: Job) -> None:
@@ -125,16 +127,16 @@ def test_a_value_of_a_filter_is_taken_to_the_letter(copy: Path, job: Job) -> Non
         )
     for title in titles:
         flags = ["--collection", copy, "--text", "boat", "--where", f"title={title}"]
-        found = job(search.main, *flags)[1]["results"]
-        assert [one["title"] for one in found] == [title]
+        matches = job(search.main, *flags)[1]["results"]
+        assert [match["title"] for match in matches] == [title]
 
 
 def test_filters_and_least_score(built: Path, job: Job) -> None:
     flags = ["--collection", built, "--text", "boat", "--k", 99]
     _, result, _ = job(search.main, *flags, "--where", "name=dog", "--where", "width=8")
-    assert [found["name"] for found in result["results"]] == ["dog"] * 12
+    assert [match["name"] for match in result["results"]] == ["dog"] * 12
     _, result, _ = job(search.main, *flags, "--where", "name=dog", "--where", "name=cat")
-    assert {found["name"] for found in result["results"]} == {"dog", "cat"}
+    assert {match["name"] for match in result["results"]} == {"dog", "cat"}
     _, result, shown = job(search.main, *flags, "--min-score", "0.9999")
     assert result["results"] == []
     assert "nothing found" in shown
@@ -204,8 +206,8 @@ def test_pictures_are_added_deleted_and_compacted(
         "--missing-ok",
     )
     assert (code, result["deleted"], result["items"]) == (0, 1, 71)
-    found = job(search.main, "--collection", copy, "--text", "dog", "--k", 99)[1]["results"]
-    assert "000001.jpg" not in [one["id"] for one in found]
+    matches = job(search.main, "--collection", copy, "--text", "dog", "--k", 99)[1]["results"]
+    assert "000001.jpg" not in [match["id"] for match in matches]
     code, result, _ = job(keep.main, "--collection", copy, "--add", world.features)
     assert (code, result["added"], result["items"]) == (0, 72, 72)
     code, result, _ = job(keep.main, "--collection", copy, "--compact")
@@ -282,12 +284,12 @@ def test_a_snapshot_is_restored_and_recall_is_measured(
 
 
 def test_the_libraries_say_which_they_are(job: Job) -> None:
-    code, told, _ = job(keep.main, "--about")
-    assert (code, told["nmslib"]) == (0, metadata.version("nmslib"))
-    compiled = told["nmslib"].endswith("+avx2")  # build_nmslib.py
-    assert not compiled or told["unused_instructions"] == []
-    assert told["rabitqlib"] == metadata.version("rabitqlib")
-    assert told["exact_scores"] in ("C++", "NumPy")
+    code, about, _ = job(keep.main, "--about")
+    assert (code, about["nmslib"]) == (0, metadata.version("nmslib"))
+    compiled = about["nmslib"].endswith("+avx2")  # build_nmslib.py
+    assert not compiled or about["unused_instructions"] == []
+    assert about["rabitqlib"] == metadata.version("rabitqlib")
+    assert about["exact_scores"] in ("C++", "NumPy")
     code, _, error = job(keep.main, "--compact")
     assert (code, "--collection is needed" in error) == (2, True)
 

@@ -208,7 +208,7 @@ def test_what_cannot_be_read_is_refused_with_its_column(
         parse_query(text)
     message = str(caught.value)
     assert f"column {column}:" in message
-    assert any(one in message for one in problem.split("|"))
+    assert any(part in message for part in problem.split("|"))
 
 
 @pytest.mark.parametrize("text", ["", "   ", "\n\t"])
@@ -275,8 +275,8 @@ def check_weighted_sum(seed: int, vectors: WordVectors) -> None:
 
     values = {name: place(unit(raw(name, vectors))) for name in names}
     expected = eval(text, {}, values)  # Python's own reading of the sum
-    found = place_query(parse_query(text), vectors, place, no_suggestions)
-    np.testing.assert_allclose(found, unit(expected), atol=1e-6)
+    point = place_query(parse_query(text), vectors, place, no_suggestions)
+    np.testing.assert_allclose(point, unit(expected), atol=1e-6)
 
 
 def test_a_phrase_is_its_own_entry_if_there_is_one_else_the_mean_of_its_words(

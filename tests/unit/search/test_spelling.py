@@ -63,8 +63,8 @@ def test_a_slip_finds_the_word_that_was_meant(
 def test_frequent_words_come_first_and_junk_never(tmp_path: Path) -> None:
     words = ["beat", "b0at", "</at>", "boat", "http://boat", "BOAT", "bo.t", "bot", "coat", "b-at"]
     write_store(tmp_path / "v", words, np.ones((len(words), 2)))
-    found = Spelling.open(str(tmp_path / "v")).near("bxat", count=10)
-    assert found == ("beat", "boat", "b-at", "bot", "coat")
+    suggestions = Spelling.open(str(tmp_path / "v")).near("bxat", count=10)
+    assert suggestions == ("beat", "boat", "b-at", "bot", "coat")
 
 
 @pytest.mark.parametrize("typed", ["", "x", "x" * 5000, "\udcff\udcff", "\u65e5\u672c\u8a9e"])
