@@ -22,15 +22,15 @@ def gradients_by_place(model: EncoderLanguageModel, number: int) -> Tensor:
     """Return whether the state after a word (rows) depends on a word (columns), of one reading."""
     layers = model._directions()[number]
     ids = torch.tensor([[5, 6, 7, 8, 9]])
-    found = torch.zeros(5, 5, dtype=torch.bool)
+    depends = torch.zeros(5, 5, dtype=torch.bool)
     table = model.encoder.embedding.weight
     for place in range(5):
         states = model._run(ids.t(), layers, number, torch.tensor([5]))
         model.zero_grad()
         states[place].sum().backward()  # type: ignore[no-untyped-call]
         assert table.grad is not None
-        found[place] = table.grad[ids[0]].abs().sum(1) > 0
-    return found
+        depends[place] = table.grad[ids[0]].abs().sum(1) > 0
+    return depends
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_the_decoders_loss_is_that_of_the_decoder_without_a_source(readout: str,
     model = DecoderLanguageModel(settings("all", readout=readout, cell=cell), WORDS).eval()
     loss, plain, words = model(SourceBatch.of(SENTENCES))
     alone = [model(SourceBatch.of([sentence])) for sentence in SENTENCES]
-    torch.testing.assert_close(loss, sum(one[0] for one in alone))
+    torch.testing.assert_close(loss, sum(result[0] for result in alone))
     torch.testing.assert_close(plain, loss)
     assert words == sum(map(len, SENTENCES))
     changed = [[5, 6, 7, 8, 4, 2], *SENTENCES[1:]]

@@ -29,7 +29,7 @@ def test_loss_and_gradients_equal_pytorchs_over_several_chunks(smoothing: float)
     bias = torch.randn(50, requires_grad=True)
     targets = torch.randint(50, (600,))
     loss, plain = projected_cross_entropy(outputs, weight, bias, targets, smoothing)
-    found = torch.autograd.grad(loss * 0.5, [outputs, weight, bias])
+    gradients = torch.autograd.grad(loss * 0.5, [outputs, weight, bias])
     scores = outputs @ weight.t() + bias
     expected_loss = functional.cross_entropy(
         scores, targets, reduction="sum", label_smoothing=smoothing
@@ -39,8 +39,8 @@ def test_loss_and_gradients_equal_pytorchs_over_several_chunks(smoothing: float)
         plain, functional.cross_entropy(scores, targets, reduction="sum"), rtol=1e-5, atol=1e-3
     )
     expected = torch.autograd.grad(expected_loss * 0.5, [outputs, weight, bias])
-    for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    for gradient, reference in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(gradient, reference, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.usefixtures("either_way")
@@ -58,13 +58,13 @@ def test_tokens_given_in_uneven_parts_give_the_same() -> None:
         words.append(sums.add(outputs[begin:end].detach(), targets[begin:end]))
         begin = end
     loss, _ = sums.of(outputs)
-    found = torch.autograd.grad(loss, [outputs, weight, bias])
+    gradients = torch.autograd.grad(loss, [outputs, weight, bias])
     scores = outputs @ weight.t() + bias
     expected = functional.cross_entropy(scores, targets, reduction="sum", label_smoothing=0.1)
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-3)
     wanted = torch.autograd.grad(expected, [outputs, weight, bias])
-    for one, other in zip(found, wanted, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)
+    for gradient, reference in zip(gradients, wanted, strict=True):
+        torch.testing.assert_close(gradient, reference, rtol=1e-4, atol=1e-3)
     assert torch.equal(torch.cat(words), scores.argmax(1))
 
 
@@ -72,17 +72,17 @@ def test_tokens_given_in_uneven_parts_give_the_same() -> None:
 def test_bfloat16_gives_nearly_the_same() -> None:
     torch.manual_seed(2)
     outputs, weight, bias = torch.randn(300, 16), torch.randn(50, 16), torch.randn(50)
-    given = [one.requires_grad_() for one in (outputs, weight, bias)]
+    given = [tensor.requires_grad_() for tensor in (outputs, weight, bias)]
     targets = torch.randint(50, (300,))
     exact, _ = projected_cross_entropy(outputs, weight, bias, targets, 0.1)
     wanted = torch.autograd.grad(exact, given)
     with torch.autocast("cpu", torch.bfloat16):
         loss, _ = projected_cross_entropy(outputs, weight, bias, targets, 0.1)
-    found = torch.autograd.grad(loss, given)
+    gradients = torch.autograd.grad(loss, given)
     assert loss.item() == pytest.approx(exact.item(), rel=0.01)
-    for one, other in zip(found, wanted, strict=True):
-        assert one.dtype == torch.float32
-        assert float((one - other).norm()) < 0.02 * float(other.norm())
+    for gradient, reference in zip(gradients, wanted, strict=True):
+        assert gradient.dtype == torch.float32
+        assert float((gradient - reference).norm()) < 0.02 * float(reference.norm())
 
 
 @pytest.mark.usefixtures("either_way")
@@ -114,7 +114,7 @@ def test_a_decoder_that_feeds_on_its_own_words_learns_as_in_a_plain_loop(
     coins = torch.tensor([True, False, True, True, False, False])
     projection = model.decoder.projection
     mask = mask_like(torch.empty(6, 3, 12), rates.output)
-    parameters = [one for one in model.parameters() if one.requires_grad]
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def plain() -> Tensor:
         torch.manual_seed(4)
@@ -137,9 +137,9 @@ def test_a_decoder_that_feeds_on_its_own_words_learns_as_in_a_plain_loop(
     losses = SequenceLoss(projection, by_step, counted, mask, 0.1, pack=pack)
     loss, _, _ = losses.of(model(source, target, coins, losses.choose).features)
     torch.testing.assert_close(loss, expected)
-    found = torch.autograd.grad(loss, parameters)
-    for one, other in zip(found, wanted, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    gradients = torch.autograd.grad(loss, parameters)
+    for gradient, reference in zip(gradients, wanted, strict=True):
+        torch.testing.assert_close(gradient, reference, rtol=1e-4, atol=1e-5)
 
 
 def test_sampled_words_are_scored_as_those_words_alone() -> None:
@@ -167,10 +167,10 @@ def test_sampled_words_are_scored_as_those_words_alone() -> None:
     losses = SequenceLoss(projection, targets, counted, None, 0.0, sampled=20)
     fed = losses.choose(outputs[:2].detach())
     assert torch.equal(fed, words[scores[1].argmax(-1)])
-    found, _, _ = losses.of(outputs)
-    torch.testing.assert_close(found, wanted)
-    for one, other in zip(torch.autograd.grad(found, parameters), gradients, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    loss, _, _ = losses.of(outputs)
+    torch.testing.assert_close(loss, wanted)
+    for gradient, reference in zip(torch.autograd.grad(loss, parameters), gradients, strict=True):
+        torch.testing.assert_close(gradient, reference, rtol=1e-4, atol=1e-5)
 
 
 def test_the_expected_sum_over_sampled_words_is_that_over_all() -> None:

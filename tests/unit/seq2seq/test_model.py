@@ -90,14 +90,14 @@ def test_running_in_stretches_equals_one_step_at_a_time(variant: str, cell: str)
     target, _ = pad_ids(sentences(8, 8, words=TARGET_WORDS))
     coins = torch.tensor([True, True, False, True, True, False, False, True])
     assert stretches(coins) == [(0, 2), (2, 5), (5, 6), (6, 8)]
-    found = model(source, target, coins).features
+    features = model(source, target, coins).features
     state = model.encode(source)
     word = torch.zeros(2, dtype=torch.long)
     for step in range(8):
         if step and coins[step]:
             word = target[:, step - 1]
         output, state = model.decoder.run(word.unsqueeze(0), state)
-        torch.testing.assert_close(found[step], output.features[0])
+        torch.testing.assert_close(features[step], output.features[0])
         word = model.decoder.projection(output.features[0]).argmax(-1)
 
 
@@ -113,11 +113,11 @@ def test_the_losses_of_plain_are_the_seeds(bias_of_padding: float) -> None:
         source = SourceBatch.of(text)
         sums = validation_losses(model, Batch(source, padded, length + 2, padded.numel()))
         logits = seed_forward(model, text, padded.shape[1])
-        found = sums.means()
+        means = sums.means()
         expected = float(seed_loss(logits, padded.t()))
-        assert found["loss_with_padding"] == pytest.approx(expected, rel=1e-5)
+        assert means["loss_with_padding"] == pytest.approx(expected, rel=1e-5)
         without = float(seed_loss(logits, padded.t(), ignore_index=1))
-        assert found["loss"] == pytest.approx(without, rel=1e-5)
+        assert means["loss"] == pytest.approx(without, rel=1e-5)
 
 
 @pytest.mark.usefixtures("either_way")
@@ -128,15 +128,15 @@ def test_attentions_entropy_is_measured_by_that_of_even_attention() -> None:
     model = build("all").eval()
     assert model.decoder.attention is not None
     scores = model.decoder.attention.score_weight
-    found = {}
+    entropies = {}
     for sharpness in (0.0, 5.0, 1000.0):
         with torch.no_grad():
             scores.fill_(sharpness)
         sums = validation_losses(model, batch)
-        found[sharpness] = sums.means()["attention_entropy"]
+        entropies[sharpness] = sums.means()["attention_entropy"]
         assert bool(sums.warnings()) == (sharpness == 0)
-    assert found[0.0] == pytest.approx(1.0, abs=1e-5)
-    assert 0 <= found[1000.0] < found[5.0] < 0.95
+    assert entropies[0.0] == pytest.approx(1.0, abs=1e-5)
+    assert 0 <= entropies[1000.0] < entropies[5.0] < 0.95
     plain = validation_losses(build("plain").eval(), batch)
     assert "attention_entropy" not in plain.means()
     assert plain.warnings() == []
@@ -164,8 +164,8 @@ def test_awd_regularisation_acts_in_training_only() -> None:
     assert all(parameter.grad is not None for parameter in model.encoder.parameters())
     calm = build("all").eval()
     calm.load_state_dict(model.state_dict())
-    found = model.eval()(source, target, forced).features
-    torch.testing.assert_close(found, calm(source, target, forced).features)
+    features = model.eval()(source, target, forced).features
+    torch.testing.assert_close(features, calm(source, target, forced).features)
 
 
 @pytest.mark.parametrize(
@@ -176,8 +176,8 @@ def test_linear_and_constant_schedules_at_known_epochs(
     schedule: str, expected: list[float]
 ) -> None:
     settings = ForcingSettings(schedule=schedule)  # type: ignore[arg-type]
-    found = [forcing_probability(settings, epoch) for epoch in (0, 3, 5, 10, 12)]
-    assert found == pytest.approx(expected)
+    probabilities = [forcing_probability(settings, epoch) for epoch in (0, 3, 5, 10, 12)]
+    assert probabilities == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("schedule", ["exponential", "inverse_sigmoid"])

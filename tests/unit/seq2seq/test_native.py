@@ -31,8 +31,8 @@ def learn(variant: Variant, options: dict[str, Any], kind: torch.dtype) -> list[
     with torch.autocast("cpu", kind, enabled=kind != torch.float32):
         losses = SequenceLoss(model.decoder.projection, by_step, by_step != PAD, None, 0.1)
         loss, _, _ = losses.of(model(source, target, COINS, losses.choose).features)
-    found = torch.autograd.grad(loss / len(LENGTHS), list(model.parameters()))
-    return [loss.detach(), *found]
+    gradients = torch.autograd.grad(loss / len(LENGTHS), list(model.parameters()))
+    return [loss.detach(), *gradients]
 
 
 @pytest.mark.parametrize(
@@ -50,10 +50,10 @@ def test_loss_and_gradients_are_pytorchs(
     """In bfloat16 they are nearer to float32's, since sums are not rounded to bfloat16."""
     if not is_native(str(kind).removeprefix("torch.")):
         pytest.skip("this processor has no bfloat16 products")
-    found = learn(variant, options, kind)
+    learned = learn(variant, options, kind)
     monkeypatch.setenv("SEQVIS_NATIVE", "0")
-    for one, other in zip(found, learn(variant, options, torch.float32), strict=True):
-        error = float((one - other).norm() / other.norm())
+    for tensor, reference in zip(learned, learn(variant, options, torch.float32), strict=True):
+        error = float((tensor - reference).norm() / reference.norm())
         assert error < (1e-5 if kind == torch.float32 else 0.05)
 
 
@@ -66,5 +66,5 @@ def test_threads_change_nothing() -> None:
         together = learn("all", {}, torch.float32)
     finally:
         torch.set_num_threads(threads)
-    for one, other in zip(together, alone, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    for tensor, reference in zip(together, alone, strict=True):
+        torch.testing.assert_close(tensor, reference, rtol=1e-4, atol=1e-5)

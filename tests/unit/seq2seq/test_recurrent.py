@@ -57,7 +57,7 @@ def test_a_layer_equals_pytorchs_on_each_sentence_alone(
     states, last = run_directions(layers, recurrent, inputs, before, given)
     real = (torch.arange(6)[:, None] < lengths).unsqueeze(-1)
     total = (states * of_states * real).sum() + (last * of_last).sum()
-    found = torch.autograd.grad(total, leaves)
+    gradients = torch.autograd.grad(total, leaves)
 
     plain, total = _as_torch(layers, cell), torch.zeros(())
     for row, length in enumerate(lengths.tolist()):
@@ -67,8 +67,8 @@ def test_a_layer_equals_pytorchs_on_each_sentence_alone(
         torch.testing.assert_close(last[row], end)
         total = total + (output * of_states[:length, row]).sum() + (end * of_last[row]).sum()
     expected = torch.autograd.grad(total, leaves)
-    for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+    for gradient, reference in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(gradient, reference, atol=1e-5, rtol=1e-4)
 
 
 def _attend_in_plain_pytorch(
@@ -135,8 +135,8 @@ def test_the_attending_decoder_equals_autograd_in_values_and_gradients(
             for part in (states, mixed, last)
         )
         results.append([states, mixed, weights, last, *torch.autograd.grad(loss, leaves)])
-    for found, expected in zip(*results, strict=True):
-        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    for actual, expected in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float64])
