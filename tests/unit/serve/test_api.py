@@ -44,12 +44,12 @@ def wait_until(true: Any, seconds: float = 10.0) -> None:
 def error_of(response: Any, status: int, code: str) -> dict[str, Any]:
     """The error in an answer, checked for its form."""
     assert response.status_code == status, response.text
-    found: dict[str, Any] = response.json()["error"]
-    assert found["code"] == code
-    assert found["message"]
-    assert found["request_id"] == response.headers["x-request-id"]
+    error: dict[str, Any] = response.json()["error"]
+    assert error["code"] == code
+    assert error["message"]
+    assert error["request_id"] == response.headers["x-request-id"]
     assert "Traceback" not in response.text
-    return found
+    return error
 
 
 # Translation
@@ -60,9 +60,11 @@ def test_texts_are_translated_as_offline(both: Served, translator: Translator) -
     answer = both.client.post("/v1/translate", json=asked).json()
     expected = translator.translate(TEXTS, DecodingSettings(beam=3, n_best=2))
     assert answer["model"] == "default"
-    assert [one["text"] for one in answer["translations"]] == [one.text for one in expected]
-    for one, offline in zip(answer["translations"], expected, strict=True):
-        scores = [candidate["score"] for candidate in one["candidates"]]
+    assert [translation["text"] for translation in answer["translations"]] == [
+        translation.text for translation in expected
+    ]
+    for translation, offline in zip(answer["translations"], expected, strict=True):
+        scores = [candidate["score"] for candidate in translation["candidates"]]
         assert scores == pytest.approx([c.score for c in offline.alternatives], abs=1e-3)
 
 
@@ -75,10 +77,10 @@ def test_attention_comes_if_asked_for(both: Served) -> None:
         is None
     )
     answer = both.client.post("/v1/translate", json=asked | {"attention": True}).json()
-    one = answer["translations"][0]
-    weights = one["candidates"][0]["attention"]
-    assert len(weights) >= len(one["candidates"][0]["tokens"])
-    assert all(len(row) == len(one["source_tokens"]) + 1 for row in weights)
+    translation = answer["translations"][0]
+    weights = translation["candidates"][0]["attention"]
+    assert len(weights) >= len(translation["candidates"][0]["tokens"])
+    assert all(len(row) == len(translation["source_tokens"]) + 1 for row in weights)
     assert sum(weights[0]) == pytest.approx(1.0, abs=0.02)
 
 
@@ -90,7 +92,9 @@ def test_a_stream_gives_each_translation_as_it_ends(both: Served) -> None:
     assert lines[-1] == {"done": True, "count": len(TEXTS) + 1, "model": "default"}
     whole = {line["index"]: line["translation"]["text"] for line in lines if "translation" in line}
     plain = both.client.post("/v1/translate", json={"text": [*TEXTS, ""]}).json()["translations"]
-    assert [whole[index] for index in sorted(whole)] == [one["text"] for one in plain]
+    assert [whole[index] for index in sorted(whole)] == [
+        translation["text"] for translation in plain
+    ]
     grown = [line["partial"] for line in lines if line.get("index") == 0 and "partial" in line]
     assert grown
     assert grown[-1] == whole[0]
@@ -113,8 +117,8 @@ def test_a_stream_gives_each_translation_as_it_ends(both: Served) -> None:
 def test_what_cannot_be_translated_is_refused_in_words(
     both: Served, asked: dict[str, Any], problem: str
 ) -> None:
-    found = error_of(both.client.post("/v1/translate", json=asked), 422, "invalid")
-    assert problem in found["message"]
+    error = error_of(both.client.post("/v1/translate", json=asked), 422, "invalid")
+    assert problem in error["message"]
 
 
 def test_bodies_that_are_no_json_are_refused(both: Served) -> None:
@@ -139,7 +143,7 @@ def test_words_find_what_the_engine_finds(both: Served, collection: Path) -> Non
     answer = both.client.post("/v1/search/text", json=asked).json()
     with SearchEngine.open(collection) as engine:
         expected = engine.text("dog - 0.5 * boat", 7)
-    assert [one["id"] for one in answer["matches"]] == [match.id for match in expected]
+    assert [match["id"] for match in answer["matches"]] == [match.id for match in expected]
     thumbnail = both.client.get(answer["matches"][0]["image"])
     assert thumbnail.headers["content-type"] == "image/jpeg"
     assert Image.open(io.BytesIO(thumbnail.content)).format == "JPEG"
@@ -159,9 +163,9 @@ def test_the_answer_says_how_words_were_read(both: Served) -> None:
 
 def test_an_unknown_word_suggests_others(both: Served) -> None:
     answer = both.client.post("/v1/search/text", json={"query": "baot"})
-    found = error_of(answer, 422, "unknown_word")
-    assert found["word"] == "baot"
-    assert "boat" in found["suggestions"]
+    error = error_of(answer, 422, "unknown_word")
+    assert error["word"] == "baot"
+    assert "boat" in error["suggestions"]
 
 
 def test_an_unknown_field_of_a_filter_is_named_with_those_that_there_are(both: Served) -> None:
@@ -172,10 +176,10 @@ def test_an_unknown_field_of_a_filter_is_named_with_those_that_there_are(both: S
         ("/v1/search/like", {"json": {"id": "000003.jpg", "where": where}}),
         ("/v1/search/image", {"files": file, "data": {"where": json.dumps(where)}}),
     ):
-        found = error_of(both.client.post(path, **asked), 422, "unknown_field")  # type: ignore[arg-type]
-        assert found["field"] == "hieght"
-        assert found["suggestions"][0] == "height"
-        assert {"label", "name", "path", "width", "height"} <= set(found["fields"])
+        error = error_of(both.client.post(path, **asked), 422, "unknown_field")  # type: ignore[arg-type]
+        assert error["field"] == "hieght"
+        assert error["suggestions"][0] == "height"
+        assert {"label", "name", "path", "width", "height"} <= set(error["fields"])
 
 
 @pytest.mark.parametrize("field", ["", "a" * 5000, "label\n"])
@@ -195,11 +199,11 @@ def test_queries_that_cannot_be_read_are_refused(both: Served, query: str) -> No
 
 def test_filters_and_the_cut_off_hold(both: Served) -> None:
     asked = {"query": "cat", "k": 50, "where": {"label": "n02858304"}}
-    found = both.client.post("/v1/search/text", json=asked).json()["matches"]
-    assert {one["metadata"]["label"] for one in found} == {"n02858304"}
+    matches = both.client.post("/v1/search/text", json=asked).json()["matches"]
+    assert {match["metadata"]["label"] for match in matches} == {"n02858304"}
     asked = {"query": "cat", "k": 50, "min_score": 0.5}
-    found = both.client.post("/v1/search/text", json=asked).json()["matches"]
-    assert all(one["score"] >= 0.5 for one in found)
+    matches = both.client.post("/v1/search/text", json=asked).json()["matches"]
+    assert all(match["score"] >= 0.5 for match in matches)
 
 
 def test_a_picture_finds_its_like_and_is_named(both: Served, collection: Path) -> None:
@@ -208,10 +212,10 @@ def test_a_picture_finds_its_like_and_is_named(both: Served, collection: Path) -
         words = engine.classify(draw(2, seed=999), 3, "labels")
     file = {"file": ("a.png", draw(2, seed=999), "image/png")}
     answer = both.client.post("/v1/search/image", files=file, data={"k": "8"}).json()
-    assert [one["id"] for one in answer["matches"]] == [match.id for match in expected]
+    assert [match["id"] for match in answer["matches"]] == [match.id for match in expected]
     form = {"k": "3", "candidates": "labels"}
     named = both.client.post("/v1/classify", files=file, data=form).json()["words"]
-    assert [one["word"] for one in named] == [word.name for word in words]
+    assert [word["word"] for word in named] == [word.name for word in words]
 
 
 def test_a_stored_picture_finds_its_like_without_itself(both: Served, collection: Path) -> None:
@@ -219,7 +223,7 @@ def test_a_stored_picture_finds_its_like_without_itself(both: Served, collection
         expected = engine.like("000003.jpg", 5)
     asked = {"id": "000003.jpg", "k": 5}
     answer = both.client.post("/v1/search/like", json=asked).json()
-    assert [one["id"] for one in answer["matches"]] == [match.id for match in expected]
+    assert [match["id"] for match in answer["matches"]] == [match.id for match in expected]
     error_of(both.client.post("/v1/search/like", json={"id": "none"}), 404, "not_found")
     named = both.client.post("/v1/classify", data={"id": "000003.jpg", "k": "2"}).json()
     assert len(named["words"]) == 2
@@ -236,8 +240,8 @@ def test_pictures_are_added_and_deleted_at_once(both: Served, collection: Path) 
         assert name in durable
 
     def first() -> dict[str, Any]:
-        found = both.client.post("/v1/search/image", files=file, data={"k": "1"}).json()
-        best: dict[str, Any] = found["matches"][0]
+        answer = both.client.post("/v1/search/image", files=file, data={"k": "1"}).json()
+        best: dict[str, Any] = answer["matches"][0]
         return best
 
     wait_until(lambda: first()["id"] == name, 1.0)
@@ -349,7 +353,7 @@ def test_requests_are_counted_by_route_and_reason(both: Served) -> None:
     both.seen.clear()
     both.client.post("/v1/search/text", json={"query": "baot"})
     both.client.get("/v1/images/none/at/all.png")
-    assert [(one.route, one.status, one.reject) for one in both.seen] == [
+    assert [(request.route, request.status, request.reject) for request in both.seen] == [
         ("/v1/search/text", 422, "unknown_word"),
         ("/v1/images/{id:path}", 404, "not_found"),
     ]
@@ -454,8 +458,8 @@ def test_a_new_model_is_tried_then_switched_in_and_a_bad_one_refused(
         (tmp_path / "broken").mkdir()
         (tmp_path / "broken" / "manifest.json").write_text("{}")
         bad = {"versions": [{"name": "bad", "path": str(tmp_path / "broken")}]}
-        found = error_of(client.put("/v1/models/translator", json=bad), 422, "bad_artifact")
-        assert "bad" in found["message"]
+        error = error_of(client.put("/v1/models/translator", json=bad), 422, "bad_artifact")
+        assert "bad" in error["message"]
         assert client.post("/v1/translate", json={"text": "Où ?"}).json()["model"] == "default"
         two = {
             "versions": [
@@ -464,7 +468,7 @@ def test_a_new_model_is_tried_then_switched_in_and_a_bad_one_refused(
             ]
         }
         live = client.put("/v1/models/translator", json=two).json()
-        assert [one["ready"] for one in live["versions"]] == [True, True]
+        assert [version["ready"] for version in live["versions"]] == [True, True]
         names = [
             client.post("/v1/translate", json={"text": "Où ?"}).json()["model"] for _ in range(60)
         ]

@@ -58,8 +58,8 @@ def operations(running: Served) -> dict[str, Any]:
 
     document = running.client.get("/openapi.json").json()
     schema = schemathesis.openapi.from_dict(document)
-    found = [one.ok() for one in schema.get_all_operations()]
-    return {f"{one.method.upper()} {one.path}": one for one in found}
+    listed = [result.ok() for result in schema.get_all_operations()]
+    return {f"{operation.method.upper()} {operation.path}": operation for operation in listed}
 
 
 def test_every_operation_of_the_document_is_asked(operations: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ def flags(tmp_path: Path) -> list[str]:
 
 def started(*flags: str) -> dict[str, tuple[Any, float | None]]:
     """The number of replicas of each deployment, or its bounds and target, and its GPUs."""
-    found = {}
+    by_name = {}
     for target in app._applications(app.Serve.from_command_line(flags)):
         for deployment in build_app(target.target, name=target.name).deployments:
             config, actor = deployment._deployment_config, deployment.ray_actor_options or {}
@@ -30,8 +30,8 @@ def started(*flags: str) -> dict[str, tuple[Any, float | None]]:
             if scaling := config.autoscaling_config:
                 target_requests = scaling.get_target_ongoing_requests()
                 replicas = (scaling.min_replicas, scaling.max_replicas, target_requests)
-            found[deployment.name] = (replicas, actor.get("num_gpus"))
-    return found
+            by_name[deployment.name] = (replicas, actor.get("num_gpus"))
+    return by_name
 
 
 def test_without_flags_one_replica_of_each_runs_on_processors(flags: list[str]) -> None:

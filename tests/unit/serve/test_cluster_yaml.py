@@ -121,7 +121,7 @@ def environment_of(cluster: Yaml) -> dict[str, str]:
     """What `ray start` finds in its environment: that of the container it runs in."""
     options = shlex.split(" ".join(cluster["docker"]["run_options"]))
     given = [option.removeprefix("--env=") for option in options if option.startswith("--env=")]
-    return dict(one.split("=", 1) for one in given)
+    return dict(variable.split("=", 1) for variable in given)
 
 
 def test_the_token_reaches_every_node_and_is_in_no_configuration(cluster: Yaml) -> None:
@@ -186,7 +186,7 @@ def launches(path: Path, wanted: Mapping[str, float], lately_failed: str = "") -
         recoverable_resource_availabilities={lately_failed: 0.0},
     )
     reply = ResourceDemandScheduler(None).schedule(request)
-    return {one.instance_type: one.count for one in reply.to_launch}
+    return {launch.instance_type: launch.count for launch in reply.to_launch}
 
 
 @pytest.mark.parametrize("path", CLUSTERS.values(), ids=CLUSTERS)
@@ -211,7 +211,7 @@ def test_the_fallback_differs_from_the_spot_machine_in_its_price_only(cluster: Y
 def strict(schema: Any) -> Any:
     """A custom resource's schema in which unknown keys are errors."""
     if isinstance(schema, list):
-        return [strict(one) for one in schema]
+        return [strict(part) for part in schema]
     if not isinstance(schema, dict):
         return schema
     changed = {key: strict(value) for key, value in schema.items()}
@@ -227,7 +227,9 @@ def schema_of(kind: str, shared_data: Path) -> Any:
         pytest.skip(f"KubeRay's schemas are not here ({path.name})")
     text = path.read_text(encoding="utf-8")
     versions = yaml.load(text, Loader=yaml.CSafeLoader)["spec"]["versions"]  # a megabyte
-    (schema,) = [one["schema"]["openAPIV3Schema"] for one in versions if one["name"] == "v1"]
+    (schema,) = [
+        version["schema"]["openAPIV3Schema"] for version in versions if version["name"] == "v1"
+    ]
     schema["properties"]["metadata"] = {
         "type": "object",
         "properties": {"name": {"type": "string"}, "namespace": {"type": "string"}},
@@ -249,7 +251,9 @@ def test_the_manifests_are_of_one_ray(manifest: Yaml) -> None:
     for container in containers_of(manifest):
         assert container["image"] == IMAGE
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    (needed,) = [one for one in project["dependencies"] if one.startswith("ray[")]
+    (needed,) = [
+        requirement for requirement in project["dependencies"] if requirement.startswith("ray[")
+    ]
     assert RAY.rpartition(".")[0] in needed
 
 

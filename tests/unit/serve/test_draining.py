@@ -60,8 +60,8 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
     store.publish_gateway(settings.model_dump_json())
     live = LiveModels(store, slow, None)
     gateway = Front(settings, live, store, RequestMetrics(), "gateway")
-    with listening(gateway) as one, listening(PublishedFront(slow, store, "other")) as two:
-        yield Served(slow, store, one, two)
+    with listening(gateway) as first, listening(PublishedFront(slow, store, "other")) as second:
+        yield Served(slow, store, first, second)
 
 
 @pytest.mark.parametrize("where", ["gateway", "translator"])

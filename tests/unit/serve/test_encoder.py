@@ -105,9 +105,9 @@ def test_a_classification_that_takes_too_long_is_ended_and_pictures_go_on(encode
         await asyncio.sleep(0.05)
         assert naming[-1].done()  # one more than may be under way
         naming[0].cancel()
-        found = await asyncio.gather(*naming, return_exceptions=True)
-        assert isinstance(found[0], asyncio.CancelledError)
-        assert all(isinstance(one, SearchTimeoutError) for one in found[1:])
+        results = await asyncio.gather(*naming, return_exceptions=True)
+        assert isinstance(results[0], asyncio.CancelledError)
+        assert all(isinstance(result, SearchTimeoutError) for result in results[1:])
         encoder.images.go_on.set()
         assert (await encoder.encode(KEY, b"a")).width == 1
         assert await encoder.classify(KEY, np.ones(2), 1000, "wordnet") == []

@@ -42,9 +42,9 @@ class Echo(TranslatorService):
 
 @pytest.fixture
 def store() -> MemoryStore:
-    one = MemoryStore()
-    configure(one, "translator", [Version(name="default", path="m")])
-    return one
+    store = MemoryStore()
+    configure(store, "translator", [Version(name="default", path="m")])
+    return store
 
 
 def settings(*holders: KeyHolder, **given: Any) -> FrontSettings:

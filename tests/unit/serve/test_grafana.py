@@ -44,7 +44,9 @@ def rules() -> list[dict[str, Any]]:
 def expressions(board: dict[str, Any], rules: list[dict[str, Any]]) -> list[str]:
     panels = [target["expr"] for panel in board["panels"] for target in panel.get("targets", [])]
     variables = [
-        one["query"]["query"] for one in board["templating"]["list"] if one["type"] == "query"
+        variable["query"]["query"]
+        for variable in board["templating"]["list"]
+        if variable["type"] == "query"
     ]
     return panels + variables + [rule["expr"] for rule in rules]
 
@@ -65,11 +67,11 @@ def base_of(metric: str) -> str:
 def names_in_ray() -> set[str]:
     """Every string in Ray's Python source that could be a metric's name."""
     sources = [*(RAY / "serve").rglob("*.py"), *(RAY / "dashboard/modules/reporter").glob("*.py")]
-    found: set[str] = set()
+    strings: set[str] = set()
     for source in sources:
         text = source.read_text(encoding="utf-8").replace("{protocol_name}", "http")
-        found.update(re.findall(r"\"((?:serve|node)_[a-z0-9_]+)\"", text))
-    return found
+        strings.update(re.findall(r"\"((?:serve|node)_[a-z0-9_]+)\"", text))
+    return strings
 
 
 def test_every_metric_exists(expressions: list[str], names_in_ray: set[str]) -> None:
@@ -124,7 +126,9 @@ def declared_labels() -> dict[str, set[str]]:
         first = call.args[0] if call.args else None
         name = first.value if isinstance(first, ast.Constant) else None
         if isinstance(name, str) and name.startswith("seqvis_"):
-            tags = next((one.value for one in call.keywords if one.arg == "tag_keys"), None)
+            tags = next(
+                (keyword.value for keyword in call.keywords if keyword.arg == "tag_keys"), None
+            )
             given = set(ast.literal_eval(tags)) if tags is not None else set()
             labels.setdefault(f"ray_{name}", set()).update(given)
     return labels
@@ -176,7 +180,7 @@ def test_rows_ids_and_places_are_in_order(board: dict[str, Any]) -> None:
 
 
 def test_the_data_source_is_chosen_on_the_page(board: dict[str, Any]) -> None:
-    names = {one["name"]: one["type"] for one in board["templating"]["list"]}
+    names = {variable["name"]: variable["type"] for variable in board["templating"]["list"]}
     assert names == {"datasource": "datasource", "application": "query", "deployment": "query"}
     for panel in board["panels"]:
         for part in [panel, *panel.get("targets", [])] if panel["type"] != "row" else []:

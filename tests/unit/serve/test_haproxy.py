@@ -167,7 +167,9 @@ def wait(true: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
 def test_nothing_but_the_server_listens_and_only_its_owner_controls_it() -> None:
     with running([free_port()]) as (address, control, process):
         listening = {
-            one.laddr.port for one in process.net_connections() if one.status == psutil.CONN_LISTEN
+            connection.laddr.port
+            for connection in process.net_connections()
+            if connection.status == psutil.CONN_LISTEN
         }
         assert listening == {int(address.rpartition(":")[2])}
         assert stat.S_IMODE(control.stat().st_mode) == 0o600

@@ -81,8 +81,8 @@ def build(folder: Path, **chosen: str) -> tuple[Path, list[list[str]]]:
 
 def entries(text: str) -> dict[str, str]:
     """The entries of lock files, hashes included, by the package's name."""
-    found = re.findall(r"^([a-z][^=]*)==((?:.*\\\n)*.*)$", text, re.MULTILINE)
-    return dict(found)
+    pairs = re.findall(r"^([a-z][^=]*)==((?:.*\\\n)*.*)$", text, re.MULTILINE)
+    return dict(pairs)
 
 
 def test_the_image_is_of_the_pinned_ray() -> None:

@@ -69,8 +69,8 @@ class Index(IndexReplica):
             def slowly(row: int, read: Any = read) -> dict[str, Any]:
                 self.parsed += 1
                 time.sleep(self.seconds_a_row)
-                found: dict[str, Any] = read(row)
-                return found
+                metadata: dict[str, Any] = read(row)
+                return metadata
 
             part.store.columns._metadata = slowly
         return LoadedShard(collection, self.words)  # type: ignore[arg-type]
@@ -103,7 +103,7 @@ def test_plain_searches_go_on_beside_filters_that_read_and_these_are_bounded(ind
             assert await index.words_for("known") == "known"
         assert not any(task.done() for task in slow)
         ended = await asyncio.gather(*slow, return_exceptions=True)
-        assert all(isinstance(one, SearchTimeoutError) for one in ended)
+        assert all(isinstance(result, SearchTimeoutError) for result in ended)
         index.seconds_a_row = 0.0
         assert await index.filtered(a=7) == ["7"]  # what was read before is not read again
         assert index.parsed == ROWS

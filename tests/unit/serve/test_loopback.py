@@ -45,11 +45,11 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 def test_a_ray_of_the_block_is_at_loopback_in_this_process_and_in_those_it_starts() -> None:
     with node_on_loopback():
-        told = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-c", ADDRESS], capture_output=True, text=True, check=True
         )
         assert ray.util.get_node_ip_address() == "127.0.0.1"
-    assert told.stdout.split() == ["127.0.0.1"]
+    assert process.stdout.split() == ["127.0.0.1"]
     assert ray.util.get_node_ip_address() == REACHABLE
     assert ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR not in os.environ
 

@@ -58,8 +58,12 @@ def ask(
         return None, {}, b""
     names = [name for name, _ in sent[0]["headers"]]
     assert len(names) == len(set(names)) or path.startswith("/-/"), "a header stands twice"
-    told = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
-    return sent[0]["status"], told, b"".join(one.get("body", b"") for one in sent[1:])
+    response_headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+    return (
+        sent[0]["status"],
+        response_headers,
+        b"".join(message.get("body", b"") for message in sent[1:]),
+    )
 
 
 @pytest.mark.parametrize("dead", [[500], [None], [None, 500, None, 500]])

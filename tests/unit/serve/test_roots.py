@@ -162,7 +162,7 @@ def test_a_path_that_names_a_host_is_refused_at_once_and_the_host_is_not_asked(
             assert "pw" not in answer.text
             assert "pw" not in caplog.text
         live = running.client.get("/v1/models").json()["translator"]["versions"]
-        assert [one["name"] for one in live] == ["default"]
+        assert [version["name"] for version in live] == ["default"]
     assert not arrived
 
 

@@ -44,9 +44,9 @@ def operations(running: Served) -> list[tuple[str, str]]:
 
 def test_every_operation_of_the_document_is_in_the_table(running: Served) -> None:
     listed = {name.replace("{id:path}", "{id}") for name in SCOPE_OF}
-    found = {f"{method} {path}" for method, path in operations(running)}
-    assert found
-    assert found == listed - {"GET /healthz", "GET /readyz"}
+    documented = {f"{method} {path}" for method, path in operations(running)}
+    assert documented
+    assert documented == listed - {"GET /healthz", "GET /readyz"}
     needed = {scope for scope in SCOPE_OF.values() if scope}
     assert needed == set(SCOPES) == set(get_args(KeyScope))
 
@@ -109,8 +109,8 @@ def test_a_key_that_may_only_write_adds_and_deletes_but_does_not_search(running:
     added = running.client.post("/v1/images", files=file, data={"id": "w.jpg"}, headers=own)
     assert added.status_code == 201
     assert running.client.delete("/v1/images?id=w.jpg", headers=own).status_code == 200
-    found = running.client.post("/v1/search/text", json={"query": "dog"}, headers=own)
-    assert error_of(found)["scope"] == "search"
+    answer = running.client.post("/v1/search/text", json={"query": "dog"}, headers=own)
+    assert error_of(answer)["scope"] == "search"
 
 
 def test_without_keys_everything_is_allowed(translator: Translator, tmp_path: Path) -> None:
@@ -123,6 +123,6 @@ def test_without_keys_everything_is_allowed(translator: Translator, tmp_path: Pa
 def error_of(response: Any) -> dict[str, Any]:
     """The error of a refusal for lack of a scope."""
     assert response.status_code == 403, response.text
-    found: dict[str, Any] = response.json()["error"]
-    assert found["code"] == "forbidden"
-    return found
+    error: dict[str, Any] = response.json()["error"]
+    assert error["code"] == "forbidden"
+    return error

@@ -69,9 +69,9 @@ class TestKeys:
     ) -> None:
         compared: list[str] = []
 
-        def record(one: str, other: str) -> bool:
-            compared.append(other)
-            return hmac_compare(one, other)
+        def record(first: str, second: str) -> bool:
+            compared.append(second)
+            return hmac_compare(first, second)
 
         hmac_compare = hmac.compare_digest
         monkeypatch.setattr(hmac, "compare_digest", record)
@@ -229,7 +229,7 @@ class TestRateLimiter:
                 for name, limiter in limiters.items():
                     others = {n: dict(o.granted) for n, o in limiters.items() if n != name}
                     limiter.note(others, now=step / 100)
-            granted += sum(one.take("a", now=step / 100) == 0 for one in limiters.values())
+            granted += sum(limiter.take("a", now=step / 100) == 0 for limiter in limiters.values())
         assert granted == pytest.approx(120, abs=3 * 5)
 
     def test_a_key_without_a_limit_and_an_unknown_name_always_pass_and_use_no_memory(self) -> None:

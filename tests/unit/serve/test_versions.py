@@ -150,14 +150,14 @@ def test_many_threads_may_ask_while_versions_change() -> None:
         while not stop.is_set():
             wanted = store.read("translator")
             assert wanted is not None
-            found = 0
+            loaded = 0
             for version in wanted.all():
                 try:
                     replica.get(version_key(version))
-                    found += 1
+                    loaded += 1
                 except VersionMissingError:
                     continue
-            if not found:
+            if not loaded:
                 problems.append(AssertionError(f"none of {wanted.all()} is loaded"))
             time.sleep(0.001)  # the replica's own thread needs a turn
 

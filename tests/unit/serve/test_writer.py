@@ -48,11 +48,11 @@ def test_a_full_disk_is_named_and_changes_go_on_once_there_is_room(small_disk: P
         (small_disk / "something else").write_bytes(bytes(300_000))
         with pytest.raises(UnavailableError) as caught:
             await asyncio.gather(*(add(f"{number}") for number in range(20)))
-        told = as_api_error(caught.value)
-        assert (told.status, told.code) == (503, "unavailable")
-        assert "No space left" in str(told)
-        assert str(small_disk) not in str(told)
-        assert told.retry_after
+        error = as_api_error(caught.value)
+        assert (error.status, error.code) == (503, "unavailable")
+        assert "No space left" in str(error)
+        assert str(small_disk) not in str(error)
+        assert error.retry_after
         assert await writer.delete(key, "before")
         with Collection.open(folder, read_only=True) as reader:
             assert [match.id for match in reader.search(np.ones(2), 1)]
