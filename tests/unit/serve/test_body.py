@@ -191,6 +191,6 @@ def test_a_client_that_does_not_read_its_answer_is_given_up(
 
     ended = threading.Event()
     settings = GatewaySettings(access_log=False)
-    gateway = RequestMiddleware(endless, settings, KEYS, lambda: False, lambda _: ended.set())
-    with listening(gateway) as address, connect(address, {"x-api-key": "right"}):
+    application = RequestMiddleware(endless, settings, KEYS, lambda: False, lambda _: ended.set())
+    with listening(application) as address, connect(address, {"x-api-key": "right"}):
         assert ended.wait(10)

@@ -136,9 +136,9 @@ def test_an_average_that_is_asked_for_late_begins_with_the_weights(tmp_path: Pat
 
 
 def test_the_mean_leaves_counters_whole() -> None:
-    one = {"w": torch.tensor([1.0, 2.0]), "seen": torch.tensor(10)}
-    other = {"w": torch.tensor([3.0, 6.0]), "seen": torch.tensor(20)}
-    mean = mean_of([one, other])
+    first = {"w": torch.tensor([1.0, 2.0]), "seen": torch.tensor(10)}
+    second = {"w": torch.tensor([3.0, 6.0]), "seen": torch.tensor(20)}
+    mean = mean_of([first, second])
     assert torch.equal(mean["w"], torch.tensor([2.0, 4.0]))
     assert (int(mean["seen"]), mean["seen"].dtype) == (20, torch.int64)
-    assert torch.equal(one["w"], torch.tensor([1.0, 2.0]))
+    assert torch.equal(first["w"], torch.tensor([1.0, 2.0]))

@@ -164,7 +164,7 @@ def test_of_equal_scores_the_lower_loss_is_kept_and_then_the_later_epoch(
 def test_the_best_epoch_is_told_to_whoever_draws_the_curves(tmp_path: Path) -> None:
     events: list[dict[str, Any]] = []
     run(tmp_path, rows("chrf", [9, 9, 1], [2, 1, 3]), monitor="chrf", events=events)
-    assert [one["best_epoch"] for one in events if one["event"] == "epoch"] == [1, 2, 2]
+    assert [event["best_epoch"] for event in events if event["event"] == "epoch"] == [1, 2, 2]
 
 
 def test_a_falling_loss_holds_off_early_stopping_under_a_constant_monitor(tmp_path: Path) -> None:
@@ -227,9 +227,9 @@ def test_a_run_is_lengthened_to_the_same_weights_wherever_it_was_interrupted(
         run(tmp_path / "interrupted", validation, epochs=4, stop=2)
     results = [run(tmp_path / name, validation, epochs=6) for name in ("finished", "interrupted")]
     assert torch.equal(results[0].tensors["weight"], results[1].tensors["weight"])
-    for one, other in zip(*(result.history for result in results), strict=True):
-        assert one["train_loss"] == other["train_loss"]
-        assert one["learning_rate"] == other["learning_rate"]
+    for ours, theirs in zip(*(result.history for result in results), strict=True):
+        assert ours["train_loss"] == theirs["train_loss"]
+        assert ours["learning_rate"] == theirs["learning_rate"]
 
 
 def test_a_checkpoint_of_an_earlier_version_is_lengthened_alike(tmp_path: Path) -> None:

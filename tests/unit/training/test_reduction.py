@@ -54,7 +54,7 @@ def _other_worker(number: int, folder: str) -> None:
 
 
 def _train(rank: int, words: int) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    gradients: dict[str, Any] = {}
     for name in ("whole", "rows"):
         torch.manual_seed(7)
         module = Sides()
@@ -63,14 +63,14 @@ def _train(rank: int, words: int) -> dict[str, Any]:
         if name == "rows":
             wrapped.register_comm_hook(state, average)
         torch.manual_seed(rank)
-        found[name] = []
+        gradients[name] = []
         for _ in range(2):  # the second has other buckets than the first
             module.zero_grad(set_to_none=True)
             draw = torch.randint(WORDS, (2, words))
             wrapped(draw[0], draw[1]).backward()
-            found[name].append({n: p.grad.clone() for n, p in module.named_parameters()})
+            gradients[name].append({n: p.grad.clone() for n, p in module.named_parameters()})
     dense = sum(parameter.numel() * 4 for parameter in module.parameters())
-    return found | {"saved": dense - state.payload_bytes / 2}
+    return gradients | {"saved": dense - state.payload_bytes / 2}
 
 
 @pytest.mark.slow

@@ -276,7 +276,7 @@ def test_the_finder_suggests_a_rate_and_draws_it(questions: Path, tmp_path: Path
 def test_label_smoothing_activation_penalties_and_padding_change_the_loss(
     questions: Path, tmp_path: Path
 ) -> None:
-    found = set()
+    trained = set()
     for number, change in enumerate(
         (
             {},
@@ -288,8 +288,8 @@ def test_label_smoothing_activation_penalties_and_padding_change_the_loss(
     ):
         out = tmp_path / str(number)
         train(settings(questions, out, epochs=1, **change), ignore)
-        found.add(weights(out))
-    assert len(found) == 5
+        trained.add(weights(out))
+    assert len(trained) == 5
 
 
 def test_each_row_is_in_one_batch_of_an_epoch_and_epochs_differ(questions: Path) -> None:
@@ -303,8 +303,8 @@ def test_each_row_is_in_one_batch_of_an_epoch_and_epochs_differ(questions: Path)
         assert [b.tolist() for b in plans[0]] != [b.tolist() for b in plans[1]]
         lengths = [table.target.lengths[batch] for batch in plans[0]]
         if choice.unit == "tokens":
-            assert max(int(one.max()) * len(one) for one in lengths) <= 300
-        spread = sum(float(one.max() - one.min()) for one in lengths) / len(lengths)
+            assert max(int(batch.max()) * len(batch) for batch in lengths) <= 300
+        spread = sum(float(batch.max() - batch.min()) for batch in lengths) / len(lengths)
         assert spread < 2  # random batches of this size spread over about 6 words
 
 

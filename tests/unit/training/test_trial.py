@@ -26,18 +26,18 @@ def steps(workers: Workers) -> Iterator[int]:
 @pytest.fixture
 def rates(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
     """What every trial finds, on a machine with six processors."""
-    found = {1: 100.0, 2: 120.0, 4: 110.0}
+    measured = {1: 100.0, 2: 120.0, 4: 110.0}
 
     def tried(given: Any, counts: list[int], processors: int) -> dict[int, float]:
         assert (counts, processors) == ([1, 2, 4], 6)
-        return dict(found)
+        return dict(measured)
 
     monkeypatch.setattr(trial, "_try", tried)
     for module in (trial, ray_train):
         monkeypatch.setattr(module, "usable_processors", lambda: 6)
     monkeypatch.setattr(ray, "nodes", lambda: [{}])
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 6.0, "GPU": 4.0})
-    return found
+    return measured
 
 
 def test_more_workers_are_taken_only_if_they_are_clearly_ahead() -> None:
@@ -87,6 +87,6 @@ def test_several_nodes_are_not_tried(
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_the_workers_of_a_trial_train_together() -> None:
-    found = trial._try(steps, [1, 2], 2)
-    assert set(found) == {1, 2}
-    assert min(found.values()) > 0
+    measured = trial._try(steps, [1, 2], 2)
+    assert set(measured) == {1, 2}
+    assert min(measured.values()) > 0
