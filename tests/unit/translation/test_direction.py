@@ -85,17 +85,19 @@ def test_scoring_finds_the_losses_of_its_training(
     pair: tuple[Translator, Translator], questions: Path
 ) -> None:
     backwards, _ = pair
-    found = losses(backwards, *validation_texts(artifacts.load(str(questions), "corpus")))
-    for name, value in found.items():
+    measured = losses(backwards, *validation_texts(artifacts.load(str(questions), "corpus")))
+    for name, value in measured.items():
         assert value == pytest.approx(backwards.artifact.metrics[name], rel=1e-4), name
 
 
 @pytest.mark.parametrize("beam", [1, 3])
 def test_translations_are_in_reading_order(pair: tuple[Translator, Translator], beam: int) -> None:
     settings = DecodingSettings(beam=beam, n_best=beam)
-    ours, theirs = (one.translate(TEXTS, settings) for one in pair)
-    for one, other in zip(ours, theirs, strict=True):
-        for alternative, mirrored in zip(one.alternatives, other.alternatives, strict=True):
+    ours, theirs = (translator.translate(TEXTS, settings) for translator in pair)
+    for translation, reflection in zip(ours, theirs, strict=True):
+        for alternative, mirrored in zip(
+            translation.alternatives, reflection.alternatives, strict=True
+        ):
             assert alternative.tokens == mirrored.tokens[::-1]
             assert alternative.score == mirrored.score
             assert alternative.attention is not None

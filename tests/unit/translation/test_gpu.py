@@ -60,9 +60,9 @@ def test_no_loss_waits_for_a_gpu(
             made = build(variant, cell=cell, dropout=RATES)
             ids, target = (torch.zeros(3, steps, dtype=torch.long) for steps in (5, 6))
         batch = Batch(SourceBatch(ids, torch.zeros(3)), target, 12, 18)
-        found = training.loss(made.train(), batch, 0.0)
-        assert found.loss.is_cuda
-        assert found.tokens == (18 if count_padding else 12)
+        result = training.loss(made.train(), batch, 0.0)
+        assert result.loss.is_cuda
+        assert result.tokens == (18 if count_padding else 12)
         losses, words = metrics._own_steps(made.eval(), batch)
         assert losses.shape == words.shape == (6, 3)
         assert metrics._forced_sums(made, batch).is_cuda
@@ -87,11 +87,11 @@ def _train(training: TranslationTask, graphs: Graphs | None, epoch: float) -> li
     step = TrainingStep(training, OptimizerSettings(), "float32", 1, Workers())
     if graphs is not None:
         step.graphs = graphs
-    found: list[StepLoss] = []
+    steps: list[StepLoss] = []
     for number, batch in enumerate(list(training.batches(0, 0, Workers()))[:3] * 3):
-        found.append(step.step(batch, number, epoch, 1e-2, 0.9))
-    losses = [value for loss in found for value in (loss.loss, loss.total)]
-    return [*losses, torch.tensor([loss.tokens for loss in found]), *step.model.parameters()]
+        steps.append(step.step(batch, number, epoch, 1e-2, 0.9))
+    losses = [value for loss in steps for value in (loss.loss, loss.total)]
+    return [*losses, torch.tensor([loss.tokens for loss in steps]), *step.model.parameters()]
 
 
 @pytest.mark.parametrize("epoch", [0.0, 5.0])
@@ -99,10 +99,10 @@ def test_recorded_steps_train_to_the_same_weights(corpus: Path, epoch: float) ->
     """Where the decoder is fed its own words, steps differ from batch to batch and run as ever."""
     training = translation_task("all", str(corpus))
     graphs, replays = record()
-    found = _train(training, graphs, epoch)
+    recorded = _train(training, graphs, epoch)
     assert (replays() > 0) == (epoch == 0)
-    for one, other in zip(found, _train(training, None, epoch), strict=True):
-        assert torch.equal(one, other)
+    for ours, theirs in zip(recorded, _train(training, None, epoch), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_batches_of_few_shapes_lose_the_same(corpus: Path) -> None:
@@ -113,6 +113,6 @@ def test_batches_of_few_shapes_lose_the_same(corpus: Path) -> None:
     wide = task.make_batch(training.train, rows, multiple=8)
     assert wide.target.shape[1] % 8 == wide.source.ids.shape[1] % 8 == 0
     assert replace(wide, source=plain.source, target=plain.target) == plain
-    expected, found = (training.loss(made, one, 0.0) for one in (plain, wide))
-    torch.testing.assert_close(found.loss, expected.loss)
-    assert found.tokens == expected.tokens
+    expected, actual = (training.loss(made, batch, 0.0) for batch in (plain, wide))
+    torch.testing.assert_close(actual.loss, expected.loss)
+    assert actual.tokens == expected.tokens

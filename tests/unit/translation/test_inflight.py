@@ -74,44 +74,44 @@ def test_sentences_that_come_at_any_time_have_the_offline_translations(
     heard = []
     texts = TEXTS[:60]
     for number, text in enumerate(texts):
-        one = Heard()
-        inflight.submit([text], kinds[number % 3], one)
-        heard.append(one)
+        listener = Heard()
+        inflight.submit([text], kinds[number % 3], listener)
+        heard.append(listener)
         if number % 10 == 0:
             time.sleep(0.01)
-    for one in heard:
-        one.wait(1)
+    for listener in heard:
+        listener.wait(1)
     same = 0
-    for number, (text, one) in enumerate(zip(texts, heard, strict=True)):
+    for number, (text, listener) in enumerate(zip(texts, heard, strict=True)):
         expected = translator.translate([text], kinds[number % 3])[0]
-        found = one.translations[0]
-        assert found.alternatives[0].score == pytest.approx(
+        translation = listener.translations[0]
+        assert translation.alternatives[0].score == pytest.approx(
             expected.alternatives[0].score, abs=1e-3
         )
-        assert len(found.alternatives) == len(expected.alternatives)
-        same += found.text == expected.text
+        assert len(translation.alternatives) == len(expected.alternatives)
+        same += translation.text == expected.text
     assert same >= len(texts) - 2  # float32 may break a tie of two words otherwise
 
 
 def test_a_short_sentence_does_not_wait_for_a_long_list(inflight: InflightTranslator) -> None:
-    many, one = Heard(), Heard()
+    many, single = Heard(), Heard()
     inflight.submit(TEXTS * 3, GREEDY, many)
     many.wait(1)
-    inflight.submit([TEXTS[0]], GREEDY, one)
-    one.wait(1)
+    inflight.submit([TEXTS[0]], GREEDY, single)
+    single.wait(1)
     assert len(many.translations) < len(TEXTS), "the list was nearly done: nothing was shown"
     many.wait(3 * len(TEXTS) - 1)
     assert sorted(many.translations) == list(range(3 * len(TEXTS)))
 
 
 def test_what_is_written_grows_to_the_translation(inflight: InflightTranslator) -> None:
-    one = Heard()
-    inflight.submit([TEXTS[0]], GREEDY, one, partial=True)
-    one.wait(1)
-    final = one.translations[0]
-    assert len(one.partial) >= len(final.alternatives[0].tokens)
-    assert one.partial[-1] == final.text
-    assert 0 < one.timings[0].first_word <= one.timings[0].total
+    listener = Heard()
+    inflight.submit([TEXTS[0]], GREEDY, listener, partial=True)
+    listener.wait(1)
+    final = listener.translations[0]
+    assert len(listener.partial) >= len(final.alternatives[0].tokens)
+    assert listener.partial[-1] == final.text
+    assert 0 < listener.timings[0].first_word <= listener.timings[0].total
 
 
 def test_who_gives_up_leaves_the_batch(inflight: InflightTranslator) -> None:
@@ -151,11 +151,11 @@ def test_beyond_the_queue_a_request_is_refused_at_once(translator: Translator) -
 
 
 def test_empty_sentences_are_answered_without_the_decoder(inflight: InflightTranslator) -> None:
-    one = Heard()
-    inflight.submit(["", TEXTS[0], "   "], GREEDY, one)
-    one.wait(3)
-    assert one.translations[0].text == one.translations[2].text == ""
-    assert one.translations[1].text
+    listener = Heard()
+    inflight.submit(["", TEXTS[0], "   "], GREEDY, listener)
+    listener.wait(3)
+    assert listener.translations[0].text == listener.translations[2].text == ""
+    assert listener.translations[1].text
 
 
 def test_a_decoder_that_breaks_tells_everyone(
@@ -163,10 +163,10 @@ def test_a_decoder_that_breaks_tells_everyone(
 ) -> None:
     with closing(InflightTranslator(translator, InflightSettings(max_rows=1))) as inflight:
         monkeypatch.setattr(inflight._batch, "step", lambda most: 1 / 0)
-        one = Heard()
-        request = inflight.submit(TEXTS[:3], GREEDY, one)
-        one.wait(1)
-        assert isinstance(one.errors[0], ZeroDivisionError)
+        listener = Heard()
+        request = inflight.submit(TEXTS[:3], GREEDY, listener)
+        listener.wait(1)
+        assert isinstance(listener.errors[0], ZeroDivisionError)
         assert not inflight.healthy
         inflight.cancel(request)  # as whoever asked does; two of its sentences still waited
         assert inflight.load().waiting == 0
@@ -203,13 +203,13 @@ def test_sentences_are_read_together_while_many_run_and_at_once_while_few_do(
         inflight._step_seconds = 1.0
         readings.clear()
         heard = [Heard() for _ in range(8)]
-        for number, one in enumerate(heard):
-            inflight.submit([TEXTS[50 + number]], GREEDY, one)
+        for number, listener in enumerate(heard):
+            inflight.submit([TEXTS[50 + number]], GREEDY, listener)
             if not running and number == 0:
                 wait_until(lambda: readings == [1], 2)
             time.sleep(0.02)
-        for one in heard:
-            one.wait(1)
+        for listener in heard:
+            listener.wait(1)
     assert sum(readings) == 8
     if running:
         assert readings == [8]
@@ -224,11 +224,11 @@ def test_many_threads_may_submit(inflight: InflightTranslator) -> None:
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(16)]
     for thread in threads:
         thread.start()
-    for one in heard:
-        one.wait(4)
+    for listener in heard:
+        listener.wait(4)
     for thread in threads:
         thread.join()
-    assert all(sorted(one.translations) == [0, 1, 2, 3] for one in heard)
+    assert all(sorted(listener.translations) == [0, 1, 2, 3] for listener in heard)
 
 
 def test_one_that_gives_up_leaves_at_the_next_step_and_is_counted(
@@ -240,11 +240,11 @@ def test_one_that_gives_up_leaves_at_the_next_step_and_is_counted(
     monkeypatch.setattr(
         inflight._batch, "step", lambda most: steps.append(1) or time.sleep(0.02) or step()
     )
-    one = Heard()
-    request = inflight.submit(TEXTS[:40], GREEDY, one)
-    one.wait(1)
+    listener = Heard()
+    request = inflight.submit(TEXTS[:40], GREEDY, listener)
+    listener.wait(1)
     given_up = inflight.cancel(request)
-    at, ended = len(steps), len(one.translations)
+    at, ended = len(steps), len(listener.translations)
     while inflight._rows or inflight.load().waiting:
         time.sleep(0.001)
     assert len(steps) - at <= 2
@@ -267,12 +267,12 @@ def test_a_text_is_not_tokenised_before_its_turn(
 
     monkeypatch.setattr(translator, "read", slowly)
     with closing(InflightTranslator(translator, InflightSettings(max_rows=12))) as inflight:
-        many, one = Heard(), Heard()
+        many, single = Heard(), Heard()
         began = time.monotonic()
         request = inflight.submit(TEXTS * 10, GREEDY, many)
-        inflight.submit([TEXTS[0]], GREEDY, one)
+        inflight.submit([TEXTS[0]], GREEDY, single)
         assert time.monotonic() - began < 0.03
-        one.wait(1)
+        single.wait(1)
         assert len(seen) < 100
         inflight.cancel(request)
     assert len(seen) < 110
@@ -286,10 +286,10 @@ def test_a_request_that_costs_too_much_is_refused_and_the_others_go_on(
     inflight.submit(["l'" * 1000, *TEXTS[:20]], GREEDY, long)
     inflight.submit(TEXTS[:20], GREEDY, good)
     good.wait(20)
-    for one in (refused, long):
-        while not one.errors:
-            one.wait(1)
-        assert isinstance(one.errors[0], DataError)
+    for listener in (refused, long):
+        while not listener.errors:
+            listener.wait(1)
+        assert isinstance(listener.errors[0], DataError)
     assert len(refused.translations) < len(TEXTS)
     assert inflight.healthy
     assert inflight.load().waiting == 0
@@ -316,9 +316,9 @@ def test_a_text_that_cannot_be_read_fails_its_own_request_alone(
 
 def test_of_a_long_translation_not_every_word_is_told(inflight: InflightTranslator) -> None:
     """It would be the square of its length: here nearly two megabytes."""
-    one = Heard()
-    inflight.submit(["l'" * 190], GREEDY, one, partial=True)
-    one.wait(1)
-    words = len(one.translations[0].alternatives[0].tokens)
-    assert len(one.partial) <= 200
-    assert words < 64 or len(one.partial) < words
+    listener = Heard()
+    inflight.submit(["l'" * 190], GREEDY, listener, partial=True)
+    listener.wait(1)
+    words = len(listener.translations[0].alternatives[0].tokens)
+    assert len(listener.partial) <= 200
+    assert words < 64 or len(listener.partial) < words

@@ -88,8 +88,8 @@ def test_words_are_matched_as_text(folder: Path) -> None:
 
 
 def vocabulary(languages: Languages, side: str) -> list[str]:
-    found = languages.source_vocabulary if side == "source" else languages.target_vocabulary
-    return list(found.words)
+    chosen = languages.source_vocabulary if side == "source" else languages.target_vocabulary
+    return list(chosen.words)
 
 
 def test_a_part_that_the_other_lacks_begins_at_random(folder: Path) -> None:
@@ -140,7 +140,7 @@ def test_lower_layers_of_the_donor_thaw_later_and_move_less(folder: Path) -> Non
         (0.25, 4.0),
         (0.125, 6.0),
     ]
-    parts = [{names[one] for one in group.parameters} for group in groups]
+    parts = [{names[parameter] for parameter in group.parameters} for group in groups]
     assert set.union(*parts) == set(names.values())
     assert {name for name in parts[0] if name.startswith("encoder.")} == {
         name for name in names.values() if name.startswith("encoder.bridges")

@@ -118,20 +118,20 @@ def test_a_line_is_translated_while_input_pauses(
         code = translate(["--model", model])
     person.join()
     assert code == 0
-    assert answers == [f"{one.text}\n" for one in translator.translate(lines)]
+    assert answers == [f"{translation.text}\n" for translation in translator.translate(lines)]
 
 
 def _groups(*pieces: bytes, at_most: int = 100) -> list[list[str]]:
     """What a reader of a pipe gets who takes a group after each piece that is written."""
     readable, writable = os.pipe()
-    found: list[list[str]] = []
+    taken: list[list[str]] = []
     with open(readable, "rb") as stream:
         groups = lines_at_hand(stream, "standard input", at_most)
         for piece in pieces:
             os.write(writable, piece)
-            found.append(next(groups))
+            taken.append(next(groups))
         os.close(writable)
-        return [*found, *groups]
+        return [*taken, *groups]
 
 
 def test_lines_of_a_pipe_come_in_groups() -> None:
@@ -167,9 +167,9 @@ def test_lines_before_one_that_is_not_utf8_are_kept() -> None:
 
 def test_n_best_is_json_with_scores(model: str, capsys: Capture) -> None:
     assert translate(["--model", model, "--beam", "3", "--n-best", "3", "Où est le chat ?"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["source"] == "Où est le chat ?"
-    assert len(found["translations"]) == 3
+    result = json.loads(capsys.readouterr().out)
+    assert result["source"] == "Où est le chat ?"
+    assert len(result["translations"]) == 3
     assert translate(["--model", model, "--n-best", "3", "x"]) == 2
 
 
@@ -242,17 +242,17 @@ def test_the_losses_of_plain_are_those_of_the_lessons_steps(
         lambda event: None,
     )
     assert evaluate(["--model", out, "--source", files[0], "--reference", files[1]]) == 0
-    found = json.loads(capsys.readouterr().out)
+    result = json.loads(capsys.readouterr().out)
     translator = Translator.load(out)
     languages = translator.languages
     lines = [Path(name).read_text().splitlines() for name in files]
     sources = [list(languages.read(text).ids) for text in lines[0]]
-    target, _ = pad_ids([languages.target_ids(one) for one in lines[1]])
+    target, _ = pad_ids([languages.target_ids(text) for text in lines[1]])
     logits = seed_forward(translator.model, sources, target.shape[1])
     expected = float(seed_loss(logits, target.t()))
-    assert found["loss_with_padding"] == pytest.approx(expected, rel=1e-5)
+    assert result["loss_with_padding"] == pytest.approx(expected, rel=1e-5)
     expected = float(seed_loss(logits, target.t(), ignore_index=PAD))
-    assert found["loss"] == pytest.approx(expected, rel=1e-5)
+    assert result["loss"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_an_evaluation_says_how_much_of_it_was_trained_on(
@@ -277,8 +277,8 @@ def test_an_evaluation_says_how_much_of_it_was_trained_on(
     mixed, said = share([*train[100:115], *valid[:45]])
     assert mixed == 0.25
     assert "25% of these sentence pairs were in the training" in said
-    assert share([(one[0], other[1]) for one, other in zip(train[:9], valid, strict=False)])[0] == 0
-    assert share([(f"  {one}  ", f" {other}") for one, other in train[:9]])[0] == 1
+    assert share([(known[0], new[1]) for known, new in zip(train[:9], valid, strict=False)])[0] == 0
+    assert share([(f"  {source}  ", f" {target}") for source, target in train[:9]])[0] == 1
 
 
 def test_of_many_pairs_a_part_is_recorded_and_the_share_estimated(

@@ -44,9 +44,11 @@ def test_the_rate_follows_use_clr(settings: OptimizerSettings, highest: float) -
 def test_forcing_falls_by_a_tenth_an_epoch_where_the_variant_forces() -> None:
     for variant in ("plain", "bidir", "force", "attn", "all"):
         forces = variant in ("force", "attn", "all")
-        found = [forcing_probability(translator(variant).forcing, epoch) for epoch in range(12)]
+        probabilities = [
+            forcing_probability(translator(variant).forcing, epoch) for epoch in range(12)
+        ]
         lessons = [(10 - epoch) * 0.1 if epoch < 10 else 0.0 for epoch in range(12)]
-        assert found == pytest.approx(lessons if forces else [0.0] * 12)
+        assert probabilities == pytest.approx(lessons if forces else [0.0] * 12)
 
 
 def test_pairs_are_chosen_as_the_lesson_chooses_them() -> None:

@@ -64,8 +64,8 @@ def test_it_trains_resumes_translates_and_serves_beside_a_gru(
     assert job(train_translator.main, *flags(corpus, parts), *often)[0] == 130
     code, _, error = job(train_translator.main, *flags(corpus, parts), *often)
     assert (code, "(epoch 2, batch " in error) == (0, True), error
-    one, other = ((out / "model.safetensors").read_bytes() for out in (whole, parts))
-    assert one == other
+    uninterrupted, resumed = ((out / "model.safetensors").read_bytes() for out in (whole, parts))
+    assert uninterrupted == resumed
 
     picture = tmp_path / "attention.png"
     drawn = ["--model", str(whole), "--beam", "3", "--attention", str(picture), SENTENCES[0]]

@@ -49,15 +49,15 @@ def log_probability(model: Seq2Seq, source: Sequence[int], ids: Sequence[int]) -
 
 
 def by_text(translation: Translation) -> dict[str, Alternative]:
-    return {one.text: one for one in translation.alternatives}
+    return {alternative.text: alternative for alternative in translation.alternatives}
 
 
 def test_a_model_that_rescores_itself_changes_nothing(translator: Translator) -> None:
     plain = translator.translate(TEXTS, BEAM)
     again = reranked(translator, translator.models[0]).translate(TEXTS, BEAM)
-    for one, other in zip(again, plain, strict=True):
-        assert one.text == other.text
-        for ours, theirs in zip(one.alternatives, other.alternatives, strict=True):
+    for translation, original in zip(again, plain, strict=True):
+        assert translation.text == original.text
+        for ours, theirs in zip(translation.alternatives, original.alternatives, strict=True):
             assert ours.score == pytest.approx(theirs.score, abs=1e-4)
 
 
@@ -69,14 +69,14 @@ def test_a_right_to_left_model_scores_the_words_reversed(translator: Translator)
     for text, before, after in zip(TEXTS, plain, rescored, strict=True):
         source, own = translator.languages.read(text), by_text(before)
         assert own.keys() == by_text(after).keys()
-        scores = [one.score for one in after.alternatives]
+        scores = [alternative.score for alternative in after.alternatives]
         assert scores == sorted(scores, reverse=True)
-        for one in after.alternatives:
-            ids = translator.languages.target_vocabulary.ids(one.tokens)
+        for alternative in after.alternatives:
+            ids = translator.languages.target_vocabulary.ids(alternative.tokens)
             other = log_probability(translator.model, source.ids, ids[::-1])
             penalised = other / ((5 + len(ids) + 1) / 6) ** BEAM.length_penalty
-            expected = (own[one.text].score + 0.5 * penalised) / 1.5
-            assert one.score == pytest.approx(expected, abs=1e-3)
+            expected = (own[alternative.text].score + 0.5 * penalised) / 1.5
+            assert alternative.score == pytest.approx(expected, abs=1e-3)
         changed += before.text != after.text
     assert changed
 
@@ -85,29 +85,33 @@ def test_rescoring_returns_as_many_as_were_asked_for(translator: Translator) -> 
     rescored = reranked(translator, turned(translator))
     best = rescored.translate(TEXTS, DecodingSettings(beam=4, length_penalty=0.7))
     all_of_them = rescored.translate(TEXTS, BEAM)
-    assert [len(one.alternatives) for one in best] == [1] * len(TEXTS)
-    assert [one.text for one in best] == [one.text for one in all_of_them]
+    assert [len(translation.alternatives) for translation in best] == [1] * len(TEXTS)
+    assert [translation.text for translation in best] == [
+        translation.text for translation in all_of_them
+    ]
 
 
 def test_least_risk_is_the_highest_expected_chrf(translator: Translator) -> None:
     plain = translator.translate(TEXTS, BEAM)
     least = reranked(translator, select="mbr").translate(TEXTS, BEAM)
     for before, after in zip(plain, least, strict=True):
-        lengths = [len(one.tokens) + one.complete for one in before.alternatives]
+        lengths = [
+            len(alternative.tokens) + alternative.complete for alternative in before.alternatives
+        ]
         logs = [
-            one.score * ((5 + length) / 6) ** BEAM.length_penalty
-            for one, length in zip(before.alternatives, lengths, strict=True)
+            alternative.score * ((5 + length) / 6) ** BEAM.length_penalty
+            for alternative, length in zip(before.alternatives, lengths, strict=True)
         ]
         weights = torch.tensor(logs).softmax(0).tolist()
-        texts = [one.text for one in before.alternatives]
+        texts = [alternative.text for alternative in before.alternatives]
         expected = {
-            one: sum(
-                weight * CHRF().sentence_score(one, [other]).score
+            text: sum(
+                weight * CHRF().sentence_score(text, [other]).score
                 for weight, other in zip(weights, texts, strict=True)
             )
-            for one in texts
+            for text in texts
         }
-        ranked = [expected[one.text] for one in after.alternatives]
+        ranked = [expected[alternative.text] for alternative in after.alternatives]
         assert ranked == pytest.approx(sorted(expected.values(), reverse=True), abs=1e-3)
 
 
@@ -141,7 +145,7 @@ def test_an_ensemble_translates_through_the_job(
 ) -> None:
     assert translate(["--model", model, "--model", model, "--beam", "3", *TEXTS]) == 0
     expected = translator.translate(TEXTS, DecodingSettings(beam=3))
-    assert capsys.readouterr().out.splitlines() == [one.text for one in expected]
+    assert capsys.readouterr().out.splitlines() == [translation.text for translation in expected]
 
 
 def test_evaluation_takes_several_models_and_rescorers(
