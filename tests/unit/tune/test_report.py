@@ -68,16 +68,20 @@ def test_the_share_that_is_explained_has_an_interval_below_what_noise_leaves(
 
 
 def test_an_interaction_is_found_between_the_two_that_have_it(of_interacting: Content) -> None:
-    found = {
+    by_pair = {
         frozenset((pair["first"], pair["second"])): pair["found"]
         for pair in of_interacting["ranking"]["interactions"]
     }
-    assert found.pop(frozenset(("part.a", "part.c")))
-    assert not any(found.values())
+    assert by_pair.pop(frozenset(("part.a", "part.c")))
+    assert not any(by_pair.values())
 
 
 def test_the_surface_of_an_interaction_turns_its_slope(of_interacting: Content) -> None:
-    (pair,) = (one for one in of_interacting["ranking"]["interactions"] if one["found"])
+    (pair,) = (
+        interaction
+        for interaction in of_interacting["ranking"]["interactions"]
+        if interaction["found"]
+    )
     surface = np.array(pair["surface"])
     if pair["first"] == "part.c":
         surface = surface.T
@@ -116,7 +120,7 @@ def test_effects_are_told_the_right_way_round(of_translator: Content) -> None:
 def test_a_logarithmic_scale_is_recognised_and_its_curve_spaced_evenly(
     of_translator: Content,
 ) -> None:
-    kinds = {one["setting"]: one["kind"] for one in of_translator["settings"]}
+    kinds = {setting["setting"]: setting["kind"] for setting in of_translator["settings"]}
     assert kinds["optimizer.learning_rate"] == "log"
     assert kinds["model.dropout.weight"] == "number"
     values = rows(of_translator)["optimizer.learning_rate"]["curve"]["values"]
@@ -127,16 +131,16 @@ def test_a_logarithmic_scale_is_recognised_and_its_curve_spaced_evenly(
 def test_the_space_decides_whether_a_scale_is_logarithmic() -> None:
     frame = trials(range(40), {"x": np.linspace(0.001, 1, 40), "y": np.geomspace(0.001, 1, 40)})
     space = {"x": {"log_uniform": [0.001, 1]}, "y": {"uniform": [0, 1]}}
-    assert [one.kind for one in make_table(frame, space).settings] == ["log", "number"]
-    assert [one.kind for one in make_table(frame, {}).settings] == ["number", "log"]
+    assert [setting.kind for setting in make_table(frame, space).settings] == ["log", "number"]
+    assert [setting.kind for setting in make_table(frame, {}).settings] == ["number", "log"]
 
 
 def test_a_conditional_setting_is_credited_to_its_switch(of_translator: Content) -> None:
-    by_name = {one["setting"]: one for one in of_translator["settings"]}
+    by_name = {setting["setting"]: setting for setting in of_translator["settings"]}
     assert by_name["model.attention_size"]["only_with"] == "model.attention"
-    found = rows(of_translator)
-    assert not found["model.attention_size"]["important"]
-    assert found["model.attention"]["important"]
+    ranked = rows(of_translator)
+    assert not ranked["model.attention_size"]["important"]
+    assert ranked["model.attention"]["important"]
 
 
 def test_pure_noise_is_not_ranked() -> None:
@@ -272,7 +276,9 @@ def grouped(effect: float) -> Content:
 
 def test_a_group_that_helps_is_said_to_help_and_by_about_how_much() -> None:
     content = grouped(2.0)
-    (group,) = (one for one in content["ranking"]["groups"] if one["group"] == "AWD-LSTM's set")
+    (group,) = (
+        group for group in content["ranking"]["groups"] if group["group"] == "AWD-LSTM's set"
+    )
     assert group["settings"] == ["dropout.weight", "dropout.variational"]
     assert group["important"]
     assert group["contrast"]["verdict"] == "helps"
@@ -283,7 +289,9 @@ def test_a_group_that_helps_is_said_to_help_and_by_about_how_much() -> None:
 
 def test_a_group_that_does_nothing_is_not_said_to_help_or_hurt() -> None:
     content = grouped(0.0)
-    (group,) = (one for one in content["ranking"]["groups"] if one["group"] == "AWD-LSTM's set")
+    (group,) = (
+        group for group in content["ranking"]["groups"] if group["group"] == "AWD-LSTM's set"
+    )
     assert not group["important"]
     assert group["contrast"]["verdict"] == "not shown"
     assert "no help and no harm was shown" in content["summary"][-1]
@@ -293,9 +301,9 @@ def test_a_group_that_was_never_near_off_is_not_compared_with_off() -> None:
     frame = translator()
     frame["config/model.dropout.weight"] += 0.2
     (group,) = (
-        one
-        for one in report(frame, mode="min", settings=FEW)["ranking"]["groups"]
-        if one["group"] == "AWD-LSTM's set"
+        group
+        for group in report(frame, mode="min", settings=FEW)["ranking"]["groups"]
+        if group["group"] == "AWD-LSTM's set"
     )
     assert "model.dropout.weight" in group["settings"]
     assert group["contrast"] is None

@@ -76,7 +76,10 @@ def test_the_page_has_all_its_pictures_inside_and_needs_nothing_else(folder: Pat
     reader = read(folder / "report.html")
     assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in reader.tags}
     pictures = [
-        one[key] for _, one in reader.tags for key in ("src", "srcset", "href") if key in one
+        attributes[key]
+        for _, attributes in reader.tags
+        for key in ("src", "srcset", "href")
+        if key in attributes
     ]
     # Four curves, four surfaces, six scatters.
     assert len(pictures) >= 4 + 4 + 6
@@ -84,10 +87,10 @@ def test_the_page_has_all_its_pictures_inside_and_needs_nothing_else(folder: Pat
         assert picture.startswith(PICTURE)
         root = ElementTree.fromstring(base64.b64decode(picture.removeprefix(PICTURE)))
         assert root.tag == "{http://www.w3.org/2000/svg}svg"
-    assert all(one["alt"] for tag, one in reader.tags if tag == "img")
+    assert all(attributes["alt"] for tag, attributes in reader.tags if tag == "img")
     # An importance for each setting and group, with a name for those who cannot see it.
     ranking = json.loads((folder / "report.json").read_text())["ranking"]
-    intervals = [one["aria-label"] for tag, one in reader.tags if tag == "svg"]
+    intervals = [attributes["aria-label"] for tag, attributes in reader.tags if tag == "svg"]
     assert len(intervals) == len(ranking["settings"]) + len(ranking["groups"])
     assert intervals[0].startswith(
         f"Importance {three(ranking['settings'][0]['importance']['value'])}"
@@ -109,9 +112,9 @@ def test_the_page_says_what_the_json_says(folder: Path) -> None:
     for sentence in content["summary"]:
         assert sentence in text
     for row in content["ranking"]["settings"]:
-        found = row["importance"]
-        cells = f"{row['setting']} {three(found['value'])} ({three(found['low'])} to "
-        assert cells + three(found["high"]) in text
+        importance = row["importance"]
+        cells = f"{row['setting']} {three(importance['value'])} ({three(importance['low'])} to "
+        assert cells + three(importance["high"]) in text
         assert not row["important"] or row["says"] in text
     for pair in content["ranking"]["interactions"]:
         assert f"H² {three(pair['h2'])}, without interaction up to {three(pair['chance'])}" in text
@@ -123,7 +126,7 @@ def test_the_page_says_what_the_json_says(folder: Path) -> None:
 
 
 def test_the_best_trials_come_first_by_the_mode(folder: Path) -> None:
-    best = [one["metric"] for one in json.loads((folder / "report.json").read_text())["best"]]
+    best = [trial["metric"] for trial in json.loads((folder / "report.json").read_text())["best"]]
     assert best == sorted(best)
     assert len(best) == 10
 
@@ -140,7 +143,7 @@ def test_a_page_that_refuses_says_why_and_still_shows_the_trials(tmp_path: Path)
     assert sum(tag == "img" for tag, _ in reader.tags) == 1  # the scatter of `a`
     content = json.loads((tmp_path / "out" / "report.json").read_text())
     assert content["ranking"] is None
-    assert [one["metric"] for one in content["best"]] == [3, 2, 1]
+    assert [trial["metric"] for trial in content["best"]] == [3, 2, 1]
 
 
 def test_the_job_prints_one_line_and_takes_metric_and_mode_from_the_search(
@@ -240,5 +243,5 @@ def test_values_are_written_as_a_reader_wants_them(value: object, text: str) -> 
 def test_sentences_are_put_together() -> None:
     assert listed(["a"]) == "a"
     assert listed(["a", "b", "c"]) == "a, b and c"
-    assert [duration(one) for one in (30, 600, 9000)] == ["30 s", "10 min", "2.5 h"]
+    assert [duration(seconds) for seconds in (30, 600, 9000)] == ["30 s", "10 min", "2.5 h"]
     assert three(-0.0001) == "0.000"

@@ -103,5 +103,5 @@ def test_fine_tuning_is_searched_where_it_is_done(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["translator", "multi30k"])
 def test_a_shipped_space_has_every_regularisation(name: str) -> None:
     space = load_space(str(SPACES / f"{name}.yaml"), TRANSLATOR, BASE["translator"], "loss")
-    searched = {one.path for one in space.parameters}
+    searched = {parameter.path for parameter in space.parameters}
     assert {f"model.dropout.{field}" for field in DropoutSettings.model_fields} <= searched

@@ -129,7 +129,7 @@ def outcome(search: Study) -> list[dict[str, Any]]:
             "config": trial.config,
             "origin": trial.origin,
             "status": trial.status,
-            "results": [(one.epoch, one.metric) for one in trial.results],
+            "results": [(result.epoch, result.metric) for result in trial.results],
         }
         for trial in search.trials
     ]
@@ -173,7 +173,7 @@ def test_halving_gives_a_third_of_the_trials_three_times_the_epochs(
     best = search.best()
     assert best is not None
     assert best.status == "finished"
-    assert best.best("min") == min(one.best("min") for one in search.trials)
+    assert best.best("min") == min(trial.best("min") for trial in search.trials)
 
 
 def test_tpe_learns_where_random_does_not(tmp_path: Path, space: Space) -> None:

@@ -151,9 +151,9 @@ def test_another_form_is_refused_with_the_line_and_what_was_expected(
     form: str, content: str, complaint: str, tmp_path: Path
 ) -> None:
     (tmp_path / "x.txt").write_text(content)
-    found = refused(tmp_path / "x.txt", form)
-    assert complaint in found
-    assert "x.txt: " in found or content == "0 2\n"
+    message = refused(tmp_path / "x.txt", form)
+    assert complaint in message
+    assert "x.txt: " in message or content == "0 2\n"
 
 
 @pytest.mark.parametrize("form", ["vec", "glove"])

@@ -131,8 +131,8 @@ def test_a_model_without_its_subwords_knows_only_its_words(
     store = build(model_file, "fasttext", tmp_path / "out", keep_subwords=False)
     assert store.vector("gare") is not None
     assert store.vector("gares") is None
-    vectors, found = store.find(["gare", "gares"])
-    assert found.tolist() == [True, False]
+    vectors, known = store.find(["gare", "gares"])
+    assert known.tolist() == [True, False]
     assert not vectors[1].any()
 
 
@@ -142,8 +142,8 @@ def test_a_vec_file_comes_back_number_by_number(tmp_path: Path) -> None:
     store = build(path, "vec", tmp_path / "out")
     assert store.dimension == 3
     assert list(store.words()) == list(vectors)
-    found, _ = store.find(list(vectors))
-    np.testing.assert_array_equal(found, np.array(list(vectors.values()), np.float32))
+    stored, _ = store.find(list(vectors))
+    np.testing.assert_array_equal(stored, np.array(list(vectors.values()), np.float32))
 
 
 def test_mean_and_deviation_are_those_of_all_elements(tmp_path: Path) -> None:
