@@ -41,16 +41,16 @@ def test_views_are_torchvisions(width: int, height: int, settings: dict[str, Any
     shown, chosen = picture(width, height), AugmentSettings.model_validate(settings)
     for number in range(60):
         seed = number * 1_000_003_000_007  # more than 32 bits
-        found = view(shown, chosen, 48, seed)
-        assert found.shape == (48, 48, 3)
-        np.testing.assert_array_equal(found, torchvisions(shown, chosen, 48, seed))
+        pixels = view(shown, chosen, 48, seed)
+        assert pixels.shape == (48, 48, 3)
+        np.testing.assert_array_equal(pixels, torchvisions(shown, chosen, 48, seed))
 
 
 def test_views_differ_by_seed_alone() -> None:
     shown = picture(80, 60)
     torch.manual_seed(1)
     state = torch.get_rng_state()
-    one, same, other = (view(shown, AugmentSettings(), 48, seed) for seed in (5, 5, 6))
+    first, same, other = (view(shown, AugmentSettings(), 48, seed) for seed in (5, 5, 6))
     assert torch.equal(torch.get_rng_state(), state)
-    np.testing.assert_array_equal(one, same)
-    assert (one != other).any()
+    np.testing.assert_array_equal(first, same)
+    assert (first != other).any()

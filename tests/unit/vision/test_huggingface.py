@@ -54,16 +54,16 @@ def test_a_saved_datasets_rows_are_read_where_they_lie(tmp_path: Path) -> None:
     whole = datasets.Dataset.from_dict(rows, features)
     parts = {"train": whole.select(range(2, 7)), "validation": whole.select(range(2))}
     datasets.DatasetDict(parts).save_to_disk(tmp_path / "set", num_shards={"train": 2})
-    found = list_images(str(tmp_path / "set"))
+    listing = list_images(str(tmp_path / "set"))
     expected = {f"train/{n:08d}": encoded(n + 2) for n in range(5)}
     expected |= {f"validation/{n:08d}": encoded(n) for n in range(2)}
-    assert contents(found) == expected
-    assert labels(found)["train/00000003"] == "sea lion"
+    assert contents(listing) == expected
+    assert labels(listing)["train/00000003"] == "sea lion"
     assert set(labels(list_images(str(tmp_path / "set"), "none")).values()) == {""}
     assert set(labels(list_images(str(tmp_path / "set"), "name")).values()) == {WNID}
-    one = list_images(str(tmp_path / "set"), split="validation")
-    assert list(contents(one)) == ["validation/00000000", "validation/00000001"]
-    assert one.table["modified"].to_pylist()[0] > 0
+    validation = list_images(str(tmp_path / "set"), split="validation")
+    assert list(contents(validation)) == ["validation/00000000", "validation/00000001"]
+    assert validation.table["modified"].to_pylist()[0] > 0
 
 
 def test_a_dataset_by_name_may_keep_its_pictures_in_files(
@@ -74,12 +74,12 @@ def test_a_dataset_by_name_may_keep_its_pictures_in_files(
     for name in ("train/cat/1.png", "train/dog/2.png"):
         (tmp_path / "set" / name).parent.mkdir(parents=True)
         (tmp_path / "set" / name).write_bytes(name.encode())
-    found = list_images(f"hf://{tmp_path}/set", split="train")
-    assert contents(found) == {
+    listing = list_images(f"hf://{tmp_path}/set", split="train")
+    assert contents(listing) == {
         "train/00000000": b"train/cat/1.png",
         "train/00000001": b"train/dog/2.png",
     }
-    assert list(labels(found).values()) == ["cat", "dog"]
+    assert list(labels(listing).values()) == ["cat", "dog"]
     with pytest.raises(DataError, match=r"hf://no/such/set: .*cannot load it .*save_to_disk"):
         list_images("hf://no/such/set")
 
@@ -89,10 +89,10 @@ def test_rows_without_a_picture_or_a_label_stay_in_their_places(tmp_path: Path) 
     place = save(
         tmp_path / "set", {"image": IMAGE, "kind": TWO}, image=rows, kind=[1, 0, -1, None, 0]
     )
-    found = list_images(str(place))
-    assert found.table["size"].to_pylist() == [1, -1, -1, 0, -1]
-    assert found.table["path"].to_pylist() == [f"{n:08d}" for n in range(5)]
-    assert list(labels(found).values()) == [WNID, "motor boat", "", "", "motor boat"]
+    listing = list_images(str(place))
+    assert listing.table["size"].to_pylist() == [1, -1, -1, 0, -1]
+    assert listing.table["path"].to_pylist() == [f"{n:08d}" for n in range(5)]
+    assert list(labels(listing).values()) == [WNID, "motor boat", "", "", "motor boat"]
     with pytest.raises(DataError, match="no file's name starts with a WordNet id"):
         list_images(str(place), "name")
 

@@ -27,10 +27,10 @@ KINDS = ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM"]
 
 
 def pixels(content: bytes) -> np.ndarray:
-    found = decode(content)
-    assert found.picture.mode == "RGB"
-    assert found.picture.size == (found.width, found.height)
-    return np.asarray(found.picture)
+    decoded = decode(content)
+    assert decoded.picture.mode == "RGB"
+    assert decoded.picture.size == (decoded.width, decoded.height)
+    return np.asarray(decoded.picture)
 
 
 def reason(content: bytes) -> str:
@@ -153,8 +153,8 @@ def test_transparency_is_laid_on_white(mode: str) -> None:
     alpha = values[..., -1:].astype(float) / 255
     colours = np.broadcast_to(values[..., :-1], (*values.shape[:2], 3))
     expected = colours * alpha + 255 * (1 - alpha)
-    found = pixels(encoded(Image.fromarray(values, mode), "PNG"))
-    assert abs(found - expected).max() <= 1
+    decoded = pixels(encoded(Image.fromarray(values, mode), "PNG"))
+    assert abs(decoded - expected).max() <= 1
 
 
 def test_sixteen_bit_grey_keeps_its_brightness() -> None:
@@ -166,10 +166,10 @@ def test_sixteen_bit_grey_keeps_its_brightness() -> None:
         encoded(Image.fromarray(values), "PNG"),
         encoded(Image.fromarray(values), "TIFF"),
     ):
-        found = pixels(content)
-        assert (found == expected[..., None]).all()
-        assert found.min() == 0
-        assert found.max() == 255
+        decoded = pixels(content)
+        assert (decoded == expected[..., None]).all()
+        assert decoded.min() == 0
+        assert decoded.max() == 255
 
 
 def test_sixteen_bit_colour_keeps_its_brightness() -> None:
@@ -216,8 +216,8 @@ def test_ycck_as_adobe_writes_it_becomes_the_right_colours() -> None:
         luma - 0.344136 * (blue - 128) - 0.714136 * (red - 128),
         luma + 1.772 * (blue - 128),
     ])  # fmt: skip
-    found = pixels(content[: at + 11] + b"\2" + content[at + 12 :])
-    assert abs(found - (255 - np.clip(inks, 0, 255)) * black / 255).max() <= 3
+    decoded = pixels(content[: at + 11] + b"\2" + content[at + 12 :])
+    assert abs(decoded - (255 - np.clip(inks, 0, 255)) * black / 255).max() <= 3
 
 
 UPRIGHT = np.repeat(np.repeat(np.array(  # four colours, so that each turn is another picture
@@ -243,9 +243,9 @@ def test_pictures_are_turned_as_exif_says(kind: str, orientation: int) -> None:
     picture = Image.fromarray(np.ascontiguousarray(STORED[orientation](UPRIGHT)))
     options = {"quality": 100, "subsampling": 0} if kind == "JPEG" else {}
     options = {"lossless": True} if kind == "WEBP" else options
-    found = decode(encoded(picture, kind, exif=exif, **options))
-    assert (found.width, found.height) == (48, 32)
-    assert abs(np.asarray(found.picture).astype(int) - UPRIGHT).max() <= 3
+    decoded = decode(encoded(picture, kind, exif=exif, **options))
+    assert (decoded.width, decoded.height) == (48, 32)
+    assert abs(np.asarray(decoded.picture).astype(int) - UPRIGHT).max() <= 3
 
 
 def test_broken_exif_does_not_spoil_the_picture() -> None:

@@ -48,11 +48,11 @@ def labels(folder: Path) -> dict[str, str]:
 
 def test_a_row_says_which_bytes_of_which_file_are_its_picture(tmp_path: Path) -> None:
     write(tmp_path, "1.jpg", content=b"the whole file")
-    found = listed(tmp_path)
-    (row,) = found.table.select(WHERE).to_pylist()
-    assert read_picture(found.filesystem, **row) == b"the whole file"
-    assert read_picture(found.filesystem, **row, most=3) == b"the"
-    assert read_picture(found.filesystem, row["place"], 4, 5) == b"whole"
+    listing = listed(tmp_path)
+    (row,) = listing.table.select(WHERE).to_pylist()
+    assert read_picture(listing.filesystem, **row) == b"the whole file"
+    assert read_picture(listing.filesystem, **row, most=3) == b"the"
+    assert read_picture(listing.filesystem, row["place"], 4, 5) == b"whole"
     with pytest.raises(FileNotFoundError):
         read_picture(fs.LocalFileSystem(), str(tmp_path / "2.jpg"), 0, 1)
 
@@ -67,9 +67,9 @@ def test_names_that_are_not_utf8_are_set_aside_and_the_rest_is_listed(tmp_path: 
         os.makedirs(os.path.dirname(place), exist_ok=True)
         with open(place, "wb") as file:
             file.write(b"picture")
-    found = listed(tmp_path)
-    assert paths(found) == [f"dog/{'x' * 251}.jpg", "dog/é.jpg"]
-    assert found.aside == (
+    listing = listed(tmp_path)
+    assert paths(listing) == [f"dog/{'x' * 251}.jpg", "dog/é.jpg"]
+    assert listing.aside == (
         ("\\xff\\xfe/inside.jpg", NOT_UTF8),
         ("dog/caf\\xe9.jpg", NOT_UTF8),
         ("dog/two\\nlines.jpg", CONTROLS),
@@ -83,9 +83,9 @@ def test_a_tables_uris_are_named_without_dots(tmp_path: Path) -> None:
     uris = ["../photos/x.jpg", "./a/y.jpg", "a/../z.jpg"]
     table = tmp_path / "tables" / "pictures.csv"
     table.write_text("uri,label\n" + "".join(f"{uri},dog\n" for uri in uris))
-    found = listed(table).table
-    assert found["path"].to_pylist() == [f"{tmp_path}/photos/x.jpg", "a/y.jpg", "z.jpg"]
-    assert min(found["size"].to_pylist()) > 0
+    rows = listed(table).table
+    assert rows["path"].to_pylist() == [f"{tmp_path}/photos/x.jpg", "a/y.jpg", "z.jpg"]
+    assert min(rows["size"].to_pylist()) > 0
     table.write_text("uri\nz.jpg\n./z.jpg\n")
     with pytest.raises(DataError, match=r"row 2 names z\.jpg again"):
         listed(table)
@@ -146,9 +146,9 @@ def test_link_cycles_list_each_file_once(tmp_path: Path) -> None:
     (root / "b" / "loop").symlink_to("loop")
     (tmp_path / "beside" / "back").symlink_to(root)
     (root / "outside").symlink_to(tmp_path / "beside")
-    found = listed(root)
-    assert paths(found) == ["a/1.jpg", "b/deep/2.jpg", "outside/3.jpg"]
-    assert dict(found.aside) == {
+    listing = listed(root)
+    assert paths(listing) == ["a/1.jpg", "b/deep/2.jpg", "outside/3.jpg"]
+    assert dict(listing.aside) == {
         "a/up": LINK_UPWARD,
         "a/itself": LINK_UPWARD,
         "b/above": LINK_UPWARD,
@@ -163,9 +163,9 @@ def test_a_file_of_several_names_is_listed_once_by_its_own(tmp_path: Path) -> No
     os.link(tmp_path / "b" / "own.jpg", tmp_path / "c.jpg")
     (tmp_path / "a.jpg").symlink_to("z/other.jpg")
     (tmp_path / "gone.jpg").symlink_to("nowhere.jpg")
-    found = listed(tmp_path)
-    assert paths(found) == ["b/own.jpg", "z/other.jpg"]
-    assert found.aside == (("a.jpg", SAME_FILE), ("c.jpg", SAME_FILE), ("gone.jpg", DANGLING))
+    listing = listed(tmp_path)
+    assert paths(listing) == ["b/own.jpg", "z/other.jpg"]
+    assert listing.aside == (("a.jpg", SAME_FILE), ("c.jpg", SAME_FILE), ("gone.jpg", DANGLING))
 
 
 def test_links_out_of_the_tree_are_followed(tmp_path: Path) -> None:
@@ -175,11 +175,11 @@ def test_links_out_of_the_tree_are_followed(tmp_path: Path) -> None:
     (root / "cat").symlink_to(disk / "folder")
     (root / "first.jpg").symlink_to(disk / "one.jpg")
     (root / "second.jpg").symlink_to(disk / "one.jpg")
-    found = listed(root)
-    assert paths(found) == ["cat/two.jpg", "first.jpg"]
-    assert found.aside == (("second.jpg", SAME_FILE),)
+    listing = listed(root)
+    assert paths(listing) == ["cat/two.jpg", "first.jpg"]
+    assert listing.aside == (("second.jpg", SAME_FILE),)
     (tmp_path / "entrance").symlink_to(root)
-    assert paths(listed(tmp_path / "entrance")) == paths(found)
+    assert paths(listed(tmp_path / "entrance")) == paths(listing)
 
 
 def test_what_is_no_file_or_is_closed_is_set_aside(tmp_path: Path) -> None:
@@ -206,9 +206,9 @@ def test_a_bucket_is_listed_and_labelled_like_a_folder(bucket: Bucket) -> None:
         bucket.put(f"photos/{name}", b"picture")
     bucket.put("photos/val/val_annotations.txt", f"a.jpg\t{OTHER}\t0\t0\t9\t9\n".encode())
     table = list_images(locate(bucket.uri("photos"))).table
-    found = dict(zip(table["path"].to_pylist(), table["label"].to_pylist(), strict=True))
-    found.pop("val/val_annotations.txt")
-    assert found == {"val/images/a.jpg": OTHER, f"train/{WNID}/images/c.jpg": WNID}
+    labelled = dict(zip(table["path"].to_pylist(), table["label"].to_pylist(), strict=True))
+    labelled.pop("val/val_annotations.txt")
+    assert labelled == {"val/images/a.jpg": OTHER, f"train/{WNID}/images/c.jpg": WNID}
 
 
 # Labels from layouts
@@ -227,9 +227,9 @@ def test_folders_of_a_split_or_of_nothing_but_images_are_no_labels(tmp_path: Pat
     (tmp_path / "valid" / "train" / "g.jpg").unlink()
     names = ["val2017/a.jpg", "images/b.jpg", "set/Test/images/c.jpg", "Data/CLS-LOC/test/d.jpg"]
     write(tmp_path, *names, "validation/crash test/e.jpg", "train/data/dog/images/f.jpg")
-    found = labels(tmp_path)
-    assert [found.pop(name) for name in names] == [""] * 4
-    assert set(found.values()) == {"crash test", "dog"}
+    labelled = labels(tmp_path)
+    assert [labelled.pop(name) for name in names] == [""] * 4
+    assert set(labelled.values()) == {"crash test", "dog"}
 
 
 def imagenet(root: Path) -> Path:
@@ -257,11 +257,11 @@ def test_ilsvrcs_validation_pictures_have_the_labels_of_its_solution_or_annotati
             )
             name = f"ILSVRC/Annotations/CLS-LOC/val/ILSVRC2012_val_0000000{number}.xml"
             write(tmp_path, name, content=text.encode())
-    found = {path.rsplit("/", 1)[-1]: label for path, label in labels(tmp_path / start).items()}
-    assert found["ILSVRC2012_val_00000001.JPEG"] == OTHER
-    assert found["ILSVRC2012_val_00000002.JPEG"] == WNID
-    assert found.get("ILSVRC2012_test_00000001.JPEG", "") == ""
-    assert found.get(f"{WNID}_1.JPEG", WNID) == WNID
+    labelled = {path.rsplit("/", 1)[-1]: label for path, label in labels(tmp_path / start).items()}
+    assert labelled["ILSVRC2012_val_00000001.JPEG"] == OTHER
+    assert labelled["ILSVRC2012_val_00000002.JPEG"] == WNID
+    assert labelled.get("ILSVRC2012_test_00000001.JPEG", "") == ""
+    assert labelled.get(f"{WNID}_1.JPEG", WNID) == WNID
 
 
 @pytest.mark.parametrize("start", ["", "val", "val/images"])
@@ -273,10 +273,10 @@ def test_tiny_imagenet_as_published_has_the_labels_of_its_annotations(
     write(tiny, f"train/{WNID}/{WNID}_boxes.txt", content=f"{WNID}_0.JPEG\t0\t1\t2\t3\n".encode())
     text = f"val_0.JPEG\t{OTHER}\t0\t32\t44\t62\r\nval_1.JPEG\t{WNID}\t52\t55\t57\t59\r\n"
     write(tiny, "val/val_annotations.txt", content=text.encode())
-    found = {path.rsplit("/", 1)[-1]: label for path, label in labels(tiny / start).items()}
-    assert found["val_0.JPEG"] == OTHER
-    assert found.get("t.JPEG", "") == ""
-    assert found.get(f"{WNID}_0.JPEG", WNID) == WNID
+    labelled = {path.rsplit("/", 1)[-1]: label for path, label in labels(tiny / start).items()}
+    assert labelled["val_0.JPEG"] == OTHER
+    assert labelled.get("t.JPEG", "") == ""
+    assert labelled.get(f"{WNID}_0.JPEG", WNID) == WNID
 
 
 @pytest.mark.parametrize(
@@ -296,8 +296,8 @@ def test_a_table_of_files_and_labels_labels_what_has_no_folder_of_its_own(
     (tmp_path / name).write_text(text, encoding="utf-8")
     expected = {"train/1.jpg": "dog", "train/2.jpg": "sea lion", "test/1.jpg": ""}
     expected |= {"train/cat/3.jpg": "cat", "train/4.jpg": ""}
-    found = labels(tmp_path)
-    assert {path: found[path] for path in expected} == expected
+    labelled = labels(tmp_path)
+    assert {path: labelled[path] for path in expected} == expected
     below = labels(tmp_path / "train")
     assert (below["1.jpg"], below["2.jpg"], below["4.jpg"]) == ("dog", "sea lion", "")
 
@@ -320,8 +320,8 @@ def test_a_table_that_does_not_say_which_picture_is_what_labels_nothing(
     (tmp_path / name).write_text(text.replace("a/", "train/images/").replace("b/", "test/images/"))
     if text == "1,dog\n":  # of which only train's can be meant
         (tmp_path / "train").rename(tmp_path / "valid")
-    found = labels(tmp_path)
-    assert {label for path, label in found.items() if path.endswith("jpg")} == {""}
+    labelled = labels(tmp_path)
+    assert {label for path, label in labelled.items() if path.endswith("jpg")} == {""}
 
 
 def test_a_paths_innermost_split_counts() -> None:

@@ -106,9 +106,9 @@ def test_a_large_picture_without_a_small_form_is_reduced_in_bands(
     content = encoded(picture, "PNG")
     expected = decode(content).picture.reduce(4)
     monkeypatch.setattr(images, "SPARING_ABOVE", 100_000)
-    found = decode(content, enough=70)
-    assert (found.width, found.height) == (403, 299)
-    assert found.picture == expected
+    decoded = decode(content, enough=70)
+    assert (decoded.width, decoded.height) == (403, 299)
+    assert decoded.picture == expected
 
 
 def test_a_file_of_more_bytes_than_its_pixels_could_need_is_refused() -> None:
@@ -152,8 +152,8 @@ def test_the_texts_and_profiles_of_a_png_may_be_of_any_size(kind: str, where: st
     chunk = struct.pack(">I", len(body)) + name + body + struct.pack(">I", check)
     at = 33 if where == "before" else len(plain) - 12
     many = 70 if kind == "tEXt" else 1  # more than Pillow reads of all texts together
-    found = decode(plain[:at] + many * chunk + plain[at:])
-    assert (np.asarray(found.picture) == np.rot90(noise(), -1)).all()
+    decoded = decode(plain[:at] + many * chunk + plain[at:])
+    assert (np.asarray(decoded.picture) == np.rot90(noise(), -1)).all()
 
 
 def test_a_bomb_in_a_pngs_text_is_never_unpacked() -> None:
@@ -197,15 +197,15 @@ def test_a_large_jpeg_2000_is_decoded_small() -> None:
     smooth = Image.fromarray(noise(9, 8)).resize((900, 800), Image.Resampling.BICUBIC)
     for options in ({}, {"no_jp2": True}, {"num_resolutions": 1}):
         content = encoded(smooth, "JPEG2000", **options)
-        found = decode(content, enough=100)
+        decoded = decode(content, enough=100)
         halvings = 0 if "num_resolutions" in options else 3
-        assert (found.width, found.height) == (900, 800)
-        assert found.picture.size == (-(-900 >> halvings), 800 >> halvings)
+        assert (decoded.width, decoded.height) == (900, 800)
+        assert decoded.picture.size == (-(-900 >> halvings), 800 >> halvings)
         expected = smooth.reduce(1 << halvings)
-        assert abs(np.asarray(found.picture).astype(int) - np.asarray(expected)).max() <= 20
+        assert abs(np.asarray(decoded.picture).astype(int) - np.asarray(expected)).max() <= 20
         odd = encoded(smooth.crop((0, 0, 897, 801)), "JPEG2000", **options)  # 112.1 x 100.1
         assert decode(odd, 100).picture.size == ((449, 401) if halvings else (897, 801))
         if halvings:
-            assert decode(content, 100, max_pixels=800_000).picture.size == found.picture.size
+            assert decode(content, 100, max_pixels=800_000).picture.size == decoded.picture.size
         with pytest.raises(BadImage, match=r"\(JPEG2000\); its 900 x 800 .* more than 0.2 million"):
             decode(content, max_pixels=800_000)

@@ -38,11 +38,11 @@ def test_members_are_listed_like_files_in_a_folder(tmp_path: Path) -> None:
     expected = {f"a/pictures.tar/{name}": content for name, content in members.items()}
     expected |= {"a/pictures.tar/up.JPG": b"", "a/pictures.tar/x": b"y"}
     expected |= {"a/pictures.tar.jpg": b"a file beside"}
-    found = listed(tmp_path)
-    assert contents(found) == expected
-    assert list(contents(found)) == sorted(expected)
-    assert labels(found)["a/pictures.tar/dog/1.jpg"] == "dog"
-    assert labels(found)["a/pictures.tar/x"] == "a"  # no tar is a label, but its folder may be
+    listing = listed(tmp_path)
+    assert contents(listing) == expected
+    assert list(contents(listing)) == sorted(expected)
+    assert labels(listing)["a/pictures.tar/dog/1.jpg"] == "dog"
+    assert labels(listing)["a/pictures.tar/x"] == "a"  # no tar is a label, but its folder may be
     alone = listed(tmp_path / "a" / "pictures.tar")  # the same ids without its folder
     assert list(contents(alone)) == [name[2:] for name in expected if name.count("/") > 1]
 
@@ -63,9 +63,9 @@ def test_a_samples_label_is_its_cls_or_json(tmp_path: Path, place: str) -> None:
         members[f"{key}.jpg"] = b"picture"
     write_tar(tmp_path / place / "train-0.tar", members)
     (tmp_path / "classnames.txt").write_text(f"{WNID} goldfish, Carassius auratus\nmotor boat\n")
-    found = labels(listed(tmp_path / place))
-    found.pop("classnames.txt", None)
-    assert {path.split("/")[-1]: label for path, label in found.items()} == {
+    labelled = labels(listed(tmp_path / place))
+    labelled.pop("classnames.txt", None)
+    assert {path.split("/")[-1]: label for path, label in labelled.items()} == {
         "0.jpg": "motor boat", "1.jpg": "sea lion", "2.jpg": WNID, "3.jpg": OTHER, "4.jpg": "",
         "5.v2.jpg": "",
     }  # fmt: skip
@@ -75,8 +75,8 @@ def test_a_samples_label_is_its_cls_or_json(tmp_path: Path, place: str) -> None:
 def test_a_table_beside_the_tars_labels_what_has_no_label_of_its_own(tmp_path: Path) -> None:
     write_tar(tmp_path / "x.tar", {"1.jpg": b"", "2.jpg": b"", "2.cls": b"cat", "dog/3.jpg": b""})
     (tmp_path / "labels.csv").write_text("file,label\n1.jpg,sea lion\n2.jpg,sea lion\n")
-    found = labels(listed(tmp_path))
-    assert found == {
+    labelled = labels(listed(tmp_path))
+    assert labelled == {
         "labels.csv": "", "x.tar/1.jpg": "sea lion", "x.tar/2.jpg": "cat", "x.tar/dog/3.jpg": "dog",
     }  # fmt: skip
 
@@ -85,16 +85,16 @@ def test_imagenets_tar_of_tars_has_the_label_of_each_inner_one(tmp_path: Path) -
     inner = {f"{wnid}.tar": tar_of({f"{wnid}_1.JPEG": wnid.encode()}) for wnid in (WNID, OTHER)}
     inner["last.tar"] = tar_of({"1.jpg": b"z"})[:1024]  # without the zeros that end a tar
     write_tar(tmp_path / "ILSVRC2012_img_train.tar", inner | {"next.jpg": b"not in last.tar"})
-    found = listed(tmp_path / "ILSVRC2012_img_train.tar")
+    listing = listed(tmp_path / "ILSVRC2012_img_train.tar")
     top = "ILSVRC2012_img_train.tar"
-    assert contents(found) == {
+    assert contents(listing) == {
         f"{top}/{WNID}.tar/{WNID}_1.JPEG": WNID.encode(),
         f"{top}/{OTHER}.tar/{OTHER}_1.JPEG": OTHER.encode(),
         f"{top}/last.tar/1.jpg": b"z",
         f"{top}/next.jpg": b"not in last.tar",
     }
-    assert sorted(labels(found).values()) == ["", "", WNID, OTHER]
-    assert labels(listed(tmp_path / top, "name")) == labels(found)
+    assert sorted(labels(listing).values()) == ["", "", WNID, OTHER]
+    assert labels(listed(tmp_path / top, "name")) == labels(listing)
 
 
 def test_of_members_of_one_name_the_last_counts(tmp_path: Path) -> None:
@@ -115,9 +115,9 @@ def test_members_that_are_no_files_or_have_bad_names_are_set_aside(tmp_path: Pat
         link.type, link.linkname = tarfile.SYMTYPE, "1.jpg"
         tar.addfile(link)
     (tmp_path / "y.tgz").write_bytes(b"")
-    found = listed(tmp_path)
-    assert contents(found) == {"x.tar/1.jpg": b""}
-    assert found.aside == (
+    listing = listed(tmp_path)
+    assert contents(listing) == {"x.tar/1.jpg": b""}
+    assert listing.aside == (
         ("x.tar/caf\\xe9.jpg", NOT_UTF8),
         ("x.tar/inner.tar.gz", COMPRESSED),
         ("x.tar/link.jpg", NOT_A_FILE),
@@ -172,10 +172,10 @@ def test_tars_in_a_bucket_are_listed_and_read_in_place(bucket: Bucket) -> None:
     bucket.put("shards/val-0.tar", tar_of({"0.jpg": b"x" * 100_000, "0.cls": b"0", "1.jpg": b"y"}))
     bucket.put("shards/classes.txt", b"dog\n")
     for place in ("shards", "shards/val-0.tar"):
-        found = list_images(locate(bucket.uri(place)))
-        pictures = {name: content for name, content in contents(found).items() if ".tar/" in name}
+        listing = list_images(locate(bucket.uri(place)))
+        pictures = {name: content for name, content in contents(listing).items() if ".tar/" in name}
         assert pictures == {"val-0.tar/0.jpg": b"x" * 100_000, "val-0.tar/1.jpg": b"y"}
-        assert labels(found)["val-0.tar/0.jpg"] == "dog"
+        assert labels(listing)["val-0.tar/0.jpg"] == "dog"
 
 
 class CountingFilesystem:
@@ -195,10 +195,10 @@ def test_a_tar_is_opened_once_for_neighbours(tmp_path: Path) -> None:
     for tar in ("0.tar", "1.tar"):
         write_tar(tmp_path / tar, {f"{n}.jpg": f"{tar} {n}".encode() * 9 for n in range(50)})
     (tmp_path / "2.jpg").write_bytes(b"a file of its own")
-    found = listed(tmp_path)
+    listing = listed(tmp_path)
     filesystem = CountingFilesystem()
     reader = PictureReader(filesystem)
-    rows = found.table.select(WHERE).to_pylist()
-    assert [reader.read(**row) for row in rows] == list(contents(found).values())
+    rows = listing.table.select(WHERE).to_pylist()
+    assert [reader.read(**row) for row in rows] == list(contents(listing).values())
     assert filesystem.opened == ["0.tar", "1.tar", "2.jpg"]
-    assert reader.read(**rows[3]) == contents(found)["0.tar/11.jpg"]  # in any order
+    assert reader.read(**rows[3]) == contents(listing)["0.tar/11.jpg"]  # in any order
