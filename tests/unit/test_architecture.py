@@ -65,20 +65,20 @@ KNOWN: dict[str, set[str]] = {}
 @cache
 def modules() -> dict[str, ast.Module]:
     """The syntax trees of all files with code, by module name."""
-    found = {}
+    trees = {}
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
             name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
             tree = ast.parse(path.read_text(encoding="utf-8"))
             if tree.body:
-                found[name] = tree
-    return found
+                trees[name] = tree
+    return trees
 
 
 @cache
 def imports(name: str) -> frozenset[str]:
     """The modules and names that a module imports anywhere in it, type checking apart."""
-    found = set()
+    imported = set()
     tree = modules()[name]
     unchecked = {
         id(inner)
@@ -90,10 +90,10 @@ def imports(name: str) -> frozenset[str]:
         if id(node) in unchecked:
             continue
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            imported |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return frozenset(found)
+            imported |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return frozenset(imported)
 
 
 def files(name: str) -> Iterator[str]:
@@ -122,14 +122,14 @@ def package_of(name: str, floors: tuple[tuple[str, ...], ...]) -> tuple[int, str
 
 def upward(floors: tuple[tuple[str, ...], ...]) -> set[str]:
     """Imports from another package that is not on a lower floor."""
-    found = set()
+    breaches = set()
     for name in modules():
         here = package_of(name, floors)
         for other in files(name):
             there = package_of(other, floors)
             if here and there and here != there and there[0] <= here[0]:
-                found.add(f"{name} -> {other}")
-    return found
+                breaches.add(f"{name} -> {other}")
+    return breaches
 
 
 def check(rule: str, breaches: set[str]) -> None:
@@ -154,18 +154,18 @@ def test_benchmarks_are_imported_by_one_job_and_import_none() -> None:
         if (inside(other, "benchmarks") and name.split(".")[0] not in ("benchmarks",))
         or (inside(name, "benchmarks") and inside(other, "jobs"))
     }
-    check("benchmarks", {one for one in breaches if not one.startswith("jobs.benchmark ")})
+    check("benchmarks", {breach for breach in breaches if not breach.startswith("jobs.benchmark ")})
 
 
 def test_no_files_import_each_other_in_a_circle() -> None:
-    found: set[str] = set()
+    circles: set[str] = set()
     done: set[str] = set()
 
     def visit(name: str, path: tuple[str, ...]) -> None:
         if name in path:
             circle = path[path.index(name) :]
             start = circle.index(min(circle))
-            found.add(" -> ".join(circle[start:] + circle[:start]))
+            circles.add(" -> ".join(circle[start:] + circle[:start]))
         elif name not in done:
             for other in sorted(files(name)):
                 visit(other, (*path, name))
@@ -173,7 +173,7 @@ def test_no_files_import_each_other_in_a_circle() -> None:
 
     for name in modules():
         visit(name, ())
-    check("circles", found)
+    check("circles", circles)
 
 
 def test_only_some_files_know_ray() -> None:

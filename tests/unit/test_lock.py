@@ -23,12 +23,12 @@ def entries(lock: str) -> dict[str, str]:
 
 
 def pinned(lock: str) -> dict[str, str]:
-    found = {}
+    versions = {}
     for name, entry in entries(lock).items():
         match = re.match(r"\S+==(\S+)", entry)
         assert match, entry
-        found[name] = match[1]
-    return found
+        versions[name] = match[1]
+    return versions
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_every_pin_has_its_hashes_and_no_place(lock: str) -> None:
     for entry in entries(lock).values():
         requirement, *hashes = re.split(r"\s+--hash=", entry)
         assert hashes, entry
-        assert all(re.fullmatch(r"sha256:[0-9a-f]{64}\s*", one) for one in hashes), entry
+        assert all(re.fullmatch(r"sha256:[0-9a-f]{64}\s*", digest) for digest in hashes), entry
         assert "//" not in requirement
 
 
