@@ -74,9 +74,9 @@ def build(folder: Path, into: Path) -> None:
 
 def locked() -> str:
     """Return what requirements.lock says of nmslib."""
-    found = re.search(r"^nmslib==(.*\\\n)+.*\n", LOCK.read_text(), re.M)
-    assert found
-    return found[0]
+    entry = re.search(r"^nmslib==(.*\\\n)+.*\n", LOCK.read_text(), re.M)
+    assert entry
+    return entry[0]
 
 
 def pip(command: str, *arguments: str, folder: Path) -> None:

@@ -14,12 +14,12 @@ MATCHES = SOURCES / "matches.cpp"  # a library of its own, since seqvis.native l
 
 
 def extensions() -> list[Extension]:
-    found = []
+    modules = []
     with suppress(ImportError):
         import pybind11
 
         include = {"include_dirs": [pybind11.get_include()]}
-        found.append(extension("seqvis.collection.matches", [MATCHES], **include))
+        modules.append(extension("seqvis.collection.matches", [MATCHES], **include))
     with suppress(ImportError):
         from torch.utils import cpp_extension
 
@@ -30,8 +30,8 @@ def extensions() -> list[Extension]:
             "library_dirs": cpp_extension.library_paths(),
             "libraries": ["torch_python", "torch", "torch_cpu", "c10"],
         }
-        found.append(extension("seqvis.native.library", sources, **torch))
-    return found
+        modules.append(extension("seqvis.native.library", sources, **torch))
+    return modules
 
 
 def extension(name: str, sources: list[Path], **options: list[str]) -> Extension:

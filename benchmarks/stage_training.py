@@ -93,12 +93,12 @@ def _variant(
             sides = [Side("the lesson's loop", _stepping(batches, seed.step))]
         for precision, least in goals.items():
             limit, share = f"its products in {precision}", 0.6 if variant == "all" else None
-            one, more = (
+            single, worker_a_core = (
                 stack.enter_context(_training_workers(task, precision, count))
                 for count in (1, torch.get_num_threads())
             )
-            sides.append(Side(f"seqvis, {precision}, one worker", one, least, limit, share))
-            sides.append(Side(f"seqvis, {precision}, a worker a core", more))
+            sides.append(Side(f"seqvis, {precision}, one worker", single, least, limit, share))
+            sides.append(Side(f"seqvis, {precision}, a worker a core", worker_a_core))
         for precision in goals:
             sides.append(Side(f"its products in {precision}", _product_limit(task, precision)))
         return compare(f"training step, {variant}", "target words/s", sides, rounds, checks)

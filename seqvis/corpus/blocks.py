@@ -45,10 +45,10 @@ def run_items(
 ) -> Iterator[Any]:
     """Apply `work` to each item, one task each, and yield what it returns, as `run_blocks` does."""
 
-    def one(item: Any) -> Iterator[Done]:
+    def work_on(item: Any) -> Iterator[Done]:
         yield work(item), 1
 
-    return _run(items, one, stage, len(items), progress)
+    return _run(items, work_on, stage, len(items), progress)
 
 
 def _run(

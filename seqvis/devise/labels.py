@@ -171,8 +171,8 @@ class LabelVectors:
     def coverage(self) -> dict[str, int]:
         """Return how many labels were found, in all and in each way."""
         counts = Counter(self.how)
-        found = len(self.how) - counts[NONE]
-        return {"labels": len(self.how), "found": found, **{way: counts[way] for way in WAYS}}
+        count = len(self.how) - counts[NONE]
+        return {"labels": len(self.how), "found": count, **{way: counts[way] for way in WAYS}}
 
     def take(self, rows: Sequence[int] | np.ndarray) -> "LabelVectors":
         """Return the labels of these rows, in their order."""
