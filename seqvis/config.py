@@ -81,18 +81,11 @@ def settings_from(cls: type[Settings], values: Any, where: str) -> Any:
 
 
 def read_yaml(path: str) -> dict[str, Any]:
-    """Return the keys and values of a YAML file at a path or URI.
+    """Return the keys and values of a YAML file at a path or URI, {} if it is empty.
 
-    Raises ConfigError if it has none or cannot be read, DataError or StorageError if an object
-    store does not give it.
+    Raises ConfigError if it holds anything else or cannot be read.
     """
-    try:
-        raw = _read(path)
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such file; --config needs a YAML file") from error
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    content = _parse_yaml(raw, path)
+    content = load_yaml(path)
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -101,13 +94,12 @@ def read_yaml(path: str) -> dict[str, Any]:
 
 
 def load_yaml(path: str) -> Any:
-    """Return what a YAML or JSON file of a path or URI holds. Raises ConfigError."""
-    from seqvis.storage import locate  # loads PyArrow, which most settings do not need
-
+    """Return what a YAML or JSON file at a path or URI holds. Raises ConfigError."""
     try:
-        content = locate(path).read_bytes()
+        content = _read(path)
     except (SeqvisError, OSError) as error:
-        reason = str(error).removeprefix(f"{path}: ")
+        of_system = getattr(error, "strerror", None) or ""
+        reason = of_system.lower() or str(error).removeprefix(f"{path}: ")
         raise ConfigError(f"{path}: cannot be read ({reason})") from error
     return _parse_yaml(content, path)
 
