@@ -81,11 +81,18 @@ def settings_from(cls: type[Settings], values: Any, where: str) -> Any:
 
 
 def read_yaml(path: str) -> dict[str, Any]:
-    """Return the keys and values of a YAML file at a path or URI, {} if it is empty.
+    """Return the keys and values of a YAML file at a path or URI.
 
-    Raises ConfigError if it holds anything else or cannot be read.
+    Raises ConfigError if it has none or cannot be read, DataError or StorageError if an object
+    store does not give it.
     """
-    content = load_yaml(path)
+    try:
+        raw = _read(path)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such file; --config needs a YAML file") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    content = _parse_yaml(raw, path)
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -94,12 +101,13 @@ def read_yaml(path: str) -> dict[str, Any]:
 
 
 def load_yaml(path: str) -> Any:
-    """Return what a YAML or JSON file at a path or URI holds. Raises ConfigError."""
+    """Return what a YAML or JSON file of a path or URI holds. Raises ConfigError."""
+    from seqvis.storage import locate  # loads PyArrow, which most settings do not need
+
     try:
-        content = _read(path)
+        content = locate(path).read_bytes()
     except (SeqvisError, OSError) as error:
-        of_system = getattr(error, "strerror", None) or ""
-        reason = of_system.lower() or str(error).removeprefix(f"{path}: ")
+        reason = str(error).removeprefix(f"{path}: ")
         raise ConfigError(f"{path}: cannot be read ({reason})") from error
     return _parse_yaml(content, path)
 
