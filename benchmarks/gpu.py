@@ -166,13 +166,13 @@ class Bench:
             for precision, graphs in self.kinds():
                 os.environ[SWITCH] = str(int(graphs))
                 packed = PackedSeq2Seq(self.trained, precision)  # type: ignore[arg-type]
-                texts = self.translate(packed, beam)
+                translations = self.translate(packed, beam)
                 seconds = self.timed(partial(self.translate, packed, beam))
-                others = sum(a != b for a, b in zip(texts, expected, strict=True))
+                others = sum(a != b for a, b in zip(translations, expected, strict=True))
                 side = f"seqvis (all), {precision}{', CUDA graphs' if graphs else ''}"
                 most = len(expected) * (0.002 if precision == "float32" else 0.05)
                 check = f"{others} texts other than the CPU's{_mark(others, most)}"
-                yield Row(stage, side, len(texts) / seconds, "sentences", check)
+                yield Row(stage, side, len(translations) / seconds, "sentences", check)
 
     def translate(self, packed: PackedSeq2Seq, beam: int) -> list[list[int]]:
         settings = DecodingSettings(beam=beam)

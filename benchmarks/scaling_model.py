@@ -209,7 +209,7 @@ def translator(source_words: int, target_words: int) -> Seq2Seq:
 
 def jobs() -> list[Job]:
     """Return the jobs of docs/results/scaling.md."""
-    rows = []
+    translators = []
     for name, vocabularies, length, batch, grows in (
         ("Multi30k, 1,600 words", (6_469, 5_892), 15, 1_600, False),
         ("22.5 M pairs, 12,800 words a GPU", (40_000, 40_000), 30, 12_800, True),
@@ -217,7 +217,7 @@ def jobs() -> list[Job]:
         model = translator(*vocabularies)
         size = model.encoder.embedding.weight.numel() * FLOAT
         total = sum(parameter.numel() for parameter in model.parameters()) * FLOAT
-        rows.append(
+        translators.append(
             Job(
                 name, "words", batch, grows, 3.0 * sum(model.flops_per_word()),
                 starts_of(model, length, length), total - size,
@@ -228,7 +228,7 @@ def jobs() -> list[Job]:
     weights = sum(parameter.numel() for parameter in head.parameters())
     resnet = RESNET50["parameters"]
     return [
-        *rows,
+        *translators,
         Job("DeViSE head, 4,096 pictures a GPU", "pictures", 4_096, True,
             6.0 * (weights + 1_000 * 300), 120, weights * FLOAT),
         Job("DeViSE fine-tuning, 64 pictures a GPU", "pictures", 64, True,

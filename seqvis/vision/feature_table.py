@@ -131,9 +131,8 @@ class FeatureTable:
     def thumbnails(self, rows: Sequence[int]) -> list[bytes]:
         """Return JPEGs of these pictures, their longer side at most 128 pixels."""
         order = np.argsort(np.asarray(rows, np.int64), kind="stable")
-        pictures = self.take(np.asarray(rows, np.int64)[order], ["thumbnail"])[
-            "thumbnail"
-        ].to_pylist()
+        table = self.take(np.asarray(rows, np.int64)[order], ["thumbnail"])
+        pictures = table["thumbnail"].to_pylist()
         back = np.argsort(order)
         return [pictures[place] for place in back]
 

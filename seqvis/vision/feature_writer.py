@@ -127,18 +127,18 @@ class Known:
         for number, earlier in enumerate(kept):
             old = earlier.columns(["path", "size", "modified", "content_hash"]).combine_chunks()
             paths = old["path"].combine_chunks()
-            known = pc.index_in(listing.table["path"].combine_chunks(), paths)
-            known = known.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+            rows = pc.index_in(listing.table["path"].combine_chunks(), paths)
+            rows = rows.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
             size, time = (
-                (old[name].to_numpy()[known] == listing.table[name].to_numpy()) & (known >= 0)
+                (old[name].to_numpy()[rows] == listing.table[name].to_numpy()) & (rows >= 0)
                 for name in ("size", "modified")
             )
             better = size & ~unchanged & (time | (table < 0))
-            table[better], row[better] = number, known[better]
+            table[better], row[better] = number, rows[better]
             unchanged |= size & time
             in_doubt = np.flatnonzero(better & ~time)
             hashes[better] = None
-            hashes[in_doubt] = old["content_hash"].take(pa.array(known[in_doubt])).to_pylist()
+            hashes[in_doubt] = old["content_hash"].take(pa.array(rows[in_doubt])).to_pylist()
         return cls(kept, table, row, unchanged, pa.array(hashes, pa.binary()))
 
     def take(self, files: np.ndarray, schema: pa.Schema) -> tuple[pa.Table, np.ndarray]:
