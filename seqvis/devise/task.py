@@ -81,6 +81,15 @@ def send(array: np.ndarray, device: torch.device) -> Tensor:
     return tensor.to(device, non_blocking=True)
 
 
+def send_all(table: FeatureTable, device: torch.device) -> Tensor:
+    """Copy a table's features [n, dimension] to a device; this process holds one block at most."""
+    features = torch.empty((len(table), table.dimension), dtype=torch.float16, device=device)
+    for begin in range(0, len(table), BLOCK):
+        block = slice(begin, begin + BLOCK)
+        features[block] = send(np.array(table.features[block]), device)
+    return features
+
+
 def free_memory(device: torch.device) -> int:
     """Return how many bytes a GPU has left; 0 for a CPU, which reads features where they lie."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
@@ -154,10 +163,14 @@ class HeadTask:
             yield self._read(own, slice(begin, begin + BLOCK), workers.device, 1.0)
 
     def project(self, model: nn.Module, features: Tensor) -> Tensor:
-        """Return the points of a batch's pictures, float32 [pictures, dimension]."""
-        with torch.autocast(features.device.type, enabled=False):
+        """Return the points of a batch's pictures, float32 [pictures, dimension].
+
+        `auto` stays with float32: a head takes seconds, and its results are those of any machine.
+        """
+        rounded = self.settings.fit.precision == "bfloat16"
+        with torch.autocast(features.device.type, torch.bfloat16, enabled=rounded):
             projected: Tensor = model(features)
-        return projected
+        return projected.float()
 
     def loss(self, model: nn.Module, batch: Batch, epoch: float) -> StepLoss:
         total = self._losses(self.project(model, batch.features), batch.labels).sum()
@@ -214,7 +227,7 @@ class HeadTask:
         if table not in self._resident:
             size = 2 * len(table) * table.dimension
             fits = size < free_memory(device) / 2
-            self._resident[table] = send(np.array(table.features), device) if fits else None
+            self._resident[table] = send_all(table, device) if fits else None
         resident = self._resident[table]
         if resident is None:
             return pictures.batch(places, device, weight)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -75,3 +76,21 @@ def test_resident_features_and_recorded_steps_train_to_the_same_weights(
     for ours, theirs in zip(_train(training, record_steps), expected, strict=True):
         assert torch.equal(ours, theirs)
     assert all(held is not None for held in training._resident.values())
+
+
+def test_no_more_than_a_block_of_features_passes_through_the_process(
+    loaded: tuple[DeviseSettings, TrainingData], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = loaded[1].train.table
+    sent: list[int] = []
+
+    def send(array: np.ndarray, device: torch.device) -> Tensor:
+        sent.append(len(array))
+        return torch.from_numpy(array).to(device)
+
+    monkeypatch.setattr(task, "send", send)
+    monkeypatch.setattr(task, "BLOCK", 50)
+    features = task.send_all(table, torch.device("cpu"))
+    assert np.array_equal(features.numpy(), table.features)
+    assert max(sent) == 50
+    assert sum(sent) == len(table)

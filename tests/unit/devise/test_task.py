@@ -6,11 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from jobs import train_devise
 from seqvis.devise.data import load_data
 from seqvis.devise.model import DeviseModel
+from seqvis.devise.task import HeadTask
 from seqvis.errors import ArtifactError, DataError
+from seqvis.training.workers import Workers
 from seqvis.vision.feature_table import FeatureTable
 from tests.support.devise import labelled, settings_of
 from tests.support.pictures import (
@@ -55,6 +58,23 @@ def test_without_two_splits_a_share_is_held_out(
     assert not set(loaded.train.rows) & set(loaded.valid.rows)
     used = [loaded.train.table.paths[row] for row in (*loaded.train.rows, *loaded.valid.rows)]
     assert all(path.startswith(names[0]) for path in used)
+
+
+def test_only_bfloat16_that_is_asked_for_rounds_a_head(data: Path, tmp_path: Path) -> None:
+    points = {}
+    for precision in ("auto", "float32", "bfloat16"):
+        places = {"features": str(data / "features"), "fit": {"precision": precision}}
+        settings = settings_of(data, tmp_path, **places)
+        loaded = load_data(settings)
+        task = HeadTask(loaded.train, loaded.valid, loaded.targets, settings)
+        torch.manual_seed(0)
+        batch = next(task.validation(Workers()))
+        with torch.autocast("cpu", torch.bfloat16):  # as the training loop where there is bfloat16
+            points[precision] = task.project(task.build_model().eval(), batch.features)
+    assert torch.equal(points["auto"], points["float32"])
+    assert points["bfloat16"].dtype == torch.float32
+    off = (points["bfloat16"] - points["float32"]).abs().max() / points["float32"].abs().max()
+    assert 0 < off < 0.03
 
 
 def test_checking_the_data_before_training_reads_no_features(data: Path, tmp_path: Path) -> None:
