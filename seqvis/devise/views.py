@@ -172,13 +172,15 @@ class ViewReader:
         size = self.make.image_size
         rows, pictures = [step.rows[:0]], [np.empty((0, size, size, 3), np.uint8)]
         failures: dict[str, str] = {}
-        for _ in range(0, len(step.rows), PART):
+        for begin in range(0, len(step.rows), PART):
             part = next(self._made)
             came = {*zip(part["epoch"].to_pylist(), part["step"].to_pylist(), strict=True)}
-            if came != {(step.epoch, step.number)}:
+            made = part["row"].to_numpy()
+            whole = np.array_equal(made, step.rows[begin : begin + PART])
+            if came != {(step.epoch, step.number)} or not whole:
                 raise RuntimeError(f"views of {came} came for {(step.epoch, step.number)}")
             read = part["failure"].is_null().to_numpy()
-            rows.append(part["row"].to_numpy()[read])
+            rows.append(made[read])
             pictures.append(_pixels(part["view"], size)[read])
             wrong = part.filter(pa.array(~read))
             failures |= zip(wrong["path"].to_pylist(), wrong["failure"].to_pylist(), strict=True)

@@ -125,6 +125,7 @@ def _dataset(parts: list[pa.Table], make: Make) -> "ray.data.Dataset":
     dataset = ray.data.from_arrow(parts).map_batches(
         make_part, batch_size=None, batch_format="pyarrow"
     )
+    dataset.context.target_max_block_size = None  # a larger result would be cut in two
     dataset.context.enable_progress_bars = False
     dataset.context.print_on_execution_start = False
     dataset.context.execution_options.preserve_order = True

@@ -71,6 +71,16 @@ def test_views_from_the_cluster_are_those_of_threads(
     assert count == 3 * (3 + 2) - 1
 
 
+def test_a_large_part_comes_whole() -> None:
+    def fill(part: pa.Table) -> pa.Table:
+        pixels = pa.repeat(pa.scalar(bytes(60 << 20), pa.large_binary()), len(part))
+        return part.append_column("view", pixels)
+
+    part = pa.table({"number": list(range(4))})
+    (made,) = Stream(2, lambda event: None)([part], fill)
+    assert made["number"].to_pylist() == [0, 1, 2, 3]
+
+
 def test_a_task_whose_process_dies_is_repeated(tmp_path: Path) -> None:
     mark = tmp_path / "died"
 
