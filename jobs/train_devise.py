@@ -20,9 +20,9 @@ class TrainDevise(RayJobSettings, DeviseSettings):  # type: ignore[misc]
     """
 
     num_workers: int | None = Field(None, ge=0)
-    """Ray Train workers; 0 trains in this process, without Ray. Default: 0 for a head alone, which
-    takes seconds; for fine-tuning one for each GPU with --use-gpu, else for each processor, up to
-    four."""
+    """Ray Train workers; 0 trains in this process, without Ray. Default: one
+    for each GPU with --use-gpu; else 0 for a head alone, which takes seconds, and for fine-tuning
+    one for each processor, up to four."""
     min_workers: int = Field(0, ge=0)
     """Fewest workers to go on with when nodes are lost; 0: wait for room for all."""
     use_gpu: bool = False
@@ -43,7 +43,7 @@ def run(settings: TrainDevise) -> dict[str, Any]:
     choices = settings.part(DeviseSettings)
     with training_console() as report:
         workers = settings.num_workers
-        if workers is None and not choices.finetune.epochs:
+        if workers is None and not choices.finetune.epochs and not settings.use_gpu:
             workers = 0
         resources = Resources(
             workers, settings.min_workers, settings.use_gpu, settings.cpus_per_worker

@@ -23,6 +23,7 @@ from torch import Tensor, distributed, nn
 from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
+from seqvis.errors import ConfigError
 from seqvis.training.ahead import Ahead, in_threads
 
 MOST_TOUCHED = 0.9  # share of a table's rows from which packing them saves too little
@@ -184,9 +185,14 @@ def _on_one_node(count: int) -> bool:
 
 
 def this_worker(use_gpu: bool) -> Workers:
-    """Return the place of this process, from the process group if there is one."""
+    """Return the place of this process, from the process group if there is one.
+
+    Raises ConfigError if there is no GPU to use.
+    """
     device = torch.device("cpu")
     if use_gpu:
+        if not torch.cuda.is_available():
+            raise ConfigError("--use-gpu: this machine has no GPU that PyTorch can use")
         device = torch.device("cuda", torch.cuda.current_device())
     if distributed.is_available() and distributed.is_initialized():
         return Workers(distributed.get_rank(), distributed.get_world_size(), device)

@@ -13,6 +13,7 @@ from jobs import evaluate_devise, train_devise
 from seqvis.devise.model import DeviseModel
 from seqvis.devise.train import train
 from seqvis.errors import ArtifactError, ConfigError, SeqvisError
+from seqvis.training.workers import Resources
 from seqvis.vision.feature_table import FeatureTable
 from tests.support.devise import EACH, NOUNS, UNSEEN, settings_of, train_flags
 from tests.support.pictures import write_features
@@ -175,6 +176,34 @@ def test_the_finder_suggests_a_rate_for_the_head_and_draws_it(
     code, _, error = job(train_devise.main, *flags, "--finder.lowest", 2)
     assert code == 2
     assert "lowest must be below highest" in error
+
+
+def test_a_head_alone_needs_no_ray_but_a_gpu_is_asked_of_the_cluster(
+    data: Path, tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Resources] = []
+
+    def note(settings: Any, report: Any, resources: Resources, *_: Any, **__: Any) -> Any:
+        asked.append(resources)
+        return {}
+
+    monkeypatch.setattr(train_devise, "train", note)
+    flags = train_flags(data, tmp_path / "model")
+    for more in ([], ["--use-gpu"], ["--finetune.epochs", 1]):
+        code, _, error = job(train_devise.main, *flags, *more)
+        assert code == 0, error
+    assert [(resources.workers, resources.gpu) for resources in asked] == [
+        (0, False), (None, True), (None, False)
+    ]  # fmt: skip
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_one_line(data: Path, tmp_path: Path, job: Job) -> None:
+    flags = train_flags(data, tmp_path / "model", "--use-gpu", "--num-workers", 0)
+    code, _, error = job(train_devise.main, *flags)
+    assert code == 2
+    assert "--use-gpu: this machine has no GPU that PyTorch can use" in error
+    assert "Traceback" not in error
 
 
 def test_calibration_never_sees_an_unseen_picture(data: Path, tmp_path: Path, job: Job) -> None:
