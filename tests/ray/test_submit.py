@@ -11,6 +11,7 @@ import requests
 
 from seqvis.artifacts import MANIFEST, load
 from seqvis.samples.questions import generate_pairs
+from serve.environment import ENVIRONMENT
 from tests.support.objectstore import make_bucket
 from tests.support.processes import children_named
 from tests.support.rayhead import BIN, Head, ray_head
@@ -34,7 +35,8 @@ def bucket(s3_endpoint: str) -> Any:
 
 @pytest.fixture(scope="module")
 def head(bucket: Any) -> Iterator[Head]:
-    with ray_head(bucket.environment) as running:
+    """It has the image's environment."""
+    with ray_head({**ENVIRONMENT, **bucket.environment}) as running:
         yield running
 
 
