@@ -2,7 +2,8 @@
 
 Settings are the lesson's (`jobs/presets/lesson11-*.yaml`); docs/lesson.md goes through the lesson
 cell by cell. Everything is made in one folder, and what stands there already is used again, so the
-same command goes on where it was interrupted.
+same command goes on where it was interrupted. What was made of other data or with other settings,
+such as --epochs, is made again.
 """
 
 import csv
@@ -23,13 +24,22 @@ from seqvis.config import Settings, merge, read_yaml
 from seqvis.corpus.pairs import load_pairs
 from seqvis.corpus.prepare import prepare
 from seqvis.corpus.settings import PrepareSettings
+from seqvis.devise.data import load_data
 from seqvis.devise.settings import DeviseSettings
+from seqvis.devise.task import HeadTask
 from seqvis.devise.train import train as train_devise
-from seqvis.errors import ArtifactError
+from seqvis.errors import ArtifactError, ConfigError
 from seqvis.samples.drawings import TABLE, write_drawings
 from seqvis.samples.questions import write_sample
-from seqvis.storage import local_path, locate
+from seqvis.storage import Location, local_path, locate
 from seqvis.text.languages import load_language
+from seqvis.training.checkpoints import (
+    CheckpointStore,
+    Identity,
+    check_fingerprint,
+    check_identity,
+)
+from seqvis.training.launch import run_directory
 from seqvis.training.workers import Resources
 from seqvis.translation.batches import plan_validation
 from seqvis.translation.task import VALIDATION_BATCH, TrainSettings
@@ -78,7 +88,8 @@ class Lesson(RayJobSettings):
     vectors are trained on all of the text; pictures/, labelled by their folders. Without it:
     generated questions, drawings, and GloVe's vectors for these."""
     out: str = "runs/lesson"
-    """Local directory for everything that is made; what is there is used again."""
+    """Local directory for everything that is made. What is there is used again, but for what other
+    data or settings made."""
     pairs: int = Field(30_000, ge=100)
     """Question pairs to generate, without --data."""
     epochs: int | None = Field(None, ge=1)
@@ -155,8 +166,10 @@ def _train_translator(
     given = {"variant": variant, "epochs": epochs, **places}
     given["optimizer"] = {"learning_rate": fit.learning_rate}
     chosen = _preset(TrainSettings, "translator", given)
+    run, made = run_directory(locate(out)), artifacts.load(str(corpus), "corpus").fingerprint()
+    anew = _differs(run / "checkpoints", chosen.identity(), made)
     with training_console() as show:
-        train_translator(chosen, show, _resources(settings), session=settings.ray_session)
+        train_translator(chosen, show, _resources(settings), anew, session=settings.ray_session)
 
 
 def _train_heads(settings: Lesson, data: Path | None, english: Path, folder: Path) -> None:
@@ -186,8 +199,11 @@ def _train_heads(settings: Lesson, data: Path | None, english: Path, folder: Pat
     for out, changes in ((first, {}), (second, again)):
         _say(f"the head: {out}")
         chosen = _preset(DeviseSettings, "devise", {**given, **changes, "out": out})
+        loaded, run = load_data(chosen), run_directory(locate(out))
+        task = HeadTask(loaded.train, loaded.valid, loaded.targets, chosen)
+        anew = _differs(run / "checkpoints" / "head", chosen.identity(), task.fingerprint())
         with training_console() as show:
-            train_devise(chosen, show, _resources(settings), session=settings.ray_session)
+            train_devise(chosen, show, _resources(settings), anew, session=settings.ray_session)
 
 
 def _report(folder: Path, corpus: Path) -> dict[str, Any]:
@@ -202,15 +218,17 @@ def _report(folder: Path, corpus: Path) -> dict[str, Any]:
         }
         for variant, epochs in translators.items()
     }
-    heads = {name: [row["loss"] for row in _epochs(folder / name, "devise")] for name in HEADS}
+    heads = {name: _epochs(folder / name, "devise") for name in HEADS}
     lines = [*_tables(figures, heads), *_samples(folder, corpus)]
     page = folder / "lesson.md"
     locate(page).write_bytes("\n".join(lines).encode())
-    return {"translators": figures, "heads": heads, "out": str(page)}
+    losses = {name: [row["loss"] for row in epochs] for name, epochs in heads.items()}
+    return {"translators": figures, "heads": losses, "out": str(page)}
 
 
 def _tables(
-    translators: Mapping[str, Mapping[str, float]], heads: Mapping[str, list[float]]
+    translators: Mapping[str, Mapping[str, float]],
+    heads: Mapping[str, list[dict[str, float]]],
 ) -> Iterator[str]:
     yield "# Lesson 11, run here\n"
     yield "Validation losses that count padding, of greedy decoding; those of other data differ.\n"
@@ -224,11 +242,14 @@ def _tables(
     for variant, row in translators.items():
         cells = (format(row[name], form) for name, form in forms.items())
         yield f"| {variant} | {' | '.join(cells)} |"
-    yield "\n| head, cosine loss | lesson: first epoch | last | first epoch | last | best |"
-    yield "| --- | --- | --- | --- | --- | --- |"
-    for name, losses in heads.items():
-        shown = [*HEADS[name], losses[0], losses[-1], min(losses)]
-        yield f"| {name} | {' | '.join(f'{loss:.3f}' for loss in shown)} |"
+    titles = "lesson: first epoch | last | first epoch | last | best | hit@1 | seconds"
+    yield f"\n| head, cosine loss | {titles} |"
+    yield "| --- " * 8 + "|"
+    for name, epochs in heads.items():
+        losses, last = [row["loss"] for row in epochs], epochs[-1]
+        shown = [*HEADS[name], losses[0], losses[-1], min(losses), last["hit@1"]]
+        joined = " | ".join(f"{figure:.3f}" for figure in shown)
+        yield f"| {name} | {joined} | {last['seconds']:,.0f} |"
 
 
 def _samples(folder: Path, corpus: Path) -> Iterator[str]:
@@ -270,6 +291,21 @@ def _stands(place: Path, kind: str, config: Mapping[str, Any]) -> bool:
     except ArtifactError:
         return False
     return all(made.get(name) == value for name, value in config.items())
+
+
+def _differs(checkpoints: Location, identity: Identity, fingerprint: str) -> bool:
+    """Tell whether a run was begun with other settings, such as epochs, or with other data."""
+    store = CheckpointStore(checkpoints)
+    if (newest := store.latest()) is None:
+        return False
+    begun = store.read(newest)
+    try:
+        check_identity(begun, identity, may_grow="", asked=False, where=newest.uri)
+        check_fingerprint(begun, fingerprint, "other data", newest.uri)
+    except ConfigError:
+        _say("with other settings or data than before, so it begins again")
+        return True
+    return False
 
 
 def _epochs(model: Path, kind: str) -> list[dict[str, float]]:

@@ -60,7 +60,7 @@ class FitSettings(Settings):
     """Type of the matrix products; auto: bfloat16 where the hardware has it."""
     monitor: str = "bleu"
     """Validation metric that picks the best epoch; names with loss: lower is better. Of equal ones
-    the epoch with the lower loss is taken, then the later one."""
+    the epoch with the lower loss is taken, then the later one. epoch: the last one is kept."""
     patience: Annotated[int, MayChange.FREELY] = Field(0, ge=0)
     """Stop after this many epochs without a better one; 0: never."""
     checkpoint_minutes: Annotated[float, MayChange.FREELY] = Field(5.0, gt=0)

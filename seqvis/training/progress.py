@@ -81,11 +81,13 @@ class Progress:
 
 
 def check_monitor(monitor: str, known: set[str]) -> None:
-    """Raise ConfigError if the monitor is none of the metrics that are known of an epoch."""
-    if monitor not in known:
+    """Raise ConfigError if the monitor is none of the metrics that are known of an epoch, nor its
+    number."""
+    if monitor not in known | {"epoch"}:
         names = ", ".join(sorted(known))
         raise ConfigError(
-            f"--fit.monitor: {monitor} is not a validation metric; choose from {names}"
+            f"--fit.monitor: {monitor} is not a validation metric; choose from {names}, or epoch, "
+            f"which keeps the last"
         )
 
 

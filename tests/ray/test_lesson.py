@@ -91,7 +91,11 @@ def test_the_lesson_goes_on_where_it_was_interrupted_and_writes_its_table(
         if pictured:
             picture = (out / f"attention-{variant}.png").read_bytes()
             assert picture.startswith(b"\x89PNG")
-    assert [len(losses) for losses in result["heads"].values()] == [1, 1]
+    assert "| first epoch | last | best | hit@1 | seconds |" in page
+    for name, losses in result["heads"].items():
+        assert len(losses) == 1
+        row = next(line for line in page.splitlines() if line.startswith(f"| {name} |"))
+        assert row.split(" | ")[3:6] == [f"{losses[0]:.3f}"] * 3
     first, second = (load_file(out / name / "model.safetensors") for name in result["heads"])
     changed = {name for name, weight in first.items() if not torch.equal(weight, second[name])}
     norms = {name.rpartition(".")[0] for name in first if name.endswith("running_mean")}

@@ -161,6 +161,11 @@ def test_of_equal_scores_the_lower_loss_is_kept_and_then_the_later_epoch(
         assert run(parts, validation, monitor=monitor).best["epoch"] == kept
 
 
+def test_the_last_epoch_is_kept_where_the_epoch_is_the_monitor(tmp_path: Path) -> None:
+    validation = rows("bleu", [3, 9, 1], [2, 1, NAN])
+    assert run(tmp_path, validation, monitor="epoch", patience=1).best["epoch"] == 3
+
+
 def test_the_best_epoch_is_told_to_whoever_draws_the_curves(tmp_path: Path) -> None:
     events: list[dict[str, Any]] = []
     run(tmp_path, rows("chrf", [9, 9, 1], [2, 1, 3]), monitor="chrf", events=events)
@@ -188,7 +193,7 @@ def test_a_monitor_that_never_moved_is_reported(tmp_path: Path) -> None:
         assert (text in notes(events)) is reported
 
 
-@pytest.mark.parametrize("monitor", ["blue", "learning_rate", "seconds", "samples", "epoch"])
+@pytest.mark.parametrize("monitor", ["blue", "learning_rate", "seconds", "samples", "epochs"])
 def test_only_a_validation_metric_can_be_the_monitor(tmp_path: Path, monitor: str) -> None:
     validation = [{"bleu": 1.0, "loss": 1.0, "samples": ["x"]}]
     with pytest.raises(

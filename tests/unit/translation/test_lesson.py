@@ -1,15 +1,22 @@
-"""The presets of lesson 11 against the lesson's own formulas."""
+"""The presets of lesson 11 against the lesson's own formulas, and what its job trains again."""
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from seqvis.config import read_yaml
+from jobs import lesson
+from seqvis.config import Settings, merge, read_yaml
 from seqvis.corpus.settings import PrepareSettings
 from seqvis.devise.settings import DeviseSettings
+from seqvis.samples.questions import generate_pairs
 from seqvis.seq2seq.settings import forcing_probability
 from seqvis.training.schedules import OptimizerSettings, learning_rate
 from seqvis.translation.task import TrainSettings
+from tests.support.corpora import write_corpus
+from tests.support.devise import make_data
+from tests.unit.conftest import SMALL
 
 PRESETS = Path(__file__).parents[3] / "jobs" / "presets"
 
@@ -51,6 +58,10 @@ def test_forcing_falls_by_a_tenth_an_epoch_where_the_variant_forces() -> None:
         assert probabilities == pytest.approx(lessons if forces else [0.0] * 12)
 
 
+def test_the_last_epoch_is_kept() -> None:
+    assert translator("all").fit.monitor == head().fit.monitor == "epoch"
+
+
 def test_pairs_are_chosen_as_the_lesson_chooses_them() -> None:
     given = read_yaml(str(PRESETS / "lesson11-corpus.yaml"))
     settings = PrepareSettings(**given, source="x", target="x", out="y")
@@ -60,3 +71,62 @@ def test_pairs_are_chosen_as_the_lesson_chooses_them() -> None:
     assert not settings.drop_duplicates
     assert not settings.max_length_ratio
     assert not settings.unknown_share
+
+
+def rates(folder: Path, *models: str) -> list[list[float]]:
+    """The learning rate after each epoch of these models."""
+    kinds = {"plain": "translator", "devise": "devise", "devise-2": "devise"}
+    return [
+        [row["learning_rate"] for row in lesson._epochs(folder / name, kinds[name])]
+        for name in models
+    ]
+
+
+def test_a_translator_is_trained_again_for_other_epochs_or_questions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preset = lesson._preset
+
+    def small(kind: type[Settings], name: str, changes: dict[str, Any]) -> Settings:
+        return preset(kind, name, merge(SMALL, changes))
+
+    monkeypatch.setattr(lesson, "_preset", small)
+    pairs = generate_pairs(120, seed=3)
+    corpus = write_corpus(tmp_path / "corpus", pairs[20:], pairs[:20])
+    for epochs in (1, 2):  # of which the second were trained at the last rate of a cycle of one
+        lesson._train_translator(lesson.Lesson(epochs=epochs), "plain", corpus, {})
+    once = OptimizerSettings(learning_rate=3e-3)
+    assert rates(tmp_path, "plain") == [
+        pytest.approx([learning_rate(once, share) for share in (0.5, 1.0)])
+    ]
+    weights = tmp_path / "plain" / "model.safetensors"
+    before = weights.read_bytes()
+    train = partial(lesson._train_translator, lesson.Lesson(epochs=2), "plain", corpus, {})
+    train()  # the same again changes nothing
+    assert weights.read_bytes() == before
+    write_corpus(corpus, pairs[:100], pairs[100:])
+    train()
+    assert weights.read_bytes() != before
+
+
+def test_the_heads_are_trained_again_for_other_epochs_or_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_data(tmp_path, each=8)
+    (tmp_path / "pictures").mkdir()
+    monkeypatch.setattr(lesson, "embed_images", lambda *_: None)  # the features are there
+    heads = list(lesson.HEADS)
+
+    def train(epochs: int) -> list[bytes]:
+        settings = lesson.Lesson(epochs=epochs)
+        lesson._train_heads(settings, tmp_path, tmp_path / "vectors", tmp_path)
+        return [(tmp_path / name / "model.safetensors").read_bytes() for name in heads]
+
+    train(1)
+    before = train(2)
+    once = OptimizerSettings(learning_rate=1e-2)
+    expected = pytest.approx([learning_rate(once, share) for share in (0.5, 1.0)])
+    assert rates(tmp_path, *heads) == [expected, expected]
+    assert train(2) == before
+    make_data(tmp_path, each=9)
+    assert all(ours != theirs for ours, theirs in zip(train(2), before, strict=True))
