@@ -32,6 +32,7 @@ class MayChange(Enum):
     """
 
     FREELY = "freely"  # nothing that was learnt depends on it
+    ELSEWHERE = "elsewhere"  # what a run begins from may have moved, but was there or was not
     IF_ASKED = "if asked"  # the weights allow it, but more often it is a mistake
     NEVER = "never"  # shapes, and what results are measured by
 
@@ -56,6 +57,8 @@ def lasting(
         mark, value = _mark(type(settings).model_fields[name], group), getattr(settings, name)
         if isinstance(value, Settings):
             values[name] = lasting(value, group=mark)
+        elif mark is MayChange.ELSEWHERE:
+            values[name] = "given" if value else "not given"
         elif mark is not MayChange.FREELY:
             values[name] = value
     return values

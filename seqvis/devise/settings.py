@@ -1,8 +1,8 @@
 """Settings of `train_devise`."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from seqvis.config import MayChange, Settings
 from seqvis.devise.head import HeadSettings, LossName, LossSettings
@@ -56,7 +56,7 @@ class DeviseSettings(Settings):
     """Word vectors that build_vectors wrote."""
     out: Annotated[str, MayChange.FREELY]
     """Directory or URI of the model; OUT.run beside it holds checkpoints and curves."""
-    init: Annotated[str | None, MayChange.FREELY] = None
+    init: Annotated[str | None, MayChange.ELSEWHERE] = None
     """Model whose head to start from, trained with the same backbone and word vectors."""
     method: Literal["auto", "devise", "conse", "blend"] = "auto"
     """devise: a trained head; conse: no training, the mean of the likeliest classes' vectors;
@@ -89,6 +89,15 @@ class DeviseSettings(Settings):
     )
     fit: FitSettings = FitSettings(monitor="loss")
     finetune: FinetuneSettings = FinetuneSettings()
+
+    @model_validator(mode="after")
+    def _frozen_norm_is_learnt(self) -> Self:
+        if self.head.freeze_norm and not self.init:
+            raise ValueError(
+                "--head.freeze-norm: leaves the batch norm of another head as it is; give that one "
+                "by --init, or leave this out"
+            )
+        return self
 
     def identity(self, stage: Literal["calibration", "finetune"] | None = None) -> Identity:
         """Return what a stage's run is known by when it goes on; None: the head's."""

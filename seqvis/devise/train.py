@@ -78,7 +78,8 @@ def train(
         )
     if settings.finetune.epochs and resources.gpu and not resources.cpus_per_worker:
         resources = replace(resources, cpus_per_worker=1)  # the other processors read pictures
-    _head_task(settings, data).build_model()  # raises what is wrong with --init
+    if restart or _checkpoints(settings, "head").latest() is None:
+        _head_task(settings, data).build_model()  # raises what is wrong with --init
     settings = _with_absolute_paths(settings)
     files = find_pictures(settings, data) if settings.finetune.epochs else None
     del data  # the workers read it themselves
@@ -111,13 +112,14 @@ def _find_rate(
     plot_rate_search(task, settings.optimizer, settings.fit, finder, workers, run, report)
 
 
-def _head_task(settings: DeviseSettings, data: TrainingData) -> HeadTask:
+def _head_task(settings: DeviseSettings, data: TrainingData, resumed: bool = False) -> HeadTask:
     """Return the training of the head on all seen labels.
 
-    Raises ConfigError if --init has no head, or one for other word vectors.
+    `resumed`: a checkpoint brings its weights, so --init is not read again. Raises ConfigError if
+    --init has no head, or one for other word vectors.
     """
     initial = None
-    if settings.init:
+    if settings.init and not resumed:
         artifact = artifacts.load(settings.init, KIND)
         stored = load_tensors(artifact.file(WEIGHTS).read_bytes())
         initial = {
@@ -176,7 +178,8 @@ def train_worker(
     if files:
         check_earlier(settings)
     calibration = training.calibrate()
-    task = _head_task(settings, data)
+    resumed = _checkpoints(settings, "head").latest() is not None
+    task = _head_task(settings, data, resumed)
     result = training.fit(task, "head", settings.identity(), _of_stage("head", report))
     head, backbone = result.tensors, None
     if files:
@@ -213,8 +216,7 @@ class _Training:
 
     def fit(self, task: HeadTask, stage: str, identity: Identity, report: Report) -> FitResult:
         settings = self.settings
-        folder = run_directory(locate(settings.out)) / "checkpoints" / stage
-        checkpoints, epochs = CheckpointStore(folder), settings.epochs
+        checkpoints, epochs = _checkpoints(settings, stage), settings.epochs
         return fit(
             task, epochs, settings.fit, settings.optimizer, checkpoints, self.workers, report,
             identity,
@@ -321,6 +323,10 @@ class _Training:
 
     def _note(self, text: str) -> None:
         self.report({"event": "note", "text": text})
+
+
+def _checkpoints(settings: DeviseSettings, stage: str) -> CheckpointStore:
+    return CheckpointStore(run_directory(locate(settings.out)) / "checkpoints" / stage)
 
 
 def _with_absolute_paths(settings: DeviseSettings) -> DeviseSettings:

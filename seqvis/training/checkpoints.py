@@ -19,7 +19,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from seqvis import artifacts
-from seqvis.artifacts import MANIFEST
+from seqvis.artifacts import MANIFEST, Artifact
 from seqvis.config import MayChange, Settings, lasting, may_change
 from seqvis.errors import ArtifactError, ConfigError
 from seqvis.process import release_freed_memory
@@ -84,15 +84,23 @@ class CheckpointStore:
 
     def read(self, location: Location) -> Snapshot:
         """Read a checkpoint. Raises ArtifactError if it is incomplete or altered."""
+        artifact = self._open(location)
+        tensors = load_tensors(artifact.file("tensors.safetensors").read_bytes())
+        return Snapshot(tensors, _state(artifact))
+
+    def newest_state(self) -> Mapping[str, Any] | None:
+        """Read the newest checkpoint but for its tensors; None if there is none."""
+        location = self.latest()
+        return _state(self._open(location)) if location else None
+
+    def _open(self, location: Location) -> Artifact:
         try:
-            artifact = artifacts.load(location, "checkpoint")
+            return artifacts.load(location, "checkpoint")
         except ArtifactError as error:
             raise ArtifactError(
                 f"{error}\n{location.uri}: delete this checkpoint to go on from an earlier one, "
                 f"or give --restart to begin again"
             ) from error
-        tensors = load_tensors(artifact.file("tensors.safetensors").read_bytes())
-        return Snapshot(tensors, json.loads(artifact.file("state.json").read_bytes()))
 
     def adopt(self, donor: "CheckpointStore", identity: Identity) -> None:
         """Begin this run where `donor` stands, under another identity: with other settings.
@@ -126,6 +134,11 @@ class CheckpointStore:
         for old in self._begun():
             if old < step and old not in kept:
                 self.at(old).delete()
+
+
+def _state(artifact: Artifact) -> Mapping[str, Any]:
+    state: Mapping[str, Any] = json.loads(artifact.file("state.json").read_bytes())
+    return state
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -205,10 +218,11 @@ def check_identity(
         if stored.get(key, value) != value and not (key == may_grow and value > stored[key])
     }
     shown = "; ".join(differing.values())
-    never = [key for key in differing if may_change(identity.settings, key) is MayChange.NEVER]
-    if not differing or (asked and not never):
+    marks = {may_change(identity.settings, key) for key in differing}
+    may_differ = marks <= {MayChange.IF_ASKED}
+    if not differing or (asked and may_differ):
         return shown
-    remedy = _REMEDY if never else f"--fit.allow-changes to go on with these, {_REMEDY}"
+    remedy = _REMEDY if not may_differ else f"--fit.allow-changes to go on with these, {_REMEDY}"
     raise ConfigError(f"{where}: was started with other settings ({shown}); give {remedy}")
 
 

@@ -5,7 +5,7 @@ know are copied, other words begin at random. So a corpus may have other words t
 Parts that only one of both has are left as they are; shapes must agree.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,6 +22,7 @@ from seqvis.seq2seq.settings import ModelSettings
 from seqvis.text.languages import Languages, load_languages
 from seqvis.text.vocabulary import Vocabulary
 from seqvis.training.step import ParameterGroup
+from seqvis.translation.direction import Direction
 from seqvis.vectors.store import WordVectors, embedding_matrix, is_marker, words_without_vector
 
 LANGUAGE_MODEL = "language model"
@@ -121,8 +122,10 @@ class Donor:
                 else:
                     own[name].copy_(self.weights[name])
 
-    def describe(self, settings: ModelSettings, languages: Languages) -> Iterator[str]:
-        """Say what begins at random nevertheless. Raises ConfigError if a shape differs."""
+    def describe(
+        self, settings: ModelSettings, languages: Languages, direction: Direction
+    ) -> Iterator[str]:
+        """Say what has to be learnt nevertheless. Raises ConfigError if a shape differs."""
         sizes = len(languages.source_vocabulary), len(languages.target_vocabulary)
         with torch.device("meta"):
             own = dict(Seq2Seq(settings, *sizes).named_parameters())
@@ -135,6 +138,12 @@ class Donor:
                     f"{self.flag}: does not know {new:,} of {len(vocabulary):,} {side} words, "
                     f"which begin at random"
                 )
+        theirs = self._artifact.config.get("direction", "left-to-right")
+        if theirs != direction and any(name.startswith("decoder.") for name in shared):
+            yield (
+                f"{self.flag}: its decoder writes {theirs}, this model's {direction}, so it has to "
+                f"learn the order anew; --init-encoder takes the encoder alone"
+            )
         missing = [name for name in own if name.startswith(self.part) and name not in shared]
         if missing:
             yield (
@@ -169,13 +178,12 @@ class Donor:
 
 
 def groups_by_depth(
-    model: nn.Module, donors: Sequence[Donor], settings: ThawSettings
+    model: nn.Module, donated: Collection[str], settings: ThawSettings
 ) -> list[ParameterGroup]:
-    """Return the model's weights by their depth below those that no donor has."""
+    """Return the model's weights by their depth below those that are not donated."""
     groups: dict[int, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        known = any(name in donor.weights for donor in donors)
-        depth = _depth(name, model) if known else 0
+        depth = _depth(name, model) if name in donated else 0
         groups.setdefault(depth, []).append(parameter)
     return [
         ParameterGroup(parameters, settings.rate_factor**depth, depth * settings.epochs)

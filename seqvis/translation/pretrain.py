@@ -9,16 +9,16 @@ import hashlib
 import math
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 from safetensors.torch import save as save_tensors
 from torch import nn
 
@@ -46,6 +46,7 @@ from seqvis.training.schedules import OptimizerSettings
 from seqvis.training.step import ParameterGroup, StepLoss
 from seqvis.training.workers import IN_THIS_PROCESS, Resources, Workers
 from seqvis.translation.batches import Batch, BatchSettings, EpochPlans, make_batch, plan_validation
+from seqvis.translation.direction import Direction, as_written
 from seqvis.translation.initial_weights import LANGUAGE_MODEL
 
 if TYPE_CHECKING:
@@ -70,12 +71,23 @@ class PretrainSettings(Settings):
     """Words after which a sentence of the file is cut."""
     variant: Variant = "all"
     """Of the translator that is to start from it."""
+    direction: Direction = "left-to-right"
+    """Of that translator, for --side target: the order in which words are predicted."""
     epochs: int = Field(5, ge=1)
     """Passes over the text. A run that is given more goes on at the last rate of its cycle."""
     model: ModelSettings = ModelSettings()
     batches: BatchSettings = BatchSettings()
     optimizer: Annotated[OptimizerSettings, MayChange.IF_ASKED] = OptimizerSettings()
     fit: FitSettings = FitSettings(monitor="loss")
+
+    @model_validator(mode="after")
+    def _only_decoders_have_a_direction(self) -> Self:
+        if self.side == "source" and self.direction != "left-to-right":
+            raise ValueError(
+                "--direction: is of the target's words; an encoder reads alike for both, so leave "
+                "it out with --side source"
+            )
+        return self
 
     def resolved(self) -> "PretrainSettings":
         """Return the settings with what the variant says filled in."""
@@ -171,7 +183,8 @@ class LanguageTask:
 
     def batches(self, epoch: int, first: int, workers: Workers) -> Iterator[Batch]:
         for rows in self._plans.of(epoch)[first:]:
-            yield make_batch(self.train, rows, workers.rank, workers.count).to(workers.device)
+            batch = make_batch(self.train, rows, workers.rank, workers.count)
+            yield self._as_written(batch).to(workers.device)
 
     @cached_property
     def _plans(self) -> EpochPlans:
@@ -191,7 +204,7 @@ class LanguageTask:
         sums = np.zeros(2)
         plan = plan_validation(self.valid, VALIDATION_BATCH)
         for rows in plan[workers.rank :: workers.count]:
-            batch = make_batch(self.valid, rows).to(workers.device)
+            batch = self._as_written(make_batch(self.valid, rows)).to(workers.device)
             _, plain, words = model(batch.source)
             sums += float(plain), words
         loss, words = np.sum(workers.gather(sums), axis=0)
@@ -204,6 +217,10 @@ class LanguageTask:
     def flops(self, model: nn.Module, batch: Batch) -> float:
         weights = sum(tensor.numel() for tensor in self.parameter_groups(model)[0].parameters)
         return 6.0 * weights * (batch.own_words or batch.target_words)
+
+    def _as_written(self, batch: Batch) -> Batch:
+        ids = as_written(batch.source.ids, self.settings.direction)
+        return replace(batch, source=replace(batch.source, ids=ids))
 
     def _one_side(self, table: PairTable) -> PairTable:
         side = table.source if self.settings.side == "source" else table.target

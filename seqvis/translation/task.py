@@ -1,14 +1,14 @@
 """What the training loop needs to train a translator: settings, model, loss and validation."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from seqvis import artifacts
@@ -54,6 +54,7 @@ PLACES = (
     "corpus", "out", "vectors_source", "vectors_target", "init", "init_encoder", "init_decoder",
 )  # fmt: skip
 """The settings that are directories or URIs."""
+DONATED = "donated"  # in a checkpoint's identity: the weights that other models gave
 RECORDED_LENGTHS = 8  # what lengths are multiples of where steps are recorded: few shapes
 
 
@@ -88,13 +89,13 @@ class TrainSettings(Settings):
     """Word vectors of the source language, from build_vectors, to start from."""
     vectors_target: Annotated[str | None, MayChange.FREELY] = None
     """Word vectors of the target language, from build_vectors, to start from."""
-    init: Annotated[str | None, MayChange.FREELY] = None
+    init: Annotated[str | None, MayChange.ELSEWHERE] = None
     """Translator to start from, of the same sizes; words that it does not know start at random."""
-    init_encoder: Annotated[str | None, MayChange.FREELY] = None
+    init_encoder: Annotated[str | None, MayChange.ELSEWHERE] = None
     """Translator whose encoder to start from, or what pretrain wrote."""
-    init_decoder: Annotated[str | None, MayChange.FREELY] = None
+    init_decoder: Annotated[str | None, MayChange.ELSEWHERE] = None
     """Translator whose decoder to start from, or what pretrain wrote."""
-    thaw: Annotated[ThawSettings, MayChange.FREELY] = ThawSettings()
+    thaw: Annotated[ThawSettings, MayChange.IF_ASKED] = ThawSettings()
     scoring: Scoring = "text"
     """How validation BLEU is computed: text (sacreBLEU, without case) or moses (tokenised and
     lowercased, as published for Multi30k)."""
@@ -106,6 +107,16 @@ class TrainSettings(Settings):
     loss: Annotated[LossSettings, MayChange.IF_ASKED] = LossSettings()
     optimizer: Annotated[OptimizerSettings, MayChange.IF_ASKED] = OptimizerSettings()
     fit: FitSettings = FitSettings()
+
+    @model_validator(mode="after")
+    def _thaws_what_is_given(self) -> Self:
+        given = self.init or self.init_encoder or self.init_decoder
+        if self.thaw != ThawSettings() and not given:
+            raise ValueError(
+                "--thaw.*: is for the weights of another model; give that one by --init, "
+                "--init-encoder or --init-decoder, or leave this out"
+            )
+        return self
 
     def resolved(self) -> "TrainSettings":
         """Return the settings with what the variant says filled in."""
@@ -124,6 +135,9 @@ class TranslationTask:
     unit: ClassVar[str] = "tokens"
 
     settings: TrainSettings  # resolved
+    resumed: Collection[str] | None = field(default=None, kw_only=True)
+    """Names of the weights that a run was begun with from other models, if a checkpoint that says
+    so brings all weights: then neither these models nor word vectors are read again."""
 
     @cached_property
     def corpus(self) -> Artifact:
@@ -158,10 +172,23 @@ class TranslationTask:
     def _donors(self) -> list[Donor]:
         return donors(self.settings.init, self.settings.init_encoder, self.settings.init_decoder)
 
+    @cached_property
+    def _donated(self) -> list[str]:
+        if self.resumed is not None:
+            return sorted(self.resumed)
+        return sorted({name for donor in self._donors for name in donor.weights})
+
+    def identity(self) -> Identity:
+        """Return what the run is known by when it goes on, with what it was begun from."""
+        identity = self.settings.identity()
+        return replace(identity, values={**identity.values, DONATED: self._donated})
+
     def build_model(self) -> nn.Module:
         settings, languages = self.settings.model, self.languages
         sizes = len(languages.source_vocabulary), len(languages.target_vocabulary)
         model = Seq2Seq(settings, *sizes)
+        if self.resumed is not None:
+            return model
         for side in self._side_vectors:
             side.fill(model, self.settings.fit.seed)
         with torch.no_grad():
@@ -172,18 +199,21 @@ class TranslationTask:
         return model
 
     def begins_at_random(self) -> list[str]:
-        """Describe what word vectors and other translators leave out, a line for each.
+        """Describe what word vectors and other translators leave out, a line for each; nothing of
+        a run that goes on.
 
         Raises DataError if word vectors lack all words of a side, ConfigError if a translator's
         shapes differ.
         """
+        if self.resumed is not None:
+            return []
         lines = [line for side in self._side_vectors for line in side.missing()]
         for donor in self._donors:
-            lines += donor.describe(self.settings.model, self.languages)
+            lines += donor.describe(self.settings.model, self.languages, self.settings.direction)
         return lines
 
     def parameter_groups(self, model: nn.Module) -> list[ParameterGroup]:
-        return groups_by_depth(model, self._donors, self.settings.thaw)
+        return groups_by_depth(model, self._donated, self.settings.thaw)
 
     def fingerprint(self) -> str:
         return self.corpus.fingerprint()

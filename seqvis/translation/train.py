@@ -25,7 +25,7 @@ from seqvis.training.lr_finder import FinderSettings, find_in_worker, plot_rate_
 from seqvis.training.step import TrainingStep
 from seqvis.training.workers import IN_THIS_PROCESS, Resources, Workers
 from seqvis.translation.evaluate import write_trained_pairs
-from seqvis.translation.task import PLACES, TrainSettings, TranslationTask
+from seqvis.translation.task import DONATED, PLACES, TrainSettings, TranslationTask
 from seqvis.vectors.store import KIND as VECTORS
 
 if TYPE_CHECKING:
@@ -50,8 +50,10 @@ def train(
     out = locate(settings.out)
     artifacts.check_destination(out, "translator")
     resolved = _with_absolute_paths(settings.resolved())
-    corpus = check_inputs(settings)  # before any process is started
-    for text in TranslationTask(resolved).begins_at_random():
+    # What is wrong with the data is said before any process is started.
+    corpus = artifacts.load(settings.corpus, "corpus")
+    resumed = None if restart else _resumed(_checkpoints(out))
+    for text in TranslationTask(resolved, resumed=resumed).begins_at_random():
         report({"event": "note", "text": text})
     trial = None
     if corpus.metrics.get("train_pairs", 0) * settings.epochs >= WORTH_A_TRIAL:
@@ -74,7 +76,8 @@ def try_training(settings: TrainSettings, workers: Workers) -> Iterator[int]:
     Yields the target words of each batch.
     """
     keep_few_kernels()
-    task, optimizer, fitted = TranslationTask(settings), settings.optimizer, settings.fit
+    task = TranslationTask(settings, resumed=())  # so it reads no other model
+    optimizer, fitted = settings.optimizer, settings.fit
     training = TrainingStep(task, optimizer, fitted.precision, fitted.seed, workers)
     middle = settings.epochs // 2  # by then the decoder may have to feed on its own words
     while True:
@@ -108,16 +111,17 @@ def train_worker(settings: TrainSettings, workers: Workers, report: Report) -> N
     """Train as one of the workers; the first one writes the translator."""
     keep_few_kernels()
     out = locate(settings.out)
-    task = TranslationTask(settings)
+    checkpoints = _checkpoints(out)
+    task = TranslationTask(settings, resumed=_resumed(checkpoints))
     result = fit(
         task,
         settings.epochs,
         settings.fit,
         settings.optimizer,
-        CheckpointStore(run_directory(out) / "checkpoints"),
+        checkpoints,
         workers,
         report,
-        settings.identity(),
+        task.identity(),
     )
     if workers.is_first:
         metrics = {key: value for key, value in result.best.items() if key != "step"}
@@ -125,6 +129,17 @@ def train_worker(settings: TrainSettings, workers: Workers, report: Report) -> N
         metrics["parameters"] = sum(tensor.numel() for tensor in result.tensors.values())
         _save(out, settings, task, result, metrics)
         report({"event": "done", "metrics": metrics})
+
+
+def _checkpoints(out: Location) -> CheckpointStore:
+    return CheckpointStore(run_directory(out) / "checkpoints")
+
+
+def _resumed(checkpoints: CheckpointStore) -> list[str] | None:
+    """Return which weights other models gave to the run that goes on; None if none does, or its
+    checkpoint does not say: one of an earlier version, or of another trial of a search."""
+    state = checkpoints.newest_state()
+    return state["identity"].get(DONATED) if state else None
 
 
 def _save(

@@ -1,11 +1,15 @@
 """A head that begins with another one's weights, with frozen batch norm as in lesson 11."""
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 from safetensors.torch import load_file
 
 from jobs import train_devise
+from seqvis.devise.task import HeadTask
 from seqvis.vectors.build import build_store
 from seqvis.vectors.sources import open_source
 from tests.support.devise import NOUNS, train_flags
@@ -40,6 +44,46 @@ def test_a_second_fit_leaves_batch_norm_as_it_was(data: Path, tmp_path: Path, jo
     }
     _, again, _ = job(train_devise.main, *train_flags(data, first, *QUICK))
     assert result["loss"] < again["loss"]
+
+
+def test_a_second_fit_that_was_cut_off_goes_on_without_the_first(
+    data: Path, tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = tmp_path / "first"
+    assert job(train_devise.main, *train_flags(data, first, *QUICK))[0] == 0
+    quick = [*QUICK, "--fit.checkpoint-minutes", 1e-9]
+    more = [*quick, "--init", first, "--head.freeze-norm"]
+    assert job(train_devise.main, *train_flags(data, tmp_path / "whole", *more))[0] == 0
+    original, asked = HeadTask.loss, 0
+
+    def loss(self: HeadTask, *arguments: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        if asked == 5:
+            raise KeyboardInterrupt
+        return original(self, *arguments)
+
+    parts = tmp_path / "parts"
+    with monkeypatch.context() as patch:
+        patch.setattr(HeadTask, "loss", loss)
+        assert job(train_devise.main, *train_flags(data, parts, *more))[0] == 130
+    shutil.rmtree(first)
+    code, _, error = job(train_devise.main, *train_flags(data, parts, *quick))
+    assert (code, "init was 'given', is 'not given'); give --restart" in error) == (2, True), error
+    code, _, error = job(train_devise.main, *train_flags(data, parts, *more))
+    assert (code, "going on from" in error) == (0, True), error
+    weights = [(out / "model.safetensors").read_bytes() for out in (tmp_path / "whole", parts)]
+    assert weights[0] == weights[1]
+    code, _, error = job(train_devise.main, *train_flags(data, parts, *more, "--restart"))
+    assert (code, "first: no such devise" in error) == (1, True), error
+
+
+def test_norm_that_no_other_head_has_learnt_cannot_be_frozen(
+    data: Path, tmp_path: Path, job: Job
+) -> None:
+    flags = train_flags(data, tmp_path / "out", *QUICK, "--head.freeze-norm")
+    code, _, error = job(train_devise.main, *flags)
+    assert (code, "--head.freeze-norm: leaves the batch norm of another" in error) == (2, True)
 
 
 def test_a_head_that_does_not_fit_is_refused_before_anything_is_trained(

@@ -1,5 +1,7 @@
 """A translator that begins with all of another one's weights, or with a part of them."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +11,16 @@ import torch
 from seqvis.errors import ArtifactError, ConfigError
 from seqvis.samples.questions import generate_pairs
 from seqvis.seq2seq.model import Seq2Seq
+from seqvis.storage import locate
 from seqvis.text.languages import Languages
+from seqvis.training.checkpoints import CheckpointStore
 from seqvis.translation.task import TrainSettings, TranslationTask
 from seqvis.translation.train import train
 from seqvis.translation.translator import Translator
 from tests.support.corpora import write_corpus
 from tests.unit.conftest import SMALL
 
+WHOLE_PARTS = ("whole", "parts")
 WORDS = ("encoder.embedding.weight", "decoder.embedding.weight", "decoder.projection.bias")
 
 
@@ -102,6 +107,23 @@ def test_a_part_that_the_other_lacks_begins_at_random(folder: Path) -> None:
     assert notes == []
 
 
+def test_a_decoder_of_the_other_direction_is_mentioned(folder: Path) -> None:
+    uri = str(folder / "donor")
+    for name, mentioned in (("init", True), ("init_decoder", True), ("init_encoder", False)):
+        _, notes = begun(folder, direction="right-to-left", **{name: uri})
+        flag = "--" + name.replace("_", "-")
+        assert (
+            any(note.startswith(f"{flag}: its decoder writes left-to-right") for note in notes)
+            is mentioned
+        )
+
+
+def test_thawing_without_another_model_is_refused(folder: Path) -> None:
+    for thaw in ({"epochs": 1.0}, {"rate_factor": 0.5}):
+        with pytest.raises(ValueError, match=r"--thaw\.\*: .* give that one by --init, --init-enc"):
+            settings(folder, "corpus", thaw=thaw)
+
+
 @pytest.mark.parametrize("name", ["init", "init_encoder", "init_decoder"])
 def test_other_sizes_are_refused_before_anything_is_trained(folder: Path, name: str) -> None:
     flag = "--" + name.replace("_", "-")
@@ -125,6 +147,69 @@ def test_a_training_goes_on_from_there_and_resumes_without_beginning_again(folde
     again = warm.model_copy(update={"epochs": 2})
     train(again, lambda event: notes.append(event.get("text", "")))
     assert any("going on from" in note for note in notes)
+
+
+def test_a_run_that_goes_on_needs_its_donor_no_more(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    donor = shutil.copytree(folder / "donor", tmp_path / "donor")
+    thaw = {"rate_factor": 0.38, "epochs": 0.7}
+    fit = SMALL["fit"] | {"checkpoint_minutes": 1e-9}
+
+    def chosen(out: str, **changes: Any) -> TrainSettings:
+        given = {"init": str(donor), "thaw": thaw, "epochs": 2, "fit": fit}
+        return settings(folder, "corpus", out=str(tmp_path / out), **given | changes)
+
+    train(chosen("whole"), lambda event: None)
+    original, asked = TranslationTask.loss, 0
+
+    def loss(self: TranslationTask, *arguments: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        if asked == 3:  # while the lower layers are frozen
+            raise KeyboardInterrupt
+        return original(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TranslationTask, "loss", loss)
+        with pytest.raises(KeyboardInterrupt):
+            train(chosen("parts"), lambda event: None)
+    shutil.rmtree(donor)
+    for changes, message in (
+        ({"init": None, "thaw": {}}, r"init was 'given', is 'not given'; thaw.epochs was 0.7"),
+        ({"thaw": {}}, r"thaw.epochs was 0.7, is 0.0; .*give --fit.allow-changes"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            train(chosen("parts", **changes), lambda event: None)
+    train(chosen("parts"), lambda event: None)
+    whole, parts = ((tmp_path / name / "model.safetensors").read_bytes() for name in WHOLE_PARTS)
+    assert whole == parts
+    with pytest.raises(ArtifactError, match="donor"):
+        train(chosen("parts"), lambda event: None, restart=True)
+
+
+def test_a_checkpoint_that_does_not_name_what_was_donated_asks_the_donor(
+    folder: Path, tmp_path: Path
+) -> None:
+    """As those of earlier versions."""
+    chosen = settings(
+        folder, "corpus", out=str(tmp_path / "out"), init=str(folder / "donor"), epochs=1
+    )
+    train(chosen, lambda event: None)
+    store = CheckpointStore(locate(tmp_path / "out.run" / "checkpoints"))
+    newest = store.latest()
+    assert newest is not None
+    snapshot = store.read(newest)
+    state = json.loads(json.dumps(snapshot.state))
+    assert state["identity"].pop("donated")
+    assert state["identity"].pop("init") == "given"
+    store.save(type(snapshot)(snapshot.tensors, state), state["progress"]["step"], set())
+    store.wait()
+    train(chosen.model_copy(update={"epochs": 2}), lambda event: None)
+    again = store.latest()
+    assert again is not None
+    names = dict(Translator.load(str(folder / "donor")).model.named_parameters())
+    assert store.read(again).state["identity"]["donated"] == sorted(names)
 
 
 def test_lower_layers_of_the_donor_thaw_later_and_move_less(folder: Path) -> None:

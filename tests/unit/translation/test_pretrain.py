@@ -10,6 +10,8 @@ from safetensors.torch import load_file
 
 from jobs import pretrain as job_of
 from seqvis.samples.questions import generate_pairs
+from seqvis.text.vocabulary import EOS
+from seqvis.training.workers import Workers
 from seqvis.translation import pretrain
 from seqvis.translation.batches import make_batch
 from seqvis.translation.pretrain import LanguageTask, PretrainSettings
@@ -88,6 +90,34 @@ def test_a_run_that_was_cut_off_ends_with_the_weights_of_one_that_was_not(
     text.write_text("\n".join(lines[:200]))
     code, _, error = job(job_of.main, *flags(corpus, tmp_path / "parts", side, *more))
     assert (code, "is a checkpoint of another" in error) == (2, True)
+
+
+def test_a_decoder_that_writes_from_right_to_left_learns_so(
+    corpus: Path, tmp_path: Path, job: Job
+) -> None:
+    out, backwards = tmp_path / "model", ("--direction", "right-to-left")
+    code, _, error = job(job_of.main, *flags(corpus, out, "target", *backwards, "--epochs", 1))
+    assert code == 0, error
+    given = {"corpus": str(corpus), "out": "x", "side": "target"}
+    plain, reversed_ = (
+        next(LanguageTask(PretrainSettings.model_validate(given | more).resolved()).batches(
+            0, 0, Workers()
+        )).source.ids.tolist()
+        for more in ({}, {"direction": "right-to-left"})
+    )  # fmt: skip
+    for ours, theirs in zip(reversed_, plain, strict=True):
+        end = ours.index(EOS)
+        assert ours == [*theirs[:end][::-1], *theirs[end:]]
+    for direction in ("left-to-right", "right-to-left"):
+        settings = TrainSettings(
+            corpus=str(corpus), out="x", init_decoder=str(out), **SMALL, direction=direction
+        )
+        notes = TranslationTask(settings.resolved()).begins_at_random()
+        assert any("has to learn the order anew" in note for note in notes) is (
+            direction == "left-to-right"
+        )
+    code, _, error = job(job_of.main, *flags(corpus, out, "source", *backwards))
+    assert (code, "--direction: is of the target's words" in error) == (2, True)
 
 
 def task(corpus: Path, text: Path, side: str, **options: Any) -> LanguageTask:
