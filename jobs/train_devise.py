@@ -20,9 +20,9 @@ class TrainDevise(RayJobSettings, DeviseSettings):  # type: ignore[misc]
     """
 
     num_workers: int | None = Field(None, ge=0)
-    """Ray Train workers; 0 trains in this process, without Ray. Default: one
-    for each GPU with --use-gpu; else 0 for a head alone, which takes seconds, and for fine-tuning
-    one for each processor, up to four."""
+    """Ray Train workers; 0 trains in this process, without Ray. Default: one for each GPU with
+    --use-gpu; else 0 for a head alone, which takes seconds, and for fine-tuning one for each
+    processor, up to four."""
     min_workers: int = Field(0, ge=0)
     """Fewest workers to go on with when nodes are lost; 0: wait for room for all."""
     use_gpu: bool = False
@@ -33,8 +33,8 @@ class TrainDevise(RayJobSettings, DeviseSettings):  # type: ignore[misc]
     restart: bool = False
     """Begin anew, deleting the checkpoints in OUT.run."""
     find_lr: bool = False
-    """Only look for a learning rate of the head, on one worker: a short run, its plot and a
-    suggestion."""
+    """Only look for a learning rate of the head, on one worker (with --num-workers 0 in this
+    process): a short run, its plot and a suggestion."""
     finder: FinderSettings = FinderSettings()
 
 
@@ -43,7 +43,8 @@ def run(settings: TrainDevise) -> dict[str, Any]:
     choices = settings.part(DeviseSettings)
     with training_console() as report:
         workers = settings.num_workers
-        if workers is None and not choices.finetune.epochs and not settings.use_gpu:
+        takes_long = choices.finetune.epochs or settings.use_gpu or settings.find_lr
+        if workers is None and not takes_long:
             workers = 0
         resources = Resources(
             workers, settings.min_workers, settings.use_gpu, settings.cpus_per_worker

@@ -1,14 +1,16 @@
-"""Training a head on three Ray workers."""
+"""Training a head on three Ray workers, and looking for its learning rate on one."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from jobs import train_devise
 from seqvis.devise.train import train
 from seqvis.ray_internals import jemalloc
 from seqvis.training.workers import Resources
-from tests.support.devise import make_data, settings_of
+from tests.support.devise import make_data, settings_of, train_flags
 from tests.support.processes import children_named
 from tests.support.waiting import checkpoints, wait_until
 
@@ -53,3 +55,17 @@ def test_a_worker_that_is_killed_in_mid_epoch_changes_nothing(
     for ours, theirs in zip(histories["three"], histories["one"], strict=True):
         for key in ("step", "train_loss", "loss", "hit@5"):
             assert ours[key] == pytest.approx(theirs[key], rel=1e-5), key
+
+
+def test_a_rate_is_looked_for_on_a_worker(
+    tmp_path: Path,
+    ray_cluster: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("seqvis.devise.train.plot_rate_search", None)  # in this process alone
+    flags = train_flags(make_data(tmp_path), tmp_path / "out", "--find-lr", "--finder.highest", 2)
+    assert train_devise.main([str(flag) for flag in flags]) == 0, capsys.readouterr().err
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert 1e-5 < result["learning_rate"] < 2
+    assert Path(result["plot"]).is_file()

@@ -161,7 +161,7 @@ def test_the_finder_suggests_a_rate_for_the_head_and_draws_it(
     data: Path, tmp_path: Path, job: Job
 ) -> None:
     out = tmp_path / "model"
-    flags = train_flags(data, out, "--find-lr", "--finder.highest", 2)
+    flags = train_flags(data, out, "--find-lr", "--finder.highest", 2, "--num-workers", 0)
     code, result, error = job(train_devise.main, *flags)
     assert code == 0, error
     assert 1e-4 < result["learning_rate"] < 1
