@@ -12,6 +12,9 @@ from seqvis.training.fit import FitSettings
 from seqvis.training.schedules import OptimizerSettings
 from seqvis.vision.augment import AugmentSettings
 
+PLACES = ("features", "vectors", "out", "init", "unseen", "validation_features")
+"""The settings that are directories, files or URIs, beside finetune.images."""
+
 
 class CalibrationSettings(Settings):
     """How the bonus of unseen labels is found, on seen classes alone."""

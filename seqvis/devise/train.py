@@ -27,7 +27,7 @@ from seqvis.devise.finetune import PictureFiles, check_earlier, find_pictures, f
 from seqvis.devise.head import Head, class_points, conse_points
 from seqvis.devise.labels import WordNet
 from seqvis.devise.model import BACKBONE, WEIGHTS, write_model
-from seqvis.devise.settings import DeviseSettings
+from seqvis.devise.settings import PLACES, DeviseSettings
 from seqvis.devise.space import KIND, unit
 from seqvis.devise.task import HeadTask, Pictures
 from seqvis.errors import ConfigError
@@ -331,9 +331,8 @@ def _checkpoints(settings: DeviseSettings, stage: str) -> CheckpointStore:
 
 def _with_absolute_paths(settings: DeviseSettings) -> DeviseSettings:
     """Return the settings with absolute paths: Ray Train's workers run in other directories."""
-    names = ("features", "vectors", "out", "init", "unseen", "validation_features")
     given: dict[str, Any] = {
-        name: absolute(uri) for name in names if (uri := getattr(settings, name)) is not None
+        name: absolute(uri) for name in PLACES if (uri := getattr(settings, name)) is not None
     }
     if settings.finetune.images is not None:
         given["finetune"] = settings.finetune.model_copy(

@@ -19,6 +19,8 @@ from seqvis.training.workers import Resources
 from seqvis.translation.task import TrainSettings
 from seqvis.translation.train import train
 from tests.support.corpora import write_corpus
+from tests.support.devise import backbone_without_dropout, make_drawings, tuning_flags
+from tune.devise import main as tune_devise
 from tune.study.settings import TRANSLATOR, StudySettings
 from tune.study.space import load_space
 from tune.study.study import Study
@@ -130,15 +132,49 @@ def test_a_search_that_is_killed_loses_no_trial_and_runs_none_twice(
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_trial_trains_on_a_ray_train_worker(
-    corpus: Path, space: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_trial_trains_on_a_ray_train_worker_from_another_model(
+    corpus: Path,
+    space: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    donor = {"corpus": str(corpus), "out": str(tmp_path / "donor"), "epochs": 1, "samples": 0}
+    sizes = {"model": {"embedding_size": 32, "hidden_size": 24}}
+    train(TrainSettings.model_validate(donor | sizes), lambda event: None)
+    monkeypatch.chdir(tmp_path)  # the trial runs in another directory
     arguments = flags(corpus, space, tmp_path / "out", "--trials", "1", "--epochs", "1")
-    assert tune_translator([*arguments, "--num-workers", "1", "--cpus-per-worker", "1"]) == 0
+    more = ["--init", "donor", "--num-workers", "1", "--cpus-per-worker", "1"]
+    assert tune_translator([*arguments, *more]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (result["trials"], result["finished"], result["failed"]) == (1, 1, 0)
     trained = artifacts.load(str(tmp_path / "out" / "best"), "translator")
     assert trained.metrics["forced_loss"] == pytest.approx(result["best_metric"])
+    assert trained.config["init"] == str(tmp_path / "donor")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_fine_tuning_is_searched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = make_drawings(tmp_path, backbone_without_dropout(tmp_path))
+    space = tmp_path / "space.yaml"
+    space.write_text(
+        "finetune.learning_rate: {log_uniform: [1e-4, 1e-2]}\nfit.precision: float32\nepochs: 1\n"
+    )
+    more = ["--finetune.epochs", 1, "--space", space, "--trials", 2, "--num-workers", 0]
+    out = tmp_path / "out"
+    arguments = [str(flag) for flag in tuning_flags(data, out, *more)]
+    assert tune_devise(arguments) == 0, capsys.readouterr().err
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (result["trials"], result["failed"]) == (2, 0)
+    trials = records(out)
+    rates = {trial["config"]["finetune.learning_rate"] for trial in trials.values()}
+    assert len(rates) == 2
+    assert [[row["epoch"] for row in trial["results"]] for trial in trials.values()] == [[1], [1]]
+    best = artifacts.load(str(out / "best"), "devise")
+    assert best.config["finetune"]["learning_rate"] in rates
+    assert "backbone.safetensors" in best.files
+    assert best.metrics["loss"] == pytest.approx(result["best_metric"])
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -8,11 +8,13 @@ from pydantic import Field
 
 from seqvis.config import MayChange, Settings, may_change
 from seqvis.devise import train as devise
+from seqvis.devise.settings import PLACES as DEVISE_PLACES
 from seqvis.devise.settings import DeviseSettings
 from seqvis.storage import Location
 from seqvis.training.checkpoints import CheckpointStore
 from seqvis.training.launch import run_directory
 from seqvis.translation import train as translation
+from seqvis.translation.task import PLACES as TRANSLATOR_PLACES
 from seqvis.translation.task import TrainSettings
 
 
@@ -102,13 +104,13 @@ TRANSLATOR = TunableModel(
     artifact="translator",
     settings=TrainSettings,
     train=translation.train,
-    paths=frozenset({"corpus", "vectors_source", "vectors_target"}),
+    paths=frozenset(TRANSLATOR_PLACES) - {"out"},
 )
 DEVISE = TunableModel(
     artifact="devise",
     settings=DeviseSettings,
     train=devise.train,
-    paths=frozenset({"features", "vectors", "unseen", "validation_features"}),
+    paths=frozenset(DEVISE_PLACES) - {"out"},
     stage="head",
 )
 FINETUNED = replace(DEVISE, stage="finetune", epochs="finetune.epochs")

@@ -38,6 +38,7 @@ def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
         "model.hidden_size: {int: [8, wide]}": "the ends of a range are numbers (given: 'wide')",
         "epochs: 0": "should be greater than or equal to 1 (given: 0)",
         "corpus: elsewhere": "cannot be searched; give it as a flag",
+        "init_encoder: {choice: [one, other]}": "cannot be searched; give it as a flag",
     }
     with pytest.raises(ConfigError) as caught:
         read("\n".join(wrong), tmp_path)
