@@ -31,6 +31,11 @@ def head() -> DeviseSettings:
     return DeviseSettings(**given, features="x", vectors="x", out="y")
 
 
+def corpus() -> PrepareSettings:
+    given = read_yaml(str(PRESETS / "lesson11-corpus.yaml"))
+    return PrepareSettings(**given, source="x", target="x", out="y")
+
+
 def use_clr(highest: float, step: int, steps: int, div: float = 20, pct: float = 10) -> float:
     """fastai 0.7's CircularLR with use_clr=(20, 10)."""
     cut = steps // pct
@@ -58,13 +63,53 @@ def test_forcing_falls_by_a_tenth_an_epoch_where_the_variant_forces() -> None:
         assert probabilities == pytest.approx(lessons if forces else [0.0] * 12)
 
 
+# What the presets leave to the variant, to the sizes that they name, or to who runs them.
+OPEN = {
+    "translator": {
+        "corpus", "out", "variant", "forcing.schedule", "model.attention", "model.bidirectional",
+        "model.attention_size", "model.decoder_layers", "model.decoder_size", "scoring",
+        "vectors_source", "vectors_target", "init", "init_encoder", "init_decoder",
+        "thaw.rate_factor", "thaw.epochs",
+    },
+    "devise": {
+        "features", "vectors", "out", "init", "head.freeze_norm", "unseen", "calibration.at",
+        "validation_features", "validation_share", "losses.margin", "losses.scale",
+    },
+    "corpus": {
+        "source", "target", "out", "pairs", "columns", "split", "valid_source", "valid_target",
+        "valid_pairs", "valid_split", "allow_unequal", "max_bad_share", "max_line_bytes", "seed",
+        "lines_per_block", "sentencepiece_size", "sentencepiece_joint", "sentencepiece_sample",
+    },
+}  # fmt: skip
+OF_ALL = {
+    "optimizer.epsilon", "optimizer.final_divisor", "optimizer.momentum_low",
+    "fit.seed", "fit.checkpoint_minutes", "fit.allow_changes",
+}  # fmt: skip
+
+
+def names(values: dict[str, Any], prefix: str = "") -> set[str]:
+    found: set[str] = set()
+    for name, value in values.items():
+        path = f"{prefix}{name}"
+        found |= names(value, f"{path}.") if isinstance(value, dict) else {path}
+    return found
+
+
+@pytest.mark.parametrize("name", OPEN)
+def test_no_default_decides_what_the_lesson_fixes(name: str) -> None:
+    settings = {"translator": translator("plain"), "devise": head(), "corpus": corpus()}
+    given = read_yaml(str(PRESETS / f"lesson11-{name}.yaml"))
+    unnamed = names(settings[name].model_dump()) - names(given)
+    unnamed = {path for path in unnamed if not path.startswith("finetune.")}  # of no epochs
+    assert unnamed - OF_ALL == OPEN[name]
+
+
 def test_the_last_epoch_is_kept() -> None:
     assert translator("all").fit.monitor == head().fit.monitor == "epoch"
 
 
 def test_pairs_are_chosen_as_the_lesson_chooses_them() -> None:
-    given = read_yaml(str(PRESETS / "lesson11-corpus.yaml"))
-    settings = PrepareSettings(**given, source="x", target="x", out="y")
+    settings = corpus()
     assert settings.filter == "questions"
     assert settings.max_target_length == len(["token"] * 29) + 1  # fewer than 30, and `_eos_`
     assert settings.source_percentile == settings.target_percentile == 99
@@ -92,19 +137,19 @@ def test_a_translator_is_trained_again_for_other_epochs_or_questions(
 
     monkeypatch.setattr(lesson, "_preset", small)
     pairs = generate_pairs(120, seed=3)
-    corpus = write_corpus(tmp_path / "corpus", pairs[20:], pairs[:20])
+    questions = write_corpus(tmp_path / "corpus", pairs[20:], pairs[:20])
     for epochs in (1, 2):  # of which the second were trained at the last rate of a cycle of one
-        lesson._train_translator(lesson.Lesson(epochs=epochs), "plain", corpus, {})
+        lesson._train_translator(lesson.Lesson(epochs=epochs), "plain", questions, {})
     once = OptimizerSettings(learning_rate=3e-3)
     assert rates(tmp_path, "plain") == [
         pytest.approx([learning_rate(once, share) for share in (0.5, 1.0)])
     ]
     weights = tmp_path / "plain" / "model.safetensors"
     before = weights.read_bytes()
-    train = partial(lesson._train_translator, lesson.Lesson(epochs=2), "plain", corpus, {})
+    train = partial(lesson._train_translator, lesson.Lesson(epochs=2), "plain", questions, {})
     train()  # the same again changes nothing
     assert weights.read_bytes() == before
-    write_corpus(corpus, pairs[:100], pairs[100:])
+    write_corpus(questions, pairs[:100], pairs[100:])
     train()
     assert weights.read_bytes() != before
 
