@@ -1,7 +1,6 @@
 """A translator that begins with all of another one's weights, or with a part of them."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from seqvis.translation.translator import Translator
 from tests.support.corpora import write_corpus
 from tests.unit.conftest import SMALL
 
-WHOLE_PARTS = ("whole", "parts")
 WORDS = ("encoder.embedding.weight", "decoder.embedding.weight", "decoder.projection.bias")
 
 
@@ -147,45 +145,6 @@ def test_a_training_goes_on_from_there_and_resumes_without_beginning_again(folde
     again = warm.model_copy(update={"epochs": 2})
     train(again, lambda event: notes.append(event.get("text", "")))
     assert any("going on from" in note for note in notes)
-
-
-def test_a_run_that_goes_on_needs_its_donor_no_more(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    donor = shutil.copytree(folder / "donor", tmp_path / "donor")
-    thaw = {"rate_factor": 0.38, "epochs": 0.7}
-    fit = SMALL["fit"] | {"checkpoint_minutes": 1e-9}
-
-    def chosen(out: str, **changes: Any) -> TrainSettings:
-        given = {"init": str(donor), "thaw": thaw, "epochs": 2, "fit": fit}
-        return settings(folder, "corpus", out=str(tmp_path / out), **given | changes)
-
-    train(chosen("whole"), lambda event: None)
-    original, asked = TranslationTask.loss, 0
-
-    def loss(self: TranslationTask, *arguments: Any) -> Any:
-        nonlocal asked
-        asked += 1
-        if asked == 3:  # while the lower layers are frozen
-            raise KeyboardInterrupt
-        return original(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TranslationTask, "loss", loss)
-        with pytest.raises(KeyboardInterrupt):
-            train(chosen("parts"), lambda event: None)
-    shutil.rmtree(donor)
-    for changes, message in (
-        ({"init": None, "thaw": {}}, r"init was 'given', is 'not given'; thaw.epochs was 0.7"),
-        ({"thaw": {}}, r"thaw.epochs was 0.7, is 0.0; .*give --fit.allow-changes"),
-    ):
-        with pytest.raises(ConfigError, match=message):
-            train(chosen("parts", **changes), lambda event: None)
-    train(chosen("parts"), lambda event: None)
-    whole, parts = ((tmp_path / name / "model.safetensors").read_bytes() for name in WHOLE_PARTS)
-    assert whole == parts
-    with pytest.raises(ArtifactError, match="donor"):
-        train(chosen("parts"), lambda event: None, restart=True)
 
 
 def test_a_checkpoint_that_does_not_name_what_was_donated_asks_the_donor(
