@@ -25,6 +25,8 @@ _COLUMNS = (
     ("train_loss", "train loss", "{:.3f}"),
     ("loss", "loss", "{:.3f}"),
     ("loss_with_padding", "padded", "{:.3f}"),
+    ("forced_loss", "forced", "{:.3f}"),
+    ("attention_entropy", "entropy", "{:.3f}"),
     ("accuracy", "accuracy", "{:.3f}"),
     ("bleu", "BLEU", "{:.1f}"),
     ("chrf", "chrF", "{:.1f}"),
@@ -94,7 +96,7 @@ class _Display:
     def _epoch(self, event: dict[str, Any]) -> None:
         row = event["history"][-1]
         shown = [(head, form.format(row[key])) for key, head, form in _COLUMNS if key in row]
-        widths = [max(len(head), 8) for head, _ in shown]
+        widths = [max(len(head), 6) for head, _ in shown]
         if not self.headed:
             names = "  ".join(head.rjust(w) for (head, _), w in zip(shown, widths, strict=True))
             self.console.print(f"epoch  {names}", markup=False)

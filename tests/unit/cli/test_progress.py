@@ -1,9 +1,11 @@
-"""What a job prints of its progress where nobody looks on, as in a log."""
+"""What a job prints of its progress where nobody looks on, as in a log, and of its epochs."""
+
+import re
 
 import pytest
 
 from seqvis.cli import console
-from seqvis.cli.console import stage_progress
+from seqvis.cli.console import stage_progress, training_console
 
 
 def test_a_log_has_a_line_for_each_tenth_that_takes_its_time(
@@ -29,3 +31,19 @@ def test_a_log_has_a_line_for_each_tenth_that_takes_its_time(
         "embedding images: 56 of 60",
         "writing features (1,234)",
     ]
+
+
+def test_the_table_of_epochs_has_every_measure_of_a_translator_in_a_hundred_columns(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    losses = ("train_loss", "loss", "loss_with_padding", "forced_loss")
+    row = {name: 12.3456 + number for number, name in enumerate(losses)}
+    row |= {"attention_entropy": 0.7125, "accuracy": 0.654, "bleu": 59.12, "chrf": 71.23}
+    row |= {"epoch": 12, "tokens_per_second": 12345.6, "seconds": 3456.7}
+    with training_console() as show:
+        show({"event": "epoch", "history": [row], "best_epoch": 12})
+    head, values = capsys.readouterr().err.splitlines()
+    names = "epoch|train loss|loss|padded|forced|entropy|accuracy|BLEU|chrF|tokens/s|seconds"
+    assert re.split(" {2,}", head) == names.split("|")
+    assert values.split()[1:6] == ["12.346", "13.346", "14.346", "15.346", "0.713"]
+    assert len(head) == len(values) <= 100
