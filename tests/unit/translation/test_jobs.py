@@ -386,7 +386,7 @@ def test_what_a_run_may_go_on_with_is_said_by_the_settings(tmp_path: Path, job: 
         "--model.embedding-size", 32, "--model.hidden-size", 24, "--fit.precision", "float32",
     ]  # fmt: skip
     assert job(train, *flags, "--epochs", 1)[0] == 0
-    flags += ["--epochs", 2, "--samples", 1, "--thaw.epochs", 1]
+    flags += ["--epochs", 2, "--samples", 1, "--fit.patience", 3]
     other = ["--model.dropout.output", 0.5, "--forcing.end", 0.5, "--optimizer.rise", 0.2]
     code, _, error = job(train, *flags, *other)
     assert code == 2
