@@ -245,7 +245,7 @@ class SequenceLoss:
         if 0 < sampled < len(weight):
             self._words, correction = sample_words(targets, len(weight), sampled)
             weight, bias = weight[self._words], bias[self._words] + correction
-            targets = torch.searchsorted(self._words, targets)
+            targets = torch.searchsorted(self._words, targets.contiguous())
         self._sum = ProjectedCrossEntropy(weight, bias, smoothing)
         self._targets, self._counted, self._mask = targets, counted, mask
         self._pack = not targets.is_cuda if pack is None else pack
