@@ -18,12 +18,13 @@ from seqvis.samples.questions import generate_pairs
 from seqvis.seq2seq.model import Seq2Seq
 from seqvis.seq2seq.settings import ForcingSettings, ModelSettings, resolve_variant
 from seqvis.seq2seq.state import SourceBatch
-from seqvis.text.vocabulary import BOS, EOS, PAD
+from seqvis.text.vocabulary import EOS
 from seqvis.translation.task import TrainSettings
 from seqvis.translation.train import train
 from seqvis.translation.trained import TrainedModel
 from seqvis.translation.translator import Alternative, Translator
 from tests.support.corpora import write_corpus
+from tests.support.models import TIE, is_tie, log_probability
 
 CAPTIONS: dict[str, Any] = {
     "model": {"embedding_size": 64, "hidden_size": 48, "embedding_deviation": 0.1},
@@ -32,7 +33,6 @@ CAPTIONS: dict[str, Any] = {
     "fit": {"precision": "float32"},
     "samples": 0,
 }
-TIE = 1e-4  # nats; float32 rounds sums of some hundred products to about this
 
 
 @pytest.fixture
@@ -44,17 +44,6 @@ def tiny_model(words: int = 7) -> Seq2Seq:
     torch.manual_seed(1)
     sizes = ModelSettings(embedding_size=6, hidden_size=5)
     return Seq2Seq(resolve_variant("all", sizes, ForcingSettings())[0], 9, words).eval()
-
-
-def log_probability(model: Seq2Seq, source: list[int], ids: list[int]) -> float:
-    """Of one target, each word given those before it, by the forced forward pass."""
-    forced = torch.ones(len(ids), dtype=torch.bool)
-    with torch.no_grad():
-        output = model(SourceBatch.of([source]), torch.tensor([ids]), forced)
-        scores = model.decoder.projection(output.features[:, 0])
-        scores[:, [BOS, PAD]] = -torch.inf
-    logs = torch.log_softmax(scores, -1)
-    return float(logs.gather(1, torch.tensor(ids)[:, None]).sum())
 
 
 def test_a_wide_beam_finds_the_best_of_all_translations() -> None:
@@ -124,11 +113,7 @@ def _is_tie(translator: Translator, text: str, first: str, second: str) -> bool:
     languages = translator.languages
     source = list(languages.read(text).ids)
     ids = [languages.target_ids(translation) for translation in (first, second)]
-    parting = next((i for i, (a, b) in enumerate(zip(*ids, strict=False)) if a != b), None)
-    if parting is None:
-        return False
-    scores = [log_probability(translator.model, source, some[: parting + 1]) for some in ids]
-    return abs(scores[0] - scores[1]) < TIE
+    return is_tie(translator.model, source, *ids, TIE)
 
 
 def assert_independent_of_batches(translator: Translator, texts: Sequence[str], beam: int) -> None:
