@@ -27,6 +27,7 @@ def write_corpus(folder: Path, train: Pairs, valid: Pairs) -> Path:
     ]
     config = {"source_lang": "fr", "target_lang": "en"}
     with artifacts.create(str(folder), "corpus", config) as writer:
+        writer.metrics["train_pairs"] = len(train)
         for part, (name, pairs) in enumerate((("train", train), ("valid", valid))):
             columns = {"row": pa.array(range(len(pairs)), pa.int64())}
             for side, column in enumerate(("source", "target")):

@@ -1,6 +1,7 @@
 """The trial that chooses how many workers share the processors of a machine."""
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,17 @@ import pytest
 import ray
 import torch
 
-from seqvis.storage import locate
+from seqvis.artifacts import load
+from seqvis.corpus.pairs import training_pairs
+from seqvis.storage import Location, locate
 from seqvis.training import ray_train, trial
+from seqvis.training.events import Report
+from seqvis.training.launch import launch, run_directory
 from seqvis.training.trial import quickest, share_processors
 from seqvis.training.workers import Resources, Workers
+from seqvis.translation import train
+from seqvis.translation.task import TrainSettings
+from tests.unit.conftest import SMALL
 
 UNASKED = Resources(None)
 
@@ -82,6 +90,41 @@ def test_several_nodes_are_not_tried(
 ) -> None:
     monkeypatch.setattr(ray, "nodes", lambda: [{}, {}])
     assert share_processors(steps, UNASKED, locate(tmp_path), print) == UNASKED
+
+
+def test_the_workers_that_a_trial_chose_train(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no number of workers is asked for."""
+    tried: list[Any] = []
+    trained: list[Resources] = []
+
+    def share(given: Any, resources: Resources, run: Location, report: Report) -> Resources:
+        tried.append((given, resources, run.uri))
+        return Resources(2)
+
+    monkeypatch.setattr(trial, "share_processors", share)
+    monkeypatch.setattr(ray_train, "run_workers", lambda *given: trained.append(given[3]))
+    out = locate(tmp_path / "out")
+    for resources in (UNASKED, Resources(3)):
+        launch(print, None, out, print, resources, trial=steps)
+    assert tried == [(steps, UNASKED, run_directory(out).uri)]
+    assert trained == [Resources(2), Resources(3)]
+
+
+def test_a_training_that_takes_long_is_tried_on_its_own_batches(
+    questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr(train, "launch", lambda *arguments: given.append(arguments[-1]))
+    monkeypatch.setattr(train, "WORTH_A_TRIAL", 3000)  # twice the pairs there are
+    chosen = SMALL | {"corpus": str(questions), "out": str(tmp_path / "out")}
+    for epochs in (1, 2):
+        train.train(TrainSettings(**chosen | {"epochs": epochs, "batches": {"size": 750}}), print)
+    assert given[0] is None
+    words = list(islice(given[1](Workers()), 3))  # an epoch, and again
+    assert words[2] == words[0]
+    assert sum(words[:2]) == training_pairs(load(str(questions), "corpus")).target.lengths.sum()
 
 
 @pytest.mark.ray
