@@ -32,7 +32,7 @@ from seqvis.cluster import ray_session
 from seqvis.corpus.prepare import prepare
 from seqvis.corpus.settings import PrepareSettings
 from seqvis.samples.questions import generate_pairs
-from seqvis.seq2seq.losses import projected_cross_entropy
+from seqvis.seq2seq.losses import SequenceLoss
 from seqvis.seq2seq.model import Seq2Seq
 from seqvis.seq2seq.state import SourceBatch
 from seqvis.training.workers import BUCKET_MB, Reduction, Resources, average
@@ -115,15 +115,12 @@ def forced_loss(model: Seq2Seq, source: Tensor, target: Tensor, smoothing: float
     """Sum a translator's loss with all steps forced, of sentences without padding."""
     batch = SourceBatch(source, torch.full((len(source),), source.shape[1]))
     output = model(batch, target, torch.ones(target.shape[1], dtype=torch.bool))
-    projection = model.decoder.projection
-    loss, _ = projected_cross_entropy(
-        output.features.flatten(0, 1),
-        projection.weight,
-        projection.bias,
-        target.t().flatten(),
-        smoothing,
+    projection, by_step = model.decoder.projection, target.t()
+    everywhere = torch.ones_like(by_step, dtype=torch.bool)
+    losses = SequenceLoss(
+        projection.weight, projection.bias, by_step, everywhere, smoothing=smoothing
     )
-    return loss
+    return losses.of(output.features)[0]
 
 
 class _Loss(nn.Module):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from seqvis.seq2seq.dropout import drop_weight, drop_words, dropout
-from seqvis.seq2seq.losses import projected_cross_entropy
+from seqvis.seq2seq.losses import SequenceLoss
 from seqvis.seq2seq.model import Decoder, Encoder
 from seqvis.seq2seq.recurrent import RecurrentLayer, run_directions
 from seqvis.seq2seq.settings import ModelSettings
@@ -40,25 +40,23 @@ class EncoderLanguageModel(nn.Module):
     def embedding(self) -> nn.Embedding:
         return self.encoder.embedding
 
-    def forward(self, batch: SourceBatch) -> tuple[Tensor, Tensor, int]:
-        """Return the mean of the directions' sums of cross-entropies, with gradients and without
-        (dropout apart, they are the same), and how many words each direction predicts."""
+    def forward(self, batch: SourceBatch) -> tuple[Tensor, Tensor]:
+        """Return the mean of the directions' sums of cross-entropies, with gradients and without.
+
+        Each direction predicts all words of a sentence but the first that it reads.
+        """
         rate, training = self.settings.dropout.output, self.training
         loss = plain = self.bias.new_zeros(())
-        words = 0
         lengths = batch.counted
         for number, layers in enumerate(self._directions()):
             ids = batch.ids if number == 0 else _reversed(batch.ids, lengths)
             states = self._run(ids[:, :-1].t(), layers, number, (lengths - 1).clamp(min=0))
             outputs = dropout(self.readouts[number](states), rate, training)
             right = ids[:, 1:].t()
-            counted = right != PAD
-            table = self.embedding.weight
-            own, own_plain = projected_cross_entropy(
-                outputs[counted], table, self.bias, right[counted]
-            )
-            loss, plain, words = loss + own, plain + own_plain, int(counted.sum())
-        return loss / len(self.readouts), plain / len(self.readouts), words
+            losses = SequenceLoss(self.embedding.weight, self.bias, right, right != PAD)
+            own, own_plain, _ = losses.of(outputs)
+            loss, plain = loss + own, plain + own_plain
+        return loss / len(self.readouts), plain / len(self.readouts)
 
     def _directions(self) -> list[list[RecurrentLayer]]:
         """Return the layers that read forwards, and those that read backwards, if there are any."""
@@ -113,9 +111,8 @@ class DecoderLanguageModel(nn.Module):
     def embedding(self) -> nn.Embedding:
         return self.decoder.embedding
 
-    def forward(self, batch: SourceBatch) -> tuple[Tensor, Tensor, int]:
-        """Return the sum of the words' cross-entropies, with gradients and without, and how many
-        words there are."""
+    def forward(self, batch: SourceBatch) -> tuple[Tensor, Tensor]:
+        """Return the sum of the words' cross-entropies, with gradients and without."""
         decoder, rate = self.decoder, self.settings.dropout.output
         right = batch.ids.t()
         words = torch.cat([torch.full_like(right[:1], BOS), right[:-1]])
@@ -124,12 +121,11 @@ class DecoderLanguageModel(nn.Module):
         shape = len(decoder.layers), right.shape[1], layer.state_size
         state = DecoderState(decoder.projection.bias.new_zeros(shape), None)
         output, _ = decoder.run(words, state, masks)
-        counted = right != PAD
         features = dropout(output.features, rate, self.training, self.settings.dropout.variational)
-        loss, plain = projected_cross_entropy(
-            features[counted], decoder.projection.weight, decoder.projection.bias, right[counted]
-        )
-        return loss, plain, int(counted.sum())
+        projection = decoder.projection
+        losses = SequenceLoss(projection.weight, projection.bias, right, right != PAD)
+        loss, plain, _ = losses.of(features)
+        return loss, plain
 
 
 SOURCE_PARTS = ("attention.", "mix_context.")

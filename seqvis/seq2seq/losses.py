@@ -6,11 +6,10 @@ scored and turned into gradients while they are in the cache. The same scores gi
 a decoder that is fed its own.
 """
 
-import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from seqvis.native import library
@@ -179,16 +178,6 @@ def _only(values: Tensor, counted: Tensor | None) -> Tensor:
     return values if counted is None else values.masked_fill_(~counted, 0.0)
 
 
-def projected_cross_entropy(
-    outputs: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, smoothing: float = 0.0
-) -> tuple[Tensor, Tensor]:
-    """Return the sums of `ProjectedCrossEntropy` over outputs (tokens, size) with targets
-    (tokens,)."""
-    loss = ProjectedCrossEntropy(weight, bias, smoothing)
-    loss.add(outputs.detach(), targets)
-    return loss.of(outputs)
-
-
 def sample_words(targets: Tensor, vocabulary: int, count: int) -> tuple[Tensor, Tensor]:
     """Draw the words that a batch is scored against: those of its targets, and others at random.
 
@@ -198,28 +187,26 @@ def sample_words(targets: Tensor, vocabulary: int, count: int) -> tuple[Tensor, 
 
     Args:
         targets: ids of the right words, of any shape.
-        count: words to draw; if the batch has more, they are all there are.
+        count: words to draw; at least as many as there are targets, so that all have room.
 
     Returns:
         The ids in ascending order, and what is added to their scores, float32.
     """
+    count = min(max(count, targets.numel()), vocabulary)
     present = torch.zeros(vocabulary, dtype=torch.bool, device=targets.device)
-    present[targets.flatten()] = True
-    own = int(present.sum())
-    others = max(0, count - own)
-    order = torch.rand(vocabulary, device=targets.device).masked_fill_(present, 2.0)
-    chosen = present.clone()
-    chosen[order.topk(others, largest=False).indices] = True
-    words = chosen.nonzero().squeeze(1)
-    factor = math.log((vocabulary - own) / others) if others else 0.0
-    return words, (~present[words]).float() * factor
+    present.index_fill_(0, targets.flatten(), True)
+    order = torch.rand(vocabulary, device=targets.device).masked_fill_(present, -1.0)
+    words = order.topk(count, largest=False).indices.sort().values
+    own = present.sum()
+    factor = ((vocabulary - own) / (count - own)).log()  # not a number if there are no others
+    return words, torch.where(present[words], 0.0, factor)
 
 
 class SequenceLoss:
     """The loss of a batch of sentences, step by step where the decoder is fed its own words.
 
     Args:
-        projection: from outputs to the scores of words.
+        weight: (words, size) and bias: (words,) of the projection from outputs to scores of words.
         targets: (steps, batch) ids of the right words.
         counted: (steps, batch) bool: where the loss is taken, in each sentence up to some step.
         mask: dropout of the outputs, (steps or 1, batch, size).
@@ -231,16 +218,15 @@ class SequenceLoss:
 
     def __init__(
         self,
-        projection: nn.Linear,
+        weight: Tensor,
+        bias: Tensor,
         targets: Tensor,
         counted: Tensor,
-        mask: Tensor | None,
-        smoothing: float,
+        mask: Tensor | None = None,
+        smoothing: float = 0.0,
         sampled: int = 0,
         pack: bool | None = None,
     ):
-        weight: Tensor = projection.weight
-        bias: Tensor = projection.bias
         self._words: Tensor | None = None
         if 0 < sampled < len(weight):
             self._words, correction = sample_words(targets, len(weight), sampled)

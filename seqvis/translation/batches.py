@@ -5,6 +5,7 @@ of seed, epoch and number alone, so a cursor of two integers resumes anywhere, a
 batch without talking to each other.
 """
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -18,6 +19,7 @@ from seqvis.config import Settings
 from seqvis.corpus.pairs import PairTable, Side
 from seqvis.seq2seq.state import SourceBatch
 from seqvis.text.vocabulary import PAD
+from seqvis.training.ahead import in_threads
 from seqvis.translation.direction import Direction, as_written
 
 
@@ -132,6 +134,26 @@ def make_batch(
         target = torch.full_like(target, PAD)
     source_batch = SourceBatch(source, torch.from_numpy(source_lengths))
     return Batch(source_batch, target, words, width * len(rows), workers, own_words)
+
+
+def make_batches(
+    plan: Sequence[NDArray[np.int64]],
+    make: Callable[[NDArray[np.int64]], Batch],
+    device: torch.device,
+    ahead: bool | None = None,
+) -> Iterator[Batch]:
+    """Yield the batch that `make` makes of each of a plan's row numbers, on a device.
+
+    `ahead`: make them in threads, in memory from which a GPU copies while the host goes on. By
+    default for a GPU, which would wait for them.
+    """
+    ahead = device.type == "cuda" if ahead is None else ahead
+
+    def made(rows: NDArray[np.int64]) -> Batch:
+        return make(rows).pinned() if ahead else make(rows)
+
+    for batch in in_threads(plan, made) if ahead else map(made, plan):
+        yield batch.to(device)
 
 
 def _cut(

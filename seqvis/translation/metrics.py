@@ -180,11 +180,13 @@ def validation_losses(model: Seq2Seq, batch: Batch) -> LossSums:
     )
 
 
-def _own_steps(model: Seq2Seq, batch: Batch) -> tuple[Tensor, Tensor]:
+def _own_steps(model: Seq2Seq, batch: Batch, whole: bool | None = None) -> tuple[Tensor, Tensor]:
     """Return losses and predicted words (steps, rows) of a decoder that is fed its own words.
 
-    On a CPU they are left out after the step where all are `_pad_`.
+    They are left out after the step where all are `_pad_`, unless the `whole` target is wanted: by
+    default on a GPU, for which the host would wait in each step.
     """
+    whole = batch.target.is_cuda if whole is None else whole
     state = model.encode(batch.source)
     words = torch.full_like(batch.target[:, 0], BOS)
     target = batch.target.t()
@@ -195,7 +197,7 @@ def _own_steps(model: Seq2Seq, batch: Batch) -> tuple[Tensor, Tensor]:
         scores = model.decoder.projection(output.features[0]).float()
         losses[step] = functional.cross_entropy(scores, right, reduction="none")
         words = predicted[step] = argmax_words(scores)
-        if not words.is_cuda and bool((words == PAD).all()):
+        if not whole and bool((words == PAD).all()):
             break
     return losses, predicted
 
@@ -207,7 +209,8 @@ def _forced_sums(model: Seq2Seq, batch: Batch) -> Tensor:
     by_step = batch.target.t()
     real = by_step != PAD
     output = model(batch.source, batch.target, torch.ones(len(by_step), dtype=torch.bool))
-    losses = SequenceLoss(model.decoder.projection, by_step, real, None, 0.0)
+    projection = model.decoder.projection
+    losses = SequenceLoss(projection.weight, projection.bias, by_step, real)
     loss = losses.of(output.features)[1]
     entropy = torch.zeros_like(loss)
     if output.attention is not None:

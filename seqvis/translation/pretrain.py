@@ -45,7 +45,14 @@ from seqvis.training.launch import history_as_csv, launch, run_directory
 from seqvis.training.schedules import OptimizerSettings
 from seqvis.training.step import ParameterGroup, StepLoss
 from seqvis.training.workers import IN_THIS_PROCESS, Resources, Workers
-from seqvis.translation.batches import Batch, BatchSettings, EpochPlans, make_batch, plan_validation
+from seqvis.translation.batches import (
+    Batch,
+    BatchSettings,
+    EpochPlans,
+    make_batch,
+    make_batches,
+    plan_validation,
+)
 from seqvis.translation.direction import Direction, as_written
 from seqvis.translation.initial_weights import LANGUAGE_MODEL
 
@@ -182,19 +189,26 @@ class LanguageTask:
         return len(self._plans.of(epoch))
 
     def batches(self, epoch: int, first: int, workers: Workers) -> Iterator[Batch]:
-        for rows in self._plans.of(epoch)[first:]:
-            batch = make_batch(self.train, rows, workers.rank, workers.count)
-            yield self._as_written(batch).to(workers.device)
+        def make(rows: NDArray[np.int64]) -> Batch:
+            return self._as_written(make_batch(self.train, rows, workers.rank, workers.count))
+
+        return make_batches(self._plans.of(epoch)[first:], make, workers.device)
 
     @cached_property
     def _plans(self) -> EpochPlans:
         return EpochPlans(self.train, self.settings.batches, self.settings.fit.seed)
 
     def loss(self, model: nn.Module, batch: Batch, epoch: float) -> StepLoss:
-        total, plain, words = model(batch.source)
+        total, plain = model(batch.source)
         if not batch.own_words:  # this worker has no row, and only takes part
             return StepLoss(total * 0.0, plain.detach() * 0.0, 0)
-        return StepLoss(total * batch.share(False), plain.detach(), words)
+        return StepLoss(total * batch.share(False), plain.detach(), self._predicted(batch))
+
+    def _predicted(self, batch: Batch) -> int:
+        """Return how many words are predicted of this worker's sentences."""
+        assert batch.own_words is not None
+        unseen = len(batch.target) if self.settings.side == "source" else 0  # what it begins with
+        return batch.own_words - unseen
 
     def recordable(self, batch: Batch, epoch: float) -> None:
         return None
@@ -205,8 +219,8 @@ class LanguageTask:
         plan = plan_validation(self.valid, VALIDATION_BATCH)
         for rows in plan[workers.rank :: workers.count]:
             batch = self._as_written(make_batch(self.valid, rows)).to(workers.device)
-            _, plain, words = model(batch.source)
-            sums += float(plain), words
+            _, plain = model(batch.source)
+            sums += float(plain), self._predicted(batch)
         loss, words = np.sum(workers.gather(sums), axis=0)
         mean = float(loss / max(1, words))
         return {"loss": mean, "perplexity": math.exp(min(mean, 700.0))}

@@ -31,13 +31,19 @@ from seqvis.seq2seq.settings import (
 )
 from seqvis.text.languages import Languages, SourceSentence, load_languages
 from seqvis.text.vocabulary import PAD, UNK
-from seqvis.training.ahead import in_threads
 from seqvis.training.checkpoints import Identity
 from seqvis.training.fit import FitSettings
 from seqvis.training.schedules import OptimizerSettings
 from seqvis.training.step import ParameterGroup, Recordable, StepLoss
 from seqvis.training.workers import Workers
-from seqvis.translation.batches import Batch, BatchSettings, EpochPlans, make_batch, plan_validation
+from seqvis.translation.batches import (
+    Batch,
+    BatchSettings,
+    EpochPlans,
+    make_batch,
+    make_batches,
+    plan_validation,
+)
 from seqvis.translation.direction import Direction, as_read
 from seqvis.translation.initial_weights import (
     Donor,
@@ -222,18 +228,13 @@ class TranslationTask:
         return len(self._plans.of(epoch))
 
     def batches(self, epoch: int, first: int, workers: Workers) -> Iterator[Batch]:
-        on_gpu = workers.device.type == "cuda"
-        padded_alike = Graphs().on and not self.settings.loss.count_padding
-        multiple = RECORDED_LENGTHS if padded_alike else 1
+        few_shapes = Graphs().on and not self.settings.loss.count_padding
+        given = workers.rank, workers.count, RECORDED_LENGTHS if few_shapes else 1
 
         def make(rows: NDArray[np.int64]) -> Batch:
-            share = workers.rank, workers.count
-            batch = make_batch(self.train, rows, *share, multiple, self.settings.direction)
-            return batch.pinned() if on_gpu else batch
+            return make_batch(self.train, rows, *given, self.settings.direction)
 
-        plan = self._plans.of(epoch)[first:]
-        for batch in in_threads(plan, make) if on_gpu else map(make, plan):
-            yield batch.to(workers.device)
+        return make_batches(self._plans.of(epoch)[first:], make, workers.device)
 
     @cached_property
     def _plans(self) -> EpochPlans:
@@ -257,7 +258,8 @@ class TranslationTask:
             like = projection.bias.new_empty(drawn, len(batch.target), projection.in_features)
             mask = mask_like(like, rates.output)
         smoothing, sampled = settings.label_smoothing, settings.sampled_words
-        losses = SequenceLoss(projection, by_step, counted, mask, smoothing, sampled)
+        weight, bias = projection.weight, projection.bias
+        losses = SequenceLoss(weight, bias, by_step, counted, mask, smoothing, sampled)
         output = model(batch.source, batch.target, coins, losses.choose)
         total, plain, dropped = losses.of(output.features)
         scale = batch.share(settings.count_padding) if batch.scale is None else batch.scale

@@ -7,7 +7,6 @@ read with `weights_only`, so that a stranger's file cannot run code.
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, cast, get_args
 
@@ -143,16 +142,19 @@ class Backbone:
         early = [weight for weight in self.module.parameters() if id(weight) not in in_late]
         return [early, late]
 
+    @property
+    def _reduces(self) -> bool:
+        """Whether pictures are embedded in bfloat16."""
+        return self.device.type == "cuda"
+
     def _embed_batch(self, pictures: np.ndarray) -> tuple[np.ndarray, ...]:
         batch = torch.from_numpy(np.ascontiguousarray(pictures)).to(self.device)
-        on_gpu = self.device.type == "cuda"
-        fast = torch.autocast("cuda", torch.bfloat16) if on_gpu else nullcontext()
         channels_last = batch.permute(0, 3, 1, 2)  # what torch calls so: NHWC, permuted
         if self._folded is None:
             noise = torch.rand(3, *pictures.shape[1:3], generator=torch.Generator().manual_seed(0))
             self._folded = folded(self.module, 255 * noise.unsqueeze(0))
         with torch.inference_mode():
-            with fast:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self._reduces):
                 features = self._folded(channels_last).float()
             if not self.knows_classes or self.classifier is None:
                 return (features.cpu().numpy(),)

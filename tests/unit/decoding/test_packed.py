@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch.nn import functional
 
+from seqvis.decoding import linear
+from seqvis.decoding import packed as packing
 from seqvis.decoding.batch import RunningBatch
 from seqvis.decoding.beam import DecodingSettings, start_decoding
 from seqvis.decoding.linear import Precision, computes, pack_linear
@@ -42,10 +44,18 @@ NEEDS_BFLOAT16, NEEDS_FLOAT16, NEEDS_INT8 = (
     ],
 )
 @pytest.mark.parametrize("words", [(4, 9, 1, 9, 6), (7,), (1,)], ids=["some", "one", "empty"])
+@pytest.mark.parametrize("on_cpu", [True, False], ids=["as on a CPU", "as on a GPU"])
 def test_it_computes_what_the_plain_model_does(
-    variant: Variant, options: dict[str, Any], words: tuple[int, ...]
+    variant: Variant,
+    options: dict[str, Any],
+    words: tuple[int, ...],
+    on_cpu: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = build(variant, **options)
+    if not on_cpu:
+        monkeypatch.setattr(packing, "PackedEncoder", lambda encoder, precision: encoder)
+        monkeypatch.setattr(linear, "_packed", linear._plain)
     packed = PackedSeq2Seq(model)
     source = SourceBatch.of(sources(*words))
     with torch.no_grad():

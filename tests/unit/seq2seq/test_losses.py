@@ -7,17 +7,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from seqvis.seq2seq import losses
 from seqvis.seq2seq.dropout import mask_like
 from seqvis.seq2seq.losses import (
     ProjectedCrossEntropy,
     SequenceLoss,
-    projected_cross_entropy,
     sample_words,
 )
 from seqvis.seq2seq.model import Seq2Seq
 from seqvis.seq2seq.settings import DropoutSettings, ForcingSettings, ModelSettings, resolve_variant
 from seqvis.seq2seq.state import SourceBatch, pad_ids
 from seqvis.text.vocabulary import BOS, PAD
+
+
+def _cross_entropy(
+    outputs: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, smoothing: float
+) -> tuple[Tensor, Tensor]:
+    sums = ProjectedCrossEntropy(weight, bias, smoothing)
+    sums.add(outputs.detach(), targets)
+    return sums.of(outputs)
 
 
 @pytest.mark.usefixtures("either_way")
@@ -28,7 +36,7 @@ def test_loss_and_gradients_equal_pytorchs_over_several_chunks(smoothing: float)
     weight = torch.randn(50, 16, requires_grad=True)
     bias = torch.randn(50, requires_grad=True)
     targets = torch.randint(50, (600,))
-    loss, plain = projected_cross_entropy(outputs, weight, bias, targets, smoothing)
+    loss, plain = _cross_entropy(outputs, weight, bias, targets, smoothing)
     gradients = torch.autograd.grad(loss * 0.5, [outputs, weight, bias])
     scores = outputs @ weight.t() + bias
     expected_loss = functional.cross_entropy(
@@ -44,14 +52,18 @@ def test_loss_and_gradients_equal_pytorchs_over_several_chunks(smoothing: float)
 
 
 @pytest.mark.usefixtures("either_way")
-def test_tokens_given_in_uneven_parts_give_the_same() -> None:
+@pytest.mark.parametrize("at_once", [256, 4096], ids=["as on a CPU", "as on a GPU"])
+def test_tokens_given_in_uneven_parts_give_the_same(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """More than are kept at once, in parts that are no multiples of the rows multiplied."""
+    monkeypatch.setattr(losses, "_TOKENS_AT_ONCE", at_once)
     torch.manual_seed(1)
-    outputs = torch.randn(3000, 16, requires_grad=True)
+    outputs = torch.randn(12_000, 16, requires_grad=True)
     weight = torch.randn(50, 16, requires_grad=True)
     bias = torch.randn(50, requires_grad=True)
-    targets = torch.randint(50, (3000,))
-    parts = [3, 700, 256, 1, 1500, 540]
+    targets = torch.randint(50, (12_000,))
+    parts = [3, 700, 256, 1, 10_500, 540]
     sums, words, begin = ProjectedCrossEntropy(weight, bias, 0.1), [], 0
     for rows in parts:
         end = begin + rows
@@ -74,10 +86,10 @@ def test_bfloat16_gives_nearly_the_same() -> None:
     outputs, weight, bias = torch.randn(300, 16), torch.randn(50, 16), torch.randn(50)
     given = [tensor.requires_grad_() for tensor in (outputs, weight, bias)]
     targets = torch.randint(50, (300,))
-    exact, _ = projected_cross_entropy(outputs, weight, bias, targets, 0.1)
+    exact, _ = _cross_entropy(outputs, weight, bias, targets, 0.1)
     wanted = torch.autograd.grad(exact, given)
     with torch.autocast("cpu", torch.bfloat16):
-        loss, _ = projected_cross_entropy(outputs, weight, bias, targets, 0.1)
+        loss, _ = _cross_entropy(outputs, weight, bias, targets, 0.1)
     gradients = torch.autograd.grad(loss, given)
     assert loss.item() == pytest.approx(exact.item(), rel=0.01)
     for gradient, reference in zip(gradients, wanted, strict=True):
@@ -134,8 +146,9 @@ def test_a_decoder_that_feeds_on_its_own_words_learns_as_in_a_plain_loop(
     expected = plain()
     wanted = torch.autograd.grad(expected, parameters)
     torch.manual_seed(4)
-    losses = SequenceLoss(projection, by_step, counted, mask, 0.1, pack=pack)
-    loss, _, _ = losses.of(model(source, target, coins, losses.choose).features)
+    weight, bias = projection.weight, projection.bias
+    sums = SequenceLoss(weight, bias, by_step, counted, mask, 0.1, pack=pack)
+    loss, _, _ = sums.of(model(source, target, coins, sums.choose).features)
     torch.testing.assert_close(loss, expected)
     gradients = torch.autograd.grad(loss, parameters)
     for gradient, reference in zip(gradients, wanted, strict=True):
@@ -164,10 +177,10 @@ def test_sampled_words_are_scored_as_those_words_alone() -> None:
     parameters = [outputs, projection.weight, projection.bias]
     gradients = torch.autograd.grad(wanted, parameters)
     torch.manual_seed(5)
-    losses = SequenceLoss(projection, targets, counted, None, 0.0, sampled=20)
-    fed = losses.choose(outputs[:2].detach())
+    sums = SequenceLoss(projection.weight, projection.bias, targets, counted, sampled=20)
+    fed = sums.choose(outputs[:2].detach())
     assert torch.equal(fed, words[scores[1].argmax(-1)])
-    loss, _, _ = losses.of(outputs)
+    loss, _, _ = sums.of(outputs)
     torch.testing.assert_close(loss, wanted)
     for gradient, reference in zip(torch.autograd.grad(loss, parameters), gradients, strict=True):
         torch.testing.assert_close(gradient, reference, rtol=1e-4, atol=1e-5)
@@ -188,9 +201,20 @@ def test_few_or_all_words_are_no_special_case(count: int) -> None:
     """With fewer than the batch has, its own are scored; with as many as there are, all."""
     projection = nn.Linear(8, 50)
     targets = torch.randint(4, 50, (3, 4))
-    losses = SequenceLoss(
-        projection, targets, torch.ones_like(targets) > 0, None, 0.0, sampled=count
-    )
-    loss, plain, _ = losses.of(torch.randn(3, 4, 8))
+    counted = torch.ones_like(targets) > 0
+    sums = SequenceLoss(projection.weight, projection.bias, targets, counted, sampled=count)
+    loss, plain, _ = sums.of(torch.randn(3, 4, 8))
     assert torch.isfinite(loss)
     assert 0 < float(plain) < 12 * math.log(50) * 2
+
+
+@pytest.mark.parametrize(("different", "words"), [(12, 12), (5, 12), (20, 20)])
+def test_all_words_of_a_batch_are_drawn_however_few_are_wanted(different: int, words: int) -> None:
+    """And the others stand for all that were not drawn, if there are any."""
+    targets = torch.arange(max(different, 12)) % different
+    drawn, correction = sample_words(targets, 20, 2)
+    assert len(drawn) == words
+    assert set(range(different)) <= set(drawn.tolist())
+    other = math.log((20 - different) / (words - different)) if words > different else 0.0
+    expected = [0.0 if word < different else other for word in drawn.tolist()]
+    assert correction.tolist() == pytest.approx(expected)

@@ -29,7 +29,10 @@ def learn(variant: Variant, options: dict[str, Any], kind: torch.dtype) -> list[
     by_step = target.t()
     torch.manual_seed(1)
     with torch.autocast("cpu", kind, enabled=kind != torch.float32):
-        losses = SequenceLoss(model.decoder.projection, by_step, by_step != PAD, None, 0.1)
+        projection = model.decoder.projection
+        losses = SequenceLoss(
+            projection.weight, projection.bias, by_step, by_step != PAD, smoothing=0.1
+        )
         loss, _, _ = losses.of(model(source, target, COINS, losses.choose).features)
     gradients = torch.autograd.grad(loss / len(LENGTHS), list(model.parameters()))
     return [loss.detach(), *gradients]

@@ -1,9 +1,11 @@
 """What a translator's training does on a GPU: it never waits for one, and records its steps."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -11,14 +13,17 @@ from torch import Tensor
 from seqvis.graphs import Graphs
 from seqvis.samples.questions import generate_pairs
 from seqvis.seq2seq import model, recurrent
+from seqvis.seq2seq.language_model import DecoderLanguageModel, EncoderLanguageModel
 from seqvis.seq2seq.losses import mean_square
 from seqvis.seq2seq.settings import DropoutSettings, ModelSettings, Variant
 from seqvis.seq2seq.state import SourceBatch
+from seqvis.text.vocabulary import PAD
 from seqvis.training.schedules import OptimizerSettings
 from seqvis.training.step import StepLoss, TrainingStep
 from seqvis.training.workers import Workers
 from seqvis.translation import metrics, task
-from seqvis.translation.batches import Batch
+from seqvis.translation.batches import Batch, make_batch, make_batches
+from seqvis.translation.pretrain import LanguageTask, PretrainSettings
 from seqvis.translation.task import LossSettings, TrainSettings, TranslationTask
 from tests.support.corpora import write_corpus
 from tests.support.fakecuda import Cudnn, fake_cuda
@@ -38,21 +43,24 @@ def translation_task(variant: Variant, corpus: str = "", **more: Any) -> Transla
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
-    ("variant", "cell", "count_padding"),
-    [("plain", "gru", True), ("all", "gru", False), ("all", "lstm", False)],
+    ("variant", "cell", "loss"),
+    [
+        ("plain", "gru", LossSettings(label_smoothing=0.1, count_padding=True)),
+        ("all", "gru", LossSettings(label_smoothing=0.1, sampled_words=20)),
+        ("all", "lstm", LossSettings()),
+    ],
 )
 def test_no_loss_waits_for_a_gpu(
     variant: Variant,
     cell: str,
     precision: str,
-    count_padding: bool,
+    loss: LossSettings,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cudnn = Cudnn()
     monkeypatch.setattr(recurrent, f"_{cell}", cudnn)
     monkeypatch.setattr(task, "draw_coins", lambda *_: None)
     monkeypatch.setattr(model, "stretches", lambda _: [(0, 3), (3, 4), (4, 6)])
-    loss = LossSettings(label_smoothing=0.1, count_padding=count_padding)
     training = translation_task(variant, loss=loss)
     reduced = precision == "bfloat16"
     with fake_cuda(), torch.autocast("cuda", torch.bfloat16, enabled=reduced):
@@ -62,11 +70,41 @@ def test_no_loss_waits_for_a_gpu(
         batch = Batch(SourceBatch(ids, torch.zeros(3)), target, 12, 18)
         result = training.loss(made.train(), batch, 0.0)
         assert result.loss.is_cuda
-        assert result.tokens == (18 if count_padding else 12)
+        assert result.tokens == (18 if loss.count_padding else 12)
         losses, words = metrics._own_steps(made.eval(), batch)
         assert losses.shape == words.shape == (6, 3)
         assert metrics._forced_sums(made, batch).is_cuda
     assert cudnn.types == {torch.bfloat16 if reduced else torch.float32}
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("side", "variant", "cell"),
+    [("source", "all", "gru"), ("source", "plain", "lstm"), ("target", "all", "gru")],
+)
+def test_no_loss_of_a_language_model_waits_for_a_gpu(
+    side: Literal["source", "target"],
+    variant: Variant,
+    cell: Literal["gru", "lstm"],
+    precision: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cudnn = Cudnn()
+    monkeypatch.setattr(recurrent, f"_{cell}", cudnn)
+    sizes = ModelSettings(embedding_size=12, hidden_size=10, dropout=RATES, cell=cell)
+    given = {"corpus": "", "out": "", "side": side, "variant": variant, "model": sizes}
+    training = LanguageTask(PretrainSettings.model_validate(given).resolved())
+    reduced = precision == "bfloat16"
+    made: EncoderLanguageModel | DecoderLanguageModel
+    with fake_cuda(), torch.autocast("cuda", torch.bfloat16, enabled=reduced):
+        with torch.device("cuda"):
+            kind = EncoderLanguageModel if side == "source" else DecoderLanguageModel
+            made = kind(training.settings.model, 40)
+            ids = torch.zeros(3, 5, dtype=torch.long)
+        batch = Batch(SourceBatch(ids, torch.zeros(3)), ids, 12, 15, own_words=12)
+        result = training.loss(made.train(), batch, 0.0)
+        assert result.loss.is_cuda
+        assert result.tokens == (9 if side == "source" else 12)
 
 
 def test_a_penalty_is_the_same_on_a_gpu() -> None:
@@ -94,6 +132,43 @@ def _train(training: TranslationTask, graphs: Graphs | None, epoch: float) -> li
     return [*losses, torch.tensor([loss.tokens for loss in steps]), *step.model.parameters()]
 
 
+def test_batches_that_are_made_ahead_are_the_same(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In their order; without a GPU there is no memory to pin."""
+    pinned: list[Tensor] = []
+    monkeypatch.setattr(Tensor, "pin_memory", lambda ids: pinned.append(ids) or ids.clone())
+    training = translation_task("all", str(corpus), batches={"size": 16})
+    plan = training._plans.of(0)
+    make = partial(make_batch, training.train)
+    made = make_batches(plan, make, torch.device("cpu"), ahead=True)
+    for ours, theirs in zip(made, training.batches(0, 0, Workers()), strict=True):
+        assert torch.equal(ours.target, theirs.target)
+        assert torch.equal(ours.source.ids, theirs.source.ids)
+        assert ours.target_words == theirs.target_words
+    assert len(pinned) == 2 * len(plan)
+
+
+@pytest.mark.parametrize("variant", ["plain", "all"])
+def test_validation_that_does_not_look_for_the_end_loses_the_same(
+    variant: Variant, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = translation_task(variant, str(corpus))
+    made = training.build_model().eval()
+    assert isinstance(made, model.Seq2Seq)
+    with torch.no_grad():
+        made.decoder.projection.bias[PAD] += 2
+    batch = make_batch(training.valid, np.arange(5))
+    expected = metrics.validation_losses(made, batch)
+    whole = partial(metrics._own_steps, whole=True)
+    with torch.no_grad():
+        left_out = (metrics._own_steps(made, batch)[0] == 0).all(1)
+        assert left_out.any()
+        assert (whole(made, batch)[0] > 0).all()
+    monkeypatch.setattr(metrics, "_own_steps", whole)
+    assert metrics.validation_losses(made, batch) == expected
+
+
 @pytest.mark.parametrize("epoch", [0.0, 5.0])
 def test_recorded_steps_train_to_the_same_weights(corpus: Path, epoch: float) -> None:
     """Where the decoder is fed its own words, steps differ from batch to batch and run as ever."""
@@ -109,8 +184,8 @@ def test_batches_of_few_shapes_lose_the_same(corpus: Path) -> None:
     training = translation_task("all", str(corpus))
     rows = training._plans.of(0)[0]
     made = training.build_model().eval()
-    plain = task.make_batch(training.train, rows)
-    wide = task.make_batch(training.train, rows, multiple=8)
+    plain = make_batch(training.train, rows)
+    wide = make_batch(training.train, rows, multiple=8)
     assert wide.target.shape[1] % 8 == wide.source.ids.shape[1] % 8 == 0
     assert replace(wide, source=plain.source, target=plain.target) == plain
     expected, actual = (training.loss(made, batch, 0.0) for batch in (plain, wide))

@@ -100,6 +100,18 @@ def test_features_do_not_depend_on_the_batch(lite: Backbone) -> None:
     assert (together.top_classes[0] == lite.embed(batch[:1]).top_classes[0]).all()
 
 
+def test_bfloat16_gives_nearly_the_same_features(
+    lite: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = pictures(3)
+    expected = lite.embed(batch).features
+    monkeypatch.setattr(Backbone, "_reduces", True)  # as on a GPU
+    features = lite.embed(batch).features
+    assert features.dtype == np.float32
+    apart = np.linalg.norm(features - expected) / np.linalg.norm(expected)
+    assert 0 < apart < 0.05
+
+
 def test_no_pictures_give_no_features_and_other_arrays_are_a_defect(lite: Backbone) -> None:
     none = lite.embed(np.zeros((0, 64, 64, 3), np.uint8))
     assert none.features.shape == (0, 1280)
