@@ -91,7 +91,7 @@ def upgrade(
         traffic.wait_good(5)
         for name, path in 2 * [("other", other), ("default", translator)]:
             time.sleep(seconds / 5)
-            asked = traffic.now()
+            sent = traffic.now()
             versions = {"versions": [{"name": name, "path": path}]}
             change = Request("/v1/models/translator", versions, method="PUT")
             answer = send(server, change)
@@ -99,7 +99,7 @@ def upgrade(
             accepted = traffic.now()
             traffic.wait_good(20)
             latest = max((end for end, model, _ in seen if model != name), default=accepted)
-            accepted_s.append(round(accepted - asked, 2))
+            accepted_s.append(round(accepted - sent, 2))
             late_s.append(round(max(0.0, latest - accepted), 2))
     outcome = kind.outcome
     good = outcome.good()

@@ -85,11 +85,11 @@ def _figures(model: DeviseModel, test: FeatureTable, vectors: str) -> list[str]:
     others = sorted(set(test.labels) - known - {""})
     store = WordVectors.open(vectors)
     words = label_vectors(others, store, WordNet.load())
-    words = words.take(np.flatnonzero(words.found))
+    words = words.take(np.flatnonzero(words.has_vector))
     if words.labels:
         wanted = set(words.labels)
         rows = np.array([row for row, label in enumerate(test.labels) if label in wanted])
-        points = model.places.place_labels(words, store)
+        points = model.word_space.project_labels(words, store)
         figures.append(_share_found(model, test, rows, words.labels, points))
     return [f"{figure:.3f}" for figure in figures]
 

@@ -228,8 +228,8 @@ class Bench:
         queries /= np.linalg.norm(queries, axis=1, keepdims=True)
         few = queries[:20]
 
-        def best(candidates: list[np.ndarray], asked: np.ndarray) -> list[list[int]]:
-            pairs = zip(candidates, asked, strict=True)
+        def best(candidates: list[np.ndarray], wanted: np.ndarray) -> list[list[int]]:
+            pairs = zip(candidates, wanted, strict=True)
             return [best_of(vectors, rows, query, 10)[0].tolist() for rows, query in pairs]
 
         began = time.perf_counter()

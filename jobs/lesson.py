@@ -300,7 +300,7 @@ def _differs(checkpoints: Location, identity: Identity, fingerprint: str) -> boo
         return False
     begun = store.read(newest)
     try:
-        check_identity(begun, identity, may_grow="", asked=False, where=newest.uri)
+        check_identity(begun, identity, may_grow="", allow_changes=False, where=newest.uri)
         check_fingerprint(begun, fingerprint, "other data", newest.uri)
     except ConfigError:
         _say("with other settings or data than before, so it begins again")

@@ -91,7 +91,7 @@ def load_data(settings: DeviseSettings) -> TrainingData:
     ]
     if len(dropped) == len(everything.labels):
         raise DataError(_no_vectors(dropped, settings))
-    known = everything.take(np.flatnonzero(everything.found))
+    known = everything.take(np.flatnonzero(everything.has_vector))
     kept_apart = set(unseen)
     seen = [label for label in known.labels if label not in kept_apart]
     if len(seen) < 2:

@@ -69,9 +69,9 @@ def candidate_labels(
             f"{candidates} means nothing for it; take seen, unseen or all"
         )
     known = label_vectors(wnids, vectors, wordnet)
-    known = known.take(np.flatnonzero(known.found))
+    known = known.take(np.flatnonzero(known.has_vector))
     is_seen = np.array([label in seen for label in known.labels], dtype=bool)
-    return LabelSpace.of(known, model.places, is_seen, vectors)
+    return LabelSpace.of(known, model.word_space, is_seen, vectors)
 
 
 @dataclass(frozen=True)

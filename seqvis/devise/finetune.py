@@ -96,7 +96,7 @@ def find_pictures(settings: DeviseSettings, data: TrainingData) -> PictureFiles:
     except DataError as error:
         raise DataError(f"{error}; if the pictures have moved, give --finetune.images") from error
     train, valid = (
-        _found(listings[place], part) for place, part in zip(places, parts, strict=True)
+        _rows_of(listings[place], part) for place, part in zip(places, parts, strict=True)
     )
     return PictureFiles(train, valid)
 
@@ -109,8 +109,8 @@ def check_earlier(settings: DeviseSettings) -> None:
     """
     checkpoints = _checkpoints(settings)
     if (location := checkpoints.latest()) is not None:
-        identity, asked = settings.identity("finetune"), settings.fit.allow_changes
-        check_identity(checkpoints.read(location), identity, NAMES.epochs, asked, location.uri)
+        identity, allowed = settings.identity("finetune"), settings.fit.allow_changes
+        check_identity(checkpoints.read(location), identity, NAMES.epochs, allowed, location.uri)
 
 
 def _checkpoints(settings: DeviseSettings) -> CheckpointStore:
@@ -233,7 +233,7 @@ class _FinetuneTask(HeadTask):
         return Batch(features, send(pictures.labels[views.rows], workers.device), weight)
 
 
-def _found(listing: Listing, pictures: Pictures) -> Listing:
+def _rows_of(listing: Listing, pictures: Pictures) -> Listing:
     """Return the rows of these pictures in their order. Raises DataError if one is not there."""
     there = listing.table.filter(pc.greater_equal(listing.table["size"], 0))
     paths = pictures.table.columns(["path"])["path"].combine_chunks()

@@ -124,7 +124,7 @@ def class_points(
     """
     wnids = [wnid for wnid, _ in imagenet_classes()]
     classes: LabelVectors = label_vectors(wnids, vectors, wordnet)
-    points = space.place_labels(classes, vectors)
+    points = space.project_labels(classes, vectors)
     left_out = set(unseen)
     points[[wnid in left_out for wnid in wnids]] = 0
     return points

@@ -164,7 +164,7 @@ class LabelVectors:
     failed: list[tuple[str, ...]]  # names and words without a vector; empty where one was found
 
     @property
-    def found(self) -> np.ndarray:
+    def has_vector(self) -> np.ndarray:
         """bool [labels]."""
         return np.array([way != NONE for way in self.how], dtype=bool)
 

@@ -6,7 +6,7 @@ vectors are brought to unit length (Mu and Viswanath 2018, arXiv 1702.01417, its
 
 With `hierarchy` the point of a synset of WordNet says also where it is there: its word vector is
 mixed with those of its hypernyms, and as many numbers follow as `hierarchy` says, which are alike
-for synsets that have much above them in common. Words of a query have zeros in their place.
+for synsets that have much above them in common. Words of a query have zeros instead.
 
 `WordSpaceModel` is the part of a trained model that knows where words lie; `DeviseModel` adds the
 network for pictures. Nothing here imports torch, so a process that only answers text queries starts
@@ -40,7 +40,7 @@ FROM_HYPERNYMS = 0.5  # of their mean, added to a synset's own word vector
 
 @dataclass(frozen=True)
 class Space:
-    """The transformation that places word vectors, and labels by them."""
+    """The transformation that projects word vectors, and labels by them."""
 
     centre: np.ndarray  # float32 [word dimension]; zeros: vectors are only brought to unit length
     hierarchy: int = 0  # numbers of a synset's place in WordNet, after those of its word vector
@@ -58,13 +58,13 @@ class Space:
     def dimension(self) -> int:
         return len(self.centre) + self.hierarchy
 
-    def place(self, vectors: np.ndarray) -> np.ndarray:
+    def project(self, vectors: np.ndarray) -> np.ndarray:
         """Turn word vectors [n, word dimension] into unit rows of the space; zeros stay zeros."""
         return np.pad(self._centred(vectors), ((0, 0), (0, self.hierarchy)))
 
-    def place_labels(self, classes: LabelVectors, vectors: WordVectors) -> np.ndarray:
+    def project_labels(self, classes: LabelVectors, vectors: WordVectors) -> np.ndarray:
         """Turn labels with their word vectors into unit rows of the space; zeros stay zeros."""
-        points = self.place(classes.vectors)
+        points = self.project(classes.vectors)
         if not self.hierarchy:
             return points
         wordnet = WordNet.load()
@@ -75,8 +75,8 @@ class Space:
         }
         if synsets:
             above = sorted(wordnet.with_hypernyms(synsets.values()))
-            placed = self._centred(label_vectors(above, vectors, wordnet).vectors)
-            words = dict(zip(above, placed, strict=True))
+            centred = self._centred(label_vectors(above, vectors, wordnet).vectors)
+            words = dict(zip(above, centred, strict=True))
             points[list(synsets)] = _in_hierarchy(synsets.values(), words, wordnet, self.hierarchy)
         return points
 
@@ -148,7 +148,7 @@ class LabelSpace:
     def of(
         cls, classes: LabelVectors, space: Space, seen: np.ndarray, vectors: WordVectors
     ) -> "LabelSpace":
-        points = space.place_labels(classes, vectors)
+        points = space.project_labels(classes, vectors)
         return cls(classes.labels, classes.names, points, seen, classes.how)
 
     @classmethod
@@ -186,7 +186,7 @@ class WordSpaceModel:
     def __init__(self, artifact: Artifact, labels: LabelSpace, centre: np.ndarray):
         self.artifact = artifact
         self.space = labels
-        self.places = Space(centre, int(artifact.config.get("hierarchy", 0)))
+        self.word_space = Space(centre, int(artifact.config.get("hierarchy", 0)))
 
     @classmethod
     def open(cls, uri: str | Location) -> Self:
@@ -201,7 +201,7 @@ class WordSpaceModel:
     @property
     def dimension(self) -> int:
         """Of points."""
-        return self.places.dimension
+        return self.word_space.dimension
 
     @property
     def unseen_bonus(self) -> float:
@@ -216,9 +216,9 @@ class WordSpaceModel:
     def vectors_fingerprint(self) -> str:
         return str(self.artifact.config["vectors_fingerprint"])
 
-    def place_words(self, vectors: np.ndarray) -> np.ndarray:
+    def project_words(self, vectors: np.ndarray) -> np.ndarray:
         """Turn stored word vectors [n, word dimension] into points of the space."""
-        return self.places.place(vectors)
+        return self.word_space.project(vectors)
 
 
 def open_vectors(model: WordSpaceModel, vectors: str | None = None) -> WordVectors:
@@ -232,7 +232,7 @@ def open_vectors(model: WordSpaceModel, vectors: str | None = None) -> WordVecto
     except ArtifactError as error:
         raise ArtifactError(f"{error}\n--vectors: say where {model.vectors_uri} is now") from error
     where = model.artifact.location.uri
-    expected = len(model.places.centre)
+    expected = len(model.word_space.centre)
     if store.dimension != expected:
         raise ArtifactError(
             f"{uri}: its vectors have {store.dimension} dimensions, those of {where} "

@@ -57,11 +57,11 @@ class PictureItems:
             block = self._table.take(rows, self._wanted())
             vectors = self._model.project_embedded(self._embedded(block))
             # ConSE cannot place a picture if none of its likely classes has a vector.
-            placed = np.linalg.norm(vectors, axis=1) > 0
-            self.left_out += int((~placed).sum())
+            encoded = np.linalg.norm(vectors, axis=1) > 0
+            self.left_out += int((~encoded).sum())
             metadata = self._rows(block)
             thumbnails = block["thumbnail"]
-            for row in np.flatnonzero(placed).tolist():
+            for row in np.flatnonzero(encoded).tolist():
                 stored = {"name": self.name(metadata[row]["label"])} | metadata[row]
                 yield Item(stored["path"], vectors[row], stored, thumbnails[row].as_py())
 

@@ -113,10 +113,10 @@ class SearchEngine:
         elif isinstance(query, VectorQuery):
             vector = query.vector
         else:
-            vector = self._place(query)
-        placed = request.at(vector)
+            vector = self._vector_of(query)
+        nearest = request.at(vector)
         matches: list[Match] = self.collection.search(
-            vector, placed.k, placed.where, placed.min_score
+            vector, nearest.k, nearest.where, nearest.min_score
         )
         return request.select(matches)
 
@@ -128,9 +128,9 @@ class SearchEngine:
         See `ImageEncoder.classify`. Raises QueryError if the picture cannot be used or is unknown.
         """
         query = LikeQuery(picture) if isinstance(picture, str) else ImageQuery(picture)
-        return self.pictures.classify(self._place(query), k, candidates)
+        return self.pictures.classify(self._vector_of(query), k, candidates)
 
-    def _place(self, query: ImageQuery | LikeQuery) -> np.ndarray:
+    def _vector_of(self, query: ImageQuery | LikeQuery) -> np.ndarray:
         if isinstance(query, ImageQuery):
             return self.pictures.encode(query.content).vector
         item = self.collection.get(query.id)

@@ -106,7 +106,9 @@ def find_candidates(which: NameSet, model: WordSpaceModel, vectors: WordVectors)
     nouns = label_vectors(wnids, vectors, wordnet)
     trained = {label for label, seen in zip(space.labels, space.seen, strict=True) if seen}
     seen = np.array([wnid in trained for wnid in wnids], dtype=bool)
-    return Candidates.of(nouns.names, nouns.labels, model.places.place_labels(nouns, vectors), seen)
+    return Candidates.of(
+        nouns.names, nouns.labels, model.word_space.project_labels(nouns, vectors), seen
+    )
 
 
 class ImageEncoder:

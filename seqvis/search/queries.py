@@ -91,21 +91,21 @@ def parse_query(text: str, grammar: FunctionWords | None = None) -> Query:
     return _Parser(text, grammar or english()).query()
 
 
-def place_query(
+def encode_query(
     query: Query,
     vectors: WordVectors,
-    place: Callable[[np.ndarray], np.ndarray],
+    project: Callable[[np.ndarray], np.ndarray],
     suggest: Callable[[str], tuple[str, ...]],
 ) -> np.ndarray:
-    """Return the query as a unit vector, float32 [dimension], in the space of `place`.
+    """Return the query as a unit vector, float32 [dimension], in the space of `project`.
 
-    `place` turns raw word vectors [n, word dimension] into unit rows [n, dimension]; each phrase
+    `project` turns raw word vectors [n, word dimension] into unit rows [n, dimension]; each phrase
     has length 1 before it is weighted, so that rare words, whose vectors are often long, do not
     drown the others. Raises UnknownWordError, with what `suggest` finds near in spelling, for the
     first word without a vector, and QueryError if the terms cancel each other.
     """
     raw = np.stack([phrase_vector(term.phrase, vectors, suggest) for term in query.terms])
-    rows = np.asarray(place(raw.astype(np.float32)), dtype=np.float64)
+    rows = np.asarray(project(raw.astype(np.float32)), dtype=np.float64)
     weights = np.array([term.weight for term in query.terms])
     weights = weights / (np.abs(weights).max() or 1.0)  # so that 1e308 + 1e308 is finite
     wanted, unwanted = np.maximum(weights, 0) @ rows, np.maximum(-weights, 0) @ rows

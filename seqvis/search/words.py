@@ -24,7 +24,7 @@ from seqvis.collection.shards import describe
 from seqvis.deadline import UNBOUNDED, Deadline
 from seqvis.devise.space import WordSpaceModel, open_vectors
 from seqvis.errors import ArtifactError
-from seqvis.search.queries import Query, parse_query, place_query
+from seqvis.search.queries import Query, encode_query, parse_query
 from seqvis.search.query_words import function_words_of
 from seqvis.storage import Location
 from seqvis.vectors.store import KIND, WORD_ENDS, WORDS, WordVectors
@@ -86,7 +86,7 @@ class WordEncoder:
         """
         read = query if isinstance(query, Query) else self.read(query)
         near = self.suggestions if suggest else lambda word: ()
-        return place_query(read, self._vectors, self.model.place_words, near)
+        return encode_query(read, self._vectors, self.model.project_words, near)
 
     def suggestions(self, word: str, deadline: Deadline = UNBOUNDED) -> tuple[str, ...]:
         """Return known words of near spelling: a fraction of a second among millions.

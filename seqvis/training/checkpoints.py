@@ -197,7 +197,7 @@ def check_fingerprint(snapshot: Snapshot, fingerprint: str, other: str, where: s
 
 
 def check_identity(
-    snapshot: Snapshot, identity: Identity, may_grow: str, asked: bool, where: str
+    snapshot: Snapshot, identity: Identity, may_grow: str, allow_changes: bool, where: str
 ) -> str:
     """Return how the settings differ from those that the run was begun with, "" if they do not.
 
@@ -206,7 +206,7 @@ def check_identity(
 
     Args:
         may_grow: the setting that may be greater than it was.
-        asked: settings may differ that may change if asked.
+        allow_changes: settings may differ that may change if asked.
 
     Raises:
         ConfigError: others differ; all that differ are named.
@@ -220,7 +220,7 @@ def check_identity(
     shown = "; ".join(differing.values())
     marks = {may_change(identity.settings, key) for key in differing}
     may_differ = marks <= {MayChange.IF_ASKED}
-    if not differing or (asked and may_differ):
+    if not differing or (allow_changes and may_differ):
         return shown
     remedy = _REMEDY if not may_differ else f"--fit.allow-changes to go on with these, {_REMEDY}"
     raise ConfigError(f"{where}: was started with other settings ({shown}); give {remedy}")

@@ -320,8 +320,8 @@ class _Run(Generic[B]):
         if location is None:
             return
         snapshot = self.checkpoints.read(location)
-        asked = self.settings.allow_changes
-        changed = check_identity(snapshot, self.identity, self.names.epochs, asked, location.uri)
+        allowed = self.settings.allow_changes
+        changed = check_identity(snapshot, self.identity, self.names.epochs, allowed, location.uri)
         data = "another corpus" if self.task.unit == "tokens" else "other pictures, labels or words"
         check_fingerprint(snapshot, self.task.fingerprint(), data, location.uri)
         self.training.restore(snapshot.tensors, location.uri)

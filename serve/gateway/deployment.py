@@ -69,9 +69,9 @@ class GatewayReplica:
         self._store = Store()
         self._live = LiveModels(self._store, translator, search, Roots(settings.model_roots))
         keys = keys_for(settings.keys, settings.host, legacy=settings.legacy_keys)
-        about = FrontSettings(gateway=settings, holders=keys and keys.holders)
-        self._store.publish_gateway(about.model_dump_json())
-        self._front = Front(about, self._live, self._store, RequestMetrics(), replica)
+        front = FrontSettings(gateway=settings, holders=keys and keys.holders)
+        self._store.publish_gateway(front.model_dump_json())
+        self._front = Front(front, self._live, self._store, RequestMetrics(), replica)
         self._tasks: set[asyncio.Task[None]] = set()
         self._configured: dict[str, Any] = {}
 

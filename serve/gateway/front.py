@@ -183,8 +183,8 @@ class PublishedFront:
     def _use(self, settings: FrontSettings) -> None:
         if self._front is not None:
             self._front.stop()
-        about = settings.gateway
-        own = OwnTranslator(self._translator, about.timeout_s, about.under_way.translator)
+        gateway = settings.gateway
+        own = OwnTranslator(self._translator, gateway.timeout_s, gateway.under_way.translator)
         live = LiveModels(self._store, own, None)
         self._front = Front(settings, live, self._store, self._metrics, self._name)
         self._known.set()

@@ -92,12 +92,12 @@ class LiveModels:
         for version in live.versions:
             described = [report["versions"].get(version_key(version)) for report in reports]
             loaded = [fields for fields in described if fields is not None]
-            about = {name: value for fields in loaded for name, value in fields.items()}
-            if "items" in about:
-                about["items"] = sum(fields["items"] for fields in loaded)
+            merged = {name: value for fields in loaded for name, value in fields.items()}
+            if "items" in merged:
+                merged["items"] = sum(fields["items"] for fields in loaded)
             paths = [redacted(path) for path in version.paths]
             shown = {**version.model_dump(), "path": paths if len(paths) > 1 else paths[0]}
-            versions.append({**shown, "ready": len(loaded) == len(described), "about": about})
+            versions.append({**shown, "ready": len(loaded) == len(described), "about": merged})
         refused = {
             redacted(key): redacted(reason)
             for report in reports

@@ -164,15 +164,15 @@ async def search(
     services = live.search_services()
 
     async def ask(key: str) -> tuple[str, list[Match]]:
-        query, placed = request.query, request
+        query, nearest = request.query, request
         if isinstance(query, ImageQuery | LikeQuery):
-            placed = request.at(await _place(live, key, query))
-        answers = await services.search(key, placed)
+            nearest = request.at(await _vector_of(live, key, query))
+        answers = await services.search(key, nearest)
         read = [answer[0] for answer in answers if not isinstance(answer, UnknownFieldError)]
         matches = [
             answer if isinstance(answer, UnknownFieldError) else answer[1] for answer in answers
         ]
-        return "".join(read[:1]), request.select(merge(matches, placed.k))
+        return "".join(read[:1]), request.select(merge(matches, nearest.k))
 
     model, (read_as, matches) = await live.ask("search", name, ask)
     return model, read_as, [_match_json(match) for match in matches]
@@ -185,7 +185,7 @@ async def name_picture(
     encoder = live.search_services().encoder
 
     async def ask(key: str) -> list[dict[str, Any]]:
-        return await encoder.classify(key, await _place(live, key, picture), k, candidates)
+        return await encoder.classify(key, await _vector_of(live, key, picture), k, candidates)
 
     return await live.ask("search", name, ask)
 
@@ -210,16 +210,16 @@ async def add_picture(
     replaced = False
     for version in live.live_versions("search").versions:
         key = version_key(version)
-        placed = await services.encoder.encode(key, content)
+        encoded = await services.encoder.encode(key, content)
         stored = {
             "label": None,
             "name": None,
             "path": name,
-            "width": placed.width,
-            "height": placed.height,
+            "width": encoded.width,
+            "height": encoded.height,
             **metadata,
         }
-        item = Item(name, placed.vector, stored, placed.thumbnail)
+        item = Item(name, encoded.vector, stored, encoded.thumbnail)
         replaced |= await services.writer.add(key, item)
     return replaced
 
@@ -233,7 +233,7 @@ async def delete_picture(live: LiveModels, name: str) -> bool:
     return deleted
 
 
-async def _place(live: LiveModels, key: str, picture: ImageQuery | LikeQuery) -> np.ndarray:
+async def _vector_of(live: LiveModels, key: str, picture: ImageQuery | LikeQuery) -> np.ndarray:
     services = live.search_services()
     if isinstance(picture, ImageQuery):
         return (await services.encoder.encode(key, picture.content)).vector

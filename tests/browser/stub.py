@@ -71,7 +71,7 @@ class Stub:
         headers = {"Retry-After": retry_after} if retry_after else {}
         self.refusals.append((path, status, headers, {"code": code, "message": message}))
 
-    def asked(self, method: str, path: str) -> int:
+    def requests_of(self, method: str, path: str) -> int:
         """How many requests there were."""
         return sum(verb == method and where.startswith(path) for verb, where in self.seen)
 
@@ -177,8 +177,8 @@ def build_app(stub: Stub) -> FastAPI:
         }
 
     @app.post("/v1/translate")
-    async def translate(asked: dict[str, Any]) -> StreamingResponse:
-        made = translation(asked["text"], asked["n_best"])
+    async def translate(body: dict[str, Any]) -> StreamingResponse:
+        made = translation(body["text"], body["n_best"])
 
         async def lines() -> AsyncIterator[str]:
             words = made["text"].split()
@@ -196,23 +196,23 @@ def build_app(stub: Stub) -> FastAPI:
         return StreamingResponse(lines(), media_type="application/x-ndjson")
 
     @app.post("/v1/search/text", response_model=None)
-    def text(asked: dict[str, Any]) -> dict[str, Any] | JSONResponse:
+    def text(body: dict[str, Any]) -> dict[str, Any] | JSONResponse:
         total = [0.0, 0.0, 0.0]
-        read = asked["query"].removeprefix("a photo of a ")
+        read = body["query"].removeprefix("a photo of a ")
         for word in read.split(" + "):
             if word not in WORDS:
                 near = difflib.get_close_matches(word, WORDS)
                 return failure(422, "unknown_word", f"{word}: unknown", word=word, suggestions=near)
             total = [a + b for a, b in zip(total, WORDS[word], strict=True)]
-        answer = stub.nearest((total[0], total[1], total[2]), asked["k"], asked["min_score"])
+        answer = stub.nearest((total[0], total[1], total[2]), body["k"], body["min_score"])
         return {**answer, "read_as": read}
 
     @app.post("/v1/search/like", response_model=None)
-    def like(asked: dict[str, Any]) -> dict[str, Any] | JSONResponse:
-        if asked["id"] not in stub.pictures:
-            return failure(404, "not_found", f"{asked['id']}: no picture has this id")
-        point = stub.pictures[asked["id"]][1]
-        return stub.nearest(point, asked["k"], asked["min_score"], but=asked["id"])
+    def like(body: dict[str, Any]) -> dict[str, Any] | JSONResponse:
+        if body["id"] not in stub.pictures:
+            return failure(404, "not_found", f"{body['id']}: no picture has this id")
+        point = stub.pictures[body["id"]][1]
+        return stub.nearest(point, body["k"], body["min_score"], but=body["id"])
 
     @app.post("/v1/search/image", response_model=None)
     async def image(

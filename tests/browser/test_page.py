@@ -256,7 +256,7 @@ def test_deleting_a_picture_of_others_says_that_it_is_for_good(page: Page, stub:
     page.until(lambda: "cannot bring it back" in page.text("#confirm"))
     page.press(Keys.ESCAPE)
     page.until(lambda: not page.one("#confirm").is_displayed())
-    assert stub.asked("DELETE", "/v1/images") == 0
+    assert stub.requests_of("DELETE", "/v1/images") == 0
     page.one("#gallery .remove").click()
     page.click("Delete it", "#confirm")
     page.until(lambda: page.text("#search-message") == "\u201cship\u201d is deleted.")

@@ -101,11 +101,11 @@ def test_nothing_of_it_listens_beyond_loopback(local: RunningServer) -> None:
 
 
 def test_its_replicas_reach_each_other(local: RunningServer) -> None:
-    for path, asked in (
+    for path, body in (
         ("/v1/translate", {"text": TEXTS[0]}),
         ("/v1/search/text", {"query": QUERIES[0]}),
     ):
-        answer = requests.post(f"{local.address}{path}", json=asked, headers=ORDINARY, timeout=5)
+        answer = requests.post(f"{local.address}{path}", json=body, headers=ORDINARY, timeout=5)
         assert answer.status_code == 200, answer.text
 
 

@@ -161,8 +161,8 @@ def test_pictures_that_nobody_waits_for_are_dropped_and_counted(
 ) -> None:
     server.wait_ready()
     before = server.counted("seqvis_cancelled_total").get("Encoder", 0)
-    asked = Request("/v1/search/image", form={"file": collections.picture})
-    left = Kind(lambda number: asked, clients=40, patience=0.05)
+    request = Request("/v1/search/image", form={"file": collections.picture})
+    left = Kind(lambda number: request, clients=40, patience=0.05)
     with Traffic(server.address, {"left": left}):
         time.sleep(1.0)
     assert left.outcome.given_up

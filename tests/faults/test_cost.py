@@ -34,10 +34,10 @@ def test_what_costs_too_much_is_refused_at_once_while_others_are_answered(
     others = translating(translators.offline[translators.first], 8, 20)
     with Traffic(server.address, {"translate": others}) as traffic:
         traffic.wait_good(5)
-        for asked in HOSTILE * 3:
-            body = json.dumps(asked)
+        for content in HOSTILE * 3:
+            body = json.dumps(content)
             began = time.monotonic()
-            answer = send(server, Request("/v1/translate", asked), timeout=10)
+            answer = send(server, Request("/v1/translate", content), timeout=10)
             assert time.monotonic() - began < 1.0, body[:200]
             assert answer.status_code == 422, answer.text
             assert answer.json()["error"]["code"] == "invalid"
@@ -52,9 +52,9 @@ def test_what_costs_too_much_is_refused_at_once_while_others_are_answered(
 def test_the_most_that_is_allowed_takes_seconds_and_few_megabytes(server: RunningServer) -> None:
     server.wait_ready()
     before = _translators_memory(server)
-    for asked in (MOST_WORK, MOST_ATTENTION):
+    for content in (MOST_WORK, MOST_ATTENTION):
         began = time.monotonic()
-        answer = persist(server, Request("/v1/translate", asked))
+        answer = persist(server, Request("/v1/translate", content))
         assert answer.status_code == 200, answer.text
         assert time.monotonic() - began < 10
         assert len(answer.content) < 3 << 20
@@ -75,10 +75,10 @@ def _translators_memory(server: RunningServer) -> dict[int, int]:
 def test_what_nobody_waits_for_stops_within_a_second(server: RunningServer, stream: bool) -> None:
     """A list of seconds, closed by its client after a tenth of one, again and again."""
     server.wait_ready()
-    asked = {"text": TEXTS * (20 if stream else 2), "beam": 8, "stream": stream}
+    content = {"text": TEXTS * (20 if stream else 2), "beam": 8, "stream": stream}
     request = Request("/v1/translate", {"text": TEXTS[0]})
     before = server.counted("seqvis_cancelled_total")
-    left = Kind(lambda number: Request("/v1/translate", asked), 10, patience=0.1)
+    left = Kind(lambda number: Request("/v1/translate", content), 10, patience=0.1)
     with Traffic(server.address, {"left": left}):
         time.sleep(1)
     assert left.outcome.given_up >= 5

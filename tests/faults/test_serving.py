@@ -42,14 +42,14 @@ def test_hostile_pictures_are_refused_with_a_reason_and_no_replica_dies(
     _start_encoder(server, collections)
     before = pids(server)
     routes = ("/v1/search/image", "/v1/images", "/v1/classify")
-    asked = [(name, route) for name in pictures for route in routes]
+    uploads = [(name, route) for name in pictures for route in routes]
 
     def ask(upload: tuple[str, str]) -> requests.Response:
         return persist(server, Request(upload[1], form={"file": pictures[upload[0]]}))
 
     with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(ask, asked))
-    for upload, answer in zip(asked, answers, strict=True):
+        answers = list(pool.map(ask, uploads))
+    for upload, answer in zip(uploads, answers, strict=True):
         error = answer.json()["error"]
         if len(pictures[upload[0]]) > 10 << 20:
             assert (answer.status_code, error["code"]) == (413, "too_large"), (upload, error)

@@ -132,8 +132,8 @@ def test_a_collection_of_another_model_is_switched_in_without_a_failed_or_mixed_
         assert len(by) == 1, f"an answer of {by}: {matches}"
         seen.add((answer["model"], by[0]))
 
-    asked = Request("/v1/search/text", {"query": "boat", "k": 5, "where": where})
-    kind = Kind(lambda number: asked, 3, done=done)
+    request = Request("/v1/search/text", {"query": "boat", "k": 5, "where": where})
+    kind = Kind(lambda number: request, 3, done=done)
     first, second = ("default", str(collections.first)), ("other", str(collections.second))
     with Traffic(server.address, {"search": kind}) as traffic:
         traffic.wait_good(3)

@@ -89,9 +89,9 @@ def served(
         search = SearchServices(
             EncoderReplica(chosen, store=store), WriterReplica(chosen, store), index.__getitem__
         )
-    about = GatewaySettings(**settings)
-    live = LiveModels(store, translating, search, Roots(about.model_roots))
-    api = build_api(live, about, keys, seen.append)
+    gateway = GatewaySettings(**settings)
+    live = LiveModels(store, translating, search, Roots(gateway.model_roots))
+    api = build_api(live, gateway, keys, seen.append)
     with TestClient(api, base_url=LOCAL, client=("127.0.0.1", 50000)) as client:
         client.portal.call(live.refresh)
         yield Served(client, live, store, seen)

@@ -24,7 +24,7 @@ class Site:
     ranges: bool = True
     chunked: bool = False
     slow: bool = False
-    asked: list[tuple[str, str | None]] = field(default_factory=list)  # path, Range
+    requests: list[tuple[str, str | None]] = field(default_factory=list)  # path, Range
 
 
 def make_handler(site: Site) -> type[BaseHTTPRequestHandler]:
@@ -36,7 +36,7 @@ def make_handler(site: Site) -> type[BaseHTTPRequestHandler]:
 
         def do_GET(self) -> None:
             span = self.headers.get("Range")
-            site.asked.append((self.path, span))
+            site.requests.append((self.path, span))
             state = site.states.pop(0) if site.states else 200
             content = site.files.get(self.path)
             if state != 200 or content is None:

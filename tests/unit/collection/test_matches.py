@@ -30,8 +30,8 @@ def test_the_extension_returns_what_numpy_and_python_return(
         collection.add(items[80:])
 
         def search() -> list[Any]:
-            asked = ((1, None), (3, None), (200, None), (10, 0.1))
-            return [collection.search(queries, k, min_score=least) for k, least in asked]
+            limits = ((1, None), (3, None), (200, None), (10, 0.1))
+            return [collection.search(queries, k, min_score=least) for k, least in limits]
 
         by_extension = search()
         assert all(match.metadata == {"n": match.id} for match in by_extension[0][0])

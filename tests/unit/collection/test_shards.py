@@ -186,8 +186,12 @@ def test_a_sharded_collection_says_what_it_is(tmp_path: Path) -> None:
     for read_only in (True, False):
         with pytest.raises(ArtifactError, match=r"is a sharded collection.*shard-000"):
             Collection.open(tmp_path / "shards", read_only=read_only)
-    about = describe(tmp_path / "shards")
-    assert (about.config, about.dimension, about.backend) == ({"model": "m"}, DIMENSION, "exact")
+    description = describe(tmp_path / "shards")
+    assert (description.config, description.dimension, description.backend) == (
+        {"model": "m"},
+        DIMENSION,
+        "exact",
+    )
     assert shard_paths(whole) == [whole]
     for path, problem in ((tmp_path, "holds no manifest"), (tmp_path / "none", "no such")):
         with pytest.raises(ArtifactError, match=problem):

@@ -25,7 +25,7 @@ def test_a_transfer_that_breaks_off_mid_file_goes_on_where_it_stopped(
     site.cuts = [1_000_000, 500_000]
     transfer = get(site, tmp_path / "big")
     assert (tmp_path / "big").read_bytes() == CONTENT
-    assert [span for _, span in site.asked] == [None, "bytes=1000000-", "bytes=1500000-"]
+    assert [span for _, span in site.requests] == [None, "bytes=1000000-", "bytes=1500000-"]
     assert transfer.fetched == len(CONTENT)
     assert transfer.resumed == 1_500_000
     assert [path.name for path in tmp_path.iterdir()] == ["big"]
@@ -80,7 +80,7 @@ def test_a_server_that_never_gets_further_is_given_up(site: Site, tmp_path: Path
     site.files["/big"], site.ranges, site.cuts = CONTENT, False, [1000] * 50
     with pytest.raises(DataError, match="ended after 1,000 of 3,000,000 bytes"):
         get(site, tmp_path / "big")
-    assert len(site.asked) <= 4
+    assert len(site.requests) <= 4
 
 
 def test_a_broken_transfer_of_unknown_length_is_noticed(site: Site, tmp_path: Path) -> None:
@@ -93,11 +93,11 @@ def test_a_broken_transfer_of_unknown_length_is_noticed(site: Site, tmp_path: Pa
 def test_errors_that_pass_are_waited_for_and_others_are_not(site: Site, tmp_path: Path) -> None:
     site.files["/big"], site.states = CONTENT, [500, 429]
     get(site, tmp_path / "big")
-    assert len(site.asked) == 3
-    site.asked.clear()
+    assert len(site.requests) == 3
+    site.requests.clear()
     with pytest.raises(DataError, match="/gone: the server answers 404"):
         download(f"{site.url}/gone", tmp_path / "gone", patience=HURRY)
-    assert len(site.asked) == 1
+    assert len(site.requests) == 1
 
 
 @pytest.mark.parametrize("method", ["md5", "sha256"])

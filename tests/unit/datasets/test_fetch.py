@@ -126,9 +126,9 @@ def test_each_data_set_arrives_in_its_form_and_a_rerun_does_nothing(
     if "train.fr" in expected:
         assert (out / "train.fr").read_bytes() == PAIRS["fr"]
         assert (out / "train.en").read_bytes() == PAIRS["en"]
-    site.asked.clear()
+    site.requests.clear()
     code, result, _ = job(*arguments)
-    assert (code, result["bytes"], site.asked) == (0, 0, [])
+    assert (code, result["bytes"], site.requests) == (0, 0, [])
     (out / sorted(expected)[0]).unlink()
     code, result, _ = job(*arguments)
     assert code == 0
@@ -220,7 +220,7 @@ def test_two_runs_into_one_folder_do_not_mix(site: Site, tmp_path: Path) -> None
         target=fetch_dataset, args=("x", dataset, tmp_path / "out", options), daemon=True
     )
     first.start()
-    while not site.asked:
+    while not site.requests:
         time.sleep(0.01)
     with pytest.raises(DataError, match="another fetch_data"):
         fetch_dataset("x", dataset, tmp_path / "out", options)

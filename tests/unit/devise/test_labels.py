@@ -51,9 +51,9 @@ def test_labels_and_words_meet_however_their_accents_are_written(
     vectors = store(tmp_path, [unicodedata.normalize(form, word) for word in parts])
     for other in ("NFC", "NFD"):
         labels = [unicodedata.normalize(other, name) for name in names]
-        assert label_vectors(labels, vectors, wordnet).found.all()
-    assert label_vectors(["ca\u00adfé", "na\u200bïf"], vectors, wordnet).found.all()
-    assert not label_vectors(["cafe"], vectors, wordnet).found.any()
+        assert label_vectors(labels, vectors, wordnet).has_vector.all()
+    assert label_vectors(["ca\u00adfé", "na\u200bïf"], vectors, wordnet).has_vector.all()
+    assert not label_vectors(["cafe"], vectors, wordnet).has_vector.any()
 
 
 def test_wordnet_knows_every_noun_and_what_it_is_a_kind_of(wordnet: WordNet) -> None:
@@ -130,7 +130,9 @@ def test_labels_are_found_in_the_order_of_what_is_nearest_to_their_name(
     np.testing.assert_allclose(
         classes.vectors[2], unit(halves.mean(0, keepdims=True))[0], atol=1e-6
     )
-    np.testing.assert_allclose(np.linalg.norm(classes.vectors[classes.found], axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(
+        np.linalg.norm(classes.vectors[classes.has_vector], axis=1), 1, atol=1e-6
+    )
     assert not classes.vectors[5].any()
     assert classes.coverage() == {
         "labels": 8, "found": 6, EXACT: 3, LOWER: 1, FURTHER: 0, TIDIED: 0, MEAN: 2, SUBWORDS: 0,
@@ -229,9 +231,9 @@ def test_the_space_takes_away_what_frequent_words_share(tmp_path: Path) -> None:
     words = [f"word{number}" for number in range(500)]
     vectors = store(tmp_path, words)
     raw, _ = vectors.find(words)
-    centred = Space.of(vectors, centred=True).place(raw)
-    plain = Space.of(vectors, centred=False).place(raw)
+    centred = Space.of(vectors, centred=True).project(raw)
+    plain = Space.of(vectors, centred=False).project(raw)
     np.testing.assert_allclose(plain, unit(raw), atol=1e-6)
     assert np.linalg.norm(centred.mean(0)) < 0.2 * np.linalg.norm(plain.mean(0))
     np.testing.assert_allclose(np.linalg.norm(centred, axis=1), 1, atol=1e-5)
-    assert not Space.of(vectors, centred=True).place(np.zeros((1, DIMENSION), np.float32)).any()
+    assert not Space.of(vectors, centred=True).project(np.zeros((1, DIMENSION), np.float32)).any()

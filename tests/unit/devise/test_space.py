@@ -28,7 +28,7 @@ def vectors(data: Path) -> WordVectors:
 def test_synsets_with_more_above_them_in_common_are_nearer(vectors: WordVectors) -> None:
     # The word vectors of these tests are random, so what is alike comes from the hierarchy.
     classes = label_vectors([DOG, CAT, TRUCK, BREAD], vectors, WordNet.load())
-    points = Space.of(vectors, True, 512).place_labels(classes, vectors)[:, vectors.dimension :]
+    points = Space.of(vectors, True, 512).project_labels(classes, vectors)[:, vectors.dimension :]
     cosines = unit(points) @ unit(points).T
     assert cosines[0, 1] > cosines[0, 2] + 0.2
     assert cosines[0, 1] > cosines[2, 3] + 0.2
@@ -48,21 +48,21 @@ def test_the_point_of_a_synset_is_its_formula_step_by_step(vectors: WordVectors)
     bits = np.unpackbits(np.frombuffer(hashlib.shake_256(b"n00001930").digest(8), np.uint8))
     place = np.sqrt(1 - np.log(kinds) / np.log(len(wordnet))) * (2.0 * bits - 1)
     classes = label_vectors(["n00001930"], vectors, wordnet)
-    (point,) = Space(np.zeros(vectors.dimension, "f4"), SIZE).place_labels(classes, vectors)
-    assert not classes.found.any()
+    (point,) = Space(np.zeros(vectors.dimension, "f4"), SIZE).project_labels(classes, vectors)
+    assert not classes.has_vector.any()
     assert not point.any()  # neither a word vector nor a point
     classes.vectors[0, 0] = 1
-    (point,) = Space(np.zeros(vectors.dimension, "f4"), SIZE).place_labels(classes, vectors)
+    (point,) = Space(np.zeros(vectors.dimension, "f4"), SIZE).project_labels(classes, vectors)
     np.testing.assert_allclose(point[-SIZE:], place / np.linalg.norm(place), atol=1e-3)
 
 
 def test_a_point_does_not_depend_on_the_other_labels(vectors: WordVectors) -> None:
     space, wordnet = Space.of(vectors, True, SIZE), WordNet.load()
     labels = [*NOUNS, "other3"]
-    together = space.place_labels(label_vectors(labels, vectors, wordnet), vectors)
+    together = space.project_labels(label_vectors(labels, vectors, wordnet), vectors)
     for row in (0, 7):
         classes = label_vectors([labels[row]], vectors, wordnet)
-        np.testing.assert_array_equal(space.place_labels(classes, vectors)[0], together[row])
+        np.testing.assert_array_equal(space.project_labels(classes, vectors)[0], together[row])
     np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
     assert not together[-1, vectors.dimension :].any()  # no synset
 
@@ -83,6 +83,6 @@ def test_a_model_with_hierarchy_is_trained_scored_and_searched_in_its_space(
     at = {label: row for row, labels in enumerate(names.labels) for label in labels}
     row = model.space.labels.index(UNSEEN[0])
     np.testing.assert_array_equal(names.vectors[at[UNSEEN[0]]], model.space.vectors[row])
-    word = model.place_words(vectors.vector("dog")[None])
+    word = model.project_words(vectors.vector("dog")[None])
     assert word.shape == (1, model.dimension)
     assert not word[0, vectors.dimension :].any()

@@ -51,10 +51,10 @@ def by_hand(world: World, query: np.ndarray) -> dict[str, float]:
     return dict(zip(table.paths, (rows @ wanted).tolist(), strict=True))
 
 
-def placed_word(world: World, word: str) -> np.ndarray:
+def point_of(world: World, word: str) -> np.ndarray:
     vector = WordVectors.open(str(world.vectors)).vector(word)
     assert vector is not None
-    return DeviseModel.open(str(world.model)).place_words(vector[None])[0]
+    return DeviseModel.open(str(world.model)).project_words(vector[None])[0]
 
 
 def assert_best(matches: list[tuple[str, float]], scores: dict[str, float], k: int) -> None:
@@ -67,21 +67,19 @@ def assert_best(matches: list[tuple[str, float]], scores: dict[str, float], k: i
 @pytest.mark.parametrize("wnid", [wnid for wnid in NAMES if wnid != UNSEEN])
 def test_a_word_finds_its_pictures(wnid: str, world: World, engine: SearchEngine) -> None:
     matches = engine.text(NAMES[wnid], k=8)
-    assert_best(
-        [(m.id, m.score) for m in matches], by_hand(world, placed_word(world, NAMES[wnid])), 8
-    )
+    assert_best([(m.id, m.score) for m in matches], by_hand(world, point_of(world, NAMES[wnid])), 8)
     assert sum(match.metadata["label"] == wnid for match in matches) >= 5  # a guess finds 1 or 2
     assert matches[0].metadata["name"] == NAMES[wnid]
 
 
 def test_a_signed_sum_is_found_as_by_hand(world: World, engine: SearchEngine) -> None:
-    wanted = 2 * placed_word(world, "dog") - 0.5 * placed_word(world, "boat")
+    wanted = 2 * point_of(world, "dog") - 0.5 * point_of(world, "boat")
     matches = engine.text("2 * dog - .5 * boat", k=20)
     assert_best([(m.id, m.score) for m in matches], by_hand(world, wanted), 20)
 
 
 def test_scores_and_filters_limit_what_is_found(world: World, engine: SearchEngine) -> None:
-    scores = by_hand(world, placed_word(world, "cat"))
+    scores = by_hand(world, point_of(world, "cat"))
     least = sorted(scores.values())[-5] - 1e-4
     assert len(engine.text("cat", k=50, min_score=least)) == 5
     boats = engine.text("cat", k=50, where={"label": "n02858304"})
@@ -193,12 +191,12 @@ def test_words_are_placed_alike_without_torch(world: World, engine: SearchEngine
 def test_a_bad_picture_does_not_spoil_the_batch_it_comes_in(world: World) -> None:
     pictures = ImageEncoder.open(world.collection)
     path, content = next(iter(world.pictures.items()))
-    placed = pictures.encode_many([b"no picture", content, b"", draw(3, seed=5)])
-    assert [type(result) for result in placed] == [BadPictureError, EncodedImage] * 2
-    for error, reason in ((placed[0], "not an image"), (placed[2], "empty file")):
+    encoded = pictures.encode_many([b"no picture", content, b"", draw(3, seed=5)])
+    assert [type(result) for result in encoded] == [BadPictureError, EncodedImage] * 2
+    for error, reason in ((encoded[0], "not an image"), (encoded[2], "empty file")):
         assert isinstance(error, BadPictureError)
         assert error.reason == reason
-    for result, alone in ((placed[1], content), (placed[3], draw(3, seed=5))):
+    for result, alone in ((encoded[1], content), (encoded[3], draw(3, seed=5))):
         assert isinstance(result, EncodedImage)
         np.testing.assert_allclose(result.vector, pictures.encode(alone).vector, atol=1e-5)
         assert (result.width, result.height, result.thumbnail[:2]) == (80, 64, b"\xff\xd8")

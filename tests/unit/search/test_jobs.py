@@ -284,12 +284,12 @@ def test_a_snapshot_is_restored_and_recall_is_measured(
 
 
 def test_the_libraries_say_which_they_are(job: Job) -> None:
-    code, about, _ = job(keep.main, "--about")
-    assert (code, about["nmslib"]) == (0, metadata.version("nmslib"))
-    compiled = about["nmslib"].endswith("+avx2")  # build_nmslib.py
-    assert not compiled or about["unused_instructions"] == []
-    assert about["rabitqlib"] == metadata.version("rabitqlib")
-    assert about["exact_scores"] in ("C++", "NumPy")
+    code, installed, _ = job(keep.main, "--about")
+    assert (code, installed["nmslib"]) == (0, metadata.version("nmslib"))
+    compiled = installed["nmslib"].endswith("+avx2")  # build_nmslib.py
+    assert not compiled or installed["unused_instructions"] == []
+    assert installed["rabitqlib"] == metadata.version("rabitqlib")
+    assert installed["exact_scores"] in ("C++", "NumPy")
     code, _, error = job(keep.main, "--compact")
     assert (code, "--collection is needed" in error) == (2, True)
 

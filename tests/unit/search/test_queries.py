@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from seqvis.errors import QueryError, UnknownWordError
-from seqvis.search.queries import Query, Term, parse_query, place_query
+from seqvis.search.queries import Query, Term, encode_query, parse_query
 from seqvis.search.query_words import function_words_of
 from seqvis.vectors.store import WordVectors
 from tests.support.wordstores import WORDS, write_store
@@ -21,8 +21,8 @@ def no_suggestions(word: str) -> tuple[str, ...]:
     return ()
 
 
-def placed(text: str, vectors: WordVectors) -> np.ndarray:
-    return place_query(parse_query(text), vectors, unit, no_suggestions)
+def encoded(text: str, vectors: WordVectors) -> np.ndarray:
+    return encode_query(parse_query(text), vectors, unit, no_suggestions)
 
 
 def raw(word: str, vectors: WordVectors) -> np.ndarray:
@@ -160,10 +160,10 @@ def test_a_minus_leaves_what_it_is_taken_from(tmp_path: Path) -> None:
     store = write_store(tmp_path / "v", ["dog", "cat", "anvil"], matrix)
     pictures = unit(matrix)
     for text in ("dog - cat", "dog without cat", "a dog, not a cat"):
-        scores = pictures @ placed(text, store)
+        scores = pictures @ encoded(text, store)
         assert scores.argmax() == 0
-    assert (pictures @ placed("not dog", store)).argmax() != 0
-    assert (pictures @ placed("cat - dog", store)).argmax() == 1
+    assert (pictures @ encoded("not dog", store)).argmax() != 0
+    assert (pictures @ encoded("cat - dog", store)).argmax() == 1
 
 
 def test_parts_between_punctuation_stand_for_a_word_that_is_not_stored(
@@ -171,8 +171,8 @@ def test_parts_between_punctuation_stand_for_a_word_that_is_not_stored(
 ) -> None:
     mean = unit(raw("fire", vectors)) + unit(raw("truck", vectors))
     for text in ("fire/truck", "fire.truck", "fire&truck", "fire(truck)"):
-        np.testing.assert_allclose(placed(text, vectors), unit(mean), atol=1e-6)
-    np.testing.assert_allclose(placed('"dog."', vectors), unit(raw("dog", vectors)), atol=1e-6)
+        np.testing.assert_allclose(encoded(text, vectors), unit(mean), atol=1e-6)
+    np.testing.assert_allclose(encoded('"dog."', vectors), unit(raw("dog", vectors)), atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -268,14 +268,14 @@ def check_weighted_sum(seed: int, vectors: WordVectors) -> None:
         sign = generator.choice("+-")
         weight = generator.choice(["1 * ", "2 * ", "0.25 * ", "1e2 * "])
         text += f" {sign} {weight}{name}"
-    middle = np.full(6, 0.7)  # stands for the centring that a model's `place_words` does
+    middle = np.full(6, 0.7)  # stands for the centring that a model's `project_words` does
 
-    def place(rows: np.ndarray) -> np.ndarray:
+    def project(rows: np.ndarray) -> np.ndarray:
         return unit(rows - middle)
 
-    values = {name: place(unit(raw(name, vectors))) for name in names}
+    values = {name: project(unit(raw(name, vectors))) for name in names}
     expected = eval(text, {}, values)  # Python's own reading of the sum
-    point = place_query(parse_query(text), vectors, place, no_suggestions)
+    point = encode_query(parse_query(text), vectors, project, no_suggestions)
     np.testing.assert_allclose(point, unit(expected), atol=1e-6)
 
 
@@ -283,23 +283,23 @@ def test_a_phrase_is_its_own_entry_if_there_is_one_else_the_mean_of_its_words(
     vectors: WordVectors,
 ) -> None:
     mean = unit(raw("fire", vectors)) + unit(raw("truck", vectors))
-    np.testing.assert_allclose(placed("fire truck", vectors), unit(mean), atol=1e-6)
+    np.testing.assert_allclose(encoded("fire truck", vectors), unit(mean), atol=1e-6)
     own = unit(raw("motor-boat", vectors))
-    np.testing.assert_allclose(placed("motor boat", vectors), own, atol=1e-6)
-    np.testing.assert_allclose(placed('"Motor Boat"', vectors), own, atol=1e-6)
+    np.testing.assert_allclose(encoded("motor boat", vectors), own, atol=1e-6)
+    np.testing.assert_allclose(encoded('"Motor Boat"', vectors), own, atol=1e-6)
 
 
 def test_a_hyphenated_word_that_is_not_stored_is_the_mean_of_its_parts(
     vectors: WordVectors,
 ) -> None:
     mean = unit(raw("fire", vectors)) + unit(raw("engine", vectors))
-    np.testing.assert_allclose(placed("fire-engine", vectors), unit(mean), atol=1e-6)
+    np.testing.assert_allclose(encoded("fire-engine", vectors), unit(mean), atol=1e-6)
 
 
 @pytest.mark.parametrize("text", ["BOAT", "Boat", "boat"])
 def test_a_word_is_found_in_another_case(text: str, vectors: WordVectors) -> None:
-    np.testing.assert_allclose(placed(text, vectors), unit(raw("boat", vectors)), atol=1e-6)
-    np.testing.assert_allclose(placed("paris", vectors), unit(raw("Paris", vectors)), atol=1e-6)
+    np.testing.assert_allclose(encoded(text, vectors), unit(raw("boat", vectors)), atol=1e-6)
+    np.testing.assert_allclose(encoded("paris", vectors), unit(raw("Paris", vectors)), atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -308,13 +308,13 @@ def test_a_word_is_found_in_another_case(text: str, vectors: WordVectors) -> Non
 )
 def test_terms_that_cancel_leave_nothing_to_look_for(text: str, vectors: WordVectors) -> None:
     with pytest.raises(QueryError, match="cancel to zero"):
-        placed(text, vectors)
+        encoded(text, vectors)
 
 
 def test_weights_of_any_finite_size_are_summed(vectors: WordVectors) -> None:
-    equal = placed("dog + boat", vectors)
-    np.testing.assert_allclose(placed("1e308*dog + 1e308*boat", vectors), equal, atol=1e-6)
-    np.testing.assert_allclose(placed("1e-300*dog + 1e-300*boat", vectors), equal, atol=1e-6)
+    equal = encoded("dog + boat", vectors)
+    np.testing.assert_allclose(encoded("1e308*dog + 1e308*boat", vectors), equal, atol=1e-6)
+    np.testing.assert_allclose(encoded("1e-300*dog + 1e-300*boat", vectors), equal, atol=1e-6)
 
 
 @pytest.mark.parametrize("text", ["xyzzy", "dog + xyzzy", "fire xyzzy", "2 * dog - nothing"])
@@ -322,7 +322,7 @@ def test_a_word_without_a_vector_is_an_error_even_beside_known_ones(
     text: str, vectors: WordVectors
 ) -> None:
     with pytest.raises(UnknownWordError) as caught:
-        place_query(parse_query(text), vectors, unit, lambda word: (word + "s",))
+        encode_query(parse_query(text), vectors, unit, lambda word: (word + "s",))
     assert caught.value.word in ("xyzzy", "nothing")
     assert caught.value.suggestions == (caught.value.word + "s",)
     assert "did you mean" in str(caught.value)
@@ -330,4 +330,4 @@ def test_a_word_without_a_vector_is_an_error_even_beside_known_ones(
 
 def test_an_unknown_word_that_subwords_can_place_is_no_error(tmp_path: Path) -> None:
     store = write_store(tmp_path / "v", ["boat"], np.array([[1.0, 2, 3]]), subwords=True)
-    np.testing.assert_allclose(placed("xyzzy", store), np.full(3, 3**-0.5), atol=1e-6)
+    np.testing.assert_allclose(encoded("xyzzy", store), np.full(3, 3**-0.5), atol=1e-6)

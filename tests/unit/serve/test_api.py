@@ -56,8 +56,8 @@ def error_of(response: Any, status: int, code: str) -> dict[str, Any]:
 
 
 def test_texts_are_translated_as_offline(both: Served, translator: Translator) -> None:
-    asked = {"text": TEXTS, "beam": 3, "n_best": 2}
-    answer = both.client.post("/v1/translate", json=asked).json()
+    body = {"text": TEXTS, "beam": 3, "n_best": 2}
+    answer = both.client.post("/v1/translate", json=body).json()
     expected = translator.translate(TEXTS, DecodingSettings(beam=3, n_best=2))
     assert answer["model"] == "default"
     assert [translation["text"] for translation in answer["translations"]] == [
@@ -69,14 +69,14 @@ def test_texts_are_translated_as_offline(both: Served, translator: Translator) -
 
 
 def test_attention_comes_if_asked_for(both: Served) -> None:
-    asked = {"text": TEXTS[0]}
+    body = {"text": TEXTS[0]}
     assert (
-        both.client.post("/v1/translate", json=asked).json()["translations"][0]["candidates"][0][
+        both.client.post("/v1/translate", json=body).json()["translations"][0]["candidates"][0][
             "attention"
         ]
         is None
     )
-    answer = both.client.post("/v1/translate", json=asked | {"attention": True}).json()
+    answer = both.client.post("/v1/translate", json=body | {"attention": True}).json()
     translation = answer["translations"][0]
     weights = translation["candidates"][0]["attention"]
     assert len(weights) >= len(translation["candidates"][0]["tokens"])
@@ -85,8 +85,8 @@ def test_attention_comes_if_asked_for(both: Served) -> None:
 
 
 def test_a_stream_gives_each_translation_as_it_ends(both: Served) -> None:
-    asked = {"text": [*TEXTS, ""], "stream": True, "partial": True}
-    with both.client.stream("POST", "/v1/translate", json=asked) as response:
+    body = {"text": [*TEXTS, ""], "stream": True, "partial": True}
+    with both.client.stream("POST", "/v1/translate", json=body) as response:
         assert response.headers["content-type"].startswith("application/x-ndjson")
         lines = [json.loads(line) for line in response.iter_lines()]
     assert lines[-1] == {"done": True, "count": len(TEXTS) + 1, "model": "default"}
@@ -101,7 +101,7 @@ def test_a_stream_gives_each_translation_as_it_ends(both: Served) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "problem"),
+    ("body", "problem"),
     [
         ({}, "text"),
         ({"text": 5}, "text"),
@@ -115,9 +115,9 @@ def test_a_stream_gives_each_translation_as_it_ends(both: Served) -> None:
     ],
 )
 def test_what_cannot_be_translated_is_refused_in_words(
-    both: Served, asked: dict[str, Any], problem: str
+    both: Served, body: dict[str, Any], problem: str
 ) -> None:
-    error = error_of(both.client.post("/v1/translate", json=asked), 422, "invalid")
+    error = error_of(both.client.post("/v1/translate", json=body), 422, "invalid")
     assert problem in error["message"]
 
 
@@ -139,8 +139,8 @@ def test_a_model_that_is_not_there_is_named(both: Served) -> None:
 
 
 def test_words_find_what_the_engine_finds(both: Served, collection: Path) -> None:
-    asked = {"query": "dog - 0.5 * boat", "k": 7}
-    answer = both.client.post("/v1/search/text", json=asked).json()
+    body = {"query": "dog - 0.5 * boat", "k": 7}
+    answer = both.client.post("/v1/search/text", json=body).json()
     with SearchEngine.open(collection) as engine:
         expected = engine.text("dog - 0.5 * boat", 7)
     assert [match["id"] for match in answer["matches"]] == [match.id for match in expected]
@@ -154,10 +154,10 @@ def test_words_find_what_the_engine_finds(both: Served, collection: Path) -> Non
 
 
 def test_the_answer_says_how_words_were_read(both: Served) -> None:
-    asked = {"query": "a photo of a boat, no dog", "k": 3}
-    answer = both.client.post("/v1/search/text", json=asked).json()
+    body = {"query": "a photo of a boat, no dog", "k": 3}
+    answer = both.client.post("/v1/search/text", json=body).json()
     assert answer["read_as"] == "boat - 0.5 * dog"
-    again = both.client.post("/v1/search/text", json={**asked, "query": answer["read_as"]}).json()
+    again = both.client.post("/v1/search/text", json={**body, "query": answer["read_as"]}).json()
     assert again["matches"] == answer["matches"]
 
 
@@ -171,12 +171,12 @@ def test_an_unknown_word_suggests_others(both: Served) -> None:
 def test_an_unknown_field_of_a_filter_is_named_with_those_that_there_are(both: Served) -> None:
     where = {"name": "boat", "hieght": 8}
     file = {"file": ("a.png", draw(1, seed=7), "image/png")}
-    for path, asked in (
+    for path, arguments in (
         ("/v1/search/text", {"json": {"query": "boat", "where": where}}),
         ("/v1/search/like", {"json": {"id": "000003.jpg", "where": where}}),
         ("/v1/search/image", {"files": file, "data": {"where": json.dumps(where)}}),
     ):
-        error = error_of(both.client.post(path, **asked), 422, "unknown_field")  # type: ignore[arg-type]
+        error = error_of(both.client.post(path, **arguments), 422, "unknown_field")  # type: ignore[arg-type]
         assert error["field"] == "hieght"
         assert error["suggestions"][0] == "height"
         assert {"label", "name", "path", "width", "height"} <= set(error["fields"])
@@ -198,11 +198,11 @@ def test_queries_that_cannot_be_read_are_refused(both: Served, query: str) -> No
 
 
 def test_filters_and_the_cut_off_hold(both: Served) -> None:
-    asked = {"query": "cat", "k": 50, "where": {"label": "n02858304"}}
-    matches = both.client.post("/v1/search/text", json=asked).json()["matches"]
+    body = {"query": "cat", "k": 50, "where": {"label": "n02858304"}}
+    matches = both.client.post("/v1/search/text", json=body).json()["matches"]
     assert {match["metadata"]["label"] for match in matches} == {"n02858304"}
-    asked = {"query": "cat", "k": 50, "min_score": 0.5}
-    matches = both.client.post("/v1/search/text", json=asked).json()["matches"]
+    body = {"query": "cat", "k": 50, "min_score": 0.5}
+    matches = both.client.post("/v1/search/text", json=body).json()["matches"]
     assert all(match["score"] >= 0.5 for match in matches)
 
 
@@ -221,8 +221,8 @@ def test_a_picture_finds_its_like_and_is_named(both: Served, collection: Path) -
 def test_a_stored_picture_finds_its_like_without_itself(both: Served, collection: Path) -> None:
     with SearchEngine.open(collection) as engine:
         expected = engine.like("000003.jpg", 5)
-    asked = {"id": "000003.jpg", "k": 5}
-    answer = both.client.post("/v1/search/like", json=asked).json()
+    body = {"id": "000003.jpg", "k": 5}
+    answer = both.client.post("/v1/search/like", json=body).json()
     assert [match["id"] for match in answer["matches"]] == [match.id for match in expected]
     error_of(both.client.post("/v1/search/like", json={"id": "none"}), 404, "not_found")
     named = both.client.post("/v1/classify", data={"id": "000003.jpg", "k": "2"}).json()
@@ -295,8 +295,8 @@ def test_forms_that_make_no_sense_are_refused(
 
 def test_nothing_is_fetched_for_a_client(both: Served) -> None:
     """There is no field for an address of a picture."""
-    asked = {"file": "http://127.0.0.1:1/a.png"}
-    assert both.client.post("/v1/search/image", data=asked).status_code == 422
+    body = {"file": "http://127.0.0.1:1/a.png"}
+    assert both.client.post("/v1/search/image", data=body).status_code == 422
     document = both.client.get("/openapi.json").text
     assert '"url"' not in document
 
@@ -474,8 +474,8 @@ def test_a_new_model_is_tried_then_switched_in_and_a_bad_one_refused(
         ]
         assert 30 <= names.count("june") < 60
         assert names.count("june") + names.count("july") == 60
-        asked = {"text": "Où ?", "model": "july"}
-        assert client.post("/v1/translate", json=asked).json()["model"] == "july"
+        body = {"text": "Où ?", "model": "july"}
+        assert client.post("/v1/translate", json=body).json()["model"] == "july"
 
 
 def test_several_models_are_switched_in_as_an_ensemble(
@@ -484,20 +484,20 @@ def test_several_models_are_switched_in_as_an_ensemble(
     first = translator.artifact.location.uri
     other = shutil.copytree(translator.artifact.location.path, tmp_path / "other")
     together = {"versions": [{"name": "both", "path": [first, str(other)]}]}
-    asked = {"text": "Où est le chat ?", "beam": 2}
+    body = {"text": "Où est le chat ?", "beam": 2}
     with served(first, None) as running:
         client = running.client
         assert client.put("/v1/models/translator", json=together).status_code == 403
     with served([first, str(other)], None, model_roots=(str(tmp_path),)) as running:
         client = running.client
-        expected = client.post("/v1/translate", json=asked).json()
+        expected = client.post("/v1/translate", json=body).json()
         assert expected["model"] == "default"
         assert client.put("/v1/models/translator", json=together).status_code == 200
-        answer = client.post("/v1/translate", json=asked).json()
+        answer = client.post("/v1/translate", json=body).json()
         assert (answer["model"], answer["translations"]) == ("both", expected["translations"])
         (live,) = client.get("/v1/models").json()["translator"]["versions"]
         assert (live["path"], live["ready"]) == ([first, str(other)], True)
-        alone = Translator.load(first).translate(asked["text"], DecodingSettings(beam=2))
+        alone = Translator.load(first).translate(body["text"], DecodingSettings(beam=2))
         assert answer["translations"][0]["text"] == alone.text  # of two equal models
 
 

@@ -23,9 +23,9 @@ LIMITS = Limits()
 HOSTILE = ["l'" * 1000, "." * 2000, "a " * 1000, "\u4e00" * 2000, "x{" * 1000, "\U0001f600" * 2000]
 
 
-def cost_in(asked: dict[str, Any]) -> float:
+def cost_in(body: dict[str, Any]) -> float:
     """How many requests it counts as."""
-    request = TranslateRequest.model_validate(asked)
+    request = TranslateRequest.model_validate(body)
     texts = [request.text] if isinstance(request.text, str) else request.text
     return check_texts(texts, request, LIMITS).work / LIMITS.work_per_request
 
@@ -96,8 +96,8 @@ def test_the_longest_stream_is_counted_in_a_second() -> None:
 
 def test_what_attention_an_answer_has_is_bounded_whatever_is_asked() -> None:
     """Six bytes a weight in JSON: less than three megabytes."""
-    asked = TranslateRequest(text="", beam=8, n_best=8, attention=True)
-    assert most_cost(asked, LIMITS).weights * 6 < 3 << 20
+    request = TranslateRequest(text="", beam=8, n_best=8, attention=True)
+    assert most_cost(request, LIMITS).weights * 6 < 3 << 20
 
 
 # At the translator itself
@@ -118,16 +118,16 @@ def error_of(response: Any) -> str:
 
 
 def test_a_text_of_too_many_tokens_is_refused_when_it_is_read(running: Served) -> None:
-    asked = {"text": [TEXTS[0], "l'" * 1000], "beam": 8}
+    body = {"text": [TEXTS[0], "l'" * 1000], "beam": 8}
     began = time.monotonic()
-    assert "tokens" in error_of(running.client.post("/v1/translate", json=asked))
+    assert "tokens" in error_of(running.client.post("/v1/translate", json=body))
     assert time.monotonic() - began < 5
     assert running.client.post("/v1/translate", json={"text": TEXTS[0]}).status_code == 200
 
 
 def test_a_stream_that_is_refused_in_the_middle_says_so_in_its_last_line(running: Served) -> None:
-    asked = {"text": [TEXTS[0], "l'" * 1000, *TEXTS], "stream": True}
-    response = running.client.post("/v1/translate", json=asked)
+    body = {"text": [TEXTS[0], "l'" * 1000, *TEXTS], "stream": True}
+    response = running.client.post("/v1/translate", json=body)
     if response.status_code == 200:  # else the second text was read before the first was translated
         last = response.text.splitlines()[-1]
         assert '"code": "invalid"' in last
@@ -161,17 +161,17 @@ def test_a_heavy_request_is_charged_to_its_key_as_several(translator: Translator
         requests_per_minute=6,
         burst=6,
     )
-    asked = {"text": TEXTS[:20], "beam": 8}
-    cost = cost_in(asked)
+    body = {"text": TEXTS[:20], "beam": 8}
+    cost = cost_in(body)
     assert 3 < cost < 6
     with served(translator.artifact.location.uri, None, Keys([holder])) as opened:
         headers = {"X-API-Key": key}
 
-        def ask(asked: dict[str, Any]) -> Any:
-            return opened.client.post("/v1/translate", json=asked, headers=headers)
+        def ask(body: dict[str, Any]) -> Any:
+            return opened.client.post("/v1/translate", json=body, headers=headers)
 
-        assert ask(asked).status_code == 200
-        again = ask(asked)
+        assert ask(body).status_code == 200
+        again = ask(body)
         assert again.status_code == 429
         assert f"counts as {cost:.0f}" in again.json()["error"]["message"]
         wait = int(again.headers["retry-after"])

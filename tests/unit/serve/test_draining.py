@@ -27,12 +27,12 @@ class Slow(TranslatorService):
     """Answers when a test says so."""
 
     def __init__(self) -> None:
-        self.asked, self.may_end = threading.Event(), threading.Event()
+        self.called, self.may_end = threading.Event(), threading.Event()
 
     async def translate(
         self, version: str, texts: Sequence[str], options: TranslateOptions
     ) -> list[dict[str, Any]]:
-        self.asked.set()
+        self.called.set()
         while not self.may_end.is_set():
             await asyncio.sleep(0.01)
         return [{"text": "whole"}]
@@ -71,7 +71,7 @@ def test_what_is_under_way_ends_and_what_is_new_is_refused(served: Served, where
         assert requests.get(f"{each}/healthz", timeout=10).status_code == 200
     with ThreadPoolExecutor(2) as pool:
         slow = pool.submit(served.translate, address)
-        assert served.slow.asked.wait(10)
+        assert served.slow.called.wait(10)
         ended = pool.submit(app.drain, 30)
         while not served.store.reports():
             time.sleep(0.01)
@@ -94,7 +94,7 @@ def test_what_does_not_end_in_time_is_waited_for_no_longer(
 ) -> None:
     with ThreadPoolExecutor(1) as pool:
         slow = pool.submit(served.translate, served.translator)
-        assert served.slow.asked.wait(10)
+        assert served.slow.called.wait(10)
         began = time.monotonic()
         app.drain(1.8)
         assert time.monotonic() - began < 3

@@ -60,7 +60,7 @@ def client_of(app: Any, stack: ExitStack, root: str = "") -> TestClient:
     return stack.enter_context(client)
 
 
-def asked(client: TestClient, key: str = "", text: str = "x") -> int:
+def status_of(client: TestClient, key: str = "", text: str = "x") -> int:
     headers = {"x-api-key": key} if key else {}
     return client.post(ROUTE, json={"text": text}, headers=headers).status_code
 
@@ -78,8 +78,8 @@ def test_it_starts_without_a_gateway_and_answers_as_the_gateway_says(store: Memo
     with ExitStack() as stack:
         client = client_of(published(store), stack, root=ROUTE)  # as Serve mounts it
         store.publish_gateway(settings(ALICE, limits={"beam": 2}).model_dump_json())
-        assert asked(client) == 401
-        assert asked(client, "a") == 200
+        assert status_of(client) == 401
+        assert status_of(client, "a") == 200
         wide = client.post(ROUTE, json={"text": "x", "beam": 3}, headers={"x-api-key": "a"})
         assert wide.status_code == 422
         assert "at most 2 is allowed" in wide.json()["error"]["message"]
@@ -90,9 +90,9 @@ def test_a_key_that_a_new_gateway_does_not_know_is_refused(store: MemoryStore) -
     store.publish_gateway(settings(ALICE, bob).model_dump_json())
     with ExitStack() as stack:
         client = client_of(published(store), stack)
-        assert (asked(client, "a"), asked(client, "b")) == (200, 403)
+        assert (status_of(client, "a"), status_of(client, "b")) == (200, 403)
         store.publish_gateway(settings(bob).model_dump_json())
-        assert within(5, lambda: asked(client, "a") == 401)
+        assert within(5, lambda: status_of(client, "a") == 401)
 
 
 def test_what_does_not_end_in_time_is_given_up(store: MemoryStore) -> None:
@@ -109,13 +109,15 @@ def test_what_does_not_end_in_time_is_given_up(store: MemoryStore) -> None:
 
 def test_a_keys_limit_holds_over_all_that_take_its_requests(store: MemoryStore) -> None:
     limited = ALICE.model_copy(update={"requests_per_minute": 6.0, "burst": 4.0})
-    about = settings(limited)
-    store.publish_gateway(about.model_dump_json())
+    published = settings(limited)
+    store.publish_gateway(published.model_dump_json())
     with ExitStack() as stack:
         live = LiveModels(store, Echo(), None)
-        gateway = client_of(Front(about, live, store, RequestMetrics(), "gateway"), stack)
+        gateway = client_of(Front(published, live, store, RequestMetrics(), "gateway"), stack)
         translator = client_of(published(store), stack)
-        assert [asked(gateway, "a"), asked(translator, "a"), asked(gateway, "a")] == [200] * 3
-        assert within(5, lambda: len(store.reports()) == 2 and asked(translator, "a") == 200)
+        assert [status_of(gateway, "a"), status_of(translator, "a"), status_of(gateway, "a")] == [
+            200
+        ] * 3
+        assert within(5, lambda: len(store.reports()) == 2 and status_of(translator, "a") == 200)
         time.sleep(1.1)  # both have reported twice
-        assert [asked(gateway, "a"), asked(translator, "a")] == [429, 429]
+        assert [status_of(gateway, "a"), status_of(translator, "a")] == [429, 429]

@@ -134,15 +134,15 @@ def test_a_search_whose_caller_has_gone_is_ended_at_once_and_counted(index: Inde
 def test_an_unknown_word_is_answered_without_suggestions_if_these_take_too_long(
     index: Index,
 ) -> None:
-    async def asked(word: str) -> UnknownWordError:
+    async def error_of(word: str) -> UnknownWordError:
         with pytest.raises(UnknownWordError) as caught:
             await index.words_for(word)
         return caught.value
 
     async def ask() -> None:
-        first = await asyncio.gather(*(asked(f"word{n}") for n in range(MOST_SUGGESTING + 5)))
+        first = await asyncio.gather(*(error_of(f"word{n}") for n in range(MOST_SUGGESTING + 5)))
         assert {error.suggestions for error in first} == {()}
         index.words.go_on.set()
-        assert (await asked("word")).suggestions == ("known",)
+        assert (await error_of("word")).suggestions == ("known",)
 
     asyncio.run(asyncio.wait_for(ask(), 60))

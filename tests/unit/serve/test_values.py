@@ -123,10 +123,10 @@ def test_bodies_that_no_part_could_use_are_refused(
 def test_a_filter_is_of_a_size_that_a_search_is_made_for(
     client: TestClient, where: dict[str, Any], problem: str
 ) -> None:
-    asked = {"query": "boat", "where": where}
+    body = {"query": "boat", "where": where}
     form = {"where": json.dumps(where)}
     for status, code, message in (
-        post(client, "/v1/search/text", json=asked),
+        post(client, "/v1/search/text", json=body),
         post(client, "/v1/search/like", json={"id": "a", "where": where}),
         post(client, "/v1/search/image", files=PICTURE, data=form),
     ):

@@ -147,11 +147,11 @@ def test_a_notice_that_a_node_leaves_saves_at_once_and_then_often(
 ) -> None:
     def run(name: str, seconds_between: float) -> list[int]:
         monkeypatch.setattr("seqvis.training.fit.NOTICE_SECONDS", seconds_between)
-        asked: list[None] = []
+        steps: list[None] = []
 
         def leaving() -> bool:
-            asked.append(None)  # once a step
-            return len(asked) >= 7
+            steps.append(None)  # once a step
+            return len(steps) >= 7
 
         chosen = settings(questions, tmp_path / name, epochs=1).resolved()
         events: list[dict[str, Any]] = []

@@ -50,12 +50,12 @@ def test_it_trains_resumes_translates_and_serves_beside_a_gru(
     assert code == 0, error
     assert 0 < result["attention_entropy"] < 1
 
-    asked, original = 0, TranslationTask.loss
+    batches, original = 0, TranslationTask.loss
 
     def loss(self: TranslationTask, *arguments: Any) -> Any:
-        nonlocal asked
-        asked += 1
-        if asked == 8:
+        nonlocal batches
+        batches += 1
+        if batches == 8:
             raise KeyboardInterrupt
         return original(self, *arguments)
 

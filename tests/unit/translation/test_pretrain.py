@@ -70,13 +70,13 @@ def test_a_run_that_was_cut_off_ends_with_the_weights_of_one_that_was_not(
     text.write_text("\n".join([*lines[:100], "", *lines[100:]]) + "\n")
     more = ["--text", text, "--fit.checkpoint-minutes", 0.0001]
     assert job(job_of.main, *flags(corpus, tmp_path / "whole", side, *more))[0] == 0
-    asked = 0
+    batches = 0
     original = LanguageTask.loss
 
     def loss(self: LanguageTask, *arguments: Any) -> Any:
-        nonlocal asked
-        asked += 1
-        if asked == 7:
+        nonlocal batches
+        batches += 1
+        if batches == 7:
             raise KeyboardInterrupt
         return original(self, *arguments)
 
