@@ -29,7 +29,7 @@ import torch
 from torch import nn
 
 from benchmarks.gpu_questions import SMALL, Questions, Scale, questions
-from benchmarks.peers import SeedModel, SeedTraining
+from benchmarks.peers import LessonModel, LessonTraining
 from seqvis.collection.index import DeviceRows, best_of, exact_candidates
 from seqvis.decoding.beam import DecodingSettings
 from seqvis.decoding.packed import PackedSeq2Seq
@@ -107,10 +107,10 @@ class Bench:
             yield "bfloat16", False
             yield "bfloat16", True
 
-    def lesson(self, task: Questions) -> SeedTraining:
+    def lesson(self, task: Questions) -> LessonTraining:
         model = task.build_model()
         assert isinstance(model, Seq2Seq)
-        lesson = SeedTraining(model, forced=True)
+        lesson = LessonTraining(model, forced=True)
         lesson.model.to(self.device)  # in place: its optimiser keeps the parameters
         return lesson
 
@@ -152,7 +152,7 @@ class Bench:
         assert self.trained is not None, "training failed"
         plain = self.task("attn").build_model()
         assert isinstance(plain, Seq2Seq)
-        lesson = SeedModel(plain).to(self.device).eval()
+        lesson = LessonModel(plain).to(self.device).eval()
         on_cpu = Seq2Seq(self.trained.settings, *self.scale.words).eval()
         on_cpu.load_state_dict(self.trained.state_dict())
         for beam in (1, 5):
@@ -180,7 +180,7 @@ class Bench:
         return [hypotheses[0].ids for hypotheses in translations]
 
     @torch.no_grad()
-    def lesson_translates(self, lesson: SeedModel, steps: int) -> None:
+    def lesson_translates(self, lesson: LessonModel, steps: int) -> None:
         """Feed the loop its own words, in batches of 200; it does not look for ends."""
         for begin in range(0, len(self.sources), 200):
             ids, _ = pad_ids(self.sources[begin : begin + 200])

@@ -92,15 +92,15 @@ class Material:
             )  # fmt: skip
         return str(out)
 
-    def task(self, variant: str, plain_seed: bool = False) -> TranslationTask:
-        """Return the training of the preset or, with `plain_seed`, of the lesson's settings."""
+    def task(self, variant: str, of_lesson: bool = False) -> TranslationTask:
+        """Return the training of the preset or, with `of_lesson`, of the lesson's settings."""
         given = preset()
-        chosen = TrainSettings(corpus="", out="") if plain_seed else given
+        chosen = TrainSettings(corpus="", out="") if of_lesson else given
         resolved = chosen.model_copy(update={"variant": variant}).resolved()
         changes = {
             "corpus": self.corpus.location.uri,
             "batches": given.batches,
-            "loss": LossSettings(count_padding=True) if plain_seed else given.loss,
+            "loss": LossSettings(count_padding=True) if of_lesson else given.loss,
             "fit": given.fit.model_copy(update={"seed": SEED}),
         }
         return TranslationTask(resolved.model_copy(update=changes))

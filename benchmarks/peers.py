@@ -1,6 +1,6 @@
 """The models of fast.ai's lesson 11, which seqvis is measured by.
 
-`SeedModel` is written after `Seq2SeqRNN` and `Seq2SeqAttnRNN` of the lesson: a word at a time, in
+`LessonModel` is written after `Seq2SeqRNN` and `Seq2SeqAttnRNN` of the lesson: a word at a time, in
 float32. It is given a model of the same sizes and the same sentences.
 """
 
@@ -15,7 +15,7 @@ from seqvis.text.vocabulary import BOS, PAD
 from seqvis.translation.batches import Batch
 
 
-class SeedModel(nn.Module):
+class LessonModel(nn.Module):
     """`Seq2SeqRNN`, or with attention `Seq2SeqAttnRNN`, with the weights of one of our models."""
 
     def __init__(self, ours: Seq2Seq):
@@ -61,11 +61,11 @@ class SeedModel(nn.Module):
         return torch.stack(result)
 
 
-class SeedTraining:
+class LessonTraining:
     """The lesson's step: the loss counts padding, Adam (0.8, 0.99)."""
 
     def __init__(self, ours: Seq2Seq, forced: bool):
-        self.model = SeedModel(ours)
+        self.model = LessonModel(ours)
         self.forced = forced
         self.optimizer = torch.optim.Adam(self.model.parameters(), 3e-3, (0.8, 0.99))
 

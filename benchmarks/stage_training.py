@@ -45,7 +45,7 @@ from benchmarks.instrument import (
 )
 from benchmarks.joeynmt import joeynmt_process
 from benchmarks.material import PRESET, SEED, Material, StandingRay, forever, standing_ray
-from benchmarks.peers import SeedTraining
+from benchmarks.peers import LessonTraining
 from seqvis.decoding.linear import Precision
 from seqvis.process import keep_few_kernels
 from seqvis.seq2seq.model import Seq2Seq
@@ -79,7 +79,7 @@ def measure(material: Material, rounds: int) -> Iterator[Row]:
 def _variant(
     material: Material, variant: Variant, goals: Mapping[Precision, float], rounds: int
 ) -> Row:
-    task = material.task(variant, plain_seed=variant != "all")
+    task = material.task(variant, of_lesson=variant != "all")
     checks = {}
     with ExitStack() as stack:
         if variant == "all":
@@ -88,9 +88,9 @@ def _variant(
         else:
             model, batches = task.build_model(), forever(task)
             assert isinstance(model, Seq2Seq)
-            seed = SeedTraining(model, forced=variant == "attn")
-            checks["loss, ours and the lesson's"] = _same_loss(task, model, seed, next(batches))
-            sides = [Side("the lesson's loop", _stepping(batches, seed.step))]
+            lesson = LessonTraining(model, forced=variant == "attn")
+            checks["loss, ours and the lesson's"] = _same_loss(task, model, lesson, next(batches))
+            sides = [Side("the lesson's loop", _stepping(batches, lesson.step))]
         for precision, least in goals.items():
             limit, share = f"its products in {precision}", 0.6 if variant == "all" else None
             single, worker_a_core = (
@@ -118,7 +118,7 @@ def _stepping(batches: Iterator[Batch], step: Callable[[Batch], object]) -> Call
 
 
 def _same_loss(
-    task: TranslationTask, model: Seq2Seq, seed: SeedTraining, batch: Batch
+    task: TranslationTask, model: Seq2Seq, lesson: LessonTraining, batch: Batch
 ) -> list[float]:
     """Both losses of the sentences of one length, where no padding is read; they must agree."""
     lengths = batch.source.lengths
@@ -132,10 +132,10 @@ def _same_loss(
         target.numel(),
     )
     model.eval()
-    seed.model.eval()
+    lesson.model.eval()
     with torch.no_grad():
         ours = float(task.loss(model, chosen, 0.0).loss)
-        theirs = float(seed.loss(chosen))
+        theirs = float(lesson.loss(chosen))
     return agreed(ours, theirs, 1e-3)
 
 

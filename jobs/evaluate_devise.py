@@ -19,7 +19,7 @@ from seqvis.devise.evaluate import (
     candidate_labels,
 )
 from seqvis.devise.examples_page import metrics_by_set, page_examples, write_page
-from seqvis.devise.labels import SEED_COVERAGE, WordNet
+from seqvis.devise.labels import LESSON_COVERAGE, WordNet
 from seqvis.devise.model import DeviseModel
 from seqvis.devise.space import LabelSpace, open_vectors
 from seqvis.storage import locate
@@ -115,7 +115,7 @@ def _figures(result: Evaluation) -> dict[str, Any]:
 def _coverage(labels: LabelSpace) -> dict[str, int]:
     """Return how many of WordNet's nouns have a vector, and how they were found."""
     known = {"labels": len(WordNet.load()), "found": len(labels.labels)}
-    return {**known, "lesson_11_found": SEED_COVERAGE, **Counter(labels.how)}
+    return {**known, "lesson_11_found": LESSON_COVERAGE, **Counter(labels.how)}
 
 
 main = partial(run_job, EvaluateDevise, run)

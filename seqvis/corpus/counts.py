@@ -270,7 +270,7 @@ def _unknown(ids: pa.ListArray) -> int:
 
 
 def percentile_length(lengths: np.ndarray, percentage: float) -> int:
-    """Return the seed's `int(np.percentile(all lengths, percentage))`, from counts by length."""
+    """Return the lesson's `int(np.percentile(all lengths, percentage))`, from counts by length."""
     cumulative = np.cumsum(lengths)
     place = (cumulative[-1] - 1) * percentage / 100
     low, high = (

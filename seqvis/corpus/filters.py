@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-# The seed's re_eq and re_fq. A question in another language may begin with any word.
+# The lesson's re_eq and re_fq. A question in another language may begin with any word.
 ENGLISH_QUESTION = re.compile(r"^(?P<question>Wh[^?.!]+\?)")
 ANY_QUESTION = re.compile(r"^(?P<question>[^?.!]+\?)")
 QUESTION_MARKS = re.compile(r"^(?P<question>[^?.!。？！؟]+[?？؟])")

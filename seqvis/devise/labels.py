@@ -141,7 +141,7 @@ EXACT, LOWER, FURTHER = "exact name", "lower case", "further name"
 TIDIED, MEAN, SUBWORDS, NONE = "tidied name", "mean of words", "sub-words", "not found"
 WAYS = (EXACT, LOWER, FURTHER, TIDIED, MEAN, SUBWORDS, NONE)
 
-SEED_COVERAGE = 49_469  # of WordNet's nouns in lesson 11's fastText vectors
+LESSON_COVERAGE = 49_469  # of WordNet's nouns in lesson 11's fastText vectors
 
 MANY = 2000  # labels
 

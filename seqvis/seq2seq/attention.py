@@ -24,11 +24,11 @@ from seqvis.seq2seq.state import Memory
 
 
 class AdditiveAttention(nn.Module):
-    """The parameters of the seed's attention network: V . activation(keys + l2(hidden))."""
+    """The parameters of the lesson's attention network: V . activation(keys + l2(hidden))."""
 
     def __init__(self, state_size: int, query_size: int, size: int, activation: str):
         super().__init__()
-        # The scale is the seed's: a standard deviation of one over the root of the rows.
+        # The scale is the lesson's: a standard deviation of one over the root of the rows.
         self.key_weight = nn.Parameter(torch.randn(state_size, size) / math.sqrt(state_size))
         self.query = nn.Linear(query_size, size)
         self.score_weight = nn.Parameter(torch.randn(size) / math.sqrt(size))

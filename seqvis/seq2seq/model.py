@@ -1,6 +1,6 @@
-"""The sequence-to-sequence model of the seed, in all its variants: encoder, decoder, and both.
+"""The sequence-to-sequence model of lesson 11, in all its variants: encoder, decoder, and both.
 
-Unlike the seed's, the encoder and the attention ignore padding, so a sentence's translation does
+Unlike the lesson's, the encoder and the attention ignore padding, so a sentence's translation does
 not depend on the batch it is in.
 """
 
@@ -32,7 +32,7 @@ class Encoder(nn.Module):
     """From source word ids to a state for each word and the decoder's first state.
 
     Layers read forwards, or the first or all of them in both directions. Each layer's last state
-    goes through the bridge, a linear layer without bias that the seed calls `out_enc`, into the
+    goes through the bridge, a linear layer without bias that the lesson calls `out_enc`, into the
     decoder layer of the same depth.
     """
 
@@ -56,7 +56,7 @@ class Encoder(nn.Module):
             sizes.append(inputs * cell.state_parts)
         self.output_size = inputs
         self.bridge_layers = bridge_layers
-        # The seed has one bridge for all layers; layers of another size need their own.
+        # The lesson has one bridge for all layers; layers of another size need their own.
         self.bridges = nn.ModuleDict(
             {
                 str(size): nn.Linear(size, decoder_size * cell.state_parts, bias=False)
@@ -111,7 +111,7 @@ class Decoder(nn.Module):
             self.attention = AdditiveAttention(
                 state_size, size, settings.attention_size or size, settings.attention_activation
             )
-            # The seed's l3(cat([embedding, context])), as a sum of two products: the first is
+            # The lesson's l3(cat([embedding, context])), as a sum of two products: the first is
             # computed for all steps at once, the second once a sentence for all its words.
             self.mix_embedding = nn.Linear(embedding_size, embedding_size)
             self.mix_context = nn.Linear(state_size, embedding_size, bias=False)
@@ -320,7 +320,7 @@ def _product_sizes(layers: nn.Module) -> int:
 def draw_coins(steps: int, probability: float, generator: torch.Generator) -> Tensor:
     """Draw for each step whether the decoder is fed the right word; the first is always True.
 
-    One coin for each step serves the whole batch, as in the seed text. All are drawn before the
+    One coin for each step serves the whole batch, as in the lesson's text. All are drawn before the
     batch's first step, so that each stretch of forced steps runs in one go.
     """
     coins = torch.rand(steps, generator=generator) < probability

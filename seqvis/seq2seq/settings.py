@@ -1,4 +1,4 @@
-"""Settings of the translation model and the seed's five variants of it."""
+"""Settings of the translation model and lesson 11's five variants of it."""
 
 import math
 from typing import Annotated, Literal
@@ -9,7 +9,7 @@ from seqvis.config import MayChange, Settings
 
 Variant = Literal["plain", "bidir", "force", "attn", "all"]
 
-# What each variant of the seed switches on: encoder in both directions, attention, forcing.
+# What each variant of the lesson switches on: encoder in both directions, attention, forcing.
 _VARIANTS: dict[str, tuple[bool, bool, bool]] = {
     "plain": (False, False, False),
     "bidir": (True, False, False),
@@ -20,7 +20,7 @@ _VARIANTS: dict[str, tuple[bool, bool, bool]] = {
 
 
 class DropoutSettings(Settings):
-    """Regularisation. The first five defaults are the seed's; the others are AWD-LSTM's set
+    """Regularisation. The first five defaults are lesson 11's; the others are AWD-LSTM's set
     (Merity et al. 2017, arXiv 1708.02182), carried to encoder and decoder and off by default."""
 
     input: float = Field(0.15, ge=0, lt=1)
@@ -29,7 +29,7 @@ class DropoutSettings(Settings):
     """Share dropped between the encoder's layers."""
     bridge: float = Field(0.05, ge=0, lt=1)
     """Share of the encoder's last hidden state dropped on its way to the decoder; only where the
-    encoder is bidirectional, as in the seed."""
+    encoder is bidirectional, as in lesson 11."""
     decoder: float = Field(0.1, ge=0, lt=1)
     """Share dropped between the decoder's layers."""
     output: float = Field(0.35, ge=0, lt=1)
@@ -58,12 +58,12 @@ class ModelSettings(Settings):
     layers: int = Field(2, ge=1)
     """Layers of the encoder."""
     cell: Literal["gru", "lstm"] = "gru"
-    """What the layers of encoder and decoder are: gated recurrent units, the seed's, or long
+    """What the layers of encoder and decoder are: gated recurrent units, lesson 11's, or long
     short-term memory, which PyTorch computes even where the C++ extension was built."""
     decoder_layers: int | None = Field(None, ge=1)
     """Layers of the decoder, at most those of the encoder. Default: as many."""
     decoder_size: int | None = Field(None, ge=1)
-    """Hidden units of the decoder. Default: the embedding size, as in the seed."""
+    """Hidden units of the decoder. Default: the embedding size, as in lesson 11."""
     bidirectional: Literal["none", "first", "all"] | None = None
     """Which encoder layers read in both directions; first as in GNMT. Default: the variant's."""
     attention: bool | None = None
@@ -73,10 +73,10 @@ class ModelSettings(Settings):
     attention_activation: Literal["tanh", "relu"] = "tanh"
     """Activation in the attention network."""
     readout: Literal["state", "context"] = "state"
-    """What a word is predicted from: the decoder's state alone (the seed), or also the previous
+    """What a word is predicted from: the decoder's state alone (lesson 11), or also the previous
     word and the context vector, through one tanh layer (Bahdanau et al. 2015)."""
     embedding_deviation: float = Field(1.0, gt=0)
-    """Standard deviation of the initial embeddings, word vectors among them; the seed's 1 makes
+    """Standard deviation of the initial embeddings, word vectors among them; lesson 11's 1 makes
     tied output weights start with very certain, wrong predictions."""
     tie_output: bool = True
     """Use the target embeddings as the weights of the projection to the vocabulary."""
@@ -99,7 +99,7 @@ class ForcingSettings(Settings):
 def forcing_probability(settings: ForcingSettings, epoch: float) -> float:
     """Return the probability of teacher forcing at `epoch`, which may be fractional.
 
-    linear falls in a straight line and stays at `end` (the seed's with its defaults: 1, 0.9 …
+    linear falls in a straight line and stays at `end` (the lesson's with its defaults: 1, 0.9 …
     0 from epoch 10 on, when `epoch` is whole); exponential is k^i and inverse_sigmoid
     k / (k + e^(i / k)), both scaled to run from `start` towards `end`, so that little is left
     after `epochs`.

@@ -21,9 +21,9 @@ class OptimizerSettings(Settings):
     learning_rate: float = Field(3e-3, gt=0)
     """Highest learning rate of the cycle."""
     beta1: float = Field(0.8, ge=0, lt=1)
-    """Momentum; the seed's 0.8."""
+    """Momentum; lesson 11's 0.8."""
     beta2: float = Field(0.99, ge=0, lt=1)
-    """Adam's decay of squared gradients; the seed's 0.99."""
+    """Adam's decay of squared gradients; lesson 11's 0.99."""
     epsilon: float = Field(1e-8, gt=0)
     """Adam's term against division by zero."""
     weight_decay: float = Field(0.0, ge=0)
@@ -31,7 +31,7 @@ class OptimizerSettings(Settings):
     clip_norm: float = Field(1.0, ge=0)
     """Norm that the gradient is clipped to; 0: not clipped."""
     divisor: float = Field(20.0, ge=1)
-    """The cycle starts at learning_rate / divisor (the first number of the seed's use_clr)."""
+    """The cycle starts at learning_rate / divisor (the first number of lesson 11's use_clr)."""
     final_divisor: float | None = Field(None, ge=1)
     """The cycle ends at learning_rate / final_divisor. Default: divisor."""
     rise: float = Field(0.1, ge=0, le=1)

@@ -67,7 +67,7 @@ def plan_epoch(
     """Return the row numbers of each batch of an epoch, in training order.
 
     Rows are shuffled, then sorted by length within `bucket` batches' worth, cut into batches,
-    and the batches shuffled: the seed's SortishSampler. Every row occurs once.
+    and the batches shuffled: the lesson's SortishSampler. Every row occurs once.
     """
     generator = np.random.default_rng([seed, epoch])
     order = generator.permutation(len(table))
@@ -101,7 +101,7 @@ class EpochPlans:
 
 
 def plan_validation(table: PairTable, size: int) -> list[NDArray[np.int64]]:
-    """Return the row numbers of each validation batch, longest targets first, as the seed's
+    """Return the row numbers of each validation batch, longest targets first, as the lesson's
     SortSampler has them."""
     order = np.lexsort((np.arange(len(table)), -table.target.lengths))
     return [order[begin : begin + size] for begin in range(0, len(order), size)]

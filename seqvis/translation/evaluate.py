@@ -37,10 +37,10 @@ def evaluate(
     """Return BLEU, chrF, losses and accuracy, and the translations.
 
     `loss` is per real target word, `loss_with_padding` per position of batches of 200 sentences
-    sorted by length as the seed validates, `accuracy` the share of real words that had the highest
-    score; for all three the model is fed its own words. For `forced_loss` it is fed the right
-    previous word. An ensemble has none of these four. Pairs with an empty side count for BLEU and
-    chrF alone. If `lowercase` is None, case counts if the translator was trained with it, as in
+    sorted by length as the lesson validates, `accuracy` the share of real words that had the
+    highest score; for all three the model is fed its own words. For `forced_loss` it is fed the
+    right previous word. An ensemble has none of these four. Pairs with an empty side count for BLEU
+    and chrF alone. If `lowercase` is None, case counts if the translator was trained with it, as in
     training's validation. `trained_share` is the share of the pairs that were trained on, of an
     ensemble's models the largest, None if no translator records it.
 
@@ -78,14 +78,14 @@ def evaluate(
 
 
 def losses(translator: Translator, sources: list[str], references: list[str]) -> dict[str, float]:
-    """Return the seed's losses and accuracy, and the loss with the right words fed."""
+    """Return the lesson's losses and accuracy, and the loss with the right words fed."""
     languages = translator.languages
     pairs = [
         (source.ids, languages.target_ids(reference))
         for source, reference in zip(translator.read(sources), references, strict=True)
         if source.tokens and reference.strip()
     ]
-    # Longest first, as the seed's SortSampler has it; its padding decides loss_with_padding.
+    # Longest first, as the lesson's SortSampler has it; its padding decides loss_with_padding.
     pairs.sort(key=lambda pair: -len(pair[1]))
     sums = LossSums()
     for begin in range(0, len(pairs), VALIDATION_BATCH):

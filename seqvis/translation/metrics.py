@@ -151,11 +151,11 @@ class LossSums:
 
 @torch.no_grad()
 def validation_losses(model: Seq2Seq, batch: Batch) -> LossSums:
-    """Compute the seed's validation loss of a batch, and the teacher-forced one.
+    """Compute the lesson's validation loss of a batch, and the teacher-forced one.
 
-    For the seed's, the decoder is fed the word that had the highest score. As in the seed it goes
-    on after `_eos_`, and stops where every sentence of the batch predicts `_pad_`; all words then
-    score zero at the positions that are left, which costs log(vocabulary) each.
+    For the lesson's, the decoder is fed the word that had the highest score. As in the lesson it
+    goes on after `_eos_`, and stops where every sentence of the batch predicts `_pad_`; all words
+    then score zero at the positions that are left, which costs log(vocabulary) each.
     """
     losses, predicted = (part.cpu() for part in _own_steps(model, batch))
     target = batch.target.cpu()

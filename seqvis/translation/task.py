@@ -55,7 +55,7 @@ from seqvis.translation.initial_weights import (
 from seqvis.translation.metrics import LossSums, Scoring, TextScores, score_texts, validation_losses
 from seqvis.vectors.store import WordVectors
 
-VALIDATION_BATCH = 200  # sentences; the seed's 125 * 1.6, on which its loss with padding depends
+VALIDATION_BATCH = 200  # sentences; the lesson's 125 * 1.6, on which its loss with padding depends
 PLACES = (
     "corpus", "out", "vectors_source", "vectors_target", "init", "init_encoder", "init_decoder",
 )  # fmt: skip
@@ -70,7 +70,7 @@ class LossSettings(Settings):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Probability spread over all words instead of the right one."""
     count_padding: bool = False
-    """Learn to predict the padding after a sentence too, as the seed does."""
+    """Learn to predict the padding after a sentence too, as lesson 11 does."""
     sampled_words: int = Field(0, ge=0)
     """Words that are scored in a training step, those of the batch among them; 0: all. For
     vocabularies above some 100,000 words."""
@@ -84,7 +84,7 @@ class TrainSettings(Settings):
     out: Annotated[str, MayChange.FREELY]
     """Directory or URI of the translator; OUT.run beside it holds checkpoints and curves."""
     variant: Variant = "all"
-    """Of the seed: plain, bidir (encoder in both directions), force (teacher forcing), attn
+    """Of lesson 11: plain, bidir (encoder in both directions), force (teacher forcing), attn
     (attention and forcing), all."""
     direction: Direction = "left-to-right"
     """Order in which the target's words are predicted. A right-to-left model translates by itself,

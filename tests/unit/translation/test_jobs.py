@@ -31,7 +31,7 @@ from seqvis.translation.task import TrainSettings
 from seqvis.translation.train import train as fit_translator
 from seqvis.translation.translator import Translator
 from tests.support.corpora import write_corpus
-from tests.support.seed import seed_forward, seed_loss
+from tests.support.lesson import lesson_forward, lesson_loss
 from tests.unit.conftest import SMALL, Job
 
 Capture = pytest.CaptureFixture[str]
@@ -248,10 +248,10 @@ def test_the_losses_of_plain_are_those_of_the_lessons_steps(
     lines = [Path(name).read_text().splitlines() for name in files]
     sources = [list(languages.read(text).ids) for text in lines[0]]
     target, _ = pad_ids([languages.target_ids(text) for text in lines[1]])
-    logits = seed_forward(translator.model, sources, target.shape[1])
-    expected = float(seed_loss(logits, target.t()))
+    logits = lesson_forward(translator.model, sources, target.shape[1])
+    expected = float(lesson_loss(logits, target.t()))
     assert result["loss_with_padding"] == pytest.approx(expected, rel=1e-5)
-    expected = float(seed_loss(logits, target.t(), ignore_index=PAD))
+    expected = float(lesson_loss(logits, target.t(), ignore_index=PAD))
     assert result["loss"] == pytest.approx(expected, rel=1e-5)
 
 

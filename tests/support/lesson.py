@@ -21,7 +21,7 @@ def _gru(layers: Sequence[object], inputs: int, size: int) -> nn.GRU:
 
 
 @torch.no_grad()
-def seed_forward(model: Seq2Seq, sources: Sequence[Sequence[int]], steps: int) -> Tensor:
+def lesson_forward(model: Seq2Seq, sources: Sequence[Sequence[int]], steps: int) -> Tensor:
     """`Seq2SeqRNN.forward` in evaluation: (steps or fewer, sentences, words).
 
     Each sentence is encoded alone, so that padding, which the lesson's encoder reads, has no part.
@@ -50,7 +50,7 @@ def _sizes(layer: object) -> tuple[int, int]:
     return layer.weight_ih.shape[1], layer.weight_hh.shape[1]  # type: ignore[attr-defined]
 
 
-def seed_loss(logits: Tensor, target: Tensor, **options: int | str) -> Tensor:
+def lesson_loss(logits: Tensor, target: Tensor, **options: int | str) -> Tensor:
     """The lesson's `seq2seq_loss`; logits (steps or fewer, sentences, words), target (steps,
     sentences). `options` are those of `cross_entropy`."""
     steps, _ = target.shape
