@@ -76,7 +76,8 @@ def keep_replica_local() -> None:
     """Let this replica take other replicas' calls on loopback alone, if its node is there.
 
     For the constructor of a deployment: when it is done Serve opens the port for these calls, on
-    all interfaces wherever the node is. On the node of a cluster this does nothing.
+    all interfaces wherever the node is. On the node of a cluster this does nothing. Watched by
+    tests/unit/serve/test_loopback.py.
     """
     from ray._common import tls_utils
     from ray._common.network_utils import build_address, get_localhost_ip, is_localhost
@@ -104,12 +105,31 @@ def asha_rungs(scheduler: Any) -> dict[str, dict[str, float]]:
     return {f"{epoch:g}": dict(recorded) for epoch, recorded in scheduler._brackets[0]._rungs}
 
 
-async def run_controller(arguments: dict[str, Any], stop: Event) -> Any:
+def start_only_workers(trainer: Any, stop: Event) -> None:
+    """Let a TorchTrainer start no processes but its workers, and let `stop` end its `fit`.
+
+    Ray Train would start three more, each of which imports Ray Train before the workers may begin:
+    one for its controller; one to distribute Ray's datasets, of which there are none; and one to
+    clean up after a controller that was killed, which here is the process that owns it all. Watched
+    by tests/ray/test_train_translator.py.
+    """
+    idle = ("DatasetsCallback", "PlacementGroupCleanerCallback")
+    default_callbacks = trainer._create_default_callbacks
+
+    def callbacks() -> list[Any]:
+        return [callback for callback in default_callbacks() if type(callback).__name__ not in idle]
+
+    trainer._create_default_callbacks = callbacks
+    trainer._initialize_and_run_controller = lambda **arguments: asyncio.run(
+        _run_controller(arguments, stop)
+    )
+
+
+async def _run_controller(arguments: dict[str, Any], stop: Event) -> Any:
     """Run Ray Train's controller in this process, until the training ends or `stop` is set.
 
-    Ray would start an actor for it, whose process loads PyTorch and Ray Train again before the
-    workers may begin, and on a cluster another one for the watcher of drained nodes, which here is
-    a thread. Raises CancelledError if it was stopped, when the workers have ended. Watched by
+    On a cluster Ray would start another process for its watcher of drained nodes, which here is a
+    thread. Raises CancelledError if it was stopped, when the workers have ended. Watched by
     tests/ray/test_train_translator.py, and the watcher by tests/ray/test_nodes.py.
     """
     from ray.runtime_context import RuntimeContext

@@ -7,7 +7,6 @@ resumes from the last one, with any number of workers. When a node is drained, t
 it through `Workers.leaving`, and at the drain's deadline the group is restarted without the node.
 """
 
-import asyncio
 import os
 import threading
 import time
@@ -27,7 +26,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from seqvis.cluster import amount, can_grow
 from seqvis.errors import ConfigError, SeqvisError, TrainingError
 from seqvis.process import usable_processors
-from seqvis.ray_internals import jemalloc, node_is_drained, run_controller
+from seqvis.ray_internals import jemalloc, node_is_drained, start_only_workers
 from seqvis.storage import Location
 from seqvis.training.events import EPOCH_EVENTS, EventQueue, Report, StopTraining
 from seqvis.training.stream import Stream
@@ -91,7 +90,7 @@ def run_workers(
     # On this process's node: on a worker's, the queue would be lost with that node.
     options = {"num_cpus": 0, "scheduling_strategy": here}
     events: Any = ray.remote(EventQueue).options(**options).remote()
-    trainer = _Trainer(
+    trainer = TorchTrainer(
         _enter_worker,
         train_loop_config={
             "function": function,
@@ -115,6 +114,8 @@ def run_workers(
             worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},  # type: ignore[call-arg]
         ),
     )
+    stop = threading.Event()
+    start_only_workers(trainer, stop)
     outcome: list[BaseException] = []
     # The main thread passes on events, and gets Ctrl-C.
     thread = threading.Thread(target=_fit, args=(trainer, outcome), daemon=True)
@@ -124,7 +125,7 @@ def run_workers(
             _pass_on(events, report)
         _pass_on(events, report)
     except Exception:
-        trainer.stop.set()
+        stop.set()
         thread.join(_STOP_SECONDS)  # a Ray that is used further is left without these workers
         raise
     finally:
@@ -146,28 +147,6 @@ def workers_that_fit(resources: Resources) -> int:
         return max(1, int(amount("GPU") / resources.gpus_per_worker))
     cpus = amount("CPU") if can_grow() else min(amount("CPU"), usable_processors())
     return max(1, min(cpus // max(1, resources.cpus_per_worker), MOST_UNASKED))
-
-
-class _Trainer(TorchTrainer):
-    """A TorchTrainer that starts no processes but its workers, and that can be stopped.
-
-    Ray Train would start three more, each of which imports Ray Train before the workers may begin:
-    one for its controller; one to distribute Ray's datasets, of which there are none; and one to
-    clean up after a controller that was killed, which here is the process that owns it all. A later
-    Ray without these methods or names starts them again.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self.stop = threading.Event()
-
-    def _create_default_callbacks(self) -> list[Any]:
-        idle = ("DatasetsCallback", "PlacementGroupCleanerCallback")
-        callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
-        return [callback for callback in callbacks if type(callback).__name__ not in idle]
-
-    def _initialize_and_run_controller(self, **arguments: Any) -> Any:
-        return asyncio.run(run_controller(arguments, self.stop))
 
 
 def _enter_worker(config: dict[str, Any]) -> None:

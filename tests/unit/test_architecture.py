@@ -4,6 +4,7 @@ A rule's breaches stand in `KNOWN` until they are mended; the list may only beco
 """
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -41,7 +42,7 @@ SERVING = (
 RAY = (
     *("seqvis.cluster", "seqvis.ray_internals", "seqvis.corpus.blocks", "seqvis.vision.embed"),
     *("seqvis.training.ray_train", "seqvis.training.stream", "seqvis.training.trial"),
-    *("serve", "tune.study", "jobs", "benchmarks"),
+    *("serve", "tune.study", "benchmarks"),
 )
 """What may import Ray."""
 
@@ -60,6 +61,8 @@ LARGEST_FOLDER = 14
 LARGE_FOLDERS = ("jobs", "benchmarks")
 
 KNOWN: dict[str, set[str]] = {}
+
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 @cache
@@ -191,16 +194,44 @@ def test_what_ray_does_not_offer_publicly_is_named_in_one_file() -> None:
         f"{name} -> {imported}"
         for name in modules()
         for imported in imports(name)
-        if inside(imported, "ray")
-        and any(part.startswith("_") for part in imported.split("."))
-        and name != "seqvis.ray_internals"
+        if inside(imported, "ray") and any(part.startswith("_") for part in imported.split("."))
     }
-    check("private", breaches)
+    breaches |= {f"{name} -> {method}" for name in modules() for method in private_of_ray(name)}
+    check("private", {at for at in breaches if not at.startswith("seqvis.ray_internals ")})
+
+
+def private_of_ray(name: str) -> Iterator[str]:
+    """The methods with a leading underscore in a module's classes that are derived from Ray's."""
+    nodes = list(ast.walk(modules()[name]))
+    of_ray = set()
+    for node in nodes:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            for alias in node.names:
+                if inside(getattr(node, "module", None) or alias.name, "ray"):
+                    of_ray.add(alias.asname or alias.name.split(".")[0])
+    for node in nodes:
+        if isinstance(node, ast.ClassDef) and of_ray.intersection(
+            ast.unparse(base).split(".")[0] for base in node.bases
+        ):
+            methods = (method.name for method in node.body if isinstance(method, FUNCTIONS))
+            yield from (method for method in methods if re.match("_[^_]", method))
+
+
+def test_servers_and_load_for_tests_are_imported_by_benchmarks_alone() -> None:
+    breaches = {
+        f"{name} -> {other}"
+        for name in modules()
+        for other in files(name)
+        if inside(other, "serve.testing")
+        and name.split(".")[0] != "benchmarks"
+        and not inside(name, "serve.testing")
+    }
+    check("testing", breaches)
 
 
 @pytest.mark.parametrize("name", LIGHT)
 def test_what_must_start_fast_loads_nothing_heavy(name: str) -> None:
-    loaded = f"import sys, {name}; print(*(one for one in {HEAVY!r} if one in sys.modules))"
+    loaded = f"import sys, {name}; print(*(name for name in {HEAVY!r} if name in sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", loaded], cwd=ROOT, capture_output=True, text=True, check=True
     )
