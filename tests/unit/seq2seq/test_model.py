@@ -42,7 +42,7 @@ def sentences(*lengths: int, words: int = SOURCE_WORDS) -> list[list[int]]:
         ("all", 2, True, "linear"),
     ],
 )
-def test_each_variant_is_what_the_seed_describes(
+def test_each_variant_is_what_the_lesson_describes(
     variant: str, directions: int, attends: bool, schedule: str
 ) -> None:
     settings, forcing = resolve_variant(variant, ModelSettings(), ForcingSettings())  # type: ignore[arg-type]

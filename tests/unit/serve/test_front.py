@@ -109,15 +109,13 @@ def test_what_does_not_end_in_time_is_given_up(store: MemoryStore) -> None:
 
 def test_a_keys_limit_holds_over_all_that_take_its_requests(store: MemoryStore) -> None:
     limited = ALICE.model_copy(update={"requests_per_minute": 6.0, "burst": 4.0})
-    published = settings(limited)
-    store.publish_gateway(published.model_dump_json())
+    limits = settings(limited)
+    store.publish_gateway(limits.model_dump_json())
     with ExitStack() as stack:
         live = LiveModels(store, Echo(), None)
-        gateway = client_of(Front(published, live, store, RequestMetrics(), "gateway"), stack)
+        gateway = client_of(Front(limits, live, store, RequestMetrics(), "gateway"), stack)
         translator = client_of(published(store), stack)
-        assert [status_of(gateway, "a"), status_of(translator, "a"), status_of(gateway, "a")] == [
-            200
-        ] * 3
+        assert [status_of(front, "a") for front in (gateway, translator, gateway)] == [200] * 3
         assert within(5, lambda: len(store.reports()) == 2 and status_of(translator, "a") == 200)
         time.sleep(1.1)  # both have reported twice
         assert [status_of(gateway, "a"), status_of(translator, "a")] == [429, 429]

@@ -336,7 +336,7 @@ def test_a_worker_without_a_row_takes_part_with_no_words(questions: Path) -> Non
     assert batch.target_words == int(table.target.lengths[rows].sum())
 
 
-def test_the_cycle_is_the_seeds_use_clr_20_10() -> None:
+def test_the_cycle_is_the_lessons_use_clr_20_10() -> None:
     cycle = OptimizerSettings(learning_rate=3e-3, cyclical_momentum=True)
     assert learning_rate(cycle, 0.0) == pytest.approx(3e-3 / 20)
     assert learning_rate(cycle, 0.1) == pytest.approx(3e-3)
