@@ -54,12 +54,12 @@ def test_a_second_fit_that_was_cut_off_goes_on_without_the_first(
     quick = [*QUICK, "--fit.checkpoint-minutes", 1e-9]
     more = [*quick, "--init", first, "--head.freeze-norm"]
     assert job(train_devise.main, *train_flags(data, tmp_path / "whole", *more))[0] == 0
-    original, asked = HeadTask.loss, 0
+    original, batches = HeadTask.loss, 0
 
     def loss(self: HeadTask, *arguments: Any) -> Any:
-        nonlocal asked
-        asked += 1
-        if asked == 5:
+        nonlocal batches
+        batches += 1
+        if batches == 5:
             raise KeyboardInterrupt
         return original(self, *arguments)
 

@@ -181,10 +181,10 @@ def test_the_finder_suggests_a_rate_for_the_head_and_draws_it(
 def test_a_head_alone_needs_no_ray_but_a_gpu_is_asked_of_the_cluster(
     data: Path, tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[Resources] = []
+    given: list[Resources] = []
 
     def note(settings: Any, report: Any, resources: Resources, *_: Any, **__: Any) -> Any:
-        asked.append(resources)
+        given.append(resources)
         return {}
 
     monkeypatch.setattr(train_devise, "train", note)
@@ -192,7 +192,7 @@ def test_a_head_alone_needs_no_ray_but_a_gpu_is_asked_of_the_cluster(
     for more in ([], ["--use-gpu"], ["--finetune.epochs", 1]):
         code, _, error = job(train_devise.main, *flags, *more)
         assert code == 0, error
-    assert [(resources.workers, resources.gpu) for resources in asked] == [
+    assert [(resources.workers, resources.gpu) for resources in given] == [
         (0, False), (None, True), (None, False)
     ]  # fmt: skip
 

@@ -37,12 +37,12 @@ def flags(corpus: Path, out: Path, *more: object) -> list[object]:
 
 def cut(job: Job, flags: list[object], after: int) -> None:
     """Interrupt the training after so many steps."""
-    original, asked = TranslationTask.loss, 0
+    original, batches = TranslationTask.loss, 0
 
     def loss(self: TranslationTask, *arguments: Any) -> Any:
-        nonlocal asked
-        asked += 1
-        if asked > after:
+        nonlocal batches
+        batches += 1
+        if batches > after:
             raise KeyboardInterrupt
         return original(self, *arguments)
 
