@@ -29,11 +29,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-COMMANDS = (
-    *("jobs.benchmark", "jobs.build_index", "jobs.build_vectors", "jobs.collection", "jobs.demo"),
-    *("jobs.embed_images", "jobs.evaluate_devise", "jobs.evaluate_translator", "jobs.fetch_data"),
-    *("jobs.prepare_corpus", "jobs.search", "jobs.train_devise", "jobs.train_translator"),
-    *("jobs.translate", "serve.app", "serve.config_check", "serve.make_key"),
+COMMANDS = (  # besides the jobs
+    *("serve.app", "serve.config_check", "serve.environment", "serve.make_key"),
     *("tune.translator", "tune.devise", "tune.report"),
 )
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")
@@ -78,6 +75,11 @@ class Recorder:
             raise SystemExit(f"{' '.join(command)}: {done.returncode}\n{done.stderr[-3000:]}")
         return done.stdout
 
+    def has(self, command: str) -> bool:
+        """Whether the checkout has this command: an older one may lack it."""
+        path = self.code.joinpath(*command.split("."))
+        return path.with_suffix(".py").is_file() or path.is_dir()
+
     @contextmanager
     def background(self, *command: str) -> Iterator[subprocess.Popen[bytes]]:
         with (self.folder / "background.log").open("ab") as log:
@@ -103,8 +105,10 @@ class Recorder:
 
 
 def record(recorder: Recorder, given: Path | None) -> None:
-    for command in COMMANDS:
-        recorder.save(f"help/{command}", recorder.run(command, "--help"))
+    jobs = sorted(file.stem for file in (recorder.code / "jobs").glob("[!_]*.py"))
+    for command in (*(f"jobs.{job}" for job in jobs), *COMMANDS):
+        if recorder.has(command):
+            recorder.save(f"help/{command}", recorder.run(command, "--help"))
     demo = ["--pairs", "4000", "--epochs", "2", "--image-size", "64", "--num-workers", "1"]
     recorder.run("jobs.demo", "--out", "demo", "--no-serve", *demo)
     (recorder.folder / "training.yaml").write_text(json.dumps(TRAINING))
