@@ -12,9 +12,12 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize("name", seqvis.__all__)
-def test_each_name_is_there_and_listed(name: str) -> None:
+def test_each_name_is_there(name: str) -> None:
     assert callable(getattr(seqvis, name))
-    assert name in dir(seqvis)
+
+
+def test_the_names_are_listed() -> None:
+    assert set(seqvis.__all__) <= set(dir(seqvis))
 
 
 def test_another_name_is_an_attribute_error() -> None:
@@ -23,8 +26,9 @@ def test_another_name_is_an_attribute_error() -> None:
 
 
 def test_importing_it_loads_nothing_of_it() -> None:
-    program = "import sys, seqvis; print(*(name for name in sys.modules if name > 'seqvis.'))"
+    program = "import sys, seqvis; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert not [name for name in done.stdout.split() if name.startswith("seqvis.")]
+    loaded = done.stdout.split()
+    assert not [name for name in loaded if name.startswith("seqvis.") or name in ("torch", "ray")]
