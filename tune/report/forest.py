@@ -7,7 +7,8 @@ shuffled among them (permutation importance, Breiman 2001), as a share of the va
 scikit-learn's `permutation_importance` shuffles single columns and returns only means. Here groups
 of settings are shuffled jointly, a setting that another one switches on only among the trials that
 have it, and the errors of single trials are kept, because the intervals are bootstrapped over both
-repeats and trials.
+repeats and trials. Optuna's importances are not judged on held-out trials, have no intervals, and
+are shares of one, so that they name an important setting even where the trials differ by chance.
 """
 
 from collections.abc import Mapping, Sequence
