@@ -25,11 +25,14 @@ def has_control_characters(text: str) -> bool:
     return any(unicodedata.category(character) == "Cc" for character in text)
 
 
-def require_extra(extra: str, *modules: str) -> None:
-    """Raise ConfigError if one of the extra's modules is not installed. Imports none of them."""
+def require_extra(extra: str, *modules: str, instead: str = "") -> None:
+    """Raise ConfigError if one of the extra's modules is not installed. Imports none of them.
+
+    `instead`: what the message offers besides installing them.
+    """
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(
             f"{', '.join(missing)}: not installed; pip install 'seqvis[{extra}]' brings what "
-            f"this needs"
+            f"this needs{instead}"
         )

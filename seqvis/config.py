@@ -4,8 +4,8 @@ Each component declares its own `Settings` next to its code; a job nests them in
 (`seqvis.cli.job`).
 """
 
-import difflib
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic.fields import FieldInfo
 
 from seqvis import encodings
-from seqvis.errors import ConfigError, DataError, SeqvisError
+from seqvis.errors import ConfigError, DataError, SeqvisError, did_you_mean
 
 
 class Settings(BaseModel):
@@ -156,8 +156,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def suggestion(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f", did you mean {close[0]}?" if close else ""
+    return did_you_mean(get_close_matches(name, known, n=1), ", ")
 
 
 def explain(error: ValidationError, cls: type[BaseModel], flags: bool = True) -> list[str]:

@@ -19,6 +19,7 @@ other exception is a defect of seqvis and keeps its traceback.
 """
 
 import re
+from collections.abc import Sequence
 from difflib import get_close_matches
 
 _COMPARED = 1000  # fields of a collection among which the one that was meant is looked for
@@ -54,6 +55,11 @@ def _without_secret(option: re.Match[str]) -> str:
     name, value = option.groups()
     hidden = _SECRET.search(name) or "@" in value or "%40" in value
     return f"{name}***" if hidden else option[0]
+
+
+def did_you_mean(names: Sequence[str], before: str = "; ") -> str:
+    """Return `before` and a question for the names that were probably meant; "" for none."""
+    return f"{before}did you mean {', '.join(names)}?" if names else ""
 
 
 class ConfigError(SeqvisError):
@@ -103,8 +109,7 @@ class UnknownWordError(QueryError):
     """A query's word has no vector; `suggestions` are known words spelt similarly, best first."""
 
     def __init__(self, word: str, suggestions: tuple[str, ...] = ()):
-        hint = f"; did you mean {', '.join(suggestions)}?" if suggestions else ""
-        super().__init__(f"{word}: has no word vector{hint}")
+        super().__init__(f"{word}: has no word vector{did_you_mean(suggestions)}")
         self.word = word
         self.suggestions = suggestions
 
@@ -123,7 +128,7 @@ class UnknownFieldError(QueryError):
         first = missing[0]
         lower = {field.lower(): field for field in fields[:_COMPARED]}
         self.suggestions = tuple(lower[name] for name in get_close_matches(first.lower(), lower))
-        hint = f"; did you mean {', '.join(self.suggestions)}?" if self.suggestions else ""
+        hint = did_you_mean(self.suggestions)
         there = ", ".join(fields[:_SHOWN]) + (", …" if len(fields) > _SHOWN else "")
         has = f"they have {there}" if fields else "they have no metadata"
         super().__init__(f"{first[:100]!r}: no picture has such a field to filter by; {has}{hint}")

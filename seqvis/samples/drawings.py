@@ -18,7 +18,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from seqvis.errors import DataError
+from seqvis.checks import require_extra
 from seqvis.storage import locate, storage_errors
 
 ATTRIBUTION = (
@@ -45,7 +45,7 @@ class Drawing:
 def list_drawings() -> list[Drawing]:
     """Return the drawings that a word describes, by code; no skin tones, flags, signs or letters.
 
-    Raises DataError if the packages are not installed.
+    Raises ConfigError if the packages are not installed.
     """
     # OpenMoji names its files by code points alone; names and tags are from Unicode's CLDR.
     names = _load("emoji").EMOJI_DATA
@@ -74,8 +74,8 @@ def write_drawings(
     """Draw every drawing, `side` pixels wide and high, on white; about 4 ms each.
 
     Writes `pictures/*.png`, `drawings.csv` (uri, label, tags), `heldout.txt` (a name a line) and
-    the attribution; a picture that is there already and the same stays untouched. Raises DataError
-    if a package is missing, StorageError if the disk does not take the files.
+    the attribution; a picture that is there already and the same stays untouched. Raises
+    ConfigError if a package is missing, StorageError if the disk does not take the files.
     """
     drawings = list_drawings()
     source, pictures = _folder(), folder / PICTURES
@@ -138,10 +138,5 @@ def _folder() -> Traversable:
 
 
 def _load(package: str) -> Any:
-    try:
-        return importlib.import_module(package)
-    except ModuleNotFoundError as error:
-        raise DataError(
-            f"{package}: this package with sample data is not installed; "
-            f"pip install 'seqvis[samples]' brings it"
-        ) from error
+    require_extra("samples", package)
+    return importlib.import_module(package)

@@ -23,6 +23,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
+from seqvis.errors import did_you_mean
+
 # spaCy's name of a language where it is not the canonical code.
 SPACY_NAMES = {"mul": "xx", "no": "nb", "fil": "tl", "ku": "kmr"}
 
@@ -130,9 +132,9 @@ def canonical_language(code: str) -> str:
     """
     language = _language_of(code)
     if language is None:
-        close = _suggestion(code)
-        remedy = f"did you mean {close}?" if close else "give one such as fr, fra or pt-BR"
-        raise ValueError(f"is not a language code of ISO 639 or BCP 47; {remedy}")
+        meant = _suggestion(code)
+        remedy = did_you_mean([meant]) if meant else "; give one such as fr, fra or pt-BR"
+        raise ValueError(f"is not a language code of ISO 639 or BCP 47{remedy}")
     return language
 
 

