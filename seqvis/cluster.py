@@ -86,7 +86,7 @@ def ray_session(num_cpus: int | None = None, address: str | None = None) -> Iter
         except Exception:
             ray.shutdown()
             raise
-        # After an interruption it stays as it is until the process ends: see runner.leave.
+        # After an interruption it stays as it is until the process ends: see `cli.job.leave`.
         ray.shutdown()
     _handle_sigterm(on_sigterm)
 
