@@ -7,7 +7,7 @@
 It trains `all` on 45,000 generated questions with vocabularies of the lesson's size, compares
 losses with the CPU's, translates 1,000 sentences, embeds 2,000 pictures with torchvision's
 ResNet-50 (random weights), and searches a million vectors exactly. The lesson's loop runs beside
-it. A stage that fails is told, and does not stop the others.
+it. A stage that fails is reported, and does not stop the others.
 """
 
 import argparse

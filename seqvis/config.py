@@ -133,7 +133,7 @@ class _StrictLoader(yaml.SafeLoader):
             key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
             if key is not None and key != "<<" and key in seen:
                 line = key_node.start_mark.line + 1
-                raise yaml.YAMLError(f"line {line}: the key {key} stands twice")
+                raise yaml.YAMLError(f"line {line}: the key {key} occurs twice")
             seen.add(key)
         return super().construct_mapping(node, deep)
 

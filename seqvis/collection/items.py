@@ -148,7 +148,7 @@ def check_new_ids(ids: Sequence[str]) -> list[str]:
     """Check ids as `check_ids` does, and refuse those that do not arrive as they were sent.
 
     Clients and proxies resolve `.` and `..` in a path, so that a request for a/../b.jpg reaches
-    b.jpg, and cut or refuse control characters. Collections of before may hold such ids; these can
+    b.jpg, and cut or refuse control characters. Older collections may hold such ids; these can
     still be found and deleted.
     """
     for name in check_ids(ids):

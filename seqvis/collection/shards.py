@@ -47,7 +47,7 @@ class Description:
 def describe(path: str | Path) -> Description:
     """Read what stands at `path`.
 
-    Raises ArtifactError if it is neither a collection nor a sharded one, or a shard lacks.
+    Raises ArtifactError if it is neither a collection nor a sharded one, or if a shard is missing.
     """
     path = local_path(path)
     if kind_of(path) != SHARDED:

@@ -262,7 +262,7 @@ def write_trained_on(writer: ArtifactWriter, pictures: Pictures) -> None:
 def trained_on(model: DeviseModel, table: FeatureTable) -> np.ndarray | None:
     """Tell whether the model was trained on each picture, bool [pictures]; None if it does not say.
 
-    Models of before this was recorded know only the very table that they were trained on.
+    Older models, which do not record this, know only the very table that they were trained on.
     """
     artifact = model.artifact
     if TRAINED_ON in artifact.files:

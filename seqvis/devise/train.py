@@ -68,7 +68,7 @@ def train(
     if settings.method in ("conse", "blend") and settings.finetune.epochs:
         raise ConfigError(
             f"--finetune.epochs: {settings.method} takes the classes of the backbone as it was; "
-            f"leave one of both out"
+            f"leave one of the two out"
         )
     known = data.train.table.column_names
     if settings.method == "blend" and settings.unseen and "top_classes" not in known:

@@ -249,7 +249,8 @@ class _Parser:
         self._take()  # the *
         if not _NUMBER.fullmatch(token.text):
             raise self._error(
-                token.column, f"{token.text} is not a number; before * stands one, as in 2 * dog"
+                token.column,
+                f"{token.text} is not a number; * needs a number before it, as in 2 * dog",
             )
         weight = float(token.text)
         if not math.isfinite(weight):

@@ -33,7 +33,7 @@ class ImageQuery:
 
 @dataclass(frozen=True)
 class LikeQuery:
-    """A stored picture, whose like is looked for."""
+    """A stored picture, to find pictures like it."""
 
     id: str
 

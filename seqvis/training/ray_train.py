@@ -207,7 +207,7 @@ def _check_resources(num_workers: int, threads: int, gpus: float, report: Report
     """Raise ConfigError for what the cluster lacks: Ray Train would wait for it forever."""
     if 0 < gpus < 1 < num_workers:
         raise ConfigError(
-            f"--gpus-per-worker {gpus:g}: NCCL joins no two workers on one GPU; take "
+            f"--gpus-per-worker {gpus:g}: NCCL cannot join two workers on one GPU; take "
             f"--num-workers 1, or a whole GPU for each"
         )
     needs = {"CPU": num_workers * threads, **({"GPU": num_workers * gpus} if gpus else {})}

@@ -48,8 +48,8 @@ def saved_splits(folder: Location) -> list[Split]:
             return []
         if not single.exists():
             raise DataError(
-                f"{folder.uri}: has {_INFO} but no {_ONE}, as a dataset that is not whole; give "
-                f"one that save_to_disk wrote"
+                f"{folder.uri}: has {_INFO} but no {_ONE}, so the dataset is incomplete; give one "
+                f"that save_to_disk wrote"
             )
         state = json.loads(single.read_bytes())
         files = [folder / file["filename"] for file in state["_data_files"]]

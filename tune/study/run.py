@@ -163,8 +163,8 @@ def finish(study: Study) -> dict[str, Any]:
 def _write_report(study: Study) -> dict[str, Any]:
     """Write the report of which settings mattered, and return what it says.
 
-    The search is complete without it, so whatever is wrong with the report, how to make it again is
-    said, and no error is raised.
+    The search is complete without it: if the report fails, log the command that makes it again;
+    raise nothing.
     """
     out, settings = study.out, study.settings
     title = f"What mattered in {out.name}"

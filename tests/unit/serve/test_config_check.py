@@ -355,7 +355,7 @@ def test_without_building_only_what_ray_knows_is_checked(tmp_path: Path) -> None
         ("", "keys and values"),
         ("- a", "keys and values"),
         ("{", "not valid YAML"),
-        ("applications: []\napplications: []", "stands twice"),
+        ("applications: []\napplications: []", "occurs twice"),
         ("applications: [x]", "applications[0]: input"),
         ("applications: [{deployments: [x], import_path: 'a:b'}]", "top level"),
         ("applications: []\ntarget_capacity: 2026-01-01", "JSON"),

@@ -121,7 +121,7 @@ class TestKeys:
             ("[]", "at least one key"),
             ("name: alice", "at least one key"),
             ("[", "not valid YAML"),
-            ("- name: a\n  admin: false\n  admin: true", "the key admin stands twice"),
+            ("- name: a\n  admin: false\n  admin: true", "the key admin occurs twice"),
         ],
     )
     def test_a_file_that_is_no_list_of_keys_is_refused(
