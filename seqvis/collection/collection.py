@@ -80,7 +80,7 @@ class Collection(CollectionReader):
         config: Mapping[str, Any] | None = None,
         settings: IndexSettings | None = None,
     ) -> Self:
-        """Make an empty collection and open it. Raises ArtifactError if the place is taken."""
+        """Make an empty collection and open it. Raises ArtifactError if something is there."""
         state = first_state(dimension, backend, config, settings)
         return cls._make(local_path(path), state)
 
@@ -96,8 +96,8 @@ class Collection(CollectionReader):
     ) -> Self:
         """Make a collection of a stream of items, with bounded memory, and open it.
 
-        It appears whole at the end. A collection that is there is replaced in that moment, also
-        for those who have it open; if anything fails, it stays as it was.
+        It appears whole at the end. A collection that is there already is replaced at that moment,
+        also for those who have it open; if anything fails, it stays as it was.
         """
         path = local_path(path)
         state = first_state(dimension, backend, config, settings)
@@ -159,7 +159,7 @@ class Collection(CollectionReader):
         return cls.open(path)
 
     def add(self, items: Iterable[Item]) -> None:
-        """Add all items or none; durable when it returns. An id that is there is replaced.
+        """Add all items or none; durable when it returns. An item whose id exists is replaced.
 
         Raises DataError naming the first item that cannot be stored, StorageError if the disk
         does not take them; then the collection is as it was.
@@ -186,8 +186,8 @@ class Collection(CollectionReader):
     def load(self, items: Iterable[Item]) -> None:
         """Add a stream of any length past the journal, with bounded memory, all or nothing.
 
-        For millions of items; other changes wait until it is done. DataError as for `add`, and
-        if an id comes twice.
+        For millions of items; other changes wait until it is done. Raises DataError as `add` does,
+        and for an id that comes twice.
         """
         self._load(items, self._opened.state, keep=True)
 
@@ -257,9 +257,9 @@ class Collection(CollectionReader):
         return self._journal
 
     def _recovered(self, broken: JournalWriter) -> JournalWriter:
-        """Open the files anew after a failed write: only they tell how far it came.
+        """Open the files again after a failed write: only they tell how far it got.
 
-        Raises StorageError while the disk does not allow it, for the reason that it has then.
+        Raises StorageError, with the present reason, as long as the disk does not allow it.
         """
         with storage_errors(str(self.path)):
             opened = open_files(self.path, self._opened.segments)

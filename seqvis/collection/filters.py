@@ -125,7 +125,7 @@ class Columns:
     def _parse(
         self, columns: "dict[str, _Column]", rows: int, deadline: Deadline
     ) -> "dict[str, _Column]":
-        """Return the columns with the rows that they lack; keep them, also if time runs out."""
+        """Return the columns with their missing rows added; keep these even if time runs out."""
         more = {name: _Entries(column.rows) for name, column in columns.items()}
         row = min((column.rows for column in columns.values()), default=rows)
         try:

@@ -228,7 +228,7 @@ GRAPHS: dict[Backend, type[GraphIndex]] = {"nmslib": Nmslib, "symphonyqg": Symph
 
 
 def _disk_error(path: Path) -> OSError:
-    """Return what went wrong, found by writing as much ourselves: the libraries do not tell."""
+    """Return what went wrong, by writing as many bytes here: the libraries do not say."""
     try:
         with path.open("ab") as stream:
             stream.write(b"\0" * (1 << 20))

@@ -4,8 +4,8 @@
 metadata as JSON text. The checks are made here because nmslib makes none: it reads a vector of
 another length out of bounds, and a NaN makes every later search wrong.
 
-Of a collection that is split, a hash of an item's id says which shard it belongs in, and `merge`
-makes one answer of those of the shards.
+In a split collection a hash of an item's id says which shard it belongs to, and `merge` makes one
+answer out of those of the shards.
 """
 
 import hashlib
@@ -286,7 +286,7 @@ def place_of(number: int, shards: int) -> dict[str, int]:
 def check_belongs(ids: Iterable[str], config: Mapping[str, Any]) -> None:
     """Raise DataError if these are ids of another shard than the one that has this config.
 
-    There an item would never be deleted or replaced, since nobody looks for it in this one.
+    An item there would never be deleted or replaced, because it is looked for in its own shard.
     """
     place = config.get(SHARD)
     if not isinstance(place, Mapping) or place.keys() != {"number", "of"}:

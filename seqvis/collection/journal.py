@@ -164,8 +164,8 @@ class JournalWriter:
     def append(self, record: bytes) -> None:
         """Write a record and wait until it is on the disk.
 
-        Raises OSError if it is not; then the journal is as it was, or `broken` if not even that
-        could be made sure of.
+        Raises OSError if that fails; the journal is then as it was, or `broken` if not even that is
+        certain.
         """
         os.lseek(self._descriptor, self.offset, os.SEEK_SET)
         try:

@@ -172,7 +172,7 @@ def _parse(manifest: dict[str, Any], files: dict[str, Any], folder: Path) -> Sta
 
 @contextmanager
 def appearing(target: Path) -> Iterator[Path]:
-    """Give a directory to write, which gets the name `target` when the block ends, durably."""
+    """Yield a directory to write, which is durably renamed to `target` when the block ends."""
     staging = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         with storage_errors(str(target)):

@@ -270,7 +270,7 @@ class CollectionReader:
         }
 
     def refresh(self) -> bool:
-        """Take up what another process has written; some µs if nothing. Returns if anything."""
+        """Load what another process has written, if anything, and return whether there was."""
         if self._lock is not None:
             return False
         with self._refreshing:

@@ -147,7 +147,7 @@ class SegmentWriter:
         return hashes[order]
 
     def build_index(self, backend: Backend, settings: IndexSettings) -> None:
-        """Build the graph if the segment shall have one, and make the directory durable."""
+        """Build the graph if the segment is to have one, and make the directory durable."""
         graph = GRAPHS.get(backend)
         if graph and self.rows >= max(settings.exact_below, graph.fewest_rows(settings)):
             path = self.folder / graph.file
@@ -157,7 +157,7 @@ class SegmentWriter:
         sync_directory(self.folder.parent)
 
     def abandon(self) -> None:
-        """Close the files of a segment that will not be."""
+        """Close the files of a segment that is given up."""
         with suppress(OSError):  # closing writes what is buffered, and the disk may be full
             self._vectors.close()
         for writer in self._blobs:

@@ -41,7 +41,7 @@ class Description:
     config: dict[str, Any]  # what the caller recorded at creation
     dimension: int
     backend: Backend
-    shards: tuple[Path, ...]  # ordinary collections; of one that is not sharded, itself
+    shards: tuple[Path, ...]  # ordinary collections; for an ordinary one, itself
 
 
 def describe(path: str | Path) -> Description:
@@ -75,7 +75,7 @@ def describe(path: str | Path) -> Description:
 
 
 def shard_paths(path: str | Path) -> list[Path]:
-    """Return the shards' directories in order; of a collection that is not sharded its own.
+    """Return the shards' directories in order; for an ordinary collection its own.
 
     Raises ArtifactError if `path` is neither.
     """
@@ -89,9 +89,9 @@ def split(collection: str | Path, count: int, out: str | Path) -> list[int]:
     of one shard plus 2 bytes for each item, because the original's graphs are not loaded. The
     original is read once for every shard.
 
-    Returns how many items each shard holds. Raises ConfigError for a count that cannot be,
-    ArtifactError if `collection` is none or something stands at `out`, StorageError if the disk
-    does not take it.
+    Returns how many items each shard holds. Raises ConfigError for an impossible count,
+    ArtifactError if `collection` is not one or something is at `out`, StorageError if the disk does
+    not take it.
     """
     source, target = local_path(collection), local_path(out)
     if not 1 <= count <= MOST_SHARDS:

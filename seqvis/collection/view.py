@@ -44,8 +44,8 @@ class Strings(Protocol):
 class Rows:
     """Items by row: what a segment and the tail have in common.
 
-    `columns` reads metadata for filters; `index` and `on_device` are what finds neighbours faster
-    than a look at all rows, None where there is none.
+    `columns` reads metadata for filters; `index` and `on_device` find neighbours faster than a
+    comparison with all rows; None where there is none.
     """
 
     vectors: np.ndarray  # float32 (rows or more, dimension), unit rows

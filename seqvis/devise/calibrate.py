@@ -47,8 +47,8 @@ def calibrate(
     Args:
         train, valid: pictures of seen labels; those of `valid` are never trained on.
         targets: float32 points of the seen labels [labels, dimension].
-        train_head: trains a head (fold number, train, valid, kept labels) and returns how a model
-            with it places pictures: in unit rows.
+        train_head: trains a head (fold number, train, valid, kept labels) and returns a function
+            that projects pictures to unit rows with it.
     """
     parts = np.array_split(np.random.default_rng(seed).permutation(len(targets)), settings.folds)
     curves: list[list[dict[str, float]]] = []
@@ -94,7 +94,7 @@ class _Ranked:
     """The ranks of pictures' own labels, in any order."""
 
     with_bonus: np.ndarray  # int32 [bonuses, pictures], among all labels
-    alone: np.ndarray  # int32 [pictures], among those held out; of others it means nothing
+    alone: np.ndarray  # int32 [pictures], among those held out; meaningless for others
 
 
 def _ranked(

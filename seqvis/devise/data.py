@@ -116,7 +116,7 @@ def load_data(settings: DeviseSettings) -> TrainingData:
 
 
 def left_out(data: TrainingData) -> list[str]:
-    """Return what is said before training of pictures that it does not see."""
+    """Return notes, to be shown before training, about pictures that it does not see."""
     notes = []
     dropped = data.without_vector
     if dropped:
@@ -234,7 +234,7 @@ def _split(
 
 
 def held_out_by_path(table: FeatureTable, share: float) -> np.ndarray:
-    """Return which pictures are held out if this share of them is, bool [pictures]."""
+    """Return which pictures to hold out for this share, bool [pictures]."""
     paths = table.values("path")
     return np.fromiter((_hash_share(path) < share for path in paths), bool, len(table))
 

@@ -36,10 +36,10 @@ class Example:
 def page_examples(
     evaluator: Evaluator, count: int, k: int = 5, among: np.ndarray | None = None
 ) -> list[Example]:
-    """Choose at most `count` of the pictures whose label competes, evenly from first to last path.
+    """Choose at most `count` pictures whose label competes, spread evenly over the sorted paths.
 
-    `among`: rows to choose from, whose labels compete; left out, all such rows.
-    Labels are shown by name, those of equal names (crane, the bird and the machine) with the label.
+    `among`: rows to choose from, whose labels compete; by default all such rows. Labels are shown
+    by name, those of equal names (crane, the bird and the machine) with the label.
     """
     labels, table = evaluator.labels, evaluator.table
     place = {label: number for number, label in enumerate(labels.labels)}
@@ -86,7 +86,7 @@ def write_page(
 ) -> None:
     """Write the page. Raises StorageError if the disk does not take it.
 
-    `metrics` has a row for each candidate set ("unseen, among all"), in it its figures by name
+    `metrics` has a row for each candidate set ("unseen, among all") with its figures by name
     ("hit@1"); a figure that a row lacks is left blank. A nearest name is marked as right where it
     equals the truth. `note` ends the page: whose pictures these are.
     """

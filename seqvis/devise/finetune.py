@@ -39,7 +39,7 @@ NAMES = Names("finetune.epochs", "finetune.learning_rate")
 
 @dataclass(frozen=True)
 class PictureFiles:
-    """Where the pictures lie that fine-tuning reads; rows as of `TrainingData`."""
+    """Where the pictures are that fine-tuning reads; rows as in `TrainingData`."""
 
     train: Listing
     valid: Listing
@@ -104,8 +104,8 @@ def find_pictures(settings: DeviseSettings, data: TrainingData) -> PictureFiles:
 def check_earlier(settings: DeviseSettings) -> None:
     """Raise ConfigError if an earlier fine-tuning of this run was begun with other settings.
 
-    To be called before the head is trained: a head that is trained further is another one, which
-    what was fine-tuned from the earlier head cannot go on with.
+    Call it before the head is trained: training changes the head, and what was fine-tuned from the
+    earlier one could not go on.
     """
     checkpoints = _checkpoints(settings)
     if (location := checkpoints.latest()) is not None:

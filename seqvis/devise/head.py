@@ -119,8 +119,8 @@ def class_points(
 ) -> np.ndarray:
     """Return points of ImageNet's 1,000 classes, float32 [1000, dimension]; zeros for unseen ones.
 
-    The classifier was trained on all of them: leaving out those that are to count as unseen is as
-    near as its probabilities come to a classifier that was not.
+    The classifier was trained on all of them, so leaving out those that count as unseen only
+    approximates a classifier that never saw them.
     """
     wnids = [wnid for wnid, _ in imagenet_classes()]
     classes: LabelVectors = label_vectors(wnids, vectors, wordnet)
@@ -133,7 +133,7 @@ def class_points(
 def conse_points(
     classes: np.ndarray, top_classes: np.ndarray, top_probabilities: np.ndarray
 ) -> np.ndarray:
-    """Place n pictures at the mean of their classes, unit rows [n, dimension].
+    """Return the means of n pictures' classes, unit rows [n, dimension].
 
     Args:
         classes: points of all classes, [classes, dimension]; zeros for those to leave out.

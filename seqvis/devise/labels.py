@@ -4,7 +4,7 @@
 order, the first name as it stands, the name in lower case, further names of the synset, the mean of
 the words of a compound name, and fastText's sub-words, and reports which one succeeded. A plain
 name that is not found as it stands is tidied first: `001.Goldfish`, `cat (2)`, `GermanShepherd`. A
-label without a vector stays in the list with a row of zeros, and `found` is false for it.
+label without a vector stays in the list with a row of zeros, and `has_vector` is false for it.
 
 `WordNet` holds WordNet 3.0's nouns and their hierarchy, from `data/nouns.tsv.gz` in this package
 (licence: `data/LICENSE.wordnet`): a line for each of 82,115 synsets with wnid, lemmas and

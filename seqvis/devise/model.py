@@ -1,4 +1,4 @@
-"""A trained model (DeViSE, ConSE or both) as an artifact, which places features among words.
+"""A trained model (DeViSE, ConSE or both) as an artifact, which projects features among words.
 
     model.safetensors  the space's centre, the head's weights (not for conse), and the vectors of
                        the classes (for conse and blend)

@@ -4,9 +4,9 @@ Word vectors share a direction that says nothing about their meaning, and becaus
 is closer to some words than to others. `Space` subtracts the mean of the most frequent words before
 vectors are brought to unit length (Mu and Viswanath 2018, arXiv 1702.01417, its first step).
 
-With `hierarchy` the point of a synset of WordNet says also where it is there: its word vector is
-mixed with those of its hypernyms, and as many numbers follow as `hierarchy` says, which are alike
-for synsets that have much above them in common. Words of a query have zeros instead.
+With `hierarchy` the point of a synset also says where the synset is in WordNet: its word vector is
+mixed with those of its hypernyms, and `hierarchy` further numbers follow, which are alike for
+synsets with many common hypernyms. Words of a query have zeros there.
 
 `WordSpaceModel` is the part of a trained model that knows where words lie; `DeviseModel` adds the
 network for pictures. Nothing here imports torch, so a process that only answers text queries starts
@@ -200,7 +200,7 @@ class WordSpaceModel:
 
     @property
     def dimension(self) -> int:
-        """Of points."""
+        """Numbers of a point."""
         return self.word_space.dimension
 
     @property
@@ -224,7 +224,7 @@ class WordSpaceModel:
 def open_vectors(model: WordSpaceModel, vectors: str | None = None) -> WordVectors:
     """Return the word vectors that the model was trained with, at `vectors` if they were moved.
 
-    Raises ArtifactError if they are not there or are others.
+    Raises ArtifactError if they are missing or different.
     """
     uri = vectors or model.vectors_uri
     try:

@@ -186,9 +186,8 @@ class HeadTask:
     def evaluate(self, model: nn.Module, workers: Workers) -> dict[str, Any]:
         """Measure loss and hit@k of the validation pictures among the labels of training.
 
-        Each worker takes a share of them. Batch norm's statistics are those of the first worker's
-        share of the training, which are the ones that its checkpoint keeps: so all of them measure
-        the very model that is kept.
+        Each worker takes a share of them. Batch norm's statistics are those of the first worker,
+        which the checkpoint keeps, so that all of them measure the model that is kept.
 
         Raises ArtifactError if the features were replaced or deleted during the epoch.
         """

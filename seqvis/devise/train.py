@@ -60,7 +60,7 @@ def train(
     """
     out = locate(settings.out)
     artifacts.check_destination(out, KIND)
-    # What is wrong with the data is said before any process is started; it is not kept meanwhile.
+    # Errors in the data are reported before any process starts; the data is not kept meanwhile.
     data = load_data(settings)
     settings = resolve_method(settings, data, report)
     for text in left_out(data):

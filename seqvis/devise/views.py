@@ -3,7 +3,7 @@
 The order of the pictures and the view of each depend on seed and epoch alone, so a plan can begin
 at any step and cut each step into the shares of any number of workers. `MakeViews` turns a part of
 the plan into pixels wherever there is a processor: in a thread of the worker, or in a task on
-another node. A task's process imports this module, which does without PyTorch.
+another node. A task's process imports this module, which does not load PyTorch.
 """
 
 from collections.abc import Generator, Iterator
@@ -152,7 +152,7 @@ class Views:
 
 
 class ViewReader:
-    """Reads the views of a plan ahead of the network, over the ends of epochs."""
+    """Reads the views of a plan ahead of the network, across the ends of epochs."""
 
     def __init__(self, plan: Plan, make: MakeViews, ahead: "Ahead"):
         self.plan, self.make, self._ahead = plan, make, ahead

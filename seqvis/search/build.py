@@ -43,7 +43,7 @@ class PictureItems:
         self._metadata = list(dict.fromkeys(("label", "path", "width", "height", *columns)))
         self._names = dict(zip(model.space.labels, model.space.names, strict=True))
         self._wordnet = WordNet.load()
-        self.left_out = 0  # pictures that the model could not place, of those that were read
+        self.left_out = 0  # pictures read that the model could not encode
         model.check_table(table)
         missing = [name for name in self._wanted() if name not in table.column_names]
         if missing:
@@ -56,7 +56,7 @@ class PictureItems:
             rows = np.arange(begin, min(begin + _BLOCK, len(self._table)))
             block = self._table.take(rows, self._wanted())
             vectors = self._model.project_embedded(self._embedded(block))
-            # ConSE cannot place a picture if none of its likely classes has a vector.
+            # ConSE cannot encode a picture if none of its likely classes has a vector.
             encoded = np.linalg.norm(vectors, axis=1) > 0
             self.left_out += int((~encoded).sum())
             metadata = self._rows(block)
@@ -114,8 +114,9 @@ def build_collection(
 ) -> Collection:
     """Write the collection, which appears whole at the end, and open it.
 
-    Its config records the model and the word vectors, by place and fingerprint. One that stands
-    at `out` is replaced in that moment. Raises SeqvisError for anything a user can mend.
+    Its config records location and fingerprint of the model and of the word vectors. A collection
+    that is at `out` already is replaced at that moment. Raises SeqvisError for anything a user can
+    mend.
     """
     config: dict[str, Any] = {
         "model": absolute(model.artifact.location.uri),

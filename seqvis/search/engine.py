@@ -61,7 +61,7 @@ class SearchEngine:
 
     @cached_property
     def pictures(self) -> ImageEncoder:
-        """What places pictures. ArtifactError if the model's weights cannot be used."""
+        """The encoder of pictures. Raises ArtifactError if the model's weights cannot be used."""
         from seqvis.devise.model import DeviseModel  # loads torch
 
         where = self.words.model.artifact.location.uri
@@ -81,7 +81,7 @@ class SearchEngine:
     ) -> list[Match]:
         """Find pictures near a signed sum of words (queries.py).
 
-        Raises QueryError if it cannot be read or cancels to zero, UnknownWordError, with near
+        Raises QueryError if it cannot be read or cancels to zero, and UnknownWordError, with near
         spellings, for a word that has no vector.
         """
         return self.search(SearchRequest(TextQuery(query), k, min_score, where))

@@ -145,8 +145,9 @@ class ImageEncoder:
     ) -> None:
         """Load the backbone and these candidates now, so that no query waits for them.
 
-        The backbone runs for each number of pictures up to `together`, for which a processor needs
-        kernels and memory. Raises ArtifactError if its weights are gone or are others.
+        Runs the backbone once for each number of pictures up to `together`, because a processor
+        prepares kernels and memory for each. Raises ArtifactError if its weights are missing or
+        have changed.
         """
         check_several(candidates, "sets of candidates")
         size = self._backbone.image_size
@@ -163,9 +164,9 @@ class ImageEncoder:
         return image
 
     def encode_many(self, contents: Sequence[bytes]) -> list[EncodedImage | BadPictureError]:
-        """Encode several pictures in one run of the network; errors stand in their places.
+        """Encode several pictures in one run of the network; return an error for a bad one.
 
-        A picture's vector is the same in any company up to the rounding of float32. Raises
+        Up to the rounding of float32 a picture's vector does not depend on the others. Raises
         TypeError for anything but bytes.
         """
         from seqvis.vision.images import BadImage, decode, enough, square, thumbnail
@@ -202,10 +203,10 @@ class ImageEncoder:
         `candidates`: "labels" (the model's own), "classes" (ImageNet's 1,000), "wordnet" (all nouns
         with vectors). Among the model's own, unseen labels have its calibrated bonus in the
         ranking; among thousands of other nouns it would drown the seen ones. Searches of the
-        collection never have one: all candidates there are pictures.
+        collection have no bonus: all candidates there are pictures.
 
-        The first time that all nouns are asked for takes some seconds: SearchTimeoutError at the
-        deadline, while the work goes on for those who ask later.
+        The first request for all nouns takes some seconds. It raises SearchTimeoutError at its
+        deadline, while the work goes on for later ones.
         """
         if k < 1:
             raise DataError(f"k is {k}; ask for at least 1 word")

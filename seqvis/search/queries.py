@@ -5,9 +5,9 @@
 
 Punctuation at the edges of words is dropped, and so are function words (`a photo of a dog` is
 `dog`; query_words.py) unless nothing else would be left. A phrase after a minus or a negation has
-weight one half unless a number is given: names of similar things lie close together, and with all
-of `cat` taken from `dog` nothing of the dog is left. A number sets the weight exactly: `dog - 1 *
-cat`.
+weight one half unless a number is given: names of similar things lie close together, and
+subtracting all of `cat` from `dog` leaves nothing of the dog. A number sets the weight exactly:
+`dog - 1 * cat`.
 
 A hyphen between two letters or digits belongs to the word (`motor-boat`, `1e-3`); any other is a
 minus. Dashes, curly quotes and the signs × and − are read like their keyboard equivalents. Text in
@@ -118,7 +118,7 @@ def encode_query(
 
 
 def _same_direction(first: np.ndarray, second: np.ndarray) -> bool:
-    """Tell whether two vectors have one direction: dog without dog, by whatever weight."""
+    """Tell whether two vectors have the same direction, as those of dog and 2 * dog have."""
     lengths = float(np.linalg.norm(first)), float(np.linalg.norm(second))
     if not all(lengths):
         return False

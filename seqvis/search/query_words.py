@@ -65,7 +65,7 @@ def tokens_of(text: str, error: Callable[[int, str], QueryError]) -> Iterator[To
 
 
 def _goes_on(text: str, at: int) -> bool:
-    """Tell whether the character at `at` belongs to the word that the one before it is in."""
+    """Tell whether the character at `at` continues the word of the one before it."""
     if text[at] == "-":
         return _is_letter(text[at - 1]) and _is_letter(text[at + 1 : at + 2])
     return not text[at].isspace() and text[at] not in '"+*' and not _is_break(text, at)
@@ -78,7 +78,7 @@ def _is_break(text: str, at: int) -> bool:
 
 
 def without_edges(word: str) -> str:
-    """Return the word without punctuation at its edges; of signs only an emoji is a word."""
+    """Return the word without punctuation at its edges; signs alone are a word only if an emoji."""
     kept = [at for at, character in enumerate(word) if unicodedata.category(character)[0] in "LN"]
     if kept:
         end = kept[-1] + 1
@@ -114,9 +114,9 @@ class FunctionWords:
 
     words: frozenset[str]
     negations: frozenset[str]
-    """What they stand before is subtracted."""
+    """Words that subtract what follows them."""
     scope_ends: frozenset[str]
-    """Words that end what a negation covers: `no people in the street` is a street."""
+    """Words at which a negation ends: `no people in the street` is a street."""
     contrasts: frozenset[str]
     """Words that begin a new term, as a comma does."""
     carriers: tuple[tuple[frozenset[str], frozenset[str]], ...]

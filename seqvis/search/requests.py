@@ -1,4 +1,4 @@
-"""Search requests: what is looked for and how much of it, without importing torch.
+"""Search requests: what to look for and how many matches to return, without importing torch.
 
 `SearchEngine` runs a request in one process, the server's gateway over shards.
 """
@@ -40,7 +40,7 @@ class LikeQuery:
 
 @dataclass(frozen=True, eq=False)
 class VectorQuery:
-    """A point among the words, which any other query becomes."""
+    """A point among the words; every other query becomes one."""
 
     vector: np.ndarray
 
@@ -69,7 +69,7 @@ class SearchRequest:
             raise DataError(f"k is {self.k}; ask for at least 1 match")
 
     def at(self, vector: np.ndarray) -> "SearchRequest":
-        """Return the request for what is near `vector`, the place of this request's query.
+        """Return the request for what is near `vector`, the point of this request's query.
 
         It asks for one more match than is wanted if a stored picture is sure to find itself.
         """

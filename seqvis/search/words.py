@@ -81,15 +81,15 @@ class WordEncoder:
     def encode(self, query: str | Query, suggest: bool = True) -> np.ndarray:
         """Return a query's unit vector, float32 [dimension].
 
-        Raises QueryError if it cannot be read or cancels to zero, UnknownWordError, with near
-        spellings if it is to `suggest` them, for a word that has no vector.
+        Raises QueryError if it cannot be read or cancels to zero, and UnknownWordError, with near
+        spellings if `suggest` is true, for a word that has no vector.
         """
         read = query if isinstance(query, Query) else self.read(query)
         near = self.suggestions if suggest else lambda word: ()
         return encode_query(read, self._vectors, self.model.project_words, near)
 
     def suggestions(self, word: str, deadline: Deadline = UNBOUNDED) -> tuple[str, ...]:
-        """Return known words of near spelling: a fraction of a second among millions.
+        """Return known words of similar spelling; among millions it takes a fraction of a second.
 
         Raises SearchTimeoutError.
         """
@@ -139,7 +139,7 @@ def _recorded(kind: type[Trained], collection: Described) -> Trained:
 _EDIT, _EXCHANGE = 4, 3  # exchanged letters are the likeliest slip, so they cost a little less
 _OTHER_FIRST_LETTER = 1  # on top of that: people seldom miss the first key
 _FAR = 100
-_SHORT_WORD, _LONG_WORD = 3, 40  # letters; a short word may differ by one edit, a long one is none
+_SHORT_WORD, _LONG_WORD = 3, 40  # letters; a short word may differ by one edit; no word is longer
 _BLOCK = 1 << 14  # words compared at once: their part of the table stays in the processor's cache
 _LOWER = np.arange(256, dtype=np.uint8)
 _LOWER[ord("A") : ord("Z") + 1] += ord("a") - ord("A")
@@ -206,7 +206,7 @@ class Spelling:
         return numbers, costs
 
     def _likely_words(self, numbers: np.ndarray, count: int) -> Iterator[str]:
-        """Yield the first `count` of these words that are words, each in lower case once."""
+        """Yield the first `count` of these that look like words, each once, in lower case."""
         seen: set[str] = set()
         for number in numbers:
             word = self.text[self.begins[number] : self.ends[number]].tobytes().decode().lower()
@@ -218,9 +218,8 @@ class Spelling:
 def edit_costs(wanted: np.ndarray, letters: np.ndarray, edits: int) -> np.ndarray:
     """Return what it costs to type each word instead of `wanted`, uint8 [words].
 
-    `wanted` is uint8 [m], `letters` uint8 [n, words], a column for each word of n letters. Only
-    the table's cells within `edits` of its diagonal are filled; costs of more edits than that are
-    too high, but above `edits`.
+    `wanted` is uint8 [m], `letters` uint8 [n, words], a column for each word of n letters. Only the
+    table's cells within `edits` of its diagonal are filled; costs above `edits` may be too high.
     """
     length, words = letters.shape
     before = last = np.empty((0, words), dtype=np.uint8)

@@ -154,7 +154,7 @@ class RequestMiddleware:
         return Caller(holder.name, holder.scopes)
 
     def _pay(self, caller: Caller, cost: float) -> None:
-        """Count a request that costs as much as `cost` ordinary ones, one of which is already counted.
+        """Count a request that costs `cost` ordinary ones, of which one is counted already.
 
         Raises ApiError (429) if its key has fewer left. See `RateLimiter.take` for a cost above
         all that a key can have left.

@@ -33,21 +33,21 @@ class TranslateRequest(Strict):
     text: str | Annotated[list[str], Field(max_length=LONGEST_LIST)]
     """One text or many, each a sentence of 256 words and marks at most, by default."""
     beam: int = Field(1, ge=1, le=64)
-    """Hypotheses kept while searching; 1 is greedy and fastest. The work grows with it, and how
-    much a request may be is limited."""
+    """Hypotheses kept while searching; 1 is greedy and fastest. The work grows with it, and a
+    request's work is limited."""
     n_best: int = Field(1, ge=1, le=64)
     """Translations of each text, at most `beam`."""
     length_penalty: float = Field(1.0, ge=0, le=10)
     """Exponent of the length by which a beam's scores are divided; 0 favours short ones."""
     attention: bool = False
-    """Also say which words each word was made from: n_best times the translation's words times the
-    source's tokens are so many weights, of which an answer may have 400,000 by default."""
+    """Also return which words each word was made from: n_best times the translation's words times
+    the source's tokens weights. An answer may have 400,000 by default."""
     model: ModelName | None = None
     """Name of a live version; left out, one is chosen by the shares."""
     stream: bool = False
     """Answer in lines of JSON (NDJSON), each translation as it ends."""
     partial: bool = False
-    """In a stream, also send what is written so far, of a long sentence not at every word."""
+    """In a stream, also send what is translated so far; for a long sentence not after each word."""
 
 
 class Candidate(BaseModel):
@@ -100,7 +100,7 @@ class SearchTextRequest(_SearchRequest):
 
 
 class SearchLikeRequest(_SearchRequest):
-    """A stored picture whose like is looked for."""
+    """A stored picture, to find pictures like it."""
 
     id: Id
     """The picture's id; it is not among the matches."""
@@ -167,7 +167,7 @@ class ModelsAnswer(BaseModel):
 
 
 class ChangeModels(Versions):
-    """The versions that shall be live, instead of those that are."""
+    """The versions to make live, in place of the present ones."""
 
     model_config = ConfigDict(
         json_schema_extra={
