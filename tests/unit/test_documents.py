@@ -54,3 +54,12 @@ def test_documents_that_the_code_names_exist() -> None:
     )
     for name in set(named.stdout.split()):
         assert (ROOT / name).exists(), name
+
+
+def test_the_walks_through_the_code_count_their_files() -> None:
+    page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    walks = re.findall(r"^\*\*.*: (\d+) files\*\*\n\n((?:\|.*\n)+)", page, re.MULTILINE)
+    assert len(walks) == 2
+    for count, table in walks:
+        assert int(count) == len(re.findall("`", table)) // 2
+        assert int(count) == sum(map(int, re.findall(r"\((\d+)\) \|", table)))
