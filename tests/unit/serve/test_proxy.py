@@ -57,7 +57,7 @@ def ask(
     if not sent:
         return None, {}, b""
     names = [name for name, _ in sent[0]["headers"]]
-    assert len(names) == len(set(names)) or path.startswith("/-/"), "a header stands twice"
+    assert len(names) == len(set(names)) or path.startswith("/-/"), "a header occurs twice"
     response_headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
     return (
         sent[0]["status"],
