@@ -109,7 +109,7 @@ class Columns:
         for name in where:
             if self.lacks(name, rows):
                 continue
-            # Of a name that no row had so far, that much is known of its column.
+            # If no row had this name so far, its column is known up to there: it is empty.
             start = 0 if name in self._names else self._seen
             column = self._columns.get(name) or _Column.without_values(start)
             if column.rows < rows:

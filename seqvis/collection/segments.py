@@ -173,7 +173,7 @@ class SegmentWriter:
 class SearchBy:
     """Whether an open collection searches its segments by graph, and on which device."""
 
-    graphs: bool = True  # where they have one; without, exactly
+    graphs: bool = True  # if they have one; else exactly
     device: str | None = None  # the torch device that holds their vectors for exact search
 
 

@@ -258,8 +258,8 @@ class View:
     ) -> list[np.ndarray | None]:
         """Return which rows of each part count, bool (rows); None: all.
 
-        Raises UnknownFieldError if a filter names a field of no item, as misspelt ones do: where
-        it is known by now, before anything is read.
+        Raises UnknownFieldError if a filter names a field that no item has, such as a misspelt one;
+        before anything is read, if that is already known.
         """
         if where is None:
             return [~part.dead if part.dead_count else None for part in parts]

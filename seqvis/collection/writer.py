@@ -44,7 +44,7 @@ from seqvis.errors import DataError
 
 TIER = 3  # a segment at most this many times as large as what is merged already is merged too
 DEAD_SHARE = 0.2  # from here on a segment is rewritten
-DEAD_ROWS = 1_000  # in such segments, from here on it is due: a segment of one item is soon dead
+DEAD_ROWS = 1_000  # in such segments, above which it is due: a segment of one item is soon dead
 MOST_SEGMENTS = 8
 SEGMENT_BYTES = 512 << 20  # of vectors; building a graph takes about three times as much memory
 TAIL_ROWS = 8_000  # dead ones included: they are scored and take memory as well
@@ -60,7 +60,7 @@ class NewSegment:
 
 
 def is_due(view: View, journal: JournalWriter) -> bool:
-    """Tell whether a compaction is worth its while; once it is done, it no longer is."""
+    """Tell whether a compaction is worthwhile; right after one it is not."""
     *segments, tail = view.parts
     return (
         tail.rows >= TAIL_ROWS
@@ -73,7 +73,7 @@ def is_due(view: View, journal: JournalWriter) -> bool:
 def choose_parts(view: View, everything: bool, journalled: bool) -> list[int]:
     """Return the numbers of the parts to merge, the tail's among them; empty if there is no need.
 
-    `journalled`: the journal is not empty; a few deletes leave nothing to merge but that.
+    `journalled`: the journal is not empty; after a few deletes only the journal is left to merge.
     """
     *segments, tail = view.parts
     last = len(segments)
@@ -103,8 +103,8 @@ def living_batches(parts: Iterable[Part]) -> Iterator[Batch]:
 def write_segments(folder: Path, batches: Iterable[Batch], state: State) -> list[NewSegment]:
     """Write new segments below `folder`, durably; nothing names them yet.
 
-    Memory is bounded by one segment's vectors, whatever their number. Raises DataError if an id
-    comes twice, before any graph is built. If it raises, what was written is removed.
+    Memory is bounded by the vectors of one segment, however many there are. Raises DataError if an
+    id comes twice, before any graph is built. If it raises, what was written is removed.
     """
     most = max(1, SEGMENT_BYTES // (4 * state.dimension))
     writers: list[SegmentWriter] = []

@@ -51,7 +51,7 @@ class TrainingData:
     labels: LabelSpace  # seen labels first, then the unseen ones
     vectors: WordVectors
     without_vector: list[DroppedLabel]
-    kept_out: int  # pictures of the features below folders for tests, which are neither
+    kept_out: int  # pictures in folders for tests, used neither to train nor to validate
 
     @property
     def targets(self) -> np.ndarray:

@@ -266,7 +266,7 @@ class _Parser:
         return self._tokens[self._place - 1]
 
     def _unexpected(self) -> str:
-        """Return what is wrong with the next token where it stands."""
+        """Return why the next token is an error here."""
         kind, text = self._next.kind, self._next.text
         if kind == "end":
             return "the query ends where a word is expected"

@@ -73,7 +73,7 @@ class Front:
             task.cancel()
 
     async def _report(self) -> None:
-        """Tell and learn twice a second what was granted to keys; while draining, what is left."""
+        """Exchange, twice a second, what was granted to keys; while draining, what is under way."""
         while True:
             if self._api.limiter.has_limits or self._live.draining:
                 try:
@@ -97,7 +97,7 @@ class Front:
 
 
 class OwnTranslator(TranslatorService):
-    """The translator of this process, with the places and the time of one elsewhere."""
+    """The translator of this process, with the limits of places and time of a remote one."""
 
     def __init__(self, translator: TranslatorService, timeout: float, most: int):
         """
