@@ -293,15 +293,14 @@ def write(out: Path, device: str, rows: Sequence[Row], failed: dict[str, str]) -
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument(
-        "--pack", type=Path, help="write what another machine needs; measure nothing"
-    )
     parser.add_argument("--out", type=Path, default=Path("gpu"), help="OUT.md and OUT.json")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--small", action="store_true", help="a little of everything, as a test")
     given = parser.parse_args(arguments)
     device = torch.device(given.device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+    name = f"CPU ({platform.machine()}, {torch.backends.cpu.get_cpu_capability()})"
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
     name = f"{name}, PyTorch {torch.__version__}"
     bench = Bench(device, SMALL if given.small else Scale())
     rows: list[Row] = []

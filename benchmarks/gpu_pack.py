@@ -22,7 +22,7 @@ PACKAGES = (
     *("typing_extensions", "safetensors", "sacrebleu", "portalocker", "colorama", "tabulate"),
     "lxml",
 )
-_LEFT_OUT = re.compile(r"__pycache__|/tests/|/include/|flight|\.(pyx|pxd|pyi|h|a)$")
+LEFT_OUT = re.compile(r"__pycache__|/tests/|/include/|^pyarrow/[^/]*flight|\.(pyx|pxd|pyi|h|a)$")
 
 
 def pack(folder: Path) -> Path:
@@ -33,7 +33,7 @@ def pack(folder: Path) -> Path:
 
         def add(path: Path, name: str) -> None:
             archive.add(
-                path, name, filter=lambda member: None if _LEFT_OUT.search(member.name) else member
+                path, name, filter=lambda member: None if LEFT_OUT.search(member.name) else member
             )
 
         for name in CODE:
