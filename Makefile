@@ -6,7 +6,7 @@
 #                on generated questions and drawings; LESSON_ARGS="--epochs 1" and so on
 #   make unit    runs the tests that need no Ray and no more than a few seconds each
 #   make test    runs all tests, two at a time where they do not measure
-#   make native  builds the C++ of seqvis/native anew, after a change (docs/extend/native.md)
+#   make native  builds the C++ of seqvis/native anew, after a change of it or of PyTorch
 #   make count   counts files with code and lines of each package
 #   make bench   measures each stage beside its reference (docs/results/speed.md);
 #                BENCH_ARGS="--only training --only head --data DIR" and so on
@@ -61,7 +61,7 @@ test: $(VENV)/installed
 	$(RUN) -m pytest tests/faults --ignore=tests/faults/test_crashes.py --durations 10
 
 native: $(VENV)/installed
-	$(RUN) setup.py --quiet build_ext --inplace
+	$(RUN) setup.py --quiet build_ext --inplace --force
 
 count:
 	@for package in seqvis jobs serve tune benchmarks; do \
