@@ -5,9 +5,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -16,8 +14,8 @@ from seqvis.artifacts import Artifact
 from seqvis.config import MayChange, Settings
 from seqvis.corpus.pairs import PairTable, load_pairs, training_pairs
 from seqvis.decoding.beam import DecodingSettings, Hypothesis
-from seqvis.decoding.packed import PackedSeq2Seq
-from seqvis.decoding.search import search
+from seqvis.decoding.native import pack_models
+from seqvis.decoding.search import search_many
 from seqvis.graphs import Graphs
 from seqvis.seq2seq.dropout import mask_like
 from seqvis.seq2seq.losses import SequenceLoss, activation_penalty
@@ -229,12 +227,10 @@ class TranslationTask:
 
     def batches(self, epoch: int, first: int, workers: Workers) -> Iterator[Batch]:
         few_shapes = Graphs().on and not self.settings.loss.count_padding
-        given = workers.rank, workers.count, RECORDED_LENGTHS if few_shapes else 1
-
-        def make(rows: NDArray[np.int64]) -> Batch:
-            return make_batch(self.train, rows, *given, self.settings.direction)
-
-        return make_batches(self._plans.of(epoch)[first:], make, workers.device)
+        multiple = RECORDED_LENGTHS if few_shapes else 1
+        given = workers.rank, workers.count, multiple, self.settings.direction
+        plan = self._plans.of(epoch)[first:]
+        return make_batches(plan, lambda rows: make_batch(self.train, rows, *given), workers.device)
 
     @cached_property
     def _plans(self) -> EpochPlans:
@@ -299,12 +295,13 @@ class TranslationTask:
         assert isinstance(model, Seq2Seq)
         sums, texts, direction = LossSums(), {}, self.settings.direction
         reduced = torch.is_autocast_enabled(workers.device.type)
-        packed = PackedSeq2Seq(model, "bfloat16" if reduced else "float32")
+        packed = pack_models([model], "bfloat16" if reduced else "float32")
         plan = plan_validation(self.valid, VALIDATION_BATCH)
         for rows in plan[workers.rank :: workers.count]:
             batch = make_batch(self.valid, rows, direction=direction).to(workers.device)
             sums += validation_losses(model, batch)
-            results = search(packed, batch.source, DecodingSettings())
+            sentences = [self.valid.source[row].tolist() for row in rows]
+            results = search_many(packed, sentences, DecodingSettings(), VALIDATION_BATCH)
             for row, hypotheses in zip(rows.tolist(), results, strict=True):
                 texts[row] = self._text(row, as_read(hypotheses[0], direction))
         total = LossSums()

@@ -6,6 +6,7 @@ import os
 import select
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -19,15 +20,18 @@ from jobs.translate import main as translate
 from seqvis import artifacts
 from seqvis.corpus.pairs import load_pairs
 from seqvis.decoding.beam import DecodingSettings
+from seqvis.decoding.native import NativeBatch
 from seqvis.errors import DataError
+from seqvis.native import is_native
 from seqvis.samples.questions import generate_pairs
 from seqvis.seq2seq.state import pad_ids
 from seqvis.text.languages import load_languages
 from seqvis.text.lines import lines_at_hand
 from seqvis.text.vocabulary import EOS, PAD
+from seqvis.training.workers import Workers
 from seqvis.translation import evaluate as scoring
 from seqvis.translation.evaluate import evaluate as score
-from seqvis.translation.task import TrainSettings
+from seqvis.translation.task import TrainSettings, TranslationTask
 from seqvis.translation.train import train as fit_translator
 from seqvis.translation.translator import Translator
 from tests.support.corpora import write_corpus
@@ -204,6 +208,32 @@ def test_training_and_evaluation_score_with_case_alike(translator: Translator) -
     assert "case:lc" in evaluated["signature"]
     lowercase = score(translator, ["Où ?"], ["x"], DecodingSettings(), lowercase=False)[0]
     assert "case:mixed" in lowercase["signature"]
+
+
+def test_validation_decodes_as_a_translator_does(
+    translator: Translator, questions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the extension; without it, the texts are the same."""
+    if not is_native("float32"):
+        pytest.skip("seqvis/native was not built, or is switched off: make native")
+    settings = TrainSettings(corpus=str(questions), out="", **SMALL | {"samples": 150})
+    task = TranslationTask(settings.resolved())
+    batches: list[NativeBatch] = []
+    join = NativeBatch.join
+
+    def joined(batch: NativeBatch, *given: Any) -> None:
+        batches.append(batch)
+        join(batch, *given)
+
+    monkeypatch.setattr(NativeBatch, "join", joined)
+    results = []
+    for switch in "10":
+        monkeypatch.setenv("SEQVIS_NATIVE", switch)
+        results.append(task.evaluate(translator.model, Workers()))
+        assert batches
+    assert len(batches) == 1
+    for key in ("samples", "bleu", "chrf"):
+        assert results[0][key] == results[1][key]
 
 
 def test_the_attention_picture_is_drawn(model: str, tmp_path: Path, capsys: Capture) -> None:
