@@ -110,14 +110,8 @@ std::vector<Hypothesis> Sentence::hypotheses() const {
 Batch::Batch(std::shared_ptr<const Network> network)
     : network_(std::move(network)), hidden_(network_->layers()) {}
 
-int Batch::rows() const {
-  int rows = 0;
-  for (const auto& sentence : running_) rows += sentence->width();
-  return rows;
-}
-
 void Batch::join(const std::vector<std::shared_ptr<Sentence>>& sentences) {
-  std::vector<int> origins(rows());
+  std::vector<int> origins(rows_);
   std::iota(origins.begin(), origins.end(), 0);
   keep(origins, sentences);
   running_.insert(running_.end(), sentences.begin(), sentences.end());
@@ -168,11 +162,11 @@ std::vector<std::shared_ptr<Sentence>> Batch::run(int most) {
 // Goes on with the rows `origins`, and with those of sentences that join.
 void Batch::keep(const std::vector<int>& origins,
                  const std::vector<std::shared_ptr<Sentence>>& joining) {
-  const int count = static_cast<int>(origins.size()), size = network_->size();
-  int more = 0;
-  for (const auto& sentence : joining) more += sentence->width();
+  const int size = network_->size();
+  rows_ = static_cast<int>(origins.size());
+  for (const auto& sentence : joining) rows_ += sentence->width();
   for (size_t layer = 0; layer < hidden_.size(); ++layer) {
-    kept_.reshape(count + more, size);
+    kept_.reshape(rows_, size);
     int row = 0;
     for (int origin : origins) std::copy_n(hidden_[layer][origin], size, kept_[row++]);
     for (const auto& sentence : joining)

@@ -69,7 +69,6 @@ class Batch {
  public:
   explicit Batch(std::shared_ptr<const Network> network);
 
-  int rows() const;
   void join(const std::vector<std::shared_ptr<Sentence>>& sentences);
   void drop(const Sentence* sentence);
   // Extends all sentences by words, at most `most`, until one ends or `interrupt` is called.
@@ -88,6 +87,7 @@ class Batch {
   std::vector<std::shared_ptr<Sentence>> running_;
   std::vector<Matrix> hidden_;  // of each layer
   Matrix kept_;
+  int rows_ = 0;
   std::atomic<bool> interrupted_ = false;
 };
 

@@ -2,6 +2,7 @@
 // and metadata. A library of its own, because processes that only search load no PyTorch.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <algorithm>
 #include <string_view>
@@ -70,46 +71,49 @@ double dot(const float* row, const float* query, int64_t size) {
   return sum;
 }
 
-void score(const Floats& vectors, const Numbers& rows, const float* query,
-           std::vector<Scored>& scored) {
+std::vector<Scored> score(const Floats& vectors, const Numbers& rows, const float* query) {
   const int64_t dimension = vectors.shape(1);
-  scored.resize(rows.size());
+  std::vector<Scored> scored(rows.size());
   for (size_t place = 0; place < scored.size(); ++place) {
     const int64_t row = rows.data()[place];
     if (row < 0 || row >= vectors.shape(0)) throw py::index_error("no such row");
     const float* vector = vectors.data() + row * dimension;
     scored[place] = {static_cast<float>(dot(vector, query, dimension)), row};
   }
+  return scored;
 }
 
 // For each query a list of the `count` best of its rows as (id, score, metadata), which are made
 // instances of `kind`, a subclass of tuple.
 py::list best_matches(const py::object& kind, const Floats& vectors, const py::object& ids,
-                      const py::object& metadata, const py::list& rows, const Floats& queries,
-                      size_t count) {
+                      const py::object& metadata, const std::vector<Numbers>& rows,
+                      const Floats& queries, size_t count) {
   if (vectors.ndim() != 2 || queries.ndim() != 2 || vectors.shape(1) != queries.shape(1) ||
       static_cast<size_t>(queries.shape(0)) != rows.size())
     throw py::value_error("queries, rows and vectors do not belong together");
   const Strings names(ids), contents(metadata);
   const py::object make = py::type::of(py::tuple()).attr("__new__");
-  py::list found(rows.size());
-  std::vector<Scored> scored;
-  for (size_t number = 0; number < rows.size(); ++number) {
-    const float* query = queries.data() + number * queries.shape(1);
-    score(vectors, rows[number].cast<Numbers>(), query, scored);
-    const size_t kept = std::min(count, scored.size());
-    std::partial_sort(scored.begin(), scored.begin() + kept, scored.end(),
+  std::vector<std::vector<Scored>> scored(rows.size());
+  {
+    const py::gil_scoped_release release;
+    for (size_t number = 0; number < rows.size(); ++number)
+      scored[number] = score(vectors, rows[number], queries.data() + number * queries.shape(1));
+  }
+  py::list found;
+  for (std::vector<Scored>& own : scored) {
+    const size_t kept = std::min(count, own.size());
+    std::partial_sort(own.begin(), own.begin() + kept, own.end(),
                       [&](const Scored& one, const Scored& other) {
                         return one.score != other.score ? one.score > other.score
                                                         : names[one.row] < names[other.row];
                       });
     py::list matches(kept);
     for (size_t place = 0; place < kept; ++place) {
-      const auto [score, row] = scored[place];
+      const auto [score, row] = own[place];
       const std::string_view name = names[row], content = contents[row];
       matches[place] = make(kind, py::make_tuple(py::str(name), score, py::bytes(content)));
     }
-    found[number] = matches;
+    found.append(matches);
   }
   return found;
 }

@@ -59,7 +59,7 @@ PYBIND11_MODULE(library, module) {
              return std::make_shared<Network>(weights_of(weights), precision, rectify,
                                               reads_context);
            }),
-           py::keep_alive<1, 2>())
+           py::keep_alive<1, 2>(), py::arg().noconvert(), py::arg(), py::arg(), py::arg())
       .def("read", &Network::read, Release());
   py::class_<Sentence, std::shared_ptr<Sentence>>(module, "Sentence")
       .def(py::init<std::shared_ptr<Source>, int, int64_t, int, double>())
@@ -67,7 +67,6 @@ PYBIND11_MODULE(library, module) {
       .def("hypotheses", &results);
   py::class_<Batch>(module, "Batch")
       .def(py::init<std::shared_ptr<Network>>())
-      .def_property_readonly("rows", &Batch::rows)
       .def_readonly("steps", &Batch::steps)
       .def_readonly("extended", &Batch::extended)
       .def("join", &Batch::join)

@@ -139,7 +139,7 @@ std::vector<std::shared_ptr<Source>> Network::read(
   for (const auto& sentence : sentences) lengths.push_back(static_cast<int>(sentence.size()));
   const Packing packing(lengths);
   const auto& [order, begins, rows] = packing;
-  const int steps = packing.steps(), total = packing.total();
+  const int steps = static_cast<int>(rows.size()), total = begins.back();
   Matrix states(total, source_table_.columns);
   for (int step = 0; step < steps; ++step)
     for (int row = 0; row < rows[step]; ++row) {
@@ -239,6 +239,8 @@ void Network::step(const std::vector<Row>& rows, std::vector<Matrix>& hidden,
   best.assign(count, {kImpossible, 0.0f, {}, {}});
   projection_.multiply(features, stride, count,
                        [&](const Tile& tile) { choose(tile, rows, best); });
+  for (Best& own : best)
+    if (own.words.empty()) own = {own.maximum, own.sum, {kImpossible}, {0}};  // no numbers
   release_unit();
 }
 

@@ -24,8 +24,6 @@ using Weights = std::map<std::string, Weight>;
 // and so on; the longest sentences first.
 struct Packing {
   explicit Packing(const std::vector<int>& lengths);
-  int steps() const { return static_cast<int>(rows.size()); }
-  int total() const { return begins.back(); }
   std::vector<int> order;         // of the sentences
   std::vector<int> begins, rows;  // of each step
 };

@@ -44,30 +44,30 @@ Product::Product(const float* weight, const float* bias, int outputs, int inputs
   depth_ = words * pair;
   // Four bytes, which are one, two or four inputs, of each column of a panel stand together.
   uint32_t* packed = packed_.reserve(static_cast<int64_t>(columns()) * words);
-  std::vector<uint32_t> column_words(words);
+  std::vector<unsigned char> bytes(4 * words);
   for (int column = 0; column < columns(); ++column) {
     const int within = column % width_, unit = column / width_ * units + within % units;
     const int64_t from = unit < part ? within / units * part + unit : -1;
-    const float* row = weight + from * inputs;
+    const float* row = from < 0 ? nullptr : weight + from * inputs;
     int32_t sum = 0;
     float scale = 1.0f;
-    std::fill(column_words.begin(), column_words.end(), 0);
-    if (from < 0) {
+    std::fill(bytes.begin(), bytes.end(), 0);
+    if (!row) {
     } else if (precision == Precision::float32) {
-      std::memcpy(column_words.data(), row, inputs * sizeof(float));
+      std::memcpy(bytes.data(), row, inputs * sizeof(float));
     } else if (precision == Precision::bfloat16) {
-      round_bfloat16(row, inputs, reinterpret_cast<uint16_t*>(column_words.data()));
+      round_bfloat16(row, inputs, reinterpret_cast<uint16_t*>(bytes.data()));
     } else {
       float largest = 1e-12f;
       for (int i = 0; i < inputs; ++i) largest = std::max(largest, std::fabs(row[i]));
       scale = largest / 127;
-      auto* rounded = reinterpret_cast<signed char*>(column_words.data());
+      auto* rounded = reinterpret_cast<signed char*>(bytes.data());
       for (int i = 0; i < inputs; ++i)
         sum += rounded[i] = static_cast<signed char>(std::nearbyint(row[i] / scale));
     }
     uint32_t* into = packed + static_cast<int64_t>(column - within) * words + within;
-    for (int word = 0; word < words; ++word) into[word * width_] = column_words[word];
-    bias_.reserve(columns())[column] = from < 0 ? filling : bias ? bias[from] : 0.0f;
+    for (int word = 0; word < words; ++word) std::memcpy(into + word * width_, &bytes[4 * word], 4);
+    bias_.reserve(columns())[column] = !row ? filling : bias ? bias[from] : 0.0f;
     scales_.reserve(columns())[column] = scale;
     offsets_.reserve(columns())[column] = 128 * sum;
   }

@@ -325,6 +325,7 @@ Tensors cross_entropy(const Tensor& scores, const Tensor& bias, const Tensor& ri
       log_sum(own.data(), words, &largest, &exponentials);
       const float normaliser = largest + std::log(exponentials);
       const int64_t target = right.data_ptr<int64_t>()[row];
+      TORCH_CHECK_INDEX(target >= 0 && target < words, "no such word: ", target);
       // Any word if they are not numbers.
       const int64_t place = std::find(own.begin(), own.end(), largest) - own.begin();
       best.data_ptr<int64_t>()[row] = std::min(place, words - 1);

@@ -1,6 +1,6 @@
 // Training's recurrent loops, forward and backward, and the softmax of its loss. All tensors are
 // contiguous and float32, but for lengths and words (int64), and for scores and their gradients.
-// A call uses PyTorch's threads, each for a share of the rows.
+// A call starts as many threads as PyTorch has, each for a share of the rows.
 #pragma once
 #include <ATen/ATen.h>
 

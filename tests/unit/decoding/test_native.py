@@ -1,9 +1,11 @@
 """The extension finds what PyTorch finds; where it may differ is said here."""
 
+import math
 import threading
 import time
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +15,7 @@ from seqvis.decoding.linear import Precision
 from seqvis.decoding.native import NativeBatch, NativeSeq2Seq, has_native, pack_models, start_batch
 from seqvis.decoding.packed import PackedSeq2Seq
 from seqvis.decoding.search import search
+from seqvis.native import library
 from seqvis.seq2seq.model import Seq2Seq
 from seqvis.seq2seq.state import SourceBatch
 from seqvis.text.vocabulary import EOS
@@ -180,6 +183,28 @@ def test_it_holds_no_lock_and_can_be_interrupted() -> None:
     assert not thread.is_alive()
     assert batch.rows == 1
     assert batch.steps > 1
+
+
+@pytest.mark.parametrize("beam", [1, 3])
+def test_scores_that_are_not_numbers_give_as_many_words_as_in_pytorch(beam: int) -> None:
+    model = build("all")
+    with torch.no_grad():
+        model.encoder.embedding.weight.fill_(torch.nan)
+    settings = DecodingSettings(beam=beam)
+    actual, expected = (
+        search(packed, SHORT, settings)[0][0]
+        for packed in (NativeSeq2Seq(model), PackedSeq2Seq(model))
+    )
+    assert len(actual.ids) == len(expected.ids) > 1
+    assert math.isnan(actual.score)
+    assert not actual.finished
+
+
+def test_weights_of_another_type_are_refused() -> None:
+    """It would read a copy that is gone."""
+    weights = {"encoder.table": np.zeros((2, 2))}
+    with pytest.raises(TypeError, match="incompatible"):
+        library.Network(weights, library.Precision.float32, False, False)
 
 
 def test_a_switch_turns_it_off(monkeypatch: pytest.MonkeyPatch) -> None:

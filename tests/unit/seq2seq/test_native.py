@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from seqvis.native import is_native
+from seqvis.native import is_native, library
 from seqvis.seq2seq.losses import SequenceLoss
 from seqvis.seq2seq.settings import DropoutSettings, Variant
 from seqvis.seq2seq.state import SourceBatch, pad_ids
@@ -71,3 +71,11 @@ def test_threads_change_nothing() -> None:
         torch.set_num_threads(threads)
     for tensor, reference in zip(together, alone, strict=True):
         torch.testing.assert_close(tensor, reference, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("word", [-1, 20])
+def test_a_target_that_is_no_word_is_refused(word: int) -> None:
+    scores, losses = torch.randn(3, 20), torch.empty(0, 20)
+    right = torch.tensor([4, word, 5])
+    with pytest.raises(IndexError, match=f"no such word: {word}"):
+        library.cross_entropy(scores, torch.zeros(20), right, 0.0, losses, torch.zeros(20))
