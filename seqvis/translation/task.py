@@ -336,7 +336,8 @@ class TranslationTask:
         assert self.valid.source_texts is not None
         assert self.valid.target_texts is not None
         count = min(self.settings.samples, len(self.valid))
-        rows = [round((i + 0.5) * len(self.valid) / count) for i in range(count)]
+        last = len(self.valid) - 1
+        rows = [min(last, round((i + 0.5) * len(self.valid) / count)) for i in range(count)]
         return [
             {
                 "source": self.valid.source_texts[row],
