@@ -234,7 +234,7 @@ def training(folder: Path, nodes: Nodes) -> dict[str, Any]:
     train(settings("one"), one_worker)
     resources = Resources(3, min_workers=1, cpus_per_worker=1)
     train(settings("three"), listen, resources, stoppable=True)
-    return {"one": one_worker.summary(), "three": three_workers.about()}
+    return {"one": one_worker.summary(), "three": three_workers.summary()}
 
 
 def tuning(folder: Path, nodes: Nodes) -> dict[str, Any]:
@@ -257,7 +257,7 @@ def tuning(folder: Path, nodes: Nodes) -> dict[str, Any]:
     resources = Resources(3, min_workers=1, cpus_per_worker=1)
     settings = tuning_settings(folder, "several", TUNING_EPOCHS)
     train_devise(settings, several, resources, stoppable=True)
-    return {"one": alone.summary(), "several": several.about()}
+    return {"one": alone.summary(), "several": several.summary()}
 
 
 def main(folder: Path) -> dict[str, Any]:
