@@ -14,6 +14,7 @@ from sacrebleu.metrics import BLEU
 
 from jobs.evaluate_translator import main as evaluate
 from jobs.prepare_corpus import main as prepare
+from jobs.pretrain import main as pretrain
 from jobs.train_devise import main as train_devise
 from jobs.train_translator import main as train
 from jobs.translate import main as translate
@@ -443,6 +444,8 @@ def test_every_preset_is_valid(questions: Path, tmp_path: Path, capsys: Capture)
             assert prepare(["--config", str(preset), *bad]) == 2
         elif preset.stem.endswith("devise"):
             assert train_devise([*flags, "--features", "x", "--vectors", "x"]) == 2
+        elif preset.stem.endswith("pretrain"):
+            assert pretrain([*flags, "--corpus", "x", "--side", "source"]) == 2
         else:
             assert train([*flags, "--corpus", "x"]) == 2
         assert capsys.readouterr().err.count("error:") == 1
