@@ -136,3 +136,14 @@ def listener() -> Iterator[tuple[int, list[bytes]]]:
         open_at.shutdown(socket.SHUT_RDWR)
         open_at.close()
         thread.join(5)
+
+
+def error_of(response: Any, status: int, code: str) -> dict[str, Any]:
+    """The error in an answer, checked for its form."""
+    assert response.status_code == status, response.text
+    error: dict[str, Any] = response.json()["error"]
+    assert error["code"] == code
+    assert error["message"]
+    assert error["request_id"] == response.headers["x-request-id"]
+    assert "Traceback" not in response.text
+    return error

@@ -1,0 +1,93 @@
+"""Translation over HTTP, by real models in one process."""
+
+import json
+from typing import Any
+
+import pytest
+
+from seqvis.decoding.beam import DecodingSettings
+from seqvis.samples.questions import generate_pairs
+from seqvis.translation.translator import Translator
+from tests.support.serving import Served, error_of
+
+TEXTS = [pair[0] for pair in generate_pairs(12, seed=31)]
+
+
+def test_texts_are_translated_as_offline(both: Served, translator: Translator) -> None:
+    body = {"text": TEXTS, "beam": 3, "n_best": 2}
+    answer = both.client.post("/v1/translate", json=body).json()
+    expected = translator.translate(TEXTS, DecodingSettings(beam=3, n_best=2))
+    assert answer["model"] == "default"
+    assert [translation["text"] for translation in answer["translations"]] == [
+        translation.text for translation in expected
+    ]
+    for translation, offline in zip(answer["translations"], expected, strict=True):
+        scores = [candidate["score"] for candidate in translation["candidates"]]
+        assert scores == pytest.approx([c.score for c in offline.alternatives], abs=1e-3)
+
+
+def test_attention_comes_if_asked_for(both: Served) -> None:
+    body = {"text": TEXTS[0]}
+    assert (
+        both.client.post("/v1/translate", json=body).json()["translations"][0]["candidates"][0][
+            "attention"
+        ]
+        is None
+    )
+    answer = both.client.post("/v1/translate", json=body | {"attention": True}).json()
+    translation = answer["translations"][0]
+    weights = translation["candidates"][0]["attention"]
+    assert len(weights) >= len(translation["candidates"][0]["tokens"])
+    assert all(len(row) == len(translation["source_tokens"]) + 1 for row in weights)
+    assert sum(weights[0]) == pytest.approx(1.0, abs=0.02)
+
+
+def test_a_stream_gives_each_translation_as_it_ends(both: Served) -> None:
+    body = {"text": [*TEXTS, ""], "stream": True, "partial": True}
+    with both.client.stream("POST", "/v1/translate", json=body) as response:
+        assert response.headers["content-type"].startswith("application/x-ndjson")
+        lines = [json.loads(line) for line in response.iter_lines()]
+    assert lines[-1] == {"done": True, "count": len(TEXTS) + 1, "model": "default"}
+    whole = {line["index"]: line["translation"]["text"] for line in lines if "translation" in line}
+    plain = both.client.post("/v1/translate", json={"text": [*TEXTS, ""]}).json()["translations"]
+    assert [whole[index] for index in sorted(whole)] == [
+        translation["text"] for translation in plain
+    ]
+    grown = [line["partial"] for line in lines if line.get("index") == 0 and "partial" in line]
+    assert grown
+    assert grown[-1] == whole[0]
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        ({}, "text"),
+        ({"text": 5}, "text"),
+        ({"text": "Où ?", "bean": 3}, "bean"),
+        ({"text": "Où ?", "n_best": 2}, "n_best"),
+        ({"text": "Où ?", "beam": 64}, "beam"),
+        ({"text": "Où ?", "partial": True}, "stream"),
+        ({"text": "x" * 3000}, "characters"),
+        ({"text": ["x"] * 200}, "at most"),
+        ({"text": "Où ?", "length_penalty": "much"}, "length_penalty"),
+    ],
+)
+def test_what_cannot_be_translated_is_refused_in_words(
+    both: Served, body: dict[str, Any], problem: str
+) -> None:
+    error = error_of(both.client.post("/v1/translate", json=body), 422, "invalid")
+    assert problem in error["message"]
+
+
+def test_bodies_that_are_no_json_are_refused(both: Served) -> None:
+    for content in (b"{", b"\xff\xfe", b"[1,", b'{"text": NaN}', b"[" * 10000):
+        answer = both.client.post(
+            "/v1/translate", content=content, headers={"content-type": "application/json"}
+        )
+        assert answer.status_code in (400, 422)
+        assert answer.json()["error"]["message"]
+
+
+def test_a_model_that_is_not_there_is_named(both: Served) -> None:
+    answer = both.client.post("/v1/translate", json={"text": "Où ?", "model": "june"})
+    assert "default" in error_of(answer, 404, "not_found")["message"]
