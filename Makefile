@@ -84,7 +84,7 @@ setup: $(VENV)/installed
 # Pins and hashes of all that pyproject.toml asks for; pins that still do are kept, unless
 # LOCK_ARGS has --upgrade or --upgrade-package NAME.
 lock: $(VENV)/installed
-	$(LOCK) pyproject.toml --extra cluster --extra hf --extra samples --extra symphonyqg --extra tune --output-file requirements.lock
+	$(LOCK) pyproject.toml --extra all --output-file requirements.lock
 	$(LOCK) --group dev --constraint requirements.lock --output-file dev.lock
 	$(LOCK) build.in --constraint requirements.lock --output-file build.lock
 

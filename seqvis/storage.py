@@ -197,10 +197,10 @@ def local_path(uri: str | os.PathLike[str]) -> Path:
 def load_named_dataset(uri: str, split: str | None = None) -> Any:
     """Find or download the Hugging Face dataset `hf://NAME` or `hf://NAME:CONFIGURATION`.
 
-    Return one split, or all by name. Raises ConfigError without the extra `hf`, DataError if the
+    Return one split, or all by name. Raises ConfigError without the extra `hub`, DataError if the
     dataset cannot be loaded.
     """
-    require_extra("hf", "datasets")
+    require_extra("hub", "datasets")
     from datasets import load_dataset
 
     name, _, configuration = uri.removeprefix(HUGGING_FACE).partition(":")

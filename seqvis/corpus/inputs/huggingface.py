@@ -33,7 +33,7 @@ def open_dataset(name: str, columns: Columns | None, split: str | None, usual_sp
 
 
 def _load_folder(name: str, split: str | None, usual_split: str) -> Any:
-    require_extra("hf", "datasets")
+    require_extra("hub", "datasets")
     import datasets
 
     try:

@@ -87,7 +87,7 @@ def test_a_dataset_without_the_split_says_which_it_has(
     with pytest.raises(DataError, match=r"^folder: is a folder without a dataset"):
         opened(pairs="folder", columns="fr,en")
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ConfigError, match=r"datasets: not installed; pip install 'seqvis\[hf\]'"):
+    with pytest.raises(ConfigError, match=r"datasets: not installed; pip install 'seqvis\[hub\]'"):
         opened(pairs="one", columns="fr,en")
 
 
