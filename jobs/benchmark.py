@@ -1,7 +1,8 @@
-"""Measure each stage next to its reference and its limit, alternately, in one run.
+"""Measure each stage beside its reference.
 
-It needs a clone of the project (the stages are in benchmarks/) and the peers, which `make bench`
-installs. Without --data everything is measured on generated sentences and pictures.
+Stage and reference, and the limit of both, are measured alternately, in one run. It needs a clone
+of the project (the stages are in benchmarks/) and the peers, which `make bench` installs. Without
+--data everything is measured on generated sentences and pictures.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""Make a collection, searchable by words and pictures, from a model and a features table."""
+"""Make a collection from features and a model."""
 
 import time
 from functools import partial

@@ -1,4 +1,7 @@
-"""Make a store of word vectors from fastText, GloVe or spaCy, or by training on your own text."""
+"""Make a store of word vectors.
+
+They come from fastText, GloVe or spaCy, or are trained on your own text.
+"""
 
 import tempfile
 import time

@@ -1,4 +1,4 @@
-"""Maintain a collection: add and delete pictures, compact, copy, split, measure its recall."""
+"""Change, copy, split or measure a collection."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""Train a small translator on generated questions and a search of drawings, and show both.
+"""Train a translator and a search of drawings.
 
 The first part does everything that a real corpus needs, in three to four minutes on two cores:
 generate, prepare, train on two Ray workers, score on combinations of words that training never saw,

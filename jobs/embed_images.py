@@ -1,4 +1,4 @@
-"""Turn pictures into features for train_devise and search."""
+"""Turn pictures into features."""
 
 from functools import partial
 from typing import Any

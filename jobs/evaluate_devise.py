@@ -1,4 +1,4 @@
-"""Score a DeViSE model on labelled pictures: hit@k, hierarchical precision, harmonic means."""
+"""Score a DeViSE model on labelled pictures."""
 
 import csv
 import io

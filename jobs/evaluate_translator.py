@@ -1,4 +1,4 @@
-"""Score a translator on two aligned files: BLEU, chrF, losses, speed."""
+"""Score a translator: BLEU, chrF, losses, speed."""
 
 import sys
 from functools import partial

@@ -1,4 +1,4 @@
-"""Fetch a data set by its name, resuming where it was interrupted, and unpack it."""
+"""Fetch a public data set by its name."""
 
 import time
 from functools import partial

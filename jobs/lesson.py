@@ -1,9 +1,10 @@
-"""Run lesson 11: its five translators and its search for pictures, in a table beside its figures.
+"""Run lesson 11: five translators and a search for pictures.
 
-Settings are the lesson's (`jobs/presets/lesson11-*.yaml`); docs/lesson.md goes through the lesson
-cell by cell. Everything is made in one folder, and what stands there already is used again, so the
-same command goes on where it was interrupted. What was made of other data or with other settings,
-such as --epochs, is made again.
+A table has their figures beside the lesson's. Settings are the lesson's
+(`jobs/presets/lesson11-*.yaml`); docs/lesson.md goes through the lesson cell by cell. Everything is
+made in one folder, and what stands there already is used again, so the same command goes on where
+it was interrupted. What was made of other data or with other settings, such as --epochs, is made
+again.
 """
 
 import csv

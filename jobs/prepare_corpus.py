@@ -1,4 +1,4 @@
-"""Make a corpus for training a translator from sentence pairs."""
+"""Make a corpus from sentence pairs."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Pretrain a translator's encoder or decoder as a language model."""
+"""Pretrain a translator's encoder or decoder."""
 
 from functools import partial
 from typing import Any

@@ -1,9 +1,8 @@
-"""Ray's token: the password for a whole Ray cluster, in a file that only its owner may read.
+"""Make the token of a Ray cluster.
 
-    python -m jobs.ray_token
-
-Ray itself would make the file readable for everybody. A Ray that a job starts on this machine needs
-the token too, so the job creates the file or corrects its permissions.
+It is the password for the whole cluster, in a file that only its owner may read. Ray itself would
+make the file readable for everybody. A Ray that a job starts on this machine needs the token too,
+so the job creates the file or corrects its permissions.
 """
 
 from functools import partial

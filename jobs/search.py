@@ -1,4 +1,4 @@
-"""Search a collection by words, by a picture or by a stored picture, or name a picture."""
+"""Search a collection by words or a picture; name a picture."""
 
 import json
 import math

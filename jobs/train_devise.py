@@ -1,4 +1,4 @@
-"""Train a DeViSE head that projects pictures' features into the space of word vectors."""
+"""Train a head that places pictures among words."""
 
 from functools import partial
 from typing import Any

@@ -1,4 +1,4 @@
-"""Train a translator on a prepared corpus, with one or many workers."""
+"""Train a translator on a corpus."""
 
 from functools import partial
 from typing import Any

@@ -1,4 +1,6 @@
-"""Serve a translator and a search of pictures, on this machine or as applications of a Serve YAML.
+"""Serve a translator and a search of pictures.
+
+On this machine, or as applications of a Serve YAML:
 
     python -m serve.app --translator runs/translator --collection runs/collection
     serve deploy serve/config/gpu.yaml

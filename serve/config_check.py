@@ -1,8 +1,9 @@
-"""Check a Ray Serve YAML strictly, since Serve itself silently drops unknown keys.
+"""Check a YAML file for Ray Serve strictly.
 
-The check follows Ray's own models, so it knows what the installed Ray knows. It is stricter than
-Serve: numbers in quotation marks, `yes` for a number, and keys that occur twice are problems. No
-Ray is started. A deployment's `user_config` is checked if its class has a model `UserConfig`.
+Serve itself silently drops unknown keys. The check follows Ray's own models, so it knows what the
+installed Ray knows. It is stricter than Serve: numbers in quotation marks, `yes` for a number, and
+keys that occur twice are problems. No Ray is started. A deployment's `user_config` is checked if
+its class has a model `UserConfig`.
 """
 
 import inspect

@@ -1,4 +1,6 @@
-"""The environment that Ray's processes need for servers and jobs, on every node from their start.
+"""Print the environment that servers' nodes need.
+
+Ray's processes need it for servers and jobs, on every node from their start:
 
     eval "$(python -m serve.environment)" && ray start …
 

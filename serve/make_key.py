@@ -1,4 +1,4 @@
-"""Make an API key: print it once, with the entry for the file of keys, which has its hash."""
+"""Make an API key."""
 
 import secrets
 import sys

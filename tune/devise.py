@@ -1,4 +1,4 @@
-"""Search for the settings of a DeViSE head; each trial trains on the same features."""
+"""Search for the settings of a DeViSE head."""
 
 from functools import partial
 from typing import Any

@@ -1,4 +1,4 @@
-"""Search for the settings of a translator; each trial trains on the same corpus."""
+"""Search for the settings of a translator."""
 
 from functools import partial
 from typing import Any

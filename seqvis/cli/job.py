@@ -67,13 +67,14 @@ class JobSettings(BaseSettings):
         )
 
     @classmethod
-    def from_command_line(cls, arguments: Sequence[str]) -> Self:
+    def from_command_line(cls, arguments: Sequence[str], program: str | None = None) -> Self:
         """Return the settings that `arguments` (without the program's name) and `--config` give.
 
+        `program`: the name of the program in its help, by default the module's that was started.
         Raises ConfigError with one line for every unknown, missing or invalid flag or key.
         Prints the help and raises SystemExit(0) on `--help`.
         """
-        given, problems = _read_words(_parser_for(cls), _checked_text(arguments))
+        given, problems = _read_words(parser_for(cls, program), _checked_text(arguments))
         values: dict[str, Any] = {}
         for preset in given.pop("config", []):
             values = merge(values, read_yaml(preset))
@@ -121,8 +122,11 @@ def run_job(
     settings_class: type[S],
     run: Callable[[S], Mapping[str, Any] | None],
     arguments: Sequence[str] | None = None,
+    program: str | None = None,
 ) -> int:
     """Run a job with the given flags (default: the process's own) and return its exit code.
+
+    `program`: what its help calls it, by default the module that was started.
 
     A result of None prints nothing: the job has written its own output. Passwords in URIs are
     printed nowhere.
@@ -130,9 +134,8 @@ def run_job(
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
     previous = _raise_on_sigterm()
     try:
-        settings = settings_class.from_command_line(
-            sys.argv[1:] if arguments is None else arguments
-        )
+        given = sys.argv[1:] if arguments is None else arguments
+        settings = settings_class.from_command_line(given, program)
         result = run(settings)
         if result is not None:
             print(redacted(json.dumps(result, ensure_ascii=False)), flush=True)
@@ -191,9 +194,9 @@ _SEVERAL_FLAGS = "Give the flag once for each value."
 _SEVERAL_ARGUMENTS = "Each argument is one value; put -- before those that begin with a dash."
 
 
-def _parser_for(cls: type[JobSettings]) -> argparse.ArgumentParser:
+def parser_for(cls: type[JobSettings], program: str | None = None) -> argparse.ArgumentParser:
     """Return pydantic-settings' parser for `cls`, with help for flags that repeat."""
-    parser = argparse.ArgumentParser(prog=_program_name(cls), description=cls.__doc__)
+    parser = argparse.ArgumentParser(prog=program or _module_name(), description=cls.__doc__)
     parser.add_argument(
         "--config", metavar="FILE", action="append", help="YAML file with settings; may repeat"
     )
@@ -212,7 +215,7 @@ def _parser_for(cls: type[JobSettings]) -> argparse.ArgumentParser:
     return parser
 
 
-def _program_name(cls: type[JobSettings]) -> str:
+def _module_name() -> str:
     main = getattr(sys.modules.get("__main__"), "__spec__", None)
     name = getattr(main, "name", None)
     return f"python -m {name}" if name and name.startswith(("jobs", "tune", "serve")) else "jobs"

@@ -2,11 +2,16 @@
 
 import re
 import subprocess
+from collections.abc import Iterator
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+from jobs.__main__ import MODULES
+from seqvis.cli.job import parser_for
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -42,6 +47,36 @@ def test_modules_and_files_that_a_document_names_exist(document: Path) -> None:
         assert find_spec(module.rstrip(".")), module
     for path in set(re.findall(r"`((?:seqvis|jobs|tune|serve|benchmarks|tests)/[\w./-]+)`", text)):
         assert (ROOT / path).exists(), path
+
+
+def code(document: Path) -> Iterator[str]:
+    """The lines of a document's blocks of code, and what stands between backticks."""
+    text = document.read_text(encoding="utf-8").replace("\\\n", " ")
+    for block in re.findall(r"(?ms)^ *```\w*\n(.*?)^ *```$", text):
+        yield from block.splitlines()
+    for span in re.findall(r"`([^`]+)`", prose(document)):
+        yield " ".join(span.split())
+
+
+@cache
+def flags_of(module: str) -> set[str]:
+    return set(parser_for(import_module(module).main.args[0])._option_string_actions)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_jobs_have_the_names_and_flags_that_a_document_gives_them(document: Path) -> None:
+    for line in code(document):
+        command = re.match(r"\s*seqvis ([a-z][\w-]*)(.*)", line)
+        module = re.search(r"python -m ((?:jobs|tune|serve)\.[\w.]+)(.*)", line)
+        if command:
+            assert command[1] in MODULES, line
+        elif not module:
+            continue
+        name, rest = (MODULES[command[1]], command[2]) if command else (module[1], module[2])
+        name = {"tune.report": "tune.report.__main__"}.get(name, name)
+        if name in MODULES.values():
+            given = set(re.findall(r"(?<!\S)--[a-z][^\s=]*", rest.partition(" # ")[0]))
+            assert given <= flags_of(name), line
 
 
 def test_documents_that_the_code_names_exist() -> None:

@@ -1,4 +1,4 @@
-"""Write the report of what mattered in a search: report.html and report.json."""
+"""Report what mattered in a search for settings."""
 
 from functools import partial
 from typing import Any
