@@ -272,6 +272,12 @@ def _check_thumbnail(item: Item) -> bytes:
     return bytes(item.thumbnail)
 
 
+def hashes_of(ids: Iterable[bytes]) -> np.ndarray:
+    """Return a 64-bit hash of each id, the same on every machine."""
+    digests = b"".join(hashlib.blake2b(name, digest_size=8).digest() for name in ids)
+    return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
+
+
 def shard_of(name: str, shards: int) -> int:
     """Return the number of the shard, 0 to `shards` - 1, that an item with this id is in."""
     digest = hashlib.blake2b(name.encode(), digest_size=8).digest()

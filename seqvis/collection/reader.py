@@ -23,6 +23,7 @@ from seqvis.collection.items import SHARD, Item, check_ids, check_queries
 from seqvis.collection.journal import JournalReader, heading
 from seqvis.collection.manifest import SEGMENTS, TOMBSTONES, State, read_state, stamp, write_state
 from seqvis.collection.recall import count_found, measure_recall
+from seqvis.collection.scroll import Page, page_of
 from seqvis.collection.segments import BY_GRAPHS, SearchBy, Segment, load_array
 from seqvis.collection.view import Part, Tail, View, part_of
 from seqvis.deadline import UNBOUNDED, Deadline
@@ -230,11 +231,24 @@ class CollectionReader:
             raise DataError(f"k is {k}; ask for at least 1 match")
         if min_score is not None and min_score != min_score:
             raise DataError("min_score is NaN; give a cosine between -1 and 1")
-        chosen = check_where(where)
-        if not len(view) and SHARD not in self.config:
-            chosen = None  # no fields to compare with; an empty shard leaves that to `merge`
+        chosen = self._filter(view, where)
         answers = view.search(queries, int(k), chosen, min_score, deadline)
         return answers[0] if np.ndim(vectors) == 1 else answers
+
+    def scroll(
+        self,
+        limit: int = 100,
+        after: str | None = None,
+        where: Where | None = None,
+        deadline: Deadline = UNBOUNDED,
+    ) -> Page:
+        """Return a page of items with their metadata, in an order that changes do not disturb.
+
+        `after` is the page before's `next` (scroll.py). Raises DataError for anything else, and as
+        `search` does for a filter.
+        """
+        view = self._view
+        return page_of(view, limit, after, self._filter(view, where), deadline)
 
     def unread(self, where: Mapping[str, Any]) -> int:
         """Return how many items' metadata a search with this filter must parse: about 8 µs each."""
@@ -288,6 +302,11 @@ class CollectionReader:
             opened = self._opened
             self._install(open_files(self.path, opened.segments, by=opened.by))
             return True
+
+    def _filter(self, view: View, where: Where | None) -> Where | None:
+        chosen = check_where(where)
+        # An empty collection has no fields to compare with; an empty shard leaves that to `merge`.
+        return chosen if len(view) or SHARD in self.config else None
 
     def _place(self, name: str) -> tuple[View, int, int] | None:
         with self._applying:

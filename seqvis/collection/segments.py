@@ -13,7 +13,6 @@ A writer keeps a few dozen bytes in memory for each item, but not the vectors. B
 takes about three times the memory of the vectors, so the size of segments is limited.
 """
 
-import hashlib
 from array import array
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -26,7 +25,7 @@ import numpy as np
 
 from seqvis.collection.graphs import GRAPHS
 from seqvis.collection.index import Backend, DeviceRows, IndexSettings
-from seqvis.collection.items import Batch
+from seqvis.collection.items import Batch, hashes_of
 from seqvis.collection.view import Rows
 from seqvis.disk import file_hash, sync_directory, sync_file, synced_file
 from seqvis.errors import ArtifactError
@@ -229,11 +228,8 @@ class Segment(Rows):
             places.append(next((row for row in rows if self._ids[row] == name), -1))
         return places
 
-
-def hashes_of(ids: Iterable[bytes]) -> np.ndarray:
-    """Return a 64-bit hash of each id, the same on every machine."""
-    digests = b"".join(hashlib.blake2b(name, digest_size=8).digest() for name in ids)
-    return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
+    def by_hash(self, rows: int) -> tuple[np.ndarray, np.ndarray]:
+        return self._hashes, self._hash_rows
 
 
 def describe_files(folder: Path) -> dict[str, dict[str, Any]]:

@@ -21,7 +21,7 @@ import numpy as np
 from seqvis.collection.filters import Columns, Where
 from seqvis.collection.graphs import GraphIndex
 from seqvis.collection.index import DeviceRows, best_of, exact_candidates
-from seqvis.collection.items import Batch, Match, best_first, decode_metadata
+from seqvis.collection.items import Batch, Match, best_first, decode_metadata, hashes_of
 from seqvis.collection.journal import Added, Operation
 from seqvis.deadline import UNBOUNDED, Deadline
 from seqvis.errors import UnknownFieldError
@@ -75,6 +75,10 @@ class Rows:
         """Return the latest row of each id, dead or alive; -1 where there is none."""
         raise NotImplementedError
 
+    def by_hash(self, rows: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the hashes of the ids of the first `rows` rows, sorted, and the row of each."""
+        raise NotImplementedError
+
     def best_matches(
         self, rows: list[np.ndarray], queries: np.ndarray, count: int
     ) -> list[list[Match]]:
@@ -124,6 +128,7 @@ class Tail(Rows):
         self._metadata: list[bytes] = []
         self._thumbnails: list[bytes] = []
         self._places: dict[str, int] = {}
+        self._hashes: list[int] = []
         super().__init__()
 
     def add(self, batch: Batch) -> None:
@@ -133,7 +138,9 @@ class Tail(Rows):
             room[: self.rows] = self.vectors[: self.rows]
             self.vectors = room
         self.vectors[self.rows : end] = batch.vectors
-        self._ids += [name.encode() for name in batch.ids]
+        encoded = [name.encode() for name in batch.ids]
+        self._ids += encoded
+        self._hashes += hashes_of(encoded).tolist()
         self._metadata += batch.metadata
         self._thumbnails += batch.thumbnails
         self._places.update(zip(batch.ids, range(self.rows, end), strict=True))
@@ -141,6 +148,11 @@ class Tail(Rows):
 
     def find(self, ids: Sequence[str]) -> list[int]:
         return [self._places.get(name, -1) for name in ids]
+
+    def by_hash(self, rows: int) -> tuple[np.ndarray, np.ndarray]:
+        hashes = np.array(self._hashes[:rows], dtype=np.uint64)
+        order = np.argsort(hashes)
+        return hashes[order], order
 
 
 _MOST_CANDIDATES = 5000  # to ask a graph for; beyond, looking at all rows is faster
@@ -233,7 +245,7 @@ class View:
         any. Raises SearchTimeoutError.
         """
         parts = [part for part in self.parts if part.alive]
-        admitted = self._admitted(parts, where, deadline)
+        admitted = self.admitted(parts, where, deadline)
         by_part = [
             part.store.best_matches(_nearest(part, queries, k, rows, deadline, exact), queries, k)
             for part, rows in zip(parts, admitted, strict=True)
@@ -253,7 +265,7 @@ class View:
         """Return how many rows' metadata must be parsed for a filter."""
         return sum(part.store.columns.unread(where, part.rows) for part in self.parts if part.alive)
 
-    def _admitted(
+    def admitted(
         self, parts: Sequence[Part], where: Where | None, deadline: Deadline
     ) -> list[np.ndarray | None]:
         """Return which rows of each part count, bool (rows); None: all.
