@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from seqvis.errors import ArtifactError, DataError
-from seqvis.storage import Location, locate, storage_errors
+from seqvis.storage import Location, Place, locate, storage_errors
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
@@ -153,13 +153,13 @@ class ArtifactWriter:
 
 
 @contextmanager
-def create(uri: str | Location, kind: str, config: Mapping[str, Any]) -> Iterator[ArtifactWriter]:
+def create(uri: Place, kind: str, config: Mapping[str, Any]) -> Iterator[ArtifactWriter]:
     """Write an artifact: it appears at `uri` when the block ends, and not if the block raises.
 
     An artifact of the same kind is replaced at that moment. Raises ArtifactError if something else
     is there, StorageError if the place cannot be written.
     """
-    destination = uri if isinstance(uri, Location) else locate(uri)
+    destination = locate(uri)
     check_destination(destination, kind)
     writer = ArtifactWriter(destination, kind, config)
     try:
@@ -193,15 +193,13 @@ def check_destination(destination: Location, kind: str) -> None:
         )
 
 
-def load(
-    uri: str | Location, kind: str, verify: bool = True, other_kind: str | None = None
-) -> Artifact:
+def load(uri: Place, kind: str, verify: bool = True, other_kind: str | None = None) -> Artifact:
     """Open an artifact of `kind`, or of `other_kind`, and check it against its manifest.
 
     With `verify` each file's SHA-256 is computed (about 1 s per GB); without, only sizes are
     compared. Raises ArtifactError if it is missing, of another kind or version, or altered.
     """
-    location = uri if isinstance(uri, Location) else locate(uri)
+    location = locate(uri)
     if not location.exists():
         raise ArtifactError(
             f"{location.uri}: no such {kind}; make one with python -m jobs.{_MADE_BY[kind]}"

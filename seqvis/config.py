@@ -75,12 +75,16 @@ Texts = Annotated[
 OneOrMore = Annotated[Texts, Field(min_length=1)]
 
 
-def settings_from(cls: type[Settings], values: Any, where: str) -> Any:
-    """Build `cls` from stored values (a manifest). ConfigError names `where`."""
+def settings_from(cls: type[Settings], values: Any, where: str, flags: bool = True) -> Any:
+    """Build `cls` from stored values (a manifest), or, without `flags`, from a call's arguments.
+
+    Raises ConfigError that names `where`, all settings that are wrong, and what was given.
+    """
     try:
         return cls.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(f"{where}: {'; '.join(explain(error, cls))}") from error
+        problems = explain(error, cls, flags, with_values=True)
+        raise ConfigError(f"{where}: {'; '.join(problems)}") from error
 
 
 def read_yaml(path: str) -> dict[str, Any]:
@@ -159,29 +163,38 @@ def suggestion(name: str, known: Sequence[str]) -> str:
     return did_you_mean(get_close_matches(name, known, n=1), ", ")
 
 
-def explain(error: ValidationError, cls: type[BaseModel], flags: bool = True) -> list[str]:
+def explain(
+    error: ValidationError,
+    cls: type[BaseModel],
+    flags: bool = True,
+    with_values: bool | None = None,
+) -> list[str]:
     """Return a line for each problem.
 
-    Without `flags`, settings are named as in YAML, and their values, which may be secret, are not.
+    Without `flags`, settings are named as in YAML and in Python, and their values, which may be
+    secret, are not told unless `with_values` says so.
     """
-    return [_explain(detail, cls, flags) for detail in error.errors()]
+    shown = flags if with_values is None else with_values
+    return [_explain(detail, cls, flags, shown) for detail in error.errors()]
 
 
-def _explain(detail: Any, cls: type[BaseModel], flags: bool) -> str:
+def _explain(detail: Any, cls: type[BaseModel], flags: bool, with_value: bool) -> str:
     path = [str(part) for part in detail["loc"]]
     names = (part for part in detail["loc"] if isinstance(part, str))
     flag = _flag(names) if flags else ".".join(path)
+    given = detail.get("input")
     if detail["type"] == "extra_forbidden":
         known = list(_fields_at(cls, path[:-1]))
         return f"{'.'.join(path)}: no such key{suggestion(path[-1], known)}"
     if detail["type"] == "missing":
         return f"{flag}: is needed{_describe_field(cls, path) if flags else ''}"
-    if detail["type"] == "model_type" and flags:
+    if detail["type"] == "model_type" and with_value:
+        if not flags:
+            return f"{flag}: is a group of settings; give a dict of them (given: {given!r})"
         first = _flag([*path, next(iter(_fields_at(cls, path)), "name")])
         return f"{flag}: is a group of settings; give them by their own flags, such as {first}"
     message = message_of(detail)
-    given = detail.get("input")
-    shown = "" if isinstance(given, dict) or not flags else f" (given: {given!r})"
+    shown = "" if isinstance(given, dict) or not with_value else f" (given: {given!r})"
     return f"{flag}: {message}{shown}" if path else message
 
 

@@ -167,9 +167,18 @@ class Location:
             return list(self.filesystem.get_file_info(selector))
 
 
-def locate(uri: str | os.PathLike[str]) -> Location:
-    """Return the location that a path or URI names. Raises DataError if its scheme is not known."""
-    text = os.fspath(uri)
+Place = str | os.PathLike[str] | Location
+"""What names a file or directory: a path, a URI, or a location."""
+
+
+def locate(uri: Place) -> Location:
+    """Return the location that a path or URI names.
+
+    Raises DataError if its scheme is not known, TypeError for anything but text and paths.
+    """
+    if isinstance(uri, Location):
+        return uri
+    text = _text(uri)
     if "://" not in text:
         path = str(Path(text).expanduser().absolute())
         try:
@@ -188,10 +197,16 @@ def locate(uri: str | os.PathLike[str]) -> Location:
 
 def local_path(uri: str | os.PathLike[str]) -> Path:
     """Return a local path. Raises DataError for an object store, where nothing can be mapped."""
-    text = os.fspath(uri)
+    text = _text(uri)
     if "://" in text and not text.startswith("file://"):
         raise DataError(f"{text}: must be on a local disk, not in an object store")
     return Path(locate(text).path)
+
+
+def _text(uri: str | os.PathLike[str]) -> str:
+    if not isinstance(uri, str | os.PathLike):
+        raise TypeError(f"a path or URI is needed here, not {type(uri).__name__}: {uri!r:.80}")
+    return os.fspath(uri)
 
 
 def load_named_dataset(uri: str, split: str | None = None) -> Any:

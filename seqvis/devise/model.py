@@ -27,7 +27,7 @@ from seqvis.artifacts import Artifact, ArtifactWriter
 from seqvis.devise.head import Head, HeadSettings, conse_points
 from seqvis.devise.space import KIND, LABELS, WEIGHTS, LabelSpace, WordSpaceModel, mismatch, unit
 from seqvis.errors import ArtifactError, DataError
-from seqvis.storage import Location
+from seqvis.storage import Place
 from seqvis.vision.backbones import Embedded
 from seqvis.vision.feature_table import FeatureTable
 
@@ -56,7 +56,7 @@ class DeviseModel(WordSpaceModel):
             self._head.load_state_dict(weights)
 
     @classmethod
-    def open(cls, uri: str | Location) -> Self:
+    def open(cls, uri: Place) -> Self:
         """Open what train_devise wrote. Raises ArtifactError if it is missing or altered."""
         artifact = artifacts.load(uri, KIND)
         tensors = load_tensors(artifact.file(WEIGHTS).read_bytes())

@@ -30,7 +30,7 @@ from seqvis import artifacts
 from seqvis.artifacts import Artifact
 from seqvis.devise.labels import LabelVectors, WordNet, label_vectors
 from seqvis.errors import ArtifactError
-from seqvis.storage import Location
+from seqvis.storage import Place
 from seqvis.vectors.store import WordVectors
 from seqvis.vision.layouts import wnid_at_start
 
@@ -189,7 +189,7 @@ class WordSpaceModel:
         self.word_space = Space(centre, int(artifact.config.get("hierarchy", 0)))
 
     @classmethod
-    def open(cls, uri: str | Location) -> Self:
+    def open(cls, uri: Place) -> Self:
         """Open what train_devise wrote. Raises ArtifactError if it is missing or altered."""
         artifact = artifacts.load(uri, KIND)
         tensors = load_arrays(artifact.file(WEIGHTS).read_bytes())

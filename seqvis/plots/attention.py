@@ -1,7 +1,6 @@
-"""Plots of where a translator attends, drawn from plain numbers into PNG files."""
+"""Plots of where a translator attends, drawn from plain numbers."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,16 +9,15 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-from seqvis.plots.style import BLUE, GREY, INK, LIGHT, draw_title, new_figure, save, style
+from seqvis.plots.style import BLUE, GREY, INK, LIGHT, draw_title, new_figure, style
 
 
-def plot_attention(
-    path: Path,
+def attention_map(
     weights: ArrayLike,
     source_tokens: Sequence[str],
     target_tokens: Sequence[str],
     title: str = "",
-) -> None:
+) -> Figure:
     """Draw which source words the decoder attended to when it produced each target word.
 
     `weights` is (target, source): a row for each produced token, the source sentence above.
@@ -42,19 +40,18 @@ def plot_attention(
     bar.ax.tick_params(labelsize=8, length=0, labelcolor=GREY)
     bar.set_label("attention", color=GREY, fontsize=9)
     _set_heading(figure, title)
-    save(figure, path)
+    return figure
 
 
-def plot_attention_steps(
-    path: Path,
+def attention_lines(
     weights: ArrayLike,
     source_tokens: Sequence[str],
     target_tokens: Sequence[str],
     title: str = "",
-) -> None:
+) -> Figure:
     """Draw the attention of the first nine produced words as lesson 11 does: three by three lines.
 
-    Arguments as of `plot_attention`.
+    Arguments as of `attention_map`.
     """
     matrix = _checked(weights, source_tokens, target_tokens)
     figure = new_figure(max(9.0, 0.75 * len(source_tokens)), 9.0)
@@ -69,7 +66,7 @@ def plot_attention_steps(
     for ax in all_axes[len(matrix) :]:
         ax.set_visible(False)
     _set_heading(figure, title)
-    save(figure, path)
+    return figure
 
 
 def _checked(

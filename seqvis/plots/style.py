@@ -26,10 +26,17 @@ INK, GREY, LIGHT = "#222222", "#6B6B6B", "#E3E3E3"
 _FONTS = ("DejaVu Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "IPAexGothic", "WenQuanYi Zen Hei")
 
 
+class Drawing(Figure):
+    """A figure that a notebook shows, without `pyplot` and its `%matplotlib inline`."""
+
+    def _repr_png_(self) -> bytes:
+        return to_png(self)
+
+
 def new_figure(width: float, height: float) -> Figure:
     """Return an empty figure of that many inches with its own canvas."""
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
-    figure = Figure(figsize=(width, height), dpi=DPI, layout=layout, facecolor="white")
+    figure = Drawing(figsize=(width, height), dpi=DPI, layout=layout, facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
@@ -66,12 +73,16 @@ def to_svg(figure: Figure) -> bytes:
     return picture.getvalue()
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write the figure as a PNG, whole or not at all. StorageError if the disk is full or so."""
+def to_png(figure: Figure) -> bytes:
     _set_fonts(figure)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=DPI)
-    locate(path).replace(picture.getvalue())
+    return picture.getvalue()
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write the figure as a PNG, whole or not at all. StorageError if the disk is full or so."""
+    locate(path).replace(to_png(figure))
 
 
 def _set_fonts(figure: Figure) -> None:

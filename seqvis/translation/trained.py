@@ -12,7 +12,7 @@ from seqvis.config import settings_from
 from seqvis.errors import ConfigError
 from seqvis.seq2seq.model import Seq2Seq
 from seqvis.seq2seq.settings import ModelSettings
-from seqvis.storage import Location
+from seqvis.storage import Place
 from seqvis.text.vocabulary import Vocabulary
 from seqvis.training.checkpoints import restore_model
 from seqvis.translation.direction import Direction
@@ -29,7 +29,7 @@ class TrainedModel:
     artifact: Artifact
 
     @classmethod
-    def load(cls, uri: str | Location, device: str = "cpu") -> Self:
+    def load(cls, uri: Place, device: str = "cpu") -> Self:
         """Raises ArtifactError if the artifact is incomplete or altered."""
         artifact = artifacts.load(uri, "translator")
         settings = settings_from(ModelSettings, artifact.config["model"], artifact.location.uri)

@@ -3,25 +3,30 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import compress
-from typing import Self, overload
+from typing import TYPE_CHECKING, Any, Self, overload
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from seqvis.artifacts import Artifact
+from seqvis.config import settings_from
 from seqvis.decoding.beam import DecodingSettings, Hypothesis
 from seqvis.decoding.linear import Precision
 from seqvis.decoding.native import pack_models
 from seqvis.decoding.search import search_many
 from seqvis.errors import ConfigError
 from seqvis.seq2seq.model import Seq2Seq
-from seqvis.storage import Location
+from seqvis.storage import Location, Place
 from seqvis.text.languages import Languages, SourceSentence, load_languages
 from seqvis.text.tokenizers import FEW_WORDS
 from seqvis.translation.direction import Direction, as_read
 from seqvis.translation.reranking import Reranker, RerankingSettings
 from seqvis.translation.trained import TrainedModel, check_same_direction, check_same_words
 from seqvis.vectors.store import is_marker
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure  # takes a second to load
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,61 @@ class Translation:
     def text(self) -> str:
         return self.alternatives[0].text
 
+    def attention_figure(self, by_word: bool = False) -> "Figure":
+        """Return a figure of the source words that each word of `text` attended to.
+
+        `by_word`: in lesson 11's form, a line for each of the first nine words; else as a map of
+        all. A notebook shows the figure; `savefig` writes it. Raises ConfigError if the model has
+        no attention or the sentence no words.
+        """
+        from seqvis.plots.attention import attention_lines, attention_map
+
+        weights, source, target = self._alignment()
+        return (attention_lines if by_word else attention_map)(weights, source, target, self.text)
+
+    def _alignment(self) -> tuple[np.ndarray, list[str], list[str]]:
+        """Return attention (target words, source words + 1), and the words; "end" is the last.
+
+        Case marks are no words: they are left out, and attention to one counts for its word.
+        """
+        best = self.alternatives[0]
+        if best.attention is None:
+            raise ConfigError(
+                "this model has no attention (or the sentence is empty); "
+                "train the variant attn or all"
+            )
+        rows = [not is_marker(token) for token in best.tokens]
+        columns = [not is_marker(token) for token in self.source_tokens]
+        weights = best.attention[: len(best.tokens)].numpy()[rows]
+        for place, is_word in enumerate(columns):
+            if not is_word:
+                weights[:, place + 1] += weights[:, place]
+        source = [*compress(self.source_tokens, columns), "end"]
+        return weights[:, [*columns, True]], source, list(compress(best.tokens, rows))
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the texts, and a map of attention if there is one."""
+        from seqvis.plots.notebook import attention_table, text_line, text_table
+
+        shown = text_line(self.source) + text_line(self.text, "font-weight:bold")
+        if len(self.alternatives) > 1:
+            rows = [(each.text, f"{each.score:.2f}") for each in self.alternatives]
+            shown += text_table(("n-best", "score"), rows)
+        if self.unknown:
+            shown += text_line(f"new to the model: {', '.join(self.unknown)}", "color:#6B6B6B")
+        if self.alternatives[0].attention is not None:
+            shown += attention_table(*self._alignment())
+        return f"<div>{shown}</div>"
+
+
+class Translations(list[Translation]):
+    """Translations in the order of their sentences; a notebook shows them as a table."""
+
+    def _repr_html_(self) -> str:
+        from seqvis.plots.notebook import text_table
+
+        return text_table(("source", "translation"), [(each.source, each.text) for each in self])
+
 
 class Translator:
     """A model, or an ensemble of several, with its vocabularies and tokenisers."""
@@ -73,7 +133,7 @@ class Translator:
     @classmethod
     def load(
         cls,
-        uri: str | Location | Sequence[str | Location],
+        uri: Place | Sequence[Place],
         device: str = "cpu",
         precision: Precision = "float32",
         reranking: RerankingSettings | None = None,
@@ -81,10 +141,19 @@ class Translator:
         """Open a translator, or several as an ensemble: each word has the mean of their
         probabilities.
 
-        Raises ArtifactError if one is incomplete or altered, ConfigError for int8 on a GPU or if
-        the models cannot work together.
+        Args:
+            uri: directory or URI that `train_translator` wrote, or a list of several.
+            device: of torch, such as "cpu" or "cuda".
+            precision: of the matrix products. For CPUs alone: "float16", whose weights are rounded
+                to sixteen bits, and "int8".
+            reranking: other models that choose among what a beam finds.
+
+        Raises:
+            ArtifactError: one is missing, incomplete or altered.
+            ConfigError: for int8 on a GPU, or if the models cannot work together.
         """
-        uris = [uri] if isinstance(uri, (str, Location)) else uri
+        several = isinstance(uri, Sequence) and not isinstance(uri, str)
+        uris: Sequence[Place] = uri if several else [uri]  # type: ignore[assignment,list-item]
         models = [TrainedModel.load(each, device) for each in uris]
         check_same_words(models)
         check_same_direction(models)
@@ -113,18 +182,33 @@ class Translator:
 
     @overload
     def translate(  # type: ignore[overload-overlap]
-        self, texts: str, settings: DecodingSettings | None = None, batch_size: int = 64
+        self,
+        texts: str,
+        settings: DecodingSettings | None = None,
+        batch_size: int = 64,
+        *,
+        beam: int | None = None,
+        n_best: int | None = None,
     ) -> Translation: ...
     @overload
     def translate(
-        self, texts: Sequence[str], settings: DecodingSettings | None = None, batch_size: int = 64
-    ) -> list[Translation]: ...
+        self,
+        texts: Sequence[str],
+        settings: DecodingSettings | None = None,
+        batch_size: int = 64,
+        *,
+        beam: int | None = None,
+        n_best: int | None = None,
+    ) -> Translations: ...
     def translate(
         self,
         texts: str | Sequence[str],
         settings: DecodingSettings | None = None,
         batch_size: int = 64,
-    ) -> Translation | list[Translation]:
+        *,
+        beam: int | None = None,
+        n_best: int | None = None,
+    ) -> Translation | Translations:
         """Translate a sentence, or a list of sentences; an empty one stays empty.
 
         Args:
@@ -133,16 +217,23 @@ class Translator:
             batch_size: sentences searched at once, by all of PyTorch's threads together. The
                 results do not depend on it, up to the rounding of float32 where two words are
                 equally likely.
+            beam: hypotheses kept at each step, in place of that of `settings`; 1 is greedy search.
+            n_best: translations returned for a sentence, likewise; without `beam`, the beam is as
+                wide as it needs to be.
+
+        Raises:
+            TypeError: for anything but text.
+            ConfigError: for a beam below 1 or `n_best` above the beam.
         """
         if isinstance(texts, str):
-            return self.translate([texts], settings, batch_size)[0]
-        settings = settings or DecodingSettings()
+            return self.translate([texts], settings, batch_size, beam=beam, n_best=n_best)[0]
+        settings = _chosen(settings or DecodingSettings(), beam, n_best)
         sources = self.read(texts)
-        results = [self.translation(source, []) for source in sources]
+        results = Translations(self.translation(source, []) for source in sources)
         order = [row for row, source in enumerate(sources) if source.tokens]
         order.sort(key=lambda row: len(sources[row].tokens))
-        n_best = self._search([sources[row] for row in order], settings, batch_size)
-        for row, hypotheses in zip(order, n_best, strict=True):
+        n_best_lists = self._search([sources[row] for row in order], settings, batch_size)
+        for row, hypotheses in zip(order, n_best_lists, strict=True):
             results[row] = self.translation(sources[row], hypotheses)
         return results
 
@@ -164,6 +255,11 @@ class Translator:
         """Read sentences as the model sees them. Raises TypeError for anything but text."""
         if isinstance(texts, str):
             raise TypeError("give a list of sentences, not a single text")
+        if isinstance(texts, bytes) or not isinstance(texts, Iterable):
+            raise TypeError(
+                f"a sentence is a str, and several are a list of them; not {type(texts).__name__}: "
+                f"{texts!r:.80}"
+            )
         for text in texts:
             if not isinstance(text, str):
                 raise TypeError(f"a sentence is a str, not {type(text).__name__}: {text!r:.80}")
@@ -210,32 +306,27 @@ class Translator:
         return self.languages.target_text(hypothesis.ids, source, None)[1]
 
 
+def _chosen(settings: DecodingSettings, beam: int | None, n_best: int | None) -> DecodingSettings:
+    """Return the settings with another beam and number of translations, where these are given."""
+    given = {"beam": beam, "n_best": n_best}
+    changed: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if not changed:
+        return settings
+    chosen: DecodingSettings = settings_from(
+        DecodingSettings, settings.model_dump() | changed, "translate", flags=False
+    )
+    if chosen.n_best > chosen.beam:
+        if beam is not None:
+            raise ConfigError(f"n_best {chosen.n_best}: needs a beam of at least as many")
+        return chosen.model_copy(update={"beam": chosen.n_best})
+    return chosen
+
+
 def draw_alignment(location: Location, translation: Translation, by_word: bool = False) -> None:
-    """Draw which source words each word of a translation attended to, as a PNG.
+    """Write `translation.attention_figure` as a PNG. Raises what that raises."""
+    from seqvis.plots.style import save  # matplotlib takes a second to load
 
-    Case marks are no words: they are left out, and attention to one counts for its word. Raises
-    ConfigError if the model has no attention or the sentence no words.
-
-    `by_word`: in lesson 11's form, a line for each of the first nine words; else as a map of all.
-    """
-    # matplotlib takes a second to load
-    from seqvis.plots.attention import plot_attention, plot_attention_steps
-
-    best = translation.alternatives[0]
-    if best.attention is None:
-        raise ConfigError(
-            "--attention: this model has no attention (or the sentence is empty); "
-            "train the variant attn or all"
-        )
-    rows = [not is_marker(token) for token in best.tokens]
-    columns = [not is_marker(token) for token in translation.source_tokens]
-    weights = best.attention[: len(best.tokens)].numpy()[rows]
-    for place, is_word in enumerate(columns):
-        if not is_word:
-            weights[:, place + 1] += weights[:, place]
-    source = [*compress(translation.source_tokens, columns), "end"]
-    plot = plot_attention_steps if by_word else plot_attention
+    figure = translation.attention_figure(by_word)
     location.parent().make_directory()
     with location.local_output() as path:
-        target = list(compress(best.tokens, rows))
-        plot(path, weights[:, [*columns, True]], source, target, title=best.text)
+        save(figure, path)

@@ -21,7 +21,7 @@ from seqvis.artifacts import create, load
 from seqvis.config import Settings
 from seqvis.encodings import BadLines
 from seqvis.errors import ConfigError, DataError, TrainingError
-from seqvis.storage import Location, locate, storage_errors
+from seqvis.storage import Place, locate, storage_errors
 from seqvis.text.languages import load_language
 from seqvis.text.lines import read_sentences, read_text
 from seqvis.text.tokenizers import Tokenizer
@@ -69,7 +69,7 @@ def _wanted(words: Iterable[str], uri: str, tokenizer: Tokenizer | None) -> Want
 
 def build_store(
     source: VectorSource,
-    out: str | Location,
+    out: Place,
     config: Mapping[str, Any],
     wanted: Sequence[str] | None = None,
     max_words: int | None = None,

@@ -29,7 +29,7 @@ from seqvis.artifacts import Artifact, load
 from seqvis.checks import check_several
 from seqvis.errors import ArtifactError
 from seqvis.nodefiles import made_once
-from seqvis.storage import Location
+from seqvis.storage import Place
 from seqvis.text.characters import clean_text, normalize_punctuation
 from seqvis.text.spacing import CAPITALIZED, UPPER
 from seqvis.text.vocabulary import PAD, SPECIALS, Vocabulary
@@ -143,7 +143,7 @@ class WordVectors:
         self._check_shapes()
 
     @classmethod
-    def open(cls, uri: str | Location, verify: bool = False) -> Self:
+    def open(cls, uri: Place, verify: bool = False) -> Self:
         """Open the store that `build_vectors` wrote; one in an object store is copied here once.
 
         Raises ArtifactError if it is missing, of another kind, incomplete, or (found only with

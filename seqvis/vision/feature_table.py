@@ -32,7 +32,7 @@ from seqvis.artifacts import Artifact, load
 from seqvis.checks import check_several
 from seqvis.errors import ArtifactError, StorageError
 from seqvis.nodefiles import MAPPED_BYTES, made_once
-from seqvis.storage import Location
+from seqvis.storage import Location, Place
 
 KIND = "features"
 PARTS, REJECTED = "parts", "rejected.parquet"
@@ -56,7 +56,7 @@ class FeatureTable:
         self._check()
 
     @classmethod
-    def open(cls, uri: str | Location, verify: bool = False) -> Self:
+    def open(cls, uri: Place, verify: bool = False) -> Self:
         """Open the features at `uri`; with `verify` each file's SHA-256 is checked (1 s per GB).
 
         Raises ArtifactError if they are missing, of another kind, incomplete or altered.

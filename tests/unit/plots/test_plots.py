@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from seqvis.errors import StorageError
-from seqvis.plots.attention import plot_attention, plot_attention_steps
+from seqvis.plots.attention import attention_lines, attention_map
 from seqvis.plots.figures import plot_curves, plot_learning_rates, plot_lengths
+from seqvis.plots.style import save
 
 HISTORY = [
     {"epoch": 1, "train_loss": 4.0, "loss": 3.5, "bleu": 10.0, "learning_rate": 1e-3},
@@ -38,7 +39,7 @@ def darkest(path: Path, tokens: int, *cells: tuple[int, int]) -> list[tuple[floa
         weights = np.zeros((tokens, tokens))
         weights[cell] = 1.0
         words = ["mot"] * tokens
-        plot_attention(path, weights, words, words)
+        save(attention_map(weights, words, words), path)
         pictures.append(pixels(path))
     differs = (np.ptp(pictures, axis=0) > 0).any(axis=2)
     for picture in pictures:
@@ -63,20 +64,20 @@ def test_the_strongest_attention_cell_is_where_the_weight_is(tmp_path: Path, tok
 
 def test_attention_of_sixty_words_is_a_picture_of_bearable_size(tmp_path: Path) -> None:
     words = ["extraordinairement"] * 60
-    plot_attention(tmp_path / "a.png", np.eye(60), words, words, "a title that is long " * 20)
+    save(attention_map(np.eye(60), words, words, "a title that is long " * 20), tmp_path / "a.png")
     height, width, _ = pixels(tmp_path / "a.png").shape
     assert 1000 < height < 2500
     assert 1000 < width < 2500
 
 
 def test_attention_without_weight_is_a_pale_picture(tmp_path: Path) -> None:
-    plot_attention(tmp_path / "a.png", np.full((5, 50), 0.02), ["où"] * 50, list("abcde"))
-    plot_attention(tmp_path / "b.png", np.full((5, 50), 0.25), ["où"] * 50, list("abcde"))
+    save(attention_map(np.full((5, 50), 0.02), ["où"] * 50, list("abcde")), tmp_path / "a.png")
+    save(attention_map(np.full((5, 50), 0.25), ["où"] * 50, list("abcde")), tmp_path / "b.png")
     assert pixels(tmp_path / "a.png").mean() > pixels(tmp_path / "b.png").mean() + 5
 
 
 def test_attention_of_one_token_is_drawn(tmp_path: Path) -> None:
-    plot_attention(tmp_path / "a.png", [[1.0]], ["où"], ["where"])
+    save(attention_map([[1.0]], ["où"], ["where"]), tmp_path / "a.png")
     assert (pixels(tmp_path / "a.png").sum(axis=2) < 300).any()
 
 
@@ -84,19 +85,21 @@ def test_words_with_accents_and_dollars_are_drawn_as_they_are(tmp_path: Path) ->
     words = ["sœur", "naïve", "Noël", "$x^2$", "$", "ça"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # matplotlib warns of a glyph that the font lacks
-        plot_attention(tmp_path / "a.png", np.eye(6), words, words, "Combien de $ ?")
-    plot_attention(tmp_path / "b.png", np.eye(6), ["soeur", *words[1:]], words, "Combien de $ ?")
+        save(attention_map(np.eye(6), words, words, "Combien de $ ?"), tmp_path / "a.png")
+    save(
+        attention_map(np.eye(6), ["soeur", *words[1:]], words, "Combien de $ ?"), tmp_path / "b.png"
+    )
     assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
 
 
 def test_each_word_has_a_line_of_its_own_in_a_grid_of_three_by_three(tmp_path: Path) -> None:
     words = [f"w{number}" for number in range(12)]
     even = np.full((12, 12), 1 / 12)
-    plot_attention_steps(tmp_path / "even.png", even, words, words)
+    save(attention_lines(even, words, words), tmp_path / "even.png")
     for word in (5, 7):
         weights = even.copy()
         weights[word] = np.eye(12)[3]
-        plot_attention_steps(tmp_path / "peak.png", weights, words, words)
+        save(attention_lines(weights, words, words), tmp_path / "peak.png")
         peak = pixels(tmp_path / "peak.png")
         rows, columns = np.nonzero((peak != pixels(tmp_path / "even.png")).any(axis=2))
         height, width, _ = peak.shape
@@ -104,7 +107,7 @@ def test_each_word_has_a_line_of_its_own_in_a_grid_of_three_by_three(tmp_path: P
         assert {*columns * 3 // width} == {word % 3}
     weights = even.copy()
     weights[9:] = np.eye(12)[:3]
-    plot_attention_steps(tmp_path / "later.png", weights, words, words)
+    save(attention_lines(weights, words, words), tmp_path / "later.png")
     assert (tmp_path / "later.png").read_bytes() == (tmp_path / "even.png").read_bytes()
 
 
@@ -114,7 +117,7 @@ def test_each_word_has_a_line_of_its_own_in_a_grid_of_three_by_three(tmp_path: P
 )
 def test_attention_that_does_not_fit_its_words_is_refused(tmp_path, weights, source, target):
     with pytest.raises(ValueError, match="attention"):
-        plot_attention(tmp_path / "a.png", weights, source, target)
+        save(attention_map(weights, source, target), tmp_path / "a.png")
     assert not (tmp_path / "a.png").exists()
 
 
