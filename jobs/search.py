@@ -14,9 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from seqvis.cli.job import JobSettings, leave, run_job
-from seqvis.collection.items import Match
 from seqvis.errors import ConfigError
-from seqvis.search.engine import SearchEngine
+from seqvis.search.engine import Matches, SearchEngine, printable
 from seqvis.search.pictures import Word
 from seqvis.search.requests import NameSet
 from seqvis.storage import locate
@@ -94,12 +93,12 @@ def run(settings: Search) -> dict[str, Any]:
 
 def _search(
     engine: SearchEngine, settings: Search, where: dict[str, list[Any]]
-) -> tuple[str, list[Match]]:
+) -> tuple[str, Matches]:
     limits = settings.k, settings.min_score, where or None
     if settings.text is not None:
         return settings.text, engine.text(settings.text, *limits)
     if settings.image is not None:
-        return settings.image, engine.image(locate(settings.image).read_bytes(), *limits)
+        return settings.image, engine.image(settings.image, *limits)
     assert settings.like is not None
     return settings.like, engine.like(settings.like, *limits)
 
@@ -148,32 +147,20 @@ def _title(query: str) -> str:
     return query.rsplit("/", 1)[-1]
 
 
-def _draw(engine: SearchEngine, sheet: str, query: str, matches: Sequence[Match]) -> None:
+def _draw(engine: SearchEngine, sheet: str, query: str, matches: Matches) -> None:
     from seqvis.vision.contact_sheet import Cell, draw_contact_sheet  # loads matplotlib
 
-    cells = [Cell(engine.collection.thumbnail(match.id), _caption(match)) for match in matches]
+    thumbnails = [engine.collection.thumbnail(match.id) for match in matches]
+    cells = [Cell(*cell) for cell in zip(thumbnails, matches.captions(), strict=True)]
     if cells:
         draw_contact_sheet(locate(sheet), query, cells)
 
 
-def _printable(text: str) -> str:
-    """Return the text without control characters, which ids may contain and a terminal obeys."""
-    return "".join(
-        character if character.isprintable() else ascii(character)[1:-1] for character in text
-    )
-
-
-def _caption(match: Match) -> str:
-    """Return the label's name, which is often a folder's, the file's name and the score."""
-    lines = [str(match.metadata.get("name") or ""), _title(match.id), f"{match.score:.3f}"]
-    return "\n".join(_printable(line) for line in lines if line)
-
-
 def _show(query: str, rows: Sequence[tuple[str, str, str]]) -> None:
-    title = _printable(query)
+    title = printable(query)
     table = Table("score", "name", "id", title=title if rows else f"{title}: nothing found")
     for row in rows:
-        table.add_row(*map(_printable, row))
+        table.add_row(*map(printable, row))
     Console(stderr=True, markup=False, highlight=False).print(table)
 
 

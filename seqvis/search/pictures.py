@@ -5,13 +5,15 @@ among `Candidates`: a model's labels, ImageNet's classes, or all of WordNet. It 
 the backbone and WordNet's vectors on first use, which takes seconds; `warm_up` loads them earlier.
 """
 
+import io
+import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, get_args
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, get_args
 
 import numpy as np
 
@@ -23,18 +25,58 @@ from seqvis.devise.space import WordSpaceModel, open_vectors
 from seqvis.errors import BadPictureError, DataError
 from seqvis.search.requests import EncodedImage, NameSet
 from seqvis.search.words import load_model_for
+from seqvis.storage import locate
 from seqvis.vectors.store import WordVectors
 
-if TYPE_CHECKING:  # these load torch
+if TYPE_CHECKING:  # these load torch, or Pillow
+    from PIL import Image
+
     from seqvis.devise.model import DeviseModel
     from seqvis.vision.backbones import Backbone
 
+_CHANNELS = ((), (3,), (4,))
+_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16")
 _PATIENCE = 0.1  # seconds between looks at whether anybody still waits
 NOT_KNOWN = "nothing that the model knows"
 _NOT_KNOWN_TEXT = (
     "the query's picture shows nothing that the model knows: none of its likely classes has a "
     "word vector"
 )
+
+
+Picture: TypeAlias = "bytes | str | os.PathLike[str] | Image.Image | np.ndarray"
+"""The bytes of a picture's file, its path or URI, a PIL image, or an array of uint8."""
+
+
+def encoded(picture: Any) -> bytes:
+    """Return a `Picture` as the bytes of a file.
+
+    Raises TypeError if it is none, DataError if there is no such file.
+    """
+    from PIL import Image, ImageOps
+
+    if isinstance(picture, bytes | bytearray | memoryview):
+        return bytes(picture)
+    if isinstance(picture, str | os.PathLike):
+        return locate(picture).read_bytes()
+    if isinstance(picture, np.ndarray):
+        channels = picture.shape[2:]
+        if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or channels not in _CHANNELS:
+            raise TypeError(
+                f"an array of {picture.dtype} {list(picture.shape)} is no picture; give one of "
+                f"uint8, from 0 to 255, [height, width] or [height, width, 3 or 4]"
+            )
+        picture = Image.fromarray(picture)
+    if not isinstance(picture, Image.Image) or picture.mode == "F":
+        raise TypeError(
+            f"a picture is given as a path, the bytes of its file, a PIL image or an array, not "
+            f"as {type(picture).__name__}: {picture!r:.200}"
+        )
+    upright = ImageOps.exif_transpose(picture)
+    stream = io.BytesIO()
+    kept = upright if upright.mode in _PNG_MODES else upright.convert("RGB")
+    kept.save(stream, "PNG", compress_level=1)
+    return stream.getvalue()
 
 
 @dataclass(frozen=True)

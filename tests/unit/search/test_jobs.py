@@ -16,6 +16,7 @@ from seqvis.collection.collection import Collection
 from seqvis.collection.items import Match, check_ids, merge
 from seqvis.collection.shards import shard_paths
 from seqvis.devise.model import DeviseModel
+from seqvis.search.engine import Matches
 from seqvis.vision.feature_table import FeatureTable
 from tests.support.searching import World, train_small
 from tests.unit.conftest import Job
@@ -59,7 +60,8 @@ def test_a_sheet_names_the_label_and_the_file(
     assert [caption.split("\n")[:2] for caption in drawn] == [
         ["boat", match["id"]] for match in matches
     ]
-    assert search._caption(Match("photos/2024/a.jpg", 0.5, b"{}")) == "a.jpg\n0.500"
+    bare = Matches([Match("photos/2024/a.jpg", 0.5, b"{}")], "boat", lambda name: None)
+    assert bare.captions() == ["a.jpg\n0.500"]
 
 
 def test_words_are_searched_without_what_only_pictures_need(built: Path) -> None:
