@@ -124,7 +124,7 @@ def _parse_yaml(content: bytes, path: str) -> Any:
         return yaml.load(encodings.decode(content, path), _StrictLoader)
     except DataError as error:
         raise ConfigError(str(error)) from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # such as a 31st of February
         raise ConfigError(f"{path}: not valid YAML ({error})") from error
 
 

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 from seqvis.cli.job import JobSettings, leave, run_job
 from seqvis.config import explain
 from seqvis.errors import ConfigError
-from serve.common.keys import KeyHolder, KeyScope, sha256_of
+from serve.common.keys import Expiry, KeyHolder, KeyScope, sha256_of
 
 
 class MakeKey(JobSettings):
@@ -27,6 +27,8 @@ class MakeKey(JobSettings):
     scope: tuple[KeyScope, ...] = Field(("translate", "search"), min_length=1)
     """What the key allows: translate, search, write (add, replace and delete pictures), admin
     (change which models are live). What is given replaces the default."""
+    expires: Expiry | None = None
+    """From when on it is refused: a date or a time, such as 2027-01-31 (UTC); never if left out."""
 
 
 def run(settings: MakeKey) -> dict[str, Any]:
@@ -40,6 +42,8 @@ def run(settings: MakeKey) -> dict[str, Any]:
         )
     except ValidationError as error:
         raise ConfigError("\n".join(explain(error, KeyHolder))) from error
+    if holder.has_expired:
+        raise ConfigError(f"--expires: {holder.expires} is over already; give a later time")
     entry = {"name": holder.name, "sha256": sha256_of(key)} | holder.model_dump(
         exclude_defaults=True, exclude={"name", "sha256"}
     )

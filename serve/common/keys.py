@@ -7,9 +7,10 @@ import math
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, get_args
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator
 
 from seqvis.config import Settings, explain, load_yaml
 from seqvis.errors import ConfigError
@@ -19,6 +20,20 @@ SCOPES: tuple[KeyScope, ...] = get_args(KeyScope)
 LONGEST_KEY = 512  # characters of a presented key; a longer one is not hashed
 _LOCAL_HOST = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(?::([0-9]{1,5}))?")
 _SHA256_OF_NOTHING = hashlib.sha256(b"").hexdigest()
+
+
+def _no_number(value: Any) -> Any:
+    """Refuse 2027 and 20270131, which pydantic takes for seconds since 1970."""
+    if isinstance(value, int | float) or (isinstance(value, str) and "-" not in value):
+        raise ValueError("needs a date or a time, such as 2027-01-31 or 2027-01-31T18:00:00Z")
+    return value
+
+
+def _in_a_zone(value: datetime) -> datetime:
+    return value if value.tzinfo else value.replace(tzinfo=UTC)
+
+
+Expiry = Annotated[datetime, BeforeValidator(_no_number), AfterValidator(_in_a_zone)]
 
 
 class KeyHolder(Settings):
@@ -35,6 +50,13 @@ class KeyHolder(Settings):
     scopes: tuple[KeyScope, ...]
     """What it allows: `translate`, `search`, `write` (add, replace and delete pictures), `admin`
     (change which models are live). None includes another."""
+    expires: Expiry | None = None
+    """From when on it is refused: a date, which means its beginning, or a time; in UTC if it names
+    no other zone. Never, if left out."""
+
+    @property
+    def has_expired(self) -> bool:
+        return self.expires is not None and datetime.now(UTC) >= self.expires
 
     @field_validator("sha256", mode="before")
     @classmethod
@@ -102,7 +124,7 @@ class Keys:
         return cls(holders)
 
     def check(self, presented: str | None) -> KeyHolder | None:
-        """Return the holder of the presented key, or None if nobody holds it.
+        """Return the holder of the presented key, also of one that has expired, or None.
 
         This takes as long for a right key as for a wrong one: every entry is compared, each in
         constant time.

@@ -148,6 +148,10 @@ class RequestMiddleware:
         )
         if holder is None:
             raise ApiError(401, "give a valid API key: Authorization: Bearer KEY")
+        if holder.has_expired:
+            raise ApiError(
+                401, f"this key expired at {holder.expires}; ask the operator for another"
+            )
         wait = self.limiter.take(holder.name)
         if wait > 0:
             raise ApiError(429, "this key has used up its requests", retry_after=wait)

@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -93,6 +94,19 @@ def test_a_key_that_a_new_gateway_does_not_know_is_refused(store: MemoryStore) -
         assert (status_of(client, "a"), status_of(client, "b")) == (200, 403)
         store.publish_gateway(settings(bob).model_dump_json())
         assert within(5, lambda: status_of(client, "a") == 401)
+
+
+def test_a_key_that_has_expired_is_refused_and_told_so(store: MemoryStore) -> None:
+    now = datetime.now(UTC)
+    soon = ALICE.model_copy(update={"expires": now + timedelta(seconds=1)})
+    store.publish_gateway(settings(soon).model_dump_json())
+    with ExitStack() as stack:
+        client = client_of(published(store), stack)
+        assert status_of(client, "a") == 200
+        assert within(5, lambda: status_of(client, "a") == 401)
+        answer = client.post(ROUTE, json={"text": "x"}, headers={"x-api-key": "a"})
+        assert answer.json()["error"]["code"] == "unauthorized"
+        assert f"expired at {soon.expires}" in answer.json()["error"]["message"]
 
 
 def test_what_does_not_end_in_time_is_given_up(store: MemoryStore) -> None:

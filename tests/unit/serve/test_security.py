@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,33 @@ class TestKeys:
             Keys.load(write(tmp_path / "keys.yaml", entries))
         assert "the name of a " in str(caught.value)
         assert "the key of b " in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("given", "read"),
+        [
+            ("2027-01-31", datetime(2027, 1, 31, tzinfo=UTC)),
+            ("2027-01-31 18:00:00", datetime(2027, 1, 31, 18, tzinfo=UTC)),
+            ("2027-01-31T18:00:00+02:00", datetime(2027, 1, 31, 16, tzinfo=UTC)),
+            ("'2027-01-31'", datetime(2027, 1, 31, tzinfo=UTC)),
+            ("null", None),
+        ],
+    )
+    def test_a_key_may_expire_on_a_day_or_at_a_time(
+        self, tmp_path: Path, given: str, read: datetime | None
+    ) -> None:
+        entry = yaml.safe_dump([entry_of("a", "k")]) + f"  expires: {given}\n"
+        (tmp_path / "keys.yaml").write_text(entry)
+        (holder,) = Keys.load(str(tmp_path / "keys.yaml")).holders
+        assert holder.expires == read
+        assert not holder.has_expired
+        assert KeyHolder.model_validate_json(holder.model_dump_json()) == holder
+
+    @pytest.mark.parametrize("given", ["20270131", "2027", "'2027'", "soon", "2027-02-31", "true"])
+    def test_what_is_no_time_is_refused(self, tmp_path: Path, given: str) -> None:
+        entry = yaml.safe_dump([entry_of("a", "k")]) + f"  expires: {given}\n"
+        (tmp_path / "keys.yaml").write_text(entry)
+        with pytest.raises(ConfigError, match=r"keys.yaml: (entry 1: expires|not valid YAML)"):
+            Keys.load(str(tmp_path / "keys.yaml"))
 
     def test_a_holder_does_not_show_its_hash(self, keys: Keys) -> None:
         assert keys.holders[0].sha256 not in repr(keys.holders[0])
@@ -320,6 +348,15 @@ class TestMakeKey:
         assert entry["scopes"] == ["write", "admin"]
         assert make_key.main(["--name", "a", "--scope", "all"]) == 2
         assert "--scope" in capsys.readouterr().err
+
+    def test_a_key_expires_when_it_is_asked_to(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert make_key.main(["--name", "a", "--expires", "2100-01-31"]) == 0
+        (entry,) = yaml.safe_load(capsys.readouterr().err)
+        assert KeyHolder(**entry).expires == datetime(2100, 1, 31, tzinfo=UTC)
+        assert make_key.main(["--name", "a", "--expires", "2020-01-31"]) == 2
+        assert "2020-01-31 00:00:00+00:00 is over already" in capsys.readouterr().err
+        assert make_key.main(["--name", "a", "--expires", "2100"]) == 2
+        assert "--expires: needs a date" in capsys.readouterr().err
 
     def test_two_keys_differ_and_are_long(self, capsys: pytest.CaptureFixture[str]) -> None:
         made = []
