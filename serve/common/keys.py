@@ -4,7 +4,9 @@ import hashlib
 import hmac
 import ipaddress
 import math
+import os
 import re
+import stat
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -13,7 +15,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator
 
 from seqvis.config import Settings, explain, load_yaml
-from seqvis.errors import ConfigError
+from seqvis.errors import ConfigError, SeqvisError
 
 KeyScope = Literal["translate", "search", "write", "admin"]
 SCOPES: tuple[KeyScope, ...] = get_args(KeyScope)
@@ -85,15 +87,22 @@ class Keys:
         self.holders = tuple(holders)
 
     @classmethod
-    def load(cls, path: str, legacy: bool = False) -> "Keys":
+    def load(cls, path: str, legacy: bool = False, none: bool = False) -> "Keys":
         """Read a YAML or JSON list of entries from a path or URI.
 
-        `legacy`: accept entries without scopes, as they were written before there were any. They
-        allow all but `admin`, and that too with `admin: true`. Raises ConfigError with one line
-        for every problem in the file.
+        Raises ConfigError with one line for every problem in the file.
+
+        Args:
+            legacy: accept entries without scopes, as they were written before there were any. They
+                allow all but `admin`, and that too with `admin: true`.
+            none: accept an empty list.
         """
+        if "://" not in path and os.path.exists(path) and os.stat(path).st_mode & stat.S_IWOTH:
+            raise ConfigError(
+                f"{path}: every user of the machine may write to it and add a key; chmod o-w {path}"
+            )
         entries = load_yaml(path)
-        if not isinstance(entries, list) or not entries:
+        if not isinstance(entries, list) or not (entries or none):
             raise ConfigError(
                 f"{path}: needs a list with at least one key; "
                 "python -m serve.make_key --name NAME makes an entry"
@@ -136,6 +145,37 @@ class Keys:
         return matches[0] if matches else None
 
 
+class KeyFile:
+    """The file of keys of a running server, which may change."""
+
+    def __init__(self, path: str, legacy: bool = False):
+        """`legacy`: as in `Keys.load`."""
+        self._path, self._legacy = path, legacy
+        self._taken = self._seen = self._content()
+
+    def changed(self) -> Keys | None:
+        """Return the keys if the file has changed, else None.
+
+        A change counts once two calls have read the same, so that nobody is refused while the file
+        is being written. An empty list lets nobody in any more. Raises ConfigError, for each change
+        once, if the file cannot be used.
+        """
+        content, before = self._content(), self._seen
+        self._seen = content
+        if content != before or content == self._taken:
+            return None
+        self._taken = content
+        return Keys.load(self._path, self._legacy, none=True)
+
+    def _content(self) -> bytes | None:
+        from seqvis.storage import locate  # loads PyArrow, which the keys themselves do not need
+
+        try:
+            return locate(self._path).read_bytes()
+        except (SeqvisError, OSError):
+            return None
+
+
 def _with_scopes(entry: dict[str, Any]) -> dict[str, Any]:
     """Return an entry without scopes as it is written now, with the same meaning."""
     scopes = SCOPES if entry.get("admin") is True else tuple(s for s in SCOPES if s != "admin")
@@ -174,11 +214,16 @@ class RateLimiter:
     """
 
     def __init__(self, holders: Iterable[KeyHolder]):
-        self._limits = {holder.name: holder for holder in holders if holder.requests_per_minute}
+        self._limits: dict[str, KeyHolder] = {}
         self._buckets: dict[str, tuple[float, float]] = {}  # name -> (tokens, at that time)
         self._reported: dict[str, Mapping[str, float]] | None = None
         self.granted: dict[str, float] = {}
         """Requests granted here since the start, by the name of the key."""
+        self.use(holders)
+
+    def use(self, holders: Iterable[KeyHolder]) -> None:
+        """Hold these limits from now on. What a key has used up stays used up."""
+        self._limits = {holder.name: holder for holder in holders if holder.requests_per_minute}
 
     @property
     def has_limits(self) -> bool:

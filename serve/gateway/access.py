@@ -75,7 +75,7 @@ def lacking(scope: KeyScope, held: tuple[KeyScope, ...]) -> ApiError:
     return ApiError(
         403,
         f"this key lacks the scope {scope}; the operator adds it to the key's entry in the file "
-        f"of keys, scopes: [{scopes}], and restarts the gateway",
+        f"of keys: scopes: [{scopes}]",
         scope=scope,
     )
 

@@ -18,7 +18,7 @@ from seqvis.config import explain
 from seqvis.errors import SeqvisError
 from seqvis.ray_internals import keep_replica_local, serve_logs_folder
 from serve.common.http import ApiError
-from serve.common.keys import keys_for
+from serve.common.keys import KeyFile, keys_for
 from serve.common.metrics import RequestMetrics
 from serve.common.settings import Application, GatewaySettings, GatewayUserConfig, Roots, Versions
 from serve.common.versions import Store, change, refuse
@@ -68,10 +68,11 @@ class GatewayReplica:
             )
         self._store = Store()
         self._live = LiveModels(self._store, translator, search, Roots(settings.model_roots))
+        file = KeyFile(settings.keys, settings.legacy_keys) if settings.keys else None
         keys = keys_for(settings.keys, settings.host, legacy=settings.legacy_keys)
         front = FrontSettings(gateway=settings, holders=keys and keys.holders)
         self._store.publish_gateway(front.model_dump_json())
-        self._front = Front(front, self._live, self._store, RequestMetrics(), replica)
+        self._front = Front(front, self._live, self._store, RequestMetrics(), replica, file)
         self._tasks: set[asyncio.Task[None]] = set()
         self._configured: dict[str, Any] = {}
 

@@ -6,6 +6,7 @@ gateway publishes in the head node's store.
 """
 
 import asyncio
+import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Any, TypeVar
@@ -16,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from seqvis.config import Settings
 from seqvis.ray_internals import serve_logs_folder
 from serve.common.http import UnavailableError
-from serve.common.keys import KeyHolder, Keys
+from serve.common.keys import KeyFile, KeyHolder, Keys
 from serve.common.metrics import RequestMetrics
 from serve.common.services import TranslatorService
 from serve.common.settings import GatewaySettings, TranslateOptions, Version
@@ -27,6 +28,8 @@ from serve.gateway.live import FOLLOW_EVERY, LiveModels
 from serve.gateway.routes import build_api
 
 T = TypeVar("T")
+
+KEYS_EVERY = 1.0  # seconds between looks at the file of keys
 
 _log = logging.getLogger("ray.serve")
 
@@ -49,28 +52,55 @@ class Front:
         store: Store,
         metrics: RequestMetrics,
         name: str,
+        key_file: KeyFile | None = None,
     ):
-        """`name`: of this replica, unlike all others."""
-        self._keys = None if settings.holders is None else Keys(settings.holders)
+        """
+        Args:
+            name: of this replica, unlike all others.
+            key_file: of the keys, which are taken from there, and published, when it changes.
+        """
+        self._settings = settings
+        keys = None if settings.holders is None else Keys(settings.holders)
         self._live = live
         self._store = store
         self._name = name
-        self._api = build_api(live, settings.gateway, self._keys, metrics.count)
+        self._api = build_api(live, settings.gateway, keys, metrics.count)
+        self._key_file = key_file
         self._following: list[asyncio.Task[None]] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not self._following:
             loop = asyncio.get_running_loop()
-            self._following = [
-                loop.create_task(work) for work in (self._live.follow(), self._report())
-            ]
+            follow = self._live.follow(), self._report(), self._follow_keys()
+            self._following = [loop.create_task(work) for work in follow]
         await self._live.wait_until_ready()
         await self._api(scope, receive, send)
+
+    def use_keys(self, keys: Keys) -> None:
+        """Accept these keys from now on, in place of those of before."""
+        self._api.use_keys(keys)
 
     def stop(self) -> None:
         """Stop following. Requests under way go on."""
         for task in self._following:
             task.cancel()
+
+    async def _follow_keys(self) -> None:
+        """Take the keys of a file that changes; those of before stay if it cannot be used."""
+        while self._key_file is not None:
+            await asyncio.sleep(KEYS_EVERY)
+            try:
+                keys = await asyncio.to_thread(self._key_file.changed)
+                if keys is not None and keys.holders != self._settings.holders:
+                    await self._change_keys(keys)
+            except Exception as error:  # the head node may be away, too
+                _log.error(json.dumps({"keys": "refused", "reason": str(error)}))
+
+    async def _change_keys(self, keys: Keys) -> None:
+        self.use_keys(keys)
+        self._settings = self._settings.model_copy(update={"holders": keys.holders})
+        published = self._settings.model_dump_json()
+        await asyncio.to_thread(self._store.publish_gateway, published)
 
     async def _report(self) -> None:
         """Exchange, twice a second, what was granted to keys; while draining, what is under way."""
@@ -151,6 +181,7 @@ class PublishedFront:
         self._name = name
         self._metrics = RequestMetrics()
         self._published: str | None = None
+        self._settings: FrontSettings | None = None
         self._front: Front | None = None
         self._known = asyncio.Event()
         self._following: asyncio.Task[None] | None = None
@@ -181,7 +212,11 @@ class PublishedFront:
             await asyncio.sleep(FOLLOW_EVERY)
 
     def _use(self, settings: FrontSettings) -> None:
+        before, self._settings = self._settings, settings
         if self._front is not None:
+            if settings.holders is not None and before and settings.gateway == before.gateway:
+                self._front.use_keys(Keys(settings.holders))
+                return
             self._front.stop()
         gateway = settings.gateway
         own = OwnTranslator(self._translator, gateway.timeout_s, gateway.under_way.translator)

@@ -76,6 +76,11 @@ class RequestMiddleware:
         self._bodies = Bodies(settings.under_way.bodies)
         self.under_way = 0
 
+    def use_keys(self, keys: Keys) -> None:
+        """Accept these keys from now on, in place of those of before."""
+        self._keys = keys
+        self.limiter.use(keys.holders)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
