@@ -23,8 +23,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from seqvis.errors import SeqvisError
 from serve.common.http import ANSWERED, REQUEST_ID, ApiError, Bodies, Body, as_api_error, response
-from serve.common.keys import SCOPES, Keys, KeyScope, RateLimiter, check_local, presented_key
+from serve.common.keys import SCOPES, Keys, KeyScope, check_local, presented_key
 from serve.common.metrics import RequestRecord
+from serve.common.rates import RateLimiter
 from serve.common.settings import GatewaySettings
 
 _GOOD_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")

@@ -2,7 +2,8 @@
 
 import pytest
 
-from serve.common.keys import KeyHolder, RateLimiter, sha256_of
+from serve.common.keys import KeyHolder, sha256_of
+from serve.common.rates import RateLimiter
 
 
 def limited(rate: float | None, burst: float | None = None) -> RateLimiter:
