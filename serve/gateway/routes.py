@@ -24,8 +24,9 @@ from serve.gateway.checks import VALUES, bounded_route, check_texts, most_cost
 from serve.gateway.live import LiveModels
 from serve.gateway.middleware import RequestMiddleware, add_error_handlers
 from serve.gateway.pages import add_pages
-from serve.gateway.pictures import pictures, searching
+from serve.gateway.pictures import pictures
 from serve.gateway.schema import answers
+from serve.gateway.searching import searching
 
 _STREAMED = "application/x-ndjson"
 _ERRORS: dict[int | str, str] = {

@@ -42,7 +42,7 @@ def test_what_was_not_foreseen_says_nothing_of_the_inside(
     async def broken(*_: Any) -> None:
         raise RuntimeError("secret: /etc/passwd")
 
-    monkeypatch.setattr("serve.gateway.pictures.search", broken)
+    monkeypatch.setattr("serve.gateway.searching.search", broken)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(both.client._transport, "raise_server_exceptions", False)
         answer = both.client.post("/v1/search/text", json={"query": "dog"})

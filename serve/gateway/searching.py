@@ -1,0 +1,135 @@
+"""Searching for pictures, and naming one: the routes and their work.
+
+The replicas hold the models and the collection; this asks them and merges their answers.
+"""
+
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import APIRouter, File, Form, UploadFile
+from starlette.responses import Response
+
+from seqvis.collection.items import Match, check_ids, merge
+from seqvis.errors import UnknownFieldError
+from seqvis.search.requests import ImageQuery, LikeQuery, NameSet, SearchRequest, TextQuery
+from serve.common.http import ApiError, json_response
+from serve.common.settings import Limits
+from serve.gateway import schema
+from serve.gateway.checks import bounded_route, check_filter, check_k, mapping_of
+from serve.gateway.live import LiveModels
+from serve.gateway.pictures import content_of, image_path
+from serve.gateway.schema import answers
+
+
+def searching(live: LiveModels, limits: Limits) -> APIRouter:
+    router = APIRouter(prefix="/v1", tags=["search"], route_class=bounded_route())
+
+    @router.post("/search/text", response_model=None, responses=answers(schema.SearchTextAnswer))
+    async def search_text(body: schema.SearchTextRequest) -> Response:
+        """Find pictures near words, or near a signed sum of words."""
+        check_k(body.k, limits)
+        check_filter(body.where)
+        request = SearchRequest(TextQuery(body.query), body.k, body.min_score, body.where)
+        model, read_as, matches = await search(live, request, body.model)
+        return json_response({"model": model, "read_as": read_as, "matches": matches})
+
+    @router.post("/search/like", response_model=None, responses=answers(schema.SearchAnswer))
+    async def search_like(body: schema.SearchLikeRequest) -> Response:
+        """Find pictures near a stored one."""
+        check_k(body.k, limits)
+        check_filter(body.where)
+        check_ids([body.id])
+        request = SearchRequest(LikeQuery(body.id), body.k, body.min_score, body.where)
+        model, _, matches = await search(live, request, body.model)
+        return json_response({"model": model, "matches": matches})
+
+    @router.post("/search/image", response_model=None, responses=answers(schema.SearchAnswer))
+    async def search_image(
+        file: Annotated[UploadFile, File(description="A JPEG, PNG, GIF, WebP, BMP or TIFF")],
+        k: Annotated[int, Form(ge=1, le=1000)] = 10,
+        min_score: Annotated[float | None, Form(ge=-1, le=1, allow_inf_nan=False)] = None,
+        where: Annotated[str | None, Form(description="A filter as JSON")] = None,
+        model: Annotated[str | None, Form(max_length=64)] = None,
+    ) -> Response:
+        """Find pictures near an uploaded one."""
+        check_k(k, limits)
+        metadata_filter = mapping_of("where", where)
+        check_filter(metadata_filter)
+        query = ImageQuery(await content_of(file, limits))
+        request = SearchRequest(query, k, min_score, metadata_filter)
+        chosen, _, matches = await search(live, request, model or None)
+        return json_response({"model": chosen, "matches": matches})
+
+    @router.post("/classify", response_model=None, responses=answers(schema.ClassifyAnswer))
+    async def classify(
+        file: Annotated[UploadFile | None, File(description="A picture, or else an id")] = None,
+        id: Annotated[str | None, Form(max_length=schema.LONGEST_ID)] = None,  # noqa: A002
+        k: Annotated[int, Form(ge=1, le=1000)] = 10,
+        candidates: Annotated[NameSet, Form()] = "classes",
+        model: Annotated[str | None, Form(max_length=64)] = None,
+    ) -> Response:
+        """Name a picture by the model's own words, ImageNet's 1,000, or all of WordNet."""
+        if (file is None) == (not id):
+            raise ApiError(422, "give either a file or the id of a stored picture")
+        check_k(k, limits)
+        picture: ImageQuery | LikeQuery
+        if file is not None:
+            picture = ImageQuery(await content_of(file, limits))
+        else:
+            picture = LikeQuery(check_ids([id or ""])[0])
+        chosen, words = await name_picture(live, picture, k, candidates, model or None)
+        return json_response({"model": chosen, "words": words})
+
+    return router
+
+
+async def search(
+    live: LiveModels, request: SearchRequest, name: str | None
+) -> tuple[str, str, list[dict[str, Any]]]:
+    """Return the version's name, how a query in words is read, and the matches."""
+    services = live.search_services()
+
+    async def ask(key: str) -> tuple[str, list[Match]]:
+        query, nearest = request.query, request
+        if isinstance(query, ImageQuery | LikeQuery):
+            nearest = request.at(await _vector_of(live, key, query))
+        answers = await services.search(key, nearest)
+        read = [answer[0] for answer in answers if not isinstance(answer, UnknownFieldError)]
+        matches = [
+            answer if isinstance(answer, UnknownFieldError) else answer[1] for answer in answers
+        ]
+        return "".join(read[:1]), request.select(merge(matches, nearest.k))
+
+    model, (read_as, matches) = await live.ask("search", name, ask)
+    return model, read_as, [_match_json(match) for match in matches]
+
+
+async def name_picture(
+    live: LiveModels, picture: ImageQuery | LikeQuery, k: int, candidates: NameSet, name: str | None
+) -> tuple[str, list[dict[str, Any]]]:
+    """Return the version's name and the words nearest to a picture."""
+    encoder = live.search_services().encoder
+
+    async def ask(key: str) -> list[dict[str, Any]]:
+        return await encoder.classify(key, await _vector_of(live, key, picture), k, candidates)
+
+    return await live.ask("search", name, ask)
+
+
+async def _vector_of(live: LiveModels, key: str, picture: ImageQuery | LikeQuery) -> np.ndarray:
+    services = live.search_services()
+    if isinstance(picture, ImageQuery):
+        return (await services.encoder.encode(key, picture.content)).vector
+    vector = await services.owner(picture.id).vector(key, picture.id)
+    if vector is None:
+        raise ApiError(404, f"{picture.id}: no picture has this id")
+    return vector
+
+
+def _match_json(match: Match) -> dict[str, Any]:
+    return {
+        "id": match.id,
+        "score": round(match.score, 4),
+        "metadata": match.metadata,
+        "image": image_path(match.id),
+    }
