@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Message, Receive
 
@@ -36,6 +37,8 @@ from seqvis.errors import (
 REQUEST_ID = "x-request-id"
 ANSWERED = "x-seqvis-gateway"
 """Header that marks what the gateway itself answered; the proxy removes it."""
+CLIENT = "x-seqvis-client"
+"""Header in which HAProxy says whose request it passes on, whatever the client has put there."""
 
 _MOST_FIELDS = 100  # of a collection, listed where a filter asks for an unknown one
 
@@ -92,9 +95,22 @@ _PLAIN: tuple[tuple[type[Exception], int, str, float | None], ...] = (
 
 
 def as_api_error(error: BaseException) -> ApiError:
-    """Return what a client sees of an error of the library."""
+    """Return what a client sees of an error of the library or of the web framework."""
+    from fastapi.exceptions import RequestValidationError  # too much for HAProxy's script
+
     if isinstance(error, ApiError):
         return error
+    if isinstance(error, RequestValidationError):
+        problems = [
+            {"where": ".".join(map(str, detail["loc"])), "problem": detail["msg"]}
+            for detail in error.errors()
+        ]
+        message = f"{problems[0]['where']}: {problems[0]['problem']}"
+        return ApiError(422, message, "invalid", problems=problems[:20])
+    if isinstance(error, HTTPException):
+        if isinstance(error.__cause__, ApiError):  # raised while the body was read
+            return error.__cause__
+        return ApiError(error.status_code, str(error.detail))
     message = str(error)
     if isinstance(error, BusyError):
         return ApiError(503, message, "overloaded", retry_after=error.retry_after)

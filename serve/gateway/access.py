@@ -1,14 +1,18 @@
-"""What a key allows on each route, and the audit log of changes and of what was not allowed.
+"""What a key allows on each route, and the audit log of changes and of what was refused.
 
-Each replica writes its own file, a line of JSON for each change and each refusal. Unlike Serve's
-own logs, which are buffered, a line is on its way to the disk before the client has its answer.
+Each replica writes its own file, a line of JSON for each change, and for each request that was not
+allowed or came to no change. Unlike Serve's own logs, which are buffered, a line is on its way to
+the disk before the client has its answer.
 """
 
 import json
 import logging
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+import os
+import time
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any
@@ -19,11 +23,14 @@ from starlette.responses import Response
 
 from seqvis.errors import redacted
 from serve.common.http import ApiError, as_api_error
-from serve.common.keys import SCOPES, KeyScope
+from serve.common.keys import SCOPES, KeyHolder, KeyScope
 from serve.common.settings import Application, Version
 
 _FILE_BYTES = 100 << 20
 _FORMER_FILES = 5
+_STRANGERS = 60  # lines a minute
+
+KEY_FILE = "file of keys"  # no key can have this name
 
 _log = logging.getLogger("seqvis.audit")
 
@@ -44,6 +51,8 @@ SCOPE_OF: dict[str, KeyScope | None] = {
     "GET /readyz": None,
 }
 """By method and path as the route declares them."""
+CHANGING = ("write", "admin")
+"""Scopes of the routes that change something: each of their requests is audited."""
 
 
 class ScopedRoute(APIRoute):
@@ -64,7 +73,14 @@ class ScopedRoute(APIRoute):
                     route = f"{request.method} {self.path}"
                     with audited("refused", *asker(request), route=route, scope=scope):
                         raise lacking(scope, held)
-            return await handle(request)
+            try:
+                return await handle(request)
+            except Exception:
+                if needed.intersection(CHANGING) and not request.state.audited:
+                    route = f"{request.method} {self.path}"
+                    with audited("refused", *asker(request), route=route):
+                        raise
+                raise
 
         return handle_if_allowed
 
@@ -83,22 +99,41 @@ def lacking(scope: KeyScope, held: tuple[KeyScope, ...]) -> ApiError:
 def write_audit_to(file: Path) -> None:
     """Have this process append its audit lines to `file`."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    _log.handlers = [RotatingFileHandler(file, maxBytes=_FILE_BYTES, backupCount=_FORMER_FILES)]
+    _log.handlers = [_OwnersFile(file, maxBytes=_FILE_BYTES, backupCount=_FORMER_FILES)]
     _log.setLevel(logging.INFO)
     _log.propagate = False
 
 
+class _OwnersFile(RotatingFileHandler):
+    """A log file that is only appended to, and that only its owner may read."""
+
+    def _open(self) -> TextIOWrapper:
+        flags = os.O_APPEND | os.O_CREAT | os.O_WRONLY
+        return open(os.open(self.baseFilename, flags, 0o600), "a", encoding="utf-8")
+
+
 @contextmanager
-def audited(action: str, key: str, request_id: str | None, **what: Any) -> Iterator[dict[str, Any]]:
+def audited(
+    action: str,
+    key: str | None,
+    request_id: str | None = None,
+    address: str | None = None,
+    **what: Any,
+) -> Iterator[dict[str, Any]]:
     """Write an audit line at the block's end: `done`, or the code of the error that ended it.
 
     Yields the line, so that the block can add to it. `unknown` means that the request was
     cancelled, so that the change may have been made.
+
+    Args:
+        key: name of the key, or of what made the change; None for a stranger.
+        address: where the request came from.
     """
     line = {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "request_id": request_id,
         "key": key,
+        "from": address,
         "action": action,
         **what,
         "outcome": "unknown",
@@ -115,15 +150,64 @@ def audited(action: str, key: str, request_id: str | None, **what: Any) -> Itera
 
 @contextmanager
 def changing_models(
-    application: Application, versions: Sequence[Version], key: str, request_id: str | None
+    application: Application,
+    versions: Sequence[Version],
+    key: str,
+    request_id: str | None = None,
+    address: str | None = None,
 ) -> Iterator[None]:
     """Audit a change of models; paths are named once they have been checked."""
     names = [version.name for version in versions]
-    with audited("models", key, request_id, application=application, versions=names) as line:
+    what = {"application": application, "versions": names}
+    with audited("models", key, request_id, address, **what) as line:
         yield
         line["paths"] = [redacted(path) for version in versions for path in version.paths]
 
 
-def asker(request: Request) -> tuple[str, str]:
-    """Return the name of a request's key, and the request's id."""
-    return request.state.caller.name, request.state.request_id
+def audit_keys(before: Iterable[KeyHolder], now: Iterable[KeyHolder]) -> None:
+    """Write an audit line of a change of the file of keys."""
+    old, new = ({holder.name: holder for holder in holders} for holders in (before, now))
+    both = [name for name in new if name in old]
+    with audited(
+        "keys",
+        KEY_FILE,
+        added=[name for name in new if name not in old],
+        removed=[name for name in old if name not in new],
+        changed=[name for name in both if new[name] != old[name]],
+    ):
+        pass
+
+
+class StrangersAudit:
+    """Audits requests without a key that is accepted.
+
+    Nothing limits their number, and they must not push the others out of the log: of those above
+    60 a minute the next line says only how many there were.
+    """
+
+    def __init__(self) -> None:
+        self._minute = self._written = self._omitted = 0
+
+    def write(self, error: ApiError, key: str | None, request: Mapping[str, Any]) -> None:
+        """Write a line, if there may be one, for a request's ASGI scope and its refusal."""
+        if (minute := int(time.monotonic() // 60)) != self._minute:
+            self._minute, self._written = minute, 0
+        if self._written >= _STRANGERS:
+            self._omitted += 1
+            return
+        self._written += 1
+        more = {"omitted": self._omitted} if self._omitted else {}
+        self._omitted = 0
+        route, state = f"{request['method']} {request['path'][:100]}", request["state"]
+        with (
+            suppress(ApiError),
+            audited("refused", key, state["request_id"], state["address"], route=route, **more),
+        ):
+            raise error
+
+
+def asker(request: Request) -> tuple[str, str, str]:
+    """Return the name of a request's key, its id and its client's address, for its audit line."""
+    state = request.state
+    state.audited = True
+    return state.caller.name, state.request_id, state.address

@@ -22,7 +22,7 @@ from serve.common.keys import KeyFile, keys_for
 from serve.common.metrics import RequestMetrics
 from serve.common.settings import Application, GatewaySettings, GatewayUserConfig, Roots, Versions
 from serve.common.versions import Store, change, refuse
-from serve.gateway.access import changing_models, write_audit_to
+from serve.gateway.access import audit_keys, changing_models, write_audit_to
 from serve.gateway.clients import (
     RemoteEncoder,
     RemoteIndex,
@@ -70,6 +70,8 @@ class GatewayReplica:
         self._live = LiveModels(self._store, translator, search, Roots(settings.model_roots))
         file = KeyFile(settings.keys, settings.legacy_keys) if settings.keys else None
         keys = keys_for(settings.keys, settings.host, legacy=settings.legacy_keys)
+        if keys:
+            audit_keys((), keys.holders)
         front = FrontSettings(gateway=settings, holders=keys and keys.holders)
         self._store.publish_gateway(front.model_dump_json())
         self._front = Front(front, self._live, self._store, RequestMetrics(), replica, file)
@@ -107,7 +109,7 @@ class GatewayReplica:
                 return
             try:
                 await self._live.refresh()
-                with changing_models(application, versions.versions, "user_config", None):
+                with changing_models(application, versions.versions, "user_config"):
                     await self._live.change(application, versions.versions)
                 await asyncio.to_thread(
                     change, self._store, application, versions.versions, versions.versions

@@ -9,20 +9,22 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from ray import serve
 from starlette.types import Receive, Scope, Send
 
 from seqvis.config import Settings
+from seqvis.errors import ConfigError
 from seqvis.ray_internals import serve_logs_folder
-from serve.common.http import UnavailableError
+from serve.common.http import ApiError, UnavailableError
 from serve.common.keys import KeyFile, KeyHolder, Keys
 from serve.common.metrics import RequestMetrics
 from serve.common.services import TranslatorService
 from serve.common.settings import GatewaySettings, TranslateOptions, Version
 from serve.common.versions import FrontReport, Store
-from serve.gateway.access import write_audit_to
+from serve.gateway.access import KEY_FILE, audit_keys, audited, write_audit_to
 from serve.gateway.clients import Places
 from serve.gateway.live import FOLLOW_EVERY, LiveModels
 from serve.gateway.routes import build_api
@@ -93,10 +95,15 @@ class Front:
                 keys = await asyncio.to_thread(self._key_file.changed)
                 if keys is not None and keys.holders != self._settings.holders:
                     await self._change_keys(keys)
-            except Exception as error:  # the head node may be away, too
+            except ConfigError as error:
                 _log.error(json.dumps({"keys": "refused", "reason": str(error)}))
+                with suppress(ApiError), audited("keys", KEY_FILE):
+                    raise ApiError(422, str(error)) from error
+            except Exception:  # the head node may be away
+                _log.exception("cannot read or publish the keys")
 
     async def _change_keys(self, keys: Keys) -> None:
+        audit_keys(self._settings.holders or (), keys.holders)
         self.use_keys(keys)
         self._settings = self._settings.model_copy(update={"holders": keys.holders})
         published = self._settings.model_dump_json()

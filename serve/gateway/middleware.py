@@ -4,12 +4,15 @@ The body limit is checked here as well as in the proxy, because the gateway can 
 """
 
 import asyncio
+import ipaddress
 import json
 import logging
+import os
 import re
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,11 +25,21 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from seqvis.errors import SeqvisError
-from serve.common.http import ANSWERED, REQUEST_ID, ApiError, Bodies, Body, as_api_error, response
+from serve.common.http import (
+    ANSWERED,
+    CLIENT,
+    REQUEST_ID,
+    ApiError,
+    Bodies,
+    Body,
+    as_api_error,
+    response,
+)
 from serve.common.keys import SCOPES, Keys, KeyScope, check_local, presented_key
 from serve.common.metrics import RequestRecord
 from serve.common.rates import RateLimiter
 from serve.common.settings import GatewaySettings
+from serve.gateway.access import StrangersAudit
 
 _GOOD_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _OPEN = ("/healthz", "/readyz")  # load balancers have no key
@@ -74,6 +87,7 @@ class RequestMiddleware:
         self._draining = draining
         self._record = record
         self.limiter = RateLimiter(keys.holders if keys else ())
+        self._strangers = StrangersAudit()
         self._bodies = Bodies(settings.under_way.bodies)
         self.under_way = 0
 
@@ -91,7 +105,8 @@ class RequestMiddleware:
         request_id = headers.get(REQUEST_ID, "")
         if not _GOOD_ID.fullmatch(request_id):
             request_id = uuid.uuid4().hex
-        scope["state"] = {"request_id": request_id}
+        address = _address(scope, headers)
+        scope["state"] = {"request_id": request_id, "address": address, "audited": False}
         body = Body(receive, headers, self._settings.limits.body_bytes, self._bodies)
         status = 0
 
@@ -145,7 +160,7 @@ class RequestMiddleware:
                 forwarded=any(name in headers for name in _FORWARDED),
             )
             if reason and path not in _OPEN:
-                raise ApiError(403, reason)
+                raise self._to_stranger(scope, ApiError(403, reason))
             return Caller("local", SCOPES)
         if path in _OPEN or path in _STATIC or path.startswith(_FILES):
             return Caller("anyone", ())
@@ -153,15 +168,19 @@ class RequestMiddleware:
             presented_key(headers.get("authorization"), headers.get("x-api-key"))
         )
         if holder is None:
-            raise ApiError(401, "give a valid API key: Authorization: Bearer KEY")
+            problem = "give a valid API key: Authorization: Bearer KEY"
+            raise self._to_stranger(scope, ApiError(401, problem))
         if holder.has_expired:
-            raise ApiError(
-                401, f"this key expired at {holder.expires}; ask the operator for another"
-            )
+            problem = f"this key expired at {holder.expires}; ask the operator for another"
+            raise self._to_stranger(scope, ApiError(401, problem), holder.name)
         wait = self.limiter.take(holder.name)
         if wait > 0:
             raise ApiError(429, "this key has used up its requests", retry_after=wait)
         return Caller(holder.name, holder.scopes)
+
+    def _to_stranger(self, scope: Scope, error: ApiError, key: str | None = None) -> ApiError:
+        self._strangers.write(error, key, scope)
+        return error
 
     def _pay(self, caller: Caller, cost: float) -> None:
         """Count a request that costs `cost` ordinary ones, of which one is counted already.
@@ -210,6 +229,14 @@ def _finish(message: Message, request_id: str) -> None:
     message["headers"] = list(headers.items())
 
 
+def _address(scope: Scope, headers: Headers) -> str:
+    """Return the client's address, as HAProxy says it where HAProxy takes the connections."""
+    said = headers.get(CLIENT, "") if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1" else ""
+    with suppress(ValueError):
+        return str(ipaddress.ip_address(said))
+    return scope["client"][0] if scope.get("client") else "unknown"
+
+
 def _route(scope: Scope) -> str:
     """Return the route's pattern, so that metrics do not have a label for every id."""
     route = scope.get("route")
@@ -223,22 +250,5 @@ def add_error_handlers(api: FastAPI) -> None:
         answer: Response = refuse(request.scope, error, request.state.request_id)
         return answer
 
-    async def invalid(request: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestValidationError)
-        problems = [
-            {"where": ".".join(map(str, detail["loc"])), "problem": detail["msg"]}
-            for detail in error.errors()
-        ]
-        message = f"{problems[0]['where']}: {problems[0]['problem']}"
-        return await refused(request, ApiError(422, message, "invalid", problems=problems[:20]))
-
-    async def by_status(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
-        if isinstance(error.__cause__, ApiError):  # raised while the body was read
-            return await refused(request, error.__cause__)
-        return await refused(request, ApiError(error.status_code, str(error.detail)))
-
-    api.add_exception_handler(RequestValidationError, invalid)
-    api.add_exception_handler(HTTPException, by_status)
-    for kind in (ApiError, SeqvisError, Exception):
+    for kind in (RequestValidationError, HTTPException, ApiError, SeqvisError, Exception):
         api.add_exception_handler(kind, refused)

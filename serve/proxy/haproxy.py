@@ -18,7 +18,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from serve.common.http import ANSWERED, REQUEST_ID
+from serve.common.http import ANSWERED, CLIENT, REQUEST_ID
 
 SCRIPT = "seqvis-haproxy"
 BINARY = "RAY_SERVE_HAPROXY_BINARY_PATH"  # names the script, on every node
@@ -143,7 +143,7 @@ def _lines(lines: list[str], shared: list[str]) -> Iterator[str]:
             yield f"    maxconn {most_connections()}"
         elif line.startswith("frontend http_frontend"):
             yield from _connections(shared)
-            yield from _requests()
+            yield from _requests(shared)
 
 
 def most_connections() -> int:
@@ -189,12 +189,20 @@ def _problem(code: str, message: str) -> str:
     return f'content-type application/json lf-string "{body}"'
 
 
-def _requests() -> Iterator[str]:
-    """Yield an id for every request, the client's own if it is a good one, and its refusals."""
+def _requests(shared: list[str]) -> Iterator[str]:
+    """Yield an id for every request, the client's own if it is a good one, and its refusals.
+
+    Also its client's address: behind a proxy the one that the proxy itself has added.
+    """
     good = f"req.hdr({REQUEST_ID}) -m reg {_GOOD_ID}"
     answered = f"res.hdr({REQUEST_ID}) -m found"
     yield f"    http-request set-header {REQUEST_ID} %[uuid()] unless {{ {good} }}"
     yield f"    http-request set-var(txn.request_id) req.hdr({REQUEST_ID})"
+    yield f"    http-request set-header {CLIENT} %[src]"
+    yield (
+        f"    http-request set-header {CLIENT} %[req.hdr(x-forwarded-for,-1)] "
+        f"if {{ src {' '.join(shared)} }} {{ req.hdr(x-forwarded-for) -m found }}"
+    )
     yield f"    http-request deny deny_status 429 if {{ sc0_conn_cur gt {_most_by_address()} }}"
     yield f"    http-request deny deny_status 405 unless {{ method {_METHODS} }}"
     yield (

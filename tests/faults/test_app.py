@@ -163,6 +163,37 @@ def test_a_key_of_before_changes_pictures_but_not_models(
     ]
 
 
+def test_keys_are_given_out_and_withdrawn_while_the_server_runs(local: RunningServer) -> None:
+    file = local.log.parent / "keys.yaml"
+    other = {"name": "other", "sha256": sha256_of("other"), "scopes": ["translate"]}
+
+    def statuses(key: str) -> list[int]:
+        """Of the translator, which takes requests itself, and of the gateway."""
+        headers = {"Authorization": f"Bearer {key}", "X-Forwarded-For": "203.0.113.7"}
+        translated = requests.post(
+            f"{local.address}/v1/translate", json={"text": "Où ?"}, headers=headers, timeout=5
+        )
+        models = requests.get(f"{local.address}/v1/models", headers=headers, timeout=5)
+        return [translated.status_code, models.status_code]
+
+    assert [statuses("old"), statuses("other")] == [[200, 200], [401, 401]]
+    file.write_text(yaml.safe_dump([KEYS[1], other]))
+    local.wait(lambda: statuses("other") == [200, 200], 10, "the new key is not known")
+    local.wait(lambda: statuses("old") == [401, 401], 10, "the old key is still known")
+    file.write_text(yaml.safe_dump(KEYS))
+    local.wait(lambda: statuses("old") == [200, 200], 10, "the keys of before are not back")
+    lines = local.audit_lines()
+    changes = [line for line in lines if line["action"] == "keys"]
+    assert [(line["added"], line["removed"]) for line in changes] == [
+        (["old", "ordinary"], []),
+        (["other"], ["old"]),
+        (["old"], ["other"]),
+    ]
+    refused = [line for line in lines if line["outcome"] == "unauthorized"]
+    assert {(line["key"], line["from"]) for line in refused} == {(None, "203.0.113.7")}
+    assert {line["route"] for line in refused} == {"POST /v1/translate", "GET /v1/models"}
+
+
 def test_a_server_that_is_stopped_ends_what_is_under_way(local: RunningServer) -> None:
     """Two translations that take seconds are answered whole; what is new is refused meanwhile.
 

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from serve.app import free_port
-from serve.common.http import ANSWERED
+from serve.common.http import ANSWERED, CLIENT
 from serve.proxy import haproxy
 
 ray_haproxy = pytest.importorskip("ray.serve._private.haproxy")
@@ -37,6 +37,7 @@ class Gateway(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.send_response(200)
         self.send_header("content-length", "0")
+        self.send_header("x-got-client", ",".join(self.headers.get_all(CLIENT, [])))
         self.end_headers()
 
     def log_message(self, *_: object) -> None:

@@ -6,7 +6,7 @@ import socket
 import stat
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from http.client import HTTPResponse
 from pathlib import Path
@@ -109,6 +109,18 @@ def test_every_request_has_a_good_id_and_the_gateways_mark_is_taken_off() -> Non
         assert bad.headers["x-request-id"] == bad.headers["x-got-id"]
 
 
+def test_a_gateway_learns_whose_request_it_is_whatever_the_client_says() -> None:
+    """Of a proxy's clients, of which loopback is one, the address that the proxy added last."""
+    said = {"X-Seqvis-Client": "192.0.2.1", "X-Forwarded-For": "192.0.2.2, 203.0.113.7"}
+    with served(Gateway) as port, running([port]) as (address, _, _):
+        ours = int(address.rpartition(":")[2])
+        for source, seen in (("127.0.0.1", "203.0.113.7"), ("127.0.0.2", "127.0.0.2")):
+            _, headers, _ = ask_from(source, ours, said)
+            assert headers["x-got-client"] == seen
+        _, headers, _ = ask_from("127.0.0.1", ours)
+        assert headers["x-got-client"] == "127.0.0.1"
+
+
 @pytest.mark.parametrize(
     "sent",
     [b"NONSENSE\r\n\r\n", b"GET / HTTP/1.1\r\nbad header\r\n\r\n", b"GET /\xe9 HTTP/1.1\r\n\r\n"],
@@ -189,11 +201,15 @@ def connected(port: int, source: str) -> socket.socket:
     return socket.create_connection(("127.0.0.1", port), 10, source_address=(source, 0))
 
 
-def ask_from(source: str, port: int) -> tuple[int | None, dict[str, str], bytes]:
+def ask_from(
+    source: str, port: int, headers: Mapping[str, str] | None = None
+) -> tuple[int | None, dict[str, str], bytes]:
     """Status, headers and content of the answer; status None if the connection is closed."""
+    lines = ["GET / HTTP/1.1", "host: a"]
+    lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
     try:
         with connected(port, source) as connection:
-            connection.sendall(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+            connection.sendall("\r\n".join([*lines, "", ""]).encode())
             answer = HTTPResponse(connection)
             answer.begin()
             return answer.status, dict(answer.getheaders()), answer.read()
