@@ -7,6 +7,7 @@ from pydantic import Field
 
 from seqvis.cli.console import training_console
 from seqvis.cli.job import RayJobSettings, leave, run_job
+from seqvis.training.trackers.tracking import TrackerNames
 from seqvis.training.workers import Resources
 from seqvis.translation.pretrain import PretrainSettings, pretrain
 
@@ -28,6 +29,9 @@ class Pretrain(RayJobSettings, PretrainSettings):  # type: ignore[misc]
     """Processors of each worker; 0: an equal share of all."""
     restart: bool = False
     """Begin anew, deleting the checkpoints in OUT.run."""
+    track: TrackerNames = ()
+    """Also show the run in mlflow, wandb (Weights & Biases) or tensorboard: settings, curves,
+    artifact."""
 
 
 def run(settings: Pretrain) -> dict[str, Any]:
@@ -38,7 +42,7 @@ def run(settings: Pretrain) -> dict[str, Any]:
     with training_console() as report:
         metrics = pretrain(
             settings.part(PretrainSettings), report, resources, settings.restart,
-            settings.ray_session,
+            settings.ray_session, settings.track,
         )  # fmt: skip
     return {**metrics, "out": settings.out}
 

@@ -10,6 +10,7 @@ from seqvis.cli.job import RayJobSettings, leave, run_job
 from seqvis.devise.settings import DeviseSettings
 from seqvis.devise.train import find_rate, train
 from seqvis.training.lr_finder import FinderSettings
+from seqvis.training.trackers.tracking import TrackerNames
 from seqvis.training.workers import Resources
 
 
@@ -32,6 +33,9 @@ class TrainDevise(RayJobSettings, DeviseSettings):  # type: ignore[misc]
     are left read the pictures of fine-tuning."""
     restart: bool = False
     """Begin anew, deleting the checkpoints in OUT.run."""
+    track: TrackerNames = ()
+    """Also show the run in mlflow, wandb (Weights & Biases) or tensorboard: settings, curves,
+    artifact."""
     find_lr: bool = False
     """Only look for a learning rate of the head, on one worker (with --num-workers 0 in this
     process): a short run, its plot and a suggestion."""
@@ -51,7 +55,10 @@ def run(settings: TrainDevise) -> dict[str, Any]:
         )
         if settings.find_lr:
             return find_rate(choices, settings.finder, report, resources, settings.ray_session)
-        metrics = train(choices, report, resources, settings.restart, session=settings.ray_session)
+        metrics = train(
+            choices, report, resources, settings.restart, session=settings.ray_session,
+            track=settings.track,
+        )  # fmt: skip
     return {**metrics, "out": settings.out}
 
 

@@ -8,6 +8,7 @@ from pydantic import Field
 from seqvis.cli.console import training_console
 from seqvis.cli.job import RayJobSettings, leave, run_job
 from seqvis.training.lr_finder import FinderSettings
+from seqvis.training.trackers.tracking import TrackerNames
 from seqvis.training.workers import Resources
 from seqvis.translation.task import TrainSettings
 from seqvis.translation.train import find_rate, train
@@ -30,6 +31,9 @@ class TrainTranslator(RayJobSettings, TrainSettings):  # type: ignore[misc]
     """Processors of each worker; 0: an equal share of all."""
     restart: bool = False
     """Begin anew, deleting the checkpoints in OUT.run."""
+    track: TrackerNames = ()
+    """Also show the run in mlflow, wandb (Weights & Biases) or tensorboard: settings, curves,
+    artifact."""
     find_lr: bool = False
     """Only look for a learning rate, on one worker: a short run, its plot and a suggestion."""
     finder: FinderSettings = FinderSettings()
@@ -44,7 +48,10 @@ def run(settings: TrainTranslator) -> dict[str, Any]:
         )
         if settings.find_lr:
             return find_rate(choices, settings.finder, report, resources, settings.ray_session)
-        metrics = train(choices, report, resources, settings.restart, session=settings.ray_session)
+        metrics = train(
+            choices, report, resources, settings.restart, session=settings.ray_session,
+            track=settings.track,
+        )  # fmt: skip
     return {**metrics, "out": settings.out}
 
 

@@ -193,6 +193,15 @@ def check_destination(destination: Location, kind: str) -> None:
         )
 
 
+def kind_of(location: Location) -> str:
+    """Return the kind of the artifact at a location. Raises ArtifactError if there is none."""
+    if not (location / MANIFEST).exists():
+        raise ArtifactError(
+            f"{location.uri}: holds no {MANIFEST}; give a directory that a job wrote"
+        )
+    return str(_read_manifest(location).get("kind"))
+
+
 def load(uri: Place, kind: str, verify: bool = True, other_kind: str | None = None) -> Artifact:
     """Open an artifact of `kind`, or of `other_kind`, and check it against its manifest.
 

@@ -8,7 +8,7 @@ stopped.
 
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -37,6 +37,7 @@ from seqvis.training.events import EPOCH_EVENTS, Report
 from seqvis.training.fit import FitResult, fit
 from seqvis.training.launch import history_as_csv, launch, run_directory
 from seqvis.training.lr_finder import FinderSettings, find_in_worker, plot_rate_search
+from seqvis.training.trackers.tracking import TrackerName
 from seqvis.training.workers import IN_THIS_PROCESS, Resources, Workers
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def train(
     restart: bool = False,
     stoppable: bool = False,
     session: "Session" = nullcontext,
+    track: Sequence[TrackerName] = (),
 ) -> dict[str, Any]:
     """Train a model, going on where an earlier call with the same `out` was interrupted.
 
@@ -84,7 +86,7 @@ def train(
     files = find_pictures(settings, data) if settings.finetune.epochs else None
     del data  # the workers read it themselves
     work = partial(train_worker, files=files)
-    return launch(work, settings, out, report, resources, restart, stoppable, session)
+    return launch(work, settings, out, report, resources, restart, stoppable, session, track=track)
 
 
 def find_rate(
@@ -299,7 +301,8 @@ class _Training:
         self._note(f"calibration, fold {number + 1} of {folds}")
         task = HeadTask(train, valid, self.data.targets[kept], settings)
         identity = settings.identity("calibration")
-        result = self.fit(task, f"fold-{number + 1}", identity, quiet)
+        stage = f"fold-{number + 1}"
+        result = self.fit(task, stage, identity, _of_stage(stage, quiet))
         head = Head(
             settings.head, self.data.train.table.dimension, self.data.space.dimension
         ).eval()

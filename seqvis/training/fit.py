@@ -190,6 +190,7 @@ class _Run(Generic[B]):
                 "epoch": progress.epoch + 1,
                 "epochs": self.epochs,
                 "unit": self.task.unit,
+                "step": progress.step,
                 "position": progress.position,
                 "steps": steps,
                 "train_loss": progress.epoch_total / max(1.0, progress.epoch_tokens),
@@ -341,8 +342,7 @@ class _Run(Generic[B]):
         progress.schedule_epochs = progress.schedule_epochs or before
         if self.epochs > before:
             progress.bad_epochs = 0  # who asks for more epochs wants some to be tried
-            optimizer, names = self.optimizer, self.names
-            self._say(lengthened(before, self.epochs, progress, optimizer, names))
+            self._say(lengthened(before, self.epochs, progress, self.optimizer, self.names))
 
     def _best_snapshot(self) -> Snapshot:
         assert self.progress.best_step is not None

@@ -12,7 +12,7 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from seqvis.artifacts import MANIFEST
 from seqvis.storage import Location
 from seqvis.training.events import EPOCH_EVENTS, Report, StopTraining
+from seqvis.training.trackers.tracking import TrackerName, tracked
 from seqvis.training.workers import IN_THIS_PROCESS, Resources, Workers, this_worker
 
 if TYPE_CHECKING:  # they load Ray
@@ -32,10 +33,13 @@ SECONDS_BETWEEN = 20
 
 
 class RunLog:
-    """Writes the records of a run into its directory."""
+    """Writes the records of a run into its directory.
 
-    def __init__(self, location: Location):
-        self.location = location
+    `tensorboard`: also for TensorBoard, unless a tracker does.
+    """
+
+    def __init__(self, location: Location, tensorboard: bool = True):
+        self.location, self.tensorboard = location, tensorboard
         self._history: list[dict[str, Any]] = []
         self._best_epoch: int | None = None
         self._written_at = time.monotonic()
@@ -63,7 +67,8 @@ class RunLog:
             picture = Path(folder) / "curves.png"
             plot_curves(picture, history, self._best_epoch)
             (self.location / "curves.png").write_bytes(picture.read_bytes())
-            self._write_tensorboard(Path(folder) / "tensorboard", history)
+            if self.tensorboard:
+                self._write_tensorboard(Path(folder) / "tensorboard", history)
 
     def _write_tensorboard(self, folder: Path, history: list[dict[str, Any]]) -> None:
         logging.getLogger("tensorboard").setLevel(logging.ERROR)
@@ -102,6 +107,7 @@ def launch(
     stoppable: bool = False,
     session: "Session" = nullcontext,
     trial: "Trial | None" = None,
+    track: Sequence[TrackerName] = (),
 ) -> dict[str, Any]:
     """Train in the workers, keep the run's records, and return the model's metrics.
 
@@ -113,8 +119,10 @@ def launch(
             Ray Train's workers wait for `report` at each epoch's end.
         session: starts or joins Ray; without it, Ray must be initialised if there are workers.
         trial: tried where `resources` say no number of workers; `OUT.run` keeps what it finds.
+        track: the experiment trackers that are shown the run.
 
     Raises:
+        ConfigError: a tracker's package is not installed.
         Exception: what the workers raise.
     """
     run = run_directory(out)
@@ -123,20 +131,21 @@ def launch(
     elif (out / MANIFEST).exists() and not (run / "checkpoints").exists():
         text = f"{out.uri}: holds a finished model, which is replaced at the end; {run.uri} has no "
         report({"event": "note", "text": f"{text}checkpoint to go on from"})
-    log = RunLog(run)
+    log = RunLog(run, "tensorboard" not in track)
+    with tracked(track, settings, out, run, report) as report:
 
-    def listen(event: dict[str, Any]) -> None:
-        if event["event"] in EPOCH_EVENTS:
-            log.note(event["history"], event["best_epoch"])
-        report(event)
+        def listen(event: dict[str, Any]) -> None:
+            if event["event"] in EPOCH_EVENTS:
+                log.note(event["history"], event["best_epoch"])
+            report(event)
 
-    try:
-        done = in_workers(
-            function, settings, run / "ray", listen, resources, stoppable, session, trial
-        )
-    except Exception:
-        log.flush()
-        raise
+        try:
+            done = in_workers(
+                function, settings, run / "ray", listen, resources, stoppable, session, trial
+            )
+        except Exception:
+            log.flush()
+            raise
     # Not after an interruption: `ray job stop` leaves three seconds, and the next sitting, which
     # knows the whole history, writes them again.
     log.flush()

@@ -7,7 +7,7 @@ The artifact holds the weights under the names that they have in a translator.
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -44,6 +44,7 @@ from seqvis.training.fit import FitResult, FitSettings, fit
 from seqvis.training.launch import history_as_csv, launch, run_directory
 from seqvis.training.schedules import OptimizerSettings
 from seqvis.training.step import ParameterGroup, StepLoss
+from seqvis.training.trackers.tracking import TrackerName
 from seqvis.training.workers import IN_THIS_PROCESS, Resources, Workers
 from seqvis.translation.batches import (
     Batch,
@@ -112,6 +113,7 @@ def pretrain(
     resources: Resources = IN_THIS_PROCESS,
     restart: bool = False,
     session: "Session" = nullcontext,
+    track: Sequence[TrackerName] = (),
 ) -> dict[str, Any]:
     """Train a language model, going on where an earlier call with the same `out` was interrupted.
 
@@ -124,7 +126,9 @@ def pretrain(
     uris = {name: absolute(uri) for name in places if (uri := getattr(settings, name)) is not None}
     settings = settings.resolved().model_copy(update=uris)
     _ = LanguageTask(settings).train  # raises what is wrong with the text, before any process
-    return launch(train_worker, settings, out, report, resources, restart, session=session)
+    return launch(
+        train_worker, settings, out, report, resources, restart, session=session, track=track
+    )
 
 
 @dataclass(frozen=True)

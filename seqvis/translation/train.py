@@ -5,7 +5,7 @@ metrics.csv, curves.png, tensorboard/.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from seqvis.training.fit import FitResult, fit
 from seqvis.training.launch import history_as_csv, launch, run_directory
 from seqvis.training.lr_finder import FinderSettings, find_in_worker, plot_rate_search
 from seqvis.training.step import TrainingStep
+from seqvis.training.trackers.tracking import TrackerName
 from seqvis.training.workers import IN_THIS_PROCESS, Resources, Workers
 from seqvis.translation.evaluate import write_trained_pairs
 from seqvis.translation.task import DONATED, PLACES, TrainSettings, TranslationTask
@@ -41,6 +42,7 @@ def train(
     restart: bool = False,
     stoppable: bool = False,
     session: "Session" = nullcontext,
+    track: Sequence[TrackerName] = (),
 ) -> dict[str, Any]:
     """Train a translator, going on where an earlier call with the same `out` was interrupted.
 
@@ -59,8 +61,9 @@ def train(
     if corpus.metrics.get("train_pairs", 0) * settings.epochs >= WORTH_A_TRIAL:
         trial = partial(try_training, resolved)
     return launch(
-        train_worker, resolved, out, report, resources, restart, stoppable, session, trial
-    )
+        train_worker, resolved, out, report, resources, restart, stoppable, session, trial,
+        track=track,
+    )  # fmt: skip
 
 
 def check_inputs(settings: TrainSettings) -> Artifact:

@@ -116,7 +116,7 @@ def test_a_training_that_takes_long_is_tried_on_its_own_batches(
     questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[Any] = []
-    monkeypatch.setattr(train, "launch", lambda *arguments: given.append(arguments[-1]))
+    monkeypatch.setattr(train, "launch", lambda *arguments, **_: given.append(arguments[-1]))
     monkeypatch.setattr(train, "WORTH_A_TRIAL", 3000)  # twice the pairs there are
     chosen = SMALL | {"corpus": str(questions), "out": str(tmp_path / "out")}
     for epochs in (1, 2):
