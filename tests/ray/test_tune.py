@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 
 from jobs.train_translator import main as train_translator
@@ -113,6 +114,13 @@ def test_a_search_that_is_killed_loses_no_trial_and_runs_none_twice(
     assert len(set(orders)) == len(orders)
     first = json.loads((out / "rungs.json").read_text())["1"]
     assert first == {name: -trial["results"][0]["metric"] for name, trial in after.items()}
+
+    stored = optuna.load_study(study_name=None, storage=f"sqlite:///{out}/optuna.db")
+    assert [trial.user_attrs["trial"] for trial in stored.trials] == sorted(after)
+    for frozen, trial in zip(stored.trials, after.values(), strict=True):
+        assert frozen.params == trial["config"]
+        metrics = {row["epoch"]: row["metric"] for row in trial["results"]}
+        assert frozen.intermediate_values == metrics
 
     result = json.loads(again.stdout.splitlines()[-1])
     assert (result["trials"], result["failed"]) == (TRIALS, 0)

@@ -38,7 +38,9 @@ def run_study(model: TunableModel, flags: RayJobSettings) -> dict[str, Any]:
     values = flags.model_dump()
     settings = flags.part(StudySettings)
     # The report comes after all trials, but what it needs is checked before the first.
-    require_extra("tune", *NEEDS, *(["optuna"] if settings.algorithm == "tpe" else []))
+    require_extra("tune", *NEEDS, "optuna")
+    from tune.study.optuna_storage import optuna_storage
+
     base = {key: values[key] for key in model.settings.model_fields}
     for name in model.paths:
         if base[name] is not None:
@@ -50,12 +52,13 @@ def run_study(model: TunableModel, flags: RayJobSettings) -> dict[str, Any]:
         study = Study(settings, space, model, out)
         sweep(study)
         prepare_environment()
-        with flags.ray_session(), _display(study) as update:
+        with flags.ray_session(), _display(study) as update, optuna_storage(study) as store:
 
             def notify() -> None:
                 update()
                 sweep(study)
                 write_tables(study)
+                store()
 
             run_trials(study, notify)
         return finish(study)

@@ -30,7 +30,7 @@ def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("stopped")
 @pytest.mark.parametrize(
     ("package", "algorithm"),
-    [("sklearn", "random"), ("sklearn", "pbt"), ("optuna", "tpe")],
+    [("sklearn", "random"), ("sklearn", "pbt"), ("optuna", "tpe"), ("optuna", "random")],
 )
 def test_a_search_says_what_is_missing_before_its_first_trial(
     package: str, algorithm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
