@@ -11,6 +11,7 @@
 #   make bench   measures each stage beside its reference (docs/results/speed.md);
 #                BENCH_ARGS="--only training --only head --data DIR" and so on
 #   make lock    pins anew, with hashes, what pyproject.toml asks for
+#   make audit   looks for known vulnerabilities of what is locked
 #   make ray     starts a Ray that jobs join by --address auto, until Ctrl-C (docs/start.md);
 #                RAY_ARGS="--num-cpus=2 --include-dashboard=true" and so on
 #   make submit JOB="train_translator --corpus s3://… --out s3://… --num-workers 4 --use-gpu"
@@ -41,7 +42,7 @@ export RAY_raylet_start_wait_time_s := 300
 # Tests and jobs start many processes; without bytecode each would compile every file again.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo lesson unit test native count bench lint setup lock ray submit clean
+.PHONY: demo lesson unit test native count bench lint setup lock audit ray submit clean
 
 demo: $(VENV)/installed
 	$(RUN) -m jobs.demo --out $(DEMO_OUT) $(if $(filter 0,$(SERVE)),--no-serve)
@@ -87,6 +88,10 @@ lock: $(VENV)/installed
 	$(LOCK) pyproject.toml --extra all --output-file requirements.lock
 	$(LOCK) --group dev --constraint requirements.lock --output-file dev.lock
 	$(LOCK) build.in --constraint requirements.lock --output-file build.lock
+
+# Fails, too, if a package's advisories cannot be reached.
+audit: $(VENV)/installed
+	$(VENV)/bin/uv tool run pip-audit --strict --disable-pip --require-hashes -r requirements.lock
 
 # On the loopback interface alone (docs/operate/security.md), with the token that the jobs use.
 ray: $(VENV)/installed
