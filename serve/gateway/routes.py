@@ -123,9 +123,13 @@ def _operating(live: LiveModels) -> APIRouter:
     router = APIRouter(tags=["operating"], route_class=bounded_route())
 
     @router.get("/v1/models", response_model=None, responses=answers(schema.ModelsAnswer))
-    async def models() -> Response:
-        """List the live versions of each application."""
-        return json_response(await live.models())
+    async def models(request: Request) -> Response:
+        """List the live versions of each application, to a key with the scope `admin` with their
+        paths and with what was refused."""
+        shown = await live.models()
+        if "admin" not in request.state.caller.scopes:
+            shown = {application: _without_places(part) for application, part in shown.items()}
+        return json_response(shown)
 
     @router.put(
         "/v1/models/{application}",
@@ -153,6 +157,14 @@ def _operating(live: LiveModels) -> APIRouter:
         return json_response({"ready": good, "parts": parts}, 200 if good else 503)
 
     return router
+
+
+def _without_places(application: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return what is live of an application without what the operator's disks are called."""
+    if application is None:
+        return None
+    versions = [{**version, "path": ""} for version in application["versions"]]
+    return {"versions": versions, "refused": {}}
 
 
 async def _stream(

@@ -92,6 +92,18 @@ def test_an_ordinary_key_neither_deletes_nor_replaces_nor_adds_a_picture(running
     assert again.content == shown.content
 
 
+def test_only_an_admin_learns_where_the_models_are(
+    running: Served, translator: Translator
+) -> None:
+    where = str(Path(translator.artifact.location.path).parent)
+    shown = running.client.get("/v1/models", headers=as_key("ordinary"))
+    assert where not in shown.text
+    for application in shown.json().values():
+        assert [version["name"] for version in application["versions"]] == ["default"]
+        assert application["versions"][0]["about"]
+    assert where in running.client.get("/v1/models", headers=as_key("admin")).text
+
+
 def test_a_refused_upload_is_not_parsed(running: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     def parse(*_: Any) -> None:
         raise AssertionError("the body was parsed")
