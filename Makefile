@@ -7,6 +7,7 @@
 #   make unit    runs the tests that need no Ray and no more than a few seconds each
 #   make test    runs all tests, two at a time where they do not measure
 #   make native  builds the C++ of seqvis/native anew, after a change of it or of PyTorch
+#   make docs    writes the reference from the docstrings: build/reference/index.html
 #   make count   counts files with code and lines of each package
 #   make bench   measures each stage beside its reference (docs/results/speed.md);
 #                BENCH_ARGS="--only training --only head --data DIR" and so on
@@ -34,7 +35,7 @@ LOCK_ARGS ?=
 LOCK = UV_CUSTOM_COMPILE_COMMAND="make lock" $(VENV)/bin/uv pip compile --quiet --universal \
 	--python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url $(LOCK_ARGS)
 
-# OpenMP's threads must not spin while they wait: see jobs/__init__.py.
+# OpenMP's threads must not spin while they wait: see seqvis/process.py.
 export OMP_WAIT_POLICY := PASSIVE
 # Seconds that a Ray may take to start its head and its node: 30 are too few beside other tests.
 export RAY_gcs_server_port_wait_time_s := 300
@@ -42,7 +43,7 @@ export RAY_raylet_start_wait_time_s := 300
 # Tests and jobs start many processes; without bytecode each would compile every file again.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo lesson unit test native count bench lint setup lock audit ray submit clean
+.PHONY: demo lesson unit test native docs count bench lint setup lock audit ray submit clean
 
 demo: $(VENV)/installed
 	$(RUN) -m jobs.demo --out $(DEMO_OUT) $(if $(filter 0,$(SERVE)),--no-serve)
@@ -63,6 +64,9 @@ test: $(VENV)/installed
 
 native: $(VENV)/installed
 	$(RUN) setup.py --quiet build_ext --inplace --force
+
+docs: $(VENV)/installed
+	$(RUN) docs/reference.py
 
 count:
 	@for package in seqvis jobs serve tune benchmarks; do \

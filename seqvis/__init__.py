@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from seqvis.collection.collection import Collection
-    from seqvis.corpus.prepare import prepare as prepare_corpus
     from seqvis.devise.model import DeviseModel
-    from seqvis.devise.train import train as train_devise
     from seqvis.errors import SeqvisError
+    from seqvis.library.pictures import build_index, build_vectors, embed_images, train_devise
+    from seqvis.library.translators import prepare_corpus, train_translator
     from seqvis.search.engine import SearchEngine
-    from seqvis.translation.train import train as train_translator
     from seqvis.translation.translator import Translator
 
 __version__ = "0.1.0"
@@ -25,9 +24,12 @@ _PLACES = {
     "SearchEngine": ("seqvis.search.engine", "SearchEngine"),
     "SeqvisError": ("seqvis.errors", "SeqvisError"),
     "Translator": ("seqvis.translation.translator", "Translator"),
-    "prepare_corpus": ("seqvis.corpus.prepare", "prepare"),
-    "train_devise": ("seqvis.devise.train", "train"),
-    "train_translator": ("seqvis.translation.train", "train"),
+    "build_index": ("seqvis.library.pictures", "build_index"),
+    "build_vectors": ("seqvis.library.pictures", "build_vectors"),
+    "embed_images": ("seqvis.library.pictures", "embed_images"),
+    "prepare_corpus": ("seqvis.library.translators", "prepare_corpus"),
+    "train_devise": ("seqvis.library.pictures", "train_devise"),
+    "train_translator": ("seqvis.library.translators", "train_translator"),
 }
 
 __all__ = [
@@ -36,6 +38,9 @@ __all__ = [
     "SearchEngine",
     "SeqvisError",
     "Translator",
+    "build_index",
+    "build_vectors",
+    "embed_images",
     "prepare_corpus",
     "train_devise",
     "train_translator",

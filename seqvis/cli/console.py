@@ -1,9 +1,15 @@
-"""The console output of a training job, on standard error: a bar, a table of epochs, messages."""
+"""The progress of a job: a bar, a table of epochs, messages.
 
+In a terminal they are on standard error, in a notebook in the output of the cell, and a log has a
+line now and then.
+"""
+
+import io
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
@@ -11,6 +17,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -39,10 +46,73 @@ _COLUMNS = (
 )
 
 
+@dataclass(frozen=True)
+class _Screen:
+    """Lines of text, and bars below them."""
+
+    console: Console
+    bars: Progress
+    has_bars: bool  # False in a log
+
+    def refresh(self) -> None:
+        """Show what was printed; a terminal has it already."""
+
+
+@contextmanager
+def _screen(*columns: ProgressColumn) -> Iterator[_Screen]:
+    console = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+    if console.is_jupyter:
+        cell = _Cell.of(columns)
+        try:
+            yield cell
+        finally:
+            cell.draw()
+        return
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+        yield _Screen(console, bars, console.is_terminal)
+
+
+_CELL_WIDTH = 110  # characters; a notebook does not say how many fit
+_SECONDS_BETWEEN_DRAWINGS = 0.25
+
+
+@dataclass(frozen=True)
+class _Cell(_Screen):
+    """The output of a notebook's cell, one text that is replaced as it changes.
+
+    rich's own bars need ipywidgets there, and leave nothing in the file.
+    """
+
+    handle: Any  # of IPython's display
+    drawn: list[float]  # when it was
+
+    @classmethod
+    def of(cls, columns: tuple[ProgressColumn, ...]) -> "_Cell":
+        from IPython.display import DisplayHandle
+
+        console = Console(
+            file=io.StringIO(), width=_CELL_WIDTH, force_jupyter=False, highlight=False
+        )
+        handle = DisplayHandle()
+        handle.display({"text/plain": ""}, raw=True)
+        bars = Progress(*columns, console=console, disable=True)
+        return cls(console, bars, True, handle, [0.0])
+
+    def refresh(self) -> None:
+        if time.monotonic() - self.drawn[0] > _SECONDS_BETWEEN_DRAWINGS:
+            self.draw()
+
+    def draw(self) -> None:
+        with self.console.capture() as bars:
+            self.console.print(self.bars)
+        text = self.console.file.getvalue() + bars.get()  # type: ignore[attr-defined]
+        self.handle.update({"text/plain": text.rstrip()}, raw=True)
+        self.drawn[0] = time.monotonic()
+
+
 @contextmanager
 def training_console() -> Iterator[Report]:
     """Yield a function that shows the events of `training.fit` as they come."""
-    console = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -50,14 +120,14 @@ def training_console() -> Iterator[Report]:
         TextColumn("{task.fields[speed]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
-        yield _Display(console, bars).show
+    with _screen(*columns) as screen:
+        yield _Display(screen).show
 
 
 class _Display:
-    def __init__(self, console: Console, bars: Progress):
-        self.console = console
-        self.bars = bars
+    def __init__(self, screen: _Screen):
+        self.screen = screen
+        self.console = screen.console
         self.bar: Any = None
         self.headed = False
         self.next_line = time.monotonic() + _SECONDS_A_LINE
@@ -73,6 +143,7 @@ class _Display:
             self._epoch(event)
         elif kind == "note":
             self.console.print(redacted(event["text"]), markup=False)
+        self.screen.refresh()
 
     def _advance(self, event: dict[str, Any]) -> None:
         unit = event["unit"]
@@ -82,16 +153,17 @@ class _Display:
             f"{100 * event['model_flop_utilisation']:.0f} % MFU"
         )
         name = f"epoch {event['epoch']}/{event['epochs']}"
-        if not self.console.is_terminal and time.monotonic() > self.next_line:
+        if not self.screen.has_bars and time.monotonic() > self.next_line:
             self.next_line = time.monotonic() + _SECONDS_A_LINE
             place = f"{name}  {event['position']}/{event['steps']}"
             self.console.print(f"{place}  {text}", markup=False)
         self._bar(name, event["position"], event["steps"], text)
 
     def _bar(self, name: str, done: int, total: int, text: str) -> None:
+        bars = self.screen.bars
         if self.bar is None:
-            self.bar = self.bars.add_task(name, total=total, speed="")
-        self.bars.update(self.bar, description=name, completed=done, total=total, speed=text)
+            self.bar = bars.add_task(name, total=total, speed="")
+        bars.update(self.bar, description=name, completed=done, total=total, speed=text)
 
     def _epoch(self, event: dict[str, Any]) -> None:
         row = event["history"][-1]
@@ -117,18 +189,18 @@ _SECONDS_BETWEEN_LINES = 1.0
 @contextmanager
 def stage_progress() -> Iterator[Callable[[str, int, int], None]]:
     """Yield `show(stage, done, total)`; each stage that ran stays on the screen."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _log_stages()
-        return
     columns = (TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), console=console) as bars:
+    with _screen(*columns, TimeElapsedColumn()) as screen:
+        if not screen.has_bars:
+            yield _log_stages()
+            return
         tasks: list[tuple[str, int]] = []
 
         def show(stage: str, done: int, total: int) -> None:
             if done == 0 or not tasks or tasks[-1][0] != stage:
-                tasks.append((stage, int(bars.add_task(stage, total=total))))
-            bars.update(tasks[-1][1], completed=done)  # type: ignore[arg-type]
+                tasks.append((stage, int(screen.bars.add_task(stage, total=total))))
+            screen.bars.update(tasks[-1][1], completed=done)  # type: ignore[arg-type]
+            screen.refresh()
 
         yield show
 

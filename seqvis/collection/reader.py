@@ -174,14 +174,17 @@ class CollectionReader:
 
     @property
     def dimension(self) -> int:
+        """Numbers of a vector."""
         return self._opened.state.dimension
 
     @property
     def backend(self) -> Backend:
+        """What searches: "nmslib", "symphonyqg" or "exact"."""
         return self._opened.state.backend
 
     @property
     def read_only(self) -> bool:
+        """Whether changes are refused, because it was opened so or is closed."""
         return self._lock is None
 
     def __len__(self) -> int:

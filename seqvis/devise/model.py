@@ -67,6 +67,7 @@ class DeviseModel(WordSpaceModel):
 
     @property
     def feature_dimension(self) -> int:
+        """Numbers of a picture's features."""
         return int(self.artifact.config["feature_dimension"])
 
     @property

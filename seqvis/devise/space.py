@@ -210,10 +210,12 @@ class WordSpaceModel:
 
     @property
     def vectors_uri(self) -> str:
+        """Where the word vectors were that it was trained with."""
         return str(self.artifact.config["vectors"])
 
     @property
     def vectors_fingerprint(self) -> str:
+        """Hash of these word vectors' files."""
         return str(self.artifact.config["vectors_fingerprint"])
 
     def project_words(self, vectors: np.ndarray) -> np.ndarray:

@@ -108,6 +108,7 @@ class SearchEngine:
         return ImageEncoder(load_model_for(DeviseModel, self.collection, where), self._vectors)
 
     def close(self) -> None:
+        """Let go of the collection's files; what was found can still be shown."""
         self.collection.close()
 
     def __enter__(self) -> Self:

@@ -29,7 +29,7 @@ from seqvis.storage import locate
 from seqvis.vectors.store import WordVectors
 
 if TYPE_CHECKING:  # these load torch, or Pillow
-    from PIL import Image
+    import PIL.Image
 
     from seqvis.devise.model import DeviseModel
     from seqvis.vision.backbones import Backbone
@@ -44,7 +44,7 @@ _NOT_KNOWN_TEXT = (
 )
 
 
-Picture: TypeAlias = "bytes | str | os.PathLike[str] | Image.Image | np.ndarray"
+Picture: TypeAlias = "bytes | str | os.PathLike[str] | PIL.Image.Image | np.ndarray"
 """The bytes of a picture's file, its path or URI, a PIL image, or an array of uint8."""
 
 

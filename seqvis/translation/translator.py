@@ -178,6 +178,7 @@ class Translator:
 
     @property
     def device(self) -> torch.device:
+        """Where the networks run."""
         return next(self.model.parameters()).device
 
     @overload

@@ -130,7 +130,7 @@ class WordVectors:
 
     def __init__(self, folder: Path, artifact: Artifact):
         self._folder = folder
-        self._artifact = artifact
+        self.artifact = artifact
         self._vectors = _map(folder / VECTORS)
         self._ends = _map(folder / WORD_ENDS)
         self._sorted = _map(folder / SORTED_WORDS)
@@ -159,11 +159,11 @@ class WordVectors:
     @property
     def standard_deviation(self) -> float:
         """Standard deviation of all elements of the stored matrix."""
-        return float(self._artifact.metrics["standard_deviation"])
+        return float(self.artifact.metrics["standard_deviation"])
 
     def fingerprint(self) -> str:
         """Return a short hash of all files, equal for stores with equal content."""
-        return self._artifact.fingerprint()
+        return self.artifact.fingerprint()
 
     def __len__(self) -> int:
         """Return the number of words."""
@@ -174,7 +174,7 @@ class WordVectors:
         return isinstance(word, str) and self._number(word) is not None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (type(self).open, (self._artifact.location,))
+        return (type(self).open, (self.artifact.location,))
 
     def vector(self, word: str) -> np.ndarray | None:
         """Return the word's vector, float32 [dimension], or its sub-words'; None without either."""
@@ -248,7 +248,7 @@ class WordVectors:
             fits = fits and self.subwords.matrix.shape[1:] == self._vectors.shape[1:]
         if not fits:
             raise ArtifactError(
-                f"{self._artifact.location.uri}: its files do not fit together; "
+                f"{self.artifact.location.uri}: its files do not fit together; "
                 f"make it again with python -m jobs.build_vectors"
             )
 

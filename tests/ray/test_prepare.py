@@ -16,7 +16,6 @@ import pytest
 from datasets import Dataset
 
 from jobs.prepare_corpus import main
-from seqvis import prepare_corpus
 from seqvis.artifacts import load
 from seqvis.corpus import prepare
 from seqvis.corpus.inputs import textindex
@@ -185,7 +184,7 @@ def test_the_same_pairs_make_the_same_corpus_whatever_they_come_in(
     settings = PrepareSettings(
         source_lang="fr", target_lang="en", columns="fr,en", out=str(place.folder / "frame")
     )
-    prepare_corpus(settings, frame=frame)
+    prepare.prepare(settings, frame=frame)
     expected = load(str(place.folder / "aligned"), "corpus")
     made = [name for name in expected.files if name not in ("report.json", "lengths.png")]
     assert len(made) > 5

@@ -17,6 +17,7 @@ FLOORS = (
     ("benchmarks",),
     ("serve.testing",),
     ("serve", "tune"),
+    ("seqvis.library",),
     ("seqvis.cli",),
     ("seqvis.translation", "seqvis.search"),
     ("seqvis.decoding", "seqvis.devise"),

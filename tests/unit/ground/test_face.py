@@ -1,5 +1,6 @@
 """What `import seqvis` offers, and that it costs next to nothing."""
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,15 @@ ROOT = Path(__file__).parents[3]
 @pytest.mark.parametrize("name", seqvis.__all__)
 def test_each_name_is_there(name: str) -> None:
     assert callable(getattr(seqvis, name))
+
+
+@pytest.mark.parametrize("name", seqvis.__all__)
+def test_each_name_and_all_that_it_offers_is_documented(name: str) -> None:
+    offered = getattr(seqvis, name)
+    assert inspect.getdoc(offered)
+    if inspect.isclass(offered) and not issubclass(offered, Exception):
+        public = [member for member in dir(offered) if not member.startswith("_")]
+        assert not [member for member in public if not inspect.getdoc(getattr(offered, member))]
 
 
 def test_the_names_are_listed() -> None:
