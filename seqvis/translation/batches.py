@@ -17,10 +17,10 @@ from torch import Tensor
 
 from seqvis.config import Settings
 from seqvis.corpus.pairs import PairTable, Side
+from seqvis.decoding.direction import Direction, as_written
 from seqvis.seq2seq.state import SourceBatch
 from seqvis.text.vocabulary import PAD
 from seqvis.training.ahead import in_threads
-from seqvis.translation.direction import Direction, as_written
 
 
 class BatchSettings(Settings):

@@ -11,12 +11,12 @@ import numpy as np
 from seqvis.artifacts import Artifact, ArtifactWriter
 from seqvis.corpus.pairs import PairTable
 from seqvis.decoding.beam import DecodingSettings
+from seqvis.decoding.direction import as_written
 from seqvis.errors import DataError
 from seqvis.seq2seq.state import SourceBatch, pad_ids
 from seqvis.text.languages import Languages
 from seqvis.text.vocabulary import EOS
 from seqvis.translation.batches import Batch
-from seqvis.translation.direction import as_written
 from seqvis.translation.metrics import LossSums, Scoring, score_texts, validation_losses
 from seqvis.translation.task import VALIDATION_BATCH
 from seqvis.translation.translator import Translator

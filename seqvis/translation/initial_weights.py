@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from seqvis import artifacts
 from seqvis.config import Settings
+from seqvis.decoding.direction import Direction
 from seqvis.errors import ConfigError, DataError
 from seqvis.seq2seq.model import Seq2Seq
 from seqvis.seq2seq.settings import ModelSettings
 from seqvis.text.languages import Languages, load_languages
 from seqvis.text.vocabulary import Vocabulary
 from seqvis.training.step import ParameterGroup
-from seqvis.translation.direction import Direction
 from seqvis.vectors.store import WordVectors, embedding_matrix, is_marker, words_without_vector
 
 LANGUAGE_MODEL = "language model"

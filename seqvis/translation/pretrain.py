@@ -26,6 +26,7 @@ from seqvis import artifacts
 from seqvis.artifacts import Artifact
 from seqvis.config import MayChange, Settings
 from seqvis.corpus.pairs import PairTable, load_pairs, map_side, training_pairs
+from seqvis.decoding.direction import Direction, as_written
 from seqvis.errors import DataError
 from seqvis.nodefiles import made_once
 from seqvis.process import keep_few_kernels
@@ -54,7 +55,6 @@ from seqvis.translation.batches import (
     make_batches,
     plan_validation,
 )
-from seqvis.translation.direction import Direction, as_written
 from seqvis.translation.initial_weights import LANGUAGE_MODEL
 
 if TYPE_CHECKING:

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from seqvis.config import Settings
 from seqvis.decoding.beam import DecodingSettings, Hypothesis, length_penalty
+from seqvis.decoding.direction import Direction
 from seqvis.errors import ConfigError
 from seqvis.seq2seq.model import Seq2Seq
 from seqvis.seq2seq.state import NEVER_GENERATED, SourceBatch, pad_ids
 from seqvis.text.vocabulary import EOS, PAD
-from seqvis.translation.direction import Direction
 from seqvis.translation.trained import TrainedModel, check_same_words
 
 _AT_ONCE = 64  # hypotheses that are scored together

@@ -14,6 +14,7 @@ from seqvis.artifacts import Artifact
 from seqvis.config import MayChange, Settings
 from seqvis.corpus.pairs import PairTable, load_pairs, training_pairs
 from seqvis.decoding.beam import DecodingSettings, Hypothesis
+from seqvis.decoding.direction import Direction, as_read
 from seqvis.decoding.native import pack_models
 from seqvis.decoding.search import search_many
 from seqvis.graphs import Graphs
@@ -42,7 +43,6 @@ from seqvis.translation.batches import (
     make_batches,
     plan_validation,
 )
-from seqvis.translation.direction import Direction, as_read
 from seqvis.translation.initial_weights import (
     Donor,
     SideVectors,

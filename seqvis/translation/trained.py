@@ -9,13 +9,13 @@ from safetensors.torch import load as load_tensors
 from seqvis import artifacts
 from seqvis.artifacts import Artifact
 from seqvis.config import settings_from
+from seqvis.decoding.direction import Direction
 from seqvis.errors import ConfigError
 from seqvis.seq2seq.model import Seq2Seq
 from seqvis.seq2seq.settings import ModelSettings
 from seqvis.storage import Place
 from seqvis.text.vocabulary import Vocabulary
 from seqvis.training.checkpoints import restore_model
-from seqvis.translation.direction import Direction
 
 _NUMBERING = ("source.vocab", "target.vocab", "tokenizers.json", "source.spm", "target.spm")
 """The files that decide which word has which number."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from seqvis.artifacts import Artifact
 from seqvis.config import settings_from
 from seqvis.decoding.beam import DecodingSettings, Hypothesis
+from seqvis.decoding.direction import Direction, as_read
 from seqvis.decoding.linear import Precision
 from seqvis.decoding.native import pack_models
 from seqvis.decoding.search import search_many
@@ -20,7 +21,6 @@ from seqvis.seq2seq.model import Seq2Seq
 from seqvis.storage import Location, Place
 from seqvis.text.languages import Languages, SourceSentence, load_languages
 from seqvis.text.tokenizers import FEW_WORDS
-from seqvis.translation.direction import Direction, as_read
 from seqvis.translation.reranking import Reranker, RerankingSettings
 from seqvis.translation.trained import TrainedModel, check_same_direction, check_same_words
 from seqvis.vectors.store import is_marker

@@ -12,9 +12,9 @@ import torch
 from seqvis import artifacts
 from seqvis.corpus.pairs import validation_texts
 from seqvis.decoding.beam import DecodingSettings
+from seqvis.decoding.direction import Direction, as_written
 from seqvis.samples.questions import generate_pairs
 from seqvis.text.vocabulary import EOS, PAD
-from seqvis.translation.direction import Direction, as_written
 from seqvis.translation.evaluate import losses
 from seqvis.translation.inflight import InflightTranslator
 from seqvis.translation.requests import Listener, Timing
