@@ -40,6 +40,7 @@ class Hypothesis:
     score: float  # sum of log probabilities in nats, divided by the length penalty
     attention: Tensor | None  # (words, source_length): weights of each word; None without attention
     finished: bool  # False if it was cut at the longest length
+    log_probability: float = 0.0  # mean of the words, `_eos_` among them, in nats
 
 
 Extensions = list[tuple[float, int, int]]
@@ -66,6 +67,14 @@ class SentenceDecoding(ABC):
 
         `attention` (width, source_length) has the weights of each row's step.
         """
+
+    def hypothesis(
+        self, ids: Sequence[int], score: float, attention: Tensor | None, finished: bool
+    ) -> Hypothesis:
+        """Return a translation with this score, from which its mean log probability follows."""
+        words = len(ids) + finished
+        mean = score * length_penalty(words, self.settings.length_penalty) / max(1, words)
+        return Hypothesis(list(ids), score, attention, finished, mean)
 
     def _penalised(self, score: float, words: int) -> float:
         return score / length_penalty(words, self.settings.length_penalty)
@@ -99,7 +108,7 @@ class GreedyDecoding(SentenceDecoding):
             if len(self.ids) < self.limit:
                 return [(0, word)]
         score = self._penalised(self._score, len(self.ids) + finished)
-        self.hypotheses = [_hypothesis(self.ids, score, self._attention, finished)]
+        self.hypotheses = [self.hypothesis(self.ids, score, _stacked(self._attention), finished)]
         return None
 
 
@@ -147,7 +156,7 @@ class BeamDecoding(SentenceDecoding):
             ]
             ended.sort(key=lambda scored: -scored[0])
             self.hypotheses = [
-                _hypothesis(partial.ids, score, partial.attention, finished)
+                self.hypothesis(partial.ids, score, _stacked(partial.attention), finished)
                 for score, partial in ended[: self.settings.n_best]
             ]
             return None
@@ -169,11 +178,8 @@ class BeamDecoding(SentenceDecoding):
         return bound <= worst
 
 
-def _hypothesis(
-    ids: Sequence[int], score: float, attention: Sequence[np.ndarray], finished: bool
-) -> Hypothesis:
-    weights = torch.from_numpy(np.stack(attention)) if attention else None
-    return Hypothesis(list(ids), score, weights, finished)
+def _stacked(attention: Sequence[np.ndarray]) -> Tensor | None:
+    return torch.from_numpy(np.stack(attention)) if attention else None
 
 
 def length_penalty(words: int, exponent: float) -> float:

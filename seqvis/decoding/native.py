@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from seqvis.decoding.batch import Batch, RunningBatch
-from seqvis.decoding.beam import Hypothesis, SentenceDecoding
+from seqvis.decoding.beam import SentenceDecoding
 from seqvis.decoding.ensemble import Ensemble
 from seqvis.decoding.linear import Precision, computes
 from seqvis.decoding.packed import PackedSeq2Seq
@@ -105,7 +105,9 @@ class NativeBatch:
         for sentence in self._batch.run(most):
             decoding = self._running.pop(sentence)
             decoding.hypotheses = [
-                Hypothesis(ids, score, None if rows is None else torch.from_numpy(rows), finished)
+                decoding.hypothesis(
+                    ids, score, None if rows is None else torch.from_numpy(rows), finished
+                )
                 for ids, score, rows, finished in sentence.hypotheses()
             ]
             decoding.ids = decoding.hypotheses[0].ids
