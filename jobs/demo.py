@@ -39,9 +39,10 @@ from seqvis.text.lines import read_sentences
 from seqvis.training.events import Report
 from seqvis.training.workers import Resources
 from seqvis.translation.evaluate import evaluate
+from seqvis.translation.results import draw_alignment
 from seqvis.translation.task import TrainSettings
 from seqvis.translation.train import train as train_translator
-from seqvis.translation.translator import Translator, draw_alignment
+from seqvis.translation.translator import Translator
 from seqvis.vectors.build import build_store
 from seqvis.vectors.sources import open_source
 from seqvis.vectors.store import WordVectors

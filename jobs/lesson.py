@@ -43,9 +43,10 @@ from seqvis.training.checkpoints import (
 from seqvis.training.launch import run_directory
 from seqvis.training.workers import Resources
 from seqvis.translation.batches import plan_validation
+from seqvis.translation.results import draw_alignment
 from seqvis.translation.task import VALIDATION_BATCH, TrainSettings
 from seqvis.translation.train import train as train_translator
-from seqvis.translation.translator import Translator, draw_alignment
+from seqvis.translation.translator import Translator
 from seqvis.vectors.build import MAX_BAD_SHARE, SkipGram, build_store, train_vectors
 from seqvis.vectors.sources import open_source
 from seqvis.vision.embed import EmbedSettings, embed_images

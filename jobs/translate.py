@@ -19,7 +19,8 @@ from seqvis.errors import ConfigError
 from seqvis.storage import locate
 from seqvis.text.lines import lines_at_hand, read_sentences, write_sentences
 from seqvis.translation.reranking import RerankingSettings
-from seqvis.translation.translator import Translation, Translator, draw_alignment
+from seqvis.translation.results import Translation, draw_alignment
+from seqvis.translation.translator import Translator
 
 _MOST_UNKNOWN = 20  # unknown words that are named
 

@@ -11,7 +11,7 @@ from seqvis.decoding.beam import DecodingSettings, SentenceDecoding
 from seqvis.decoding.cost import Cost, cost_of
 from seqvis.errors import DataError
 from seqvis.text.languages import SourceSentence
-from seqvis.translation.translator import Translation
+from seqvis.translation.results import Translation
 
 _EACH_WORD = 32  # words after each of which a partial translation is sent; later at each 32nd part
 

@@ -19,7 +19,8 @@ from seqvis.errors import DataError
 from seqvis.process import keep_freed_memory
 from seqvis.translation.inflight import InflightSettings, InflightTranslator
 from seqvis.translation.requests import Listener, Timing
-from seqvis.translation.translator import Translation, Translator
+from seqvis.translation.results import Translation
+from seqvis.translation.translator import Translator
 from serve.common.metrics import TranslatorMetrics
 from serve.common.services import TranslatorService
 from serve.common.settings import Application, TranslateOptions, Version

@@ -19,10 +19,11 @@ from seqvis.seq2seq.model import Seq2Seq
 from seqvis.seq2seq.settings import ForcingSettings, ModelSettings, resolve_variant
 from seqvis.seq2seq.state import SourceBatch
 from seqvis.text.vocabulary import EOS
+from seqvis.translation.results import Alternative
 from seqvis.translation.task import TrainSettings
 from seqvis.translation.train import train
 from seqvis.translation.trained import TrainedModel
-from seqvis.translation.translator import Alternative, Translator
+from seqvis.translation.translator import Translator
 from tests.support.corpora import write_corpus
 from tests.support.models import TIE, is_tie, log_probability
 

@@ -18,9 +18,10 @@ from seqvis.text.vocabulary import EOS, PAD
 from seqvis.translation.evaluate import losses
 from seqvis.translation.inflight import InflightTranslator
 from seqvis.translation.requests import Listener, Timing
+from seqvis.translation.results import Translation
 from seqvis.translation.task import TrainSettings
 from seqvis.translation.train import train
-from seqvis.translation.translator import Translation, Translator
+from seqvis.translation.translator import Translator
 from tests.unit.conftest import SMALL
 
 TEXTS = [pair[0] for pair in generate_pairs(20, seed=31)]

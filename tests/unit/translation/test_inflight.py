@@ -16,7 +16,8 @@ from seqvis.samples.questions import generate_pairs
 from seqvis.seq2seq.state import SourceBatch
 from seqvis.translation.inflight import InflightSettings, InflightTranslator
 from seqvis.translation.requests import Listener, Timing
-from seqvis.translation.translator import Translation, Translator
+from seqvis.translation.results import Translation
+from seqvis.translation.translator import Translator
 
 GREEDY = DecodingSettings()
 TEXTS = [pair[0] for pair in generate_pairs(120, seed=21)]

@@ -18,8 +18,9 @@ from seqvis.seq2seq.model import Seq2Seq
 from seqvis.seq2seq.state import NEVER_GENERATED, SourceBatch
 from seqvis.text.vocabulary import EOS
 from seqvis.translation.reranking import Reranker, RerankingSettings, expected_chrf
+from seqvis.translation.results import Alternative, Translation
 from seqvis.translation.trained import TrainedModel
-from seqvis.translation.translator import Alternative, Translation, Translator
+from seqvis.translation.translator import Translator
 from tests.unit.conftest import Job
 
 TEXTS = [pair[0] for pair in generate_pairs(12, seed=41)]

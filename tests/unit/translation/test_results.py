@@ -12,7 +12,8 @@ from PIL import Image
 
 from seqvis.decoding.beam import DecodingSettings
 from seqvis.errors import ConfigError
-from seqvis.translation.translator import Alternative, Translation, Translations, Translator
+from seqvis.translation.results import Alternative, Translation, Translations
+from seqvis.translation.translator import Translator
 
 TEXT = "Où est-ce que Zbigniew habite ?"
 
