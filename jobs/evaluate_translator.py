@@ -14,7 +14,7 @@ from seqvis.decoding.beam import DecodingSettings
 from seqvis.decoding.linear import Precision
 from seqvis.storage import locate
 from seqvis.text.lines import read_sentences, write_sentences
-from seqvis.translation.evaluate import evaluate
+from seqvis.translation.evaluate import evaluate, store_calibration
 from seqvis.translation.metrics import Scoring
 from seqvis.translation.reranking import RerankingSettings
 from seqvis.translation.translator import Translator
@@ -42,6 +42,9 @@ class EvaluateTranslator(JobSettings, RerankingSettings):  # type: ignore[misc]
     and lowercased first, as published for Multi30k."""
     lowercase: bool | None = None
     """Compare without case, with --scoring text; default: as the translator was trained."""
+    calibrate: bool = False
+    """First learn from these sentences how sure the translator is, and store it in --model, as
+    training does with the validation part. The scores of its confidence are then flattering."""
     batch_size: int = Field(64, ge=1)
     """Sentences translated at once."""
     output: str | None = None
@@ -62,14 +65,12 @@ class EvaluateTranslator(JobSettings, RerankingSettings):  # type: ignore[misc]
 
 def run(settings: EvaluateTranslator) -> dict[str, Any]:
     """Translate, score, and return the scores."""
-    translator = Translator.load(
-        settings.model,
-        "cuda" if settings.use_gpu else "cpu",
-        settings.precision,
-        settings.part(RerankingSettings),
-    )
+    translator = _load(settings)
     search = settings.part(DecodingSettings)
     sources, references = _texts(settings)
+    if settings.calibrate:
+        store_calibration(translator, sources, references)
+        translator = _load(settings)
     result, translations = evaluate(
         translator,
         sources,
@@ -89,6 +90,15 @@ def run(settings: EvaluateTranslator) -> dict[str, Any]:
     if settings.output:
         write_sentences(locate(settings.output), translations)
     return result
+
+
+def _load(settings: EvaluateTranslator) -> Translator:
+    return Translator.load(
+        settings.model,
+        "cuda" if settings.use_gpu else "cpu",
+        settings.precision,
+        settings.part(RerankingSettings),
+    )
 
 
 def _texts(settings: EvaluateTranslator) -> tuple[list[str], list[str]]:

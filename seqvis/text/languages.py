@@ -41,6 +41,11 @@ class SourceSentence:
         """The words that the model does not know, as written."""
         return [self.written[place] for place in self.unknown_places()]
 
+    @property
+    def unknown_share(self) -> float:
+        """The share of the words and marks that the model does not know."""
+        return len(self.unknown_places()) / max(1, sum(map(bool, self.written)))
+
     def unknown_places(self) -> list[int]:
         return [place for place, number in enumerate(self.ids) if number == UNK]
 

@@ -8,20 +8,24 @@ from typing import Any
 
 import numpy as np
 
+from seqvis import artifacts
 from seqvis.artifacts import Artifact, ArtifactWriter
 from seqvis.corpus.pairs import PairTable
 from seqvis.decoding.beam import DecodingSettings
 from seqvis.decoding.direction import as_written
-from seqvis.errors import DataError
+from seqvis.errors import ConfigError, DataError
 from seqvis.seq2seq.state import SourceBatch, pad_ids
 from seqvis.text.languages import Languages
 from seqvis.text.vocabulary import EOS
 from seqvis.translation.batches import Batch
+from seqvis.translation.confidence import CALIBRATION, calibrate, is_good
 from seqvis.translation.metrics import LossSums, Scoring, score_texts, validation_losses
+from seqvis.translation.results import Translation
 from seqvis.translation.task import VALIDATION_BATCH
 from seqvis.translation.translator import Translator
 
 TRAINED_PAIRS = "trained_pairs.npz"
+_BINS = 10  # of confidences
 MOST_PAIRS = 1 << 20  # of a larger corpus a part is kept, chosen by the numbers themselves: 8 MB
 
 
@@ -42,20 +46,16 @@ def evaluate(
     right previous word. An ensemble has none of these four. Pairs with an empty side count for BLEU
     and chrF alone. If `lowercase` is None, case counts if the translator was trained with it, as in
     training's validation. `trained_share` is the share of the pairs that were trained on, of an
-    ensemble's models the largest, None if no translator records it.
+    ensemble's models the largest, None if no translator records it. What `reliability` says of the
+    translator's confidence is there if it is calibrated.
 
     Raises DataError if there are not as many references as sources, or no sentences.
     """
-    if len(sources) != len(references):
-        raise DataError(
-            f"{len(sources):,} sources but {len(references):,} references; "
-            f"both files need one sentence a line, aligned"
-        )
+    _check_aligned(sources, references)
     started = time.perf_counter()
-    translations = [
-        translation.text for translation in translator.translate(sources, search, batch_size)
-    ]
+    translated = translator.translate(sources, search, batch_size)
     seconds = time.perf_counter() - started
+    translations = [translation.text for translation in translated]
     language = translator.languages.target_tokenizer.settings.language
     if lowercase is None:
         lowercase = not translator.languages.keep_case
@@ -69,12 +69,21 @@ def evaluate(
         "bleu": round(scores.bleu, 2),
         "chrf": round(scores.chrf, 2),
         **({} if len(translator.models) > 1 else losses(translator, sources, references)),
+        **reliability(translated, references, lowercase=not translator.languages.keep_case),
         "sentences": len(sources),
         "trained_share": None if share is None else round(share, 4),
         "sentences_per_second": round(len(sources) / seconds, 1),
         "signature": scores.signature,
     }
     return result, translations
+
+
+def _check_aligned(sources: Sequence[str], references: Sequence[str]) -> None:
+    if len(sources) != len(references):
+        raise DataError(
+            f"{len(sources):,} sources but {len(references):,} references; "
+            f"both files need one sentence a line, aligned"
+        )
 
 
 def losses(translator: Translator, sources: list[str], references: list[str]) -> dict[str, float]:
@@ -95,6 +104,62 @@ def losses(translator: Translator, sources: list[str], references: list[str]) ->
         batch = Batch(SourceBatch.of(source), ids, int(lengths.sum()), ids.numel())
         sums += validation_losses(translator.model, batch.to(translator.device))
     return sums.means()
+
+
+def store_calibration(
+    translator: Translator, sources: Sequence[str], references: Sequence[str]
+) -> None:
+    """Calibrate a translator on these pairs, and store that in its artifact.
+
+    Raises ConfigError for an ensemble, DataError as `evaluate` does.
+    """
+    _check_aligned(sources, references)
+    if len(translator.models) > 1:
+        raise ConfigError(
+            f"--calibrate: calibrates one --model at a time, not {len(translator.models)}"
+        )
+    calibration = calibrate(
+        translator.packed, translator.languages, translator.direction, sources, references
+    )
+    artifact = translator.artifact
+    with artifacts.create(artifact.location, artifact.kind, artifact.config) as writer:
+        writer.metrics.update(artifact.metrics)
+        for name in artifact.files:
+            writer.path(name).write_bytes(artifact.file(name).read_bytes())
+        writer.write_json(CALIBRATION, calibration.model_dump())
+
+
+def reliability(
+    translations: Sequence[Translation], references: Sequence[str], lowercase: bool
+) -> dict[str, float]:
+    """Return how well confidences agree with what is good, beside references; {} if there are none.
+
+    `good_share` is the share of good translations, `confidence` the mean, `calibration_error` the
+    expected calibration error in ten bins (Guo et al. 2017), `confidence_auc` the probability that
+    a good translation has more confidence than a bad one.
+    """
+    given = [translation.confidence for translation in translations]
+    sure = np.array([confidence for confidence in given if confidence is not None])
+    if len(sure) < len(given):
+        return {}
+    good = np.array(
+        [
+            is_good(translation.text, reference, lowercase)
+            for translation, reference in zip(translations, references, strict=True)
+        ]
+    )
+    bins = np.minimum((sure * _BINS).astype(int), _BINS - 1)
+    error = sum(abs((sure - good)[bins == number].sum()) for number in range(_BINS)) / len(sure)
+    result = {
+        "good_share": float(good.mean()),
+        "confidence": float(sure.mean()),
+        "calibration_error": float(error),
+    }
+    if good.any() and not good.all():
+        bad = np.sort(sure[~good])
+        below, not_above = (np.searchsorted(bad, sure[good], side) for side in ("left", "right"))
+        result["confidence_auc"] = float((below + not_above).mean() / 2 / len(bad))
+    return {name: round(value, 4) for name, value in result.items()}
 
 
 def write_trained_pairs(writer: ArtifactWriter, pairs: PairTable) -> None:

@@ -1,6 +1,6 @@
 """What a translator returns: a sentence with its translations, and how a notebook shows it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import compress
 from typing import TYPE_CHECKING
 
@@ -34,10 +34,21 @@ class Translation:
     source_tokens: list[str]
     alternatives: list[Alternative]
     unknown: list[str]  # words of the source that the model does not know, as written
+    confidence: float | None = None  # probability that the best is good; None: not calibrated
+    refused: str | None = None  # why, if the model is less sure than it should be
 
     @property
     def text(self) -> str:
         return self.alternatives[0].text
+
+    def checked(self, min_confidence: float) -> "Translation":
+        """Return this, marked as refused if its confidence is less."""
+        if self.confidence is None or self.confidence >= min_confidence:
+            return self
+        reason = f"its confidence is {self.confidence:.2f}, below {min_confidence:g}"
+        if self.unknown:
+            reason += f"; new to the model: {', '.join(self.unknown)}"
+        return replace(self, refused=reason)
 
     def attention_figure(self, by_word: bool = False) -> "Figure":
         """Return a figure of the source words that each word of `text` attended to.
@@ -81,6 +92,8 @@ class Translation:
             shown += text_table(("n-best", "score"), rows)
         if self.unknown:
             shown += text_line(f"new to the model: {', '.join(self.unknown)}", "color:#6B6B6B")
+        if self.confidence is not None:
+            shown += text_line(f"confidence {self.confidence:.2f}", "color:#6B6B6B")
         if self.alternatives[0].attention is not None:
             shown += attention_table(*self._alignment())
         return f"<div>{shown}</div>"

@@ -10,14 +10,17 @@ from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import torch
 from safetensors.torch import save as save_tensors
 
 from seqvis import artifacts
 from seqvis.artifacts import Artifact
+from seqvis.decoding.native import pack_models
 from seqvis.process import keep_few_kernels
+from seqvis.seq2seq.model import Seq2Seq
 from seqvis.storage import Location, absolute, locate
 from seqvis.text.languages import LANGUAGE_FILES
-from seqvis.training.checkpoints import CheckpointStore
+from seqvis.training.checkpoints import CheckpointStore, restore_model
 from seqvis.training.events import Report
 from seqvis.training.fit import FitResult, fit
 from seqvis.training.launch import history_as_csv, launch, run_directory
@@ -25,6 +28,7 @@ from seqvis.training.lr_finder import FinderSettings, find_in_worker, plot_rate_
 from seqvis.training.step import TrainingStep
 from seqvis.training.trackers.tracking import TrackerName
 from seqvis.training.workers import IN_THIS_PROCESS, Resources, Workers
+from seqvis.translation.confidence import CALIBRATION, Calibration, calibrate
 from seqvis.translation.evaluate import write_trained_pairs
 from seqvis.translation.task import DONATED, PLACES, TrainSettings, TranslationTask
 from seqvis.vectors.store import KIND as VECTORS
@@ -130,7 +134,7 @@ def train_worker(settings: TrainSettings, workers: Workers, report: Report) -> N
         metrics = {key: value for key, value in result.best.items() if key != "step"}
         metrics["signature"] = task.signature
         metrics["parameters"] = sum(tensor.numel() for tensor in result.tensors.values())
-        _save(out, settings, task, result, metrics)
+        _save(out, settings, task, result, metrics, workers.device)
         report({"event": "done", "metrics": metrics})
 
 
@@ -151,6 +155,7 @@ def _save(
     task: TranslationTask,
     result: FitResult,
     metrics: dict[str, Any],
+    device: torch.device,
 ) -> None:
     corpus = task.corpus
     config = settings.model_dump() | {
@@ -168,8 +173,22 @@ def _save(
             if name in corpus.files:
                 writer.path(name).write_bytes(corpus.file(name).read_bytes())
         write_trained_pairs(writer, task.train)
+        writer.write_json(CALIBRATION, _calibration(task, result, device).model_dump())
         with writer.local_file("curves.png") as path:
             plot_curves(path, result.history, result.best["epoch"])
+
+
+def _calibration(task: TranslationTask, result: FitResult, device: torch.device) -> Calibration:
+    """Find out on the validation pairs how sure the best epoch's weights are."""
+    languages, valid = task.languages, task.valid
+    assert valid.source_texts is not None
+    assert valid.target_texts is not None
+    sizes = len(languages.source_vocabulary), len(languages.target_vocabulary)
+    model = Seq2Seq(task.settings.model, *sizes)
+    restore_model(model, result.tensors, "the best epoch")
+    packed = pack_models([model.to(device).eval()])
+    direction = task.settings.direction
+    return calibrate(packed, languages, direction, valid.source_texts, valid.target_texts)
 
 
 def _with_absolute_paths(settings: TrainSettings) -> TrainSettings:

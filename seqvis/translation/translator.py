@@ -17,6 +17,7 @@ from seqvis.seq2seq.model import Seq2Seq
 from seqvis.storage import Place
 from seqvis.text.languages import Languages, SourceSentence, load_languages
 from seqvis.text.tokenizers import FEW_WORDS
+from seqvis.translation.confidence import Calibration
 from seqvis.translation.reranking import Reranker, RerankingSettings
 from seqvis.translation.results import Alternative, Translation, Translations
 from seqvis.translation.trained import TrainedModel, check_same_direction, check_same_words
@@ -42,6 +43,7 @@ class Translator:
         self.packed = pack_models([trained.model for trained in models], precision)
         self.languages = languages
         self.reranker = reranker
+        self.calibration = Calibration.load(self.artifact)  # of an ensemble the first's
 
     @classmethod
     def load(
@@ -103,6 +105,7 @@ class Translator:
         *,
         beam: int | None = None,
         n_best: int | None = None,
+        min_confidence: float = 0.0,
     ) -> Translation: ...
     @overload
     def translate(
@@ -113,6 +116,7 @@ class Translator:
         *,
         beam: int | None = None,
         n_best: int | None = None,
+        min_confidence: float = 0.0,
     ) -> Translations: ...
     def translate(
         self,
@@ -122,6 +126,7 @@ class Translator:
         *,
         beam: int | None = None,
         n_best: int | None = None,
+        min_confidence: float = 0.0,
     ) -> Translation | Translations:
         """Translate a sentence, or a list of sentences; an empty one stays empty.
 
@@ -134,22 +139,43 @@ class Translator:
             beam: hypotheses kept at each step, in place of that of `settings`; 1 is greedy search.
             n_best: translations returned for a sentence, likewise; without `beam`, the beam is as
                 wide as it needs to be.
+            min_confidence: translations of less confidence have `refused` set to the reason.
 
         Raises:
             TypeError: for anything but text.
-            ConfigError: for a beam below 1 or `n_best` above the beam.
+            ConfigError: for a beam below 1 or `n_best` above the beam, or a `min_confidence` if
+                the model is not calibrated.
         """
         if isinstance(texts, str):
-            return self.translate([texts], settings, batch_size, beam=beam, n_best=n_best)[0]
+            return self.translate(
+                [texts],
+                settings,
+                batch_size,
+                beam=beam,
+                n_best=n_best,
+                min_confidence=min_confidence,
+            )[0]
+        self.check_confidence(min_confidence)
         settings = _chosen(settings or DecodingSettings(), beam, n_best)
         sources = self.read(texts)
-        results = Translations(self.translation(source, []) for source in sources)
         order = [row for row, source in enumerate(sources) if source.tokens]
         order.sort(key=lambda row: len(sources[row].tokens))
         n_best_lists = self._search([sources[row] for row in order], settings, batch_size)
-        for row, hypotheses in zip(order, n_best_lists, strict=True):
-            results[row] = self.translation(sources[row], hypotheses)
-        return results
+        by_row = dict(zip(order, n_best_lists, strict=True))
+        return Translations(
+            self.translation(source, by_row.get(row, [])).checked(min_confidence)
+            for row, source in enumerate(sources)
+        )
+
+    def check_confidence(self, least: float) -> None:
+        """Raise ConfigError if translations cannot be told to have this much confidence."""
+        if not 0 <= least <= 1:
+            raise ConfigError(f"min_confidence is {least:g}; it is a probability, from 0 to 1")
+        if least and self.calibration is None:
+            raise ConfigError(
+                "min_confidence: this translator is not calibrated, so it does not know how sure "
+                "it is; python -m jobs.evaluate_translator --calibrate adds that"
+            )
 
     def _search(
         self, sources: Sequence[SourceSentence], settings: DecodingSettings, batch_size: int
@@ -180,19 +206,28 @@ class Translator:
         return [self.languages.read(text) for text in texts]
 
     def translate_stream(
-        self, lines: Iterable[str], settings: DecodingSettings | None = None, batch_size: int = 64
+        self,
+        lines: Iterable[str],
+        settings: DecodingSettings | None = None,
+        batch_size: int = 64,
+        *,
+        min_confidence: float = 0.0,
     ) -> Iterator[Translation]:
-        """Translate any number of lines, a few batches at a time, in order."""
+        """Translate any number of lines, a few batches at a time, in order; see `translate`."""
         if isinstance(lines, str):
             raise TypeError("give lines of text, not a single text")
+
+        def translated(waiting: list[str]) -> list[Translation]:
+            return self.translate(waiting, settings, batch_size, min_confidence=min_confidence)
+
         waiting: list[str] = []
         for line in lines:
             waiting.append(line)
             if len(waiting) == 16 * batch_size:
-                yield from self.translate(waiting, settings, batch_size)
+                yield from translated(waiting)
                 waiting = []
         if waiting:
-            yield from self.translate(waiting, settings, batch_size)
+            yield from translated(waiting)
 
     def translation(self, source: SourceSentence, hypotheses: Sequence[Hypothesis]) -> Translation:
         """Return the hypotheses for a sentence as text.
@@ -209,7 +244,12 @@ class Translator:
             alternatives.append(
                 Alternative(text, tokens, hypothesis.score, attention, hypothesis.finished)
             )
-        return Translation(source.text, list(source.tokens), alternatives, source.unknown)
+        confidence = None
+        if self.calibration is not None:
+            confidence = self.calibration.confidence(source, hypotheses[0])
+        return Translation(
+            source.text, list(source.tokens), alternatives, source.unknown, confidence
+        )
 
     def text_so_far(self, source: SourceSentence, ids: Sequence[int]) -> str:
         """Return the words that a search has found so far as text.

@@ -1,12 +1,15 @@
-"""Small translation models with random weights, and sentences for them."""
+"""Small translation models with random weights, sentences for them, and copies of translators."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from seqvis import artifacts
 from seqvis.seq2seq.model import Seq2Seq
 from seqvis.seq2seq.settings import ForcingSettings, ModelSettings, Variant, resolve_variant
 from seqvis.seq2seq.state import NEVER_GENERATED, SourceBatch
+from seqvis.translation.translator import Translator
 
 TIE = 1e-4  # nats; float32 rounds sums of some hundred products to about this
 
@@ -46,3 +49,14 @@ def is_tie(
 def sources(*lengths: int) -> list[list[int]]:
     generator = torch.Generator().manual_seed(1)
     return [[*torch.randint(4, 40, (n - 1,), generator=generator).tolist(), 2] for n in lengths]
+
+
+def copied(translator: Translator, folder: Path, without: str = "", **config: Any) -> str:
+    """A copy of the translator's artifact without one of its files, or with other settings."""
+    old = translator.artifact
+    with artifacts.create(str(folder), "translator", {**old.config, **config}) as writer:
+        writer.metrics.update(old.metrics)
+        for name in old.files:
+            if name != without:
+                writer.path(name).write_bytes(old.file(name).read_bytes())
+    return str(folder)

@@ -21,6 +21,7 @@ from seqvis.translation.reranking import Reranker, RerankingSettings, expected_c
 from seqvis.translation.results import Alternative, Translation
 from seqvis.translation.trained import TrainedModel
 from seqvis.translation.translator import Translator
+from tests.support.models import copied
 from tests.unit.conftest import Job
 
 TEXTS = [pair[0] for pair in generate_pairs(12, seed=41)]
@@ -120,15 +121,6 @@ def test_the_likeliest_may_be_unlike_all_others() -> None:
     texts = ["where is the cat?", "where does the cat sleep?", "where does the cat sleep now?"]
     expected = expected_chrf(texts, [-1.0, -1.1, -1.2])
     assert expected.argmin() == 0
-
-
-def copied(translator: Translator, folder: Path, **config: Any) -> str:
-    """A copy of the translator with another configuration."""
-    old = translator.artifact
-    with artifacts.create(str(folder), "translator", {**old.config, **config}) as writer:
-        for name in old.files:
-            writer.path(name).write_bytes(old.file(name).read_bytes())
-    return str(folder)
 
 
 @pytest.fixture
