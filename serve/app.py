@@ -80,6 +80,8 @@ class Serve(JobSettings):
     model_roots: tuple[str, ...] = ()
     """Directories or URIs that other models may be made live from; by default those around what
     is served."""
+    min_confidence: float = Field(0.0, ge=0, le=1)
+    """Translations of less confidence are refused, unless a request asks otherwise."""
     attribution: str | None = None
     """Whose pictures these are, shown by the page."""
     use_gpu: bool = False
@@ -243,6 +245,7 @@ def _applications(settings: Serve) -> Iterator[RunTarget]:
             legacy_keys=settings.legacy_keys,
             model_roots=tuple(map(_absolute, settings.model_roots)),
             host=settings.host,
+            min_confidence=settings.min_confidence,
         ),
         settings.gateway_replicas,
     )

@@ -28,6 +28,7 @@ class TranslateOptions:
     length_penalty: float = 1.0
     attention: bool = False
     partial: bool = False
+    min_confidence: float = 0.0  # a translation of less is refused
     most: Cost | None = None  # what all the texts may cost, as the model reads them
 
 
@@ -204,6 +205,9 @@ class GatewaySettings(Settings):
     """Has no effect any more: a key's limit holds over all replicas, however many there are."""
     timeout_s: float = Field(30.0, gt=0)
     """Seconds after which a request is given up and answered with 503."""
+    min_confidence: float = Field(0.0, ge=0, le=1)
+    """Translations of less confidence are refused, unless the request has its own
+    `min_confidence`."""
     limits: Limits = Limits()
     under_way: UnderWay = UnderWay()
     access_log: bool = True

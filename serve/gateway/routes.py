@@ -5,7 +5,7 @@ Answers are written as JSON directly; their models are only for the OpenAPI docu
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
@@ -13,10 +13,10 @@ from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.responses import Response, StreamingResponse
 
 import seqvis
-from serve.common.http import UnavailableError, as_api_error, json_response
+from serve.common.http import ApiError, UnavailableError, as_api_error, json_response
 from serve.common.keys import Keys
 from serve.common.metrics import RequestRecord
-from serve.common.settings import Application, GatewaySettings, Limits, TranslateOptions
+from serve.common.settings import Application, GatewaySettings, TranslateOptions
 from serve.common.versions import VersionMissingError, version_key
 from serve.gateway import schema
 from serve.gateway.access import asker, changing_models
@@ -71,7 +71,7 @@ def build_api(
         },
     )
     add_error_handlers(api)
-    api.include_router(_translation(live, settings.limits))
+    api.include_router(_translation(live, settings))
     api.include_router(searching(live, settings.limits))
     api.include_router(pictures(live, settings.limits))
     api.include_router(_operating(live))
@@ -79,7 +79,8 @@ def build_api(
     return RequestMiddleware(api, settings, keys, lambda: live.draining, record)
 
 
-def _translation(live: LiveModels, limits: Limits) -> APIRouter:
+def _translation(live: LiveModels, settings: GatewaySettings) -> APIRouter:
+    limits = settings.limits
     reading = bounded_route(schema.LONGEST_LIST + VALUES)
     router = APIRouter(prefix="/v1", tags=["translation"], route_class=reading)
 
@@ -90,10 +91,15 @@ def _translation(live: LiveModels, limits: Limits) -> APIRouter:
     async def translate(body: schema.TranslateRequest, request: Request) -> Response:
         """Translate one text or many; with `stream`, send each as soon as it ends.
 
+        With `min_confidence`, a translation that the model is less sure of is refused: a single
+        text gets 422 `unsure` with its `confidence` and `unknown_words`; in a list and in a stream
+        the translation has no text, and `refused` says why.
+
         Its cost is limited: about the number of texts times the beam times their length squared.
         A request that costs much counts as several of its key's.
         """
         texts = [body.text] if isinstance(body.text, str) else body.text
+        least = body.min_confidence
         if body.stream:  # it may be long
             cost = await asyncio.to_thread(check_texts, texts, body, limits)
         else:
@@ -105,6 +111,7 @@ def _translation(live: LiveModels, limits: Limits) -> APIRouter:
             body.length_penalty,
             body.attention,
             body.partial,
+            settings.min_confidence if least is None else least,
             most_cost(body, limits),
         )
         if body.stream:
@@ -114,9 +121,22 @@ def _translation(live: LiveModels, limits: Limits) -> APIRouter:
         model, translations = await live.ask(
             "translator", body.model, lambda key: translator.translate(key, texts, options)
         )
+        if isinstance(body.text, str) and translations[0]["refused"]:
+            raise _unsure(translations[0])
         return json_response({"model": model, "translations": translations})
 
     return router
+
+
+def _unsure(translation: Mapping[str, Any]) -> ApiError:
+    """Return the refusal of a text that nothing else was asked for."""
+    return ApiError(
+        422,
+        f"the translation is not sure enough: {translation['refused']}",
+        "unsure",
+        confidence=translation["confidence"],
+        unknown_words=translation["unknown_words"],
+    )
 
 
 def _operating(live: LiveModels) -> APIRouter:

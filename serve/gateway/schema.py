@@ -42,12 +42,16 @@ class TranslateRequest(Strict):
     attention: bool = False
     """Also return which words each word was made from: n_best times the translation's words times
     the source's tokens weights. An answer may have 400,000 by default."""
+    min_confidence: float | None = Field(None, ge=0, le=1)
+    """Least confidence of a translation; one of less is refused. Left out, the server's own; 0
+    refuses none."""
     model: ModelName | None = None
     """Name of a live version; left out, one is chosen by the shares."""
     stream: bool = False
     """Answer in lines of JSON (NDJSON), each translation as it ends."""
     partial: bool = False
-    """In a stream, also send what is translated so far; for a long sentence not after each word."""
+    """In a stream, also send what is translated so far; for a long sentence not after each word.
+    Nothing is sent so while `min_confidence` may still refuse it."""
 
 
 class Candidate(BaseModel):
@@ -66,8 +70,15 @@ class Translation(BaseModel):
     source_tokens: list[str]
     unknown_words: list[str]
     """Words of the source that the model has not learnt, as written; it copies what it can."""
-    text: str
-    """The best translation."""
+    confidence: float | None
+    """Probability that the best translation is good, which means: a sentence chrF of 60 or more
+    against a person's. It holds for texts like those that the model was validated on; null if the
+    model was not calibrated."""
+    refused: str | None
+    """Why there is no translation: the confidence is below `min_confidence`. A single text that is
+    not streamed gets 422 `unsure` instead."""
+    text: str | None
+    """The best translation; null if it was refused."""
     candidates: list[Candidate]
 
 

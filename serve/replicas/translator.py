@@ -81,10 +81,12 @@ class TranslatorReplica(Replica[InflightTranslator], TranslatorService):
     ) -> AsyncIterator[dict[str, Any]]:
         call = _Call(self._metrics)
         inflight = self.get(version)
+        inflight.translator.check_confidence(options.min_confidence)
         settings = DecodingSettings(
             beam=options.beam, n_best=options.n_best, length_penalty=options.length_penalty
         )
-        request = inflight.submit(texts, settings, call, options.partial, options.most)
+        partial = options.partial and not options.min_confidence  # it might yet be refused
+        request = inflight.submit(texts, settings, call, partial, options.most)
         try:
             left = len(texts)
             while left:
@@ -93,7 +95,8 @@ class TranslatorReplica(Replica[InflightTranslator], TranslatorService):
                     yield {"index": index, "partial": item}
                 else:
                     left -= 1
-                    yield {"index": index, "translation": as_json(item, options.attention)}
+                    translation = item.checked(options.min_confidence)
+                    yield {"index": index, "translation": as_json(translation, options.attention)}
         finally:  # what its caller did not wait for leaves the batch at its next step
             if given_up := inflight.cancel(request):
                 self._metrics.cancelled.inc(given_up)
@@ -167,9 +170,10 @@ class _Call(Listener):
 
 
 def as_json(translation: Translation, attention: bool) -> dict[str, Any]:
-    """Return a translation as the interface shows it; weights have three digits."""
+    """Return a translation as the interface shows it, without its texts if it was refused; weights
+    have three digits."""
     candidates = []
-    for alternative in translation.alternatives:
+    for alternative in () if translation.refused else translation.alternatives:
         weights = None
         if attention and alternative.attention is not None:
             weights = alternative.attention.double().numpy().round(3).tolist()
@@ -186,6 +190,8 @@ def as_json(translation: Translation, attention: bool) -> dict[str, Any]:
         "source": translation.source,
         "source_tokens": translation.source_tokens,
         "unknown_words": translation.unknown,
-        "text": translation.text,
+        "confidence": None if translation.confidence is None else round(translation.confidence, 4),
+        "refused": translation.refused,
+        "text": None if translation.refused else translation.text,
         "candidates": candidates,
     }
