@@ -3,6 +3,7 @@
 
 import { align } from "./alignment.js";
 import { Attention } from "./attention.js";
+import { inWords, marked } from "./confidence.js";
 import { byId, chip, debounced, element, figure } from "./dom.js";
 import { Message } from "./message.js";
 
@@ -29,6 +30,8 @@ class Panel {
     this.input = byId("source");
     this.output = byId("translation");
     this.said = byId("translation-said");
+    this.marks = byId("source-marks");
+    this.confidence = byId("confidence");
     this.unknown = byId("unknown-words");
     this.candidates = byId("candidates");
     this.message = new Message(byId("translator-message"));
@@ -45,6 +48,7 @@ class Panel {
     this.output.lang = this.languages.target;
     const later = debounced(() => this.#translate(), REST);
     this.input.addEventListener("input", () => {
+      this.marks.replaceChildren();
       this.#grow();
       later();
     });
@@ -121,7 +125,10 @@ class Panel {
     const unknown = translation?.unknown_words ?? [];
     this.unknown.hidden = !unknown.length;
     this.unknown.textContent = `New to this model, and copied where it could: ${unknown.join(", ")}`;
-    this.said.textContent = translation ? `Translation: ${translation.text}` : "";
+    this.marks.replaceChildren(...marked(this.input.value, unknown));
+    this.confidence.textContent = inWords(translation);
+    this.confidence.hidden = !this.confidence.textContent;
+    this.said.textContent = found.length ? `Translation: ${translation.text}` : "";
     if (found.length) this.#choose(translation, found[0]);
     else {
       this.output.textContent = "";

@@ -132,10 +132,13 @@ def translation(text: str, n_best: int) -> dict[str, Any]:
                 "attention": rows if rank != 1 else list(reversed(rows)),
             }
         )
+    unknown = [word for word in words if word.isalpha() and word.lower() not in FRENCH]
     return {
         "source": text,
         "source_tokens": source,
-        "unknown_words": [word for word in words if word.isalpha() and word.lower() not in FRENCH],
+        "unknown_words": unknown,
+        "confidence": 0.72 / (1 + len(unknown)) ** 2,
+        "refused": None,
         "text": candidates[0]["text"],
         "candidates": candidates,
     }

@@ -53,6 +53,30 @@ def test_words_that_the_model_does_not_know_are_named(page: Page) -> None:
     assert not page.one("#unknown-words").is_displayed()
 
 
+def test_unknown_words_are_marked_and_the_page_says_how_sure_the_model_is(
+    page: Page, stub: Stub
+) -> None:
+    page.open_ready()
+    page.type_sentence("Bonjour le monde")
+    page.until(lambda: page.all("#source-marks mark"))
+    marks = page.all("#source-marks mark")
+    assert [mark.get_attribute("textContent") for mark in marks] == ["Bonjour", "monde"]
+    # Each mark lies under its word: both texts have the same place and measures.
+    styles = [
+        [page.one(box).value_of_css_property(name) for name in ("font", "padding", "width")]
+        for box in ("#source", "#source-marks")
+    ]
+    assert styles[0] == styles[1]
+    assert page.one("#source").location == page.one("#source-marks").location
+    said = page.one("#confidence")
+    assert said.text.startswith("Unsure: 2 words unknown (8")
+    assert said.get_attribute("role") == "status"
+    assert page.one("#source").get_attribute("aria-describedby") == "unknown-words"
+    page.type_sentence("Où travaille ta sœur ?")
+    page.until(lambda: page.text("#confidence").startswith("Fairly sure (72"))
+    assert page.all("#source-marks mark") == []
+
+
 def test_an_emptied_field_shows_no_translation(page: Page) -> None:
     page.open_ready()
     page.one("#source").send_keys(Keys.CONTROL, "a")
