@@ -36,6 +36,7 @@ from seqvis.config import Texts
 from seqvis.errors import ConfigError, ServingError
 from seqvis.process import usable_processors
 from seqvis.ray_internals import hide_controllers_end
+from seqvis.translation.confidence import CALIBRATION
 from serve.applications import (
     TRANSLATE_ROUTE,
     build_gateway,
@@ -133,7 +134,12 @@ def serving(settings: Serve) -> Iterator[str]:
     keys_for(settings.keys, settings.host, legacy=settings.legacy_keys)
     # Starting Ray takes ten seconds, so what is missing is found before.
     for path in settings.translator:
-        artifacts.load(_absolute(path), "translator", verify=False)
+        artifact = artifacts.load(_absolute(path), "translator", verify=False)
+        if settings.min_confidence and CALIBRATION not in artifact.files:
+            raise ConfigError(
+                f"--min-confidence: {path} is not calibrated, so it does not know how sure it is; "
+                "python -m jobs.evaluate_translator --calibrate adds that"
+            )
     if settings.collection:
         describe(_absolute(settings.collection))
     _check_port(settings.host, settings.port)

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from seqvis.decoding.beam import DecodingSettings
+from seqvis.errors import ConfigError
 from seqvis.samples.questions import generate_pairs
 from seqvis.translation.confidence import CALIBRATION
 from seqvis.translation.translator import Translator
+from serve.app import Serve, free_port, serving
 from tests.support.models import copied
 from tests.support.serving import Served, error_of, served
 
@@ -124,6 +126,9 @@ def test_a_translator_that_is_not_calibrated_refuses_a_threshold(
     translator: Translator, tmp_path: Path
 ) -> None:
     old = copied(translator, tmp_path / "old", without=CALIBRATION)
+    strict = Serve(translator=old, min_confidence=0.5, port=free_port())
+    with pytest.raises(ConfigError, match="is not calibrated"), serving(strict):
+        pass
     with served(str(old), None) as running:
         post = running.client.post
         plain = post("/v1/translate", json={"text": "Où ?"}).json()["translations"][0]
