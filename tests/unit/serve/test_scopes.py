@@ -92,9 +92,7 @@ def test_an_ordinary_key_neither_deletes_nor_replaces_nor_adds_a_picture(running
     assert again.content == shown.content
 
 
-def test_only_an_admin_learns_where_the_models_are(
-    running: Served, translator: Translator
-) -> None:
+def test_only_an_admin_learns_where_the_models_are(running: Served, translator: Translator) -> None:
     where = str(Path(translator.artifact.location.path).parent)
     shown = running.client.get("/v1/models", headers=as_key("ordinary"))
     assert where not in shown.text
