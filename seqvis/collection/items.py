@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import date, time, timedelta
 from decimal import Decimal
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
 import numpy as np
@@ -28,6 +28,8 @@ from seqvis.errors import DataError, UnknownFieldError
 LONGEST_ID = 4096  # bytes
 SHARD = "shard"  # the key of a shard's config that says which it is
 _JSON = json.JSONDecoder()
+
+Answer = TypeVar("Answer")  # of a shard
 
 
 @dataclass(frozen=True)
@@ -75,15 +77,20 @@ def merge(answers: Sequence[Sequence[Match] | UnknownFieldError], k: int) -> lis
     A shard whose items all lack a field of the filter raises UnknownFieldError; give the error as
     its answer. So does an empty shard. It is raised here if no shard has the field.
     """
+    return list(islice(heapq.merge(*known(answers), key=best_first), k))
+
+
+def known(answers: Sequence[Answer | UnknownFieldError]) -> list[Answer]:
+    """Return the shards' answers without errors; raise UnknownFieldError as `merge` does."""
     unknown = [answer for answer in answers if isinstance(answer, UnknownFieldError)]
-    matches = [answer for answer in answers if not isinstance(answer, UnknownFieldError)]
-    if unknown and not matches:
+    usable = [answer for answer in answers if not isinstance(answer, UnknownFieldError)]
+    if unknown and not usable:
         nowhere = set.intersection(*(set(error.missing) for error in unknown))
         missing = tuple(field for field in unknown[0].missing if field in nowhere)
         fields = set[str]().union(*(error.fields for error in unknown))
         if missing and fields:  # without any, all shards are empty, and so is the answer
             raise UnknownFieldError(missing, tuple(sorted(fields)))
-    return list(islice(heapq.merge(*matches, key=best_first), k))
+    return usable
 
 
 @dataclass(frozen=True)

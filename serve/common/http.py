@@ -136,16 +136,15 @@ def as_api_error(error: BaseException) -> ApiError:
     return ApiError(500, "something is wrong here; the log says what, by the request's id")
 
 
+def problem_of(error: ApiError) -> dict[str, Any]:
+    """Return what an answer says of an error."""
+    code = error.code if error.status != 500 else "internal"
+    return {"code": code, "message": str(error), **error.more}
+
+
 def response(error: ApiError, request_id: str) -> Response:
     """Return the answer for an error."""
-    content = {
-        "error": {
-            "code": error.code if error.status != 500 else "internal",
-            "message": str(error),
-            "request_id": request_id,
-            **error.more,
-        }
-    }
+    content = {"error": {**problem_of(error), "request_id": request_id}}
     headers = {REQUEST_ID: request_id, ANSWERED: "1"}
     if error.retry_after is not None:
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))

@@ -9,9 +9,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from seqvis.collection.filters import Where
 from seqvis.collection.items import Item, Match
+from seqvis.collection.scroll import Page
+from seqvis.errors import QueryError, UnknownFieldError
 from seqvis.search.requests import EncodedImage, NameSet, SearchRequest
 from serve.common.settings import TranslateOptions, Version
+
+Found = tuple[str, list[Match]]
+"""How a query in words is read, and a shard's best matches."""
 
 
 class Service(Protocol):
@@ -51,6 +57,12 @@ class EncoderService(Service, Protocol):
         """
         ...
 
+    async def encode_many(
+        self, version: str, contents: Sequence[bytes]
+    ) -> list[EncodedImage | QueryError]:
+        """Return the same of several pictures; of one that cannot be used, the error."""
+        ...
+
     async def classify(
         self, version: str, vector: np.ndarray, k: int, candidates: NameSet
     ) -> list[dict[str, Any]]:
@@ -61,16 +73,23 @@ class EncoderService(Service, Protocol):
 class IndexService(Service, Protocol):
     """One shard of the collection."""
 
-    async def search(self, version: str, request: SearchRequest) -> tuple[str, list[Match]]:
-        """Return how a query in words is read, and the shard's best matches.
+    async def search(
+        self, version: str, requests: Sequence[SearchRequest]
+    ) -> list[Found | QueryError]:
+        """Return what each request finds, or its error: UnknownWordError, UnknownFieldError, ….
 
-        The query is a TextQuery or a VectorQuery. Raises QueryError, UnknownWordError, DataError,
-        SearchTimeoutError.
+        Queries are TextQueries and VectorQueries. Raises DataError, SearchTimeoutError.
         """
         ...
 
-    async def vector(self, version: str, name: str) -> np.ndarray | None:
-        """Return the vector of a stored picture; None if there is none of this id."""
+    async def scroll(
+        self, version: str, limit: int, after: str | None, where: Where | None
+    ) -> Page | UnknownFieldError:
+        """Return a page of the shard's pictures. Raises DataError, SearchTimeoutError."""
+        ...
+
+    async def vectors(self, version: str, names: Sequence[str]) -> list[np.ndarray | None]:
+        """Return the vectors of stored pictures; None where there is none of this id."""
         ...
 
     async def thumbnail(self, version: str, name: str) -> bytes | None:
@@ -79,10 +98,10 @@ class IndexService(Service, Protocol):
 
 
 class WriterService(Service, Protocol):
-    async def add(self, version: str, item: Item) -> bool:
-        """Add or replace a picture; it is durable on return. Return whether there was one.
+    async def add(self, version: str, items: Sequence[Item]) -> list[bool]:
+        """Add or replace pictures; they are durable on return. Return which were there before.
 
-        Raises DataError if it cannot be stored, UnavailableError if the disk refuses it for now.
+        Raises DataError if one cannot be stored, UnavailableError if the disk refuses them for now.
         """
         ...
 

@@ -156,7 +156,11 @@ class Limits(Settings):
     beam: int = Field(8, ge=1, le=64)
     """Widest beam."""
     matches: int = Field(1000, ge=1)
-    """Most matches of a search."""
+    """Most matches of a search, or of all searches of one request; most pictures of a page."""
+    searches: int = Field(100, ge=1)
+    """Searches of one request."""
+    images: int = Field(64, ge=1)
+    """Pictures of one request to add."""
     image_bytes: int = Field(10 << 20, ge=1024)
     """Bytes of an uploaded picture."""
     metadata_bytes: int = Field(16 << 10, ge=1024)

@@ -7,7 +7,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, NoReturn
 from urllib.parse import unquote_to_bytes
 
@@ -23,12 +23,13 @@ from seqvis.errors import DataError
 from serve.common.http import ApiError
 from serve.common.settings import Limits
 from serve.gateway.access import ScopedRoute
-from serve.gateway.schema import TranslateRequest
+from serve.gateway.schema import BatchedSearch, TranslateRequest
 
 DEPTH = 32
 VALUES = 2000
+VALUES_OF_MANY = 20_000  # of a request for many pictures or searches
 FIELD_CHARACTERS = 20_000
-FIELDS = 100
+FIELDS, FILES = 100, 10
 FILTER_FIELDS, FILTER_VALUES, FILTER_BYTES = 16, 100, 8 << 10
 
 _STREAM_TIMES = 100  # texts and work of a stream, as a multiple of those of one answer
@@ -94,12 +95,19 @@ def _check_size(name: str, content: bytes, most: int) -> None:
             raise ApiError(422, f"{name}: lists and objects are nested deeper than {DEPTH}")
 
 
-class _BoundedRequest(Request):
+class BoundedRequest(Request):
     """A request whose body is read by `read_json`, and whose form fields are bounded."""
 
-    def __init__(self, request: Request, most_values: int):
+    def __init__(
+        self,
+        request: Request,
+        most_values: int = VALUES,
+        most_files: int = FILES,
+        most_characters: int = FIELD_CHARACTERS,
+    ):
         super().__init__(request.scope, request.receive)
         self._most_values = most_values
+        self._most_files, self._most_characters = most_files, most_characters
 
     async def json(self) -> Any:
         return read_json("the body", await self.body(), self._most_values)
@@ -112,28 +120,36 @@ class _BoundedRequest(Request):
         options = parse_options_header(self.headers.get("content-type"))[1]
         if options.get(b"charset", b"utf-8").lower() != b"utf-8":
             raise ApiError(422, "a form must be in UTF-8")
-        form = await super().form(max_fields=FIELDS, max_files=10, max_part_size=1 << 30)
+        form = await super().form(
+            max_fields=FIELDS, max_files=self._most_files, max_part_size=1 << 30
+        )
+        most = self._most_characters
         for name, value in form.multi_items():
-            if isinstance(value, str) and len(value) > FIELD_CHARACTERS:
+            if isinstance(value, str) and len(value) > most:
                 await form.close()
                 raise ApiError(
-                    422,
-                    f"{name[:100]}: has {len(value):,} characters; {FIELD_CHARACTERS:,} at most",
+                    422, f"{name[:100]}: has {len(value):,} characters; {most:,} at most"
                 )
         return form
 
 
-def bounded_route(most_values: int = VALUES) -> type[APIRoute]:
-    """Return the class of routes that need a scope and read requests within bounds."""
+def bounded_route(
+    most_values: int = VALUES, most_files: int = FILES, most_characters: int = FIELD_CHARACTERS
+) -> type[APIRoute]:
+    """Return the class of routes that need a scope and read requests within bounds.
+
+    `most_characters`: of a field of a form.
+    """
 
     class BoundedRoute(ScopedRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
             handle = super().get_route_handler()
 
-            async def bounded(request: Request) -> Response:
-                return await handle(_BoundedRequest(request, most_values))
+            async def handle_bounded(request: Request) -> Response:
+                bounded = BoundedRequest(request, most_values, most_files, most_characters)
+                return await handle(bounded)
 
-            return bounded
+            return handle_bounded
 
     return BoundedRoute
 
@@ -177,10 +193,23 @@ def check_texts(texts: list[str], request: TranslateRequest, limits: Limits) -> 
     return cost
 
 
-def check_k(k: int, limits: Limits) -> None:
+def check_k(k: int, limits: Limits, name: str = "k") -> None:
     """Raise ApiError (422) for more matches than are allowed."""
     if k > limits.matches:
-        raise ApiError(422, f"k is {k:,}; at most {limits.matches:,} is allowed here")
+        raise ApiError(422, f"{name} is {k:,}; at most {limits.matches:,} is allowed here")
+
+
+def check_searches(searches: Sequence[BatchedSearch], limits: Limits) -> None:
+    """Raise ApiError (422) for too many searches or matches, and for one that asks for nothing."""
+    if len(searches) > limits.searches:
+        raise ApiError(422, f"{len(searches):,} searches; at most {limits.searches:,} together")
+    check_k(sum(search.k for search in searches), limits, "the k of all searches together")
+    for number, search in enumerate(searches, start=1):
+        if (search.query is None) == (search.id is None):
+            raise ApiError(422, f"search {number}: give either a query or the id of a picture")
+        if search.id is not None:
+            check_ids([search.id])
+        check_filter(search.where)
 
 
 def check_filter(where: Mapping[str, Any] | None) -> None:

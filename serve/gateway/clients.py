@@ -15,8 +15,9 @@ import json
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any, TypeVar
 
 import grpc
@@ -25,11 +26,13 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from seqvis.collection.items import Item, Match, shard_of
-from seqvis.errors import BusyError, UnknownFieldError
+from seqvis.collection.filters import Where
+from seqvis.collection.items import Item, shard_of
+from seqvis.collection.scroll import Page
+from seqvis.errors import BusyError, QueryError, UnknownFieldError
 from seqvis.search.requests import EncodedImage, NameSet, SearchRequest
 from serve.common.http import UnavailableError
-from serve.common.services import EncoderService, IndexService, WriterService
+from serve.common.services import EncoderService, Found, IndexService, WriterService
 from serve.common.settings import TranslateOptions, Version
 
 T = TypeVar("T")
@@ -256,6 +259,11 @@ class RemoteEncoder(RemoteReplica):
     async def encode(self, version: str, content: bytes) -> EncodedImage:
         return await self._ask("encode", version, content)
 
+    async def encode_many(
+        self, version: str, contents: Sequence[bytes]
+    ) -> list[EncodedImage | QueryError]:
+        return await self._ask("encode_many", version, contents)
+
     async def classify(
         self, version: str, vector: np.ndarray, k: int, candidates: NameSet
     ) -> list[dict[str, Any]]:
@@ -263,19 +271,26 @@ class RemoteEncoder(RemoteReplica):
 
 
 class RemoteIndex(RemoteReplica):
-    async def search(self, version: str, request: SearchRequest) -> tuple[str, list[Match]]:
-        return await self._ask("search", version, request)
+    async def search(
+        self, version: str, requests: Sequence[SearchRequest]
+    ) -> list[Found | QueryError]:
+        return await self._ask("search", version, requests)
 
-    async def vector(self, version: str, name: str) -> np.ndarray | None:
-        return await self._ask("vector", version, name)
+    async def scroll(
+        self, version: str, limit: int, after: str | None, where: Where | None
+    ) -> Page | UnknownFieldError:
+        return await self._ask("scroll", version, limit, after, where)
+
+    async def vectors(self, version: str, names: Sequence[str]) -> list[np.ndarray | None]:
+        return await self._ask("vectors", version, names)
 
     async def thumbnail(self, version: str, name: str) -> bytes | None:
         return await self._ask("thumbnail", version, name)
 
 
 class RemoteWriter(RemoteReplica):
-    async def add(self, version: str, item: Item) -> bool:
-        return await self._ask("add", version, item)
+    async def add(self, version: str, items: Sequence[Item]) -> list[bool]:
+        return await self._ask("add", version, items)
 
     async def delete(self, version: str, name: str) -> bool:
         return await self._ask("delete", version, name)
@@ -304,27 +319,29 @@ class SearchServices:
         for metadata in described["versions"].values():
             self.shards = [self._index(shard) for shard in range(metadata["shards"])]
 
-    async def search(
-        self, version: str, request: SearchRequest
-    ) -> list[tuple[str, list[Match]] | UnknownFieldError]:
-        """Return the answer of each shard, or its UnknownFieldError."""
-        calls = [
-            asyncio.ensure_future(_answer_of(shard.search(version, request)))
-            for shard in self.shards
-        ]
-        try:
-            return await asyncio.gather(*calls)
-        finally:
-            for call in calls:  # the answers of those that still run are of no use
-                call.cancel()
+    async def ask_shards(self, ask: Callable[[IndexService], Awaitable[T]]) -> list[T]:
+        """Return the answer of each shard."""
+        return await _together(map(ask, self.shards))
+
+    async def vectors(self, version: str, names: Sequence[str]) -> dict[str, np.ndarray | None]:
+        """Return the vector of each stored picture, None where there is none."""
+        of_shard: dict[int, list[str]] = {}
+        for name in dict.fromkeys(names):
+            of_shard.setdefault(shard_of(name, len(self.shards)), []).append(name)
+        calls = (self.shards[shard].vectors(version, own) for shard, own in of_shard.items())
+        found = await _together(calls)
+        return dict(zip(chain(*of_shard.values()), chain(*found), strict=True))
 
     def owner(self, name: str) -> IndexService:
         """Return the shard that a picture is in."""
         return self.shards[shard_of(name, len(self.shards))]
 
 
-async def _answer_of(call: Awaitable[T]) -> T | UnknownFieldError:
+async def _together(calls: Iterable[Awaitable[T]]) -> list[T]:
+    """Return all answers; if one is an error, the other calls are cancelled."""
+    asked = [asyncio.ensure_future(call) for call in calls]
     try:
-        return await call
-    except UnknownFieldError as error:
-        return error
+        return await asyncio.gather(*asked)
+    finally:
+        for call in asked:
+            call.cancel()

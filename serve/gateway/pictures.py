@@ -1,21 +1,33 @@
-"""Showing, adding and deleting pictures: the routes and their work."""
+"""Listing, showing, adding and deleting pictures: the routes and their work."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Annotated, Any
 from urllib.parse import quote
 
-from fastapi import APIRouter, Depends, File, Form, Request, UploadFile
+from fastapi import APIRouter, Depends, File, Form, Query, Request, UploadFile
 from starlette.responses import Response
 
-from seqvis.collection.items import Item, check_new_ids
+from seqvis.collection.filters import Where
+from seqvis.collection.items import Item, check_new_ids, known
+from seqvis.collection.scroll import Page, merge_pages
+from seqvis.errors import QueryError
+from seqvis.search.requests import EncodedImage
 from serve.common.http import ApiError, json_response
 from serve.common.settings import Limits
 from serve.common.versions import version_key
 from serve.gateway import schema
 from serve.gateway.access import asker, audited
-from serve.gateway.checks import bounded_route, check_metadata, given_id, mapping_of
+from serve.gateway.checks import (
+    bounded_route,
+    check_filter,
+    check_k,
+    check_metadata,
+    given_id,
+    mapping_of,
+)
 from serve.gateway.live import LiveModels
 from serve.gateway.schema import answers
 
@@ -25,14 +37,45 @@ Picture = Annotated[str, Depends(given_id)]
 def pictures(live: LiveModels, limits: Limits) -> APIRouter:
     router = APIRouter(prefix="/v1", tags=["pictures"], route_class=bounded_route())
     jpeg = {"content": {"image/jpeg": {}}, "description": "The thumbnail"}
+    page = {
+        "model": schema.PicturesAnswer,
+        "content": {"image/jpeg": {}},
+        "description": "A page of pictures; with `id`, this one's thumbnail",
+    }
 
-    @router.get("/images", response_class=Response, responses={200: jpeg})
+    @router.get("/images", response_model=None, responses={200: page})
+    async def images(
+        request: Request,
+        id: Annotated[schema.Id | None, Query(description="Only the thumbnail of this")] = None,  # noqa: A002
+        after: Annotated[str | None, Query(description="`next` of the page before")] = None,
+        limit: Annotated[int, Query(ge=1, le=1000, description="Pictures of a page")] = 100,
+        where: Annotated[str | None, Query(description="A filter as JSON")] = None,
+        model: Annotated[schema.ModelName | None, Query(description="A live version")] = None,
+    ) -> Response:
+        """List the collection page by page, or show a stored picture.
+
+        The order never changes: a picture that is there all the while is on exactly one page,
+        whatever is added or deleted meanwhile. A page has more pictures than `limit` only if the
+        hashes of ids are equal.
+        """
+        if id is not None:
+            return await thumbnail(given_id(request, id), request)
+        check_k(limit, limits, "limit")
+        metadata_filter = mapping_of("where", where)
+        check_filter(metadata_filter)
+        chosen, listed = await list_pictures(live, limit, after, metadata_filter, model)
+        shown = [
+            {"id": entry.id, "metadata": entry.metadata, "image": image_path(entry.id)}
+            for entry in listed.entries
+        ]
+        return json_response({"model": chosen, "images": shown, "next": listed.next})
+
     @router.get("/images/{id:path}", response_class=Response, responses={200: jpeg})
     async def thumbnail(picture: Picture, request: Request) -> Response:
         """Show a stored picture, its longer side at most 128 pixels.
 
-        Give the id as the query parameter `id`, as `image` in answers does. In the path, clients
-        and proxies change ids such as `a/../b.jpg` or `/b.jpg` before they arrive.
+        Better give the id as the query parameter `id`, as `image` in answers does. In the path,
+        clients and proxies change ids such as `a/../b.jpg` or `/b.jpg` before they arrive.
         """
         content = await thumbnail_of(live, picture)
         tag = f'"{blake2b(content, digest_size=12).hexdigest()}"'
@@ -56,15 +99,17 @@ def pictures(live: LiveModels, limits: Limits) -> APIRouter:
         metadata: Annotated[str | None, Form(description="Further values as JSON")] = None,
     ) -> Response:
         """Add a picture, or replace the one of this id; searches find it within a second."""
-        stored = {"label": label or None, "name": name or label or None}
-        stored |= mapping_of("metadata", metadata) or {}
-        check_metadata(stored, limits)
-        content = await content_of(file, limits)
-        picture = check_new_ids([id])[0] if id else id_of_upload(content)
-        with audited("add", *asker(request), ids=[picture]) as line:
-            if await add_picture(live, content, picture, stored):
+        about = schema.NewPicture.model_construct(
+            id=id or None, label=label, name=name, metadata=mapping_of("metadata", metadata)
+        )
+        picture = await new_picture(file, about, limits)
+        with audited("add", *asker(request), ids=[picture.id]) as line:
+            result = (await add_pictures(live, [picture]))[picture.id]
+            if isinstance(result, QueryError):
+                raise result
+            if result:
                 line["action"] = "overwrite"
-        return json_response({"id": picture, "image": image_path(picture)}, 201)
+        return json_response({"id": picture.id, "image": image_path(picture.id)}, 201)
 
     @router.delete("/images", response_model=None, responses=answers(schema.DeleteAnswer))
     @router.delete("/images/{id:path}", response_model=None, responses=answers(schema.DeleteAnswer))
@@ -76,7 +121,7 @@ def pictures(live: LiveModels, limits: Limits) -> APIRouter:
         """
         with audited("delete", *asker(request), ids=[picture]):
             if not await delete_picture(live, picture):
-                raise ApiError(404, f"{picture}: no picture has this id")
+                raise not_there(picture)
         return json_response({"id": picture, "deleted": True})
 
     return router
@@ -87,33 +132,74 @@ async def thumbnail_of(live: LiveModels, picture: str) -> bytes:
     owner = live.search_services().owner(picture)
     _, content = await live.ask("search", None, lambda key: owner.thumbnail(key, picture))
     if not content:
-        raise ApiError(404, f"{picture}: no picture has this id")
+        raise not_there(picture)
     return content
 
 
-async def add_picture(
-    live: LiveModels, content: bytes, name: str, metadata: Mapping[str, Any]
-) -> bool:
-    """Add a picture to every live version, or replace it; it is durable on return.
+async def list_pictures(
+    live: LiveModels, limit: int, after: str | None, where: Where | None, name: str | None
+) -> tuple[str, Page]:
+    """Return the version's name and a page of its pictures."""
+    services = live.search_services()
 
-    Returns whether a version had one of this id.
+    async def ask(key: str) -> Page:
+        pages = await services.ask_shards(lambda shard: shard.scroll(key, limit, after, where))
+        return merge_pages(known(pages), limit)
+
+    return await live.ask("search", name, ask)
+
+
+@dataclass(frozen=True)
+class UploadedPicture:
+    """A picture to add: its file, and what is stored with it."""
+
+    id: str
+    content: bytes
+    metadata: Mapping[str, Any]
+
+    def item(self, encoded: EncodedImage) -> Item:
+        """Return what is stored, with the picture's place among words."""
+        size = {"width": encoded.width, "height": encoded.height}
+        stored = {"label": None, "name": None, "path": self.id, **size, **self.metadata}
+        return Item(self.id, encoded.vector, stored, encoded.thumbnail)
+
+
+async def new_picture(
+    file: UploadFile, about: schema.NewPicture, limits: Limits
+) -> UploadedPicture:
+    """Read an uploaded picture. Raises ApiError, or DataError if its id cannot be one."""
+    stored = {"label": about.label or None, "name": about.name or about.label or None}
+    stored |= about.metadata or {}
+    check_metadata(stored, limits)
+    content = await content_of(file, limits)
+    name = check_new_ids([about.id])[0] if about.id else id_of_upload(content)
+    return UploadedPicture(name, content, stored)
+
+
+async def add_pictures(
+    live: LiveModels, pictures: Sequence[UploadedPicture]
+) -> dict[str, bool | QueryError]:
+    """Add pictures of different ids to every live version, or replace them; durable on return.
+
+    Returns for each id whether a version had it, or why the picture cannot be used.
     """
     services = live.search_services()
-    replaced = False
+    results: dict[str, bool | QueryError] = {picture.id: False for picture in pictures}
     for version in live.live_versions("search").versions:
         key = version_key(version)
-        encoded = await services.encoder.encode(key, content)
-        stored = {
-            "label": None,
-            "name": None,
-            "path": name,
-            "width": encoded.width,
-            "height": encoded.height,
-            **metadata,
-        }
-        item = Item(name, encoded.vector, stored, encoded.thumbnail)
-        replaced |= await services.writer.add(key, item)
-    return replaced
+        left = [picture for picture in pictures if isinstance(results[picture.id], bool)]
+        if not left:
+            break
+        encoded = await services.encoder.encode_many(key, [picture.content for picture in left])
+        items = []
+        for picture, image in zip(left, encoded, strict=True):
+            if isinstance(image, QueryError):
+                results[picture.id] = image
+            else:
+                items.append(picture.item(image))
+        for item, there in zip(items, await services.writer.add(key, items), strict=True):
+            results[item.id] = results[item.id] or there
+    return results
 
 
 async def delete_picture(live: LiveModels, name: str) -> bool:
@@ -131,6 +217,10 @@ async def content_of(file: UploadFile, limits: Limits) -> bytes:
     if len(content) > limits.image_bytes:
         raise ApiError(413, f"a picture may have {limits.image_bytes:,} bytes at most")
     return content
+
+
+def not_there(name: str) -> ApiError:
+    return ApiError(404, f"{name}: no picture has this id")
 
 
 def id_of_upload(content: bytes) -> str:

@@ -20,6 +20,7 @@ from serve.common.settings import Application, GatewaySettings, TranslateOptions
 from serve.common.versions import VersionMissingError, version_key
 from serve.gateway import schema
 from serve.gateway.access import asker, changing_models
+from serve.gateway.bulk import bulk
 from serve.gateway.checks import VALUES, bounded_route, check_texts, most_cost
 from serve.gateway.live import LiveModels
 from serve.gateway.middleware import RequestMiddleware, add_error_handlers
@@ -74,6 +75,7 @@ def build_api(
     api.include_router(_translation(live, settings))
     api.include_router(searching(live, settings.limits))
     api.include_router(pictures(live, settings.limits))
+    api.include_router(bulk(live, settings.limits))
     api.include_router(_operating(live))
     add_pages(api)
     return RequestMiddleware(api, settings, keys, lambda: live.draining, record)

@@ -87,7 +87,7 @@ class TranslateAnswer(BaseModel):
     translations: list[Translation]
 
 
-class _SearchRequest(Strict):
+class _Search(Strict):
     k: int = Field(10, ge=1, le=1000)
     """Most pictures to find."""
     min_score: float | None = Field(None, ge=-1, le=1)
@@ -95,6 +95,9 @@ class _SearchRequest(Strict):
     where: dict[str, Scalar | list[Scalar]] | None = None
     """Only pictures whose metadata has these values; of a list any will do. A picture whose own
     value is a list has each of its values."""
+
+
+class _SearchRequest(_Search):
     model: ModelName | None = None
     """Name of a live version; left out, one is chosen by the shares."""
 
@@ -117,6 +120,29 @@ class SearchLikeRequest(_SearchRequest):
     """The picture's id; it is not among the matches."""
 
 
+class BatchedSearch(_Search):
+    """A search by words or by a stored picture, one of several."""
+
+    query: Annotated[str, Field(max_length=1000)] | None = None
+    """As of /v1/search/text."""
+    id: Id | None = None
+    """As of /v1/search/like."""
+
+
+class SearchBatchRequest(Strict):
+    """Several searches. Their `k` together are limited as that of one search is."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"searches": [{"query": "boat", "k": 5}, {"query": "dogs without cats"}]}]
+        }
+    )
+
+    searches: list[BatchedSearch] = Field(min_length=1)
+    model: ModelName | None = None
+    """Name of a live version; left out, one is chosen by the shares."""
+
+
 class Match(BaseModel):
     id: str
     score: float
@@ -136,6 +162,29 @@ class SearchTextAnswer(SearchAnswer):
     """The signed sum that was searched for: `a photo of a dog, not a cat` is `dog - 0.5 * cat`."""
 
 
+class BatchedProblem(BaseModel):
+    """Why one of several cannot be done, as in the error of a single request."""
+
+    code: str
+    message: str
+
+    model_config = ConfigDict(extra="allow")
+
+
+class BatchedAnswer(BaseModel):
+    """Either `read_as` and `matches`, or `error`."""
+
+    read_as: str | None = None
+    matches: list[Match] | None = None
+    error: BatchedProblem | None = None
+
+
+class SearchBatchAnswer(BaseModel):
+    model: str
+    results: list[BatchedAnswer]
+    """In the order of the searches."""
+
+
 class Word(BaseModel):
     word: str
     labels: list[str]
@@ -145,6 +194,44 @@ class Word(BaseModel):
 class ClassifyAnswer(BaseModel):
     model: str
     words: list[Word]
+
+
+class Picture(BaseModel):
+    id: str
+    metadata: dict[str, Any]
+    image: str
+    """Where its thumbnail is."""
+
+
+class PicturesAnswer(BaseModel):
+    model: str
+    images: list[Picture]
+    next: str | None
+    """To be given as `after` for the next page; null after the last."""
+
+
+class NewPicture(Strict):
+    """What to store with a picture, each as the field of this name of POST /v1/images."""
+
+    id: Id | None = None
+    label: Annotated[str, Field(max_length=200)] | None = None
+    name: Annotated[str, Field(max_length=200)] | None = None
+    metadata: dict[str, Any] | None = None
+
+
+class AddedPicture(BaseModel):
+    id: str | None
+    status: Literal["added", "replaced", "refused"]
+    image: str | None = None
+    error: BatchedProblem | None = None
+    """Why it was refused."""
+
+
+class AddBatchAnswer(BaseModel):
+    results: list[AddedPicture]
+    """In the order of the files."""
+    added: int
+    """How many are stored now; the others were refused."""
 
 
 class AddAnswer(BaseModel):

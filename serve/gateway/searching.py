@@ -3,21 +3,29 @@
 The replicas hold the models and the collection; this asks them and merges their answers.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
-import numpy as np
 from fastapi import APIRouter, File, Form, UploadFile
 from starlette.responses import Response
 
 from seqvis.collection.items import Match, check_ids, merge
-from seqvis.errors import UnknownFieldError
-from seqvis.search.requests import ImageQuery, LikeQuery, NameSet, SearchRequest, TextQuery
+from seqvis.errors import QueryError, UnknownFieldError
+from seqvis.search.requests import (
+    ImageQuery,
+    LikeQuery,
+    NameSet,
+    SearchRequest,
+    TextQuery,
+    VectorQuery,
+)
 from serve.common.http import ApiError, json_response
+from serve.common.services import Found
 from serve.common.settings import Limits
 from serve.gateway import schema
 from serve.gateway.checks import bounded_route, check_filter, check_k, mapping_of
 from serve.gateway.live import LiveModels
-from serve.gateway.pictures import content_of, image_path
+from serve.gateway.pictures import content_of, image_path, not_there
 from serve.gateway.schema import answers
 
 
@@ -87,21 +95,69 @@ async def search(
     live: LiveModels, request: SearchRequest, name: str | None
 ) -> tuple[str, str, list[dict[str, Any]]]:
     """Return the version's name, how a query in words is read, and the matches."""
+    model, [answer] = await search_all(live, [request], name)
+    if isinstance(answer, Exception):
+        raise answer
+    read_as, matches = answer
+    return model, read_as, [match_json(match) for match in matches]
+
+
+async def search_all(
+    live: LiveModels, requests: Sequence[SearchRequest], name: str | None
+) -> tuple[str, list[Found | QueryError | ApiError]]:
+    """Return the version's name, and what each request finds, or its error."""
     services = live.search_services()
 
-    async def ask(key: str) -> tuple[str, list[Match]]:
-        query, nearest = request.query, request
-        if isinstance(query, ImageQuery | LikeQuery):
-            nearest = request.at(await _vector_of(live, key, query))
-        answers = await services.search(key, nearest)
-        read = [answer[0] for answer in answers if not isinstance(answer, UnknownFieldError)]
-        matches = [
-            answer if isinstance(answer, UnknownFieldError) else answer[1] for answer in answers
+    async def ask(key: str) -> list[Found | QueryError | ApiError]:
+        placed = await _placed(live, key, requests)
+        usable = [near for near in placed if isinstance(near, SearchRequest)]
+        by_shard = await services.ask_shards(lambda shard: shard.search(key, usable))
+        found = zip(*by_shard, strict=True)
+        return [
+            _merged(request, near.k, next(found)) if isinstance(near, SearchRequest) else near
+            for request, near in zip(requests, placed, strict=True)
         ]
-        return "".join(read[:1]), request.select(merge(matches, nearest.k))
 
-    model, (read_as, matches) = await live.ask("search", name, ask)
-    return model, read_as, [_match_json(match) for match in matches]
+    return await live.ask("search", name, ask)
+
+
+async def _placed(
+    live: LiveModels, key: str, requests: Sequence[SearchRequest]
+) -> list[SearchRequest | ApiError]:
+    """Return the requests for what is near their pictures; ApiError (404) if one is not stored."""
+    services = live.search_services()
+    stored = [request.query.id for request in requests if isinstance(request.query, LikeQuery)]
+    vectors = await services.vectors(key, stored)
+    placed: list[SearchRequest | ApiError] = []
+    for request in requests:
+        query = request.query
+        if isinstance(query, ImageQuery):
+            placed.append(request.at((await services.encoder.encode(key, query.content)).vector))
+        elif isinstance(query, LikeQuery):
+            vector = vectors[query.id]
+            placed.append(not_there(query.id) if vector is None else request.at(vector))
+        else:
+            placed.append(request)
+    return placed
+
+
+def _merged(
+    request: SearchRequest, k: int, answers: Sequence[Found | QueryError]
+) -> Found | QueryError:
+    """Return the answer of all shards, each of which was asked for `k` matches."""
+    read_as, matches = "", list[list[Match] | UnknownFieldError]()
+    for answer in answers:
+        if isinstance(answer, UnknownFieldError):
+            matches.append(answer)
+        elif isinstance(answer, QueryError):
+            return answer
+        else:
+            read_as = answer[0]
+            matches.append(answer[1])
+    try:
+        return read_as, request.select(merge(matches, k))
+    except UnknownFieldError as error:
+        return error
 
 
 async def name_picture(
@@ -111,22 +167,16 @@ async def name_picture(
     encoder = live.search_services().encoder
 
     async def ask(key: str) -> list[dict[str, Any]]:
-        return await encoder.classify(key, await _vector_of(live, key, picture), k, candidates)
+        [near] = await _placed(live, key, [SearchRequest(picture)])
+        if isinstance(near, ApiError):
+            raise near
+        assert isinstance(near.query, VectorQuery)
+        return await encoder.classify(key, near.query.vector, k, candidates)
 
     return await live.ask("search", name, ask)
 
 
-async def _vector_of(live: LiveModels, key: str, picture: ImageQuery | LikeQuery) -> np.ndarray:
-    services = live.search_services()
-    if isinstance(picture, ImageQuery):
-        return (await services.encoder.encode(key, picture.content)).vector
-    vector = await services.owner(picture.id).vector(key, picture.id)
-    if vector is None:
-        raise ApiError(404, f"{picture.id}: no picture has this id")
-    return vector
-
-
-def _match_json(match: Match) -> dict[str, Any]:
+def match_json(match: Match) -> dict[str, Any]:
     return {
         "id": match.id,
         "score": round(match.score, 4),

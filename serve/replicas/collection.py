@@ -10,27 +10,40 @@ import asyncio
 import json
 import logging
 import random
-from collections.abc import Callable, Mapping
+from collections import ChainMap
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
 from seqvis.collection.collection import Collection
+from seqvis.collection.filters import Where
 from seqvis.collection.items import Item, Match, shard_of
+from seqvis.collection.scroll import Page
 from seqvis.collection.shards import shard_paths
 from seqvis.deadline import Deadline
-from seqvis.errors import ArtifactError, SearchTimeoutError, StorageError, UnknownWordError
+from seqvis.errors import (
+    ArtifactError,
+    QueryError,
+    SearchTimeoutError,
+    StorageError,
+    UnknownFieldError,
+    UnknownWordError,
+)
 from seqvis.search.requests import SearchRequest, TextQuery, VectorQuery
 from seqvis.search.words import WordEncoder
 from serve.common.http import UnavailableError
 from serve.common.metrics import IndexMetrics, cancelled_counter
-from serve.common.services import IndexService, WriterService
+from serve.common.services import Found, IndexService, WriterService
 from serve.common.settings import Application, ImageSearchSettings, Version
 from serve.common.versions import Store
 from serve.replicas.base import REPORT_EVERY, CallThreads, Replica, device_of
+
+T = TypeVar("T")
 
 REFRESH_EVERY = 0.25  # seconds
 # Searches under way. Those that take long are so few that a gateway still has places for plain ones
@@ -69,22 +82,31 @@ class IndexReplica(Replica[LoadedShard], IndexService):
         self.repeat(REFRESH_EVERY, self._refresh)
         self.repeat(REPORT_EVERY, self._report)
 
-    async def search(self, version: str, request: SearchRequest) -> tuple[str, list[Match]]:
+    async def search(
+        self, version: str, requests: Sequence[SearchRequest]
+    ) -> list[Found | QueryError]:
         shard = self.get(version)
-        where = request.where
-        reads = isinstance(where, Mapping) and shard.collection.unread(where)
-        threads = self._reading if reads else self._plain
-        answer: tuple[str, list[Match]]
-        try:
-            answer = await threads.run(self._search, shard, request)
-        except UnknownWordError as error:
-            raise await self._with_suggestions(shard, error) from None
-        return answer
+        threads = self._threads(shard, *(request.where for request in requests))
+        found = await threads.run(self._search, shard, requests)
+        return await asyncio.gather(*(self._with_suggestions(shard, answer) for answer in found))
 
-    async def vector(self, version: str, name: str) -> np.ndarray | None:
+    async def scroll(
+        self, version: str, limit: int, after: str | None, where: Where | None
+    ) -> Page | UnknownFieldError:
+        shard = self.get(version)
+        page: Page
+        try:
+            page = await self._threads(shard, where).run(
+                shard.collection.scroll, limit, after, where
+            )
+        except UnknownFieldError as error:
+            return error
+        return page
+
+    async def vectors(self, version: str, names: Sequence[str]) -> list[np.ndarray | None]:
         collection = self.get(version).collection
-        item = await self._plain.run(lambda deadline: collection.get(name))
-        return None if item is None else item.vector
+        items = await self._plain.run(lambda deadline: [collection.get(name) for name in names])
+        return [item and item.vector for item in items]
 
     async def thumbnail(self, version: str, name: str) -> bytes | None:
         collection = self.get(version).collection
@@ -121,34 +143,58 @@ class IndexReplica(Replica[LoadedShard], IndexService):
             "attribution": self._settings.attribution,
         }
 
-    def _search(
-        self, shard: LoadedShard, request: SearchRequest, deadline: Deadline
-    ) -> tuple[str, list[Match]]:
-        query, read_as = request.query, ""
-        if isinstance(query, TextQuery):
-            read = shard.words.read(query.text)
-            read_as, vector = str(read), shard.words.encode(read, suggest=False)
-        else:
-            assert isinstance(query, VectorQuery)
-            vector = query.vector
-        began = perf_counter()
-        matches: list[Match] = shard.collection.search(
-            vector, request.k, request.where, request.min_score, deadline
+    def _threads(self, shard: LoadedShard, *filters: Where | None) -> CallThreads:
+        """Return the threads for searches with these filters, which may have to read metadata."""
+        reads = any(
+            isinstance(where, Mapping) and shard.collection.unread(where) for where in filters
         )
-        self._metrics.seconds.observe(perf_counter() - began, tags=self._tags)
-        if random.random() < self._settings.recall_sample:
-            self._metrics.recall.set(shard.collection.sample_recall(vector), tags=self._tags)
-        return read_as, matches
+        return self._reading if reads else self._plain
+
+    def _search(
+        self, shard: LoadedShard, requests: Sequence[SearchRequest], deadline: Deadline
+    ) -> list[Found | QueryError]:
+        """Search for queries that are to be searched alike together."""
+        answers: dict[int, Found | QueryError] = {}
+        alike: dict[Any, list[tuple[int, str, np.ndarray]]] = {}
+        for place, request in enumerate(requests):
+            try:
+                read_as, vector = _read(shard, request)
+            except QueryError as error:
+                answers[place] = error
+                continue
+            how = request.k, request.min_score, repr(request.where)
+            alike.setdefault(how, []).append((place, read_as, vector))
+        for group in alike.values():
+            request = requests[group[0][0]]
+            vectors = np.stack([vector for _, _, vector in group])
+            began = perf_counter()
+            try:
+                found: list[list[Match]] = shard.collection.search(
+                    vectors, request.k, request.where, request.min_score, deadline
+                )
+            except UnknownFieldError as error:
+                answers |= {place: error for place, *_ in group}
+                continue
+            seconds = (perf_counter() - began) / len(group)
+            for (place, read_as, vector), matches in zip(group, found, strict=True):
+                answers[place] = read_as, matches
+                self._metrics.seconds.observe(seconds, tags=self._tags)
+                if random.random() < self._settings.recall_sample:
+                    recall = shard.collection.sample_recall(vector)
+                    self._metrics.recall.set(recall, tags=self._tags)
+        return [answers[place] for place in range(len(requests))]
 
     async def _with_suggestions(
-        self, shard: LoadedShard, error: UnknownWordError
-    ) -> UnknownWordError:
-        """Return the error with known words of near spelling, if there is time to find them."""
+        self, shard: LoadedShard, answer: Found | QueryError
+    ) -> Found | QueryError:
+        """Add near spellings to an UnknownWordError, if there is time to find some."""
+        if not isinstance(answer, UnknownWordError):
+            return answer
         try:
-            words = await self._suggesting.run(shard.words.suggestions, error.word)
+            words = await self._suggesting.run(shard.words.suggestions, answer.word)
         except SearchTimeoutError:
-            return error
-        return UnknownWordError(error.word, words)
+            return answer
+        return UnknownWordError(answer.word, words)
 
     def _refresh(self) -> None:
         for shard in self.models():
@@ -164,6 +210,16 @@ class IndexReplica(Replica[LoadedShard], IndexService):
             self._metrics.tail.set(statistics["tail"], tags=self._tags)
 
 
+def _read(shard: LoadedShard, request: SearchRequest) -> tuple[str, np.ndarray]:
+    """Return how a request's query is read, and its vector. Raises QueryError."""
+    query = request.query
+    if isinstance(query, TextQuery):
+        read = shard.words.read(query.text)
+        return str(read), shard.words.encode(read, suggest=False)
+    assert isinstance(query, VectorQuery)
+    return "", query.vector
+
+
 class WriterReplica(Replica[list[Collection]], WriterService):
     """Every shard of every live version, opened for writing."""
 
@@ -175,16 +231,26 @@ class WriterReplica(Replica[list[Collection]], WriterService):
         super().__init__(settings.collection, store)
         self.repeat(COMPACT_EVERY, self._compact)
 
-    async def add(self, version: str, item: Item) -> bool:
-        def add(collection: Collection) -> bool:
-            replaced = item.id in collection
-            collection.add([item])
-            return replaced
+    async def add(self, version: str, items: Sequence[Item]) -> list[bool]:
+        shards = self.get(version)
+        of_shard: dict[int, list[Item]] = {}
+        for item in items:
+            of_shard.setdefault(shard_of(item.id, len(shards)), []).append(item)
 
-        return await self._change(version, item.id, add)
+        def add(collection: Collection, own: list[Item]) -> dict[str, bool]:
+            there = {item.id: item.id in collection for item in own}
+            collection.add(own)
+            return there
+
+        there = await asyncio.gather(
+            *(self._change(partial(add, shards[shard], own)) for shard, own in of_shard.items())
+        )
+        return [ChainMap(*there)[item.id] for item in items]
 
     async def delete(self, version: str, name: str) -> bool:
-        return await self._change(version, name, lambda collection: collection.delete([name]) > 0)
+        shards = self.get(version)
+        collection = shards[shard_of(name, len(shards))]
+        return await self._change(lambda: collection.delete([name]) > 0)
 
     def load(self, version: Version) -> list[Collection]:
         opened: list[Collection] = []
@@ -200,9 +266,8 @@ class WriterReplica(Replica[list[Collection]], WriterService):
         for collection in model:
             collection.close()
 
-    async def _change(self, version: str, name: str, change: Callable[[Collection], bool]) -> bool:
-        shards = self.get(version)
-        changing = self._pool.submit(change, shards[shard_of(name, len(shards))])
+    async def _change(self, change: Callable[[], T]) -> T:
+        changing = self._pool.submit(change)
         try:
             return await asyncio.wrap_future(changing)
         except asyncio.CancelledError:

@@ -72,6 +72,20 @@ class EncoderReplica(Replica[ImageEncoder], EncoderService):
             self._metrics.cancelled.inc()
             raise
 
+    async def encode_many(
+        self, version: str, contents: Sequence[bytes]
+    ) -> list[EncodedImage | QueryError]:
+        # One run of the network at a time, so that others' pictures still find a place to wait.
+        results: list[EncodedImage | QueryError] = []
+        at_once = self._settings.most_at_once()
+        for begin in range(0, len(contents), at_once):
+            some = (self.encode(version, content) for content in contents[begin : begin + at_once])
+            for result in await asyncio.gather(*some, return_exceptions=True):
+                if not isinstance(result, EncodedImage | QueryError):
+                    raise result
+                results.append(result)
+        return results
+
     async def classify(
         self, version: str, vector: np.ndarray, k: int, candidates: NameSet
     ) -> list[dict[str, Any]]:

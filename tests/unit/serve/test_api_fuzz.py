@@ -24,8 +24,10 @@ WITH_BODY = [
     "POST /v1/search/text",
     "POST /v1/search/like",
     "POST /v1/search/image",
+    "POST /v1/search/batch",
     "POST /v1/classify",
     "POST /v1/images",
+    "POST /v1/images/batch",
     "PUT /v1/models/{application}",
 ]
 WITHOUT_BODY = [

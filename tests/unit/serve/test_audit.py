@@ -87,7 +87,7 @@ def test_a_change_that_fails_has_a_line_with_the_reason(
     async def busy(*_: Any) -> None:
         raise BusyError("the disk does not take changes now", 5.0)
 
-    monkeypatch.setattr("serve.gateway.pictures.add_picture", busy)
+    monkeypatch.setattr("serve.gateway.pictures.add_pictures", busy)
     assert add(running, 1, id="b.jpg").status_code == 503
     (line,) = log.new()
     assert (line["action"], line["ids"], line["outcome"]) == ("add", ["b.jpg"], "overloaded")

@@ -106,7 +106,7 @@ class Deployment:
 
 
 def ask(deployment: Deployment, timeout: float = 5.0) -> Any:
-    return asyncio.run(index(deployment, timeout).vector("version", "picture"))
+    return asyncio.run(index(deployment, timeout).vectors("version", ["picture"]))
 
 
 def index(deployment: Deployment, timeout: float = 5.0, most: int = 4) -> RemoteIndex:
@@ -185,7 +185,7 @@ def test_silent_calls_share_a_question() -> None:
     shard = index(deployment)
 
     async def three() -> list[Any]:
-        return await asyncio.gather(*(shard.vector("version", "picture") for _ in range(3)))
+        return await asyncio.gather(*(shard.vectors("version", ["picture"]) for _ in range(3)))
 
     assert asyncio.run(three()) == ["answer"] * 3
     assert deployment.questions == 1
@@ -207,17 +207,17 @@ def test_a_request_that_is_given_up_cancels_its_call() -> None:
     shard = index(deployment, most=1)
 
     async def give_up() -> None:
-        asking = asyncio.create_task(shard.vector("version", "picture"))
+        asking = asyncio.create_task(shard.vectors("version", ["picture"]))
         await asyncio.sleep(0.01)
         with pytest.raises(BusyError):  # the only place is taken
-            await shard.vector("version", "picture")
+            await shard.vectors("version", ["picture"])
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking
         assert len(deployment.calls) == 1
         assert deployment.calls[0].cancelled
         with pytest.raises(TimeoutError):  # there is a place again
-            await asyncio.wait_for(shard.vector("version", "picture"), 0.01)
+            await asyncio.wait_for(shard.vectors("version", ["picture"]), 0.01)
 
     asyncio.run(give_up())
 

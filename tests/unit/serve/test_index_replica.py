@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from seqvis.collection.collection import Collection
-from seqvis.collection.items import Item
+from seqvis.collection.items import Item, Match
 from seqvis.deadline import Deadline
 from seqvis.errors import SearchTimeoutError, UnknownWordError
 from seqvis.search.requests import SearchRequest, TextQuery, VectorQuery
@@ -77,10 +77,16 @@ class Index(IndexReplica):
 
     async def filtered(self, **where: Any) -> list[str]:
         request = SearchRequest(VectorQuery(np.ones(2)), 1, where=where)
-        return [match.id for match in (await self.search(KEY, request))[1]]
+        return [match.id for match in (await self.only(request))[1]]
 
     async def words_for(self, query: str) -> str:
-        return (await self.search(KEY, SearchRequest(TextQuery(query), 3)))[0]
+        return (await self.only(SearchRequest(TextQuery(query), 3)))[0]
+
+    async def only(self, request: SearchRequest) -> tuple[str, list[Match]]:
+        [answer] = await self.search(KEY, [request])
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
 
 @pytest.fixture

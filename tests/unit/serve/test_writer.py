@@ -41,7 +41,7 @@ def test_a_full_disk_is_named_and_changes_go_on_once_there_is_room(small_disk: P
     key = f"default={folder}"
 
     async def add(name: str) -> None:
-        await writer.add(key, Item(name, np.ones(2), {"a": 1}, THUMBNAIL))
+        await writer.add(key, [Item(name, np.ones(2), {"a": 1}, THUMBNAIL)])
 
     async def change() -> None:
         await add("before")
@@ -79,7 +79,7 @@ def test_a_change_that_has_not_begun_when_its_caller_goes_is_not_made(tmp_path: 
         for _ in range(8):  # all of its threads
             writer._pool.submit(go_on.wait, 10)
         tasks = [
-            asyncio.create_task(writer.add(key, Item(f"{number}", np.ones(2), {}, b"")))
+            asyncio.create_task(writer.add(key, [Item(f"{number}", np.ones(2), {}, b"")]))
             for number in range(3)
         ]
         await asyncio.sleep(0.05)
