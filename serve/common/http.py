@@ -142,9 +142,11 @@ def problem_of(error: ApiError) -> dict[str, Any]:
     return {"code": code, "message": str(error), **error.more}
 
 
-def response(error: ApiError, request_id: str) -> Response:
-    """Return the answer for an error."""
-    content = {"error": {**problem_of(error), "request_id": request_id}}
+def response(
+    error: ApiError, request_id: str, content: Mapping[str, Any] | None = None
+) -> Response:
+    """Return the answer for an error, of the interface's form if no `content` is given."""
+    content = content or {"error": {**problem_of(error), "request_id": request_id}}
     headers = {REQUEST_ID: request_id, ANSWERED: "1"}
     if error.retry_after is not None:
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))

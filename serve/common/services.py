@@ -48,6 +48,10 @@ class TranslatorService(Service, Protocol):
         """Yield each translation as it ends, and before it what is written so far if wanted."""
         ...
 
+    async def detect(self, version: str, texts: Sequence[str]) -> list[dict[str, float]]:
+        """Return the share of each text's words that is known in each language of the pair."""
+        ...
+
 
 class EncoderService(Service, Protocol):
     async def encode(self, version: str, content: bytes) -> EncodedImage:

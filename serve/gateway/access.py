@@ -48,7 +48,10 @@ SCOPE_OF: dict[str, KeyScope | None] = {
     "DELETE /v1/images": "write",
     "DELETE /v1/images/{id:path}": "write",
     "PUT /v1/models/{application}": "admin",
-    "GET /v1/models": None,  # every key
+    "POST /translate": "translate",
+    "POST /detect": "translate",
+    "GET /languages": None,  # every key
+    "GET /v1/models": None,
     "GET /healthz": None,
     "GET /readyz": None,
 }

@@ -254,6 +254,9 @@ class RemoteTranslator(RemoteReplica):
     ) -> AsyncIterator[dict[str, Any]]:
         return self._stream("stream", version, texts, options)
 
+    async def detect(self, version: str, texts: Sequence[str]) -> list[dict[str, float]]:
+        return await self._ask("detect", version, texts)
+
 
 class RemoteEncoder(RemoteReplica):
     async def encode(self, version: str, content: bytes) -> EncodedImage:

@@ -170,6 +170,10 @@ class OwnTranslator(TranslatorService):
                     return
                 yield item
 
+    async def detect(self, version: str, texts: Sequence[str]) -> list[dict[str, float]]:
+        with self._places.taken():
+            return await self._in_time(self._translator.detect(version, texts))
+
     async def _in_time(self, answer: Awaitable[T]) -> T:
         try:
             async with asyncio.timeout(self._timeout):

@@ -39,6 +39,7 @@ from serve.common.keys import SCOPES, Keys, KeyScope, check_local, presented_key
 from serve.common.metrics import RequestRecord
 from serve.common.rates import RateLimiter
 from serve.common.settings import GatewaySettings
+from serve.gateway import libretranslate
 from serve.gateway.access import StrangersAudit
 
 _GOOD_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -121,10 +122,13 @@ class RequestMiddleware:
 
         try:
             try:
-                caller = self._let_in(scope, headers)
+                content: Receive = body
+                if self._keys is not None and scope["path"] in libretranslate.PATHS:
+                    content = await libretranslate.with_key_of_body(scope, body)
+                caller = self._let_in(scope, Headers(scope=scope))
                 scope["state"] |= {"caller": caller, "pay": partial(self._pay, caller)}
                 body.check_length()
-                await self._app(scope, body, send_marked)
+                await self._app(scope, content, send_marked)
             except Exception as error:
                 # Starlette raises what it has answered with 500 again, for the server to see.
                 if not status:
@@ -217,6 +221,8 @@ def refuse(scope: Scope, error: BaseException, request_id: str) -> Any:
     scope["state"]["code"] = shown.code if shown.status != 500 else "internal"
     if shown.status == 500:
         _log.error(json.dumps({"request_id": request_id, "error": repr(error)}), exc_info=error)
+    if scope["path"] in libretranslate.PATHS:
+        return libretranslate.refusal(shown, request_id)
     return response(shown, request_id)
 
 

@@ -6,6 +6,7 @@ Answers are written as JSON directly; their models are only for the OpenAPI docu
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
@@ -22,6 +23,7 @@ from serve.gateway import schema
 from serve.gateway.access import asker, changing_models
 from serve.gateway.bulk import bulk
 from serve.gateway.checks import VALUES, bounded_route, check_texts, most_cost
+from serve.gateway.libretranslate import libretranslate
 from serve.gateway.live import LiveModels
 from serve.gateway.middleware import RequestMiddleware, add_error_handlers
 from serve.gateway.pages import add_pages
@@ -76,6 +78,8 @@ def build_api(
     api.include_router(searching(live, settings.limits))
     api.include_router(pictures(live, settings.limits))
     api.include_router(bulk(live, settings.limits))
+    translate = partial(_translated, live, settings)
+    api.include_router(libretranslate(live, settings.limits, translate))
     api.include_router(_operating(live))
     add_pages(api)
     return RequestMiddleware(api, settings, keys, lambda: live.draining, record)
@@ -101,28 +105,13 @@ def _translation(live: LiveModels, settings: GatewaySettings) -> APIRouter:
         A request that costs much counts as several of its key's.
         """
         texts = [body.text] if isinstance(body.text, str) else body.text
-        least = body.min_confidence
-        if body.stream:  # it may be long
-            cost = await asyncio.to_thread(check_texts, texts, body, limits)
-        else:
-            cost = check_texts(texts, body, limits)
-        request.state.pay(cost.work / limits.work_per_request)
-        options = TranslateOptions(
-            body.beam,
-            body.n_best,
-            body.length_penalty,
-            body.attention,
-            body.partial,
-            settings.min_confidence if least is None else least,
-            most_cost(body, limits),
-        )
         if body.stream:
-            items = await _begun(_stream(live, texts, options, body.model))
+            # It may be long.
+            cost = await asyncio.to_thread(check_texts, texts, body, limits)
+            request.state.pay(cost.work / limits.work_per_request)
+            items = await _begun(_stream(live, texts, _options(body, settings), body.model))
             return StreamingResponse(_lines(items), media_type=_STREAMED)
-        translator = live.translator_service()
-        model, translations = await live.ask(
-            "translator", body.model, lambda key: translator.translate(key, texts, options)
-        )
+        model, translations = await _translated(live, settings, texts, body, request)
         if isinstance(body.text, str) and translations[0]["refused"]:
             raise _unsure(translations[0])
         return json_response({"model": model, "translations": translations})
@@ -138,6 +127,35 @@ def _unsure(translation: Mapping[str, Any]) -> ApiError:
         "unsure",
         confidence=translation["confidence"],
         unknown_words=translation["unknown_words"],
+    )
+
+
+def _options(body: schema.TranslateRequest, settings: GatewaySettings) -> TranslateOptions:
+    least = body.min_confidence
+    return TranslateOptions(
+        body.beam,
+        body.n_best,
+        body.length_penalty,
+        body.attention,
+        body.partial,
+        settings.min_confidence if least is None else least,
+        most_cost(body, settings.limits),
+    )
+
+
+async def _translated(
+    live: LiveModels,
+    settings: GatewaySettings,
+    texts: list[str],
+    body: schema.TranslateRequest,
+    request: Request,
+) -> tuple[str, list[dict[str, Any]]]:
+    """Return the version's name and the translations of a request's texts."""
+    cost = check_texts(texts, body, settings.limits)
+    request.state.pay(cost.work / settings.limits.work_per_request)
+    translator, options = live.translator_service(), _options(body, settings)
+    return await live.ask(
+        "translator", body.model, lambda key: translator.translate(key, texts, options)
     )
 
 

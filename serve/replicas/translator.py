@@ -17,6 +17,8 @@ from seqvis.decoding.beam import DecodingSettings
 from seqvis.decoding.linear import Precision
 from seqvis.errors import DataError
 from seqvis.process import keep_freed_memory
+from seqvis.text.languages import Languages
+from seqvis.text.spacing import CASE_TOKENS
 from seqvis.translation.inflight import InflightSettings, InflightTranslator
 from seqvis.translation.requests import Listener, Timing
 from seqvis.translation.results import Translation
@@ -101,6 +103,10 @@ class TranslatorReplica(Replica[InflightTranslator], TranslatorService):
             if given_up := inflight.cancel(request):
                 self._metrics.cancelled.inc(given_up)
 
+    async def detect(self, version: str, texts: Sequence[str]) -> list[dict[str, float]]:
+        languages = self.get(version).translator.languages
+        return await asyncio.to_thread(lambda: [_known_shares(languages, text) for text in texts])
+
     def check_health(self) -> None:
         if not all(inflight.healthy for inflight in self.models()):
             raise RuntimeError("a decoder's thread has died")
@@ -131,6 +137,20 @@ class TranslatorReplica(Replica[InflightTranslator], TranslatorService):
         self._metrics.rows.set(rows)
         self._metrics.waiting.set(waiting)
         self._metrics.occupancy.set(rows / max(1, sum(load.max_rows for load in loads)))
+
+
+def _known_shares(languages: Languages, text: str) -> dict[str, float]:
+    """Return the share of a text's words, 0 to 1, that each language's vocabulary has."""
+    shares = {}
+    for tokenizer, vocabulary in (
+        (languages.target_tokenizer, languages.target_vocabulary),
+        (languages.source_tokenizer, languages.source_vocabulary),
+    ):
+        tokens = [token for token in tokenizer.tokenize(text) if token not in CASE_TOKENS]
+        words = [token for token in tokens if any(map(str.isalpha, token))]
+        known = sum(word in vocabulary for word in words)
+        shares[tokenizer.settings.language] = known / max(1, len(words))
+    return shares
 
 
 _SHOWN = ("bleu", "chrf", "loss", "parameters")

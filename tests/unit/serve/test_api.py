@@ -72,7 +72,7 @@ def test_the_documents_examples_work(both: Served) -> None:
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             body = operation.get("requestBody", {}).get("content", {}).get("application/json")
-            if body is None or method == "put":
+            if body is None or method == "put" or "$ref" not in body["schema"]:
                 continue
             name = body["schema"]["$ref"].rsplit("/", 1)[1]
             for example in document["components"]["schemas"][name].get("examples", []):

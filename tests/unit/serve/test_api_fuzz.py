@@ -28,6 +28,8 @@ WITH_BODY = [
     "POST /v1/classify",
     "POST /v1/images",
     "POST /v1/images/batch",
+    "POST /translate",
+    "POST /detect",
     "PUT /v1/models/{application}",
 ]
 WITHOUT_BODY = [
@@ -36,6 +38,7 @@ WITHOUT_BODY = [
     "DELETE /v1/images",
     "DELETE /v1/images/{id}",
     "GET /v1/models",
+    "GET /languages",
 ]
 CASES = [(name, kind) for name in WITH_BODY for kind in ("positive", "negative")] + [
     (name, "positive")
