@@ -32,12 +32,13 @@ from benchmarks.breaking import a_picture, copy_of, parser_of
 from benchmarks.faults import ONE_EACH
 from benchmarks.instrument import as_table
 from benchmarks.material import photograph
+from seqvis.client import Client
 from seqvis.plots.style import draw_title, new_figure, save, style
 from seqvis.samples.questions import generate_pairs
 from serve.app import free_port
 from serve.testing.clients import Kind, Request, Traffic
 from serve.testing.server import RunningServer, local_config, own_memory, run_config
-from serve.testing.traffic import RETRIES, send
+from serve.testing.traffic import RETRIES
 
 RATES = {
     "translate": 2.0, "stream": 0.5, "words": 1.0, "picture": 0.5, "classify": 0.2,
@@ -149,8 +150,7 @@ def mixed(pictures: Sequence[bytes], name: str, factor: float = 1.0) -> dict[str
 
 def stored(server: RunningServer, query: str) -> str:
     """Return the id of a stored picture."""
-    answer = send(server, Request("/v1/search/text", {"query": query, "k": 1})).json()
-    return str(answer["matches"][0]["id"])
+    return Client(server.address).search_text(query, 1).matches[0].id
 
 
 def memory(server: RunningServer) -> dict[str, float]:

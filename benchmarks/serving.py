@@ -28,6 +28,7 @@ from pydantic import BaseModel
 from ray import serve
 
 from benchmarks.instrument import in_a_process, rate
+from seqvis.client import Client
 from seqvis.config import Settings
 from seqvis.decoding.beam import DecodingSettings
 from seqvis.decoding.search import search_many
@@ -39,7 +40,6 @@ from serve.common.versions import Store, configure, version_key
 from serve.gateway.front import PublishedFront, front_of
 from serve.testing.clients import Kind, Request, Traffic
 from serve.testing.server import RunningServer, local_config, run_config
-from serve.testing.traffic import send
 
 CLIENTS = (1, 8, 32)
 _DEFAULTS = {
@@ -266,11 +266,11 @@ def _median(rows: list[Figures]) -> Figures:
 
 def _translate(server: RunningServer, sentences: list[str], beam: int) -> list[str]:
     texts: list[str] = []
-    for begin in range(0, len(sentences), 50):
-        body = {"text": sentences[begin : begin + 50], "beam": beam}
-        answer = send(server, Request("/v1/translate", body))
-        answer.raise_for_status()
-        texts += [translation["text"] for translation in answer.json()["translations"]]
+    with Client(server.address) as client:
+        for begin in range(0, len(sentences), 50):
+            texts += [
+                str(one) for one in client.translate(sentences[begin : begin + 50], beam=beam)
+            ]
     return texts
 
 

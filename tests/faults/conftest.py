@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 
+from seqvis.client import Client
 from seqvis.devise.model import DeviseModel
 from seqvis.samples.questions import generate_pairs
 from seqvis.search.build import PictureItems, build_collection
@@ -18,14 +18,12 @@ from seqvis.translation.train import train
 from seqvis.translation.translator import Translator
 from seqvis.vision.feature_table import FeatureTable
 from serve.app import free_port
-from serve.testing.clients import Request
 from serve.testing.server import (
     QUICK_AUTOSCALING,
     RunningServer,
     local_config,
     run_config,
 )
-from serve.testing.traffic import persist, send
 from tests.support.corpora import write_corpus
 from tests.support.searching import make_world, train_small
 
@@ -175,29 +173,19 @@ def undisturbed(server: RunningServer, translators: Translators) -> Iterator[Non
     server.wait_ready()
 
 
+def client_of(server: RunningServer) -> Client:
+    """A client that is patient: an encoder that is just starting does not answer in time."""
+    return Client(server.address, timeout=120, retries=100)
+
+
 def live_translators(server: RunningServer) -> list[str]:
-    return [version["name"] for version in translator_state(server)["versions"]]
-
-
-def translator_state(server: RunningServer) -> dict[str, Any]:
-    state: dict[str, Any] = send(server, Request("/v1/models", method="GET")).json()["translator"]
-    return state
-
-
-def put_versions(
-    server: RunningServer, application: str, *versions: tuple[str, str]
-) -> requests.Response:
-    wanted = [{"name": name, "path": path} for name, path in versions]
-    request = Request(f"/v1/models/{application}", {"versions": wanted}, method="PUT")
-    return persist(server, request)  # an encoder that is just starting does not answer in time
+    return [version.name for version in client_of(server).models()["translator"].versions]
 
 
 def make_live(server: RunningServer, application: str, *versions: tuple[str, str]) -> None:
-    answer = put_versions(server, application, *versions)
-    assert answer.status_code == 200, answer.text
-    assert [version["name"] for version in answer.json()["versions"]] == [
-        name for name, _ in versions
-    ]
+    wanted = [{"name": name, "path": path} for name, path in versions]
+    live = client_of(server).change_models(application, wanted)
+    assert [version.name for version in live.versions] == [name for name, _ in versions]
 
 
 def pids(server: RunningServer, deployment: str = "") -> dict[str, list[int]]:

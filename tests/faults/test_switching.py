@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 
+from seqvis.client import RefusedError
 from serve.testing.clients import Kind, Reply, Request, Traffic
 from serve.testing.server import RunningServer
-from serve.testing.traffic import send, translating
+from serve.testing.traffic import translating
 from tests.faults.conftest import (
     TEXTS,
     Collections,
     Translators,
+    client_of,
     live_translators,
     make_live,
     pids,
-    put_versions,
-    translator_state,
 )
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("undisturbed")]
@@ -91,8 +91,7 @@ def _with_user_config(server: RunningServer, name: str, path: str) -> dict[str, 
 
 
 def _refused(server: RunningServer) -> dict[str, str]:
-    refused: dict[str, str] = translator_state(server)["refused"]
-    return refused
+    return client_of(server).models()["translator"].refused
 
 
 def test_a_broken_translator_is_refused_and_the_old_one_goes_on(
@@ -106,14 +105,13 @@ def test_a_broken_translator_is_refused_and_the_old_one_goes_on(
     with Traffic(server.address, kinds) as traffic:
         traffic.wait_good(3)
         for path in (broken, tmp_path / "nowhere"):
-            answer = put_versions(server, "translator", ("broken", str(path)))
-            assert answer.status_code == 422, answer.text
-            assert answer.json()["error"]["code"] == "bad_artifact"
+            with pytest.raises(RefusedError) as caught:
+                make_live(server, "translator", ("broken", str(path)))
+            assert caught.value.code == "bad_artifact"
         traffic.wait_good(3)
     outcome = kinds["translate"].outcome
     assert set(outcome.statuses) == {200}, outcome.not_good
-    live = send(server, Request("/v1/models", method="GET")).json()["translator"]["versions"]
-    assert [version["name"] for version in live] == ["default"]
+    assert live_translators(server) == ["default"]
 
 
 def test_a_collection_of_another_model_is_switched_in_without_a_failed_or_mixed_answer(

@@ -23,7 +23,7 @@ FLOORS = (
     ("seqvis.decoding", "seqvis.devise"),
     ("seqvis.seq2seq", "seqvis.corpus", "seqvis.vectors", "seqvis.vision"),
     ("seqvis.text", "seqvis.training", "seqvis.collection", "seqvis.datasets"),
-    ("seqvis.samples", "seqvis.plots"),
+    ("seqvis.samples", "seqvis.plots", "seqvis.client"),
     ("seqvis",),
 )
 """Packages, the highest first. A file imports from its own package and from lower floors."""
@@ -46,6 +46,7 @@ RAY = (
 
 LIGHT = (
     "seqvis",
+    "seqvis.client",
     "seqvis.collection.items",
     "seqvis.collection.shards",
     "seqvis.search.requests",
