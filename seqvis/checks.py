@@ -25,12 +25,19 @@ def has_control_characters(text: str) -> bool:
     return any(unicodedata.category(character) == "Cc" for character in text)
 
 
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # the package that would hold it
+        return False
+
+
 def require_extra(extra: str, *modules: str, instead: str = "") -> None:
     """Raise ConfigError if one of the extra's modules is not installed. Imports none of them.
 
     `instead`: what the message offers besides installing them.
     """
-    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    missing = [name for name in modules if not _is_installed(name)]
     if missing:
         raise ConfigError(
             f"{', '.join(missing)}: not installed; pip install 'seqvis[{extra}]' brings what "

@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from ray import serve
 from ray.serve.api import RunTarget
 from ray.serve.config import HTTPOptions
@@ -46,6 +46,7 @@ from serve.applications import (
     search,
     translator,
 )
+from serve.common import tracing
 from serve.common.keys import keys_for
 from serve.common.settings import GatewaySettings, ImageSearchSettings, Replicas
 from serve.common.versions import Store
@@ -83,6 +84,11 @@ class Serve(JobSettings):
     is served."""
     min_confidence: float = Field(0.0, ge=0, le=1)
     """Translations of less confidence are refused, unless a request asks otherwise."""
+    traces: str | None = None
+    """Address to which traces go by OTLP over HTTP, such as http://localhost:4318."""
+    trace_share: float = Field(0.01, gt=0, le=1)
+    """Share of the requests that are traced, with --traces; those that a client traces always
+    are."""
     attribution: str | None = None
     """Whose pictures these are, shown by the page."""
     use_gpu: bool = False
@@ -96,6 +102,13 @@ class Serve(JobSettings):
     gateway_replicas: Replicas = Replicas(target=32)
     drain_s: float = Field(30.0, ge=0, le=3600)
     """Seconds that requests under way have to end after Ctrl-C or SIGTERM."""
+
+    @field_validator("traces")
+    @classmethod
+    def _address(cls, value: str | None) -> str | None:
+        if value and not value.startswith(("http://", "https://")):
+            raise ValueError(f"{value} is no address; give one such as http://localhost:4318")
+        return value
 
     @model_validator(mode="after")
     def _something(self) -> "Serve":
@@ -132,6 +145,8 @@ def serving(settings: Serve) -> Iterator[str]:
     key, SeqvisError if an artifact cannot be used.
     """
     keys_for(settings.keys, settings.host, legacy=settings.legacy_keys)
+    if settings.traces:
+        os.environ.update(tracing.environment(settings.traces, settings.trace_share))
     # Starting Ray takes ten seconds, so what is missing is found before.
     for path in settings.translator:
         artifact = artifacts.load(_absolute(path), "translator", verify=False)

@@ -39,6 +39,7 @@ from serve.common.keys import SCOPES, Keys, KeyScope, check_local, presented_key
 from serve.common.metrics import RequestRecord
 from serve.common.rates import RateLimiter
 from serve.common.settings import GatewaySettings
+from serve.common.tracing import name_request
 from serve.gateway import libretranslate
 from serve.gateway.access import StrangersAudit
 
@@ -139,6 +140,7 @@ class RequestMiddleware:
             code = scope["state"].get("code")
             record = RequestRecord(_route(scope), status, time.perf_counter() - began, code)
             self._record(record)
+            name_request(scope["method"], record.route)
             if self._settings.access_log:
                 self._write_log(scope, record, request_id)
 

@@ -68,6 +68,8 @@ def build_api(
         summary="Translation, and search of pictures by words and of words by pictures",
         docs_url=None,
         redoc_url=None,
+        # Serve makes the traces (serve/common/tracing.py); FastAPI's would hold paths and queries.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         responses={
             status: {"model": schema.ErrorAnswer, "description": description}
             for status, description in _ERRORS.items()
