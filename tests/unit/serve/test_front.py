@@ -38,7 +38,7 @@ class Echo(TranslatorService):
         for text in texts:
             if text == "never":
                 await asyncio.Event().wait()
-            yield {"text": text}
+            yield {"text": text, "refused": None}
 
 
 @pytest.fixture
