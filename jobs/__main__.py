@@ -39,6 +39,9 @@ CONTENTS = {
         "search": ("jobs.search", "Search a collection by words or a picture; name a picture"),
         "collection": ("jobs.collection", "Change, copy, split or measure a collection"),
     },
+    "Share": {
+        "push-to-hub": ("jobs.push_to_hub", "Publish an artifact on the Hugging Face Hub"),
+    },
     "Serve": {
         "serve": ("serve.app", "Serve a translator and a search of pictures"),
         "make-key": ("serve.make_key", "Make an API key"),

@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from seqvis.errors import ArtifactError, DataError
-from seqvis.storage import Location, Place, locate, storage_errors
+from seqvis.storage import HUGGING_FACE, Location, Place, fetched, locate, storage_errors
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
@@ -173,6 +173,11 @@ def create(uri: Place, kind: str, config: Mapping[str, Any]) -> Iterator[Artifac
 
 def check_destination(destination: Location, kind: str) -> None:
     """Raise ArtifactError if writing an artifact of `kind` here would destroy something else."""
+    if destination.uri.startswith(HUGGING_FACE):
+        raise ArtifactError(
+            f"{destination.uri}: is not written to directly; give --out a directory, and then "
+            f"python -m jobs.push_to_hub"
+        )
     if not destination.exists():
         return
     if not destination.is_directory():
@@ -193,8 +198,9 @@ def check_destination(destination: Location, kind: str) -> None:
         )
 
 
-def kind_of(location: Location) -> str:
-    """Return the kind of the artifact at a location. Raises ArtifactError if there is none."""
+def kind_of(uri: Place) -> str:
+    """Return the kind of the artifact at `uri`. Raises ArtifactError if there is none."""
+    location = fetched(uri)
     if not (location / MANIFEST).exists():
         raise ArtifactError(
             f"{location.uri}: holds no {MANIFEST}; give a directory that a job wrote"
@@ -208,7 +214,7 @@ def load(uri: Place, kind: str, verify: bool = True, other_kind: str | None = No
     With `verify` each file's SHA-256 is computed (about 1 s per GB); without, only sizes are
     compared. Raises ArtifactError if it is missing, of another kind or version, or altered.
     """
-    location = locate(uri)
+    location = fetched(uri)
     if not location.exists():
         raise ArtifactError(
             f"{location.uri}: no such {kind}; make one with python -m jobs.{_MADE_BY[kind]}"

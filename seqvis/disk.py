@@ -95,6 +95,7 @@ def take_lock(path: Path, refusal: type[SeqvisError], text: str, wait: float = 0
 
 def link_or_copy(source: Path, target: Path) -> None:
     """Make a hard link, or a synced copy where the disk or the place allows no link."""
+    source = source.resolve()  # a hard link to a symbolic one would point elsewhere from its place
     try:
         os.link(source, target)
     except FileNotFoundError:

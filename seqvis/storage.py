@@ -21,7 +21,7 @@ from pyarrow import fs
 from seqvis.checks import require_extra
 from seqvis.errors import DataError, StorageError
 
-HUGGING_FACE = "hf://"  # before a dataset's name, and a colon and its configuration after it
+HUGGING_FACE = "hf://"  # before the name of a data set, or of an artifact (hub/download.py)
 _COPY_BYTES = 4 << 20
 _DENIED = ("ACCESS_DENIED", "InvalidAccessKeyId", "SignatureDoesNotMatch", "PERMISSION_DENIED")
 
@@ -195,12 +195,25 @@ def locate(uri: Place) -> Location:
     return Location(filesystem, path.rstrip("/"), text)
 
 
+def fetched(uri: Place) -> Location:
+    """Return where an artifact can be read: one on the Hugging Face Hub is loaded onto this disk.
+
+    Raises what `locate` raises, and `download`.
+    """
+    text = uri.uri if isinstance(uri, Location) else _text(uri)
+    if not text.startswith(HUGGING_FACE) or (isinstance(uri, Location) and uri.is_local):
+        return locate(uri)
+    from seqvis.hub.download import download
+
+    return Location(fs.LocalFileSystem(), str(download(text)), text)
+
+
 def local_path(uri: str | os.PathLike[str]) -> Path:
     """Return a local path. Raises DataError for an object store, where nothing can be mapped."""
     text = _text(uri)
-    if "://" in text and not text.startswith("file://"):
+    if "://" in text and not text.startswith(("file://", HUGGING_FACE)):
         raise DataError(f"{text}: must be on a local disk, not in an object store")
-    return Path(locate(text).path)
+    return Path(fetched(text).path)
 
 
 def _text(uri: str | os.PathLike[str]) -> str:

@@ -18,18 +18,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
-from seqvis.artifacts import MANIFEST
+from seqvis import artifacts
+from seqvis.artifacts import MANIFEST, Artifact
 from seqvis.collection import manifest, writer
 from seqvis.collection.index import Backend, IndexSettings
 from seqvis.collection.items import Batch, Item, batches, check_belongs, check_ids, check_items
-from seqvis.collection.journal import (
-    HEADING_SIZE,
-    Added,
-    Deleted,
-    JournalWriter,
-    Operation,
-    encode,
-)
+from seqvis.collection.journal import HEADING_SIZE, Added, Deleted, JournalWriter, Operation, encode
 from seqvis.collection.manifest import State
 from seqvis.collection.reader import (
     CollectionReader,
@@ -44,10 +38,11 @@ from seqvis.collection.view import Part
 from seqvis.collection.writer import NewSegment
 from seqvis.disk import remove_quietly
 from seqvis.errors import ArtifactError, ConfigError, StorageError
+from seqvis.hub.onhub import OnHub
 from seqvis.storage import local_path, storage_errors
 
 
-class Collection(CollectionReader):
+class Collection(CollectionReader, OnHub):
     """An open collection. Any number of threads may search it while one thread changes it.
 
     Close it when done, or use it in a `with` block.
@@ -81,8 +76,7 @@ class Collection(CollectionReader):
         settings: IndexSettings | None = None,
     ) -> Self:
         """Make an empty collection and open it. Raises ArtifactError if something is there."""
-        state = first_state(dimension, backend, config, settings)
-        return cls._make(local_path(path), state)
+        return cls._make(local_path(path), first_state(dimension, backend, config, settings))
 
     @classmethod
     def build(
@@ -157,6 +151,14 @@ class Collection(CollectionReader):
         path = local_path(path)
         manifest.restore_snapshot(str(snapshot), path)
         return cls.open(path)
+
+    @classmethod
+    def _open_from_hub(cls, uri: str, **options: Any) -> Self:
+        return cls.open(uri, read_only=True, **options)
+
+    def _as_artifact(self, folder: Path) -> Artifact:
+        self.snapshot(folder / "snapshot")
+        return artifacts.load(folder / "snapshot", manifest.KIND, verify=False)
 
     def add(self, items: Iterable[Item]) -> None:
         """Add all items or none; durable when it returns. An item whose id exists is replaced.

@@ -209,8 +209,8 @@ def restore_snapshot(uri: str, target: Path) -> None:
     Raises ArtifactError if the snapshot is altered or incomplete, or `target` is taken.
     """
     check_free(target, "restored collection")
-    source = locate(uri)
-    artifact = artifacts.load(source, KIND, verify=True)
+    artifact = artifacts.load(uri, KIND, verify=True)
+    source = artifact.location
     with appearing(target) as staging:
         staging.mkdir(parents=True)
         if source.is_local:

@@ -20,7 +20,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
-from typing import Self
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -30,6 +31,7 @@ from seqvis import artifacts
 from seqvis.artifacts import Artifact
 from seqvis.devise.labels import LabelVectors, WordNet, label_vectors
 from seqvis.errors import ArtifactError
+from seqvis.hub.onhub import OnHub
 from seqvis.storage import Place
 from seqvis.vectors.store import WordVectors
 from seqvis.vision.layouts import wnid_at_start
@@ -180,7 +182,7 @@ class LabelSpace:
         )
 
 
-class WordSpaceModel:
+class WordSpaceModel(OnHub):
     """The space of a trained model with its labels. Read-only; safe to share between threads."""
 
     def __init__(self, artifact: Artifact, labels: LabelSpace, centre: np.ndarray):
@@ -197,6 +199,13 @@ class WordSpaceModel:
             return cls(artifact, LabelSpace.read(artifact), tensors["centre"])
         except KeyError as error:
             raise mismatch(artifact, error) from error
+
+    @classmethod
+    def _open_from_hub(cls, uri: str, **options: Any) -> Self:
+        return cls.open(uri, **options)
+
+    def _as_artifact(self, folder: Path) -> Artifact:
+        return self.artifact
 
     @property
     def dimension(self) -> int:

@@ -162,6 +162,8 @@ def _save(
         "corpus_fingerprint": corpus.fingerprint(),
         "source_lang": corpus.config["source_lang"],
         "target_lang": corpus.config["target_lang"],
+        "train_pairs": len(task.train),
+        "valid_pairs": len(task.valid),
     }
     from seqvis.plots.figures import plot_curves  # matplotlib takes a second to load
 

@@ -1,6 +1,7 @@
 """A trained translator of readable text into readable text."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Self, overload
 
 import torch
@@ -13,6 +14,7 @@ from seqvis.decoding.linear import Precision
 from seqvis.decoding.native import pack_models
 from seqvis.decoding.search import search_many
 from seqvis.errors import ConfigError
+from seqvis.hub.onhub import OnHub
 from seqvis.seq2seq.model import Seq2Seq
 from seqvis.storage import Place
 from seqvis.text.languages import Languages, SourceSentence, load_languages
@@ -23,7 +25,7 @@ from seqvis.translation.results import Alternative, Translation, Translations
 from seqvis.translation.trained import TrainedModel, check_same_direction, check_same_words
 
 
-class Translator:
+class Translator(OnHub):
     """A model, or an ensemble of several, with its vocabularies and tokenisers."""
 
     def __init__(
@@ -75,6 +77,15 @@ class Translator:
         reranker = Reranker.load(reranking, models[0], device) if reranking else None
         languages = load_languages(models[0].artifact, FEW_WORDS)
         return cls(models, languages, precision, reranker)
+
+    @classmethod
+    def _open_from_hub(cls, uri: str, **options: Any) -> Self:
+        return cls.load(uri, **options)
+
+    def _as_artifact(self, folder: Path) -> Artifact:
+        if len(self.models) > 1:
+            raise ConfigError("an ensemble is published model by model, from Translator.load(PATH)")
+        return self.artifact
 
     @property
     def model(self) -> Seq2Seq:
