@@ -16,6 +16,7 @@ from seqvis.library.arguments import is_artifact, ray_session, settings_for, uri
 from seqvis.search.build import PictureItems, build_collection
 from seqvis.search.engine import SearchEngine
 from seqvis.storage import Place, local_path, locate
+from seqvis.training.trackers.tracking import TrackerName
 from seqvis.training.workers import Resources
 from seqvis.vectors.build import build_store
 from seqvis.vectors.sources import open_source
@@ -106,6 +107,7 @@ def train_devise(
     num_workers: int | None = 0,
     use_gpu: bool = False,
     restart: bool = False,
+    track: Sequence[TrackerName] = (),
     **settings: Any,
 ) -> DeviseModel:
     """Train a DeViSE model, which projects pictures into the space of word vectors, and open it.
@@ -126,6 +128,7 @@ def train_devise(
         num_workers: Ray Train workers; 0 trains in this process; None: as many as fit.
         use_gpu: one GPU for each worker.
         restart: begin anew, deleting the checkpoints.
+        track: where to show the run as well: "mlflow", "wandb", "tensorboard".
         **settings: any other flag of `train_devise`; groups are given as a dict, such as
             `head={"hidden": 1024}`.
 
@@ -146,7 +149,8 @@ def train_devise(
     else:
         embed_images(pictures, features, backbone=backbone, image_size=image_size)  # type: ignore[arg-type]
     with training_console() as report:
-        train(chosen, report, Resources(num_workers, 0, use_gpu, 0), restart, session=ray_session)
+        resources = Resources(num_workers, 0, use_gpu, 0)
+        train(chosen, report, resources, restart, session=ray_session, track=track)
     return DeviseModel.open(chosen.out)
 
 

@@ -16,6 +16,7 @@ from seqvis.errors import ArtifactError, ConfigError
 from seqvis.library.arguments import is_artifact, ray_session, settings_for, uri_of
 from seqvis.seq2seq.settings import Variant
 from seqvis.storage import HUGGING_FACE, Location, Place, locate
+from seqvis.training.trackers.tracking import TrackerName
 from seqvis.training.workers import Resources
 from seqvis.translation.task import TrainSettings
 from seqvis.translation.train import train
@@ -101,6 +102,7 @@ def train_translator(
     num_workers: int | None = 0,
     use_gpu: bool = False,
     restart: bool = False,
+    track: Sequence[TrackerName] = (),
     **settings: Any,
 ) -> Translator:
     """Train a translator and open it.
@@ -120,6 +122,7 @@ def train_translator(
         num_workers: Ray Train workers; 0 trains in this process, without Ray; None: as many as fit.
         use_gpu: train on a GPU, with workers on one each.
         restart: begin anew, deleting the checkpoints.
+        track: where to show the run as well: "mlflow", "wandb", "tensorboard".
         **settings: any other flag of `train_translator`; groups are given as a dict, such as
             `optimizer={"learning_rate": 0.002}`.
 
@@ -146,7 +149,7 @@ def train_translator(
         _corpus_of(pairs, locate(corpus_uri), source_lang, target_lang, columns)
     with training_console() as report:
         resources = Resources(num_workers, 0, use_gpu, 0)
-        train(chosen, report, resources, restart, session=ray_session)
+        train(chosen, report, resources, restart, session=ray_session, track=track)
     return Translator.load(place, "cuda" if use_gpu else "cpu")
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from seqvis.artifacts import MANIFEST
 from seqvis.storage import Location
 from seqvis.training.events import EPOCH_EVENTS, Report, StopTraining
-from seqvis.training.trackers.tracking import TrackerName, tracked
+from seqvis.training.trackers.tracking import TrackerName, tracked, tracker_names
 from seqvis.training.workers import IN_THIS_PROCESS, Resources, Workers, this_worker
 
 if TYPE_CHECKING:  # they load Ray
@@ -122,7 +122,7 @@ def launch(
         track: the experiment trackers that are shown the run.
 
     Raises:
-        ConfigError: a tracker's package is not installed.
+        ConfigError: a tracker is unknown, or its package is not installed.
         Exception: what the workers raise.
     """
     run = run_directory(out)
@@ -131,8 +131,9 @@ def launch(
     elif (out / MANIFEST).exists() and not (run / "checkpoints").exists():
         text = f"{out.uri}: holds a finished model, which is replaced at the end; {run.uri} has no "
         report({"event": "note", "text": f"{text}checkpoint to go on from"})
-    log = RunLog(run, "tensorboard" not in track)
-    with tracked(track, settings, out, run, report) as report:
+    trackers = tracker_names(track)
+    log = RunLog(run, "tensorboard" not in trackers)
+    with tracked(trackers, settings, out, run, report) as report:
 
         def listen(event: dict[str, Any]) -> None:
             if event["event"] in EPOCH_EVENTS:

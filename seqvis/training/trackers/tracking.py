@@ -17,14 +17,14 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 from queue import Queue
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol, get_args
 
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from seqvis import __version__, artifacts
 from seqvis.checks import require_extra
 from seqvis.config import Settings
-from seqvis.errors import DataError, redacted
+from seqvis.errors import ConfigError, DataError, redacted
 from seqvis.storage import Location
 from seqvis.training.events import EPOCH_EVENTS, Report
 
@@ -63,6 +63,15 @@ class Tracker(Protocol):
     ) -> None:
         """End the run. `results`: the best epoch's; `kind`, `folder`: the artifact, if there is
         one."""
+
+
+def tracker_names(given: Any) -> tuple[TrackerName, ...]:
+    """Return the names of trackers, of which one may stand alone. Raises ConfigError."""
+    try:
+        return TypeAdapter(TrackerNames).validate_python(given)
+    except ValidationError as error:
+        known = ", ".join(get_args(TrackerName))
+        raise ConfigError(f"track: {given!r} is no tracker; choose from {known}") from error
 
 
 def new_tracker(name: TrackerName) -> Tracker:

@@ -355,7 +355,9 @@ def test_all_trainers_track_and_stages_have_curves_of_their_own(
     assert "head/hit_at_5" in head
 
 
-def test_an_unknown_tracker_is_refused_with_those_there_are(job: Any) -> None:
+def test_an_unknown_tracker_is_refused_with_those_there_are(job: Any, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="'comet' is no tracker; choose from mlflow, wandb, tens"):
+        launch(print, None, locate(tmp_path / "out"), print, track="comet")  # type: ignore[arg-type]
     flags = ("--corpus", "c", "--out", "o", "--track", "comet")
     code, _, said = job(train_translator, *flags)
     assert code == 2
