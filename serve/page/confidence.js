@@ -4,7 +4,7 @@ import { element, percent } from "./dom.js";
 
 const DEGREES = [[0.8, "Sure"], [0.5, "Fairly sure"], [0, "Unsure"]]; // each from this confidence on
 
-/** "Unsure: 2 words unknown (4 %)"; "" if there is no translation, or the model does not say. */
+/** "Unsure: 2 words unknown (4 % likely to be a good translation)"; "" if there is no translation, or the model does not say. */
 export function inWords(translation) {
   const { confidence = null, unknown_words: unknown = [], refused = null } = translation ?? {};
   if (confidence === null) return "";

@@ -61,6 +61,7 @@ class Stub:
         self.seen: list[tuple[str, str]] = []
         self.added = 0
         self.given_up = 0  # translations whose reader went away
+        self.min_confidence = 0.0
         self.hold = threading.Event()  # while clear, translations stop after their first words
         self.hold.set()
 
@@ -182,9 +183,10 @@ def build_app(stub: Stub) -> FastAPI:
     @app.post("/v1/translate")
     async def translate(body: dict[str, Any]) -> StreamingResponse:
         made = translation(body["text"], body["n_best"])
+        refused = made["confidence"] < stub.min_confidence
 
         async def lines() -> AsyncIterator[str]:
-            words = made["text"].split()
+            words = [] if refused else made["text"].split()
             for count in range(1, len(words)):
                 yield json.dumps({"index": 0, "partial": " ".join(words[:count])}) + "\n"
                 try:
@@ -193,7 +195,8 @@ def build_app(stub: Stub) -> FastAPI:
                 except asyncio.CancelledError:
                     stub.given_up += 1
                     raise
-            yield json.dumps({"index": 0, "translation": made}) + "\n"
+            without = {"refused": "too unsure", "text": None, "candidates": []} if refused else {}
+            yield json.dumps({"index": 0, "translation": made | without}) + "\n"
             yield json.dumps({"done": True, "count": 1, "model": "stub"}) + "\n"
 
         return StreamingResponse(lines(), media_type="application/x-ndjson")

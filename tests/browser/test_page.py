@@ -77,6 +77,17 @@ def test_unknown_words_are_marked_and_the_page_says_how_sure_the_model_is(
     assert page.all("#source-marks mark") == []
 
 
+def test_a_refused_translation_is_not_shown_and_the_page_says_why(page: Page, stub: Stub) -> None:
+    page.open_ready()
+    stub.min_confidence = 0.5
+    page.type_sentence("Bonjour le monde")
+    page.until(lambda: page.text("#confidence").startswith("Not translated, too unsure: 2 words"))
+    assert page.text("#translation") == ""
+    assert page.one("#translation-said").get_attribute("textContent") == ""
+    assert not page.one("#alignment").is_displayed()
+    assert len(page.all("#source-marks mark")) == 2
+
+
 def test_an_emptied_field_shows_no_translation(page: Page) -> None:
     page.open_ready()
     page.one("#source").send_keys(Keys.CONTROL, "a")
