@@ -90,7 +90,7 @@ def pip(command: str, *arguments: str, folder: Path) -> None:
 
 def has_avx2() -> bool:
     """Return whether this is x86-64-v3: an x86 with AVX2 and what came with it."""
-    if platform.machine() != "x86_64":
+    if sys.platform != "linux" or platform.machine() != "x86_64":
         return False
     flags = Path("/proc/cpuinfo").read_text().split()
     return {"avx2", "bmi2", "fma"} <= set(flags)

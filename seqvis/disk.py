@@ -4,6 +4,7 @@ When a call returns, its files are on the disk and not only in its cache. Everyt
 `os`, one call at a time, so that a test can simulate a crash before and after each.
 """
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -19,11 +20,28 @@ from seqvis.errors import SeqvisError
 _RETRY = 0.05  # seconds between tries to take a lock
 
 
+def sync(descriptor: int) -> None:
+    """Return when what was written to a file or directory is on the disk.
+
+    On macOS `os.fsync` returns when the disk has it in a cache of its own, which a loss of power
+    empties; F_FULLFSYNC, which some of the disks there do not know, waits for the rest.
+    """
+    whole = getattr(fcntl, "F_FULLFSYNC", None)
+    if whole is not None:
+        try:
+            fcntl.fcntl(descriptor, whole)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOTTY):
+                raise
+    os.fsync(descriptor)
+
+
 # A new or renamed file is durable only once its directory, too, has been synced.
 def sync_directory(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(descriptor)
+        sync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -34,14 +52,14 @@ def synced_file(path: Path) -> Iterator[BinaryIO]:
     with path.open("wb") as stream:
         yield stream
         stream.flush()
-        os.fsync(stream.fileno())
+        sync(stream.fileno())
 
 
 def sync_file(path: Path) -> None:
     """Make durable what a library wrote to `path`."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        sync(descriptor)
     finally:
         os.close(descriptor)
 

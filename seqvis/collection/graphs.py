@@ -10,7 +10,6 @@ index or an altered file, and uses all threads of the machine. So every argument
 a library is called, and an index file's SHA-256 before the file is read.
 """
 
-import os
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -19,7 +18,7 @@ import numpy as np
 
 from seqvis.checks import require_extra
 from seqvis.collection.index import Backend, IndexSettings
-from seqvis.disk import file_hash
+from seqvis.disk import file_hash, sync
 from seqvis.errors import ArtifactError, DataError
 
 
@@ -233,7 +232,7 @@ def _disk_error(path: Path) -> OSError:
         with path.open("ab") as stream:
             stream.write(b"\0" * (1 << 20))
             stream.flush()
-            os.fsync(stream.fileno())
+            sync(stream.fileno())
     except OSError as error:
         return error
     return OSError(f"{path}: the index could not be written")

