@@ -156,13 +156,14 @@ class LabelSpace:
     @classmethod
     def read(cls, artifact: Artifact) -> "LabelSpace":
         """Return the labels that a model's artifact holds."""
-        # `read_table` and `to_numpy` would load pandas, which takes as long as all the rest.
+        # `read_table` and `to_numpy` would load pandas, which takes as long as all the rest, and
+        # `flatten` would load pyarrow.compute.
         table = pq.ParquetFile(io.BytesIO(artifact.file(LABELS).read_bytes())).read()
         vectors = table["vector"].combine_chunks()
         return cls(
             table["label"].to_pylist(),
             table["name"].to_pylist(),
-            np.from_dlpack(vectors.flatten()).reshape(len(table), -1),
+            np.from_dlpack(vectors.values).reshape(len(table), -1),
             np.array(table["seen"].to_pylist(), dtype=bool),
             table["how"].to_pylist(),
         )
