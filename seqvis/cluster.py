@@ -3,7 +3,7 @@
 Under `ray job submit`, with RAY_ADDRESS set, or with an address given, a job joins that Ray and
 leaves it running. So does a job in a process that has joined one already, as in tests. Otherwise a
 local Ray is started, without a dashboard and on the loopback interface only, and stopped at the
-end.
+end. Importing Ray takes a second, and not everybody has it, so it is imported where it is used.
 """
 
 import contextlib
@@ -21,8 +21,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import ray
-
+from seqvis.checks import require_extra
 from seqvis.errors import ConfigError, TrainingError
 from seqvis.ray_internals import node_on_loopback, standing_address
 
@@ -41,6 +40,9 @@ def ignore_progress(stage: str, done: int, total: int) -> None:
 
 def amount(resource: str) -> int:
     """Return how much of a resource, such as "CPU", all nodes have now, in whole units."""
+    require_extra("train", "ray")
+    import ray
+
     return int(ray.cluster_resources().get(resource, 0))
 
 
@@ -51,6 +53,8 @@ def can_grow() -> bool:
     must not be taken for "never". Ray does not say whether there is an autoscaler. A head without
     processors can do no work itself, so it is the sign of one, as are several nodes.
     """
+    import ray
+
     return len(ray.nodes()) > 1 or amount("CPU") == 0
 
 
@@ -65,7 +69,13 @@ def ray_session(num_cpus: int | None = None, address: str | None = None) -> Iter
 
     Starting Ray replaces the process's SIGTERM handler, and ending it takes it away; both times it
     is put back, so that a stopped job still cleans up after itself.
+
+    Raises ConfigError if Ray is not installed or cannot be joined, TrainingError if it does not
+    start.
     """
+    require_extra("train", "ray")
+    import ray
+
     if ray.is_initialized():
         yield
         return
@@ -120,6 +130,8 @@ def _start_here(num_cpus: int | None) -> None:
     Raises TrainingError if its processes do not come up, ConfigError if others could read its
     token.
     """
+    import ray
+
     keep_token_private()
     try:
         with _on_loopback():
@@ -144,6 +156,8 @@ def _connect(address: str, given: str) -> None:
 
     Raises ConfigError if it does not answer or refuses.
     """
+    import ray
+
     remedy = "start it, or leave this out to run on this machine alone"
     chosen = standing_address() if address == "auto" else address
     if chosen is None:
@@ -229,6 +243,9 @@ def _make(path: Path) -> None:
 @contextmanager
 def quiet_ray_data() -> Iterator[None]:
     """Silence Ray Data's bars and reports: the job shows its own progress."""
+    require_extra("train", "ray")
+    import ray
+
     context = ray.data.DataContext.get_current()
     logger = logging.getLogger("ray.data")
     before = (context.enable_progress_bars, context.print_on_execution_start, logger.level)

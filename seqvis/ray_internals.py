@@ -15,8 +15,6 @@ from threading import Event
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-import ray
-
 if TYPE_CHECKING:
     from ray.serve.deployment import Deployment
 
@@ -79,6 +77,7 @@ def keep_replica_local() -> None:
     all interfaces wherever the node is. On the node of a cluster this does nothing. Watched by
     tests/unit/serve/test_loopback.py.
     """
+    import ray
     from ray._common import tls_utils
     from ray._common.network_utils import build_address, get_localhost_ip, is_localhost
 

@@ -6,7 +6,8 @@ On this machine, or as applications of a Serve YAML:
     serve deploy serve/config/gpu.yaml
 
 A YAML finds here the functions `translator`, `search` and `gateway` (serve/applications.py); their
-`args` are the settings they take.
+`args` are the settings they take. What loads Ray is imported where it is used, so that `--help` and
+messages about flags come at once.
 """
 
 import contextlib
@@ -22,13 +23,12 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, field_validator, model_validator
-from ray import serve
-from ray.serve.api import RunTarget
-from ray.serve.config import HTTPOptions
 
 from seqvis import artifacts
+from seqvis.checks import require_extra
 from seqvis.cli.job import JobSettings, leave, run_job
 from seqvis.cluster import amount, can_grow, ray_session
 from seqvis.collection.shards import describe, shard_paths
@@ -36,29 +36,32 @@ from seqvis.config import Texts
 from seqvis.errors import ConfigError, ServingError
 from seqvis.process import usable_processors
 from seqvis.ray_internals import hide_controllers_end
-from seqvis.translation.confidence import CALIBRATION
-from serve.applications import (
-    TRANSLATE_ROUTE,
-    build_gateway,
-    build_search,
-    build_translator,
-    gateway,
-    search,
-    translator,
-)
+from serve import NEEDS
 from serve.common import tracing
 from serve.common.keys import keys_for
 from serve.common.settings import GatewaySettings, ImageSearchSettings, Replicas
-from serve.common.versions import Store
+from serve.common.versions import FOLLOW_EVERY, Store
 from serve.environment import server_environment
-from serve.gateway.live import FOLLOW_EVERY
-from serve.replicas.translator import TranslatorSettings
+
+if TYPE_CHECKING:
+    from ray.serve.api import RunTarget
+
+    from serve.applications import gateway, search, translator
 
 __all__ = ["Serve", "gateway", "run", "search", "serving", "translator"]
 
 _LAST_BYTES = 0.5  # seconds for what a gateway has answered to pass the proxy
 _NOTICED = 3 * FOLLOW_EVERY  # seconds in which all that take requests notice it and say so
 _LOGGING = {"enable_access_log": False, "encoding": "JSON"}  # the gateway writes its own
+
+
+def __getattr__(name: str) -> Any:
+    """Return one of the functions that a Serve YAML finds here."""
+    if name not in ("gateway", "search", "translator"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from serve import applications
+
+    return getattr(applications, name)
 
 
 class Serve(JobSettings):
@@ -144,9 +147,12 @@ def serving(settings: Serve) -> Iterator[str]:
     `drain_s` seconds. Raises ConfigError if the port is taken or strangers could ask without a
     key, SeqvisError if an artifact cannot be used.
     """
+    require_extra("serve", *NEEDS)
     keys_for(settings.keys, settings.host, legacy=settings.legacy_keys)
     if settings.traces:
         os.environ.update(tracing.environment(settings.traces, settings.trace_share))
+    from seqvis.translation.confidence import CALIBRATION  # loads PyTorch
+
     # Starting Ray takes ten seconds, so what is missing is found before.
     for path in settings.translator:
         artifact = artifacts.load(_absolute(path), "translator", verify=False)
@@ -167,6 +173,9 @@ def serving(settings: Serve) -> Iterator[str]:
 
 @contextmanager
 def _served(settings: Serve) -> Iterator[str]:
+    from ray import serve
+    from ray.serve.config import HTTPOptions
+
     address = f"http://{settings.host}:{settings.port}"
     with ExitStack() as end:
         end.enter_context(hide_controllers_end())
@@ -219,8 +228,10 @@ def wait_for_signal() -> None:
         pass
 
 
-def _start(targets: list[RunTarget]) -> None:
+def _start(targets: "list[RunTarget]") -> None:
     """Start all at once. Raises ServingError with what the replicas say if one cannot start."""
+    from ray import serve
+
     try:
         serve.run_many(targets)
     except RuntimeError as error:
@@ -233,7 +244,12 @@ def _start(targets: list[RunTarget]) -> None:
         raise ServingError("; ".join(problems) or str(error)) from error
 
 
-def _applications(settings: Serve) -> Iterator[RunTarget]:
+def _applications(settings: Serve) -> "Iterator[RunTarget]":
+    from ray.serve.api import RunTarget
+
+    from serve.applications import TRANSLATE_ROUTE, build_gateway, build_search, build_translator
+    from serve.replicas.translator import TranslatorSettings
+
     gpus = settings.gpus_per_replica
     if settings.translator:
         model = tuple(map(_absolute, settings.translator))

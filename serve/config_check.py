@@ -15,13 +15,13 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import CliPositionalArg
-from ray.runtime_env import RuntimeEnv
-from ray.serve.schema import HTTPOptionsSchema, ServeDeploySchema
 
+from seqvis.checks import require_extra
 from seqvis.cli.job import JobSettings, leave, run_job
 from seqvis.config import load_yaml, message_of, suggestion
 from seqvis.errors import ConfigError
 from seqvis.ray_internals import check_route, deployments_of, import_builder
+from serve import NEEDS
 
 
 def check(path: str, build: bool = True) -> list[str]:
@@ -29,6 +29,8 @@ def check(path: str, build: bool = True) -> list[str]:
 
     `build`: import the applications, to check deployment names, `args` and `user_config` too.
     """
+    from ray.serve.schema import ServeDeploySchema
+
     try:
         config = load_yaml(path)
     except ConfigError as error:
@@ -108,6 +110,8 @@ def _items(value: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
 
 
 def _check_runtime_env(value: dict[str, Any], path: str) -> list[str]:
+    from ray.runtime_env import RuntimeEnv
+
     known = {name: None for name in RuntimeEnv.known_fields if not name.startswith("_")}
     problems = [_no_such_key(f"{path}.{key}", key, known) for key in value if key not in known]
     try:
@@ -173,6 +177,8 @@ def _check_route(application: Mapping[str, Any], where: str) -> list[str]:
 
 def _listens_at(config: Mapping[str, Any]) -> str:
     """Return the host of http_options; without one Serve listens on all interfaces."""
+    from ray.serve.schema import HTTPOptionsSchema
+
     options = config.get("http_options")
     default = HTTPOptionsSchema.model_fields["host"].default
     return str(options.get("host", default) if isinstance(options, dict) else default)
@@ -237,6 +243,7 @@ class CheckConfig(JobSettings):
 
 def run(settings: CheckConfig) -> dict[str, Any]:
     """Raise ConfigError with a line for every problem."""
+    require_extra("serve", *NEEDS)
     problems = [
         f"{path}: {problem}" for path in settings.files for problem in check(path, settings.build)
     ]

@@ -12,12 +12,12 @@ import shlex
 from functools import partial
 from pathlib import Path
 
+from seqvis.checks import require_extra
 from seqvis.cli.job import JobSettings, leave, run_job
-from serve import proxy
-from serve.proxy import haproxy
+from serve import NEEDS
 
 ENVIRONMENT = {
-    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": proxy.IMPORT_PATH,
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve.proxy:middlewares",
     # A request crosses three processes; without these it also crosses two threads in each.
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
@@ -44,6 +44,9 @@ def server_environment(folder: Path | None = None) -> dict[str, str]:
 
     `folder`: where HAProxy keeps its files, for a server of this machine alone.
     """
+    require_extra("serve", *NEEDS)
+    from serve.proxy import haproxy  # loads Starlette
+
     return {**ENVIRONMENT, **haproxy.environment(folder)}
 
 

@@ -3,13 +3,13 @@
 from functools import partial
 from typing import Any
 
+from seqvis.checks import require_extra
 from seqvis.cli.job import RayJobSettings, leave, run_job
 from seqvis.devise.data import load_data
 from seqvis.devise.finetune import find_pictures
 from seqvis.devise.settings import DeviseSettings
 from seqvis.errors import ConfigError
 from seqvis.storage import absolute
-from tune.study.run import run_study
 from tune.study.settings import DEVISE, FINETUNED, StudySettings
 
 
@@ -30,6 +30,9 @@ def run(settings: TuneDevise) -> dict[str, Any]:
     """Search, and return the best trial."""
     if settings.method in ("conse", "blend"):
         raise ConfigError(f"--method {settings.method}: a search trains heads alone; leave it out")
+    require_extra("tune", "ray")
+    from tune.study.run import run_study  # loads Ray
+
     choices = settings.part(DeviseSettings)
     data = load_data(choices)
     if not choices.finetune.epochs:

@@ -3,10 +3,10 @@
 from functools import partial
 from typing import Any
 
+from seqvis.checks import require_extra
 from seqvis.cli.job import RayJobSettings, leave, run_job
 from seqvis.translation.task import TrainSettings
 from seqvis.translation.train import check_inputs
-from tune.study.run import run_study
 from tune.study.settings import TRANSLATOR, StudySettings
 
 
@@ -27,6 +27,9 @@ class TuneTranslator(RayJobSettings, TrainSettings, StudySettings):  # type: ign
 def run(settings: TuneTranslator) -> dict[str, Any]:
     """Search, and return the best trial."""
     check_inputs(settings)  # before any process is started
+    require_extra("tune", "ray")
+    from tune.study.run import run_study  # loads Ray
+
     return run_study(TRANSLATOR, settings)
 
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
-import ray
 
 from seqvis.cluster import Progress, quiet_ray_data
 from seqvis.corpus.inputs.source import PairSource
@@ -58,6 +57,8 @@ def _run(
     total: int,
     progress: Progress,
 ) -> Iterator[Any]:
+    import ray
+
     def apply(table: pa.Table) -> Iterator[pa.Table]:
         try:
             for item in table["item"].to_pylist():

@@ -14,10 +14,12 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seqvis.artifacts import MANIFEST
+from seqvis.checks import require_extra
 from seqvis.storage import Location
 from seqvis.training.events import EPOCH_EVENTS, Report, StopTraining
 from seqvis.training.trackers.tracking import TrackerName, tracked, tracker_names
@@ -71,6 +73,8 @@ class RunLog:
                 self._write_tensorboard(Path(folder) / "tensorboard", history)
 
     def _write_tensorboard(self, folder: Path, history: list[dict[str, Any]]) -> None:
+        if find_spec("tensorboard") is None:  # part of the extra `train`
+            return
         logging.getLogger("tensorboard").setLevel(logging.ERROR)
         from torch.utils.tensorboard import SummaryWriter  # takes a second to import
 
@@ -178,6 +182,8 @@ def in_workers(
         with suppress(StopTraining):
             function(settings, this_worker(resources.gpu), listen)
     else:
+        alone = "; --num-workers 0 trains in this process, without Ray"
+        require_extra("train", "ray", instead=alone)
         from seqvis.training.ray_train import run_workers  # importing Ray takes a second
 
         with session():

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from seqvis.artifacts import create, load
+from seqvis.checks import require_extra
 from seqvis.config import Settings
 from seqvis.encodings import BadLines
 from seqvis.errors import ConfigError, DataError, TrainingError
@@ -198,8 +199,9 @@ def train_vectors(
     """Train on the file or URI `text` (plain or compressed), writing a `.bin` into `folder`.
 
     Raises DataError if the text is missing or too small, or if more than `max_bad_share` of its
-    lines is not UTF-8; TrainingError if fastText fails.
+    lines is not UTF-8; TrainingError if fastText fails, ConfigError if it is not installed.
     """
+    require_extra("fasttext", "fasttext")
     tokens, model = folder / "tokens.txt", folder / "model.bin"
     bad = BadLines()
     with storage_errors(str(folder)), tokens.open("w", encoding="utf-8") as file:

@@ -19,10 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import ray
 import torch
 from pydantic import Field
-from ray import cloudpickle
 
 from seqvis import artifacts
 from seqvis.cluster import Progress, Session, amount, can_grow, ignore_progress, quiet_ray_data
@@ -91,6 +89,9 @@ class EmbedPictures:
     """Turns pixels into features in an actor that keeps the backbone on its device."""
 
     def __init__(self, backbone: Any, use_gpu: bool, threads: int):
+        import ray
+        from ray import cloudpickle
+
         torch.set_num_threads(threads)
         keep_freed_memory()
         loaded: Backbone = ray.get(cloudpickle.loads(backbone))
@@ -185,6 +186,9 @@ def _stream(
     if not files.num_rows:
         return
     cpus = max(1, amount("CPU"))
+    import ray
+    from ray import cloudpickle
+
     # Ten steps at least, where there are enough files: no result is seen before its task's last.
     tasks = max(_STEPS, 2 * cpus)
     rows = min(FILES_PER_TASK, max(_FILES_WORTH_A_TASK, -(-files.num_rows // tasks)))
@@ -272,6 +276,8 @@ def _lists(values: np.ndarray, kind: pa.DataType) -> pa.Array:
 @contextmanager
 def _in_order() -> Iterator[None]:
     """Let Ray Data hand on blocks in the order they came in."""
+    import ray
+
     options = ray.data.DataContext.get_current().execution_options
     before = options.preserve_order
     options.preserve_order = True

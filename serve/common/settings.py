@@ -16,7 +16,6 @@ from seqvis.checks import has_control_characters
 from seqvis.config import Settings
 from seqvis.decoding.cost import Cost
 from seqvis.errors import ConfigError
-from serve.common.http import ApiError
 
 
 @dataclass(frozen=True)
@@ -297,6 +296,8 @@ class Roots:
             served: what the operator made live; if no roots are configured, models may come from
                 the directories around these.
         """
+        from serve.common.http import ApiError  # loads Starlette, part of the extra `serve`
+
         try:
             place = place_of(path)
         except ValueError as error:

@@ -18,6 +18,7 @@ from seqvis.errors import SeqvisError
 from seqvis.ray_internals import head_delete, head_get, head_keys, head_put
 from serve.common.settings import Application, Version
 
+FOLLOW_EVERY = 0.5  # seconds between two looks at what is live
 _DRAINING = "draining"
 _GATEWAY = "gateway"
 _FRONTS = "front/"

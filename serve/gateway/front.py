@@ -23,10 +23,10 @@ from serve.common.keys import KeyFile, KeyHolder, Keys
 from serve.common.metrics import RequestMetrics
 from serve.common.services import TranslatorService
 from serve.common.settings import GatewaySettings, TranslateOptions, Version
-from serve.common.versions import FrontReport, Store
+from serve.common.versions import FOLLOW_EVERY, FrontReport, Store
 from serve.gateway.access import KEY_FILE, audit_keys, audited, write_audit_to
 from serve.gateway.clients import Places
-from serve.gateway.live import FOLLOW_EVERY, LiveModels
+from serve.gateway.live import LiveModels
 from serve.gateway.routes import build_api
 
 T = TypeVar("T")

@@ -14,12 +14,18 @@ from seqvis.errors import SeqvisError, redacted
 from serve.common.http import ApiError, UnavailableError
 from serve.common.services import Service, TranslatorService
 from serve.common.settings import Application, Roots, Version
-from serve.common.versions import LiveVersions, Store, VersionMissingError, change, version_key
+from serve.common.versions import (
+    FOLLOW_EVERY,
+    LiveVersions,
+    Store,
+    VersionMissingError,
+    change,
+    version_key,
+)
 from serve.gateway.clients import SearchServices
 
 T = TypeVar("T")
 
-FOLLOW_EVERY = 0.5  # seconds
 READY_WITHIN = 0.9  # seconds in which an application must say that it is ready
 
 _log = logging.getLogger("ray.serve")

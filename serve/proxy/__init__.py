@@ -20,7 +20,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.common.http import ANSWERED, REQUEST_ID, ApiError, Bodies, Body, response
 
-IMPORT_PATH = "serve.proxy:middlewares"
 MOST_BYTES = 12 << 20  # of a body that is kept
 _MOST_BODIES = 64  # that arrive at once
 _ATTEMPTS = 5

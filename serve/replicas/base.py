@@ -18,11 +18,16 @@ from seqvis.errors import SearchTimeoutError, SeqvisError, redacted
 from seqvis.ray_internals import keep_replica_local
 from serve.common.metrics import switches_counter
 from serve.common.settings import Application, Version
-from serve.common.versions import Store, VersionMissingError, configure, version_key
+from serve.common.versions import (
+    FOLLOW_EVERY,
+    Store,
+    VersionMissingError,
+    configure,
+    version_key,
+)
 
 Model = TypeVar("Model")
 
-FOLLOW_EVERY = 0.5  # seconds
 KEEP_FOR = 30.0  # seconds that a version stays loaded after it was last live
 REPORT_EVERY = 1.0  # seconds
 

@@ -67,7 +67,8 @@ def test_the_demo_says_what_is_missing_before_it_trains(
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     assert demo.main(["--out", str(tmp_path / "demo")]) == 2
-    assert f"{package}: not installed; pip install 'seqvis[samples]'" in capsys.readouterr().err
+    needed = f"{package}: not installed; pip install 'seqvis[samples,serve,train]'"
+    assert needed in capsys.readouterr().err
     assert not (tmp_path / "demo").exists()
 
 

@@ -3,6 +3,7 @@
 from contextlib import nullcontext
 
 import pytest
+import ray.serve
 from ray._private import worker
 
 from seqvis.ray_internals import hide_controllers_end
@@ -72,8 +73,8 @@ def test_a_server_that_is_stopped_while_it_starts_drains_before_it_ends(
         app.Store, "announce_draining", lambda self, draining: done.append(f"ends: {draining}")
     )
     monkeypatch.setattr(app, "drain", drained)
-    monkeypatch.setattr(app.serve, "start", lambda **_: done.append("start"))
-    monkeypatch.setattr(app.serve, "shutdown", lambda: done.append("shutdown"))
+    monkeypatch.setattr(ray.serve, "start", lambda **_: done.append("start"))
+    monkeypatch.setattr(ray.serve, "shutdown", lambda: done.append("shutdown"))
     monkeypatch.setattr(app, "_start", interrupted)
     settings = app.Serve(translator="t", port=8001, drain_s=7)
     with pytest.raises(KeyboardInterrupt), app._served(settings):
