@@ -8,6 +8,7 @@
 #   make test    runs all tests, two at a time where they do not measure
 #   make native  builds the C++ of seqvis/native anew, after a change of it or of PyTorch
 #   make docs    writes the reference from the docstrings: build/reference/index.html
+#   make wheel   builds dist/seqvis-….whl, with the C++ built for the PyTorch of .venv
 #   make count   counts files with code and lines of each package
 #   make bench   measures each stage beside its reference (docs/results/speed.md);
 #                BENCH_ARGS="--only training --only head --data DIR" and so on
@@ -43,7 +44,7 @@ export RAY_raylet_start_wait_time_s := 300
 # Tests and jobs start many processes; without bytecode each would compile every file again.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo lesson unit test native docs count bench lint setup lock audit ray submit clean
+.PHONY: demo lesson unit test native docs wheel count bench lint setup lock audit ray submit clean
 
 demo: $(VENV)/installed
 	$(RUN) -m jobs.demo --out $(DEMO_OUT) $(if $(filter 0,$(SERVE)),--no-serve)
@@ -67,6 +68,11 @@ native: $(VENV)/installed
 
 docs: $(VENV)/installed
 	$(RUN) docs/reference.py
+
+# What an earlier build left would otherwise be packed as well.
+wheel: $(VENV)/installed
+	rm -rf build/lib* build/bdist*
+	$(RUN) -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
 count:
 	@for package in seqvis jobs serve tune benchmarks; do \
@@ -126,4 +132,4 @@ $(VENV)/peers: $(VENV)/installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info seqvis/*/*.so
+	rm -rf $(VENV) runs build dist *.egg-info seqvis/*/*.so

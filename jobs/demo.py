@@ -8,6 +8,7 @@ for the held-out names alone. At the end both are served, with a page, until Ctr
 """
 
 import re
+import shutil
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -295,16 +296,16 @@ def _spread(values: Sequence[T], count: int) -> list[T]:
 
 
 def _say_what_next(folder: Path) -> None:
-    python = ".venv/bin/python -m"
+    seqvis = "seqvis" if shutil.which("seqvis") else f"{sys.executable} -m jobs"
     _say(
         f"\nNext:\n"
-        f'  {python} jobs.translate --model {folder}/translator "Où travaille ta sœur ?"\n'
-        f'  {python} jobs.search --collection {folder}/collection --text "snow - cold" --sheet '
+        f'  {seqvis} translate --model {folder}/translator "Où travaille ta sœur ?"\n'
+        f'  {seqvis} search --collection {folder}/collection --text "snow - cold" --sheet '
         f"{folder}/pictures/mine.png\n"
-        f"  {python} jobs.search --collection {folder}/collection --classify my-drawing.png "
+        f"  {seqvis} search --collection {folder}/collection --classify my-drawing.png "
         f"--candidates labels\n"
-        f"  {python} jobs.prepare_corpus --help   for two files of your own: README.md\n"
-        f"  {python} jobs.embed_images --help     for pictures of your own"
+        f"  {seqvis} prepare-corpus --help   for two files of your own: README.md\n"
+        f"  {seqvis} embed-images --help     for pictures of your own"
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from jobs.__main__ import MODULES
 from jobs.demo import PRESETS
 from jobs.demo import main as demo
 from seqvis.samples.questions import generate_pairs
@@ -48,17 +49,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_commands_for_data_of_ones_own_run_in_their_order(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    commands = [line for line in COMMANDS if line.startswith("python -m jobs.")]
+    commands = [line for line in COMMANDS if re.match("seqvis (?!serve)", line)]
     assert len(commands) >= 16
     monkeypatch.chdir(folder)
     for command in commands:
         words = shlex.split(command)
         if "--find-lr" in words:  # fewer steps of the full-size model, and no further worker
             words += ["--finder.steps", "30", "--num-workers", "0"]
-        job = importlib.import_module(words[2])
-        assert job.main(words[3:]) == 0, f"{command}\n{capsys.readouterr().err}"
+        job = importlib.import_module(MODULES[words[1]])
+        assert job.main(words[2:]) == 0, f"{command}\n{capsys.readouterr().err}"
         last = capsys.readouterr().out.splitlines()[-1]
-        if words[2] != "jobs.translate":
+        if words[1] != "translate":
             assert json.loads(last), command
     assert len((folder / "runs/translations.en").read_text().splitlines()) == 200
     for picture in ("attention.png", "found.png", "page.html"):
@@ -100,7 +101,7 @@ def test_the_demo_runs_from_the_generator_to_the_picture(
     out, result, messages = demo_run
     assert 0 <= result["bleu"] <= 100
     assert (out / "attention.png").read_bytes().startswith(b"\x89PNG")
-    assert "python -m jobs.translate --model" in messages
+    assert " translate --model" in messages
     assert set(result["typed"]) == {"apostrophes", "capitals", "accents", "names"}
     for kind, right in result["typed"].items():
         assert f"{kind}: {right} right" in messages
@@ -134,10 +135,11 @@ def test_what_the_demo_says_to_run_next_runs(
     out, _, messages = demo_run
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my-drawing.png").write_bytes((out / "drawings/pictures/bell.png").read_bytes())
-    commands = re.findall(r"python -m (jobs\.\w+ .*)", messages.partition("Next:")[2])
+    commands = re.findall(r"(?:seqvis|-m jobs) (.*)", messages.partition("Next:")[2])
     assert len(commands) == 5
     for command in commands:
         name, *words = shlex.split(command.partition("   ")[0])
+        job = importlib.import_module(MODULES[name])
         if "--help" not in words:
-            assert importlib.import_module(name).main(words) == 0, command
+            assert job.main(words) == 0, command
     assert (out / "pictures" / "mine.png").exists()

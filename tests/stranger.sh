@@ -1,0 +1,95 @@
+#!/bin/sh
+# The path of a stranger who has the wheel and an empty folder: install it, try it, train and serve.
+#
+#   sh tests/stranger.sh dist/seqvis-….whl FOLDER          as documented: 6 GB of packages, ten minutes
+#   DEMO_FLAGS="--pairs 1500 …" sh tests/stranger.sh …     with a smaller demo
+#   PACKAGES=…/site-packages sh tests/stranger.sh …        with the packages of that folder; fetches nothing
+#
+# PYTHON is the Python to begin with (default: python3). tests/ray/test_stranger.py runs it.
+set -eu
+wheel=$(realpath "$1")
+mkdir -p "$2"
+cd "$2"
+say() { printf '\n== %s\n' "$*"; }
+
+say install
+"${PYTHON:-python3}" -m venv venv
+if [ -n "${PACKAGES:-}" ]; then
+    # .pth files in a folder that is added like this are not read, so no checkout that is installed there for
+    # development can be imported.
+    echo "$PACKAGES" >"$(venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/packages.pth"
+    venv/bin/python -m pip install --quiet --no-index --no-deps "$wheel"
+else
+    venv/bin/python -m pip install --quiet "$wheel[all]" libretranslatepy
+fi
+export PATH="$PWD/venv/bin:$PATH"
+python -c 'import jobs, seqvis, serve, sys, tune
+for package in (jobs, seqvis, serve, tune):
+    assert package.__file__.startswith(sys.prefix), package.__file__'
+
+say help
+seqvis --version
+seqvis --help
+seqvis train-translator --help | head -n 3
+
+say a translator of two files
+for number in $(seq 200); do
+    echo "Où est le chat numéro $number ?" >>my.fr
+    echo "Where is cat number $number?" >>my.en
+done
+seqvis prepare-corpus --source my.fr --target my.en --source-lang fr --target-lang en --out corpus
+seqvis train-translator --corpus corpus --variant plain --epochs 2 --num-workers 0 --out translator
+seqvis translate --model translator "Où est le chat numéro 3 ?"
+
+say the demo
+seqvis demo --no-serve ${DEMO_FLAGS:-}
+seqvis search --collection runs/demo/collection --text "engine + boat"
+
+say the server
+port=$(python -c 'from serve.app import free_port; print(free_port())')
+address=http://127.0.0.1:$port
+seqvis serve --translator runs/demo/translator --collection runs/demo/collection --port "$port" &
+server=$!
+trap 'kill $server 2>/dev/null || true' EXIT
+python - "$address" <<'END'
+import json, sys, time, urllib.error, urllib.request
+
+address = sys.argv[1]
+request = urllib.request.Request(
+    f"{address}/v1/translate",
+    json.dumps({"text": "Où est le chat ?"}).encode(),
+    {"content-type": "application/json"},
+)
+for _ in range(600):
+    try:
+        print(urllib.request.urlopen(request).read().decode())
+        break
+    except (urllib.error.URLError, ConnectionError):
+        time.sleep(1)
+else:
+    sys.exit("the server does not answer")
+with urllib.request.urlopen(f"{address}/") as page:
+    assert b"<html" in page.read()
+END
+
+say its clients
+python - "$address" <<'END'
+import sys
+
+from libretranslatepy import LibreTranslateAPI
+
+from seqvis.client import Client
+
+address = sys.argv[1]
+with Client(address) as client:
+    print(client.translate("Où est le chat ?"))
+    matches = client.search_text("engine + boat").matches
+    print(*(match.id for match in matches))
+    assert matches
+print(LibreTranslateAPI(f"{address}/").translate("Où est le chat ?", "fr", "en"))
+END
+
+kill -TERM $server
+trap - EXIT
+wait $server
+say done
