@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, get_args
 import numpy as np
 
 from seqvis.artifacts import MANIFEST
-from seqvis.collection.filters import Where, check_where
+from seqvis.collection.filters.columns import Where, check_where
 from seqvis.collection.graphs import GRAPHS
 from seqvis.collection.index import Backend, IndexSettings
 from seqvis.collection.items import SHARD, Item, check_ids, check_queries

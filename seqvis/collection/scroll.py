@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from seqvis.collection.filters import Where
+from seqvis.collection.filters.columns import Where
 from seqvis.collection.items import hashes_of
 from seqvis.collection.view import Part, View
 from seqvis.deadline import UNBOUNDED, Deadline

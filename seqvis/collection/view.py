@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
-from seqvis.collection.filters import Columns, Where
+from seqvis.collection.filters.columns import Columns, Where
 from seqvis.collection.graphs import GraphIndex
 from seqvis.collection.index import DeviceRows, best_of, exact_candidates
 from seqvis.collection.items import Batch, Match, best_first, decode_metadata, hashes_of

@@ -11,9 +11,9 @@ from uuid import UUID
 import numpy as np
 import pytest
 
-from seqvis.collection import filters
 from seqvis.collection.collection import Collection
-from seqvis.collection.filters import Columns
+from seqvis.collection.filters import columns
+from seqvis.collection.filters.columns import Columns
 from seqvis.collection.items import Item
 from seqvis.deadline import Deadline
 from seqvis.errors import SearchTimeoutError, UnknownFieldError
@@ -72,7 +72,7 @@ def test_a_field_that_comes_late_is_found_in_all_rows_that_have_it() -> None:
 def test_what_is_kept_is_bounded_and_the_fields_used_last_stay(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(filters, "_LEAST_KEPT", 0)
+    monkeypatch.setattr(columns, "_LEAST_KEPT", 0)
     count = 500
     rows = Rows(lambda row: {f"f{number}": f"{row}" for number in range(40)})
     rows.columns.mask({f"f{number}": "7" for number in range(5)}, count)
@@ -136,8 +136,8 @@ def test_filters_that_are_there_already_do_not_wait_for_one_that_reads() -> None
 
 
 def test_filters_from_many_threads_agree(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(filters, "_KEPT_PER_ROW", 0)
-    monkeypatch.setattr(filters, "_LEAST_KEPT", 25_000)
+    monkeypatch.setattr(columns, "_KEPT_PER_ROW", 0)
+    monkeypatch.setattr(columns, "_LEAST_KEPT", 25_000)
     rows = Rows(lambda row: {f"f{number}": row % (number + 2) for number in range(12)})
     wrong = []
 
