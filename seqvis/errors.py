@@ -11,6 +11,7 @@
     ├── SearchTimeoutError      a search that takes longer than allowed
     └── QueryError              a search query that cannot be parsed, or that names nothing known
         ├── UnknownWordError    a query with a word that has no vector; suggests similar words
+        ├── FilterSyntaxError   a filter that cannot be read; says where, and what was expected
         ├── UnknownFieldError   a filter by a field that no picture has; says which exist
         └── BadPictureError     a query's picture that cannot be used; says why, in a few words
 
@@ -21,9 +22,11 @@ other exception is a defect of seqvis and keeps its traceback.
 import re
 from collections.abc import Sequence
 from difflib import get_close_matches
+from typing import Any
 
 _COMPARED = 1000  # fields of a collection among which the one that was meant is looked for
 _SHOWN = 20  # of which a message lists
+_FOUND = 30  # characters that a message shows of what stands in a wrong place
 
 
 _CREDENTIALS = re.compile(
@@ -117,14 +120,30 @@ class UnknownWordError(QueryError):
         return type(self), (self.word, self.suggestions)
 
 
+class FilterSyntaxError(QueryError):
+    """A filter's `text` cannot be read: at `position`, from 0, `expected` is missing."""
+
+    def __init__(self, text: str, position: int, expected: str):
+        there = text[position:].split(maxsplit=1)
+        found = f"{there[0][:_FOUND]!r} in" if there else "the end of"
+        super().__init__(f"{found} the filter, at column {position + 1}: expected {expected}")
+        self.text = text
+        self.position = position
+        self.expected = expected
+
+    def __reduce__(self) -> tuple[type["FilterSyntaxError"], tuple[str, int, str]]:
+        return type(self), (self.text, self.position, self.expected)
+
+
 class UnknownFieldError(QueryError):
     """A filter asks for fields that no item has.
 
     `missing` holds these fields, `fields` the existing ones, and `suggestions` existing ones that
-    are spelt like the first missing one.
+    are spelt like the first missing one. `answer` is what a shard finds all the same, since the
+    items of another may have the fields; else None.
     """
 
-    def __init__(self, missing: tuple[str, ...], fields: tuple[str, ...]):
+    def __init__(self, missing: tuple[str, ...], fields: tuple[str, ...], answer: Any = None):
         first = missing[0]
         lower = {field.lower(): field for field in fields[:_COMPARED]}
         self.suggestions = tuple(lower[name] for name in get_close_matches(first.lower(), lower))
@@ -134,11 +153,10 @@ class UnknownFieldError(QueryError):
         super().__init__(f"{first[:100]!r}: no picture has such a field to filter by; {has}{hint}")
         self.missing = missing
         self.fields = fields
+        self.answer = answer
 
-    def __reduce__(
-        self,
-    ) -> tuple[type["UnknownFieldError"], tuple[tuple[str, ...], tuple[str, ...]]]:
-        return type(self), (self.missing, self.fields)
+    def __reduce__(self) -> tuple[type["UnknownFieldError"], tuple[Any, ...]]:
+        return type(self), (self.missing, self.fields, self.answer)
 
 
 class BadPictureError(QueryError):

@@ -74,23 +74,26 @@ def merge(answers: Sequence[Sequence[Match] | UnknownFieldError], k: int) -> lis
     ordered by id everywhere. Shards searched by graphs find at least as much of the truth as one
     large graph (each looks at as many candidates), but not always the same.
 
-    A shard whose items all lack a field of the filter raises UnknownFieldError; give the error as
-    its answer. So does an empty shard. It is raised here if no shard has the field.
+    A shard whose items all lack a field of the filter raises UnknownFieldError; give the error,
+    which holds the shard's matches, as its answer. So does an empty shard. It is raised here if no
+    shard has the field.
     """
     return list(islice(heapq.merge(*known(answers), key=best_first), k))
 
 
 def known(answers: Sequence[Answer | UnknownFieldError]) -> list[Answer]:
-    """Return the shards' answers without errors; raise UnknownFieldError as `merge` does."""
+    """Return the shards' answers, also those in errors; raise UnknownFieldError as `merge` does."""
     unknown = [answer for answer in answers if isinstance(answer, UnknownFieldError)]
-    usable = [answer for answer in answers if not isinstance(answer, UnknownFieldError)]
-    if unknown and not usable:
+    if unknown and len(unknown) == len(answers):
         nowhere = set.intersection(*(set(error.missing) for error in unknown))
         missing = tuple(field for field in unknown[0].missing if field in nowhere)
         fields = set[str]().union(*(error.fields for error in unknown))
         if missing and fields:  # without any, all shards are empty, and so is the answer
             raise UnknownFieldError(missing, tuple(sorted(fields)))
-    return usable
+    found = [
+        answer.answer if isinstance(answer, UnknownFieldError) else answer for answer in answers
+    ]
+    return [answer for answer in found if answer is not None]
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,17 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, get_args
 
 import numpy as np
 
 from seqvis.artifacts import MANIFEST
-from seqvis.collection.filters.columns import Where, check_where
+from seqvis.collection.filters.conditions import Condition
+from seqvis.collection.filters.where import Predicate, Where, check_where
 from seqvis.collection.graphs import GRAPHS
 from seqvis.collection.index import Backend, IndexSettings
 from seqvis.collection.items import SHARD, Item, check_ids, check_queries
@@ -28,7 +30,7 @@ from seqvis.collection.segments import BY_GRAPHS, SearchBy, Segment, load_array
 from seqvis.collection.view import Part, Tail, View, part_of
 from seqvis.deadline import UNBOUNDED, Deadline
 from seqvis.disk import sync_directory, take_lock, write_synced
-from seqvis.errors import ArtifactError, ConfigError, DataError, StorageError
+from seqvis.errors import ArtifactError, ConfigError, DataError, StorageError, UnknownFieldError
 from seqvis.storage import storage_errors
 
 LOCK = "writer.lock"
@@ -224,9 +226,10 @@ class CollectionReader:
         """Return the `k` items with the greatest cosine, best first; fewer if there are fewer.
 
         `vectors` (dimension) gives list[Match], (q, dimension) gives list[list[Match]]. `where`
-        is a filter (filters.py), `min_score` the least cosine. Raises DataError if a vector is
-        of another dimension, not finite or zero, or `k` is below 1; UnknownFieldError if the
-        filter names a field that no item has; SearchTimeoutError at the deadline.
+        is a filter (filters/where.py), `min_score` the least cosine. Raises DataError if a vector
+        is of another dimension, not finite or zero, or `k` is below 1; FilterSyntaxError if the
+        filter cannot be read; UnknownFieldError if it names a field that no item has (for a shard
+        see `merge`); SearchTimeoutError at the deadline.
         """
         view = self._view
         queries = check_queries(vectors, view.dimension)
@@ -235,8 +238,12 @@ class CollectionReader:
         if min_score is not None and min_score != min_score:
             raise DataError("min_score is NaN; give a cosine between -1 and 1")
         chosen = self._filter(view, where)
-        answers = view.search(queries, int(k), chosen, min_score, deadline)
-        return answers[0] if np.ndim(vectors) == 1 else answers
+
+        def find(missing_ok: bool) -> Any:
+            answers = view.search(queries, int(k), chosen, min_score, deadline, False, missing_ok)
+            return answers[0] if np.ndim(vectors) == 1 else answers
+
+        return self._find(find)
 
     def scroll(
         self,
@@ -251,9 +258,11 @@ class CollectionReader:
         `search` does for a filter.
         """
         view = self._view
-        return page_of(view, limit, after, self._filter(view, where), deadline)
+        chosen = self._filter(view, where)
+        page: Page = self._find(partial(page_of, view, limit, after, chosen, deadline))
+        return page
 
-    def unread(self, where: Mapping[str, Any]) -> int:
+    def unread(self, where: Where) -> int:
         """Return how many items' metadata a search with this filter must parse: about 8 µs each."""
         return self._view.unread(where)
 
@@ -306,10 +315,22 @@ class CollectionReader:
             self._install(open_files(self.path, opened.segments, by=opened.by))
             return True
 
-    def _filter(self, view: View, where: Where | None) -> Where | None:
+    def _filter(self, view: View, where: Where | None) -> Condition | Predicate | None:
         chosen = check_where(where)
         # An empty collection has no fields to compare with; an empty shard leaves that to `merge`.
         return chosen if len(view) or SHARD in self.config else None
+
+    def _find(self, find: Callable[[bool], Any]) -> Any:
+        """Return what `find` finds, told whether fields of the filter may be missing: they may not.
+
+        The error of a shard where they are holds what is found if they may, for `merge`.
+        """
+        try:
+            return find(False)
+        except UnknownFieldError as error:
+            if SHARD in self.config:
+                error.answer = find(True)
+            raise
 
     def _place(self, name: str) -> tuple[View, int, int] | None:
         with self._applying:

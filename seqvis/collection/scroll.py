@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from seqvis.collection.filters.columns import Where
+from seqvis.collection.filters.conditions import Condition
+from seqvis.collection.filters.where import Predicate
 from seqvis.collection.items import hashes_of
 from seqvis.collection.view import Part, View
 from seqvis.deadline import UNBOUNDED, Deadline
@@ -41,13 +42,15 @@ def page_of(
     view: View,
     limit: int,
     after: str | None = None,
-    where: Where | None = None,
+    where: Condition | Predicate | None = None,
     deadline: Deadline = UNBOUNDED,
+    missing_ok: bool = False,
 ) -> Page:
     """Return the page of `limit` items after a cursor, or the first.
 
     A page has more items than `limit` only if ids have equal hashes. With a filter, columns of
-    metadata are read as for a search. Raises DataError, UnknownFieldError, SearchTimeoutError.
+    metadata are read as for a search. Raises DataError, SearchTimeoutError, and, unless
+    `missing_ok`, UnknownFieldError.
     """
     if limit < 1:
         raise DataError(f"limit is {limit}; ask for at least 1 item")
@@ -55,7 +58,9 @@ def page_of(
         raise DataError(f"after is {after[:40]!r}, which is no cursor; give `next` of a page")
     last = -1 if after is None else int(after, 16)
     parts = [part for part in view.parts if part.alive]
-    admitted = view.admitted(parts, where, deadline) if where is not None else [None] * len(parts)
+    admitted: list[np.ndarray | None] = [None] * len(parts)
+    if where is not None:
+        admitted = view.admitted(parts, where, deadline, missing_ok)
     following, more = [], False
     for place, (part, mask) in enumerate(zip(parts, admitted, strict=True)):
         found, ended = _following(part, mask, last, limit + 1, deadline)

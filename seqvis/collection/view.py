@@ -10,7 +10,7 @@ returns what an exact one would, up to the recall of the graph.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
-from seqvis.collection.filters.columns import Columns, Where
+from seqvis.collection.filters.columns import Columns
+from seqvis.collection.filters.conditions import Condition, fields_of
+from seqvis.collection.filters.where import Predicate, Where
 from seqvis.collection.graphs import GraphIndex
 from seqvis.collection.index import DeviceRows, best_of, exact_candidates
 from seqvis.collection.items import Batch, Match, best_first, decode_metadata, hashes_of
@@ -233,19 +235,21 @@ class View:
         self,
         queries: np.ndarray,
         k: int,
-        where: Where | None,
+        where: Condition | Predicate | None,
         min_score: float | None,
         deadline: Deadline = UNBOUNDED,
         exact: bool = False,
+        missing_ok: bool = False,
     ) -> list[list[Match]]:
         """Return the `k` best living rows for each unit query (q, dimension): by score, then id.
 
         An exact search (`exact`, or of a collection without graphs) also decides by the ids which
         of several rows with equal scores are the last of the `k`. Of such rows a graph may find
-        any. Raises SearchTimeoutError.
+        any. Raises SearchTimeoutError, and UnknownFieldError for a filter by a field that no item
+        has, such as a misspelt one, unless `missing_ok`.
         """
         parts = [part for part in self.parts if part.alive]
-        admitted = self.admitted(parts, where, deadline)
+        admitted = self.admitted(parts, where, deadline, missing_ok)
         by_part = [
             part.store.best_matches(_nearest(part, queries, k, rows, deadline, exact), queries, k)
             for part, rows in zip(parts, admitted, strict=True)
@@ -261,35 +265,40 @@ class View:
             return answers
         return [[match for match in answer if match.score >= min_score] for answer in answers]
 
-    def unread(self, where: Mapping[str, Any]) -> int:
+    def unread(self, where: Where) -> int:
         """Return how many rows' metadata must be parsed for a filter."""
         return sum(part.store.columns.unread(where, part.rows) for part in self.parts if part.alive)
 
     def admitted(
-        self, parts: Sequence[Part], where: Where | None, deadline: Deadline
+        self,
+        parts: Sequence[Part],
+        where: Condition | Predicate | None,
+        deadline: Deadline,
+        missing_ok: bool = False,
     ) -> list[np.ndarray | None]:
         """Return which rows of each part count, bool (rows); None: all.
 
-        Raises UnknownFieldError if a filter names a field that no item has, such as a misspelt one;
-        before anything is read, if that is already known.
+        Raises UnknownFieldError before anything is read, if it is already known that it must.
         """
         if where is None:
             return [~part.dead if part.dead_count else None for part in parts]
-        _check_fields(parts, where)
+        fields = [] if missing_ok or callable(where) else fields_of(where)
+        _check_fields(parts, fields)
         masks = [part.store.columns.mask(where, part.rows, deadline) for part in parts]
-        _check_fields(parts, where)
+        _check_fields(parts, fields)
         return [mask & ~part.dead for mask, part in zip(masks, parts, strict=True)]
 
 
-def _check_fields(parts: Sequence[Part], where: Where) -> None:
-    if callable(where):
-        return
-    missing = tuple(
-        name for name in where if all(part.store.columns.lacks(name, part.rows) for part in parts)
-    )
+def _check_fields(parts: Sequence[Part], fields: Sequence[str]) -> None:
+    missing = tuple(field for field in fields if all(_lacks(part, field) for part in parts))
     if missing:
-        fields = set[str]().union(*(part.store.columns.names() for part in parts))
-        raise UnknownFieldError(missing, tuple(sorted(fields)))
+        existing = set[str]().union(*(part.store.columns.names() for part in parts))
+        raise UnknownFieldError(missing, tuple(sorted(existing.difference(missing))))
+
+
+def _lacks(part: Part, field: str) -> bool:
+    dead = part.dead if part.dead_count else None
+    return part.store.columns.lacks(field, part.rows, dead)
 
 
 def _nearest(

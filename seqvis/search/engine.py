@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 
 from seqvis.collection.collection import Collection
-from seqvis.collection.filters.columns import Where
+from seqvis.collection.filters.where import Where
 from seqvis.collection.items import Match
 from seqvis.devise.space import WordSpaceModel, open_vectors
 from seqvis.errors import QueryError

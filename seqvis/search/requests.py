@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from seqvis.collection.filters.columns import Where
+from seqvis.collection.filters.where import Where
 from seqvis.collection.items import Match
 from seqvis.errors import DataError
 

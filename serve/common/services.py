@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from seqvis.collection.filters.columns import Where
+from seqvis.collection.filters.where import Where
 from seqvis.collection.items import Item, Match
 from seqvis.collection.scroll import Page
 from seqvis.errors import QueryError, UnknownFieldError

@@ -26,7 +26,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from seqvis.collection.filters.columns import Where
+from seqvis.collection.filters.where import Where
 from seqvis.collection.items import Item, shard_of
 from seqvis.collection.scroll import Page
 from seqvis.errors import BusyError, QueryError, UnknownFieldError

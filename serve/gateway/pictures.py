@@ -10,7 +10,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Depends, File, Form, Query, Request, UploadFile
 from starlette.responses import Response
 
-from seqvis.collection.filters.columns import Where
+from seqvis.collection.filters.where import Where
 from seqvis.collection.items import Item, check_new_ids, known
 from seqvis.collection.scroll import Page, merge_pages
 from seqvis.errors import QueryError

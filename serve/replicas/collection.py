@@ -21,7 +21,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from seqvis.collection.collection import Collection
-from seqvis.collection.filters.columns import Where
+from seqvis.collection.filters.where import Where
 from seqvis.collection.items import Item, Match, shard_of
 from seqvis.collection.scroll import Page
 from seqvis.collection.shards import shard_paths

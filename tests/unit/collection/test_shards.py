@@ -15,9 +15,11 @@ import pytest
 
 from seqvis.artifacts import MANIFEST
 from seqvis.collection.collection import Collection
+from seqvis.collection.filters.where import Where
 from seqvis.collection.graphs import GRAPHS
 from seqvis.collection.index import Backend, IndexSettings
-from seqvis.collection.items import Item, Match, merge, shard_of
+from seqvis.collection.items import Item, Match, known, merge, shard_of
+from seqvis.collection.scroll import Page, merge_pages
 from seqvis.collection.shards import describe, shard_paths, split
 from seqvis.errors import ArtifactError, ConfigError, DataError, StorageError, UnknownFieldError
 
@@ -65,6 +67,13 @@ def ask(shards: list[Collection], query: np.ndarray, k: int, **limits: Any) -> l
     return merge(answers, k)
 
 
+def page(shard: Collection, where: Where) -> Page | UnknownFieldError:
+    try:
+        return shard.scroll(20, where=where)
+    except UnknownFieldError as error:
+        return error
+
+
 def test_a_field_is_unknown_only_if_no_shard_has_it(tmp_path: Path) -> None:
     given = [Item(f"{n}", np.ones(DIMENSION), {"n": n, f"only {n}": n}) for n in range(12)]
     with Collection.build(tmp_path / "c", DIMENSION, given) as whole:
@@ -72,9 +81,26 @@ def test_a_field_is_unknown_only_if_no_shard_has_it(tmp_path: Path) -> None:
         assert 0 in held, "also an empty shard has no say in which fields there are"
         paths, query = shard_paths(tmp_path / "shards"), np.ones(DIMENSION)
         with opened(paths) as shards:
-            for where in ({"only 7": 7}, {"only 7": [7, 8]}, {f"only {n}": n for n in range(12)}):
+            filters: list[Where] = [
+                {"only 7": 7},
+                {"only 7": [7, 8]},
+                {f"only {n}": n for n in range(12)},
+                "not `only 7` = 7",
+                "`only 7` missing and n < 9",
+                "`only 7` = 7 or `only 8` >= 8",
+                " or ".join(f"`only {n}` = {n}" for n in range(12)),
+            ]
+            for where in filters:
                 assert ask(shards, query, 20, where=where) == whole.search(query, 20, where=where)
-            for where in ({"only 12": 12}, {"m": 7, "n": 7}):
+                pages = known([page(shard, where) for shard in shards])
+                assert merge_pages(pages, 20).entries == whole.scroll(20, where=where).entries
+            unknown: list[Where] = [
+                {"only 12": 12},
+                {"m": 7, "n": 7},
+                "`only 12` missing",
+                "not m = 7 or n = 7",
+            ]
+            for where in unknown:
                 errors = []
                 for search in (
                     lambda w: ask(shards, query, 20, where=w),
@@ -90,6 +116,7 @@ def test_a_field_is_unknown_only_if_no_shard_has_it(tmp_path: Path) -> None:
                 shard.delete(list(shard.ids()))
         with opened(paths) as shards:
             assert ask(shards, query, 20, where={"n": 1}) == []
+            assert ask(shards, query, 20, where="n missing") == []
 
 
 @pytest.mark.parametrize("distinct", [None, 7])

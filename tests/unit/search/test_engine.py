@@ -20,6 +20,7 @@ from seqvis.errors import (
     ArtifactError,
     BadPictureError,
     DataError,
+    FilterSyntaxError,
     QueryError,
     SearchTimeoutError,
     UnknownWordError,
@@ -85,6 +86,7 @@ def test_scores_and_filters_limit_what_is_found(world: World, engine: SearchEngi
     boats = engine.text("cat", k=50, where={"label": "n02858304"})
     assert {m.id for m in boats} == {p for p, wnid in world.labels.items() if wnid == "n02858304"}
     assert engine.text("cat", min_score=1.0) == []
+    assert engine.text("cat", 50, where="label = n02858304 and width >= 1") == boats
 
 
 def test_an_unknown_word_names_those_near_in_spelling(engine: SearchEngine) -> None:
@@ -170,7 +172,11 @@ def test_one_text_where_several_belong_is_refused(world: World, engine: SearchEn
     with pytest.raises(DataError, match="no set of candidates; there are labels, classes, wordnet"):
         engine.classify(world.pictures["000000.jpg"], candidates="everything")
     with pytest.raises(DataError, match="is no filter"):
-        engine.text("dog", where="label=n02084071")
+        engine.text("dog", where=["label"])
+    with pytest.raises(
+        FilterSyntaxError, match=r"'dog' in the filter, at column 11: expected `and`"
+    ):
+        engine.text("dog", where="name=nice dog")
 
 
 def test_words_are_placed_alike_without_torch(world: World, engine: SearchEngine) -> None:
