@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -10,15 +11,22 @@ from functools import partial
 from typing import Any, NoReturn
 
 from pydantic import Field, model_validator
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
 from seqvis.cli.job import JobSettings, leave, run_job
-from seqvis.errors import ConfigError
+from seqvis.collection.filters.conditions import And, Condition, OneOf
+from seqvis.collection.filters.grammar import parse
+from seqvis.errors import ConfigError, FilterSyntaxError
 from seqvis.search.engine import Matches, SearchEngine, printable
 from seqvis.search.pictures import Word
 from seqvis.search.requests import NameSet
 from seqvis.storage import locate
+
+_PAIR = re.compile(r"([^=<>!]*[^=<>!\s])=(.*)", re.DOTALL)  # key=value
+_MORE_CONDITIONS = re.compile(r"\s(and|or)\s.*[=<>]", re.DOTALL | re.IGNORECASE)
+_AROUND = 60  # characters of a filter that are shown on each side of a mistake
 
 
 class Search(JobSettings):
@@ -40,8 +48,10 @@ class Search(JobSettings):
     min_score: float | None = Field(None, ge=-1, le=1)
     """Least cosine of a picture that is found, from -1 to 1."""
     where: tuple[str, ...] = ()
-    """Filters such as label=n02084071, all of which must hold; of one key given twice, either. A
-    list holds each of its values. A field that no picture has is an error."""
+    """Filters, all of which must hold: 'year >= 2020 and not label in [dog, cat]', 'license.name =
+    "CC0"', 'tags all [red, blue]', 'year missing'. As label=n02084071, without other conditions and
+    without a space before the equals sign, everything behind it is the value; of one key given so
+    twice, either. A list holds each of its values. A field that no picture has is an error."""
     candidates: NameSet = "classes"
     """Words for --classify: classes (ImageNet's 1,000), wordnet (all nouns), labels (the
     model's own)."""
@@ -91,10 +101,8 @@ def run(settings: Search) -> dict[str, Any]:
     return {"query": query, **read_as, "results": results, "milliseconds": milliseconds}
 
 
-def _search(
-    engine: SearchEngine, settings: Search, where: dict[str, list[Any]]
-) -> tuple[str, Matches]:
-    limits = settings.k, settings.min_score, where or None
+def _search(engine: SearchEngine, settings: Search, where: Condition | None) -> tuple[str, Matches]:
+    limits = settings.k, settings.min_score, where
     if settings.text is not None:
         return settings.text, engine.text(settings.text, *limits)
     if settings.image is not None:
@@ -109,17 +117,32 @@ def _classify(engine: SearchEngine, picture: str, settings: Search) -> list[Word
     return engine.classify(content, settings.k, settings.candidates)
 
 
-def _filters(given: Sequence[str]) -> dict[str, list[Any]]:
-    """Return metadata values by key; `3` may be meant as a number or as text, so it is both."""
-    where: dict[str, list[Any]] = {}
-    for condition in given:
-        key, equals, value = condition.partition("=")
-        if not key or not equals:
-            raise ConfigError(
-                f"--where {condition}: needs the form key=value, such as label=n02084071"
-            )
-        where.setdefault(key, []).extend([value, *_meanings(value)])
-    return where
+def _filters(given: Sequence[str]) -> Condition | None:
+    """Return the filters as one condition. Raises ConfigError that points at what is wrong."""
+    values: dict[str, list[Any]] = {}
+    conditions: list[Condition] = []
+    for text in given:
+        pair = _PAIR.fullmatch(text)
+        try:
+            condition = parse(text)
+        except FilterSyntaxError as error:
+            if pair is None or _MORE_CONDITIONS.search(pair[2]):
+                raise ConfigError(f"--where: {error}\n{_pointing_at(error)}") from error
+            condition = None
+        if pair is not None and (condition is None or isinstance(condition, OneOf)):
+            read = _meanings(pair[2]) or (condition.values if condition is not None else ())
+            values.setdefault(pair[1], []).extend([pair[2], *read])
+        elif condition is not None:
+            conditions.append(condition)
+    conditions += [OneOf(field, tuple(any_of)) for field, any_of in values.items()]
+    return And(tuple(conditions)) if conditions else None
+
+
+def _pointing_at(error: FilterSyntaxError) -> str:
+    """Return the line of the filter that cannot be read, with a caret below the place."""
+    before, after = error.text[: error.position], error.text[error.position :]
+    line = printable(before.rpartition("\n")[2])[-_AROUND:]
+    return f"  {line}{printable(after.partition(chr(10))[0])[:_AROUND]}\n  {' ' * cell_len(line)}^"
 
 
 def _meanings(text: str) -> list[Any]:

@@ -133,6 +133,67 @@ def test_a_value_of_a_filter_is_taken_to_the_letter(copy: Path, job: Job) -> Non
         assert [match["title"] for match in matches] == [title]
 
 
+def test_filters_are_the_text_form_or_key_and_value(copy: Path, job: Job) -> None:
+    more = [
+        {"year": 1999, "title": "fire truck", "license": {"name": "CC0"}},
+        {"year": 2010, "title": "3", "tags": ["red", "blue"]},
+        {"year": 2020, "title": "'a b'"},
+        {"year": None, "in stock": True, "title": "x=1 and y"},
+    ]
+    with Collection.open(copy) as collection:
+        items = [collection.get(name) for name in sorted(collection.ids())]
+        items = [item for item in items if item is not None]
+        names = [item.id for item in items]
+        pairs = zip(items, more, strict=False)
+        collection.add(
+            [dataclasses.replace(item, metadata={**item.metadata, **data}) for item, data in pairs]
+        )
+
+    def found(*filters: str) -> list[int]:
+        flags = [word for text in filters for word in ("--where", text)]
+        code, result, error = job(
+            search.main, "--collection", copy, "--text", "boat", "--k", 99, *flags
+        )
+        assert code == 0, error
+        return sorted(names.index(match["id"]) for match in result["results"])
+
+    for filters, numbers in (
+        (["year >= 2000"], [1, 2]),
+        (["2000<year<2020"], [1]),
+        (["not year missing and year != 2010"], [0, 2]),
+        (["year=1999 or title=3 or license.name=CC0"], [0]),  # the title 3 is a text
+        (["year=1999 or title='3'"], [0, 1]),
+        (["title=3"], [1]),
+        (["title=fire truck"], [0]),
+        (["title='a b'"], [2]),
+        (["license.name=CC0"], [0]),
+        (["in stock=true"], [3]),
+        (["tags all [red, blue]"], [1]),
+        (["title=fire truck", "title=3", "year < 2000"], [0]),
+        (["year exists", "year>2010"], [2]),
+        (['title = "x=1 and y"'], [3]),
+    ):
+        assert found(*filters) == numbers, filters
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "place"),
+    [
+        ("width >= 8 and 漢字 = fire truck", "width >= 8 and 漢字 = fire truck", 27),
+        ("x" * 200 + " > 1 and ", "x" * 51 + " > 1 and ", 60),
+        ("width = 8 and\n width > ]\n", " width > ]", 9),
+    ],
+)
+def test_a_filter_that_cannot_be_read_is_pointed_at(
+    text: str, line: str, place: int, built: Path, job: Job
+) -> None:
+    query = ["--collection", built, "--text", "boat"]
+    code, result, error = job(search.main, *query, "--where", text)
+    assert (code, result) == (2, {})
+    assert error.startswith("error: --where: ")
+    assert error.splitlines()[1:] == [f"error:   {line}", f"error:   {' ' * place}^"]
+
+
 def test_filters_and_least_score(built: Path, job: Job) -> None:
     flags = ["--collection", built, "--text", "boat", "--k", 99]
     _, result, _ = job(search.main, *flags, "--where", "name=dog", "--where", "width=8")
@@ -174,7 +235,8 @@ def test_a_picture_is_named(
         (["--classify", "/no/such.png"], 1, "no such file"),
         ([], 2, "give one of --text"),
         (["--text", "boat", "--like", "000001.jpg"], 2, "give one of --text"),
-        (["--text", "boat", "--where", "dog"], 2, "key=value"),
+        (["--text", "boat", "--where", "dog"], 2, "column 4: expected =, !=, <, <=, >, >="),
+        (["--text", "boat", "--where", "name=a dog or name=cat"], 2, "column 8: expected `and`"),
         (["--text", "boat", "--k", "0"], 2, "--k"),
         (["--text", "boat", "--min-score", "nan"], 2, "--min-score"),
         (["--classify", "000001.jpg", "--sheet", "x.png"], 2, "do not go with --classify"),
@@ -322,7 +384,7 @@ def test_a_collection_is_split_into_shards_that_answer_as_it_does(
 
 
 @pytest.mark.parametrize(
-    ("field", "suggestion"), [("nmae", "name"), ("Label", "label"), ("height ", "height")]
+    ("field", "suggestion"), [("nmae", "name"), ("Label", "label"), ("heigth", "height")]
 )
 def test_a_misspelt_field_is_named_with_those_that_there_are(
     field: str, suggestion: str, built: Path, job: Job
