@@ -25,6 +25,7 @@ from seqvis.errors import (
     BusyError,
     ConfigError,
     DataError,
+    FilterSyntaxError,
     QueryError,
     SearchTimeoutError,
     SeqvisError,
@@ -117,6 +118,10 @@ def as_api_error(error: BaseException) -> ApiError:
     if isinstance(error, UnknownWordError):
         suggestions = list(error.suggestions)
         return ApiError(422, message, "unknown_word", word=error.word, suggestions=suggestions)
+    if isinstance(error, FilterSyntaxError):
+        return ApiError(
+            422, message, "bad_filter", position=error.position, expected=error.expected
+        )
     if isinstance(error, UnknownFieldError):
         return ApiError(
             422,

@@ -18,7 +18,13 @@ from serve.common.services import Found
 from serve.common.settings import Limits
 from serve.gateway import schema
 from serve.gateway.access import asker, audited
-from serve.gateway.checks import VALUES_OF_MANY, bounded_route, check_searches, read_json
+from serve.gateway.checks import (
+    VALUES_OF_MANY,
+    bounded_route,
+    check_filter,
+    check_searches,
+    read_json,
+)
 from serve.gateway.live import LiveModels
 from serve.gateway.pictures import UploadedPicture, add_pictures, image_path, new_picture
 from serve.gateway.schema import answers
@@ -40,16 +46,16 @@ def bulk(live: LiveModels, limits: Limits) -> APIRouter:
     async def search_batch(body: schema.SearchBatchRequest, request: Request) -> Response:
         """Search several times; counts as that many requests of a key."""
         check_searches(body.searches, limits)
-        request.state.pay(len(body.searches))
         requests = [
             SearchRequest(
                 TextQuery(each.query or "") if each.id is None else LikeQuery(each.id),
                 each.k,
                 each.min_score,
-                each.where,
+                check_filter(each.where),
             )
             for each in body.searches
         ]
+        request.state.pay(len(body.searches))
         model, found = await search_all(live, requests, body.model)
         return json_response({"model": model, "results": [_found_json(each) for each in found]})
 

@@ -17,6 +17,8 @@ from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData
 from starlette.responses import Response
 
+from seqvis.collection.filters.conditions import Condition, count_values, fields_of
+from seqvis.collection.filters.where import check_where
 from seqvis.collection.items import check_ids, encode_metadata
 from seqvis.decoding.cost import Cost, cost_of, count_words
 from seqvis.errors import DataError
@@ -209,21 +211,31 @@ def check_searches(searches: Sequence[BatchedSearch], limits: Limits) -> None:
             raise ApiError(422, f"search {number}: give either a query or the id of a picture")
         if search.id is not None:
             check_ids([search.id])
-        check_filter(search.where)
 
 
-def check_filter(where: Mapping[str, Any] | None) -> None:
-    """Raise ApiError (422) for a filter that is too large."""
-    if where is None:
-        return
-    if len(where) > FILTER_FIELDS:
-        raise ApiError(422, f"where: has {len(where):,} fields; {FILTER_FIELDS} at most")
-    values = sum(len(value) if isinstance(value, list) else 1 for value in where.values())
+def check_filter(where: str | Mapping[str, Any] | None) -> Condition | None:
+    """Return a request's filter as conditions. Raises ApiError (422) for one that is too large.
+
+    Raises FilterSyntaxError for a text that cannot be read.
+    """
+    if isinstance(where, str):
+        _check_filter_size(len(where.encode()), "")  # before it is read
+    condition = check_where(where)
+    if condition is None or callable(condition):
+        return None
+    fields, values = len(fields_of(condition)), count_values(condition)
+    if fields > FILTER_FIELDS:
+        raise ApiError(422, f"where: has {fields:,} fields; {FILTER_FIELDS} at most")
     if values > FILTER_VALUES:
         raise ApiError(422, f"where: has {values:,} values; {FILTER_VALUES} at most")
-    size = len(json.dumps(where, ensure_ascii=False).encode())
+    if not isinstance(where, str):
+        _check_filter_size(len(json.dumps(where, ensure_ascii=False).encode()), " as JSON")
+    return condition
+
+
+def _check_filter_size(size: int, form: str) -> None:
     if size > FILTER_BYTES:
-        raise ApiError(422, f"where: has {size:,} bytes as JSON; {FILTER_BYTES:,} at most")
+        raise ApiError(422, f"where: has {size:,} bytes{form}; {FILTER_BYTES:,} at most")
 
 
 def check_metadata(metadata: Mapping[str, Any], limits: Limits) -> None:
@@ -257,3 +269,12 @@ def mapping_of(field: str, text: str | None) -> dict[str, Any] | None:
     if not isinstance(content, dict):
         raise ApiError(422, f"{field}: is no object of names and values")
     return content
+
+
+def filter_of(text: str | None) -> Condition | None:
+    """Return the filter in a form's field: an object of JSON, or the text form.
+
+    Raises ApiError (422) and FilterSyntaxError as `mapping_of` and `check_filter` do.
+    """
+    is_json = text is not None and text.lstrip().startswith(("{", "["))
+    return check_filter(mapping_of("where", text) if is_json else text or None)

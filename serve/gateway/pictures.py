@@ -22,9 +22,9 @@ from serve.gateway import schema
 from serve.gateway.access import asker, audited
 from serve.gateway.checks import (
     bounded_route,
-    check_filter,
     check_k,
     check_metadata,
+    filter_of,
     given_id,
     mapping_of,
 )
@@ -49,7 +49,7 @@ def pictures(live: LiveModels, limits: Limits) -> APIRouter:
         id: Annotated[schema.Id | None, Query(description="Only the thumbnail of this")] = None,  # noqa: A002
         after: Annotated[str | None, Query(description="`next` of the page before")] = None,
         limit: Annotated[int, Query(ge=1, le=1000, description="Pictures of a page")] = 100,
-        where: Annotated[str | None, Query(description="A filter as JSON")] = None,
+        where: Annotated[str | None, Query(description="A filter, as text or as JSON")] = None,
         model: Annotated[schema.ModelName | None, Query(description="A live version")] = None,
     ) -> Response:
         """List the collection page by page, or show a stored picture.
@@ -61,9 +61,7 @@ def pictures(live: LiveModels, limits: Limits) -> APIRouter:
         if id is not None:
             return await thumbnail(given_id(request, id), request)
         check_k(limit, limits, "limit")
-        metadata_filter = mapping_of("where", where)
-        check_filter(metadata_filter)
-        chosen, listed = await list_pictures(live, limit, after, metadata_filter, model)
+        chosen, listed = await list_pictures(live, limit, after, filter_of(where), model)
         shown = [
             {"id": entry.id, "metadata": entry.metadata, "image": image_path(entry.id)}
             for entry in listed.entries

@@ -92,9 +92,10 @@ class _Search(Strict):
     """Most pictures to find."""
     min_score: float | None = Field(None, ge=-1, le=1)
     """Least cosine of a picture that counts."""
-    where: dict[str, Scalar | list[Scalar]] | None = None
+    where: dict[str, Scalar | list[Scalar]] | str | None = None
     """Only pictures whose metadata has these values; of a list any will do. A picture whose own
-    value is a list has each of its values."""
+    value is a list has each of its values. Or a text: `year >= 2020 and not label in [dog, cat]`,
+    `license.name = "CC0"`, `tags all [red, blue]`, `2010 <= year < 2020`, `taken missing`."""
 
 
 class _SearchRequest(_Search):
@@ -106,7 +107,12 @@ class SearchTextRequest(_SearchRequest):
     """Words, or a signed sum of words."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"query": "engine + boat", "k": 5}, {"query": "boat"}]}
+        json_schema_extra={
+            "examples": [
+                {"query": "engine + boat", "k": 5},
+                {"query": "boat", "where": "width >= 8 and not name in [dog, cat]"},
+            ]
+        }
     )
 
     query: str = Field(max_length=1000)

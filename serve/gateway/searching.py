@@ -23,7 +23,7 @@ from serve.common.http import ApiError, json_response
 from serve.common.services import Found
 from serve.common.settings import Limits
 from serve.gateway import schema
-from serve.gateway.checks import bounded_route, check_filter, check_k, mapping_of
+from serve.gateway.checks import bounded_route, check_filter, check_k, filter_of
 from serve.gateway.live import LiveModels
 from serve.gateway.pictures import content_of, image_path, not_there
 from serve.gateway.schema import answers
@@ -36,8 +36,8 @@ def searching(live: LiveModels, limits: Limits) -> APIRouter:
     async def search_text(body: schema.SearchTextRequest) -> Response:
         """Find pictures near words, or near a signed sum of words."""
         check_k(body.k, limits)
-        check_filter(body.where)
-        request = SearchRequest(TextQuery(body.query), body.k, body.min_score, body.where)
+        where = check_filter(body.where)
+        request = SearchRequest(TextQuery(body.query), body.k, body.min_score, where)
         model, read_as, matches = await search(live, request, body.model)
         return json_response({"model": model, "read_as": read_as, "matches": matches})
 
@@ -45,9 +45,9 @@ def searching(live: LiveModels, limits: Limits) -> APIRouter:
     async def search_like(body: schema.SearchLikeRequest) -> Response:
         """Find pictures near a stored one."""
         check_k(body.k, limits)
-        check_filter(body.where)
+        where = check_filter(body.where)
         check_ids([body.id])
-        request = SearchRequest(LikeQuery(body.id), body.k, body.min_score, body.where)
+        request = SearchRequest(LikeQuery(body.id), body.k, body.min_score, where)
         model, _, matches = await search(live, request, body.model)
         return json_response({"model": model, "matches": matches})
 
@@ -56,15 +56,14 @@ def searching(live: LiveModels, limits: Limits) -> APIRouter:
         file: Annotated[UploadFile, File(description="A JPEG, PNG, GIF, WebP, BMP or TIFF")],
         k: Annotated[int, Form(ge=1, le=1000)] = 10,
         min_score: Annotated[float | None, Form(ge=-1, le=1, allow_inf_nan=False)] = None,
-        where: Annotated[str | None, Form(description="A filter as JSON")] = None,
+        where: Annotated[str | None, Form(description="A filter, as text or as JSON")] = None,
         model: Annotated[str | None, Form(max_length=64)] = None,
     ) -> Response:
         """Find pictures near an uploaded one."""
         check_k(k, limits)
-        metadata_filter = mapping_of("where", where)
-        check_filter(metadata_filter)
+        conditions = filter_of(where)
         query = ImageQuery(await content_of(file, limits))
-        request = SearchRequest(query, k, min_score, metadata_filter)
+        request = SearchRequest(query, k, min_score, conditions)
         chosen, _, matches = await search(live, request, model or None)
         return json_response({"model": chosen, "matches": matches})
 

@@ -11,7 +11,7 @@ import json
 import logging
 import random
 from collections import ChainMap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -145,9 +145,7 @@ class IndexReplica(Replica[LoadedShard], IndexService):
 
     def _threads(self, shard: LoadedShard, *filters: Where | None) -> CallThreads:
         """Return the threads for searches with these filters, which may have to read metadata."""
-        reads = any(
-            isinstance(where, Mapping) and shard.collection.unread(where) for where in filters
-        )
+        reads = any(where is not None and shard.collection.unread(where) for where in filters)
         return self._reading if reads else self._plain
 
     def _search(
@@ -173,7 +171,12 @@ class IndexReplica(Replica[LoadedShard], IndexService):
                     vectors, request.k, request.where, request.min_score, deadline
                 )
             except UnknownFieldError as error:
-                answers |= {place: error for place, *_ in group}
+                answers |= {
+                    place: UnknownFieldError(error.missing, error.fields, matches)
+                    for (place, *_), matches in zip(
+                        group, error.answer or [None] * len(group), strict=True
+                    )
+                }
                 continue
             seconds = (perf_counter() - began) / len(group)
             for (place, read_as, vector), matches in zip(group, found, strict=True):

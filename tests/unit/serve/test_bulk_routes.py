@@ -221,6 +221,8 @@ def test_the_pages_list_the_whole_collection(running: Served, sharded: Path) -> 
 def test_a_page_may_be_filtered(running: Served) -> None:
     where = {"where": json.dumps({"label": "n02858304"})}
     page = running.client.get("/v1/images", params=where).json()
+    text = {"where": "label = n02858304 and not width < 1"}
+    assert running.client.get("/v1/images", params=text).json() == page
     assert len(page["images"]) == 12
     assert {image["metadata"]["label"] for image in page["images"]} == {"n02858304"}
     answer = running.client.get("/v1/images", params={"where": '{"lable": 1}'})

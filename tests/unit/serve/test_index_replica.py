@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from seqvis.collection.collection import Collection
-from seqvis.collection.items import Item, Match
+from seqvis.collection.filters.grammar import parse
+from seqvis.collection.items import SHARD, Item, Match, merge, place_of
 from seqvis.deadline import Deadline
-from seqvis.errors import SearchTimeoutError, UnknownWordError
+from seqvis.errors import SearchTimeoutError, UnknownFieldError, UnknownWordError
 from seqvis.search.requests import SearchRequest, TextQuery, VectorQuery
 from serve.common.settings import ImageSearchSettings, Version
 from serve.replicas.collection import MOST_READING, MOST_SUGGESTING, IndexReplica, LoadedShard
@@ -117,6 +118,31 @@ def test_plain_searches_go_on_beside_filters_that_read_and_these_are_bounded(ind
         assert index.parsed == ROWS
 
     asyncio.run(asyncio.wait_for(ask(), 60))
+
+
+def test_each_search_of_a_shard_that_lacks_a_field_says_what_it_finds_all_the_same(
+    tmp_path: Path,
+) -> None:
+    config = {SHARD: place_of(0, 1)}
+    with Collection.create(tmp_path / "c", 2, config=config) as collection:
+        collection.add([Item("x", np.array([1, 0]), {"a": 1}), Item("y", np.array([0, 1]))])
+    replica = Index(tmp_path / "c", timeout_s=2.0)
+    try:
+        where = parse("a = 1 or not late > 3")
+        queries = [VectorQuery(np.array(some)) for some in ([1.0, 0.0], [0.0, 1.0])]
+        requests = [SearchRequest(query, 1, where=where) for query in queries]
+        answers = asyncio.run(replica.search(KEY, requests))
+        found = []
+        for answer in answers:
+            assert isinstance(answer, UnknownFieldError)
+            assert answer.missing == ("late",)
+            found.append(merge([answer, []], 5))
+        assert [[match.id for match in matches] for matches in found] == [["x"], ["y"]]
+        page = asyncio.run(replica.scroll(KEY, 5, None, where))
+        assert isinstance(page, UnknownFieldError)
+        assert {entry.id for entry in page.answer.entries} == {"x", "y"}
+    finally:
+        replica.stop()
 
 
 def test_a_search_whose_caller_has_gone_is_ended_at_once_and_counted(index: Index) -> None:

@@ -59,6 +59,30 @@ def test_an_unknown_field_of_a_filter_is_named_with_those_that_there_are(both: S
         assert {"label", "name", "path", "width", "height"} <= set(error["fields"])
 
 
+def test_a_filter_may_be_a_text(both: Served) -> None:
+    file = {"file": ("a.png", draw(1, seed=7), "image/png")}
+
+    def ids(where: Any) -> list[set[str]]:
+        form = {"where": where if isinstance(where, str) else json.dumps(where), "k": "99"}
+        answers = [
+            both.client.post("/v1/search/text", json={"query": "cat", "k": 99, "where": where}),
+            both.client.post("/v1/search/image", files=file, data=form),
+        ]
+        return [{match["id"] for match in answer.json()["matches"]} for answer in answers]
+
+    every = ids("label exists")
+    assert ids("name = boat") == ids({"name": "boat"}) != every
+    assert ids("not (name = boat and width >= 8)") == [
+        some - boats for some, boats in zip(every, ids({"name": "boat"}), strict=True)
+    ]
+    answer = both.client.post("/v1/search/text", json={"query": "cat", "where": "name = fire boat"})
+    error = error_of(answer, 422, "bad_filter")
+    assert error["position"] == 12
+    assert error["expected"].startswith("`and`, `or` or the end")
+    answer = both.client.post("/v1/search/text", json={"query": "cat", "where": "hieght missing"})
+    assert error_of(answer, 422, "unknown_field")["suggestions"] == ["height"]
+
+
 @pytest.mark.parametrize("field", ["", "a" * 5000, "label\n"])
 def test_a_field_of_odd_text_is_unknown_too(both: Served, field: str) -> None:
     file = {"file": ("a.png", draw(1, seed=7), "image/png")}

@@ -134,9 +134,48 @@ def test_a_filter_is_of_a_size_that_a_search_is_made_for(
         assert problem in message
 
 
-def test_the_largest_filter_is_no_error(client: TestClient) -> None:
-    where = {f"k{number}": [1, 2, 3] for number in range(16)}
+@pytest.mark.parametrize(
+    "where",
+    [
+        {f"k{number}": [1, 2, 3] for number in range(16)},
+        " and ".join(f"k{number} in [1, 2, 3]" for number in range(16)),
+        " or ".join(["k > 1"] * 100),
+        "k = " + "x" * ((8 << 10) - 4),
+    ],
+)
+def test_the_largest_filter_is_no_error(client: TestClient, where: Any) -> None:
     assert post(client, "/v1/search/text", json={"query": "boat", "where": where})[0] == 404
+    form = {"where": where if isinstance(where, str) else json.dumps(where)}
+    assert post(client, "/v1/search/image", files=PICTURE, data=form)[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("where", "code", "problem"),
+    [
+        ("year >= ", "bad_filter", "the end of the filter, at column 9: expected a number"),
+        ("", "bad_filter", "the end of the filter, at column 1: expected a field"),
+        ("(" * 8000, "bad_filter", "at most 32 levels"),
+        ("k = " + "x" * (8 << 10), "invalid", "8,196 bytes; 8,192 at most"),
+        ("k = " + "é" * 5000, "invalid", "10,004 bytes; 8,192 at most"),
+        (" and ".join(f"k{number} exists" for number in range(17)), "invalid", "17 fields; 16"),
+        (" or ".join(["k missing"] * 101), "invalid", "101 values; 100"),
+        (f"k in {list(range(101))}", "invalid", "101 values; 100"),
+        ("people any (" + " or ".join(["k in []"] * 101) + ")", "invalid", "101 values; 100"),
+    ],
+)
+def test_a_filter_as_text_is_read_and_bounded(
+    client: TestClient, where: str, code: str, problem: str
+) -> None:
+    for path, body in (
+        ("/v1/search/text", {"json": {"query": "boat", "where": where}}),
+        ("/v1/search/like", {"json": {"id": "a", "where": where}}),
+        ("/v1/search/batch", {"json": {"searches": [{"query": "boat", "where": where}]}}),
+        ("/v1/search/image", {"files": PICTURE, "data": {"where": where}}),
+    ):
+        if where or "json" in body:  # an empty field of a form is as good as none
+            status, *answer = post(client, path, **body)
+            assert (status, answer[0]) == (422, code)
+            assert problem in answer[1]
 
 
 @pytest.mark.parametrize(
