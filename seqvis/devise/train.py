@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from seqvis import artifacts
+from seqvis.cluster import Session
 from seqvis.devise.calibrate import Calibration, Project, calibrate
 from seqvis.devise.data import DROPPED, TrainingData, left_out, load_data, write_trained_on
 from seqvis.devise.finetune import PictureFiles, check_earlier, find_pictures, finetune
@@ -40,9 +41,6 @@ from seqvis.training.lr_finder import FinderSettings, find_in_worker, plot_rate_
 from seqvis.training.trackers.tracking import TrackerName
 from seqvis.training.workers import IN_THIS_PROCESS, Resources, Workers
 
-if TYPE_CHECKING:
-    from seqvis.cluster import Session  # loads Ray
-
 BLEND_BELOW = 10_000  # pictures; measured in docs/results/pictures.md
 
 
@@ -52,7 +50,7 @@ def train(
     resources: Resources = IN_THIS_PROCESS,
     restart: bool = False,
     stoppable: bool = False,
-    session: "Session" = nullcontext,
+    session: Session = nullcontext,
     track: Sequence[TrackerName] = (),
 ) -> dict[str, Any]:
     """Train a model, going on where an earlier call with the same `out` was interrupted.
@@ -94,7 +92,7 @@ def find_rate(
     finder: FinderSettings,
     report: Report,
     resources: Resources = IN_THIS_PROCESS,
-    session: "Session" = nullcontext,
+    session: Session = nullcontext,
 ) -> dict[str, Any]:
     """Look for a learning rate of the head on one worker; its plot goes into `OUT.run/`."""
     if settings.method == "conse":

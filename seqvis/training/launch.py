@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 from seqvis.artifacts import MANIFEST
 from seqvis.checks import require_extra
+from seqvis.cluster import Session
 from seqvis.storage import Location
 from seqvis.training.events import EPOCH_EVENTS, Report, StopTraining
 from seqvis.training.trackers.tracking import TrackerName, tracked, tracker_names
 from seqvis.training.workers import IN_THIS_PROCESS, Resources, Workers, this_worker
 
-if TYPE_CHECKING:  # they load Ray
-    from seqvis.cluster import Session
+if TYPE_CHECKING:  # it loads Ray
     from seqvis.training.trial import Trial
 
 WorkerFunction = Callable[[Any, Workers, Report], None]
@@ -109,7 +109,7 @@ def launch(
     resources: Resources = IN_THIS_PROCESS,
     restart: bool = False,
     stoppable: bool = False,
-    session: "Session" = nullcontext,
+    session: Session = nullcontext,
     trial: "Trial | None" = None,
     track: Sequence[TrackerName] = (),
 ) -> dict[str, Any]:
@@ -164,7 +164,7 @@ def in_workers(
     report: Report,
     resources: Resources,
     stoppable: bool,
-    session: "Session",
+    session: Session,
     trial: "Trial | None" = None,
 ) -> dict[str, Any]:
     """Call `function` in the workers and return the metrics that it reports to be done with.

@@ -7,11 +7,12 @@ smoothed loss falls fastest.
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
+from seqvis.cluster import Session
 from seqvis.config import Settings
 from seqvis.errors import TrainingError
 from seqvis.storage import Location
@@ -21,9 +22,6 @@ from seqvis.training.launch import WorkerFunction, in_workers, run_directory
 from seqvis.training.schedules import OptimizerSettings
 from seqvis.training.step import Task, TrainingStep
 from seqvis.training.workers import Resources, Workers
-
-if TYPE_CHECKING:
-    from seqvis.cluster import Session  # loads Ray
 
 _SMOOTHING = 0.95
 _EXPLODED = 3.0  # times the best smoothed loss
@@ -104,7 +102,7 @@ def find_in_worker(
     out: Location,
     report: Report,
     resources: Resources,
-    session: "Session",
+    session: Session,
 ) -> dict[str, Any]:
     """Call `function`, which calls `plot_rate_search`, where the first worker of a training would
     run; return the suggested rate and the place of the plot."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from torch import nn
 
 from seqvis import artifacts
 from seqvis.artifacts import Artifact
+from seqvis.cluster import Session
 from seqvis.config import MayChange, Settings
 from seqvis.corpus.pairs import PairTable, load_pairs, map_side, training_pairs
 from seqvis.decoding.direction import Direction, as_written
@@ -56,9 +57,6 @@ from seqvis.translation.batches import (
     plan_validation,
 )
 from seqvis.translation.initial_weights import LANGUAGE_MODEL
-
-if TYPE_CHECKING:
-    from seqvis.cluster import Session  # loads Ray
 
 VALIDATION_BATCH = 200  # sentences
 _AT_ONCE = 10_000  # sentences that are numbered before they are written
@@ -112,7 +110,7 @@ def pretrain(
     report: Report,
     resources: Resources = IN_THIS_PROCESS,
     restart: bool = False,
-    session: "Session" = nullcontext,
+    session: Session = nullcontext,
     track: Sequence[TrackerName] = (),
 ) -> dict[str, Any]:
     """Train a language model, going on where an earlier call with the same `out` was interrupted.

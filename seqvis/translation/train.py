@@ -8,13 +8,14 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors.torch import save as save_tensors
 
 from seqvis import artifacts
 from seqvis.artifacts import Artifact
+from seqvis.cluster import Session
 from seqvis.decoding.native import pack_models
 from seqvis.process import keep_few_kernels
 from seqvis.seq2seq.model import Seq2Seq
@@ -33,9 +34,6 @@ from seqvis.translation.evaluate import write_trained_pairs
 from seqvis.translation.task import DONATED, PLACES, TrainSettings, TranslationTask
 from seqvis.vectors.store import KIND as VECTORS
 
-if TYPE_CHECKING:
-    from seqvis.cluster import Session  # loads Ray
-
 WORTH_A_TRIAL = 100_000  # pairs in all epochs; two processors take some minutes for them
 
 
@@ -45,7 +43,7 @@ def train(
     resources: Resources = IN_THIS_PROCESS,
     restart: bool = False,
     stoppable: bool = False,
-    session: "Session" = nullcontext,
+    session: Session = nullcontext,
     track: Sequence[TrackerName] = (),
 ) -> dict[str, Any]:
     """Train a translator, going on where an earlier call with the same `out` was interrupted.
@@ -98,7 +96,7 @@ def find_rate(
     finder: FinderSettings,
     report: Report,
     resources: Resources = IN_THIS_PROCESS,
-    session: "Session" = nullcontext,
+    session: Session = nullcontext,
 ) -> dict[str, Any]:
     """Look for a learning rate on one worker; its plot goes into `OUT.run/`."""
     check_inputs(settings)

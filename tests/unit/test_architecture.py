@@ -51,6 +51,8 @@ LIGHT = (
     "seqvis.collection.shards",
     "seqvis.search.requests",
     "serve.gateway.deployment",
+    "serve.app",
+    "jobs.search",
 )
 """What a process imports that must start fast and stay small."""
 HEAVY = ("torch", "nmslib", "ray.data")
