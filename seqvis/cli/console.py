@@ -90,8 +90,13 @@ class _Cell(_Screen):
     def of(cls, columns: tuple[ProgressColumn, ...]) -> "_Cell":
         from IPython.display import DisplayHandle
 
-        console = Console(
-            file=io.StringIO(), width=_CELL_WIDTH, force_jupyter=False, highlight=False
+        console = Console(  # kernels ask for colours, which not every viewer of the file shows
+            file=io.StringIO(),
+            width=_CELL_WIDTH,
+            force_jupyter=False,
+            color_system=None,
+            highlight=False,
+            soft_wrap=True,
         )
         handle = DisplayHandle()
         handle.display({"text/plain": ""}, raw=True)

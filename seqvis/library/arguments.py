@@ -1,6 +1,8 @@
 """What the functions of the library have in common: their arguments, and the Ray they use."""
 
+import logging
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -47,10 +49,18 @@ def is_artifact(given: Any) -> bool:
     return (locate(given) / MANIFEST).exists()
 
 
+def require_ray() -> None:
+    """Raise ConfigError if Ray is not installed. To be called before Ray is loaded."""
+    require_extra("train", "ray")
+    # In a notebook Ray, and tqdm for it, ask for ipywidgets, which nothing here needs.
+    logging.getLogger("ray.widgets").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", "IProgress not found")
+
+
 @contextmanager
 def ray_session() -> Iterator[None]:
     """Join the Ray that this process has joined, or that RAY_ADDRESS names, or start one."""
-    require_extra("train", "ray")
+    require_ray()
     from seqvis.cluster import ray_session  # loads Ray
 
     with ray_session():

@@ -12,7 +12,7 @@ from seqvis.collection.index import Backend, IndexSettings
 from seqvis.devise.model import DeviseModel
 from seqvis.devise.settings import DeviseSettings
 from seqvis.devise.train import train
-from seqvis.library.arguments import is_artifact, ray_session, settings_for, uri_of
+from seqvis.library.arguments import is_artifact, ray_session, require_ray, settings_for, uri_of
 from seqvis.search.build import PictureItems, build_collection
 from seqvis.search.engine import SearchEngine
 from seqvis.storage import Place, local_path, locate
@@ -62,6 +62,7 @@ def embed_images(
     *,
     backbone: str = "resnet50",
     image_size: int = 224,
+    folder: Place = ".",
     **settings: Any,
 ) -> FeatureTable:
     """Turn pictures into features, on Ray; called again, it embeds only new and changed ones.
@@ -73,21 +74,21 @@ def embed_images(
         out: directory or URI for the features.
         backbone: "efficientnet_lite0", "efficientnet_lite2", or a classifier of torchvision.
         image_size: side of the square that the network sees, in pixels.
-        **settings: any other flag of `embed_images`. With a DataFrame `images` is the folder at
-            which its relative URIs start, by default the working directory.
+        folder: where the relative URIs of a DataFrame start.
+        **settings: any other flag of `embed_images`, such as `label_from="name"`.
 
     Raises:
         TypeError: `images` is none of these.
         ConfigError: a setting is unknown or has a wrong value.
         DataError: there are no pictures, or the weights cannot be had.
     """
-    require_extra("train", "ray")
+    require_ray()
     from seqvis.vision.embed import EmbedSettings  # loads Ray
     from seqvis.vision.embed import embed_images as embed
 
     table = images if isinstance(images, pd.DataFrame) else None
     values = {"backbone": backbone, "image_size": image_size, **settings, "out": uri_of(out)}
-    values |= {"images": settings.get("images", ".") if table is not None else _text(images)}
+    values["images"] = uri_of(folder) if table is not None else _text(images)
     chosen = settings_for(EmbedSettings, "embed_images", values)
     with stage_progress() as progress:
         embed(chosen, progress, ray_session, table)

@@ -13,7 +13,7 @@ from seqvis.checks import require_extra
 from seqvis.cli.console import stage_progress, training_console
 from seqvis.corpus.settings import PrepareSettings
 from seqvis.errors import ArtifactError, ConfigError
-from seqvis.library.arguments import is_artifact, ray_session, settings_for, uri_of
+from seqvis.library.arguments import is_artifact, ray_session, require_ray, settings_for, uri_of
 from seqvis.seq2seq.settings import Variant
 from seqvis.storage import HUGGING_FACE, Location, Place, locate
 from seqvis.training.trackers.tracking import TrackerName
@@ -60,7 +60,7 @@ def prepare_corpus(
         DataError: the pairs cannot be used.
         StorageError: `out` cannot be written; then what was there is still there.
     """
-    require_extra("train", "ray")
+    require_ray()
     from seqvis.corpus.prepare import prepare  # loads Ray
 
     given: dict[str, Any] = {"source_lang": source_lang, "target_lang": target_lang}

@@ -1,6 +1,6 @@
 """What a translator returns: a sentence with its translations, and how a notebook shows it."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import compress
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,8 @@ class Alternative:
     text: str
     tokens: list[str]
     score: float  # mean log probability a word, as the search's length penalty defines it
-    attention: Tensor | None  # (tokens or fewer, source tokens + 1): the last column is `_eos_`
+    attention: Tensor | None = field(repr=False)
+    """(tokens or fewer, source tokens + 1), whose last column is `_eos_`; None without attention"""
     complete: bool  # False if it was cut at the longest length
 
 

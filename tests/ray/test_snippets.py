@@ -1,0 +1,211 @@
+"""Every snippet of the documents: run as it stands there, or listed with why it is not.
+
+The reader's folder has small data under the names that the documents use. Jobs are called in this
+process, where Ray stands already; what else a snippet has is run by bash.
+"""
+
+import importlib
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import cache
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+import yaml
+
+from seqvis.samples.questions import generate_pairs
+from serve.app import free_port
+from serve.testing.server import run_config
+from tests.support.searching import draw
+
+ROOT = Path(__file__).parents[2]
+IN_ORDER = [
+    ROOT / "docs/search/pictures.md",  # before a server writes to the collection
+    ROOT / "README.md",
+    *(ROOT / "docs" / name for name in ("train/decoding.md", "search/collections.md")),
+    ROOT / "docs/operate/server.md",
+]
+"""Documents whose snippets make what those of later ones need."""
+DOCUMENTS = [
+    *IN_ORDER,
+    *sorted({ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")} - set(IN_ORDER)),
+]
+
+NOT_RUN = {
+    r"^serve deploy serve/config/gpu\.yaml|^serve \w+ -a http://HEAD": "needs a cluster",
+    r"GATEWAY": "needs a gateway elsewhere; the README's and the local ones are run",
+    r"^ray (up|down|dashboard|job)|^RAY_AUTH_MODE=token ray job": "needs a cloud",
+    r"^ray start|ray start --head|&& ray start …": "leaves a Ray on this machine",
+    r"(^|\s)(docker|kubectl|aws) ": "needs an account of a cloud, or a cluster",
+    r"^source \.venv": "the tests run in this environment",
+    r"^TORCH_INDEX=INDEX make setup": "installs everything anew",
+    r"pre-commit install": "changes the clone",
+    r"^install -d .*/srv/ray": "makes a folder outside of the reader's",
+    r"^python -m jobs\.ray_token": "makes the user's token; tests/unit/serve/test_ray_token.py",
+    r"^python -m tune\.": "takes hours; tests/ray/test_tune.py searches in small",
+    r"train_translator … ": "the reader fills in the flags",
+    r"session_latest/logs": "looks into the logs of a server in production",
+    r"^sed 's\|/shared|^python -m serve\.config_check my\.yaml|^serve deploy my\.yaml": (
+        "names artifacts on a shared disk; tests/unit/serve/test_config_check.py"
+    ),
+    r"^seqvis ": "the command is installed with the wheel; tests/unit/cli/test_command.py",
+}
+"""Commands that are not run, by what they look like, and why."""
+
+SMALLER = {
+    r"--find-lr": "--finder.steps 30 --num-workers 0",
+    r"--out runs/(a|b|back)\b": "--num-workers 0 --epochs 1",
+    r"jobs\.train_devise": "--epochs 3",
+}
+"""Flags that make a command take seconds."""
+
+
+def blocks(document: Path, language: str) -> list[str]:
+    text = document.read_text(encoding="utf-8")
+    return re.findall(rf"(?ms)^ *```{language}\n(.*?)^ *```$", text)
+
+
+def commands(document: Path) -> list[str]:
+    """The commands of a document's blocks: a line, with those that continue it, or a loop."""
+    found: list[str] = []
+    for block in blocks(document, "sh"):
+        joined = dedent(block).replace("\\\n", " ")
+        found += re.findall(r"(?ms)^for .*?^done$|^[^\n]*\S[^\n]*$", joined)
+    return found
+
+
+@cache
+def reason(command: str) -> str | None:
+    return next((why for pattern, why in NOT_RUN.items() if re.search(pattern, command)), None)
+
+
+def test_nothing_is_left_out_that_no_document_has() -> None:
+    everything = [command for document in DOCUMENTS for command in commands(document)]
+    assert len(everything) > 80
+    for pattern in (*NOT_RUN, *SMALLER):
+        assert any(re.search(pattern, command) for command in everything), pattern
+    run = [command for command in everything if not reason(command)]
+    assert len(run) > 50
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_settings_and_answers_that_a_document_shows_are_well_formed(document: Path) -> None:
+    for block in blocks(document, "yaml"):
+        assert yaml.safe_load(block)
+    for block in blocks(document, "json"):
+        assert json.loads(re.sub(r"(, )?…", "", block))  # which stands for more of the same
+
+
+class Reader:
+    """Somebody who types what the documents say, in a folder of their own."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str], closing: ExitStack):
+        self.folder = folder
+        self.capsys = capsys
+        self.closing = closing
+        self.address = ""  # of the server, once it was started
+        tools = folder / "bin"
+        tools.mkdir()
+        (tools / "python").symlink_to(sys.executable)
+        self.environment = os.environ | {
+            "PATH": f"{tools}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+            "HOME": str(folder),
+        }
+
+    def type(self, command: str) -> None:
+        more = [flags for pattern, flags in SMALLER.items() if re.search(pattern, command)]
+        if command.startswith("make "):  # what it would do; each target has tests of its own
+            self.bash(f"make --dry-run --always-make -C {ROOT} {command.removeprefix('make ')}")
+        elif command.startswith("python -m serve.app"):
+            self.serve(shlex.split(command, comments=True)[1:])
+        elif re.fullmatch(r"python -m jobs\.[^>|&\n]*", command):
+            self.job(shlex.split(command, comments=True)[2:] + shlex.split(" ".join(more)))
+        else:
+            local = command.replace("localhost:8000", self.address).replace(
+                "/models/", f"{self.folder}/runs/"
+            )
+            self.bash(local.replace("curl ", "curl -sS --fail-with-body ", 1))
+
+    def job(self, words: list[str]) -> None:
+        self.capsys.readouterr()
+        code = importlib.import_module(words[0]).main(words[1:])
+        printed = self.capsys.readouterr()
+        assert code == 0, f"{shlex.join(words)}\n{printed.err}"
+        if words[0] != "jobs.translate":
+            assert json.loads(printed.out.splitlines()[-1]), words
+
+    def bash(self, command: str) -> None:
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", command],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+
+    def serve(self, words: list[str]) -> None:
+        for name in ("new", "attn"):  # what the README and later pages call it
+            shutil.copytree(self.folder / "runs/translator", self.folder / "runs" / name)
+        port = free_port()
+        given = [f"{self.folder}/{word}" if word.startswith("runs/") else word for word in words]
+        command = [sys.executable, *given, "--port", str(port)]
+        settings = {"http_options": {"port": port}}
+        running = run_config(settings, self.folder / "logs", command=command)
+        self.address = self.closing.enter_context(running).address
+
+
+@pytest.fixture
+def reader(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Reader]:
+    """One with my.fr and my.en, the same as my.csv, photos/LABEL/FILE and some photos."""
+    pairs = sorted(generate_pairs(1200, seed=1), key=lambda pair: len(pair[0]))[:200]
+    for side, language in enumerate(("fr", "en")):
+        text = "".join(pair[side] + "\n" for pair in pairs)
+        (tmp_path / f"my.{language}").write_text(text, encoding="utf-8")
+    rows = "".join(f'"{french}","{english}"\n' for french, english in pairs)
+    (tmp_path / "my.csv").write_text(f"fr,en\n{rows}", encoding="utf-8")
+    for kind, label in enumerate(("dog", "boat", "fire truck", "n07739125")):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for number in range(16):
+            (tmp_path / "photos" / label / f"{number}.jpg").write_bytes(draw(kind, number))
+    for number, name in enumerate(("photo", "a", "b", "photos/1", "photos/2")):
+        (tmp_path / f"{name}.jpg").write_bytes(draw(1, 99 + number))
+    (tmp_path / ".local/share/bash-completion/completions").mkdir(parents=True)
+    with ExitStack() as closing:
+        yield Reader(tmp_path, capsys, closing)
+
+
+def run_document(reader: Reader, document: Path) -> None:
+    """Run its commands, then its Python, each block of which is a program of its own."""
+    for command in commands(document):
+        if reason(command) is None:
+            reader.type(command)
+    for block in blocks(document, "python"):
+        exec(compile(block, f"{document.name}, a block of Python", "exec"), {})
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.usefixtures("ray_cluster")
+def test_what_the_documents_say_to_type_works(
+    reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(reader.folder)
+    for document in DOCUMENTS:
+        if document.name == "server.md":
+            (reader.folder / "backups").mkdir()
+        run_document(reader, document)
+    for picture in ("runs/attention.png", "runs/found.png", "runs/page.html", "attention.png"):
+        assert (reader.folder / picture).exists(), picture
+    keys = yaml.safe_load((reader.folder / "keys.yaml").read_text())
+    assert [entry["name"] for entry in keys] == ["alice", "curator", "deployer"]
