@@ -8,6 +8,7 @@
 #   make test    runs all tests, two at a time where they do not measure
 #   make native  builds the C++ of seqvis/native anew, after a change of it or of PyTorch
 #   make docs    writes the reference from the docstrings: build/reference/index.html
+#   make tour    runs docs/tour.ipynb anew and keeps its outputs
 #   make wheel   builds dist/seqvis-….whl, with the C++ built for the PyTorch of .venv
 #   make count   counts files with code and lines of each package
 #   make bench   measures each stage beside its reference (docs/results/speed.md);
@@ -44,7 +45,7 @@ export RAY_raylet_start_wait_time_s := 300
 # Tests and jobs start many processes; without bytecode each would compile every file again.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo lesson unit test native docs wheel count bench lint setup lock audit ray submit clean
+.PHONY: demo lesson unit test native docs tour wheel count bench lint setup lock audit ray submit clean
 
 demo: $(VENV)/installed
 	$(RUN) -m jobs.demo --out $(DEMO_OUT) $(if $(filter 0,$(SERVE)),--no-serve)
@@ -73,6 +74,9 @@ docs: $(VENV)/installed
 wheel: $(VENV)/installed
 	rm -rf build/lib* build/bdist*
 	$(RUN) -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+tour: $(VENV)/installed
+	$(VENV)/bin/jupyter execute --inplace docs/tour.ipynb
 
 count:
 	@for package in seqvis jobs serve tune benchmarks; do \
