@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +76,7 @@ def test_shards_whose_answer_is_of_no_use_any_more_are_not_waited_for() -> None:
         def __init__(self, error: Exception | None):
             self._error = error
 
-        async def search(self, version: str, request: SearchRequest) -> None:
+        async def search(self, version: str, requests: Sequence[SearchRequest]) -> None:
             if self._error is not None:
                 await asyncio.sleep(0.01)
                 raise self._error
@@ -91,7 +92,9 @@ def test_shards_whose_answer_is_of_no_use_any_more_are_not_waited_for() -> None:
 
     async def ask() -> None:
         with pytest.raises(SearchTimeoutError):
-            await services.search("version", SearchRequest(TextQuery("dog")))
+            await services.ask_shards(
+                lambda shard: shard.search("version", [SearchRequest(TextQuery("dog"))])
+            )
         await asyncio.sleep(0)
         assert ended == [shards[0], shards[2]]
 
