@@ -58,10 +58,11 @@ _SOURCE = "Où travaille ta sœur ?"
 _TRANSLATION = {
     "source": _SOURCE,
     "source_tokens": ["_cap_", "où", "travaille", "ta", "sœur", "?"],
-    "text": "Where does your sister work?", "refused": None,
+    "text": "Where does your sister work?",
+    "refused": None,
     "candidates": [
         {
-            "text": "Where does your sister work?", "refused": None,
+            "text": "Where does your sister work?",
             "tokens": ["_cap_", "where", "does", "your", "sister", "work", "?"],
             "score": -0.1629,
             "complete": True,
