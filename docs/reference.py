@@ -7,7 +7,7 @@ The first page has the names that `import seqvis` offers; from there all modules
 
 import sys
 from pathlib import Path
-from pkgutil import iter_modules
+from pkgutil import walk_packages
 
 import pdoc
 import pdoc.render
@@ -22,8 +22,9 @@ def write_reference(folder: Path) -> None:
     """Write a page for each module. Raises what a module raises that cannot be imported."""
     for name in seqvis.__all__:  # pdoc looks at what a module has, not at what it would load
         setattr(seqvis, name, getattr(seqvis, name))
-    parts = [module.name for module in iter_modules(seqvis.__path__, "seqvis.")]
-    parts.remove(LEFT_OUT)
+    # All by name, since pdoc passes over the modules of a package that has a list of public names.
+    names = [module.name for module in walk_packages(seqvis.__path__, "seqvis.")]
+    parts = [name for name in names if not name.startswith(LEFT_OUT)]
     pdoc.render.configure(
         docformat="google", show_source=False, footer_text=f"seqvis {seqvis.__version__}"
     )
