@@ -1,4 +1,4 @@
-"""Every command of the README, run as it stands there."""
+"""The demo, and what make does of it; test_snippets.py types what the README says."""
 
 import importlib
 import io
@@ -16,8 +16,6 @@ import pytest
 from jobs.__main__ import MODULES
 from jobs.demo import PRESETS
 from jobs.demo import main as demo
-from seqvis.samples.questions import generate_pairs
-from tests.support.searching import draw
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -28,42 +26,6 @@ COMMANDS = [
 ]
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the README's reader has: my.fr and my.en, photos/LABEL/FILE and photo.jpg."""
-    place = tmp_path_factory.mktemp("readme")
-    pairs = sorted(generate_pairs(1200, seed=1), key=lambda pair: len(pair[0]))[:200]
-    for side, language in enumerate(("fr", "en")):
-        lines = "".join(pair[side] + "\n" for pair in pairs)
-        (place / f"my.{language}").write_text(lines, encoding="utf-8")
-    for kind, label in enumerate(("dog", "boat", "fire truck", "n07739125")):
-        (place / "photos" / label).mkdir(parents=True)
-        for number in range(16):
-            (place / "photos" / label / f"{number}.jpg").write_bytes(draw(kind, number))
-    (place / "photo.jpg").write_bytes(draw(1, 99))
-    return place
-
-
-def test_the_commands_for_data_of_ones_own_run_in_their_order(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    commands = [line for line in COMMANDS if re.match("seqvis (?!serve)", line)]
-    assert len(commands) >= 16
-    monkeypatch.chdir(folder)
-    for command in commands:
-        words = shlex.split(command)
-        if "--find-lr" in words:  # fewer steps of the full-size model, and no further worker
-            words += ["--finder.steps", "30", "--num-workers", "0"]
-        job = importlib.import_module(MODULES[words[1]])
-        assert job.main(words[2:]) == 0, f"{command}\n{capsys.readouterr().err}"
-        last = capsys.readouterr().out.splitlines()[-1]
-        if words[1] != "translate":
-            assert json.loads(last), command
-    assert len((folder / "runs/translations.en").read_text().splitlines()) == 200
-    for picture in ("attention.png", "found.png", "page.html"):
-        assert (folder / "runs" / picture).exists()
 
 
 def test_make_runs_what_the_readme_says() -> None:
