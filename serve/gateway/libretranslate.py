@@ -40,7 +40,7 @@ _TAG = re.compile(r"(<[^<>]*>)")
 _VERBATIM = re.compile(r"<(/?)(?:script|style)\b", re.IGNORECASE)
 
 
-class TranslateBody(BaseModel):
+class TranslateBody(schema.Described):
     """As LibreTranslate has it."""
 
     q: str | list[str] = Field(examples=["Où est le chat ?"])
@@ -55,30 +55,30 @@ class TranslateBody(BaseModel):
     api_key: str | None = None
 
 
-class DetectBody(BaseModel):
+class DetectBody(schema.Described):
     q: str = Field(min_length=1, examples=["Où est le chat ?"])
     api_key: str | None = None
 
 
-class Language(BaseModel):
+class Language(schema.Described):
     code: str
     name: str
     targets: list[str]
 
 
-class Detection(BaseModel):
+class Detection(schema.Described):
     language: str
     confidence: float
     """Percent of the text's words that the model knows in this language."""
 
 
-class TranslateAnswer(BaseModel):
+class LibreTranslateAnswer(schema.Described):
     translatedText: str | list[str]  # noqa: N815
     alternatives: list[str] | list[list[str]] | None = None
     detectedLanguage: Detection | list[Detection] | None = None  # noqa: N815
 
 
-class ErrorAnswer(BaseModel):
+class LibreTranslateError(schema.Described):
     error: str
 
 
@@ -86,13 +86,13 @@ def libretranslate(live: LiveModels, limits: Limits, translate: Translate) -> AP
     router = APIRouter(tags=["LibreTranslate"], route_class=bounded_route())
     pairs = _Pairs(live)
     errors: dict[int | str, dict[str, Any]] = {
-        status: {"model": ErrorAnswer} for status in (400, 403, 404, 413, 429, 503)
+        status: {"model": LibreTranslateError} for status in (400, 403, 404, 413, 429, 503)
     }
 
     @router.post(
         "/translate",
         response_model=None,
-        responses={200: {"model": TranslateAnswer}, **errors},
+        responses={200: {"model": LibreTranslateAnswer}, **errors},
         openapi_extra=_takes(TranslateBody),
     )
     async def translate_as_there(request: Request) -> Response:

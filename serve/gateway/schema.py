@@ -14,8 +14,14 @@ Id = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_ID)]
 ModelName = Annotated[str, StringConstraints(max_length=64)]
 
 
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+class Described(BaseModel):
+    """A model whose fields the document describes by their docstrings."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+class Strict(Described):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class TranslateRequest(Strict):
@@ -54,7 +60,7 @@ class TranslateRequest(Strict):
     Nothing is sent so while `min_confidence` may still refuse it."""
 
 
-class Candidate(BaseModel):
+class Candidate(Described):
     text: str
     tokens: list[str]
     score: float
@@ -65,7 +71,7 @@ class Candidate(BaseModel):
     """For each token the weight of each source token; the last column is the end of the text."""
 
 
-class Translation(BaseModel):
+class Translation(Described):
     source: str
     source_tokens: list[str]
     unknown_words: list[str]
@@ -82,7 +88,7 @@ class Translation(BaseModel):
     candidates: list[Candidate]
 
 
-class TranslateAnswer(BaseModel):
+class TranslateAnswer(Described):
     model: str
     translations: list[Translation]
 
@@ -149,7 +155,7 @@ class SearchBatchRequest(Strict):
     """Name of a live version; left out, one is chosen by the shares."""
 
 
-class Match(BaseModel):
+class Match(Described):
     id: str
     score: float
     """Cosine with the query, -1 to 1."""
@@ -158,7 +164,7 @@ class Match(BaseModel):
     """Where its thumbnail is."""
 
 
-class SearchAnswer(BaseModel):
+class SearchAnswer(Described):
     model: str
     matches: list[Match]
 
@@ -168,7 +174,7 @@ class SearchTextAnswer(SearchAnswer):
     """The signed sum that was searched for: `a photo of a dog, not a cat` is `dog - 0.5 * cat`."""
 
 
-class BatchedProblem(BaseModel):
+class BatchedProblem(Described):
     """Why one of several cannot be done, as in the error of a single request."""
 
     code: str
@@ -177,7 +183,7 @@ class BatchedProblem(BaseModel):
     model_config = ConfigDict(extra="allow")
 
 
-class BatchedAnswer(BaseModel):
+class BatchedAnswer(Described):
     """Either `read_as` and `matches`, or `error`."""
 
     read_as: str | None = None
@@ -185,31 +191,31 @@ class BatchedAnswer(BaseModel):
     error: BatchedProblem | None = None
 
 
-class SearchBatchAnswer(BaseModel):
+class SearchBatchAnswer(Described):
     model: str
     results: list[BatchedAnswer]
     """In the order of the searches."""
 
 
-class Word(BaseModel):
+class Word(Described):
     word: str
     labels: list[str]
     score: float
 
 
-class ClassifyAnswer(BaseModel):
+class ClassifyAnswer(Described):
     model: str
     words: list[Word]
 
 
-class Picture(BaseModel):
+class Picture(Described):
     id: str
     metadata: dict[str, Any]
     image: str
     """Where its thumbnail is."""
 
 
-class PicturesAnswer(BaseModel):
+class PicturesAnswer(Described):
     model: str
     images: list[Picture]
     next: str | None
@@ -225,7 +231,7 @@ class NewPicture(Strict):
     metadata: dict[str, Any] | None = None
 
 
-class AddedPicture(BaseModel):
+class AddedPicture(Described):
     id: str | None
     status: Literal["added", "replaced", "refused"]
     image: str | None = None
@@ -233,24 +239,24 @@ class AddedPicture(BaseModel):
     """Why it was refused."""
 
 
-class AddBatchAnswer(BaseModel):
+class AddBatchAnswer(Described):
     results: list[AddedPicture]
     """In the order of the files."""
     added: int
     """How many are stored now; the others were refused."""
 
 
-class AddAnswer(BaseModel):
+class AddAnswer(Described):
     id: str
     image: str
 
 
-class DeleteAnswer(BaseModel):
+class DeleteAnswer(Described):
     id: str
     deleted: Literal[True]
 
 
-class LiveVersion(BaseModel):
+class LiveVersion(Described):
     name: str
     path: str | list[str]
     share: float
@@ -259,13 +265,13 @@ class LiveVersion(BaseModel):
     about: dict[str, Any]
 
 
-class LiveApplication(BaseModel):
+class LiveApplication(Described):
     versions: list[LiveVersion]
     refused: dict[str, str]
     """Versions that are wanted and cannot be loaded, with the reason."""
 
 
-class ModelsAnswer(BaseModel):
+class ModelsAnswer(Described):
     translator: LiveApplication | None
     search: LiveApplication | None
 
@@ -287,7 +293,7 @@ class ChangeModels(Versions):
     )
 
 
-class Problem(BaseModel):
+class Problem(Described):
     code: str
     """One word for programs: overloaded, unknown_word, bad_picture, …"""
     message: str
@@ -297,7 +303,7 @@ class Problem(BaseModel):
     model_config = ConfigDict(extra="allow")
 
 
-class ErrorAnswer(BaseModel):
+class ErrorAnswer(Described):
     """Every error has this form."""
 
     error: Problem

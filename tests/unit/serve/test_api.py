@@ -82,6 +82,13 @@ def test_the_documents_examples_work(both: Served) -> None:
     assert tried >= 4
 
 
+def test_every_model_of_the_document_has_a_name_of_its_own(both: Served) -> None:
+    """FastAPI puts the module before two of one name, and so renames the one that was there."""
+    schemas = both.client.get("/openapi.json").json()["components"]["schemas"]
+    assert {"TranslateAnswer", "ErrorAnswer"} <= schemas.keys()
+    assert [name for name in schemas if "__" in name] == []
+
+
 def test_the_documentation_and_the_page_need_nothing_from_outside(both: Served) -> None:
     for path in ("/", "/docs"):
         text = both.client.get(path).text

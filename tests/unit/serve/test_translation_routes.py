@@ -9,7 +9,7 @@ import pytest
 from seqvis.decoding.beam import DecodingSettings
 from seqvis.errors import ConfigError
 from seqvis.samples.questions import generate_pairs
-from seqvis.translation.confidence import CALIBRATION
+from seqvis.translation.confidence import CALIBRATION, GOOD
 from seqvis.translation.translator import Translator
 from serve.app import Serve, free_port, serving
 from tests.support.models import copied
@@ -173,3 +173,9 @@ def test_bodies_that_are_no_json_are_refused(both: Served) -> None:
 def test_a_model_that_is_not_there_is_named(both: Served) -> None:
     answer = both.client.post("/v1/translate", json={"text": "Où ?", "model": "june"})
     assert "default" in error_of(answer, 404, "not_found")["message"]
+
+
+def test_the_document_says_what_a_good_translation_is(both: Served) -> None:
+    schemas = both.client.get("/openapi.json").json()["components"]["schemas"]
+    meaning = schemas["Translation"]["properties"]["confidence"]["description"]
+    assert f"a sentence chrF of {GOOD:g} or more" in " ".join(meaning.split())
