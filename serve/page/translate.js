@@ -140,6 +140,8 @@ class Panel {
     this.output.textContent = candidate.text;
     if (!candidate.complete) this.output.append(element("span", { className: "cut" }, " … cut at the longest length"));
     this.attention.show(align(translation.source_tokens, candidate));
+    // The confidence is of the best translation.
+    this.confidence.hidden = !this.confidence.textContent || candidate !== translation.candidates[0];
   }
 
   #choice(translation, candidate, place) {

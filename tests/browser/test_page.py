@@ -142,10 +142,14 @@ def test_choosing_a_candidate_shows_it_and_its_attention(page: Page) -> None:
     assert [choice.text.split("\n")[-1] for choice in choices] == ["0.90", "0.33", "0.12"]
     page.hover(page.word("target", "Where"))
     page.until(lambda: page.text("#partners").startswith("Where: from Où"))
+    assert page.one("#confidence").is_displayed()
     choices[1].click()
     page.until(lambda: page.text("#translation") == "Where works sister your !")
+    assert not page.one("#confidence").is_displayed(), "it is of the best translation"
     page.hover(page.word("target", "Where"))
     page.until(lambda: page.text("#partners").startswith("Where: from ta 90"))
+    choices[0].click()
+    page.until(lambda: page.one("#confidence").is_displayed())
 
 
 def test_words_find_a_gallery_in_the_order_of_scores(page: Page) -> None:
