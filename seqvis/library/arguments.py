@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from seqvis import cluster
 from seqvis.artifacts import MANIFEST, Artifact
 from seqvis.checks import require_extra
 from seqvis.config import Settings, settings_from
@@ -61,7 +62,5 @@ def require_ray() -> None:
 def ray_session() -> Iterator[None]:
     """Join the Ray that this process has joined, or that RAY_ADDRESS names, or start one."""
     require_ray()
-    from seqvis.cluster import ray_session  # loads Ray
-
-    with ray_session():
+    with cluster.ray_session():
         yield

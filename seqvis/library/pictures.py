@@ -21,6 +21,7 @@ from seqvis.training.workers import Resources
 from seqvis.vectors.build import build_store
 from seqvis.vectors.sources import open_source
 from seqvis.vectors.store import WordVectors
+from seqvis.vision import embed
 from seqvis.vision.feature_table import FeatureTable
 
 Features: TypeAlias = Place | Artifact | FeatureTable
@@ -83,15 +84,12 @@ def embed_images(
         DataError: there are no pictures, or the weights cannot be had.
     """
     require_ray()
-    from seqvis.vision.embed import EmbedSettings  # loads Ray
-    from seqvis.vision.embed import embed_images as embed
-
     table = images if isinstance(images, pd.DataFrame) else None
     values = {"backbone": backbone, "image_size": image_size, **settings, "out": uri_of(out)}
     values["images"] = uri_of(folder) if table is not None else _text(images)
-    chosen = settings_for(EmbedSettings, "embed_images", values)
+    chosen = settings_for(embed.EmbedSettings, "embed_images", values)
     with stage_progress() as progress:
-        embed(chosen, progress, ray_session, table)
+        embed.embed_images(chosen, progress, ray_session, table)
     return FeatureTable.open(chosen.out)
 
 

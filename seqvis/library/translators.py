@@ -11,6 +11,7 @@ from seqvis import artifacts
 from seqvis.artifacts import Artifact
 from seqvis.checks import require_extra
 from seqvis.cli.console import stage_progress, training_console
+from seqvis.corpus.prepare import prepare
 from seqvis.corpus.settings import PrepareSettings
 from seqvis.errors import ArtifactError, ConfigError
 from seqvis.library.arguments import is_artifact, ray_session, require_ray, settings_for, uri_of
@@ -61,8 +62,6 @@ def prepare_corpus(
         StorageError: `out` cannot be written; then what was there is still there.
     """
     require_ray()
-    from seqvis.corpus.prepare import prepare  # loads Ray
-
     given: dict[str, Any] = {"source_lang": source_lang, "target_lang": target_lang}
     frames: dict[str, pd.DataFrame] = {}
     for name, prefix, value in (("pairs", "", pairs), ("valid_pairs", "valid_", valid_pairs)):
