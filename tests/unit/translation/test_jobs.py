@@ -13,26 +13,10 @@ from PIL import Image
 from jobs.evaluate_translator import main as evaluate
 from jobs.translate import main as translate
 from seqvis.errors import DataError
-from seqvis.samples.questions import generate_pairs
 from seqvis.text.lines import lines_at_hand
 from seqvis.translation.translator import Translator
 
 Capture = pytest.CaptureFixture[str]
-
-
-@pytest.fixture
-def model(translator: Translator) -> str:
-    return translator.artifact.location.path
-
-
-@pytest.fixture
-def files(tmp_path: Path) -> tuple[str, str]:
-    """200 questions in two aligned files."""
-    pairs = generate_pairs(200, seed=20)
-    for side, language in enumerate(("fr", "en")):
-        lines = "".join(pair[side] + "\n" for pair in pairs)
-        (tmp_path / f"questions.{language}").write_text(lines)
-    return str(tmp_path / "questions.fr"), str(tmp_path / "questions.en")
 
 
 def test_sentences_a_file_and_standard_input_give_the_same(

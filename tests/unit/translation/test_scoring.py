@@ -29,21 +29,6 @@ from tests.unit.conftest import SMALL
 Capture = pytest.CaptureFixture[str]
 
 
-@pytest.fixture
-def model(translator: Translator) -> str:
-    return translator.artifact.location.path
-
-
-@pytest.fixture
-def files(tmp_path: Path) -> tuple[str, str]:
-    """200 questions in two aligned files."""
-    pairs = generate_pairs(200, seed=20)
-    for side, language in enumerate(("fr", "en")):
-        lines = "".join(pair[side] + "\n" for pair in pairs)
-        (tmp_path / f"questions.{language}").write_text(lines)
-    return str(tmp_path / "questions.fr"), str(tmp_path / "questions.en")
-
-
 def test_training_and_evaluation_score_with_case_alike(translator: Translator) -> None:
     evaluated, _ = score(translator, ["Où est le chat ?"], ["x"], DecodingSettings())
     assert translator.languages.keep_case is False
