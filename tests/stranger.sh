@@ -8,6 +8,7 @@
 # PYTHON is the Python to begin with (default: python3). tests/ray/test_stranger.py runs it.
 set -eu
 wheel=$(realpath "$1")
+tour=$(realpath "$(dirname "$0")/..")/docs/tour.ipynb
 mkdir -p "$2"
 cd "$2"
 say() { printf '\n== %s\n' "$*"; }
@@ -20,7 +21,7 @@ if [ -n "${PACKAGES:-}" ]; then
     echo "$PACKAGES" >"$(venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/packages.pth"
     venv/bin/python -m pip install --quiet --no-index --no-deps "$wheel"
 else
-    venv/bin/python -m pip install --quiet "$wheel[all]" libretranslatepy
+    venv/bin/python -m pip install --quiet "$wheel[all]" ipykernel libretranslatepy nbclient
 fi
 export PATH="$PWD/venv/bin:$PATH"
 python -c 'import jobs, seqvis, serve, sys, tune
@@ -44,6 +45,21 @@ seqvis translate --model translator "Où est le chat numéro 3 ?"
 say the demo
 seqvis demo --no-serve ${DEMO_FLAGS:-}
 seqvis search --collection runs/demo/collection --text "engine + boat"
+
+say the notebook
+python - "$tour" <<'END'
+import sys
+
+import nbformat
+from nbclient import NotebookClient
+
+notebook = nbformat.read(sys.argv[1], 4)
+for cell in notebook.cells:
+    if cell.cell_type == "code":
+        cell.outputs, cell.execution_count = [], None
+NotebookClient(notebook, timeout=900, kernel_name="python3").execute()
+nbformat.write(notebook, "tour.ipynb")
+END
 
 say the server
 port=$(python -c 'from serve.app import free_port; print(free_port())')

@@ -8,7 +8,10 @@ import sysconfig
 import zipfile
 from pathlib import Path
 
+import nbformat
 import pytest
+
+from tests.support.tour import check_tour
 
 ROOT = Path(__file__).parents[2]
 EXTENSIONS = ("seqvis/native", "seqvis/collection")
@@ -64,3 +67,4 @@ def test_a_strangers_path_works_with_the_wheel_alone(wheel: Path, tmp_path: Path
     )
     assert done.returncode == 0, done.stdout[-5000:]
     assert done.stdout.rstrip().endswith("== done")
+    check_tour(nbformat.read(tmp_path / "empty" / "tour.ipynb", as_version=4))
