@@ -34,7 +34,7 @@ const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
 while (walker.nextNode()) {
   const element = walker.currentNode.parentElement;
   const visible = element.checkVisibility({opacityProperty: true, visibilityProperty: true});
-  const hidden = element.closest(".visually-hidden, noscript, option");
+  const hidden = element.closest(".visually-hidden, .marks, noscript, option");
   if (!walker.currentNode.data.trim() || !visible || hidden) continue;
   const layers = [];
   for (let at = element; at; at = at.parentElement) {
