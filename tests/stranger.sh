@@ -64,11 +64,15 @@ END
 say the server
 port=$(python -c 'from serve.app import free_port; print(free_port())')
 address=http://127.0.0.1:$port
-seqvis serve --translator runs/demo/translator --collection runs/demo/collection --port "$port" &
+seqvis serve --translator runs/demo/translator --collection runs/demo/collection --port "$port" 2>server.log &
 server=$!
 trap 'kill $server 2>/dev/null || true' EXIT
+until grep -q "Ctrl-C stops it" server.log; do
+    kill -0 $server || { cat server.log; exit 1; }
+    sleep 1
+done
 python - "$address" <<'END'
-import json, sys, time, urllib.error, urllib.request
+import json, sys, urllib.request
 
 address = sys.argv[1]
 request = urllib.request.Request(
@@ -76,14 +80,7 @@ request = urllib.request.Request(
     json.dumps({"text": "Où est le chat ?"}).encode(),
     {"content-type": "application/json"},
 )
-for _ in range(600):
-    try:
-        print(urllib.request.urlopen(request).read().decode())
-        break
-    except (urllib.error.URLError, ConnectionError):
-        time.sleep(1)
-else:
-    sys.exit("the server does not answer")
+print(urllib.request.urlopen(request).read().decode())
 with urllib.request.urlopen(f"{address}/") as page:
     assert b"<html" in page.read()
 END
