@@ -31,14 +31,14 @@ FORMAT_VERSION = 1
 _FOLDER = re.compile(r"files-[0-9a-f]{8}$")  # of one writer, in an object store
 
 _MADE_BY = {
-    "corpus": "prepare_corpus",
-    "vectors": "build_vectors",
-    "translator": "train_translator",
+    "corpus": "prepare-corpus",
+    "vectors": "build-vectors",
+    "translator": "train-translator",
     "language model": "pretrain",
-    "features": "embed_images",
-    "devise": "train_devise",
-    "collection": "build_index",
-    "checkpoint": "train_translator",
+    "features": "embed-images",
+    "devise": "train-devise",
+    "collection": "build-index",
+    "checkpoint": "train-translator",
 }
 
 
@@ -176,7 +176,7 @@ def check_destination(destination: Location, kind: str) -> None:
     if destination.uri.startswith(HUGGING_FACE):
         raise ArtifactError(
             f"{destination.uri}: is not written to directly; give --out a directory, and then "
-            f"python -m jobs.push_to_hub"
+            f"seqvis push-to-hub"
         )
     if not destination.exists():
         return
@@ -217,12 +217,12 @@ def load(uri: Place, kind: str, verify: bool = True, other_kind: str | None = No
     location = fetched(uri)
     if not location.exists():
         raise ArtifactError(
-            f"{location.uri}: no such {kind}; make one with python -m jobs.{_MADE_BY[kind]}"
+            f"{location.uri}: no such {kind}; make one with seqvis {_MADE_BY[kind]}"
         )
     if not (location / MANIFEST).exists():
         raise ArtifactError(
             f"{location.uri}: holds no {MANIFEST}, so it is not a {kind}; "
-            f"give the directory that jobs.{_MADE_BY[kind]} wrote"
+            f"give the directory that seqvis {_MADE_BY[kind]} wrote"
         )
     manifest = _read_manifest(location)
     kind_here = manifest.get("kind")

@@ -2,7 +2,7 @@
 
 On this machine, or as applications of a Serve YAML:
 
-    python -m serve.app --translator runs/translator --collection runs/collection
+    seqvis serve --translator runs/translator --collection runs/collection
     serve deploy serve/config/gpu.yaml
 
 A YAML finds here the functions `translator`, `search` and `gateway` (serve/applications.py); their
@@ -79,7 +79,7 @@ class Serve(JobSettings):
     port: int = Field(8000, ge=1, le=65535)
     """Port to listen at."""
     keys: str | None = None
-    """File of API keys; python -m serve.make_key makes one."""
+    """File of API keys; seqvis make-key makes one."""
     legacy_keys: bool = False
     """Keys in the file without scopes keep their old meaning, all but admin unless admin: true."""
     model_roots: tuple[str, ...] = ()
@@ -159,7 +159,7 @@ def serving(settings: Serve) -> Iterator[str]:
         if settings.min_confidence and CALIBRATION not in artifact.files:
             raise ConfigError(
                 f"--min-confidence: {path} is not calibrated, so it does not know how sure it is; "
-                "python -m jobs.evaluate_translator --calibrate adds that"
+                "seqvis evaluate-translator --calibrate adds that"
             )
     if settings.collection:
         describe(_absolute(settings.collection))

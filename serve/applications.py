@@ -1,7 +1,7 @@
 """Build the applications of the server: `translator`, `search` and `gateway`.
 
 The functions of these names are for a Serve YAML, which has its own numbers of replicas and GPUs
-under `deployments`; the `build_` functions are for `python -m serve.app`.
+under `deployments`; the `build_` functions are for `seqvis serve`.
 """
 
 from typing import Any

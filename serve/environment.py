@@ -2,9 +2,9 @@
 
 Ray's processes need it for servers and jobs, on every node from their start:
 
-    eval "$(python -m serve.environment)" && ray start …
+    eval "$(seqvis environment)" && ray start …
 
-`python -m serve.app` sets it for the Ray that it starts, and the image has it (Dockerfile).
+`seqvis serve` sets it for the Ray that it starts, and the image has it (Dockerfile).
 """
 
 import os

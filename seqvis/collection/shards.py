@@ -62,7 +62,7 @@ def describe(path: str | Path) -> Description:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(
             f"{path / MANIFEST}: does not describe shards that this seqvis reads ({error}); "
-            f"split the collection anew with python -m jobs.collection --split"
+            f"split the collection anew with seqvis collection --split"
         ) from error
     shards = tuple(path / name for name in names)
     for number, shard in enumerate(shards):

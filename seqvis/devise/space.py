@@ -261,5 +261,5 @@ def mismatch(artifact: Artifact, error: Exception) -> ArtifactError:
     """Return the error for weights that lack a part or do not have the settings' shape."""
     return ArtifactError(
         f"{artifact.location.uri}: its weights do not fit its settings ({error}); "
-        f"train it anew with python -m jobs.train_devise"
+        f"train it anew with seqvis train-devise"
     )

@@ -127,7 +127,7 @@ def _use(kind: str, name: str, config: Mapping[str, Any]) -> str:
 translator = Translator.from_pretrained("{name}")
 print(translator.translate("{_sentence(config)}").text)
 '''
-        command = f'python -m jobs.translate --model hf://{name} "{_sentence(config)}"'
+        command = f'seqvis translate --model hf://{name} "{_sentence(config)}"'
     elif kind == "devise":
         python = f'''from seqvis import DeviseModel
 
@@ -135,8 +135,8 @@ model = DeviseModel.from_pretrained("{name}")
 print(model.space.names[:10])
 '''
         command = (
-            f"python -m jobs.build_index --model hf://{name} --features FEATURES --out COLLECTION\n"
-            f"python -m jobs.search --collection COLLECTION --text WORD"
+            f"seqvis build-index --model hf://{name} --features FEATURES --out COLLECTION\n"
+            f"seqvis search --collection COLLECTION --text WORD"
             f"{_elsewhere('--vectors', needs)}"
         )
     elif kind == "collection":
@@ -146,9 +146,9 @@ with Collection.from_pretrained("{name}") as collection:
     print(len(collection), collection.dimension)
 '''
         command = (
-            f"python -m jobs.search --collection hf://{name} --text WORD"
+            f"seqvis search --collection hf://{name} --text WORD"
             f"{_elsewhere('--model', needs)}\n"
-            f"python -m jobs.collection --restore hf://{name} --collection COLLECTION"
+            f"seqvis collection --restore hf://{name} --collection COLLECTION"
         )
     else:
         return f"Give `hf://{name}` to the jobs of seqvis where they take what is of this kind."

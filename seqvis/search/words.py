@@ -113,13 +113,13 @@ def load_model_for(kind: type[Trained], collection: Described, given: str | None
     if fingerprint not in (None, model.artifact.fingerprint()):
         raise ArtifactError(
             f"{collection.path}: was built by another model than {where}; give --model the one it "
-            f"was built with, or build it anew with python -m jobs.build_index"
+            f"was built with, or build it anew with seqvis build-index"
         )
     if model.dimension != collection.dimension:
         raise ArtifactError(
             f"{collection.path}: has vectors of dimension {collection.dimension}, but {where} "
             f"makes vectors of {model.dimension} numbers; build it anew with "
-            f"python -m jobs.build_index"
+            f"seqvis build-index"
         )
     return model
 

@@ -185,7 +185,7 @@ class Translator(OnHub):
         if least and self.calibration is None:
             raise ConfigError(
                 "min_confidence: this translator is not calibrated, so it does not know how sure "
-                "it is; python -m jobs.evaluate_translator --calibrate adds that"
+                "it is; seqvis evaluate-translator --calibrate adds that"
             )
 
     def _search(

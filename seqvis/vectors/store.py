@@ -249,7 +249,7 @@ class WordVectors:
         if not fits:
             raise ArtifactError(
                 f"{self.artifact.location.uri}: its files do not fit together; "
-                f"make it again with python -m jobs.build_vectors"
+                f"make it again with seqvis build-vectors"
             )
 
 
@@ -299,7 +299,7 @@ def _map(path: Path) -> np.ndarray:
     except (OSError, ValueError) as error:
         raise ArtifactError(
             f"{path}: cannot be mapped into memory ({error}); make the vectors again with "
-            f"python -m jobs.build_vectors"
+            f"seqvis build-vectors"
         ) from error
     return mapped.view(np.ndarray)  # slicing a memmap object itself is ten times slower
 

@@ -186,7 +186,7 @@ class FeatureTable:
             if not pa.types.is_fixed_size_list(kind) or kind.list_size != self.dimension:
                 raise ArtifactError(
                     f"{part.uri}: its features are {kind}, not {self.dimension} numbers each; "
-                    f"make it anew with python -m jobs.embed_images"
+                    f"make it anew with seqvis embed-images"
                 )
 
 

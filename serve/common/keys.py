@@ -103,7 +103,7 @@ class Keys:
         if not isinstance(entries, list) or not (entries or none):
             raise ConfigError(
                 f"{path}: needs a list with at least one key; "
-                "python -m serve.make_key --name NAME makes an entry"
+                "seqvis make-key --name NAME makes an entry"
             )
         holders: list[KeyHolder] = []
         problems: list[str] = []
@@ -254,7 +254,7 @@ def keys_for(path: str | None, host: str, *, legacy: bool = False) -> Keys | Non
     if host.lower() != "localhost" and not _is_loopback(host.strip("[]")):
         raise ConfigError(
             f"keys: a server on {host or 'all interfaces'} can be reached from elsewhere, so it "
-            "needs a file of API keys (python -m serve.make_key makes an entry); "
+            "needs a file of API keys (seqvis make-key makes an entry); "
             "or listen on 127.0.0.1"
         )
     return None

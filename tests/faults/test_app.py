@@ -1,4 +1,4 @@
-"""`python -m serve.app`: nothing of it, Ray included, can be reached from another machine, each key
+"""`seqvis serve`: nothing of it, Ray included, can be reached from another machine, each key
 may do what its scopes say, and when it is stopped it ends what is under way."""
 
 import contextlib

@@ -50,11 +50,11 @@ NOT_RUN = {
     r"^TORCH_INDEX=INDEX make setup": "installs everything anew",
     r"pre-commit install": "changes the clone",
     r"^install -d .*/srv/ray": "makes a folder outside of the reader's",
-    r"^python -m jobs\.ray_token": "makes the user's token; tests/unit/serve/test_ray_token.py",
-    r"^python -m tune\.": "takes hours; tests/ray/test_tune.py searches in small",
+    r"^seqvis ray-token": "makes the user's token; tests/unit/serve/test_ray_token.py",
+    r"^seqvis tune-": "takes hours; tests/ray/test_tune.py searches in small",
     r"train_translator … ": "the reader fills in the flags",
     r"session_latest/logs": "looks into the logs of a server in production",
-    r"^sed 's\|/shared|^python -m serve\.config_check my\.yaml|^serve deploy my\.yaml": (
+    r"^sed 's\|/shared|^seqvis config-check my\.yaml|^serve deploy my\.yaml": (
         "names artifacts on a shared disk; tests/unit/serve/test_config_check.py"
     ),
     r"^seqvis demo": "tests/ray/test_readme.py runs the demo in small",

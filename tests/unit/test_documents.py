@@ -66,7 +66,7 @@ def flags_of(module: str) -> set[str]:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_jobs_have_the_names_and_flags_that_a_document_gives_them(document: Path) -> None:
     for line in code(document):
-        command = re.match(r"\s*seqvis ([a-z][\w-]*)(.*)", line)
+        command = re.search(r"(?:^|\$\()\s*seqvis ([a-z][\w-]*)(.*)", line)
         module = re.search(r"python -m ((?:jobs|tune|serve)\.[\w.]+)(.*)", line)
         if command:
             assert command[1] in MODULES, line

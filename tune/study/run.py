@@ -177,7 +177,7 @@ def _write_report(study: Study) -> dict[str, Any]:
         problem = (
             f"the search is complete, but its report could not be written "
             f"({type(error).__name__}: {error}); make it again: "
-            f"python -m tune.report --trials {out.uri}"
+            f"seqvis tune-report --trials {out.uri}"
         )
         print(f"warning: {problem}", file=sys.stderr, flush=True)
         return {"report": None, "important": [], "refused": [problem]}
@@ -190,7 +190,7 @@ def _write_best_settings(study: Study, best: Trial) -> None:
     lines = [
         f"# Trial {best.name} of {len(study.records)}: {study.settings.metric} "
         f"{best.best(study.settings.mode):.4f} after {best.epoch} epochs.",
-        f"#   python -m jobs.train_{model.artifact} --config {out.uri}/best.yaml … --out OUT",
+        f"#   seqvis train-{model.artifact} --config {out.uri}/best.yaml … --out OUT",
         *(f"# {path}: {value}" for path, value in best.config.items()),
         yaml.safe_dump(tree, sort_keys=False, allow_unicode=True),
     ]

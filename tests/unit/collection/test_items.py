@@ -81,7 +81,7 @@ def test_a_collection_needs_a_dimension_a_known_backend_and_a_free_place(tmp_pat
         Collection.create(tmp_path / "c", 3, "faiss")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="JSON"):
         Collection.create(tmp_path / "c", 3, config={"a": object()})
-    with pytest.raises(ArtifactError, match=r"no such collection.*build_index"):
+    with pytest.raises(ArtifactError, match=r"no such collection.*build-index"):
         Collection.open(tmp_path / "c")
     Collection.create(tmp_path / "c", 3, config={"model": "m"}).close()
     with pytest.raises(ArtifactError, match="is there already"):

@@ -154,7 +154,7 @@ def test_without_an_atomic_exchange_two_renames_do(tmp_path: Path, monkeypatch) 
 
 
 def test_a_missing_one_names_the_job_that_makes_it(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"nowhere: no such corpus.*jobs\.prepare_corpus"):
+    with pytest.raises(ArtifactError, match=r"nowhere: no such corpus.*seqvis prepare-corpus"):
         load(str(tmp_path / "nowhere"), "corpus")
 
 

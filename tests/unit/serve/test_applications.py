@@ -1,4 +1,4 @@
-"""How many replicas `python -m serve.app` starts, and on what: each flag reaches its deployment."""
+"""How many replicas `seqvis serve` starts, and on what: each flag reaches its deployment."""
 
 from pathlib import Path
 from typing import Any

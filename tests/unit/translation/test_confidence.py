@@ -127,7 +127,7 @@ def test_a_translator_without_a_calibration_says_so_and_can_get_one(
     path = copied(translator, tmp_path / "old", without=CALIBRATION)
     old = Translator.load(path)
     assert old.translate(STRANGE).confidence is None
-    with pytest.raises(ConfigError, match="evaluate_translator --calibrate"):
+    with pytest.raises(ConfigError, match="evaluate-translator --calibrate"):
         old.translate(STRANGE, min_confidence=0.5)
     for side, name in enumerate(("source", "reference")):
         (tmp_path / name).write_text("".join(f"{pair[side]}\n" for pair in VALID))

@@ -203,7 +203,7 @@ def test_bad_files_give_one_line_and_no_traceback(
 
 def test_a_model_that_is_none_is_refused(tmp_path: Path, questions: Path, capsys: Capture) -> None:
     assert translate(["--model", str(tmp_path / "nothing"), "x"]) == 1
-    assert "no such translator; make one with python -m jobs.train" in capsys.readouterr().err
+    assert "no such translator; make one with seqvis train-translator" in capsys.readouterr().err
     assert translate(["--model", str(questions), "x"]) == 1
     assert "is a corpus, but a translator is needed here" in capsys.readouterr().err
 

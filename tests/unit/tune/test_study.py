@@ -411,5 +411,5 @@ def test_a_search_is_complete_without_its_report(
     assert pq.read_table(out / "trials.parquet").num_rows == 3
     assert (out / "best.yaml").exists()
 
-    assert make_report(reason.partition("python -m tune.report ")[2].split()) == 0
+    assert make_report(reason.partition("seqvis tune-report ")[2].split()) == 0
     assert (out / "report.html").exists()
