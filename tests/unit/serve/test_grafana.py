@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 import ray
 import yaml
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
 
 PROJECT = Path(__file__).parents[3]
 RAY = Path(ray.__file__).parent
@@ -49,6 +52,30 @@ def expressions(board: dict[str, Any], rules: list[dict[str, Any]]) -> list[str]
         if variable["type"] == "query"
     ]
     return panels + variables + [rule["expr"] for rule in rules]
+
+
+def difference(ours: Any, theirs: Any, path: str = "") -> list[str]:
+    """Where `theirs`, which may have more fields, does not hold what `ours` does."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        return [
+            line
+            for name, value in ours.items()
+            for line in difference(value, theirs.get(name), f"{path}/{name}")
+        ]
+    if isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
+        pairs = enumerate(zip(ours, theirs, strict=True))
+        return [line for at, (a, b) in pairs for line in difference(a, b, f"{path}/{at}")]
+    return [] if ours == theirs else [f"{path}: {ours!r}, read as {theirs!r}"]
+
+
+def test_grafanas_own_types_know_every_field(board: dict[str, Any]) -> None:
+    """Grafana's SDK drops fields that its schema lacks, and keeps all others."""
+    register_default_plugins()
+    read = json.loads(JSONEncoder().encode(Dashboard.from_json(board)))
+    assert difference(board, read) == []
+    misspelt = json.loads(json.dumps(board).replace('"gridPos"', '"gridpos"'))
+    read = json.loads(JSONEncoder().encode(Dashboard.from_json(misspelt)))
+    assert difference(misspelt, read)
 
 
 def metrics_in(expression: str) -> set[str]:
