@@ -24,6 +24,16 @@ _SCORES = {
 """The metrics that a card shows, and how it calls them; the others are in metrics.csv."""
 _RATED = ("bleu", "chrf", "hit@1", "hit@5", "hit@10", "accuracy")  # that the hub lists
 _TASKS = {"translator": "translation", "devise": "zero-shot-image-classification"}
+_SENTENCES = {
+    "de": "Wo ist die Katze?",
+    "en": "Where is the cat?",
+    "es": "¿Dónde está el gato?",
+    "fr": "Où est le chat ?",
+    "it": "Dov'è il gatto?",
+    "nl": "Waar is de kat?",
+    "pt": "Onde está o gato?",
+}
+"""What a card's example translates, by the source language; of others the reader fills it in."""
 
 
 def model_card(artifact: Artifact, name: str, license_name: str, facts: Mapping[str, Any]) -> str:
@@ -173,7 +183,7 @@ def _needed(kind: str, needs: str) -> str:
 
 
 def _sentence(config: Mapping[str, Any]) -> str:
-    return "Où est le chat ?" if config["source_lang"] == "fr" else "…"
+    return _SENTENCES.get(str(config["source_lang"]).partition("-")[0], "…")
 
 
 def _data(kind: str, config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
