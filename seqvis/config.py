@@ -32,9 +32,12 @@ class MayChange(Enum):
     """
 
     FREELY = "freely"  # nothing that was learnt depends on it
-    ELSEWHERE = "elsewhere"  # what a run begins from may have moved, but was there or was not
+    ELSEWHERE = "elsewhere"  # the model that a run begins from may have moved, but is the same
     IF_ASKED = "if asked"  # the weights allow it, but more often it is a mistake
     NEVER = "never"  # shapes, and what results are measured by
+
+
+GIVEN = "given"  # what `lasting` returns of a model that may have moved
 
 
 def may_change(cls: type[BaseModel], name: str) -> MayChange:
@@ -58,7 +61,7 @@ def lasting(
         if isinstance(value, Settings):
             values[name] = lasting(value, group=mark)
         elif mark is MayChange.ELSEWHERE:
-            values[name] = "given" if value else "not given"
+            values[name] = GIVEN if value else "not given"
         elif mark is not MayChange.FREELY:
             values[name] = value
     return values

@@ -20,11 +20,12 @@ from torch import Tensor, nn
 
 from seqvis import artifacts
 from seqvis.artifacts import MANIFEST, Artifact
-from seqvis.config import MayChange, Settings, lasting, may_change
-from seqvis.errors import ArtifactError, ConfigError
+from seqvis.config import GIVEN, MayChange, Settings, lasting, may_change
+from seqvis.errors import ArtifactError, ConfigError, SeqvisError
 from seqvis.process import release_freed_memory
-from seqvis.storage import Location
+from seqvis.storage import Location, fetched
 
+_WEIGHTS = "model.safetensors"  # of translators, language models and heads
 _NAME = re.compile(r"step-(\d+)$")
 
 
@@ -46,7 +47,11 @@ class Identity:
     @classmethod
     def of(cls, settings: Settings, without: Collection[str] = ()) -> Self:
         """`without`: groups that other trainings of the same job need."""
-        return cls(type(settings), lasting(settings, without))
+        values = lasting(settings, without)
+        for name, value in values.items():
+            if value == GIVEN and may_change(type(settings), name) is MayChange.ELSEWHERE:
+                values[name] += _weights_of(getattr(settings, name))
+        return cls(type(settings), values)
 
 
 class CheckpointStore:
@@ -215,7 +220,8 @@ def check_identity(
     differing = {
         key: f"{key} was {stored[key]!r}, is {value!r}"
         for key, value in sorted(wanted.items())
-        if stored.get(key, value) != value and not (key == may_grow and value > stored[key])
+        if not _same(stored.get(key, value), value)
+        and not (key == may_grow and value > stored[key])
     }
     shown = "; ".join(differing.values())
     marks = {may_change(identity.settings, key) for key in differing}
@@ -224,6 +230,22 @@ def check_identity(
         return shown
     remedy = _REMEDY if not may_differ else f"--fit.allow-changes to go on with these, {_REMEDY}"
     raise ConfigError(f"{where}: was started with other settings ({shown}); give {remedy}")
+
+
+def _same(stored: Any, value: Any) -> bool:
+    """Say whether both are equal; so are two models of which one is not there to be looked at."""
+    if GIVEN in (stored, value):
+        return all(str(each).startswith(GIVEN) for each in (stored, value))
+    return bool(stored == value)
+
+
+def _weights_of(uri: str) -> str:
+    """Return what tells a model's weights from others', "" if it is not there."""
+    try:
+        files = json.loads((fetched(uri) / MANIFEST).read_bytes())["files"]
+        return f" ({files[_WEIGHTS]['sha256'][:8]})"
+    except (SeqvisError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def planned_epochs(snapshot: Snapshot, name: str) -> int:

@@ -69,7 +69,7 @@ def test_a_second_fit_that_was_cut_off_goes_on_without_the_first(
         assert job(train_devise.main, *train_flags(data, parts, *more))[0] == 130
     shutil.rmtree(first)
     code, _, error = job(train_devise.main, *train_flags(data, parts, *quick))
-    assert (code, "init was 'given', is 'not given'); give --restart" in error) == (2, True), error
+    assert (code, "', is 'not given'); give --restart" in error) == (2, True), error
     code, _, error = job(train_devise.main, *train_flags(data, parts, *more))
     assert (code, "going on from" in error) == (0, True), error
     weights = [(out / "model.safetensors").read_bytes() for out in (tmp_path / "whole", parts)]

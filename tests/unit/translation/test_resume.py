@@ -1,5 +1,6 @@
 """Trainings that are cut off in the middle end with the weights of those that are not."""
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -75,9 +76,14 @@ def test_from_another_model_that_is_gone_with_averaged_weights(
     more = ["--init", donor, *THAWED, *AVERAGED]
     assert job(main, *flags(corpus, tmp_path / "whole", *more))[0] == 0
     cut(job, flags(corpus, parts, *more), 1)  # while lower layers are frozen
+    other = tmp_path / "other"
+    assert job(main, *flags(corpus, other, "--fit.seed", "5"))[0] == 0
+    code, _, error = job(main, *flags(corpus, parts, "--init", other, *THAWED, *AVERAGED))
+    assert code == 2
+    assert re.search(r"\(init was 'given \(\w{8}\)', is 'given \(\w{8}\)'\); give --rest", error)
     shutil.rmtree(donor)
     for fewer, refusal in (
-        (AVERAGED, "init was 'given', is 'not given'; thaw.epochs was 0.4, is 0.0;"),
+        (AVERAGED, "', is 'not given'; thaw.epochs was 0.4, is 0.0;"),
         (("--init", donor, *AVERAGED), "give --fit.allow-changes to go on with these"),
     ):
         code, _, error = job(main, *flags(corpus, parts, *fewer))
