@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,7 @@ def test_jobs_take_what_is_on_the_hub_and_the_cache_serves_without_a_network(
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     assert translate(["--model", model, QUESTION]) == 0
     assert capsys.readouterr().out == expected
+    monkeypatch.setattr(time, "sleep", lambda _: None)  # between its five attempts
     assert translate(["--model", "hf://org/other", QUESTION]) == 1
     said = capsys.readouterr().err
     assert re.fullmatch(r"error: hf://org/other: \S+ cannot be reached, and .*\n", said)
