@@ -43,7 +43,7 @@ seqvis train-translator --corpus corpus --variant plain --epochs 2 --num-workers
 seqvis translate --model translator "Où est le chat numéro 3 ?"
 
 say the demo
-seqvis demo --no-serve ${DEMO_FLAGS:-}
+seqvis demo --no-serve ${DEMO_FLAGS:-} >demo.json
 seqvis search --collection runs/demo/collection --text "engine + boat"
 
 say the notebook

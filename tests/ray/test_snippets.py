@@ -57,7 +57,7 @@ NOT_RUN = {
     r"^sed 's\|/shared|^seqvis config-check my\.yaml|^serve deploy my\.yaml": (
         "names artifacts on a shared disk; tests/unit/serve/test_config_check.py"
     ),
-    r"^seqvis demo": "tests/ray/test_readme.py runs the demo in small",
+    r"^seqvis demo": "tests/ray/test_stranger.py runs the demo in small",
     r"^python3 -m venv|^pip install": "installs everything; tests/ray/test_stranger.py does",
     r"year >= 2020|2010 <= year": "needs pictures of years; tests/unit/collection/test_filters.py",
 }

@@ -1,6 +1,10 @@
 """The wheel: all that it should hold is in it, and a stranger's path works with it alone."""
 
+import importlib
+import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,6 +15,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from jobs.__main__ import MODULES
 from tests.support.tour import check_tour
 
 ROOT = Path(__file__).parents[2]
@@ -50,21 +55,80 @@ def test_the_wheel_holds_all_files_of_the_packages(wheel: Path) -> None:
     assert not {name for name in there if name.startswith(("tests/", "benchmarks/"))}
 
 
-def test_a_strangers_path_works_with_the_wheel_alone(wheel: Path, tmp_path: Path) -> None:
-    """With the packages of this environment, so that nothing is fetched; but not its checkout."""
+@pytest.fixture(scope="module")
+def stranger(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The stranger's folder, and what the script said.
+
+    With the packages of this environment, so that nothing is fetched; but not its checkout.
+    """
+    folder = tmp_path_factory.mktemp("stranger") / "empty"
     done = subprocess.run(
-        ["sh", ROOT / "tests" / "stranger.sh", wheel, tmp_path / "empty"],
+        ["sh", ROOT / "tests" / "stranger.sh", wheel, folder],
         env={
             **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
             "PYTHON": sys.executable,
             "PACKAGES": sysconfig.get_path("purelib"),
             "DEMO_FLAGS": SMALL_DEMO,
         },
-        cwd=tmp_path,
+        cwd=folder.parent,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
     assert done.returncode == 0, done.stdout[-5000:]
-    assert done.stdout.rstrip().endswith("== done")
-    check_tour(nbformat.read(tmp_path / "empty" / "tour.ipynb", as_version=4))
+    return folder, done.stdout
+
+
+def test_a_strangers_path_works_with_the_wheel_alone(stranger: tuple[Path, str]) -> None:
+    assert stranger[1].rstrip().endswith("== done")
+
+
+def test_the_tour_runs(stranger: tuple[Path, str]) -> None:
+    check_tour(nbformat.read(stranger[0] / "tour.ipynb", as_version=4))
+
+
+def test_the_demo_runs_from_the_generator_to_the_picture(stranger: tuple[Path, str]) -> None:
+    """It is small here, and learns little; `make demo` is checked by hand to translate well."""
+    folder, messages = stranger
+    result = json.loads((folder / "demo.json").read_text())
+    assert 0 <= result["bleu"] <= 100
+    assert (folder / "runs/demo/attention.png").read_bytes().startswith(b"\x89PNG")
+    assert " translate --model" in messages
+    assert set(result["typed"]) == {"apostrophes", "capitals", "accents", "names"}
+    for kind, right in result["typed"].items():
+        assert f"{kind}: {right} right" in messages
+
+
+def test_the_demo_finds_drawings_whose_names_it_never_saw(stranger: tuple[Path, str]) -> None:
+    folder, messages = stranger
+    pictures = json.loads((folder / "demo.json").read_text())["pictures"]
+    assert pictures["drawings"] > 1300
+    held_out = (folder / "runs/demo/drawings/heldout.txt").read_text("utf-8").splitlines()
+    assert len(held_out) - 5 <= pictures["held_out"] <= len(held_out)  # a few have no word vector
+    guessing = 10 / pictures["held_out"]
+    assert 2 * guessing < pictures["hit@10"] <= 1
+    assert pictures["hit@1"] <= pictures["hit@5"] <= pictures["hit@10"]
+    assert len(pictures["sheets"]) == 10
+    for sheet in pictures["sheets"]:
+        assert sheet in messages
+        assert (folder / sheet).read_bytes().startswith(b"\x89PNG")
+    assert pictures["page"] in messages
+    assert (folder / pictures["page"]).read_text("utf-8").count("<article") == 30
+    assert "CC BY-SA 4.0" in messages
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_what_the_demo_says_to_run_next_runs(
+    stranger: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, messages = stranger
+    monkeypatch.chdir(folder)
+    shutil.copyfile("runs/demo/drawings/pictures/bell.png", "my-drawing.png")
+    commands = re.findall(r"seqvis (.*)", messages.partition("Next:")[2].partition("\n== ")[0])
+    assert len(commands) == 5
+    for command in commands:
+        name, *words = shlex.split(command.partition("   ")[0])
+        job = importlib.import_module(MODULES[name])
+        if "--help" not in words:
+            assert job.main(words) == 0, command
+    assert Path("runs/demo/pictures/mine.png").exists()

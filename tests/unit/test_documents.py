@@ -79,6 +79,18 @@ def test_jobs_have_the_names_and_flags_that_a_document_gives_them(document: Path
             assert given <= flags_of(name), line
 
 
+def test_make_runs_what_the_readme_says() -> None:
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert [line.split("#")[0].strip() for line in lines if line.startswith("make ")] == [
+        "make demo",
+        "make test",
+    ]
+    for target, module in (("demo", "jobs.demo"), ("test", "pytest"), ("lint", "mypy")):
+        flags = ["make", "--dry-run", "--always-make", "-C", str(ROOT), target]
+        shown = subprocess.run(flags, capture_output=True, text=True, check=True).stdout
+        assert f"-m {module}" in shown
+
+
 def test_documents_that_the_code_names_exist() -> None:
     named = subprocess.run(
         ["git", "grep", "-hoE", r"docs/([a-z-]+/)*[a-z-]+\.md"],
