@@ -1,7 +1,8 @@
 """Every snippet of the documents: run as it stands there, or listed with why it is not.
 
 The reader's folder has small data under the names that the documents use. Jobs are called in this
-process, where Ray stands already; what else a snippet has is run by bash.
+process, where Ray stands already; what else a snippet has is run by bash. What docs/results shows
+indented are the commands that made its figures, in hours.
 """
 
 import importlib
@@ -25,6 +26,7 @@ from jobs.__main__ import MODULES
 from seqvis.samples.questions import generate_pairs
 from serve.app import free_port
 from serve.testing.server import run_config
+from tests.support.hub import hub_for_jobs
 from tests.support.searching import draw
 
 ROOT = Path(__file__).parents[2]
@@ -43,6 +45,11 @@ DOCUMENTS = [
 NOT_RUN = {
     r"^serve deploy serve/config/gpu\.yaml|^serve \w+ -a http://HEAD": "needs a cluster",
     r"GATEWAY": "needs a gateway elsewhere; the README's and the local ones are run",
+    r"^seqvis fetch-data": "needs the network; tests/unit/datasets/test_fetch.py",
+    r"^cd gpu |benchmarks\.gpu": "needs a machine with a GPU",
+    r"s3://bucket/": "needs a bucket",
+    r"^seqvis train-translator --config OUT/": "needs a search of hours; tests/ray/test_tune.py",
+    r"^optuna-dashboard": "serves until Ctrl-C; tests/unit/tune/test_optuna_storage.py",
     r"^ray (up|down|dashboard|job)|^RAY_AUTH_MODE=token ray job": "needs a cloud",
     r"^ray start|ray start --head|&& ray start …": "leaves a Ray on this machine",
     r"(^|\s)(docker|kubectl|aws) ": "needs an account of a cloud, or a cluster",
@@ -52,7 +59,7 @@ NOT_RUN = {
     r"^install -d .*/srv/ray": "makes a folder outside of the reader's",
     r"^seqvis ray-token": "makes the user's token; tests/unit/serve/test_ray_token.py",
     r"^seqvis tune-": "takes hours; tests/ray/test_tune.py searches in small",
-    r"train_translator … ": "the reader fills in the flags",
+    r"^seqvis train-translator … ": "the reader fills in the flags",
     r"session_latest/logs": "looks into the logs of a server in production",
     r"^sed 's\|/shared|^seqvis config-check my\.yaml|^serve deploy my\.yaml": (
         "names artifacts on a shared disk; tests/unit/serve/test_config_check.py"
@@ -65,8 +72,10 @@ NOT_RUN = {
 
 SMALLER = {
     r"--find-lr": "--finder.steps 30 --num-workers 0",
-    r"--out runs/(a|b|back)\b": "--num-workers 0 --epochs 1",
-    r"jobs\.train_devise": "--epochs 3",
+    r"--out runs/(a|b|back|second|warm|more|tracked|encoder|decoder)\b": (
+        "--num-workers 0 --epochs 1"
+    ),
+    r"train[-_]devise": "--epochs 3",
     r"--min-confidence": "--min-confidence 0",
 }
 """Flags that make a command take seconds, or fit a model that was trained for seconds."""
@@ -170,11 +179,13 @@ class Reader:
 
 @pytest.fixture
 def reader(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Reader]:
-    """One with my.fr and my.en, the same as my.csv, photos/LABEL/FILE and some photos."""
+    """One with my.fr and my.en, the same as my.csv, more.fr and more.en, photos/LABEL/FILE and
+    some photos, and a hub."""
     pairs = sorted(generate_pairs(1200, seed=1), key=lambda pair: len(pair[0]))[:200]
     for side, language in enumerate(("fr", "en")):
         text = "".join(pair[side] + "\n" for pair in pairs)
-        (tmp_path / f"my.{language}").write_text(text, encoding="utf-8")
+        for name in ("my", "more"):
+            (tmp_path / f"{name}.{language}").write_text(text, encoding="utf-8")
     rows = "".join(f'"{french}","{english}"\n' for french, english in pairs)
     (tmp_path / "my.csv").write_text(f"fr,en\n{rows}", encoding="utf-8")
     for kind, label in enumerate(("dog", "boat", "fire truck", "n07739125")):
@@ -185,6 +196,7 @@ def reader(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Reade
         (tmp_path / f"{name}.jpg").write_bytes(draw(1, 99 + number))
     (tmp_path / ".local/share/bash-completion/completions").mkdir(parents=True)
     with ExitStack() as closing:
+        closing.enter_context(hub_for_jobs(tmp_path / "cache"))
         yield Reader(tmp_path, capsys, closing)
 
 

@@ -7,14 +7,18 @@ answers errors with the headers by which huggingface_hub knows them.
 import base64
 import hashlib
 import json
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from flask import Flask, Response, jsonify, request
+from huggingface_hub import constants
 from werkzeug.serving import make_server
 
 OWNER, READER = "hf_owner", "hf_reader"  # tokens: one may write, the other sees what is public
@@ -226,6 +230,7 @@ def make_app(hub: Hub) -> Flask:
 @contextmanager
 def hub_server() -> Iterator[Hub]:
     """Serve an empty hub in a thread of this process."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     hub = Hub()
     server = make_server("127.0.0.1", 0, make_app(hub), threaded=True)
     hub.url = f"http://127.0.0.1:{server.server_port}"
@@ -234,3 +239,17 @@ def hub_server() -> Iterator[Hub]:
     yield hub
     server.shutdown()
     thread.join()
+
+
+@contextmanager
+def hub_for_jobs(cache: Path) -> Iterator[Hub]:
+    """An empty hub that this process uses, with this cache and the token of who may write."""
+    with hub_server() as hub, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "ENDPOINT", hub.url)
+        place = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", place)
+        patch.setattr(constants, "HF_HUB_CACHE", str(cache))
+        patch.setattr(constants, "HF_TOKEN_PATH", str(cache / "no-token"))
+        patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        patch.setenv("HF_TOKEN", OWNER)
+        yield hub
