@@ -33,15 +33,6 @@ seqvis --version
 seqvis --help
 seqvis train-translator --help | head -n 3
 
-say a translator of two files
-for number in $(seq 200); do
-    echo "Où est le chat numéro $number ?" >>my.fr
-    echo "Where is cat number $number?" >>my.en
-done
-seqvis prepare-corpus --source my.fr --target my.en --source-lang fr --target-lang en --out corpus
-seqvis train-translator --corpus corpus --variant plain --epochs 2 --num-workers 0 --out translator
-seqvis translate --model translator "Où est le chat numéro 3 ?"
-
 say the demo
 seqvis demo --no-serve ${DEMO_FLAGS:-} >demo.json
 seqvis search --collection runs/demo/collection --text "engine + boat"
