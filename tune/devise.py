@@ -8,6 +8,7 @@ from seqvis.cli.job import RayJobSettings, leave, run_job
 from seqvis.devise.data import load_data
 from seqvis.devise.finetune import find_pictures
 from seqvis.devise.settings import DeviseSettings
+from seqvis.devise.train import head_task
 from seqvis.errors import ConfigError
 from seqvis.storage import absolute
 from tune.study.settings import DEVISE, FINETUNED, StudySettings
@@ -35,6 +36,7 @@ def run(settings: TuneDevise) -> dict[str, Any]:
 
     choices = settings.part(DeviseSettings)
     data = load_data(choices)
+    head_task(choices, data)  # raises what is wrong with --init
     if not choices.finetune.epochs:
         return run_study(DEVISE, settings)
     if settings.algorithm == "pbt":

@@ -79,7 +79,7 @@ def train(
     if settings.finetune.epochs and resources.gpu and not resources.cpus_per_worker:
         resources = replace(resources, cpus_per_worker=1)  # the other processors read pictures
     if restart or _checkpoints(settings, "head").latest() is None:
-        _head_task(settings, data).build_model()  # raises what is wrong with --init
+        head_task(settings, data).build_model()  # raises what is wrong with --init
     settings = _with_absolute_paths(settings)
     files = find_pictures(settings, data) if settings.finetune.epochs else None
     del data  # the workers read it themselves
@@ -107,12 +107,12 @@ def find_rate(
 def _find_rate(
     settings: DeviseSettings, workers: Workers, report: Report, finder: FinderSettings
 ) -> None:
-    task = _head_task(settings, load_data(settings))
+    task = head_task(settings, load_data(settings))
     run = run_directory(locate(settings.out))
     plot_rate_search(task, settings.optimizer, settings.fit, finder, workers, run, report)
 
 
-def _head_task(settings: DeviseSettings, data: TrainingData, resumed: bool = False) -> HeadTask:
+def head_task(settings: DeviseSettings, data: TrainingData, resumed: bool = False) -> HeadTask:
     """Return the training of the head on all seen labels.
 
     `resumed`: a checkpoint brings its weights, so --init is not read again. Raises ConfigError if
@@ -179,7 +179,7 @@ def train_worker(
         check_earlier(settings)
     calibration = training.calibrate()
     resumed = _checkpoints(settings, "head").latest() is not None
-    task = _head_task(settings, data, resumed)
+    task = head_task(settings, data, resumed)
     result = training.fit(task, "head", settings.identity(), _of_stage("head", report))
     head, backbone = result.tensors, None
     if files:

@@ -93,6 +93,10 @@ class Donor:
     uri: str
     part: str  # what the names of the weights that are taken begin with; "": all
 
+    def check(self) -> None:
+        """Raise ArtifactError if it is missing, damaged or no model of this kind."""
+        _ = self._artifact
+
     @cached_property
     def weights(self) -> dict[str, Tensor]:
         content = self._artifact.file("model.safetensors").read_bytes()

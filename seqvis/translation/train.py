@@ -31,6 +31,7 @@ from seqvis.training.trackers.tracking import TrackerName
 from seqvis.training.workers import IN_THIS_PROCESS, Resources, Workers
 from seqvis.translation.confidence import CALIBRATION, Calibration, calibrate
 from seqvis.translation.evaluate import write_trained_pairs
+from seqvis.translation.initial_weights import donors
 from seqvis.translation.task import DONATED, PLACES, TrainSettings, TranslationTask
 from seqvis.vectors.store import KIND as VECTORS
 
@@ -69,9 +70,11 @@ def train(
 
 
 def check_inputs(settings: TrainSettings) -> Artifact:
-    """Return the corpus. Raises ArtifactError if it or the word vectors are missing or damaged."""
+    """Return the corpus. Raises ArtifactError if it, word vectors or other models are missing."""
     for uri in filter(None, (settings.vectors_source, settings.vectors_target)):
         artifacts.load(uri, VECTORS, verify=False)
+    for donor in donors(settings.init, settings.init_encoder, settings.init_decoder):
+        donor.check()
     return artifacts.load(settings.corpus, "corpus")
 
 

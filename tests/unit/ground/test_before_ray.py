@@ -9,6 +9,7 @@ import pytest
 from jobs import embed_images, prepare_corpus, train_devise, train_translator
 from seqvis.samples.drawings import TABLE
 from serve import app
+from tests.support.searching import World
 from tune import devise, translator
 
 Main = Callable[[Sequence[str]], int]
@@ -80,6 +81,16 @@ def folder(tmp_path: Path, questions: Path, monkeypatch: pytest.MonkeyPatch) -> 
             "no-v",
         ),
         (
+            translator.main,
+            ["--corpus", "corpus", "--space", "s.yaml", "--init", "no-model"],
+            "no-model",
+        ),
+        (
+            translator.main,
+            ["--corpus", "corpus", "--space", "s.yaml", "--init-encoder", "folder"],
+            "folder",
+        ),
+        (
             devise.main,
             ["--features", "no-features", "--vectors", "v", "--space", "s.yaml"],
             "no-features",
@@ -95,6 +106,16 @@ def test_missing_input_is_named_before_ray_starts(
     assert error.count("error: ") >= 1
     assert not started
     assert not (folder / "out.run" / "ray").exists()
+
+
+def test_a_search_names_a_missing_head_before_ray_starts(
+    world: World, started: list[str], capsys, tmp_path: Path
+) -> None:
+    flags = ["--features", str(world.features), "--vectors", str(world.vectors)]
+    flags += ["--space", "s.yaml", "--init", "no-head", "--out", str(tmp_path / "out")]
+    assert devise.main(flags) == 1
+    assert "no-head: no such devise" in capsys.readouterr().err
+    assert not started
 
 
 @pytest.mark.parametrize("flag", ["--translator", "--collection"])
