@@ -36,7 +36,8 @@ def run(settings: TuneDevise) -> dict[str, Any]:
 
     choices = settings.part(DeviseSettings)
     data = load_data(choices)
-    head_task(choices, data)  # raises what is wrong with --init
+    if choices.init:
+        head_task(choices, data)  # raises what is wrong with it
     if not choices.finetune.epochs:
         return run_study(DEVISE, settings)
     if settings.algorithm == "pbt":
