@@ -12,7 +12,7 @@ from werkzeug.test import Client
 from seqvis.storage import locate
 from seqvis.translation.task import TrainSettings
 from tests.support.objectstore import Bucket
-from tests.unit.tune.test_study import EPOCHS, SPACE, choices, open_search, play
+from tests.support.played import EPOCHS, SPACE, choices, open_search, play
 from tune.study.optuna_storage import OptunaStorage, optuna_storage
 from tune.study.settings import TRANSLATOR
 from tune.study.space import Space, load_space

@@ -1,55 +1,22 @@
-"""What a search decides and remembers, with trials that are played instead of trained.
-
-A played trial's metric is a function of its settings and its epoch, so that a search that was
-interrupted can be held against one that was not.
-"""
+"""What a search decides and remembers."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from seqvis import artifacts
 from seqvis.devise.settings import DeviseSettings
 from seqvis.errors import ConfigError
-from seqvis.storage import locate
-from seqvis.training.checkpoints import Snapshot
-from seqvis.translation.task import TrainSettings
+from tests.support.played import SPACE, choices, open_search, outcome, play
 from tune.report.__main__ import main as make_report
 from tune.study.ray_tune import Resources, run_trial
-from tune.study.records import Trial
 from tune.study.run import finish, sweep, write_tables
-from tune.study.settings import FINETUNED, MODELS, TRANSLATOR, StudySettings
+from tune.study.settings import FINETUNED, MODELS, TRANSLATOR
 from tune.study.space import Space, load_space
-from tune.study.study import Study
-
-SPACE = """
-model.dropout.input: {uniform: [0.0, 0.5]}
-optimizer.learning_rate: {log_uniform: [0.001, 0.1]}
-model.hidden_size: {choice: [16, 24]}
-"""
-EPOCHS = 9
-
-
-@pytest.fixture
-def space(tmp_path: Path) -> Space:
-    (tmp_path / "space.yaml").write_text(SPACE)
-    base = TrainSettings(corpus="c", out="o", epochs=EPOCHS).model_dump()
-    return load_space(str(tmp_path / "space.yaml"), TRANSLATOR, base, "loss")
-
-
-def choices(**changes: Any) -> StudySettings:
-    return StudySettings.model_validate({"space": "s", "metric": "loss", "trials": 12, **changes})
-
-
-def open_search(out: Path, space: Space, settings: StudySettings) -> Study:
-    out.mkdir(exist_ok=True)
-    return Study(settings, space, TRANSLATOR, locate(out))
 
 
 def test_a_trial_that_fine_tunes_reports_these_epochs_and_not_its_heads(
@@ -71,68 +38,6 @@ def test_a_trial_that_fine_tunes_reports_these_epochs_and_not_its_heads(
     values = [result.get("values") for result in reported]
     assert values == [(1, 0.7, 2.0), None]
     assert reported[-1] == {"event": "finished"}
-
-
-def loss(trial: Trial, epoch: int) -> float:
-    return trial.config["model.dropout.input"] + trial.config["optimizer.learning_rate"] / epoch
-
-
-def checkpoint(search: Study, trial: Trial, epoch: int) -> None:
-    """What a training leaves when it pauses, its weights a trace of who trained them."""
-    model = search.records.model(trial.name)
-    store = TRANSLATOR.checkpoints(model)
-    latest = store.latest()
-    before = store.read(latest).tensors["model.trace"] if latest else torch.zeros(0)
-    number = torch.tensor([float(trial.name[1:])])
-    settings = search.space.settings(TRANSLATOR, trial.config, "out")
-    state = {
-        "progress": {"step": epoch, "best_step": 3},
-        "identity": settings.identity().values,  # type: ignore[attr-defined]
-    }
-    store.save(Snapshot({"model.trace": torch.cat([before, number])}, state), epoch, {3})
-    store.wait()
-
-
-def play(search: Study, fails: str = "") -> Iterator[str]:
-    """Two trials at a time, in turn, an epoch each; yields after each thing that happens."""
-    sitting: list[Trial] = []
-    while True:
-        while len(sitting) < 2 and (trial := search.next()) is not None:
-            sitting.append(trial)
-        if not sitting:
-            return
-        trial = sitting.pop(0)
-        if trial.name == fails:
-            search.failed(trial.name, "it broke")
-            yield trial.name
-            continue
-        epoch = trial.epoch + 1
-        if epoch <= trial.epochs:
-            if search.population and epoch == search.until(trial):
-                checkpoint(search, trial, epoch)
-            go_on = search.result(trial.name, epoch, loss(trial, epoch), 1.0)
-            yield trial.name
-        if trial.epoch == trial.epochs:
-            search.finished(trial.name)
-        elif search.population and trial.epoch >= search.until(trial):
-            search.paused(trial.name)
-        elif go_on:
-            sitting.append(trial)
-        yield trial.name
-
-
-def outcome(search: Study) -> list[dict[str, Any]]:
-    """All but the clock's part of the records."""
-    return [
-        {
-            "name": trial.name,
-            "config": trial.config,
-            "origin": trial.origin,
-            "status": trial.status,
-            "results": [(result.epoch, result.metric) for result in trial.results],
-        }
-        for trial in search.trials
-    ]
 
 
 @pytest.mark.parametrize("algorithm", ["random", "tpe"])
@@ -188,107 +93,6 @@ def test_tpe_learns_where_random_does_not(tmp_path: Path, space: Space) -> None:
         means[algorithm] = sum(late) / len(late)
     # Independent draws of the dropout have the mean 0.25; half of it cannot be met by chance.
     assert means["tpe"] < means["random"] / 2
-
-
-def test_the_best_members_of_a_population_replace_the_worst(tmp_path: Path, space: Space) -> None:
-    settings = choices(algorithm="pbt", trials=8, interval=3)
-    search = open_search(tmp_path / "out", space, settings)
-    for _ in play(search):
-        pass
-    children = [trial for trial in search.trials if trial.origin]
-    assert len(children) == 4  # a quarter of eight, after epochs 3 and 6
-    for child in children:
-        assert child.origin is not None
-        donor, loser = (
-            search.records[name] for name in (child.origin.donor, child.origin.replaces)
-        )
-        assert loss(donor, child.origin.epoch) < loss(loser, child.origin.epoch)
-        assert (loser.status, loser.epoch) == ("stopped", child.origin.epoch)
-        assert child.config != donor.config
-        # Sizes are the checkpoint's.
-        assert child.config["model.hidden_size"] == donor.config["model.hidden_size"]
-        assert child.results[0].epoch == child.origin.epoch + 1
-    assert [trial.status for trial in search.trials].count("finished") == 8
-    # The weights of the last to finish were trained by it and, before, by those it stems from.
-    last = children[-1]
-    store = TRANSLATOR.checkpoints(search.records.model(last.name))
-    latest = store.latest()
-    assert latest is not None
-    trace = store.read(latest).tensors["model.trace"].tolist()
-    assert last.origin is not None
-    generation = last.origin.epoch // 3
-    assert trace[generation - 1] == float(last.origin.donor[1:])
-    assert trace[generation:] == [float(last.name[1:])] * (3 - generation)
-
-
-@pytest.mark.parametrize(
-    ("kind", "path", "changes"),
-    [
-        ("translator", "model.dropout.weight", True),
-        ("translator", "model.hidden_size", False),
-        ("translator", "model.attention_activation", False),
-        ("translator", "variant", False),
-        ("translator", "batches.size", False),
-        ("translator", "loss.label_smoothing", True),
-        ("translator", "forcing.schedule", True),
-        ("translator", "optimizer.rise", True),
-        ("translator", "optimizer.algorithm", False),
-        ("devise", "loss", True),
-        ("devise", "losses.scale", True),
-        ("devise", "head.dropout", True),
-        ("devise", "head.hidden", False),
-        ("devise", "centred", False),
-        ("devise", "validation_share", False),
-    ],
-)
-def test_a_population_changes_what_a_checkpoint_is_not_bound_to(
-    kind: str, path: str, changes: bool
-) -> None:
-    assert MODELS[kind].can_change(path) is changes
-
-
-def test_an_interrupted_population_goes_on_as_if_it_had_not_been(
-    tmp_path: Path, space: Space
-) -> None:
-    settings = choices(algorithm="pbt", trials=4, interval=3)
-    whole = open_search(tmp_path / "whole", space, settings)
-    for _ in play(whole):
-        pass
-    steps = 0
-    while True:  # a new search after each fifth thing that happens
-        parts = open_search(tmp_path / "parts", space, settings)
-        steps = sum(1 for _, _ in zip(range(5), play(parts), strict=False))
-        if steps < 5:
-            break
-    assert outcome(parts) == outcome(whole)
-
-
-def test_a_selection_that_was_cut_off_is_done_again_to_the_same_effect(
-    tmp_path: Path, space: Space, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = choices(algorithm="pbt", trials=8, interval=3)
-    whole = open_search(tmp_path / "whole", space, settings)
-    for _ in play(whole):
-        pass
-    cut = open_search(tmp_path / "cut", space, settings)
-    calls: list[str] = []
-    add = cut.records.add
-
-    def dies_at_the_second_child(config: Any, epochs: int, origin: Any = None) -> Trial:
-        if origin is not None:
-            calls.append(origin.replaces)
-            if len(calls) == 2:
-                raise KeyboardInterrupt
-        return add(config, epochs, origin)
-
-    monkeypatch.setattr(cut.records, "add", dies_at_the_second_child)
-    with pytest.raises(KeyboardInterrupt):
-        for _ in play(cut):
-            pass
-    again = open_search(tmp_path / "cut", space, settings)
-    for _ in play(again):
-        pass
-    assert outcome(again) == outcome(whole)
 
 
 def test_a_trial_that_fails_is_tried_again_then_reported(tmp_path: Path, space: Space) -> None:
