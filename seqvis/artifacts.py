@@ -20,10 +20,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from seqvis.errors import ArtifactError, DataError
 from seqvis.storage import HUGGING_FACE, Location, Place, fetched, locate, storage_errors
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
@@ -123,6 +126,20 @@ class ArtifactWriter:
         """Yield a local path to write `name` to, for libraries that write to a path only."""
         with self.path(name).local_output() as path:
             yield path
+
+    def write_tensors(self, name: str, tensors: Mapping[str, "Tensor"]) -> None:
+        """Write tensors of the CPU as safetensors, without a second copy of them in memory."""
+        from safetensors import SafetensorError
+        from safetensors.torch import save_file
+
+        with self.local_file(name) as path:
+            path.touch()
+            mode = path.stat().st_mode
+            try:
+                save_file(dict(tensors), path)
+            except SafetensorError as error:
+                raise OSError(str(error)) from error
+            path.chmod(mode)  # safetensors writes what its owner alone may read
 
     def write_json(self, name: str, content: Any) -> None:
         self.path(name).write_bytes(json.dumps(content, indent=2, ensure_ascii=False).encode())

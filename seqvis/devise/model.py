@@ -19,7 +19,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from seqvis import artifacts
@@ -186,4 +185,4 @@ def write_model(
     writer.path(LABELS).write_bytes(content.getvalue())
     weights = {name: tensor.contiguous() for name, tensor in tensors.items()}
     weights["centre"] = torch.from_numpy(np.asarray(centre, dtype=np.float32))
-    writer.path(WEIGHTS).write_bytes(save_tensors(weights))
+    writer.write_tensors(WEIGHTS, weights)

@@ -15,7 +15,6 @@ from typing import Any, Self
 
 import torch
 from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from seqvis import artifacts
@@ -71,7 +70,6 @@ class CheckpointStore:
         """
         self.wait()
         self._pending = self._executor.submit(self._write, snapshot, step, wanted)
-        # The copies and the file that was made of them are twice as large as model and moments.
         self._executor.submit(release_freed_memory)
 
     def wait(self) -> None:
@@ -133,7 +131,7 @@ class CheckpointStore:
 
     def _write(self, snapshot: Snapshot, step: int, wanted: Collection[int]) -> None:
         with artifacts.create(self.at(step), "checkpoint", {"step": step}) as writer:
-            writer.path("tensors.safetensors").write_bytes(save_tensors(dict(snapshot.tensors)))
+            writer.write_tensors("tensors.safetensors", snapshot.tensors)
             writer.write_json("state.json", snapshot.state)
         kept = {*self.steps()[-self.keep :], *wanted}
         for old in self._begun():

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
-from safetensors.torch import save as save_tensors
 from torch import nn
 
 from seqvis import artifacts
@@ -277,7 +276,7 @@ def _save(
     config = settings.model_dump() | {"corpus_fingerprint": task.corpus.fingerprint()}
     with artifacts.create(out, LANGUAGE_MODEL, config) as writer:
         writer.metrics.update(metrics)
-        writer.path("model.safetensors").write_bytes(save_tensors(weights))
+        writer.write_tensors("model.safetensors", weights)
         writer.path("metrics.csv").write_bytes(history_as_csv(result.history))
         for name in LANGUAGE_FILES:
             if name in task.corpus.files:

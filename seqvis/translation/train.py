@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from safetensors.torch import save as save_tensors
 
 from seqvis import artifacts
 from seqvis.artifacts import Artifact
@@ -170,7 +169,7 @@ def _save(
 
     with artifacts.create(out, "translator", config) as writer:
         writer.metrics.update(json.loads(json.dumps(metrics)))
-        writer.path("model.safetensors").write_bytes(save_tensors(result.tensors))
+        writer.write_tensors("model.safetensors", result.tensors)
         writer.path("metrics.csv").write_bytes(history_as_csv(result.history))
         for name in LANGUAGE_FILES:
             if name in corpus.files:
