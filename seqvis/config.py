@@ -37,6 +37,8 @@ class MayChange(Enum):
     NEVER = "never"  # shapes, and what results are measured by
 
 
+_SHIPPED = ("jobs/presets/", "tune/spaces/")  # a wheel has them as well
+
 GIVEN = "given"  # what `lasting` returns of a model that may have moved
 
 
@@ -145,9 +147,15 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def shipped(path: str) -> str:
+    """Return where a file is: at `path`, or with seqvis if it ships it and there is none here."""
+    ours = Path(__file__).parents[1] / path
+    return str(ours) if path.startswith(_SHIPPED) and not Path(path).exists() else path
+
+
 def _read(path: str) -> bytes:
     if "://" not in path:
-        return Path(path).read_bytes()
+        return Path(shipped(path)).read_bytes()
     from seqvis.storage import locate  # loads PyArrow, which most settings do not need
 
     return locate(path).read_bytes()

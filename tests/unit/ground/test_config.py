@@ -7,7 +7,7 @@ import pytest
 from pydantic import Field, ValidationError
 
 from seqvis.cli.job import JobSettings
-from seqvis.config import Settings, settings_from
+from seqvis.config import Settings, read_yaml, settings_from
 from seqvis.errors import ConfigError, DataError
 from tests.support.objectstore import Bucket
 
@@ -153,6 +153,22 @@ def test_a_preset_in_another_encoding_is_named(tmp_path: Path) -> None:
 def test_an_empty_preset_changes_nothing(tmp_path: Path) -> None:
     file = preset(tmp_path, "# only a comment\n")
     assert read("--corpus", "c", "--config", file) == read("--corpus", "c")
+
+
+def test_what_seqvis_ships_has_its_name_without_a_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert read_yaml("jobs/presets/multi30k-fr-en.yaml")["epochs"] == 12
+    assert "optimizer.learning_rate" in read_yaml("tune/spaces/translator.yaml")
+    own = tmp_path / "jobs/presets/multi30k-fr-en.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("epochs: 3\n")
+    assert read_yaml("jobs/presets/multi30k-fr-en.yaml") == {"epochs": 3}
+    with pytest.raises(ConfigError, match=r"^jobs/presets/other\.yaml: no such file"):
+        read_yaml("jobs/presets/other.yaml")
+    with pytest.raises(ConfigError, match=r"^serve/config/gpu\.yaml: no such file"):
+        read_yaml("serve/config/gpu.yaml")
 
 
 def test_config_without_a_file_is_an_error() -> None:
