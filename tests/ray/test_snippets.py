@@ -95,6 +95,7 @@ SMALLER_RESULTS = {
     r"train[-_]translator|pretrain\b": "--epochs 1 --num-workers 0",
     r"train[-_]devise": "--epochs 2 --num-workers 0 --calibration.folds 2",
     r"tune[-_]translator": "--epochs 1 --grace 1 --trials 2",
+    r"lesson11-translator": "--model.embedding-size 50",
     r"--sentencepiece-size": "--sentencepiece-size 300",
     r"^N=": "N=100",
     r"few_pictures": "--labels 6 --pictures 6",
