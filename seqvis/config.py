@@ -37,9 +37,9 @@ class MayChange(Enum):
     NEVER = "never"  # shapes, and what results are measured by
 
 
-_SHIPPED = ("jobs/presets/", "tune/spaces/")  # a wheel has them as well
-
 GIVEN = "given"  # what `lasting` returns of a model that may have moved
+
+_SHIPPED = ("jobs/presets/", "tune/spaces/")  # a wheel has them as well
 
 
 def may_change(cls: type[BaseModel], name: str) -> MayChange:

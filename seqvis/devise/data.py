@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from seqvis.artifacts import ArtifactWriter
-from seqvis.config import shipped
 from seqvis.devise.labels import WordNet, is_wnid, label_vectors
 from seqvis.devise.model import DeviseModel, same_backbone
 from seqvis.devise.settings import DeviseSettings
@@ -62,7 +61,7 @@ class TrainingData:
 
 def read_labels(uri: str) -> list[str]:
     """Read labels, one a line; empty lines and lines that begin with # are skipped."""
-    lines = read_text(locate(shipped(uri))).split("\n")
+    lines = read_text(locate(uri)).split("\n")
     labels = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     if not labels:
         raise DataError(f"{uri}: names no label")

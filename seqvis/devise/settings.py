@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from seqvis.config import MayChange, Settings
+from seqvis.config import MayChange, Settings, shipped
 from seqvis.devise.head import HeadSettings, LossName, LossSettings
 from seqvis.devise.metrics import HIT_AT
 from seqvis.training.checkpoints import Identity
@@ -92,6 +92,11 @@ class DeviseSettings(Settings):
     )
     fit: FitSettings = FitSettings(monitor="loss")
     finetune: FinetuneSettings = FinetuneSettings()
+
+    @field_validator("unseen")
+    @classmethod
+    def _may_be_shipped(cls, unseen: str | None) -> str | None:
+        return unseen and shipped(unseen)
 
     @model_validator(mode="after")
     def _frozen_norm_is_learnt(self) -> Self:

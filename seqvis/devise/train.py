@@ -22,7 +22,6 @@ from torch import Tensor
 
 from seqvis import artifacts
 from seqvis.cluster import Session
-from seqvis.config import shipped
 from seqvis.devise.calibrate import Calibration, Project, calibrate
 from seqvis.devise.data import DROPPED, TrainingData, left_out, load_data, write_trained_on
 from seqvis.devise.finetune import PictureFiles, check_earlier, find_pictures, finetune
@@ -334,9 +333,7 @@ def _checkpoints(settings: DeviseSettings, stage: str) -> CheckpointStore:
 def _with_absolute_paths(settings: DeviseSettings) -> DeviseSettings:
     """Return the settings with absolute paths: Ray Train's workers run in other directories."""
     given: dict[str, Any] = {
-        name: absolute(shipped(uri))
-        for name in PLACES
-        if (uri := getattr(settings, name)) is not None
+        name: absolute(uri) for name in PLACES if (uri := getattr(settings, name)) is not None
     }
     if settings.finetune.images is not None:
         given["finetune"] = settings.finetune.model_copy(
