@@ -70,7 +70,7 @@ class CheckpointStore:
         """
         self.wait()
         self._pending = self._executor.submit(self._write, snapshot, step, wanted)
-        self._executor.submit(release_freed_memory)
+        self._executor.submit(release_freed_memory)  # what the snapshot took
 
     def wait(self) -> None:
         """Wait until nothing is being written. Raises StorageError if the last write failed."""
