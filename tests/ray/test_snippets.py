@@ -159,6 +159,11 @@ class Reader:
             "PYTHONPATH": str(ROOT),
         }
 
+    def follow(self, document: Path) -> None:
+        for command in commands(document):
+            if reason(command) is None:
+                self.type(command)
+
     def type(self, command: str) -> None:
         if loop := re.fullmatch(r"for (\w+) in ([\w ]+); do (seqvis .*); done", command):
             for value in loop[2].split():
@@ -173,12 +178,10 @@ class Reader:
         if named := re.match(r"seqvis ([a-z][\w-]*)(.*)", command, re.DOTALL):
             command = f"python -m {MODULES[named[1]]}{named[2]}"
         command = re.sub(r"^seqvis (?=--)", "python -m jobs ", command)
-        if re.match(
-            r"([A-Z_]+=\w+ )?make ", command
-        ):  # what it would do; each target has tests of its own
-            self.bash(
-                re.sub(r"\bmake ", f"make --dry-run --always-make -C {ROOT} ", command, count=1)
-            )
+        if re.match(r"([A-Z_]+=\w+ )?make ", command):
+            # What it would do; each target has tests of its own.
+            dry = f"make --dry-run --always-make -C {ROOT} "
+            self.bash(re.sub(r"\bmake ", dry, command, count=1))
         elif command.startswith("python -m serve.app"):
             self.serve(shlex.split(command, comments=True)[1:])
         elif re.fullmatch(r"python -m (jobs|tune)\.[^>|&\n]*", command):
@@ -254,9 +257,7 @@ def test_what_the_documents_say_to_type_works(reader: Reader) -> None:
     for document in DOCUMENTS:
         if document.name == "server.md":
             (reader.folder / "backups").mkdir()
-        for command in commands(document):
-            if reason(command) is None:
-                reader.type(command)
+        reader.follow(document)
     for document in DOCUMENTS:  # each block is a program of its own
         for block in blocks(document, "python"):
             local = block.replace("http://127.0.0.1:8000", reader.address)
@@ -317,7 +318,6 @@ def measuring(reader: Reader) -> Reader:
 @pytest.mark.usefixtures("ray_cluster")
 def test_what_made_the_results_works_in_small(measuring: Reader) -> None:
     for document in RESULTS:
-        for command in commands(document):
-            if reason(command) is None:
-                measuring.type(command)
-    assert (measuring.folder / "runs/sum.png").exists()
+        measuring.follow(document)
+    for name in ("sum.png", "search-multi10k/best.yaml", "en-fr-back/manifest.json"):
+        assert (measuring.folder / "runs" / name).exists(), name
